@@ -1,0 +1,25 @@
+//! The thread that serves mail sinks and proxies.
+//!
+//! Tests keep one stack in a static while every `#[tokio::test]` has a runtime of its own. A task spawned on the first
+//! test's runtime would die with that test, so sinks and proxies live on a runtime that belongs to the process.
+
+use std::future::Future;
+use std::io;
+use std::sync::LazyLock;
+
+use anyhow::{Result, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+static RUNTIME: LazyLock<io::Result<Runtime>> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("firstcome-stack").enable_all().build());
+
+/// Runs a task until it ends, whatever becomes of the caller's runtime.
+pub(crate) fn spawn<F>(task: F) -> Result<JoinHandle<F::Output>>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let runtime = RUNTIME.as_ref().map_err(|error| anyhow!("no background runtime: {error}"))?;
+    Ok(runtime.spawn(task))
+}

@@ -1,0 +1,141 @@
+//! Debian packages: installed on the machine, or unpacked beside it.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::command::{exists, run};
+use crate::{cache, progress};
+
+/// Signs Debian's suites; newer releases keep it out of apt's default trust.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Installs packages with apt.
+pub(super) fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !exists("apt-get") {
+        bail!("missing: {list}. This machine has no apt: install the programs by hand");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("missing: {list}. Run as root: apt-get install {list}");
+    }
+    let _lock = cache::lock("apt")?;
+    progress::step("apt", format!("installing {list}"));
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
+        apt
+    };
+    run(apt().arg("update"))?;
+    run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))?;
+    Ok(())
+}
+
+/// Downloads packages of another suite with all they depend on, from the mirror that apt is configured with, and unpacks
+/// them into `root`. Nothing on the machine changes: apt works on a configuration, lists and status of its own in `work`.
+pub(super) fn unpack(
+    what: &str,
+    suite: &str,
+    packages: &[&str],
+    skip: &[&str],
+    work: &Path,
+    root: &Path,
+) -> Result<()> {
+    for tool in ["apt-get", "dpkg-deb"] {
+        if !exists(tool) {
+            bail!("`{tool}` is missing: {what} is fetched from a Debian mirror, so this needs Debian or a derivative");
+        }
+    }
+    for dir in ["lists/partial", "archives/partial"] {
+        fs::create_dir_all(work.join(dir))?;
+    }
+    fs::create_dir_all(root)?;
+    fs::write(work.join("status"), "")?;
+    let signed_by = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+    fs::write(work.join("sources.list"), format!("deb {signed_by}{} {suite} main\n", mirror()?))?;
+    fs::write(work.join("apt.conf"), private_configuration(work)?)?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("APT_CONFIG", work.join("apt.conf")).arg("-qq");
+        apt
+    };
+    progress::step(what, format!("reading the package lists of Debian {suite}"));
+    run(apt().arg("update"))?;
+    progress::step(what, format!("downloading {} (about 66 MB)", packages.join(", ")));
+    run(apt().args(["install", "-y", "--download-only"]).args(packages))?;
+    progress::step(what, "unpacking");
+    extract_all(&work.join("archives"), skip, root)
+}
+
+fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let skipped = skip.iter().any(|prefix| name.starts_with(prefix));
+        if path.extension().is_some_and(|extension| extension == "deb") && !skipped {
+            run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(root))?;
+        }
+    }
+    Ok(())
+}
+
+fn private_configuration(work: &Path) -> Result<String> {
+    let mut text = String::new();
+    for (option, file) in [
+        ("Dir::Etc::sourcelist", "sources.list"),
+        ("Dir::State::lists", "lists"),
+        ("Dir::State::status", "status"),
+        ("Dir::State::extended_states", "extended_states"),
+        ("Dir::Cache", "."),
+        ("Dir::Cache::archives", "archives"),
+    ] {
+        writeln!(text, "{option} \"{}\";", work.join(file).display())?;
+    }
+    for option in ["Dir::Etc::sourceparts", "Dir::Etc::preferences", "Dir::Etc::preferencesparts"] {
+        writeln!(text, "{option} \"/dev/null\";")?;
+    }
+    text.push_str("APT::Install-Recommends \"0\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n");
+    Ok(text)
+}
+
+/// The mirror that this machine's apt uses for its own release.
+fn mirror() -> Result<String> {
+    let targets = run(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(RELEASE)|$(COMPONENT)|$(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
+    choose_mirror(&targets, codename).map(str::to_owned)
+}
+
+fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
+    let of_main = targets.lines().filter_map(|line| {
+        let mut fields = line.split('|');
+        let (release, component, uri) = (fields.next()?, fields.next()?, fields.next()?);
+        (component == "main").then_some((release, uri))
+    });
+    let mut found: Vec<_> = of_main.collect();
+    // Security updates and the like come from other archives, which have no `sid`.
+    found.sort_by_key(|(release, _)| *release != codename);
+    found.first().map(|(_, uri)| *uri).context("apt is configured with no Debian mirror")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_that_of_the_machines_own_release() {
+        let targets =
+            "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
+        assert_eq!(choose_mirror(targets, "bookworm").unwrap(), "http://b/debian/");
+        assert_eq!(choose_mirror(targets, "unknown").unwrap(), "http://a/sec/");
+        assert!(choose_mirror("", "bookworm").is_err());
+    }
+}

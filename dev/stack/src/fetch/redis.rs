@@ -1,0 +1,11 @@
+//! Redis: the distribution's own package.
+
+use anyhow::Result;
+
+use super::apt;
+use super::command::exists;
+
+/// Sees to it that `redis-server` is there.
+pub(crate) fn redis() -> Result<()> {
+    if exists("redis-server") { Ok(()) } else { apt::install(&["redis-server"]) }
+}

@@ -1,0 +1,22 @@
+# Kills the servers of a stack and deletes its folder ($1) once the owner is gone.
+#
+# stdin is a pipe whose other end only the owner holds: it ends when the owner ends, however it ends (drop, exit, panic,
+# Ctrl-C, SIGKILL). Until then it brings lines: "+PID" a server was started (PID leads its process group), "-PID" that
+# server has been waited for, so that the number may belong to somebody else from now on.
+trap '' HUP INT TERM
+alive=' '
+while read -r line; do
+    case $line in
+        +*) alive="$alive${line#+} " ;;
+        -*) pid=${line#-}; alive="${alive%% "$pid" *} ${alive#* "$pid" }" ;;
+    esac
+done
+for pid in $alive; do
+    kill -9 -- "-$pid" 2>/dev/null
+done
+# A server that is still dying may create a file while its folder is being deleted.
+tries=0
+until rm -rf -- "$1" 2>/dev/null || [ "$tries" -ge 200 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done

@@ -1,0 +1,105 @@
+//! Kafka in KRaft mode: broker and controller in one JVM.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::fetch;
+use crate::kafka_wire;
+use crate::ports::ReservedPort;
+use crate::process::CommandLine;
+use crate::proxy::FaultProxy;
+use crate::server::{Home, Kind, Place, Server};
+
+/// How Kafka is started.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaOptions {
+    /// The port on 127.0.0.1 that clients are told to use instead of the server's own: that of a proxy in front of it.
+    pub advertised_port: Option<u16>,
+    /// More properties of `server.properties`; they win over the others.
+    pub extra_properties: BTreeMap<String, String>,
+}
+
+/// A private Kafka with one broker. Topics are not made by themselves; consumer groups start without delay.
+pub type KafkaServer = Server<KafkaOptions>;
+
+impl KafkaServer {
+    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or what the environment gave.
+    pub fn bootstrap(&self) -> String {
+        match &self.home {
+            Home::Own(place) => format!("127.0.0.1:{}", self.options.advertised_port.unwrap_or(place.port())),
+            Home::Given(brokers) => brokers.clone(),
+        }
+    }
+
+    /// [`KafkaServer::bootstrap`], by the name that all servers have.
+    pub fn url(&self) -> String {
+        self.bootstrap()
+    }
+
+    /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka sees the first
+    /// connection only: clients then follow `advertised.listeners`.)
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_behind_proxy(mut options: KafkaOptions) -> Result<(Self, FaultProxy)> {
+        let proxy = FaultProxy::start(0).await?;
+        options.advertised_port = Some(proxy.port());
+        let server = Self::start(options).await?;
+        proxy.set_upstream(server.port());
+        Ok((server, proxy))
+    }
+}
+
+impl KafkaOptions {
+    fn properties(&self, place: &Place) -> Result<String> {
+        let port = place.port();
+        let advertised = self.advertised_port.unwrap_or(port);
+        let controller = place.ports.get(1).map(ReservedPort::number).context("Kafka has no controller port")?;
+        let mut text = format!(
+            "{fixed}\
+             log.dirs={dir}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n",
+            fixed = include_str!("kafka.properties"),
+            dir = place.data.display(),
+        );
+        for (name, value) in &self.extra_properties {
+            writeln!(text, "{name}={value}")?;
+        }
+        Ok(text)
+    }
+}
+
+impl Kind for KafkaOptions {
+    const NAME: &'static str = "kafka";
+    const PORTS: usize = 2;
+
+    fn prepare(&self, place: &Place) -> Result<()> {
+        let template = fetch::kafka()?.log_template()?;
+        for file in fs::read_dir(template)? {
+            let file = file?;
+            fs::copy(file.path(), place.data.join(file.file_name()))?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, place: &Place) -> Result<CommandLine> {
+        let properties = place.dir.join("server.properties");
+        fs::write(&properties, self.properties(place)?)?;
+        let mut command = fetch::kafka()?.java("kafka.Kafka");
+        command.push(properties.into());
+        Ok(command)
+    }
+
+    async fn answers(&self, place: &Place) -> Result<()> {
+        // A broker that listens but is still fenced off by its controller is not in the metadata.
+        if kafka_wire::brokers(place.port()).await? == 0 {
+            bail!("no broker is ready yet");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! Private, throw-away, *real* servers: Redis, MySQL, Kafka and an SMTP sink, for tests, the demo and `make run`.
+//!
+//! ```no_run
+//! # async fn demo() -> anyhow::Result<()> {
+//! use firstcome_stack::{Stack, StackOptions};
+//! let stack = Stack::start(StackOptions::default()).await?;
+//! println!("{} {} {}", stack.redis.url(), stack.mysql.database_url("firstcome"), stack.kafka.bootstrap());
+//! stack.redis.kill().await?; // SIGKILL, as a crash would
+//! stack.redis.start_again().await?; // same port, same data
+//! # Ok(()) }
+//! ```
+//!
+//! What the machine lacks is fetched once into a cache folder (`FIRSTCOME_CACHE`, else `$XDG_CACHE_HOME/firstcome`,
+//! else `~/.cache/firstcome`). Every server listens on a free loopback port and keeps its data in a temporary folder.
+//! Servers and folder go when the last handle is dropped, and also when the owning process ends in any other way:
+//! see [`Stack`].
+//!
+//! [`FaultProxy`] stands between a client and a server and breaks the connection in chosen ways.
+
+mod background;
+mod cache;
+mod den;
+mod door;
+mod fetch;
+mod kafka;
+mod kafka_wire;
+mod mail;
+mod mysql;
+mod ports;
+mod process;
+mod progress;
+mod proxy;
+mod redis;
+mod server;
+mod stack;
+
+pub use fetch::setup;
+pub use kafka::{KafkaOptions, KafkaServer};
+pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
+pub use mysql::{MysqlOptions, MysqlServer};
+pub use proxy::{Fault, FaultProxy, ProxyCounters};
+pub use redis::{RedisOptions, RedisServer};
+pub use server::Server;
+pub use stack::{Stack, StackOptions};

@@ -1,0 +1,80 @@
+//! `firstcome-stack`: private real servers from the command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use firstcome_stack::{MailOptions, Stack, StackOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch everything that is missing (as root also Debian packages); do nothing the second time
+    Setup,
+    /// Start all servers, print their addresses, wait for Ctrl-C, then delete everything
+    Run {
+        /// Also write the addresses to this file, while the servers run
+        #[arg(long, value_name = "PATH")]
+        env_file: Option<PathBuf>,
+        /// Also write each mail into this folder, as .eml
+        #[arg(long, value_name = "DIR")]
+        mail_dir: Option<PathBuf>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Setup => firstcome_stack::setup().await,
+        Command::Run { env_file, mail_dir } => run(env_file, mail_dir).await,
+    }
+}
+
+async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>) -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = async {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    };
+    tokio::select! {
+        // Dropping the future half-way drops what it started.
+        ended = serve(env_file.as_deref(), mail_dir) => ended,
+        () = stopped => {
+            eprintln!("[stack] stopping; the data is deleted");
+            if let Some(file) = env_file {
+                let _ = fs::remove_file(file);
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>) -> Result<()> {
+    let begun = Instant::now();
+    eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
+    let mail = MailOptions { folder: mail_dir, ..MailOptions::default() };
+    let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
+    let lines = stack.env().map(|(name, value)| format!("{name}={value}\n")).concat();
+    if let Some(path) = env_file {
+        write_whole(path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print!("{lines}");
+    eprintln!("[stack] ready after {:.1} s; Ctrl-C ends it", begun.elapsed().as_secs_f64());
+    std::future::pending().await
+}
+
+/// By renaming, so that whoever waits for the file never reads half of it.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let part = path.with_extension("part");
+    fs::write(&part, text)?;
+    Ok(fs::rename(part, path)?)
+}

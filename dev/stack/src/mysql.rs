@@ -1,0 +1,126 @@
+//! MySQL, unpacked in the cache folder and started through its own loader.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, Value};
+
+use crate::fetch;
+use crate::process::CommandLine;
+use crate::proxy::FaultProxy;
+use crate::server::{Home, Kind, Place, Server};
+
+/// How MySQL is started.
+#[derive(Debug, Clone, Default)]
+pub struct MysqlOptions {
+    /// More arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`; they win over the others.
+    pub extra_args: Vec<String>,
+}
+
+/// A private MySQL 9 with the server's own defaults (durable commits, binary log), 500 connections, user `root` without
+/// a password and an empty database named `firstcome`.
+pub type MysqlServer = Server<MysqlOptions>;
+
+impl MysqlServer {
+    /// `mysql://root@127.0.0.1:PORT/`, or what the environment gave.
+    pub fn url(&self) -> String {
+        match &self.home {
+            Home::Own(place) => format!("mysql://root@127.0.0.1:{}/", place.port()),
+            Home::Given(url) => url.clone(),
+        }
+    }
+
+    /// [`MysqlServer::url`] with a database's name. The database need not exist.
+    pub fn database_url(&self, name: &str) -> String {
+        with_database(&self.url(), name)
+    }
+
+    /// The same through a proxy.
+    pub fn database_url_via(&self, proxy: &FaultProxy, name: &str) -> String {
+        format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
+    }
+
+    /// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL` for null.
+    /// For checks and set-up by hand; not for anything that is measured.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses the statement.
+    pub async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        query(&self.url(), sql).await
+    }
+}
+
+/// Puts a database's name where the path of a URL is, and keeps parameters after it.
+fn with_database(url: &str, name: &str) -> String {
+    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, after)| (address, Some(after)));
+    let start = address.find("://").map_or(0, |at| at + 3);
+    let host_end = address[start..].find('/').map_or(address.len(), |at| start + at);
+    let parameters = parameters.map(|after| format!("?{after}")).unwrap_or_default();
+    format!("{}/{name}{parameters}", &address[..host_end])
+}
+
+async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
+    let mut connection = Conn::from_url(url).await?;
+    let rows: Vec<Row> = connection.query(sql).await.with_context(|| format!("MySQL refused {sql:?}"))?;
+    connection.disconnect().await?;
+    Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::NULL => "NULL".into(),
+        other => other.as_sql(false),
+    }
+}
+
+impl Kind for MysqlOptions {
+    const NAME: &'static str = "mysql";
+    const PORTS: usize = 1;
+
+    fn prepare(&self, place: &Place) -> Result<()> {
+        let template = fetch::mysql()?.data_template()?;
+        let copied =
+            Command::new("cp").args(["-a", "--reflink=auto"]).arg(template.join(".")).arg(&place.data).status()?;
+        if !copied.success() {
+            bail!("cannot copy {} to {}: {copied}", template.display(), place.data.display());
+        }
+        Ok(())
+    }
+
+    fn command(&self, place: &Place) -> Result<CommandLine> {
+        let socket = place.dir.join("socket");
+        // After a SIGKILL these would make the server believe that its predecessor still runs.
+        let _ = fs::remove_file(&socket);
+        let _ = fs::remove_file(place.dir.join("socket.lock"));
+        let mut command = fetch::mysql()?.server(&place.data);
+        command.push(format!("--socket={}", socket.display()).into());
+        command.push(format!("--pid-file={}", place.dir.join("pid").display()).into());
+        command.push(format!("--port={}", place.port()).into());
+        command.extend(["--bind-address=127.0.0.1", "--max-connections=500"].map(Into::into));
+        command.extend(self.extra_args.iter().map(Into::into));
+        Ok(command)
+    }
+
+    async fn answers(&self, place: &Place) -> Result<()> {
+        query(&format!("mysql://root@127.0.0.1:{}/", place.port()), "SELECT 1").await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_name_goes_between_host_and_parameters() {
+        for (url, expected) in [
+            ("mysql://root@127.0.0.1:3306/", "mysql://root@127.0.0.1:3306/x"),
+            ("mysql://root@127.0.0.1:3306", "mysql://root@127.0.0.1:3306/x"),
+            ("mysql://u:p@host/old?ssl=1", "mysql://u:p@host/x?ssl=1"),
+        ] {
+            assert_eq!(with_database(url, "x"), expected);
+        }
+    }
+}

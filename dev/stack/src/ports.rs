@@ -1,0 +1,52 @@
+//! Free loopback ports that stay ours while a server is down.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::ops::Range;
+
+use anyhow::{Result, bail};
+
+/// Below the ephemeral range. A client that retries a port of that range while its server is down may be given the very
+/// same port as its source, is then connected to itself, and keeps the server from coming back.
+const RANGE: Range<u16> = 15_000..32_000;
+
+/// A TCP port on 127.0.0.1 that no other stack takes, for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct ReservedPort {
+    number: u16,
+    /// UDP and TCP ports are separate name spaces: holding the UDP one marks the number as taken, also while nobody
+    /// listens on TCP, and the kernel gives it back however this process ends.
+    _mark: UdpSocket,
+}
+
+impl ReservedPort {
+    /// Picks a free port.
+    pub(crate) fn find() -> Result<Self> {
+        for _ in 0..500 {
+            let number = rand::random_range(RANGE);
+            let Ok(mark) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else { continue };
+            if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+                return Ok(Self { number, _mark: mark });
+            }
+        }
+        bail!("found no free port between {} and {} on 127.0.0.1", RANGE.start, RANGE.end)
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_port_stays_free_for_its_owner_and_is_marked_for_others() {
+        let port = ReservedPort::find().unwrap();
+        assert!(UdpSocket::bind((Ipv4Addr::LOCALHOST, port.number())).is_err());
+        drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap());
+        let number = port.number();
+        drop(port);
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).unwrap();
+    }
+}

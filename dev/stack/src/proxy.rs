@@ -1,0 +1,193 @@
+//! A TCP proxy that breaks connections in chosen ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+
+use crate::door::Door;
+
+/// What a [`FaultProxy`] does with its connections, those that are open and those to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// Everything passes.
+    #[default]
+    Pass,
+    /// Each piece of data waits this long, in both directions.
+    Delay(Duration),
+    /// Connections are closed, new ones refused.
+    Cut,
+    /// Connections stay open and new ones are taken, but nothing passes in either direction. What was held back passes
+    /// when the fault ends, as after a network partition: a late request still reaches the server.
+    BlackHole,
+    /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A connection that lost a reply
+    /// is closed when the fault ends, as it would hand out replies to the wrong requests.
+    DropReplies,
+    /// The client's side sees the end of the stream from the server, while what it sends still passes.
+    HalfClose,
+}
+
+/// What went through a proxy since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyCounters {
+    /// Connections taken.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: usize,
+    /// Bytes forwarded to the server.
+    pub bytes_to_server: u64,
+    /// Bytes forwarded to clients.
+    pub bytes_to_client: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    accepted: AtomicU64,
+    to_server: AtomicU64,
+    to_client: AtomicU64,
+}
+
+/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
+pub struct FaultProxy {
+    door: Door,
+    fault: watch::Sender<Fault>,
+    upstream: Arc<AtomicU16>,
+    counts: Arc<Counts>,
+}
+
+impl FaultProxy {
+    /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are closed until
+    /// [`FaultProxy::set_upstream`] says where to.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(upstream_port: u16) -> Result<Self> {
+        let (fault, watching) = watch::channel(Fault::Pass);
+        let upstream = Arc::new(AtomicU16::new(upstream_port));
+        let counts = Arc::new(Counts::default());
+        let (to, counting) = (upstream.clone(), counts.clone());
+        let door = Door::new(move |client| {
+            counting.accepted.fetch_add(1, Ordering::Relaxed);
+            session(client, to.load(Ordering::Relaxed), watching.clone(), counting.clone())
+        })?;
+        door.open().await?;
+        Ok(Self { door, fault, upstream, counts })
+    }
+
+    /// The port to connect to.
+    pub fn port(&self) -> u16 {
+        self.door.port()
+    }
+
+    /// Where connections to come go to.
+    pub fn set_upstream(&self, port: u16) {
+        self.upstream.store(port, Ordering::Relaxed);
+    }
+
+    /// Switches to another behaviour; it holds when this returns.
+    ///
+    /// # Errors
+    /// When, after [`Fault::Cut`], the port cannot be listened on again.
+    pub async fn set(&self, fault: Fault) -> Result<()> {
+        self.fault.send_replace(fault);
+        if fault == Fault::Cut {
+            self.door.shut().await;
+            return Ok(());
+        }
+        self.door.open().await
+    }
+
+    /// Closes the connections that are open now, once. New ones are served.
+    pub async fn cut_now(&self) {
+        self.door.cut().await;
+    }
+
+    /// What went through.
+    pub fn counters(&self) -> ProxyCounters {
+        ProxyCounters {
+            accepted: self.counts.accepted.load(Ordering::Relaxed),
+            open: self.door.open_sessions(),
+            bytes_to_server: self.counts.to_server.load(Ordering::Relaxed),
+            bytes_to_client: self.counts.to_client.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl std::fmt::Debug for FaultProxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultProxy")
+            .field("port", &self.port())
+            .field("fault", &*self.fault.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn session(client: TcpStream, upstream: u16, fault: watch::Receiver<Fault>, counts: Arc<Counts>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
+    let _ = server.set_nodelay(true);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let requests =
+        Pump { from: from_client, to: to_server, fault: fault.clone(), passed: &counts.to_server, replies: false };
+    let replies = Pump { from: from_server, to: to_client, fault, passed: &counts.to_client, replies: true };
+    // The end of one direction leaves the other open, as TCP does; an error closes both.
+    let _ = tokio::try_join!(requests.run(), replies.run());
+}
+
+/// One direction of one connection.
+struct Pump<'a> {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    fault: watch::Receiver<Fault>,
+    passed: &'a AtomicU64,
+    replies: bool,
+}
+
+/// Ends both directions of a connection.
+struct Broken;
+
+impl Pump<'_> {
+    async fn run(mut self) -> Result<(), Broken> {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut lost_replies = false;
+        let mut closed = false;
+        loop {
+            let fault = *self.fault.borrow_and_update();
+            if lost_replies && fault != Fault::DropReplies {
+                return Err(Broken);
+            }
+            if self.replies && fault == Fault::HalfClose && !closed {
+                self.to.shutdown().await.map_err(|_| Broken)?;
+                closed = true;
+            }
+            let length = tokio::select! {
+                read = self.from.read(&mut buffer) => read.map_err(|_| Broken)?,
+                changed = self.fault.changed() => { changed.map_err(|_| Broken)?; continue }
+            };
+            self.hold_back().await?;
+            if length == 0 {
+                let _ = self.to.shutdown().await;
+                return Ok(());
+            }
+            lost_replies |= self.replies && *self.fault.borrow() == Fault::DropReplies;
+            if !lost_replies && !closed {
+                self.to.write_all(&buffer[..length]).await.map_err(|_| Broken)?;
+                self.passed.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Waits as the fault demands before data or the end of the stream passes.
+    async fn hold_back(&mut self) -> Result<(), Broken> {
+        let fault = *self.fault.borrow();
+        if let Fault::Delay(time) = fault {
+            tokio::time::sleep(time).await;
+        }
+        self.fault.wait_for(|fault| *fault != Fault::BlackHole).await.map(drop).map_err(|_| Broken)
+    }
+}

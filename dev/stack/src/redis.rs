@@ -1,0 +1,91 @@
+//! Redis, durable by default, as the product demands it.
+
+use anyhow::{Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fetch;
+use crate::process::CommandLine;
+use crate::proxy::FaultProxy;
+use crate::server::{Home, Kind, Place, Server};
+
+/// How Redis is started. The default is what the product asks of production: every write is on disk before its answer.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// Whether an append-only file is kept. Default `true`.
+    pub appendonly: bool,
+    /// `always` (default), `everysec` or `no`.
+    pub appendfsync: String,
+    /// What is thrown out when memory is full. Default `noeviction`.
+    pub maxmemory_policy: String,
+    /// The port on 127.0.0.1 of the server to be a replica of.
+    pub replica_of: Option<u16>,
+    /// More arguments of `redis-server`, such as `["--maxmemory", "10mb"]`; they win over the others.
+    pub extra_args: Vec<String>,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            appendonly: true,
+            appendfsync: "always".into(),
+            maxmemory_policy: "noeviction".into(),
+            replica_of: None,
+            extra_args: Vec::new(),
+        }
+    }
+}
+
+/// A private Redis. No snapshots (`save ""`); `DEBUG` is allowed to loopback clients.
+pub type RedisServer = Server<RedisOptions>;
+
+impl RedisServer {
+    /// `redis://127.0.0.1:PORT`, or what the environment gave.
+    pub fn url(&self) -> String {
+        match &self.home {
+            Home::Own(place) => format!("redis://127.0.0.1:{}", place.port()),
+            Home::Given(url) => url.clone(),
+        }
+    }
+
+    /// The same through a proxy.
+    pub fn url_via(&self, proxy: &FaultProxy) -> String {
+        format!("redis://127.0.0.1:{}", proxy.port())
+    }
+}
+
+impl Kind for RedisOptions {
+    const NAME: &'static str = "redis";
+    const PORTS: usize = 1;
+
+    fn prepare(&self, _: &Place) -> Result<()> {
+        fetch::redis()
+    }
+
+    fn command(&self, place: &Place) -> Result<CommandLine> {
+        let mut command: CommandLine = vec!["redis-server".into(), "--dir".into(), place.data.clone().into()];
+        let port = place.port().to_string();
+        let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"];
+        command.extend(fixed.map(Into::into));
+        command.extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
+        command
+            .extend(["--appendfsync", &self.appendfsync, "--maxmemory-policy", &self.maxmemory_policy].map(Into::into));
+        if let Some(port) = self.replica_of {
+            command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));
+        }
+        command.extend(self.extra_args.iter().map(Into::into));
+        Ok(command)
+    }
+
+    async fn answers(&self, place: &Place) -> Result<()> {
+        let mut connection = TcpStream::connect(("127.0.0.1", place.port())).await?;
+        connection.write_all(b"PING\r\n").await?;
+        let mut answer = [0; 64];
+        let length = connection.read(&mut answer).await?;
+        // While it reads its append-only file it answers -LOADING.
+        if !answer[..length].starts_with(b"+PONG") {
+            bail!("PING was answered with {:?}", String::from_utf8_lossy(&answer[..length]));
+        }
+        Ok(())
+    }
+}

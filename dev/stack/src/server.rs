@@ -1,0 +1,268 @@
+//! What Redis, MySQL and Kafka have in common: start, wait until it answers, break, come back.
+
+use std::fmt::Debug;
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::Signal;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::den::Den;
+use crate::ports::ReservedPort;
+use crate::process::{CommandLine, POLL, Process};
+use crate::proxy::FaultProxy;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// What differs between the servers. Implemented by their options.
+pub trait Kind: Clone + Debug + Send + Sync + 'static {
+    /// In lower case, for messages and folder names.
+    const NAME: &'static str;
+    /// How many ports it needs.
+    const PORTS: usize;
+
+    /// Fetches what the machine lacks and fills the empty data folder. Blocks.
+    fn prepare(&self, place: &Place) -> Result<()>;
+
+    /// The program with its arguments. Blocks.
+    fn command(&self, place: &Place) -> Result<CommandLine>;
+
+    /// Succeeds once the server does its work (not merely listens).
+    fn answers(&self, place: &Place) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Where a server of this stack lives.
+#[derive(Debug)]
+pub struct Place {
+    /// Its data, empty at first.
+    pub(crate) data: PathBuf,
+    /// Its configuration and sockets.
+    pub(crate) dir: PathBuf,
+    pub(crate) ports: Vec<ReservedPort>,
+    den: Arc<Den>,
+}
+
+impl Place {
+    fn new(den: Arc<Den>, name: &str, ports: usize) -> Result<Self> {
+        let dir = den.dir().join(name);
+        let data = dir.join("data");
+        fs::create_dir_all(&data)?;
+        let ports = (0..ports).map(|_| ReservedPort::find()).collect::<Result<_>>()?;
+        Ok(Self { data, dir, ports, den })
+    }
+
+    /// The port that clients use.
+    pub(crate) fn port(&self) -> u16 {
+        self.ports.first().map_or(0, ReservedPort::number)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Home {
+    Own(Arc<Place>),
+    Given(String),
+}
+
+/// A real server on a free loopback port: [`crate::RedisServer`], [`crate::MysqlServer`], [`crate::KafkaServer`].
+///
+/// All methods take `&self`, so that a stack can be shared in a static. Dropping it kills the server and deletes its data.
+#[derive(Debug)]
+pub struct Server<K: Kind> {
+    pub(crate) options: K,
+    pub(crate) home: Home,
+    process: Mutex<Option<Process>>,
+    /// 0: not running. Beside the lock, so that `pid` need not wait.
+    pid: AtomicU32,
+}
+
+impl<K: Kind> Server<K> {
+    /// Starts a server and waits until it really answers.
+    ///
+    /// # Errors
+    /// When something it needs cannot be fetched, or it does not answer: with the end of its log.
+    pub async fn start(options: K) -> Result<Self> {
+        let den = tokio::task::spawn_blocking(Den::new).await??;
+        Self::start_in(Arc::new(den), options).await
+    }
+
+    pub(crate) async fn start_in(den: Arc<Den>, options: K) -> Result<Self> {
+        let place = Arc::new(Place::new(den, K::NAME, K::PORTS)?);
+        let home = Home::Own(place.clone());
+        let server = Self { options: options.clone(), home, process: Mutex::default(), pid: AtomicU32::new(0) };
+        tokio::task::spawn_blocking(move || options.prepare(&place))
+            .await?
+            .with_context(|| format!("{} cannot be started", K::NAME))?;
+        server.start_again().await?;
+        Ok(server)
+    }
+
+    /// A server that somebody else runs.
+    pub(crate) fn given(url: String) -> Self
+    where
+        K: Default,
+    {
+        Self { options: K::default(), home: Home::Given(url), process: Mutex::default(), pid: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn place(&self) -> Result<&Arc<Place>> {
+        match &self.home {
+            Home::Own(place) => Ok(place),
+            Home::Given(url) => {
+                bail!(
+                    "this {} was given by the environment ({url}): only servers of its own can a stack control",
+                    K::NAME
+                )
+            }
+        }
+    }
+
+    /// The server's own port on 127.0.0.1, also while it is down. 0 for a server given by the environment.
+    pub fn port(&self) -> u16 {
+        self.place().map_or(0, |place| place.port())
+    }
+
+    /// The process id, which is also its process group; `None` while it is down or not ours.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Where its data is: copy it while the server is down to bring it back in time.
+    ///
+    /// # Errors
+    /// For a server given by the environment.
+    pub fn data_dir(&self) -> Result<&Path> {
+        Ok(&self.place()?.data)
+    }
+
+    /// The last `lines` lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let Ok(place) = self.place() else { return format!("the log of this {} is not ours to read", K::NAME) };
+        let log = fs::read(place.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let all: Vec<_> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// A proxy in front of this server. Kafka's clients go round it: use [`crate::KafkaServer::start_behind_proxy`].
+    ///
+    /// # Errors
+    /// For a server given by the environment, or without a free port.
+    pub async fn proxy(&self) -> Result<FaultProxy> {
+        FaultProxy::start(self.place()?.port()).await
+    }
+
+    /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits until it answers.
+    ///
+    /// # Errors
+    /// When it runs already, or does not answer within a minute: with the end of its log.
+    pub async fn start_again(&self) -> Result<()> {
+        let place = self.place()?;
+        let mut slot = self.process.lock().await;
+        if let Some(process) = slot.as_mut()
+            && process.ended()?.is_none()
+        {
+            bail!("{} is running already (process {})", K::NAME, process.pid());
+        }
+        *slot = None;
+        let (options, at) = (self.options.clone(), place.clone());
+        let process = tokio::task::spawn_blocking(move || {
+            let command = options.command(&at)?;
+            Process::start(&at.den, &command, &at.dir, &at.log())
+        });
+        let process = slot.insert(process.await??);
+        self.pid.store(process.pid(), Ordering::Relaxed);
+        self.wait_until_it_answers(process).await.map_err(|error| self.explain(&error))
+    }
+
+    async fn wait_until_it_answers(&self, process: &mut Process) -> Result<()> {
+        let place = self.place()?;
+        let begun = Instant::now();
+        loop {
+            let answer = match timeout(ANSWER_LIMIT, self.options.answers(place)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error,
+                Err(_) => anyhow!("no answer within {ANSWER_LIMIT:?}"),
+            };
+            if let Some(status) = process.ended()? {
+                bail!("it ended while starting ({status})");
+            }
+            if begun.elapsed() > START_LIMIT {
+                return Err(answer.context(format!("it did not answer within {START_LIMIT:?}")));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!(
+            "{name} did not start: {error:#}\n--- last lines of its log ---\n{log}\n---\n\
+             If its files in the cache folder are damaged, delete that folder and run `firstcome-stack setup`.",
+            name = K::NAME,
+            log = self.log_tail(25),
+        )
+    }
+
+    /// Stops it as an operator would: SIGTERM, then waits for its end.
+    ///
+    /// # Errors
+    /// When it is not running, not ours, or does not end within a minute.
+    pub async fn stop(&self) -> Result<()> {
+        // A frozen process would keep the signal for later.
+        self.end(&[Signal::TERM, Signal::CONT]).await
+    }
+
+    /// Kills it as a crash would: SIGKILL, then waits until it is gone.
+    ///
+    /// # Errors
+    /// When it is not running or not ours.
+    pub async fn kill(&self) -> Result<()> {
+        self.end(&[Signal::KILL]).await
+    }
+
+    async fn end(&self, signals: &[Signal]) -> Result<()> {
+        self.place()?;
+        let mut slot = self.process.lock().await;
+        let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
+        for signal in signals {
+            process.signal(*signal)?;
+        }
+        process.wait(STOP_LIMIT).await.with_context(|| format!("{} did not stop", K::NAME))?;
+        *slot = None;
+        self.pid.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Holds it still (SIGSTOP): connections stay open, nothing answers.
+    ///
+    /// # Errors
+    /// When it is not running or not ours.
+    pub async fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP).await
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it is not running or not ours.
+    pub async fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT).await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.place()?;
+        let slot = self.process.lock().await;
+        slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?.signal(signal)
+    }
+}

@@ -1,0 +1,79 @@
+//! All servers at once.
+
+use std::env;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::den::Den;
+use crate::kafka::{KafkaOptions, KafkaServer};
+use crate::mail::{MailOptions, MailSink};
+use crate::mysql::{MysqlOptions, MysqlServer};
+use crate::redis::{RedisOptions, RedisServer};
+use crate::server::{Kind, Server};
+
+/// How each server is started.
+#[derive(Debug, Clone, Default)]
+pub struct StackOptions {
+    /// Redis.
+    pub redis: RedisOptions,
+    /// MySQL.
+    pub mysql: MysqlOptions,
+    /// Kafka.
+    pub kafka: KafkaOptions,
+    /// The mail sink.
+    pub mail: MailOptions,
+}
+
+/// Redis, MySQL, Kafka and a mail sink, each ready to be used.
+///
+/// The servers end and their folder is deleted when the stack is dropped, and also when the process that owns it exits,
+/// panics, is interrupted or is killed by SIGKILL.
+#[derive(Debug)]
+pub struct Stack {
+    /// Redis.
+    pub redis: RedisServer,
+    /// MySQL.
+    pub mysql: MysqlServer,
+    /// Kafka.
+    pub kafka: KafkaServer,
+    /// The mail sink.
+    pub mail: MailSink,
+}
+
+impl Stack {
+    /// Starts everything side by side and waits until each really answers.
+    ///
+    /// A server whose address stands in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
+    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an error.
+    ///
+    /// # Errors
+    /// When a server cannot be fetched or started: with the end of its log and what to do.
+    pub async fn start(options: StackOptions) -> Result<Self> {
+        let den = Arc::new(tokio::task::spawn_blocking(Den::new).await??);
+        let (redis, mysql, kafka, mail) = tokio::try_join!(
+            own_or_given("FIRSTCOME_TEST_REDIS_URL", &den, options.redis),
+            own_or_given("FIRSTCOME_TEST_MYSQL_URL", &den, options.mysql),
+            own_or_given("FIRSTCOME_TEST_KAFKA_BROKERS", &den, options.kafka),
+            MailSink::start(options.mail),
+        )?;
+        Ok(Self { redis, mysql, kafka, mail })
+    }
+
+    /// The addresses by the names under which the product reads them. `DATABASE_URL` names the database `firstcome`.
+    pub fn env(&self) -> [(&'static str, String); 4] {
+        [
+            ("REDIS_URL", self.redis.url()),
+            ("DATABASE_URL", self.mysql.database_url("firstcome")),
+            ("KAFKA_BROKERS", self.kafka.bootstrap()),
+            ("SMTP_URL", self.mail.url()),
+        ]
+    }
+}
+
+async fn own_or_given<K: Kind + Default>(variable: &str, den: &Arc<Den>, options: K) -> Result<Server<K>> {
+    match env::var(variable) {
+        Ok(url) if !url.is_empty() => Ok(Server::given(url)),
+        _ => Server::start_in(den.clone(), options).await,
+    }
+}
