@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS drops;
+DROP TABLE IF EXISTS coupons;

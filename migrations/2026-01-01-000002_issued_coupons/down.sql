@@ -1,0 +1,2 @@
+DROP TRIGGER IF EXISTS drops_before_update;
+DROP TABLE IF EXISTS issued_coupons;

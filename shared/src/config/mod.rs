@@ -1,0 +1,173 @@
+//! Settings every process shares, one struct a concern. Each is a flag and an environment variable; `--help` shows both with
+//! the default. Secrets are never printed.
+
+mod start;
+
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use crate::kafka::KafkaSettings;
+use crate::mysql::DbSettings;
+use crate::redis::{RedisSettings, keys};
+
+pub use start::{StartError, wait_for};
+
+/// Where MySQL is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "MySQL")]
+pub struct MysqlArgs {
+    /// MySQL, as `mysql://user:password@host:port/database`
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = mysql_url)]
+    pub database_url: SecretString,
+    /// Most connections of this process to MySQL
+    #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub database_pool_size: u16,
+    /// Longest that one MySQL call may take, in milliseconds
+    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub database_timeout_ms: u64,
+}
+
+impl MysqlArgs {
+    /// In the form the pool takes.
+    pub fn settings(&self) -> DbSettings {
+        DbSettings {
+            url: self.database_url.clone(),
+            pool_size: usize::from(self.database_pool_size),
+            limit: Duration::from_millis(self.database_timeout_ms),
+        }
+    }
+}
+
+/// Where Redis is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
+pub struct RedisArgs {
+    /// Redis, as `redis://[:password@]host:port[/database]`
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = redis_url)]
+    pub redis_url: SecretString,
+    /// Prefix of every key; change it only where several installations share one Redis
+    #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
+    pub redis_key_prefix: String,
+    /// Longest wait for an answer of Redis, in milliseconds
+    #[arg(long, env = "REDIS_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub redis_timeout_ms: u64,
+}
+
+impl RedisArgs {
+    /// In the form the client takes.
+    pub fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            url: self.redis_url.clone(),
+            prefix: self.redis_key_prefix.clone(),
+            timeout: Duration::from_millis(self.redis_timeout_ms),
+        }
+    }
+}
+
+/// Where Kafka is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Kafka")]
+pub struct KafkaArgs {
+    /// Kafka brokers as `host:port`, several by commas
+    #[arg(long, env = "KAFKA_BROKERS", value_parser = brokers)]
+    pub kafka_brokers: String,
+    /// Topic of claims
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "coupon-claims")]
+    pub kafka_topic: String,
+    /// Consumer group that writes rows
+    #[arg(long, env = "KAFKA_GROUP", default_value = "firstcome-issuer")]
+    pub kafka_group: String,
+}
+
+impl KafkaArgs {
+    /// In the form the clients take.
+    pub fn settings(&self) -> KafkaSettings {
+        KafkaSettings {
+            brokers: self.kafka_brokers.clone(),
+            topic: self.kafka_topic.clone(),
+            group: self.kafka_group.clone(),
+        }
+    }
+}
+
+/// How long an admission may take to reach Kafka. API and reconciler must be given the same.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Publishing")]
+pub struct PublishArgs {
+    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is answered with
+    /// `"queued": false` and the reconciler issues it. Give the API and the reconciler the same value
+    #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub publish_deadline_ms: u64,
+}
+
+impl PublishArgs {
+    /// The deadline.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.publish_deadline_ms)
+    }
+}
+
+/// Waiting for stores at start-up.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Start-up")]
+pub struct StartArgs {
+    /// Longest wait at start-up for a store that does not answer yet, in seconds; then the process says which and stops
+    #[arg(long, env = "STARTUP_WAIT_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    pub startup_wait_seconds: u64,
+}
+
+fn mysql_url(text: &str) -> Result<SecretString, String> {
+    let rest = text.strip_prefix("mysql://").ok_or("it must begin with mysql://")?;
+    let named = rest.split_once('/').map(|(_, db)| db.split('?').next().unwrap_or("")).is_some_and(|db| !db.is_empty());
+    if named {
+        Ok(text.to_owned().into())
+    } else {
+        Err("it must name a database: mysql://user:password@host:3306/database".into())
+    }
+}
+
+fn redis_url(text: &str) -> Result<SecretString, String> {
+    redis::Client::open(text)
+        .map(|_| text.to_owned().into())
+        .map_err(|_| "it must look like redis://host:6379/0".into())
+}
+
+fn key_prefix(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 characters of A-Z a-z 0-9 - _ . :".into())
+    }
+}
+
+fn brokers(text: &str) -> Result<String, String> {
+    let fine = |broker: &str| {
+        broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(|b| fine(b.trim())) {
+        Ok(text.to_owned())
+    } else {
+        Err("give host:port, several by commas".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_addresses_are_refused_with_what_is_wanted() {
+        assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
+        assert!(mysql_url("postgres://x/y").unwrap_err().contains("mysql://"));
+        assert!(mysql_url("mysql://root@127.0.0.1:3306/").unwrap_err().contains("database"));
+        assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
+        assert!(redis_url("127.0.0.1").is_err());
+        assert!(brokers("a:9092,b:9092").is_ok());
+        assert!(brokers("a").is_err() && brokers("").is_err() && brokers(":1").is_err());
+        assert!(key_prefix("fc-test").is_ok());
+        assert!(key_prefix("a{b}").is_err() && key_prefix("").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! Waiting for a store at start-up: containers start in any order, but a wrong setting must stop the process at once.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Why a process does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store answered, and what it said can't be worked with.
+    #[error("{0}")]
+    Refused(String),
+    /// The store did not answer in time.
+    #[error("{store} did not answer within {waited:?} of start-up: {reason}")]
+    Missing {
+        /// Which store.
+        store: &'static str,
+        /// How long this process waited.
+        waited: Duration,
+        /// The last error.
+        reason: String,
+    },
+    /// The process was told to stop meanwhile.
+    #[error("stopped while waiting for {0}")]
+    Stopped(&'static str),
+}
+
+/// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass (nobody answers yet) from one
+/// that won't (a wrong setting).
+///
+/// # Errors
+/// [`StartError`].
+pub async fn wait_for<T, E: Display>(
+    store: &'static str,
+    limit: Duration,
+    shutdown: &CancellationToken,
+    retry: impl Fn(&E) -> bool,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, StartError> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let error = tokio::select! {
+            () = shutdown.cancelled() => return Err(StartError::Stopped(store)),
+            answer = ask() => match answer {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            },
+        };
+        if !retry(&error) {
+            return Err(StartError::Refused(error.to_string()));
+        }
+        if start.elapsed() + pause > limit {
+            return Err(StartError::Missing { store, waited: limit, reason: error.to_string() });
+        }
+        if pause >= Duration::from_secs(1) {
+            tracing::warn!(store, %error, "waiting for it");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(StartError::Stopped(store)),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}

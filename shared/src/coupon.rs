@@ -1,0 +1,141 @@
+//! A coupon and its drops, as every process sees them.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::schedule::Schedule;
+
+/// What is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coupon {
+    /// Its number.
+    pub id: CouponId,
+    /// What people call it.
+    pub name: String,
+    /// Quantity of each drop made from now on.
+    pub quantity: Slot,
+    /// In which scope one person may hold one.
+    pub once_per: OncePer,
+    /// How many people may wait once a drop is sold out.
+    pub waiting_list: u32,
+    /// Nobody is admitted while this is set.
+    pub paused: bool,
+    /// When it opens; `None` for a coupon whose drops are put in by hand.
+    pub schedule: Option<Schedule>,
+}
+
+/// One opening of a coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drop {
+    /// Its number.
+    pub id: DropId,
+    /// The coupon it opens.
+    pub coupon_id: CouponId,
+    /// The day in the coupon's zone.
+    pub local_date: Option<NaiveDate>,
+    /// First instant at which a claim is admitted.
+    pub opens_at: DateTime<Utc>,
+    /// First instant at which none is any more; `None` for one that stays open.
+    pub closes_at: Option<DateTime<Utc>>,
+    /// How many it gives out.
+    pub quantity: Slot,
+    /// When it was verified exact after closing.
+    pub sealed_at: Option<DateTime<Utc>>,
+}
+
+/// What a drop is doing, as people are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DropState {
+    /// Opens later.
+    Scheduled,
+    /// Gives out slots.
+    Open,
+    /// Every slot is given out.
+    SoldOut,
+    /// Stopped for now by an operator.
+    Paused,
+    /// Its window is over.
+    Closed,
+    /// Its window is over and it was verified exact.
+    Sealed,
+}
+
+impl Drop {
+    /// The drop's state at `now`, given how many slots can still be given out.
+    pub fn state(&self, now: DateTime<Utc>, paused: bool, remaining: u32) -> DropState {
+        if self.sealed_at.is_some() {
+            DropState::Sealed
+        } else if self.closes_at.is_some_and(|closes| now >= closes) {
+            DropState::Closed
+        } else if now < self.opens_at {
+            DropState::Scheduled
+        } else if paused {
+            DropState::Paused
+        } else if remaining == 0 {
+            DropState::SoldOut
+        } else {
+            DropState::Open
+        }
+    }
+
+    /// Whether the window contains `now`.
+    pub fn is_open_at(&self, now: DateTime<Utc>) -> bool {
+        self.opens_at <= now && self.closes_at.is_none_or(|closes| now < closes)
+    }
+}
+
+/// The drop a claim at `now` is for, out of a coupon's drops in order of opening: the one that is open, else the next to
+/// open, else the last that closed. `None` only where there is none at all.
+pub fn drop_for_claim(drops: &[Drop], now: DateTime<Utc>) -> Option<&Drop> {
+    drops
+        .iter()
+        .rev()
+        .find(|d| d.is_open_at(now))
+        .or_else(|| drops.iter().find(|d| d.opens_at > now))
+        .or_else(|| drops.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+    }
+
+    fn drop(id: i64, opens: i64, closes: i64) -> Drop {
+        Drop {
+            id: DropId(id),
+            coupon_id: CouponId(1),
+            local_date: None,
+            opens_at: at(opens),
+            closes_at: Some(at(closes)),
+            quantity: 1,
+            sealed_at: None,
+        }
+    }
+
+    #[test]
+    fn a_claim_goes_to_the_open_drop_else_the_next_else_the_last() {
+        let drops = [drop(1, 10, 20), drop(2, 30, 40)];
+        let chosen = |minute| drop_for_claim(&drops, at(minute)).map(|d| d.id.0);
+        assert_eq!([0, 9, 10, 19, 20, 29, 30, 39, 40, 99].map(chosen), [1, 1, 1, 1, 2, 2, 2, 2, 2, 2].map(Some));
+        assert_eq!(drop_for_claim(&[], at(0)), None);
+    }
+
+    #[test]
+    fn the_state_follows_the_window_then_the_pause_then_what_remains() {
+        let d = drop(1, 10, 20);
+        assert_eq!(d.state(at(9), true, 0), DropState::Scheduled);
+        assert_eq!(d.state(at(10), false, 1), DropState::Open);
+        assert_eq!(d.state(at(10), false, 0), DropState::SoldOut);
+        assert_eq!(d.state(at(10), true, 1), DropState::Paused);
+        assert_eq!(d.state(at(20), true, 1), DropState::Closed);
+        assert_eq!(Drop { sealed_at: Some(at(30)), ..d }.state(at(31), false, 0), DropState::Sealed);
+    }
+}

@@ -1,0 +1,159 @@
+//! Types that carry meaning: parsed at the edge, they can't be wrong inside.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Number of a coupon, as MySQL gave it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct CouponId(pub i64);
+
+/// Number of a drop, unique across coupons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct DropId(pub i64);
+
+/// What a claim owns: a number from 1 to the drop's quantity, given out once.
+pub type Slot = u32;
+
+impl fmt::Display for CouponId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for DropId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A person, as the gateway or the token names them: 1–64 characters of `A–Z a–z 0–9 . _ @ + -`.
+///
+/// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for keys and rows.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "u-37")]
+pub struct UserId(String);
+
+/// Why a text is not a user id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -")]
+pub struct BadUserId;
+
+impl UserId {
+    /// Longest user id, in characters.
+    pub const MAX_LEN: usize = 64;
+
+    /// The id in full. Not for logs or mails: see [`UserId::masked`].
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Enough to recognise a person one already knows, too little to learn who it is: the first character, then the last
+    /// two where the id is long enough for them not to give it away.
+    pub fn masked(&self) -> String {
+        let first = self.0.chars().next().unwrap_or('•');
+        if self.0.len() < 8 {
+            format!("{first}•••")
+        } else {
+            format!("{first}•••{}", &self.0[self.0.len() - 2..])
+        }
+    }
+}
+
+impl FromStr for UserId {
+    type Err = BadUserId;
+
+    fn from_str(text: &str) -> Result<Self, BadUserId> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-');
+        if text.is_empty() || text.len() > Self::MAX_LEN || !text.bytes().all(fits) {
+            return Err(BadUserId);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for UserId {
+    type Error = BadUserId;
+
+    fn try_from(text: String) -> Result<Self, BadUserId> {
+        text.parse()
+    }
+}
+
+impl From<UserId> for String {
+    fn from(user: UserId) -> Self {
+        user.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+/// In which scope one person may hold one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OncePer {
+    /// One for the coupon's whole life, whatever the number of drops.
+    Coupon,
+    /// One in each drop.
+    Drop,
+}
+
+impl OncePer {
+    /// The word in JSON, Redis and MySQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Coupon => "coupon",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+impl FromStr for OncePer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "coupon" => Ok(Self::Coupon),
+            "drop" => Ok(Self::Drop),
+            other => Err(format!("once_per is \"coupon\" or \"drop\", not {other:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids_are_checked_at_the_edge() {
+        for good in ["u", "u-37", "A.b_c@d+e-9", &"x".repeat(64)] {
+            assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
+        }
+        for bad in ["", " ", "a b", "ü", "a/b", "a:b", "a\n", "<b>", &"x".repeat(65)] {
+            assert_eq!(bad.parse::<UserId>(), Err(BadUserId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_masked_id_does_not_give_the_person_away() {
+        let masked = |id: &str| id.parse::<UserId>().unwrap().masked();
+        assert_eq!(masked("u-37"), "u•••");
+        assert_eq!(masked("alice@example.com"), "a•••om");
+        assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "a•••om");
+    }
+}

@@ -1,0 +1,168 @@
+//! The message of an admission on the topic: key the coupon id in decimal, value UTF-8 JSON.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{CouponId, DropId, Slot, UserId};
+
+/// The version this build writes and reads.
+pub const VERSION: u64 = 1;
+
+/// One admission, on its way to become a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimEvent {
+    /// The coupon, also the message's key.
+    pub coupon_id: CouponId,
+    /// The drop the slot belongs to.
+    pub drop_id: DropId,
+    /// The slot Redis gave out, 1..quantity.
+    pub slot: Slot,
+    /// Who holds it.
+    pub user_id: UserId,
+    /// When Redis admitted them, by Redis's clock, to the millisecond.
+    pub claimed_at: DateTime<Utc>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    v: u64,
+    coupon_id: i64,
+    drop_id: i64,
+    slot: i64,
+    #[serde(borrow)]
+    user_id: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    claimed_at: std::borrow::Cow<'a, str>,
+}
+
+/// What could be read of a message that is not a claim, so that a person can see whose it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// The coupon, where the message names one.
+    pub coupon_id: Option<i64>,
+    /// The drop, where the message names one.
+    pub drop_id: Option<i64>,
+    /// The slot, however wrong.
+    pub slot: Option<i64>,
+    /// The person, where the id has the form of one.
+    pub user_id: Option<UserId>,
+    /// The claim's instant, where it can be read.
+    pub claimed_at: Option<DateTime<Utc>>,
+}
+
+/// Why a message is not a claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Undecodable {
+    /// `undecodable`, `wrong_version` or `slot_out_of_range`: the word kept in the backup table.
+    pub reason: &'static str,
+    /// What is wrong, for a person.
+    pub error: String,
+    /// What could be read all the same.
+    pub fragments: Fragments,
+}
+
+impl ClaimEvent {
+    /// The message's key: claims of one coupon stay in order, coupons go in parallel.
+    pub fn key(&self) -> String {
+        self.coupon_id.to_string()
+    }
+
+    /// The message's value.
+    pub fn encode(&self) -> String {
+        let wire = Wire {
+            v: VERSION,
+            coupon_id: self.coupon_id.0,
+            drop_id: self.drop_id.0,
+            slot: i64::from(self.slot),
+            user_id: self.user_id.as_str().into(),
+            claimed_at: self.claimed_at.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
+        };
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+
+    /// Reads a message's value.
+    ///
+    /// # Errors
+    /// [`Undecodable`] says why, and keeps what could be read.
+    pub fn decode(payload: &[u8]) -> Result<Self, Undecodable> {
+        let wire: Wire = serde_json::from_slice(payload).map_err(|error| Undecodable {
+            reason: "undecodable",
+            error: if payload.is_empty() { "the message is empty".into() } else { error.to_string() },
+            fragments: fragments(payload),
+        })?;
+        let refuse = |reason, error: String| Err(Undecodable { reason, error, fragments: fragments(payload) });
+        if wire.v != VERSION {
+            return refuse("wrong_version", format!("version {} is not {VERSION}", wire.v));
+        }
+        let Ok(user_id) = wire.user_id.parse::<UserId>() else {
+            return refuse("undecodable", crate::domain::BadUserId.to_string());
+        };
+        let claimed_at = match DateTime::parse_from_rfc3339(&wire.claimed_at) {
+            Ok(at) => at.with_timezone(&Utc),
+            Err(error) => return refuse("undecodable", format!("claimed_at: {error}")),
+        };
+        let slot = match Slot::try_from(wire.slot) {
+            Ok(slot) if slot >= 1 => slot,
+            _ => return refuse("slot_out_of_range", format!("slot {} is below 1 or far too high", wire.slot)),
+        };
+        Ok(Self { coupon_id: CouponId(wire.coupon_id), drop_id: DropId(wire.drop_id), slot, user_id, claimed_at })
+    }
+}
+
+fn fragments(payload: &[u8]) -> Fragments {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(payload) else { return Fragments::default() };
+    let number = |name: &str| fields.get(name).and_then(serde_json::Value::as_i64);
+    let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+    Fragments {
+        coupon_id: number("coupon_id"),
+        drop_id: number("drop_id"),
+        slot: number("slot"),
+        user_id: text("user_id").and_then(|t| t.parse().ok()),
+        claimed_at: text("claimed_at")
+            .and_then(|t| DateTime::parse_from_rfc3339(t).ok())
+            .map(|at| at.with_timezone(&Utc)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+
+    #[test]
+    fn the_contract_s_example_is_read_and_written_to_the_letter() {
+        let event = ClaimEvent::decode(GOOD.as_bytes()).unwrap();
+        assert_eq!(event.slot, 37);
+        assert_eq!(event.key(), "1");
+        assert_eq!(event.encode(), GOOD);
+    }
+
+    #[test]
+    fn what_is_not_a_claim_is_refused_with_a_reason_and_what_could_be_read() {
+        let cases: [(&str, &str); 8] = [
+            ("", "undecodable"),
+            ("not json", "undecodable"),
+            ("[]", "undecodable"),
+            ("{\"v\":1}", "undecodable"),
+            (&GOOD.replace("\"v\":1", "\"v\":2"), "wrong_version"),
+            (&GOOD.replace(":37,", ":0,"), "slot_out_of_range"),
+            (&GOOD.replace(":37,", ":-1,"), "slot_out_of_range"),
+            (&GOOD.replace("u-37", "u 37"), "undecodable"),
+        ];
+        for (payload, reason) in cases {
+            let refused = ClaimEvent::decode(payload.as_bytes()).unwrap_err();
+            assert_eq!(refused.reason, reason, "{payload}");
+        }
+        let refused = ClaimEvent::decode(GOOD.replace(":37,", ":0,").as_bytes()).unwrap_err();
+        assert_eq!(refused.fragments.drop_id, Some(2));
+        assert_eq!(refused.fragments.user_id.unwrap().as_str(), "u-37");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused() {
+        assert_eq!(ClaimEvent::decode(&[0xff, 0xfe]).unwrap_err().reason, "undecodable");
+    }
+}

@@ -1,0 +1,60 @@
+//! `/healthz` (this process runs), `/readyz` (it can do its work), `/metrics`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Map, Value, json};
+
+/// A named question about one thing this process needs; `Err` says what is wrong.
+pub type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
+/// Makes a [`Check`] of an async closure.
+pub fn check<F, Fut>(ask: F) -> Check
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), String>> + Send + 'static,
+{
+    Arc::new(move || Box::pin(ask()))
+}
+
+/// Longest that one check may take; a store that says nothing for so long is not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The three routes every service has.
+pub fn routes<S: Clone + Send + Sync + 'static>(
+    checks: Vec<(&'static str, Check)>,
+    metrics: PrometheusHandle,
+) -> Router<S> {
+    let checks = Arc::new(checks);
+    Router::new()
+        .route("/healthz", get(async || axum::Json(json!({"status": "ok"}))))
+        .route("/readyz", get(async move || ready(&checks).await))
+        .route("/metrics", get(async move || render(&metrics)))
+}
+
+async fn ready(checks: &[(&'static str, Check)]) -> Response {
+    let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
+        let answer = tokio::time::timeout(PATIENCE, check()).await;
+        (*name, answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))))
+    }))
+    .await;
+    let ok = answers.iter().all(|(_, answer)| answer.is_ok());
+    let parts: Map<String, Value> = answers
+        .into_iter()
+        .map(|(name, answer)| (name.to_owned(), answer.map_or_else(Value::from, |()| "ok".into())))
+        .collect();
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(json!({"status": if ok { "ok" } else { "unavailable" }, "checks": parts}))).into_response()
+}
+
+fn render(metrics: &PrometheusHandle) -> Response {
+    metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+}

@@ -1,0 +1,90 @@
+//! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set aside here.
+
+mod topic;
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+
+pub use topic::{TopicError, check_topic, ensure_topic};
+
+/// Where claims travel.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, several by commas.
+    pub brokers: String,
+    /// The topic of claims.
+    pub topic: String,
+    /// The consumer group that writes rows.
+    pub group: String,
+}
+
+impl KafkaSettings {
+    fn base(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("socket.keepalive.enable", "true")
+            // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000");
+        config
+    }
+
+    /// A producer that neither loses nor doubles: idempotent, acknowledged by all replicas. A message that is not
+    /// acknowledged within `deadline` is given up (librdkafka's default is five minutes), and the reconciler issues its claim.
+    pub fn producer(&self, deadline: Duration) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("delivery.timeout.ms", deadline.as_millis().to_string())
+            .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())
+            .set("socket.timeout.ms", deadline.as_millis().max(1_000).to_string())
+            .set("linger.ms", "1")
+            // Bounded: when Kafka is away, memory does not grow; the claim is answered with `queued: false`.
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536");
+        config
+    }
+
+    /// A consumer of the group. Nothing is committed or stored unless the code says so, a new group starts at the first
+    /// message (the default skips what is there), and a dead one's partitions are taken over within ten seconds.
+    pub fn group_consumer(&self) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "1500")
+            .set("max.poll.interval.ms", "60000")
+            .set("fetch.wait.max.ms", "20")
+            .set("fetch.error.backoff.ms", "50")
+            .set("queued.min.messages", "5000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("partition.assignment.strategy", "range");
+        config
+    }
+
+    /// A reader outside the group: it sees the group's offsets and any message, and never causes a rebalance as long as it
+    /// assigns partitions itself and does not subscribe.
+    pub fn reader(&self) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "5")
+            .set("queued.max.messages.kbytes", "16384");
+        config
+    }
+
+    /// A client for managing topics.
+    pub fn admin(&self) -> ClientConfig {
+        self.base()
+    }
+}

@@ -1,0 +1,17 @@
+//! What the API and the reconciler of Firstcome have in common: the words of the domain, the names of keys, tables and
+//! topics, the scripts that Redis runs, and the pieces every process needs (settings, logs, shutdown, HTTP front).
+//!
+//! Only this crate knows key names, table names and the form of the event.
+
+pub mod code;
+pub mod config;
+pub mod coupon;
+pub mod domain;
+pub mod event;
+pub mod http;
+pub mod kafka;
+pub mod mysql;
+pub mod redis;
+pub mod schedule;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,265 @@
+//! Coupons and drops: reading them, making them, changing them.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::schema::{coupons, drops};
+use super::{Conn, Db, DbError};
+use crate::coupon::{Coupon, Drop};
+use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::schedule::{PlannedDrop, Schedule};
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = coupons)]
+struct CouponRow {
+    id: i64,
+    name: String,
+    quantity: u32,
+    once_per: String,
+    waiting_list: u32,
+    paused: bool,
+    schedule: Option<String>,
+}
+
+impl From<CouponRow> for Coupon {
+    fn from(row: CouponRow) -> Self {
+        // The schema lets only the two words in. A schedule written by hand that can't be read makes no drops.
+        Self {
+            id: CouponId(row.id),
+            name: row.name,
+            quantity: row.quantity,
+            once_per: row.once_per.parse().unwrap_or(OncePer::Coupon),
+            waiting_list: row.waiting_list,
+            paused: row.paused,
+            schedule: row.schedule.and_then(|json| serde_json::from_str(&json).ok()),
+        }
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = drops)]
+struct DropRow {
+    id: i64,
+    coupon_id: i64,
+    local_date: Option<NaiveDate>,
+    opens_at: NaiveDateTime,
+    closes_at: Option<NaiveDateTime>,
+    quantity: u32,
+    sealed_at: Option<NaiveDateTime>,
+}
+
+impl From<DropRow> for Drop {
+    fn from(row: DropRow) -> Self {
+        Self {
+            id: DropId(row.id),
+            coupon_id: CouponId(row.coupon_id),
+            local_date: row.local_date,
+            opens_at: row.opens_at.and_utc(),
+            closes_at: row.closes_at.map(|at| at.and_utc()),
+            quantity: row.quantity,
+            sealed_at: row.sealed_at.map(|at| at.and_utc()),
+        }
+    }
+}
+
+/// A coupon to be made. The caller has checked every field.
+#[derive(Debug, Clone)]
+pub struct NewCoupon {
+    /// What people call it.
+    pub name: String,
+    /// Quantity of each drop.
+    pub quantity: Slot,
+    /// In which scope one person may hold one.
+    pub once_per: OncePer,
+    /// How many may wait.
+    pub waiting_list: u32,
+    /// When it opens.
+    pub schedule: Schedule,
+}
+
+impl Db {
+    /// Makes a coupon and the drops its schedule asks for from `now` on, in one transaction.
+    ///
+    /// # Errors
+    /// [`DbError`]; nothing was made.
+    pub async fn create_coupon(&self, new: NewCoupon, now: DateTime<Utc>) -> Result<(Coupon, Vec<Drop>), DbError> {
+        self.run("create coupon", async move |conn| {
+            conn.transaction(async |conn| {
+                let schedule = serde_json::to_string(&new.schedule)
+                    .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+                diesel::insert_into(coupons::table)
+                    .values((
+                        coupons::name.eq(&new.name),
+                        coupons::quantity.eq(new.quantity),
+                        coupons::once_per.eq(new.once_per.as_str()),
+                        coupons::waiting_list.eq(new.waiting_list),
+                        coupons::schedule.eq(&schedule),
+                    ))
+                    .execute(conn)
+                    .await?;
+                let id = last_insert_id(conn).await?;
+                insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
+                let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
+                Ok((coupon, drops_of(conn, id).await?))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// One coupon with its drops in order of opening; `None` where there is no such coupon.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("read coupon", async move |conn| {
+            let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
+            Ok(Some((coupon, drops_of(conn, id.0).await?)))
+        })
+        .await
+    }
+
+    /// Every coupon that matters now, each with its drops in order of opening: those with a drop that is not sealed, and
+    /// for the others the last drop only.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("read catalogue", async move |conn| {
+            let all: Vec<CouponRow> =
+                coupons::table.select(CouponRow::as_select()).order(coupons::id).load(conn).await?;
+            let newest: Vec<Option<i64>> =
+                drops::table.group_by(drops::coupon_id).select(diesel::dsl::max(drops::id)).load(conn).await?;
+            let newest: Vec<i64> = newest.into_iter().flatten().collect();
+            let wanted: Vec<DropRow> = drops::table
+                .filter(drops::sealed_at.is_null().or(drops::id.eq_any(newest)))
+                .order((drops::coupon_id, drops::opens_at))
+                .select(DropRow::as_select())
+                .load(conn)
+                .await?;
+            let mut wanted = wanted.into_iter().map(Drop::from).peekable();
+            let mut answer = Vec::with_capacity(all.len());
+            for coupon in all.into_iter().map(Coupon::from) {
+                let mut own = Vec::new();
+                while let Some(drop) = wanted.next_if(|d| d.coupon_id <= coupon.id) {
+                    if drop.coupon_id == coupon.id {
+                        own.push(drop);
+                    }
+                }
+                answer.push((coupon, own));
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Makes the drops that a coupon's schedule asks for and that are not there yet, and gives those it made. Any number of
+    /// processes may do so at once: the schema keeps one a local date.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn make_drops(&self, coupon: &Coupon, planned: Vec<PlannedDrop>) -> Result<Vec<Drop>, DbError> {
+        let (id, quantity) = (coupon.id, coupon.quantity);
+        self.run("make drops", async move |conn| {
+            let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
+            insert_drops(conn, id, quantity, &planned).await?;
+            Ok(drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect())
+        })
+        .await
+    }
+
+    /// Renames, pauses or resumes a coupon. `None` leaves a field as it is.
+    ///
+    /// # Errors
+    /// [`DbError`]; nothing was changed.
+    pub async fn update_coupon(
+        &self,
+        id: CouponId,
+        name: Option<String>,
+        paused: Option<bool>,
+        quantity: Option<Slot>,
+    ) -> Result<(), DbError> {
+        self.run("update coupon", async move |conn| {
+            conn.transaction(async |conn| {
+                if let Some(name) = name {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::name.eq(name)).execute(conn).await?;
+                }
+                if let Some(paused) = paused {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::paused.eq(paused)).execute(conn).await?;
+                }
+                if let Some(quantity) = quantity {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::quantity.eq(quantity)).execute(conn).await?;
+                }
+                Ok(())
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Sets the quantity of drops.
+    ///
+    /// # Errors
+    /// [`DbError`]; a [`super::Refusal::BadData`] means that a row above the quantity is issued. Nothing was changed.
+    pub async fn set_drop_quantity(&self, ids: Vec<DropId>, quantity: Slot) -> Result<(), DbError> {
+        self.run("set quantity", async move |conn| {
+            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
+            diesel::update(drops::table.filter(drops::id.eq_any(ids)))
+                .set(drops::quantity.eq(quantity))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+}
+
+async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned: &[PlannedDrop]) -> QueryResult<()> {
+    for drop in planned {
+        let inserted = diesel::insert_into(drops::table)
+            .values((
+                drops::coupon_id.eq(coupon.0),
+                drops::local_date.eq(drop.local_date),
+                drops::opens_at.eq(drop.opens_at.naive_utc()),
+                drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
+                drops::quantity.eq(quantity),
+            ))
+            .execute(conn)
+            .await;
+        match inserted {
+            // Another process was quicker: the drop is there, which is all that was wanted.
+            Err(error) if super::refusal(&error) == Some(super::Refusal::Duplicate) => {}
+            other => {
+                other?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
+    let row = coupons::table.find(id).select(CouponRow::as_select()).first(conn).await.optional()?;
+    Ok(row.map(Coupon::from))
+}
+
+async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
+    let rows: Vec<DropRow> = drops::table
+        .filter(drops::coupon_id.eq(coupon))
+        .order(drops::opens_at)
+        .select(DropRow::as_select())
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().map(Drop::from).collect())
+}
+
+#[derive(QueryableByName)]
+struct LastId {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    id: i64,
+}
+
+async fn last_insert_id(conn: &mut Conn) -> QueryResult<i64> {
+    let row: LastId = diesel::sql_query("SELECT CAST(LAST_INSERT_ID() AS SIGNED) AS id").get_result(conn).await?;
+    Ok(row.id)
+}

@@ -1,0 +1,202 @@
+//! A cancelled MySQL query is poison: when its future is dropped mid-flight, the reply stays on the connection and the next
+//! query reads another one's rows (seen with diesel-async 0.9.2 and mysql_async 0.36; the system tests show it). So every
+//! call runs in a task of its own that the caller only awaits, and a connection that ran out of time is thrown away.
+
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
+use futures_util::FutureExt as _;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// The connection that queries run on.
+pub type Conn = AsyncMysqlConnection;
+
+/// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async has the same trait, private.)
+pub trait AsyncFunc<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut {
+    /// The closure's future.
+    type Fut: Future<Output = R>;
+}
+
+impl<F, T, Fut, R> AsyncFunc<T, R> for F
+where
+    F: AsyncFnOnce(T) -> R + FnOnce(T) -> Fut,
+    Fut: Future<Output = R>,
+{
+    type Fut = Fut;
+}
+
+/// Why a database call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// No connection could be had in time.
+    #[error("MySQL cannot be reached: {0}")]
+    Unreachable(String),
+    /// The call took longer than the limit; its connection was closed. It may have taken effect.
+    #[error("MySQL did not answer {what} within {limit:?}")]
+    TimedOut {
+        /// Which call.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// MySQL, or the connection to it, answered with an error.
+    #[error("MySQL: {what}: {source}")]
+    Query {
+        /// Which call.
+        what: &'static str,
+        /// What it said.
+        source: diesel::result::Error,
+    },
+    /// The task of the call panicked: a bug.
+    #[error("MySQL: {what}: the task failed")]
+    Panicked {
+        /// Which call.
+        what: &'static str,
+    },
+}
+
+/// How [`Db`] connects.
+#[derive(Debug, Clone)]
+pub struct DbSettings {
+    /// `mysql://user:password@host:port/database`
+    pub url: SecretString,
+    /// Most connections at a time.
+    pub pool_size: usize,
+    /// Longest that one call may take, waiting for a connection included.
+    pub limit: Duration,
+}
+
+/// A pool of connections to MySQL, and the only way to run a query.
+#[derive(Clone)]
+pub struct Db {
+    pool: Pool<Conn>,
+    limit: Duration,
+}
+
+/// A connection idle for longer than this is tried out before it is used: servers close idle connections, and restart.
+const IDLE: Duration = Duration::from_secs(5);
+
+impl Db {
+    /// A pool that connects when first used.
+    ///
+    /// # Errors
+    /// When the pool can't be built.
+    pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
+        let mut config = ManagerConfig::<Conn>::default();
+        config.custom_setup = Box::new(|url| establish(url.to_owned()).boxed());
+        config.recycling_method = RecyclingMethod::Fast;
+        let manager = AsyncDieselConnectionManager::new_with_config(settings.url.expose_secret(), config);
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool_size)
+            .pre_recycle(Hook::async_fn(|conn: &mut Conn, metrics| {
+                let idle = metrics.last_used() > IDLE;
+                async move {
+                    if idle {
+                        conn.batch_execute("DO 0").await.map_err(|e| HookError::message(e.to_string()))?;
+                    }
+                    Ok(())
+                }
+                .boxed()
+            }))
+            .build()?;
+        Ok(Self { pool, limit: settings.limit })
+    }
+
+    /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the call goes on to its end.
+    /// `what` names the call in errors.
+    ///
+    /// # Errors
+    /// [`DbError`]; after one that may have left the connection in the middle of something, that connection is closed.
+    pub async fn run<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
+            + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
+            + Send
+            + 'static,
+        T: Send + 'static,
+    {
+        self.run_within(self.limit, what, op).await
+    }
+
+    /// [`Db::run`] with a limit of its own, for calls that are known to be long.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn run_within<T, F>(&self, limit: Duration, what: &'static str, op: F) -> Result<T, DbError>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
+            + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
+            + Send
+            + 'static,
+        T: Send + 'static,
+    {
+        let pool = self.pool.clone();
+        let task = tokio::spawn(async move {
+            let mut conn = match tokio::time::timeout(limit, pool.get()).await {
+                Ok(Ok(conn)) => conn,
+                Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
+                Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
+            };
+            match tokio::time::timeout(limit, op(&mut conn)).await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(source)) => {
+                    if !leaves_connection_usable(&source) {
+                        drop(Object::take(conn));
+                    }
+                    Err(DbError::Query { what, source })
+                }
+                Err(_) => {
+                    drop(Object::take(conn));
+                    Err(DbError::TimedOut { what, limit })
+                }
+            }
+        });
+        task.await.unwrap_or(Err(DbError::Panicked { what }))
+    }
+
+    /// Asks MySQL for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn ping(&self) -> Result<(), DbError> {
+        self.run("ping", async |conn| conn.batch_execute("DO 0").await).await
+    }
+}
+
+/// A connection outside the pool, set up alike: for locks that live as long as their connection.
+///
+/// # Errors
+/// When MySQL can't be reached or refuses the set-up.
+pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
+    let mut conn = Conn::establish(&url).await?;
+    // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't block each other.
+    conn.batch_execute(
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
+         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION time_zone = '+00:00'",
+    )
+    .await
+    .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+/// Errors after which the connection certainly waits for the next command. Any other may be an I/O error in disguise.
+fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
+    matches!(error, diesel::result::Error::NotFound) || super::refusal(error).is_some()
+}
+
+impl Db {
+    /// A connection of its own that is never in the pool, for what must live and die with its connection (`GET_LOCK`).
+    ///
+    /// # Errors
+    /// [`DbError::Unreachable`].
+    pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
+        match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
+            Ok(Ok(conn)) => Ok(conn),
+            Ok(Err(error)) => Err(DbError::Unreachable(error.to_string())),
+            Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The backup table: claims that did not become a row, kept until the reconciler or a person has dealt with them.
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use sha2::{Digest as _, Sha256};
+
+use super::Conn;
+use super::schema::failed_claims;
+use crate::domain::UserId;
+
+/// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it from another message on
+/// the same offset of a topic that was made anew.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+    /// The message's own time, in milliseconds, where it has one.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// A claim that the consumer could not turn into a row.
+#[derive(Debug, Clone)]
+pub struct FailedClaim {
+    /// The coupon, where it could be read.
+    pub coupon_id: Option<i64>,
+    /// The drop, where it could be read.
+    pub drop_id: Option<i64>,
+    /// The slot, however wrong.
+    pub slot: Option<i64>,
+    /// The person, where the id has the form of one.
+    pub user_id: Option<UserId>,
+    /// When they were admitted, where it could be read.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// The message as it was.
+    pub payload: Vec<u8>,
+    /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`, `unknown_drop`, `bad_data`.
+    pub reason: &'static str,
+    /// The same in words.
+    pub error: String,
+    /// Where it was read.
+    pub source: Source,
+}
+
+impl FailedClaim {
+    fn source_hash(&self) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        hash.update(self.source.topic.as_bytes());
+        hash.update([0]);
+        hash.update(self.source.partition.to_be_bytes());
+        hash.update(self.source.offset.to_be_bytes());
+        hash.update(self.source.timestamp_ms.unwrap_or(-1).to_be_bytes());
+        hash.update(&self.payload);
+        hash.finalize().to_vec()
+    }
+}
+
+/// Keeps failed claims; one that is kept already counts another attempt.
+///
+/// # Errors
+/// Of the connection.
+pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
+    for claim in failed {
+        diesel::insert_into(failed_claims::table)
+            .values((
+                failed_claims::coupon_id.eq(claim.coupon_id),
+                failed_claims::drop_id.eq(claim.drop_id),
+                failed_claims::slot.eq(claim.slot),
+                failed_claims::user_id.eq(claim.user_id.as_ref().map(UserId::as_str)),
+                failed_claims::claimed_at.eq(claim.claimed_at.map(|at| at.naive_utc())),
+                failed_claims::payload.eq(&claim.payload),
+                failed_claims::reason.eq(claim.reason),
+                failed_claims::error.eq(&claim.error),
+                failed_claims::source_partition.eq(claim.source.partition),
+                failed_claims::source_offset.eq(claim.source.offset),
+                failed_claims::source_hash.eq(claim.source_hash()),
+            ))
+            .on_conflict(diesel::dsl::DuplicatedKeys)
+            .do_update()
+            .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A row of the backup table, as the reconciler and `explain` read it.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = failed_claims)]
+pub struct FailedRow {
+    /// Its number.
+    pub id: i64,
+    /// The coupon, where known.
+    pub coupon_id: Option<i64>,
+    /// The drop, where known.
+    pub drop_id: Option<i64>,
+    /// The slot, however wrong.
+    pub slot: Option<i64>,
+    /// The person, in full, where known.
+    pub user_id: Option<String>,
+    /// When they were admitted (UTC), where known.
+    pub claimed_at: Option<NaiveDateTime>,
+    /// Why it is here.
+    pub reason: String,
+    /// The same in words.
+    pub error: Option<String>,
+    /// When it came here (UTC).
+    pub failed_at: NaiveDateTime,
+    /// When it was dealt with (UTC).
+    pub resolved_at: Option<NaiveDateTime>,
+    /// How.
+    pub resolution: Option<String>,
+    /// More on how.
+    pub resolution_detail: Option<String>,
+    /// Partition it was read from.
+    pub source_partition: Option<i32>,
+    /// Offset it was read at.
+    pub source_offset: Option<i64>,
+}

@@ -1,0 +1,68 @@
+//! Making the tables. Safe when two start at once: one waits for the other, then finds nothing left to do.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use diesel::sql_types::{BigInt, Integer, Nullable};
+use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+
+use super::{Conn, Db, DbSettings};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+
+/// Longest wait for another process that migrates the same database.
+const LOCK_WAIT_SECONDS: i32 = 300;
+
+#[derive(diesel::QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    answer: Option<i64>,
+}
+
+/// Runs every migration that is still to run, and gives their names, oldest first.
+///
+/// # Errors
+/// When MySQL can't be reached, refuses a statement, or another process migrates for longer than five minutes.
+pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
+    let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
+    let mut conn = Db::dedicated(&patient).await?;
+    // The lock is per server, so its name holds the database's. It goes with the connection, whatever happens below.
+    let got: Answer = diesel::sql_query(
+        "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-migrate:', DATABASE()), 64), ?) AS SIGNED) AS answer",
+    )
+    .bind::<Integer, _>(LOCK_WAIT_SECONDS)
+    .get_result(&mut conn)
+    .await
+    .context("the lock for migrating could not be asked for")?;
+    if got.answer != Some(1) {
+        bail!("another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for");
+    }
+    tokio::task::spawn_blocking(move || run_pending(conn)).await?
+}
+
+fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
+    let mut harness = AsyncMigrationHarness::new(conn);
+    let done =
+        harness.run_pending_migrations(MIGRATIONS).map_err(|error| anyhow::anyhow!("a migration failed: {error}"))?;
+    Ok(done.iter().map(ToString::to_string).collect())
+}
+
+/// Checks that every migration this build knows has run.
+///
+/// # Errors
+/// With a sentence that says what to run.
+pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
+    let conn = Db::dedicated(settings).await?;
+    let pending = tokio::task::spawn_blocking(move || {
+        AsyncMigrationHarness::new(conn)
+            .pending_migrations(MIGRATIONS)
+            .map(|pending| pending.iter().map(|m| m.name().to_string()).collect::<Vec<_>>())
+            .map_err(|error| anyhow::anyhow!("the state of the tables could not be read: {error}"))
+    })
+    .await??;
+    if !pending.is_empty() {
+        bail!("the database lacks {} migration(s); run `firstcome-api migrate` first", pending.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both packages need.
+
+pub mod catalogue;
+mod db;
+pub mod failed;
+pub mod issued;
+pub mod migrations;
+mod refusal;
+pub mod schema;
+
+pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings};
+pub use refusal::{Refusal, refusal};

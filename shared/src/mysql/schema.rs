@@ -1,0 +1,184 @@
+//! The tables, as `migrations/` makes them. Meaning and invariants of each column stand there.
+#![allow(missing_docs)] // columns are documented in migrations/*/up.sql
+
+diesel::table! {
+    coupons (id) {
+        id -> BigInt,
+        name -> Text,
+        quantity -> Unsigned<Integer>,
+        once_per -> Text,
+        waiting_list -> Unsigned<Integer>,
+        paused -> Bool,
+        schedule -> Nullable<Text>,
+        created_at -> Datetime,
+    }
+}
+
+diesel::table! {
+    drops (id) {
+        id -> BigInt,
+        coupon_id -> BigInt,
+        local_date -> Nullable<Date>,
+        opens_at -> Datetime,
+        closes_at -> Nullable<Datetime>,
+        quantity -> Unsigned<Integer>,
+        created_at -> Datetime,
+        sealed_at -> Nullable<Datetime>,
+        sealed_rows -> Nullable<Unsigned<Integer>>,
+        silenced_until -> Nullable<Datetime>,
+        silenced_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    issued_coupons (drop_id, slot) {
+        drop_id -> BigInt,
+        slot -> Unsigned<Integer>,
+        coupon_id -> BigInt,
+        user_id -> Text,
+        code -> Text,
+        claimed_at -> Datetime,
+        issued_at -> Datetime,
+        issued_by -> Text,
+    }
+}
+
+diesel::table! {
+    failed_claims (id) {
+        id -> BigInt,
+        coupon_id -> Nullable<BigInt>,
+        drop_id -> Nullable<BigInt>,
+        slot -> Nullable<BigInt>,
+        user_id -> Nullable<Text>,
+        claimed_at -> Nullable<Datetime>,
+        payload -> Nullable<Blob>,
+        reason -> Text,
+        error -> Nullable<Text>,
+        attempts -> Unsigned<Integer>,
+        failed_at -> Datetime,
+        source_partition -> Nullable<Integer>,
+        source_offset -> Nullable<BigInt>,
+        source_hash -> Nullable<Binary>,
+        resolved_at -> Nullable<Datetime>,
+        resolution -> Nullable<Text>,
+        resolution_detail -> Nullable<Text>,
+        resolved_by_run -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    reconcile_runs (id) {
+        id -> Text,
+        triggered_by -> Text,
+        dry_run -> Bool,
+        deep -> Bool,
+        confirmed -> Bool,
+        status -> Text,
+        owner -> Text,
+        started_at -> Datetime,
+        heartbeat_at -> Datetime,
+        finished_at -> Nullable<Datetime>,
+        drops_examined -> Unsigned<Integer>,
+        users_examined -> BigInt,
+        rows_examined -> BigInt,
+        failed_claims_examined -> BigInt,
+        attempted -> Unsigned<Integer>,
+        applied -> Unsigned<Integer>,
+        skipped -> Unsigned<Integer>,
+        failed -> Unsigned<Integer>,
+        error -> Nullable<Text>,
+        drops -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    reconcile_findings (id) {
+        id -> BigInt,
+        run_id -> Text,
+        coupon_id -> Nullable<BigInt>,
+        drop_id -> Nullable<BigInt>,
+        kind -> Text,
+        slot -> Nullable<BigInt>,
+        user_id -> Nullable<Text>,
+        action -> Text,
+        result -> Text,
+        detail -> Nullable<Text>,
+        created_at -> Datetime,
+    }
+}
+
+diesel::table! {
+    broken_promises (drop_id, user_id) {
+        drop_id -> BigInt,
+        user_id -> Text,
+        coupon_id -> BigInt,
+        slot -> Nullable<BigInt>,
+        reason -> Text,
+        run_id -> Text,
+        created_at -> Datetime,
+        mended_at -> Nullable<Datetime>,
+    }
+}
+
+diesel::table! {
+    alerts (id) {
+        id -> BigInt,
+        fingerprint -> Text,
+        kind -> Text,
+        coupon_id -> Nullable<BigInt>,
+        drop_id -> Nullable<BigInt>,
+        status -> Text,
+        summary -> Text,
+        content_hash -> Text,
+        first_seen_at -> Datetime,
+        last_seen_at -> Datetime,
+        last_mailed_at -> Nullable<Datetime>,
+        mails -> Unsigned<Integer>,
+        thread_id -> Nullable<Text>,
+        resolved_at -> Nullable<Datetime>,
+        acknowledged_at -> Nullable<Datetime>,
+        acknowledged_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    mail_outbox (id) {
+        id -> BigInt,
+        created_at -> Datetime,
+        kind -> Text,
+        run_id -> Nullable<Text>,
+        recipient -> Text,
+        subject -> Text,
+        message_id -> Text,
+        thread_refs -> Nullable<Text>,
+        body_text -> Text,
+        body_html -> Text,
+        attempts -> Unsigned<Integer>,
+        next_attempt_at -> Datetime,
+        leased_until -> Nullable<Datetime>,
+        sent_at -> Nullable<Datetime>,
+        given_up_at -> Nullable<Datetime>,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    reconciler_state (name) {
+        name -> Text,
+        value -> Text,
+        updated_at -> Datetime,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    coupons,
+    drops,
+    issued_coupons,
+    failed_claims,
+    reconcile_runs,
+    reconcile_findings,
+    broken_promises,
+    alerts,
+    mail_outbox,
+    reconciler_state,
+);

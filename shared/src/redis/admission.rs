@@ -1,0 +1,129 @@
+//! Admission, and the licence without which it is closed.
+
+use redis::aio::ConnectionLike;
+use redis::{RedisError, Value};
+
+use super::Redis;
+use super::keys::DropKeys;
+use super::scripts::is_noscript;
+use crate::domain::{DropId, Slot, UserId};
+
+/// What admission said, with Redis's time of saying it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The answer.
+    pub admission: Admission,
+    /// Redis's clock, Unix milliseconds.
+    pub now_ms: i64,
+}
+
+/// The answers of the admission script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// A slot, just now.
+    Accepted(Slot),
+    /// This person holds a slot already, perhaps in another drop of the coupon.
+    Already(DropId, Slot),
+    /// A place on the waiting list, 1 is next.
+    Waiting(u32),
+    /// Nothing left, and no room to wait.
+    SoldOut,
+    /// The window opens at this instant, Unix milliseconds.
+    NotOpen(i64),
+    /// The window closed at this instant, Unix milliseconds.
+    Closed(i64),
+    /// Stopped by an operator.
+    Paused,
+    /// Redis does not know the drop: never loaded, or lost.
+    Unloaded,
+    /// The drop's numbers do not add up; the reconciler has to repair it first.
+    Unverified,
+}
+
+/// Why admission gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// No licence: Redis restarted, failed over, or was never verified. Nothing ran.
+    #[error("admission is closed until the reconciler has verified Redis")]
+    NoLicence,
+    /// Redis could not be reached or did not answer in time. The script may have run.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// The reply is none that the script can give.
+    #[error("Redis answered admission with something unexpected")]
+    Unexpected,
+}
+
+impl Redis {
+    /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds [`Admission::Already`].
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(&*self.claim_hash)
+            .arg(7)
+            .arg(&keys.meta)
+            .arg(&keys.count)
+            .arg(&keys.users)
+            .arg(&keys.free)
+            .arg(&keys.waiting)
+            .arg(&keys.claimants)
+            .arg(&keys.times)
+            .arg(drop.0)
+            .arg(user.as_str());
+        match cmd.query_async::<Value>(&mut self.conn.clone()).await {
+            Ok(value) => read_reply(&value).ok_or(AdmissionError::Unexpected),
+            Err(error) if is_noscript(&error) => Err(AdmissionError::NoLicence),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the licence is there.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn has_licence(&self) -> Result<bool, RedisError> {
+        self.licence_on(&mut self.conn.clone()).await
+    }
+
+    /// [`Redis::has_licence`] on a connection of the caller's.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn licence_on(&self, conn: &mut impl ConnectionLike) -> Result<bool, RedisError> {
+        let exists: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).query_async(conn).await?;
+        Ok(exists == [true])
+    }
+
+    /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after it has verified every
+    /// drop that is not sealed against that same process.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn grant_licence(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
+        redis::cmd("SCRIPT").arg("LOAD").arg(&*self.claim_text).query_async::<Value>(conn).await.map(|_| ())
+    }
+}
+
+fn read_reply(value: &Value) -> Option<Reply> {
+    let Value::Array(items) = value else { return None };
+    let [word, drop, number, now] = items.as_slice() else { return None };
+    let Value::BulkString(word) = word else { return None };
+    let Value::BulkString(drop) = drop else { return None };
+    let (Value::Int(number), Value::Int(now_ms)) = (number, now) else { return None };
+    let small = u32::try_from(*number).ok();
+    let admission = match word.as_slice() {
+        b"accepted" => Admission::Accepted(small?),
+        b"already" => Admission::Already(DropId(std::str::from_utf8(drop).ok()?.parse().ok()?), small?),
+        b"waiting" => Admission::Waiting(small?),
+        b"sold_out" => Admission::SoldOut,
+        b"not_open" => Admission::NotOpen(*number),
+        b"closed" => Admission::Closed(*number),
+        b"paused" => Admission::Paused,
+        b"unloaded" => Admission::Unloaded,
+        b"unverified" => Admission::Unverified,
+        _ => return None,
+    };
+    Some(Reply { admission, now_ms: *now_ms })
+}

@@ -1,0 +1,105 @@
+//! The connection every use of Redis goes through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::{Client, RedisError};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::keys::DropKeys;
+use super::scripts::claim_script;
+use crate::domain::{CouponId, DropId};
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://[:password@]host:port[/database]`
+    pub url: SecretString,
+    /// Prefix of every key; `fc` unless several installations share one Redis.
+    pub prefix: String,
+    /// Longest wait for an answer. A call that timed out may have run.
+    pub timeout: Duration,
+}
+
+/// One installation's Redis: a connection shared by all callers that comes back by itself, and the names and scripts that go
+/// with it. No command is sent twice by itself.
+#[derive(Clone)]
+pub struct Redis {
+    pub(super) conn: ConnectionManager,
+    client: Client,
+    timeout: Duration,
+    pub(super) prefix: Arc<str>,
+    pub(super) claim_text: Arc<str>,
+    pub(super) claim_hash: Arc<str>,
+}
+
+impl Redis {
+    /// Makes the handle; the connection is made at first use.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
+        let client = Client::open(settings.url.expose_secret())?;
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(settings.timeout))
+            .set_connection_timeout(Some(settings.timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let conn = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        let (text, hash) = claim_script(&settings.prefix, client.get_connection_info().redis_settings().db());
+        Ok(Self {
+            conn,
+            client,
+            timeout: settings.timeout,
+            prefix: settings.prefix.as_str().into(),
+            claim_text: text.into(),
+            claim_hash: hash.into(),
+        })
+    }
+
+    /// The shared connection, for plain commands.
+    pub fn connection(&self) -> ConnectionManager {
+        self.conn.clone()
+    }
+
+    /// A connection of its own, to one server process and no other: it does not come back by itself. Granting the licence
+    /// needs one, so that what was verified and what is opened are the same process.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_response_timeout(Some(self.timeout))
+            .set_connection_timeout(Some(self.timeout));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// The names of a drop's keys.
+    pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
+        DropKeys::new(&self.prefix, coupon, drop)
+    }
+
+    /// The prefix of every key.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Redis's own time, Unix milliseconds.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn time_ms(&self) -> Result<i64, RedisError> {
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection()).await?;
+        Ok(seconds * 1_000 + micros / 1_000)
+    }
+
+    /// Asks Redis for a sign of life.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn ping(&self) -> Result<(), RedisError> {
+        redis::cmd("PING").query_async(&mut self.connection()).await
+    }
+}

@@ -1,0 +1,88 @@
+//! Every key Firstcome has in Redis, with its type and meaning, in one place. All keys of a coupon share the hash tag `{C}`, so
+//! that a script over them runs on Redis Cluster too.
+//!
+//! | Key | Type | Holds |
+//! |---|---|---|
+//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list` |
+//! | `…:count` | string | highest slot given out |
+//! | `…:users` | sorted set | member user id, score slot |
+//! | `…:free` | sorted set | slots given back, member and score the slot |
+//! | `…:waiting` | sorted set | member user id, score order of arrival |
+//! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
+//! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
+//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied, which stops late writers |
+//!
+//! Always: count = |users| + |free|.
+
+use crate::domain::{CouponId, DropId};
+
+/// Prefix of every key unless `REDIS_KEY_PREFIX` says otherwise.
+pub const DEFAULT_PREFIX: &str = "fc";
+
+/// The keys of one drop and its coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the table above tells each
+pub struct DropKeys {
+    pub meta: String,
+    pub count: String,
+    pub users: String,
+    pub free: String,
+    pub waiting: String,
+    pub times: String,
+    pub claimants: String,
+    pub generation: String,
+}
+
+impl DropKeys {
+    /// The keys of drop `drop` of coupon `coupon`.
+    pub fn new(prefix: &str, coupon: CouponId, drop: DropId) -> Self {
+        let of_drop = |name: &str| format!("{prefix}:{{{coupon}}}:drop:{drop}:{name}");
+        Self {
+            meta: of_drop("meta"),
+            count: of_drop("count"),
+            users: of_drop("users"),
+            free: of_drop("free"),
+            waiting: of_drop("waiting"),
+            times: of_drop("times"),
+            claimants: claimants(prefix, coupon),
+            generation: generation(prefix, coupon),
+        }
+    }
+
+    /// The keys that belong to this drop alone.
+    pub fn own(&self) -> [&str; 6] {
+        [&self.meta, &self.count, &self.users, &self.free, &self.waiting, &self.times]
+    }
+}
+
+/// The coupon's hash of who holds any claim.
+pub fn claimants(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:claimants")
+}
+
+/// The coupon's generation.
+pub fn generation(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:generation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_contract_s() {
+        let keys = DropKeys::new(DEFAULT_PREFIX, CouponId(7), DropId(9));
+        assert_eq!(keys.meta, "fc:{7}:drop:9:meta");
+        assert_eq!(
+            keys.own()[1..],
+            [
+                "fc:{7}:drop:9:count",
+                "fc:{7}:drop:9:users",
+                "fc:{7}:drop:9:free",
+                "fc:{7}:drop:9:waiting",
+                "fc:{7}:drop:9:times"
+            ]
+        );
+        assert_eq!(keys.claimants, "fc:{7}:claimants");
+    }
+}

@@ -1,0 +1,13 @@
+//! Redis: key names ([`keys`]), admission ([`admission`]), the scripts repairs are made of ([`repair`]), and the checks that
+//! refuse a Redis that could forget ([`safety`]).
+
+pub mod admission;
+mod client;
+pub mod keys;
+pub mod meta;
+pub mod repair;
+pub mod safety;
+mod scripts;
+
+pub use client::{Redis, RedisSettings};
+pub use redis::{RedisError, Value};

@@ -1,0 +1,317 @@
+//! What may change a drop in Redis besides admission: loading, an operator's changes, and the reconciler's repairs. Each is one
+//! atomic script that checks what its caller saw and does nothing where that has changed, so all of them are safe to run
+//! twice, by two reconcilers at once, beside live traffic.
+
+use std::sync::LazyLock;
+
+use redis::{RedisError, Value};
+
+use super::Redis;
+use super::keys::DropKeys;
+use super::meta::DropMeta;
+use super::scripts::Script;
+use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
+
+static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
+static UPDATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/update_drop.lua")));
+static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/read_page.lua")));
+static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
+static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/settle.lua")));
+static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
+static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
+static PROMOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+
+/// A coupon's generation, as read before anything else was looked at. A repair whose generation is no longer the one in
+/// Redis does nothing: Redis was emptied since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation(String);
+
+/// What became of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done<T> {
+    /// It took effect, or what it wanted was so already.
+    Applied(T),
+    /// What the caller saw has changed since; nothing was done.
+    Changed,
+    /// Redis was emptied since; nothing was done.
+    Stale,
+}
+
+/// One consistent look at a range of slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotPage {
+    /// Highest slot given out; `None` where the key is missing or no number.
+    pub count: Option<i64>,
+    /// |users| of the whole drop.
+    pub users_total: u64,
+    /// |free| of the whole drop.
+    pub free_total: u64,
+    /// Slot and person, in order of slots. A score that is no slot is kept as it is.
+    pub users: Vec<(i64, String)>,
+    /// Free slots in range.
+    pub free: Vec<i64>,
+}
+
+/// Evidence that a person holds a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Who.
+    pub user: UserId,
+    /// Which slot.
+    pub slot: Slot,
+    /// Since when, Unix milliseconds, where known.
+    pub claimed_at_ms: Option<i64>,
+}
+
+/// What became of one holding in [`Redis::put_back`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutBack {
+    /// The person is on the slot now.
+    Applied,
+    /// The person was on it already.
+    Same,
+    /// Another person is on it; nothing was changed.
+    Taken,
+}
+
+impl Redis {
+    /// The coupon's generation, if it has one.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
+        let key = super::keys::generation(&self.prefix, coupon);
+        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
+        Ok(found.map(Generation))
+    }
+
+    /// The coupon's generation, made now where it has none.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
+        let key = super::keys::generation(&self.prefix, coupon);
+        let fresh = format!("{:032x}", rand::random::<u128>());
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("SET").arg(&key).arg(&fresh).arg("NX").ignore().cmd("GET").arg(&key);
+        let (now,): (String,) = pipe.query_async(&mut self.conn.clone()).await?;
+        Ok(Generation(now))
+    }
+
+    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn load_drop(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        meta: &DropMeta,
+    ) -> Result<Done<bool>, RedisError> {
+        let mut args = vec![generation.0.clone()];
+        args.extend(meta.fields());
+        let reply: String =
+            LOAD.run(&mut self.conn.clone(), &[&keys.meta, &keys.count, &keys.generation], &args).await?;
+        Ok(match reply.as_str() {
+            "loaded" => Done::Applied(true),
+            "present" => Done::Applied(false),
+            _ => Done::Stale,
+        })
+    }
+
+    /// Changes quantity and pause of a loaded drop. `Changed` where the quantity is below what is given out, `Stale` where
+    /// the drop is not loaded.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn update_drop(
+        &self,
+        keys: &DropKeys,
+        quantity: Option<Slot>,
+        paused: Option<bool>,
+    ) -> Result<Done<()>, RedisError> {
+        let args = [
+            quantity.map(|q| q.to_string()).unwrap_or_default(),
+            paused.map(|p| u8::from(p).to_string()).unwrap_or_default(),
+        ];
+        let (word, _count): (String, i64) =
+            UPDATE.run(&mut self.conn.clone(), &[&keys.meta, &keys.count], &args).await?;
+        Ok(match word.as_str() {
+            "ok" => Done::Applied(()),
+            "below_given_out" => Done::Changed,
+            _ => Done::Stale,
+        })
+    }
+
+    /// Overwrites a loaded drop's `meta` with what MySQL says.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn write_meta(&self, keys: &DropKeys, meta: &DropMeta) -> Result<(), RedisError> {
+        redis::cmd("HSET")
+            .arg(&keys.meta)
+            .arg(meta.fields())
+            .query_async::<Value>(&mut self.conn.clone())
+            .await
+            .map(|_| ())
+    }
+
+    /// One consistent look at the slots `from..=to`; without `to`, at all from `from` on.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
+        let args = [from.to_string(), to.map_or("+inf".to_owned(), |t| t.to_string())];
+        let (count, users_total, free_total, users, free): (String, u64, u64, Vec<(String, f64)>, Vec<String>) =
+            PAGE.run(&mut self.conn.clone(), &[&keys.count, &keys.users, &keys.free], &args).await?;
+        #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
+        let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
+        Ok(SlotPage {
+            count: count.parse().ok(),
+            users_total,
+            free_total,
+            users,
+            free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
+        })
+    }
+
+    /// Gives people the slots their evidence says they hold, one reply each, in order.
+    ///
+    /// # Errors
+    /// When Redis can't be reached; some may have been put back.
+    pub async fn put_back(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        drop: DropId,
+        once_per: OncePer,
+        holdings: &[Holding],
+    ) -> Result<Done<Vec<PutBack>>, RedisError> {
+        let mut args = vec![generation.0.clone(), drop.to_string(), once_per.as_str().to_owned()];
+        for holding in holdings {
+            args.push(holding.user.to_string());
+            args.push(holding.slot.to_string());
+            args.push(holding.claimed_at_ms.map(|ms| ms.to_string()).unwrap_or_default());
+        }
+        let names = [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation];
+        let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
+        if words.first().is_some_and(|w| w == "stale") {
+            return Ok(Done::Stale);
+        }
+        let read = |word: String| match word.as_str() {
+            "applied" => PutBack::Applied,
+            "same" => PutBack::Same,
+            _ => PutBack::Taken,
+        };
+        Ok(Done::Applied(words.into_iter().map(read).collect()))
+    }
+
+    /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots came free.
+    /// `Changed` where it can't be: two people are on one slot.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn settle(&self, keys: &DropKeys, generation: &Generation, up_to: i64) -> Result<Done<u64>, RedisError> {
+        const PAGE_SLOTS: i64 = 5_000;
+        let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
+        let (mut from, mut freed, mut end) = (1, 0, up_to.max(1));
+        loop {
+            let to = from + PAGE_SLOTS - 1;
+            let args = [generation.0.clone(), from.to_string(), to.to_string()];
+            let (word, count, freed_here): (String, i64, u64) =
+                SETTLE.run(&mut self.conn.clone(), &names, &args).await?;
+            freed += freed_here;
+            end = end.max(count);
+            match word.as_str() {
+                "stale" => return Ok(Done::Stale),
+                "settled" => return Ok(Done::Applied(freed)),
+                _ if to >= end => return Ok(Done::Changed),
+                _ => from = to + 1,
+            }
+        }
+    }
+
+    /// Gives a person another slot than `from`, or their first one where `from` is `None`. `Applied(None)` where none is left.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn move_person(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        drop: DropId,
+        user: &UserId,
+        from: Option<i64>,
+    ) -> Result<Done<Option<Slot>>, RedisError> {
+        let args = [generation.0.clone(), drop.to_string(), user.to_string(), from.unwrap_or(0).to_string()];
+        let (word, slot): (String, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        Ok(match word.as_str() {
+            "moved" => Done::Applied(Slot::try_from(slot).ok()),
+            "none" => Done::Applied(None),
+            "changed" => Done::Changed,
+            _ => Done::Stale,
+        })
+    }
+
+    /// Takes a slot back from a person; with `to_front` they go to the head of the waiting list.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn withdraw(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        drop: DropId,
+        user: &UserId,
+        from: i64,
+        to_front: bool,
+    ) -> Result<Done<()>, RedisError> {
+        let args = [
+            generation.0.clone(),
+            drop.to_string(),
+            user.to_string(),
+            from.to_string(),
+            u8::from(to_front).to_string(),
+        ];
+        let (word, _): (String, i64) = WITHDRAW.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        Ok(match word.as_str() {
+            "withdrawn" => Done::Applied(()),
+            "changed" => Done::Changed,
+            _ => Done::Stale,
+        })
+    }
+
+    /// Gives what is free to the people first on the waiting list, at most `limit` of them, and tells who got which slot.
+    ///
+    /// # Errors
+    /// When Redis can't be reached; some may have been promoted.
+    pub async fn promote(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        drop: DropId,
+        limit: u32,
+    ) -> Result<Done<Vec<(UserId, Slot)>>, RedisError> {
+        let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
+        let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        if reply.first().is_none_or(|w| w != "ok") {
+            return Ok(Done::Stale);
+        }
+        let promoted =
+            reply[1..].chunks_exact(2).filter_map(|pair| Some((pair[0].parse().ok()?, pair[1].parse().ok()?)));
+        Ok(Done::Applied(promoted.collect()))
+    }
+
+    fn all(keys: &DropKeys) -> [&str; 8] {
+        [
+            &keys.meta,
+            &keys.count,
+            &keys.users,
+            &keys.free,
+            &keys.times,
+            &keys.claimants,
+            &keys.generation,
+            &keys.waiting,
+        ]
+    }
+}

@@ -1,0 +1,109 @@
+//! Settings under which a promise can be lost, refused at start-up with a sentence that says what to change.
+
+use std::collections::HashMap;
+
+use redis::RedisError;
+
+use super::Redis;
+
+/// Oldest Redis whose scripts behave as the licence needs: from 7.0 on `SCRIPT LOAD` is not copied to replicas.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// What a Redis server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// Changes with every start of the process.
+    pub run_id: String,
+    /// Changes with every fail-over and every start.
+    pub replication_id: String,
+    /// `redis_version`.
+    pub version: String,
+    /// Whether it takes writes of its own.
+    pub is_master: bool,
+}
+
+/// Why a Redis is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsafe {
+    /// It could not be asked.
+    #[error("Redis cannot be reached: {0}")]
+    Unreachable(#[from] RedisError),
+    /// A setting loses promises.
+    #[error("{0}")]
+    Setting(String),
+}
+
+impl Redis {
+    /// What the server behind `conn` says of itself.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
+        let mut info = String::new();
+        for section in ["server", "replication"] {
+            let text: String = redis::cmd("INFO").arg(section).query_async(conn).await?;
+            info.push_str(&text);
+        }
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
+        Ok(ServerFacts {
+            run_id: field("run_id"),
+            replication_id: field("master_replid"),
+            version: field("redis_version"),
+            is_master: field("role") == "master",
+        })
+    }
+
+    /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica, or too old.
+    ///
+    /// # Errors
+    /// [`Unsafe`], with what to change.
+    pub async fn check_settings(&self) -> Result<(), Unsafe> {
+        let mut conn = self.connection();
+        let facts = self.facts(&mut conn).await?;
+        let config: HashMap<String, String> =
+            redis::cmd("CONFIG").arg("GET").arg("appendonly").arg("maxmemory-policy").query_async(&mut conn).await?;
+        verdict(&facts, &config).map_err(Unsafe::Setting)
+    }
+}
+
+fn verdict(facts: &ServerFacts, config: &HashMap<String, String>) -> Result<(), String> {
+    let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST {
+        return Err(format!("Redis {} is too old: use 7.0 or newer", facts.version));
+    }
+    if !facts.is_master {
+        return Err("REDIS_URL points to a replica: point it to the master".into());
+    }
+    if config.get("appendonly").is_none_or(|v| v != "yes") {
+        return Err("Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`".into());
+    }
+    match config.get("maxmemory-policy").map(String::as_str) {
+        Some("noeviction") => Ok(()),
+        other => Err(format!(
+            "Redis may evict admissions (maxmemory-policy is {}): set `maxmemory-policy noeviction`",
+            other.unwrap_or("unknown")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(version: &str, is_master: bool, appendonly: &str, policy: &str) -> Result<(), String> {
+        let facts = ServerFacts { run_id: "r".into(), replication_id: "i".into(), version: version.into(), is_master };
+        let config = [("appendonly", appendonly), ("maxmemory-policy", policy)];
+        verdict(&facts, &config.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+    }
+
+    #[test]
+    fn unsafe_settings_are_refused_with_what_to_change() {
+        assert_eq!(judged("7.0.15", true, "yes", "noeviction"), Ok(()));
+        assert!(judged("6.2.1", true, "yes", "noeviction").unwrap_err().contains("7.0"));
+        assert!(judged("8.0.0", false, "yes", "noeviction").unwrap_err().contains("master"));
+        assert!(judged("8.0.0", true, "no", "noeviction").unwrap_err().contains("appendonly yes"));
+        assert!(judged("8.0.0", true, "yes", "allkeys-lru").unwrap_err().contains("noeviction"));
+    }
+}

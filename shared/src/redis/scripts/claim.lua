@@ -1,0 +1,65 @@
+-- Admission: gives a person a slot, a place on the waiting list, or a reason why not. The licence to admit is this script
+-- being in Redis's script cache: only the reconciler loads it, after it has verified every drop that is not sealed.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times
+-- ARGV  1 drop id  2 user id
+-- Reply {word, drop id, number, Redis's time in ms}; number is the slot, the position, or the instant a window speaks of:
+--   accepted slot · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
+--   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
+-- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
+-- before the first write, because Redis has no rollback.
+local drop, user = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list')
+local quantity, opens = tonumber(meta[1]), tonumber(meta[2])
+if not quantity or not opens then return {'unloaded', drop, 0, now} end
+
+-- Who holds one is told so at any time, also after closing: a retry is always safe.
+local held = redis.call('ZSCORE', KEYS[3], user)
+if held then return {'already', drop, tonumber(held), now} end
+local per_coupon = meta[5] == 'coupon'
+if per_coupon then
+    local elsewhere = redis.call('HGET', KEYS[6], user)
+    if elsewhere then
+        local d, s = string.match(elsewhere, '^(%d+):(%d+)$')
+        if not d then return {'unverified', drop, 0, now} end
+        return {'already', d, tonumber(s), now}
+    end
+end
+
+if now < opens then return {'not_open', drop, opens, now} end
+local closes = tonumber(meta[3])
+if closes and now >= closes then return {'closed', drop, closes, now} end
+if meta[4] == '1' then return {'paused', drop, 0, now} end
+
+local count = tonumber(redis.call('GET', KEYS[2]))
+local free = redis.call('ZCARD', KEYS[4])
+if not count or count ~= redis.call('ZCARD', KEYS[3]) + free then return {'unverified', drop, 0, now} end
+redis.call('HLEN', KEYS[7])
+
+-- People already waiting go first: the reconciler gives them what comes free.
+local waiting = redis.call('ZCARD', KEYS[5])
+local slot = nil
+if waiting == 0 then
+    if free > 0 then
+        local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1])
+        if not lowest then return {'unverified', drop, 0, now} end
+        if lowest <= quantity then slot = lowest end
+    elseif count < quantity then
+        slot = count + 1
+    end
+end
+if not slot then
+    local place = redis.call('ZRANK', KEYS[5], user)
+    if place then return {'waiting', drop, place + 1, now} end
+    if waiting >= (tonumber(meta[6]) or 0) then return {'sold_out', drop, 0, now} end
+    local last = redis.call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0
+    redis.call('ZADD', KEYS[5], last + 1, user)
+    return {'waiting', drop, waiting + 1, now}
+end
+
+if slot > count then redis.call('SET', KEYS[2], slot) else redis.call('ZREM', KEYS[4], slot) end
+redis.call('ZADD', KEYS[3], slot, user)
+redis.call('HSET', KEYS[7], slot, now)
+if per_coupon then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
+return {'accepted', drop, slot, now}

@@ -1,0 +1,33 @@
+-- Repair: gives a person another slot (from > 0), or a person who holds none their first (from = 0): the lowest free slot
+-- within the quantity, else the next number.
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
+-- ARGV  1 generation  2 drop id  3 user  4 from
+-- Reply {moved, slot} | {none, 0} no slot is left | {changed, slot or 0} the person is not where the caller saw them | {stale, 0}
+if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0} end
+local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
+local quantity = tonumber(meta[1])
+local count = tonumber(redis.call('GET', KEYS[2]) or '')
+if not quantity or not count then return {'stale', 0} end
+local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
+if current ~= from then return {'changed', current} end
+if from == 0 and meta[2] == 'coupon' then
+    local elsewhere = redis.call('HGET', KEYS[6], user)
+    if elsewhere then return {'changed', 0} end
+end
+local slot = nil
+local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
+if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
+if not slot then return {'none', 0} end
+local time = redis.call('TIME')
+redis.call('ZREM', KEYS[4], slot)
+redis.call('ZREM', KEYS[8], user)
+redis.call('ZADD', KEYS[3], slot, user)
+if slot > count then redis.call('SET', KEYS[2], slot) end
+redis.call('HSET', KEYS[5], slot, time[1] * 1000 + math.floor(time[2] / 1000))
+if meta[2] == 'coupon' then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
+if from > 0 and from <= quantity and redis.call('ZCOUNT', KEYS[3], from, from) == 0 then
+    redis.call('ZADD', KEYS[4], from, from)
+    redis.call('HDEL', KEYS[5], from)
+end
+return {'moved', slot}

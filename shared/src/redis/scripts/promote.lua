@@ -1,0 +1,38 @@
+-- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting list, in order.
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
+-- ARGV  1 generation  2 drop id  3 at most so many
+-- Reply {stale} | {ok, user, slot, user, slot, …}
+-- Who holds one already (in this drop, or in the coupon where one each is allowed) leaves the list without a slot.
+if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
+local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
+if not quantity or not count then return {'stale'} end
+if count ~= redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4]) then return {'stale'} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local reply = {'ok'}
+for _ = 1, tonumber(ARGV[3]) do
+    local user = redis.call('ZRANGE', KEYS[8], 0, 0)[1]
+    if not user then break end
+    local holds = redis.call('ZSCORE', KEYS[3], user) or (meta[2] == 'coupon' and redis.call('HGET', KEYS[6], user))
+    if holds then
+        redis.call('ZREM', KEYS[8], user)
+    else
+        local slot = nil
+        local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
+        if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
+        if not slot then break end
+        redis.call('ZREM', KEYS[8], user)
+        redis.call('ZREM', KEYS[4], slot)
+        if slot > count then
+            count = slot
+            redis.call('SET', KEYS[2], slot)
+        end
+        redis.call('ZADD', KEYS[3], slot, user)
+        redis.call('HSET', KEYS[5], slot, now)
+        if meta[2] == 'coupon' then redis.call('HSET', KEYS[6], user, ARGV[2] .. ':' .. slot) end
+        reply[#reply + 1] = user
+        reply[#reply + 1] = slot
+    end
+end
+return reply

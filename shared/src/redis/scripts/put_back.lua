@@ -1,0 +1,35 @@
+-- Repair: gives people the slots their evidence (row, backup row, unread message) says they hold.
+-- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation
+-- ARGV  1 generation  2 drop id  3 once_per  4.. triples: user, slot, claimed_at_ms ('' if unknown)
+-- Reply {stale} or one word a triple: applied | same | taken (another person is on that slot; nothing was changed).
+-- A slot above count raises count to it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays
+-- closed until `settle` has put them among the free ones.
+if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
+local replies = {}
+for i = 4, #ARGV, 3 do
+    local user, slot, at = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+    local current = tonumber(redis.call('ZSCORE', KEYS[2], user) or '')
+    local claimed = ARGV[3] ~= 'coupon' or redis.call('HGET', KEYS[5], user) == ARGV[2] .. ':' .. slot
+    local reply = 'applied'
+    if current == slot then
+        if claimed then reply = 'same' end
+    else
+        for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], slot, slot)) do
+            if owner ~= user then reply = 'taken' end
+        end
+    end
+    if reply == 'applied' then
+        local count = tonumber(redis.call('GET', KEYS[1]) or '0')
+        redis.call('ZADD', KEYS[2], slot, user)
+        redis.call('ZREM', KEYS[3], slot)
+        if at ~= '' then redis.call('HSETNX', KEYS[4], slot, at) end
+        if ARGV[3] == 'coupon' then redis.call('HSET', KEYS[5], user, ARGV[2] .. ':' .. slot) end
+        if slot > count then redis.call('SET', KEYS[1], slot) end
+        if current and current ~= slot and redis.call('ZCOUNT', KEYS[2], current, current) == 0 then
+            redis.call('ZADD', KEYS[3], current, current)
+            redis.call('HDEL', KEYS[4], current)
+        end
+    end
+    replies[#replies + 1] = reply
+end
+return replies

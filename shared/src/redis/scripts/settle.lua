@@ -1,0 +1,29 @@
+-- Repair: makes count = |users| + |free| true again for the slots from..to, which the caller walks in pages.
+-- KEYS  1 meta  2 count  3 users  4 free  5 generation
+-- ARGV  1 generation  2 from  3 to
+-- Reply {stale | settled | more, count, slots freed in this page}; `more` means that other pages still have gaps.
+-- A slot up to the highest one in use that nobody holds is free. Free slots above the quantity or above the highest slot in
+-- use are not kept: they are given out by counting on.
+if redis.call('GET', KEYS[5]) ~= ARGV[1] then return {'stale', 0, 0} end
+local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
+if not quantity then return {'stale', 0, 0} end
+local from, to = tonumber(ARGV[2]), tonumber(ARGV[3])
+local highest = tonumber(redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or '0')
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '(' .. math.min(highest, quantity), '+inf')
+local used = {}
+local pairs_in_page = redis.call('ZRANGEBYSCORE', KEYS[3], from, to, 'WITHSCORES')
+for i = 2, #pairs_in_page, 2 do
+    used[tonumber(pairs_in_page[i])] = true
+    redis.call('ZREM', KEYS[4], pairs_in_page[i])
+end
+for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], from, to)) do used[tonumber(slot)] = true end
+local freed = 0
+for slot = from, math.min(to, highest, quantity) do
+    if not used[slot] then
+        redis.call('ZADD', KEYS[4], slot, slot)
+        freed = freed + 1
+    end
+end
+local held = redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4])
+redis.call('SET', KEYS[2], highest)
+return {held == highest and 'settled' or 'more', highest, freed}

@@ -1,0 +1,23 @@
+-- Repair: takes a slot back from a person whose admission cannot stand. With front = '1' they go to the head of the waiting
+-- list. The slot is free again if it is within the quantity and nobody else is on it.
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
+-- ARGV  1 generation  2 drop id  3 user  4 from  5 front
+-- Reply {withdrawn, slot} | {changed, slot or 0} | {stale, 0}
+if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0} end
+local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
+local count = tonumber(redis.call('GET', KEYS[2]) or '')
+if not quantity or not count then return {'stale', 0} end
+local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
+if current ~= from then return {'changed', current} end
+redis.call('ZREM', KEYS[3], user)
+if redis.call('HGET', KEYS[6], user) == drop .. ':' .. from then redis.call('HDEL', KEYS[6], user) end
+if redis.call('ZCOUNT', KEYS[3], from, from) == 0 then
+    redis.call('HDEL', KEYS[5], from)
+    if from <= quantity and from <= count then redis.call('ZADD', KEYS[4], from, from) end
+end
+if ARGV[5] == '1' then
+    local first = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')[2] or 1
+    redis.call('ZADD', KEYS[8], first - 1, user)
+end
+return {'withdrawn', from}

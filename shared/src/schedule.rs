@@ -1,0 +1,160 @@
+//! When a coupon opens: once, or daily in an IANA zone. Drops are held as UTC instants worked out from the zone.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A schedule, as given in `POST /v1/coupons`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Schedule {
+    /// One drop.
+    Once {
+        /// First instant at which a claim is admitted.
+        opens_at: DateTime<Utc>,
+        /// First instant at which none is any more; without it the drop stays open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        closes_at: Option<DateTime<Utc>>,
+    },
+    /// One drop a local date, from `first_day` to `last_day`, both included.
+    Daily {
+        /// IANA name, such as `Asia/Seoul`.
+        #[schema(value_type = String, example = "Asia/Seoul")]
+        time_zone: Tz,
+        /// Local time of opening, `HH:MM` or `HH:MM:SS`.
+        #[serde(with = "wall_clock")]
+        #[schema(value_type = String, example = "15:00")]
+        opens: NaiveTime,
+        /// Local time of closing; not later than `opens` means the next day.
+        #[serde(with = "wall_clock")]
+        #[schema(value_type = String, example = "18:00")]
+        closes: NaiveTime,
+        /// First local date.
+        first_day: NaiveDate,
+        /// Last local date; without it the coupon goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_day: Option<NaiveDate>,
+    },
+}
+
+/// A drop that a schedule asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedDrop {
+    /// The day in the schedule's zone (in UTC for a one-off).
+    pub local_date: NaiveDate,
+    /// First instant of the window.
+    pub opens_at: DateTime<Utc>,
+    /// First instant after the window.
+    pub closes_at: Option<DateTime<Utc>>,
+}
+
+/// Why a schedule can't be kept, for the person who wrote it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BadSchedule {
+    /// The window is empty or runs backwards.
+    #[error("closes_at must be later than opens_at")]
+    ClosesBeforeOpening,
+    /// The last day comes before the first.
+    #[error("last_day must not be before first_day")]
+    LastBeforeFirst,
+    /// An instant outside the years 2000 to 2199.
+    #[error("dates must lie between the years 2000 and 2199")]
+    OutOfRange,
+}
+
+/// How far ahead daily drops are made, so that no single stopped process keeps one from opening.
+pub const DAYS_AHEAD: i64 = 7;
+
+impl Schedule {
+    /// Checks what the types can't say.
+    ///
+    /// # Errors
+    /// [`BadSchedule`], in words for the person who wrote it.
+    pub fn check(&self) -> Result<(), BadSchedule> {
+        use chrono::Datelike as _;
+        let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());
+        let dates = match self {
+            Self::Once { opens_at, closes_at } => {
+                if closes_at.is_some_and(|closes| closes.trunc_subsecs(3) <= opens_at.trunc_subsecs(3)) {
+                    return Err(BadSchedule::ClosesBeforeOpening);
+                }
+                [Some(opens_at.date_naive()), closes_at.map(|at| at.date_naive())]
+            }
+            Self::Daily { first_day, last_day, .. } => {
+                if last_day.is_some_and(|last| last < *first_day) {
+                    return Err(BadSchedule::LastBeforeFirst);
+                }
+                [Some(*first_day), *last_day]
+            }
+        };
+        if dates.into_iter().flatten().all(in_range) { Ok(()) } else { Err(BadSchedule::OutOfRange) }
+    }
+
+    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order; and at least the next one,
+    /// however far off it is, so that a coupon always shows when it opens.
+    pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
+        match self {
+            Self::Once { opens_at, closes_at } => vec![PlannedDrop {
+                local_date: opens_at.date_naive(),
+                opens_at: opens_at.trunc_subsecs(3),
+                closes_at: closes_at.map(|at| at.trunc_subsecs(3)),
+            }],
+            Self::Daily { time_zone, opens, closes, first_day, last_day } => {
+                let today = now.with_timezone(time_zone).date_naive();
+                let start = (today - TimeDelta::days(2)).max(*first_day);
+                let horizon = (today + TimeDelta::days(DAYS_AHEAD)).max(*first_day);
+                let end = last_day.map_or(horizon, |last| last.min(horizon));
+                start
+                    .iter_days()
+                    .take_while(|day| *day <= end)
+                    .filter_map(|day| daily_drop(*time_zone, day, *opens, *closes))
+                    .filter(|drop| drop.closes_at.is_none_or(|closes| closes > now))
+                    .collect()
+            }
+        }
+    }
+}
+
+/// The drop of one local date; `None` where DST leaves nothing of the window (it lies inside the hour that is skipped).
+fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> Option<PlannedDrop> {
+    let closing_day = if closes > opens { day } else { day.succ_opt()? };
+    let opens_at = instant(zone, day.and_time(opens))?;
+    let closes_at = instant(zone, closing_day.and_time(closes))?;
+    (closes_at > opens_at).then_some(PlannedDrop { local_date: day, opens_at, closes_at: Some(closes_at) })
+}
+
+/// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of the two; one that is
+/// skipped is moved on by the length of the gap (02:30 becomes 03:30), as RFC 5545 reads it.
+fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+    if let Some(found) = zone.from_local_datetime(&local).earliest() {
+        return Some(found.with_timezone(&Utc));
+    }
+    // In a gap: read the time with the offset in force before it. No gap is longer than a day (Samoa skipped one whole).
+    let before = (1..=26).find_map(|hours| zone.from_local_datetime(&(local - TimeDelta::hours(hours))).latest())?;
+    let offset = local - TimeDelta::zero() - before.naive_local();
+    Some((before + offset).with_timezone(&Utc))
+}
+
+mod wall_clock {
+    use chrono::{NaiveTime, Timelike as _};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    pub(super) fn serialize<S: Serializer>(time: &NaiveTime, s: S) -> Result<S::Ok, S::Error> {
+        let form = if time.second() == 0 { "%H:%M" } else { "%H:%M:%S" };
+        s.collect_str(&time.format(form))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {
+        let text = String::deserialize(d)?;
+        NaiveTime::parse_from_str(&text, "%H:%M")
+            .or_else(|_| NaiveTime::parse_from_str(&text, "%H:%M:%S"))
+            .ok()
+            .filter(|time| time.nanosecond() < 1_000_000_000)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is not a time of day such as 15:00")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use jiff::civil;
+use jiff::tz::TimeZone as JiffZone;
+use proptest::prelude::*;
+
+use super::*;
+
+fn utc(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+fn daily(zone: &str, opens: &str, closes: &str, first: &str, last: &str) -> Schedule {
+    serde_json::from_value(serde_json::json!({
+        "type": "daily", "time_zone": zone, "opens": opens, "closes": closes, "first_day": first, "last_day": last,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn the_contract_s_schedules_are_read_and_written_alike() {
+    for json in [
+        r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z","closes_at":"2026-12-01T09:00:00Z"}"#,
+        r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z"}"#,
+        r#"{"type":"daily","time_zone":"Asia/Seoul","opens":"15:00","closes":"18:00","first_day":"2026-12-01","last_day":"2026-12-10"}"#,
+    ] {
+        let schedule: Schedule = serde_json::from_str(json).unwrap();
+        schedule.check().unwrap();
+        assert_eq!(serde_json::to_string(&schedule).unwrap(), json);
+    }
+}
+
+#[test]
+fn wrong_schedules_are_refused_with_what_is_wrong() {
+    let refused = |json: &str| match serde_json::from_str::<Schedule>(json) {
+        Ok(schedule) => schedule.check().unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(refused(r#"{"type":"weekly"}"#).contains("weekly"));
+    assert!(
+        refused(r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z","closes_at":"2026-12-01T06:00:00.0004Z"}"#)
+            .contains("later")
+    );
+    assert!(refused(r#"{"type":"once","opens_at":"9999-12-01T06:00:00Z"}"#).contains("2199"));
+    let daily = r#"{"type":"daily","time_zone":"Asia/Seoul","opens":"15:00","closes":"18:00","first_day":"2026-12-02","last_day":"2026-12-01"}"#;
+    assert!(refused(daily).contains("first_day"));
+    assert!(refused(&daily.replace("Asia/Seoul", "Asia/Soul")).contains("Asia/Soul"));
+    assert!(refused(&daily.replace("15:00", "25:00")).contains("25:00"));
+    assert!(refused(&daily.replace("last_day", "lastday")).contains("lastday"));
+}
+
+#[test]
+fn a_daily_drop_keeps_its_local_hour_over_a_dst_change() {
+    // Clocks in New York go from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
+    let schedule = daily("America/New_York", "15:00", "18:00", "2026-03-07", "2026-03-09");
+    let opens: Vec<_> = schedule.drops_from(utc("2026-03-07T00:00:00Z")).iter().map(|d| d.opens_at).collect();
+    assert_eq!(opens, ["2026-03-07T20:00:00Z", "2026-03-08T19:00:00Z", "2026-03-09T19:00:00Z"].map(utc));
+}
+
+#[test]
+fn a_skipped_time_moves_on_and_a_doubled_one_means_the_first() {
+    let one = |day: &str, opens: &str| {
+        daily("America/New_York", opens, "12:00", day, day).drops_from(utc("2026-01-01T00:00:00Z"))[0].opens_at
+    };
+    assert_eq!(one("2026-03-08", "02:30"), utc("2026-03-08T07:30:00Z"));
+    assert_eq!(one("2026-11-01", "01:30"), utc("2026-11-01T05:30:00Z"));
+}
+
+#[test]
+fn a_window_may_pass_midnight() {
+    let drops =
+        daily("Asia/Seoul", "23:00", "01:00", "2026-12-01", "2026-12-01").drops_from(utc("2026-12-01T15:30:00Z"));
+    assert_eq!(drops[0].opens_at, utc("2026-12-01T14:00:00Z"));
+    assert_eq!(drops[0].closes_at, Some(utc("2026-12-01T16:00:00Z")));
+}
+
+#[test]
+fn drops_are_made_days_ahead_and_not_for_the_past() {
+    let schedule = daily("Asia/Seoul", "15:00", "18:00", "2026-12-01", "2026-12-30");
+    let drops = schedule.drops_from(utc("2026-12-10T12:00:00Z"));
+    assert_eq!(drops.first().unwrap().local_date.to_string(), "2026-12-11");
+    assert_eq!(drops.last().unwrap().local_date.to_string(), "2026-12-17");
+    assert_eq!(schedule.drops_from(utc("2026-01-01T00:00:00Z")).len(), 1, "the first is shown, however far off");
+    assert_eq!(schedule.drops_from(utc("2027-01-01T00:00:00Z")).len(), 0);
+}
+
+proptest! {
+    /// Against another implementation with its own copy of the zone database.
+    #[test]
+    fn instants_agree_with_an_independent_zone_library(
+        zone in prop::sample::select(vec![
+            "Asia/Seoul", "America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo",
+            "Africa/Casablanca", "Asia/Kathmandu", "Pacific/Chatham", "America/St_Johns", "UTC", "Atlantic/Azores",
+        ]),
+        days in 0_i64..9_000,
+        minute in 0_u32..1_440,
+    ) {
+        let day = NaiveDate::from_ymd_opt(2005, 1, 1).unwrap() + TimeDelta::days(days);
+        let time = NaiveTime::from_hms_opt(minute / 60, minute % 60, 0).unwrap();
+        let ours = instant(zone.parse().unwrap(), day.and_time(time)).unwrap();
+        let civil: civil::DateTime = format!("{day}T{time}").parse().unwrap();
+        let theirs = JiffZone::get(zone).unwrap().to_ambiguous_zoned(civil).compatible().unwrap();
+        prop_assert_eq!(ours.timestamp(), theirs.timestamp().as_second());
+    }
+
+    #[test]
+    fn windows_of_one_schedule_never_run_backwards_and_come_in_order(
+        zone in prop::sample::select(vec!["Europe/Berlin", "America/New_York", "Pacific/Apia", "Australia/Lord_Howe"]),
+        days in 0_i64..9_000,
+        opens in 0_u32..1_440,
+        closes in 0_u32..1_440,
+    ) {
+        let first = NaiveDate::from_ymd_opt(2005, 1, 1).unwrap() + TimeDelta::days(days);
+        let time = |m: u32| NaiveTime::from_hms_opt(m / 60, m % 60, 0).unwrap();
+        let schedule = Schedule::Daily {
+            time_zone: zone.parse().unwrap(), opens: time(opens), closes: time(closes), first_day: first, last_day: None,
+        };
+        let drops = schedule.drops_from(instant(Tz::UTC, first.and_time(NaiveTime::MIN)).unwrap());
+        prop_assert!(drops.iter().all(|d| d.closes_at.unwrap() > d.opens_at));
+        prop_assert!(drops.windows(2).all(|w| w[0].opens_at < w[1].opens_at && w[0].local_date < w[1].local_date));
+    }
+}

@@ -1,0 +1,24 @@
+//! Stopping cleanly: a token made in `main`, passed in, never global.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled at the first SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the operating system refuses a signal handler.
+pub fn on_signal() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping: finishing what is in hand");
+        stop.cancel();
+    });
+    Ok(token)
+}
