@@ -20,9 +20,12 @@ fn folder() -> Result<PathBuf> {
 
 /// Holds a lock of the cache folder: of several processes one fetches, the others wait for it.
 pub(crate) fn lock(name: &str) -> Result<File> {
-    let dir = folder()?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make the cache folder {}", dir.display()))?;
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join(format!("{name}.lock")))?;
+    lock_in(&folder()?, name)
+}
+
+fn lock_in(folder: &Path, name: &str) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
+    let file = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{name}.lock")))?;
     if file.try_lock().is_err() {
         progress::step(name, "waiting for another process that is fetching it");
         file.lock()?;
@@ -34,20 +37,74 @@ pub(crate) fn lock(name: &str) -> Result<File> {
 ///
 /// It is filled under another name and renamed at the end, so a folder that exists is complete.
 pub(crate) fn get(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let wanted = folder()?.join(name);
+    get_in(&folder()?, name, fill)
+}
+
+fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let wanted = folder.join(name);
     if wanted.exists() {
         return Ok(wanted);
     }
-    let _lock = lock(name)?;
+    let _lock = lock_in(folder, name)?;
     if wanted.exists() {
         return Ok(wanted);
     }
-    let part = folder()?.join(format!("{name}.part"));
-    if part.exists() {
-        fs::remove_dir_all(&part)?;
-    }
+    let prefix = format!("{name}.part-");
+    remove_interrupted(folder, &prefix)?;
+    // A new name each time: a tool that outlived an interrupted fetch goes on writing under the old one.
+    let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
     fs::create_dir(&part)?;
     fill(&part)?;
     fs::rename(&part, &wanted)?;
     Ok(wanted)
+}
+
+/// Under the lock: nobody else is filling one of these.
+fn remove_interrupted(folder: &Path, prefix: &str) -> Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_interrupted_fetch_is_not_taken_as_complete_and_its_rest_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let interrupted = get_in(folder.path(), "thing", |part| {
+            fs::write(part.join("half"), "").unwrap();
+            anyhow::bail!("interrupted")
+        });
+        assert!(interrupted.is_err());
+        let dir = get_in(folder.path(), "thing", |part| Ok(fs::write(part.join("whole"), "")?)).unwrap();
+        assert!(dir.join("whole").exists() && !dir.join("half").exists());
+        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["thing", "thing.lock"]);
+    }
+
+    #[test]
+    fn of_several_at_once_only_one_fetches() {
+        let folder = tempfile::tempdir().unwrap();
+        let fetched = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let fill = |_: &Path| {
+                        fetched.fetch_add(1, Ordering::SeqCst);
+                        Ok(())
+                    };
+                    get_in(folder.path(), "thing", fill).unwrap()
+                });
+            }
+        });
+        assert_eq!(fetched.into_inner(), 1);
+    }
 }

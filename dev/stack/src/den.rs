@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,9 +30,8 @@ impl Den {
     /// Makes the folder and starts its janitor. Blocks for some milliseconds.
     pub(crate) fn new() -> Result<Self> {
         remove_left_behind();
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().context("cannot make a temporary folder")?.keep();
-        let owner = fs::File::create(dir.join(OWNER))?;
-        owner.lock()?;
+        let dir = std::path::absolute(std::env::temp_dir())?.join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
+        // The janitor is there before the folder: a SIGKILL between the two leaves nothing behind.
         let janitor = Command::new("sh")
             .args(["-c", include_str!("janitor.sh"), "janitor"])
             .arg(&dir)
@@ -43,6 +43,9 @@ impl Den {
             .process_group(0)
             .spawn()
             .context("cannot start sh")?;
+        fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let owner = fs::File::create(dir.join(OWNER))?;
+        owner.lock()?;
         Ok(Self { dir, janitor: Mutex::new(janitor), _owner: owner })
     }
 

@@ -12,7 +12,8 @@ while read -r line; do
     esac
 done
 for pid in $alive; do
-    kill -9 -- "-$pid" 2>/dev/null
+    # With -s: dash takes no "--" after -9.
+    kill -s KILL -- "-$pid" 2>/dev/null
 done
 # A server that is still dying may create a file while its folder is being deleted.
 tries=0

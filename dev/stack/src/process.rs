@@ -1,7 +1,7 @@
 //! One child process: started behind a gate, signalled, waited for.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -63,6 +63,13 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("the process has no number")?;
         kill_process_group(pid, signal).with_context(|| format!("cannot signal process {}", self.pid()))
+    }
+
+    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal was sent.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The state follows the name, which stands in parentheses and may hold anything.
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
     }
 
     /// The exit status if it has ended. Once this gave a status the number is no longer ours.

@@ -244,12 +244,12 @@ impl<K: Kind> Server<K> {
         Ok(())
     }
 
-    /// Holds it still (SIGSTOP): connections stay open, nothing answers.
+    /// Holds it still (SIGSTOP): connections stay open, nothing answers. It stands still when this returns.
     ///
     /// # Errors
     /// When it is not running or not ours.
     pub async fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP).await
+        self.signal(Signal::STOP, true).await
     }
 
     /// Lets a frozen server go on (SIGCONT).
@@ -257,12 +257,21 @@ impl<K: Kind> Server<K> {
     /// # Errors
     /// When it is not running or not ours.
     pub async fn thaw(&self) -> Result<()> {
-        self.signal(Signal::CONT).await
+        self.signal(Signal::CONT, false).await
     }
 
-    async fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends a signal and waits until the process stands still, or goes on.
+    async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
         self.place()?;
-        let slot = self.process.lock().await;
-        slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?.signal(signal)
+        let mut slot = self.process.lock().await;
+        let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
+        process.signal(signal)?;
+        while process.is_frozen() != frozen {
+            if let Some(status) = process.ended()? {
+                bail!("{} has ended by itself ({status})", K::NAME);
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 }

@@ -77,3 +77,17 @@ async fn own_or_given<K: Kind + Default>(variable: &str, den: &Arc<Den>, options
         _ => Server::start_in(den.clone(), options).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_given_server_is_used_but_not_controlled() {
+        let redis: RedisServer = Server::given("redis://elsewhere:1".into());
+        assert_eq!(redis.url(), "redis://elsewhere:1");
+        let error = redis.kill().await.unwrap_err().to_string();
+        assert!(error.contains("given by the environment"), "{error}");
+        assert!(redis.start_again().await.is_err() && redis.data_dir().is_err() && redis.proxy().await.is_err());
+    }
+}

@@ -152,7 +152,7 @@ impl Session {
             return self.say("451 4.3.0 cannot write it down").await;
         }
         if self.shared.behaviour() == Behaviour::SilentAfterData {
-            listen_in_silence(&mut self.stream).await?;
+            return listen_in_silence(&mut self.stream).await;
         }
         self.say("250 2.0.0 kept").await
     }
@@ -186,10 +186,7 @@ impl Session {
 
     async fn say(&mut self, line: &str) -> Result<()> {
         match self.shared.behaviour() {
-            Behaviour::SilentAfterAccept => {
-                listen_in_silence(&mut self.stream).await?;
-                bail!("it hung up");
-            }
+            Behaviour::SilentAfterAccept => return listen_in_silence(&mut self.stream).await,
             Behaviour::Slow(time) => tokio::time::sleep(time).await,
             _ => {}
         }
@@ -203,10 +200,10 @@ impl Session {
     }
 }
 
-/// Until the client hangs up.
+/// Until the client hangs up, which ends the dialogue.
 async fn listen_in_silence(stream: &mut (impl AsyncRead + Unpin)) -> Result<()> {
     tokio::io::copy(stream, &mut tokio::io::sink()).await?;
-    Ok(())
+    bail!("it hung up")
 }
 
 /// The address between the angle brackets of `FROM:<a@b> SIZE=1`.

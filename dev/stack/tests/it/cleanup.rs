@@ -1,0 +1,82 @@
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use firstcome_stack::{RedisOptions, RedisServer};
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// A process of its own that owns a whole stack, with temporary files in `tmp`.
+fn owner(tmp: &TempDir) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-stack"));
+    command.args(["run", "--env-file"]).arg(tmp.path().join("env")).env("TMPDIR", tmp.path());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Servers are started in their folder: these are those that run below `dir`.
+fn running_below(dir: &Path) -> usize {
+    let below = |entry: fs::DirEntry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| below(entry).then_some(())).count()
+}
+
+fn folders(tmp: &TempDir) -> usize {
+    let is_den = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("firstcome-stack-");
+    fs::read_dir(tmp.path()).unwrap().flatten().filter(is_den).count()
+}
+
+async fn eventually_nothing_is_left(tmp: &TempDir) {
+    eventually("servers and folder are gone", async || running_below(tmp.path()) == 0 && folders(tmp) == 0).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_an_owner_that_is_killed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut owner = owner(&tmp);
+    eventually("the stack is up", async || tmp.path().join("env").exists()).await;
+    assert_eq!((running_below(tmp.path()), folders(&tmp)), (3, 1));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    eventually_nothing_is_left(&tmp).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_an_owner_that_is_killed_while_starting() {
+    for servers in [0, 1, 2] {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut owner = owner(&tmp);
+        eventually("it has begun", async || folders(&tmp) == 1 && running_below(tmp.path()) >= servers).await;
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        eventually_nothing_is_left(&tmp).await;
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_owner_leaves_nothing_and_ends_well() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut owner = owner(&tmp);
+    eventually("the stack is up", async || tmp.path().join("env").exists()).await;
+    let env = fs::read_to_string(tmp.path().join("env")).unwrap();
+    for (line, start) in
+        env.lines().zip(["REDIS_URL=redis://", "DATABASE_URL=mysql://", "KAFKA_BROKERS=127", "SMTP_URL=smtp://"])
+    {
+        assert!(line.starts_with(start), "{line}");
+    }
+    assert!(env.contains("/firstcome\n"));
+    let interrupt = Command::new("kill").args(["-s", "INT", &owner.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    assert!(owner.wait().unwrap().success());
+    // At once, not eventually: its end waits for its janitor.
+    assert_eq!((running_below(tmp.path()), fs::read_dir(tmp.path()).unwrap().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_dropped_server_is_gone_at_once() {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let (data, pid) = (server.data_dir().unwrap().to_owned(), server.pid().unwrap());
+    assert!(data.exists());
+    drop(server);
+    assert!(!data.exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}

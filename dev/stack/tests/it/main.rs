@@ -1,0 +1,69 @@
+//! The stack on its real servers. They are fetched if the machine lacks them.
+
+mod cleanup;
+mod kafka;
+mod mail;
+mod mail_tls;
+mod mysql;
+mod proxy;
+mod redis;
+mod smtp;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// Long enough for a busy machine; reached only when something is broken.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until a condition holds.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let look = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+}
+
+/// One command to a Redis on a connection of its own, and its answer without the line's end.
+async fn redis(port: u16, command: &str) -> std::io::Result<String> {
+    Wire::connect(port).await?.ask(command).await
+}
+
+/// A connection that speaks lines.
+struct Wire(tokio::io::BufReader<tokio::net::TcpStream>);
+
+impl Wire {
+    async fn connect(port: u16) -> std::io::Result<Self> {
+        Ok(Self(tokio::io::BufReader::new(tokio::net::TcpStream::connect(("127.0.0.1", port)).await?)))
+    }
+
+    async fn say(&mut self, line: &str) -> std::io::Result<()> {
+        use tokio::io::AsyncWriteExt;
+        self.0.write_all(format!("{line}\r\n").as_bytes()).await
+    }
+
+    /// The next line; empty at the end of the stream.
+    async fn hear(&mut self) -> std::io::Result<String> {
+        use tokio::io::AsyncBufReadExt;
+        let mut line = String::new();
+        tokio::time::timeout(LIMIT, self.0.read_line(&mut line)).await.expect("an answer")?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Says a line and gives the answer; for a Redis string its value.
+    async fn ask(&mut self, line: &str) -> std::io::Result<String> {
+        self.say(line).await?;
+        let answer = self.hear().await?;
+        if answer.starts_with('$') && answer != "$-1" { self.hear().await } else { Ok(answer) }
+    }
+
+    /// Hangs up on this side and gives everything that the other side still says.
+    async fn rest(mut self) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut rest = Vec::new();
+        let _ = self.0.shutdown().await;
+        let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut rest)).await.expect("the other side hangs up");
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}

@@ -1,0 +1,106 @@
+use std::time::{Duration, Instant};
+
+use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
+
+use crate::{Wire, eventually, redis};
+
+/// A Redis with a proxy, and a client that has already talked through it.
+async fn start() -> (RedisServer, FaultProxy, Wire) {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let proxy = server.proxy().await.unwrap();
+    let mut wire = Wire::connect(proxy.port()).await.unwrap();
+    assert_eq!(wire.ask("PING").await.unwrap(), "+PONG");
+    (server, proxy, wire)
+}
+
+async fn eventually_is_1(server: &RedisServer, key: &str) {
+    let get = format!("GET {key}");
+    eventually("the command has run", async || redis(server.port(), &get).await.is_ok_and(|value| value == "1")).await;
+}
+
+#[tokio::test]
+async fn pass_forwards_and_counts() {
+    let (server, proxy, mut wire) = start().await;
+    assert_eq!(server.url_via(&proxy), format!("redis://127.0.0.1:{}", proxy.port()));
+    assert_eq!(wire.ask("INCR a").await.unwrap(), ":1");
+    let counters = proxy.counters();
+    assert_eq!((counters.accepted, counters.open), (1, 1));
+    assert_eq!((counters.bytes_to_server, counters.bytes_to_client), (6 + 8, 7 + 4));
+    drop(wire);
+    eventually("the session ends", async || proxy.counters().open == 0).await;
+}
+
+#[tokio::test]
+async fn delay_holds_back_both_directions() {
+    let (_server, proxy, mut wire) = start().await;
+    let delay = Duration::from_millis(40);
+    proxy.set(Fault::Delay(delay)).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(wire.ask("PING").await.unwrap(), "+PONG");
+    assert!(begun.elapsed() >= delay * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn cut_closes_and_refuses_until_it_passes_again() {
+    let (_server, proxy, wire) = start().await;
+    proxy.set(Fault::Cut).await.unwrap();
+    assert_eq!(wire.rest().await, "");
+    assert!(Wire::connect(proxy.port()).await.is_err());
+    assert_eq!(proxy.counters().open, 0);
+    proxy.set(Fault::Pass).await.unwrap();
+    assert_eq!(redis(proxy.port(), "PING").await.unwrap(), "+PONG");
+}
+
+#[tokio::test]
+async fn cut_now_closes_once() {
+    let (_server, proxy, wire) = start().await;
+    proxy.cut_now().await;
+    assert_eq!(wire.rest().await, "");
+    assert_eq!(redis(proxy.port(), "PING").await.unwrap(), "+PONG");
+    assert_eq!(proxy.counters().accepted, 2);
+}
+
+#[tokio::test]
+async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
+    let (server, proxy, mut wire) = start().await;
+    proxy.set(Fault::BlackHole).await.unwrap();
+    wire.say("INCR a").await.unwrap();
+    let mut new = Wire::connect(proxy.port()).await.unwrap();
+    new.say("INCR b").await.unwrap();
+    eventually("the proxy has taken the new connection", async || proxy.counters().accepted == 2).await;
+    assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
+    assert_eq!(proxy.counters().bytes_to_server, 6);
+    proxy.set(Fault::Pass).await.unwrap();
+    assert_eq!(wire.hear().await.unwrap(), ":1");
+    assert_eq!(new.hear().await.unwrap(), ":1");
+}
+
+#[tokio::test]
+async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
+    let (server, proxy, mut wire) = start().await;
+    proxy.set(Fault::DropReplies).await.unwrap();
+    wire.say("INCR a").await.unwrap();
+    eventually_is_1(&server, "a").await;
+    // The reply may still be on its way to the proxy: the next one shows that it was dropped.
+    wire.say("INCR b").await.unwrap();
+    eventually_is_1(&server, "b").await;
+    proxy.set(Fault::Pass).await.unwrap();
+    assert!(!wire.rest().await.contains(":1\r\n:1"));
+    assert_eq!(redis(proxy.port(), "PING").await.unwrap(), "+PONG");
+}
+
+#[tokio::test]
+async fn half_close_ends_the_replies_while_requests_still_arrive() {
+    let (server, proxy, mut wire) = start().await;
+    proxy.set(Fault::HalfClose).await.unwrap();
+    assert_eq!(wire.hear().await.unwrap(), "");
+    wire.say("INCR a").await.unwrap();
+    eventually_is_1(&server, "a").await;
+}
+
+#[tokio::test]
+async fn the_end_of_one_direction_leaves_the_other_open() {
+    let (_server, _proxy, mut wire) = start().await;
+    wire.say("PING").await.unwrap();
+    assert_eq!(wire.rest().await, "+PONG\r\n");
+}
