@@ -7,6 +7,7 @@ pub mod code;
 pub mod config;
 pub mod coupon;
 pub mod domain;
+pub mod drops;
 pub mod event;
 pub mod http;
 pub mod kafka;

@@ -1,5 +1,7 @@
 //! Coupons and drops: reading them, making them, changing them.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
@@ -120,8 +122,8 @@ impl Db {
         .await
     }
 
-    /// Every coupon that matters now, each with its drops in order of opening: those with a drop that is not sealed, and
-    /// for the others the last drop only.
+    /// Every coupon, each with the drops that matter now, in order of opening: those that are not sealed, the last made, and
+    /// the last that has opened.
     ///
     /// # Errors
     /// [`DbError`].
@@ -131,7 +133,13 @@ impl Db {
                 coupons::table.select(CouponRow::as_select()).order(coupons::id).load(conn).await?;
             let newest: Vec<Option<i64>> =
                 drops::table.group_by(drops::coupon_id).select(diesel::dsl::max(drops::id)).load(conn).await?;
-            let newest: Vec<i64> = newest.into_iter().flatten().collect();
+            let opened: Vec<Option<i64>> = drops::table
+                .filter(drops::opens_at.le(Utc::now().naive_utc()))
+                .group_by(drops::coupon_id)
+                .select(diesel::dsl::max(drops::id))
+                .load(conn)
+                .await?;
+            let newest: Vec<i64> = newest.into_iter().chain(opened).flatten().collect();
             let wanted: Vec<DropRow> = drops::table
                 .filter(drops::sealed_at.is_null().or(drops::id.eq_any(newest)))
                 .order((drops::coupon_id, drops::opens_at))
@@ -160,11 +168,38 @@ impl Db {
     /// # Errors
     /// [`DbError`].
     pub async fn make_drops(&self, coupon: &Coupon, planned: Vec<PlannedDrop>) -> Result<Vec<Drop>, DbError> {
-        let (id, quantity) = (coupon.id, coupon.quantity);
+        let id = coupon.id;
         self.run("make drops", async move |conn| {
-            let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
-            insert_drops(conn, id, quantity, &planned).await?;
-            Ok(drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect())
+            conn.transaction(async |conn| {
+                // The quantity in force, not the one the caller saw: an operator may be changing it right now.
+                let quantity: Option<Slot> =
+                    coupons::table.find(id.0).select(coupons::quantity).for_share().first(conn).await.optional()?;
+                let Some(quantity) = quantity else { return Ok(Vec::new()) };
+                let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
+                insert_drops(conn, id, quantity, &planned).await?;
+                Ok(drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect())
+            })
+            .await
+        })
+        .await
+    }
+
+    /// How many rows each of these sealed drops was sealed with.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.run("read sealed drops", async move |conn| {
+            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
+            let found: Vec<(i64, Option<u32>)> = drops::table
+                .filter(drops::id.eq_any(ids).and(drops::sealed_at.is_not_null()))
+                .select((drops::id, drops::sealed_rows))
+                .load(conn)
+                .await?;
+            Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
         })
         .await
     }
@@ -213,6 +248,36 @@ impl Db {
         })
         .await
     }
+}
+
+/// What decides whether a claim of a drop can become a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropRules {
+    /// The coupon it belongs to.
+    pub coupon_id: CouponId,
+    /// Its highest slot.
+    pub quantity: Slot,
+    /// In which scope one person may hold one.
+    pub once_per: OncePer,
+}
+
+/// The rules of those of these drops that exist.
+///
+/// # Errors
+/// Of the connection.
+pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<HashMap<DropId, DropRules>> {
+    let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
+    let rows: Vec<(i64, i64, u32, String)> = drops::table
+        .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
+        .filter(drops::id.eq_any(ids))
+        .select((drops::id, drops::coupon_id, drops::quantity, coupons::once_per))
+        .load(conn)
+        .await?;
+    let rules = |(id, coupon, quantity, once_per): (i64, i64, u32, String)| {
+        let once_per = once_per.parse().unwrap_or(OncePer::Coupon);
+        (DropId(id), DropRules { coupon_id: CouponId(coupon), quantity, once_per })
+    };
+    Ok(rows.into_iter().map(rules).collect())
 }
 
 async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned: &[PlannedDrop]) -> QueryResult<()> {

@@ -1,12 +1,15 @@
 //! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both packages need.
 
 pub mod catalogue;
+pub mod change;
 mod db;
 pub mod failed;
 pub mod issued;
 pub mod migrations;
+pub mod person;
 mod refusal;
 pub mod schema;
+pub mod state;
 
 pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};

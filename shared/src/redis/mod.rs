@@ -5,6 +5,7 @@ pub mod admission;
 mod client;
 pub mod keys;
 pub mod meta;
+pub mod reads;
 pub mod repair;
 pub mod safety;
 mod scripts;

@@ -1,0 +1,57 @@
+//! Making daily drops days ahead. Every API process and the reconciler do it, so that no single stopped process keeps a drop
+//! from opening; the schema keeps one drop a local date, however many do it at once.
+
+use chrono::{DateTime, Utc};
+
+use crate::coupon::{Coupon, Drop};
+use crate::mysql::{Db, DbError};
+use crate::redis::meta::DropMeta;
+use crate::redis::{Redis, RedisError};
+use crate::schedule::Schedule;
+
+/// Why drops could not be made or loaded. Whatever was made stands; the next round does the rest.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// They could not be made.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// They were made but could not be made known to admission; the reconciler does that too.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+}
+
+/// Makes the drops that a daily coupon's schedule asks for and that are not among `drops`, loads them into Redis, and gives
+/// how many it made. `drops` must hold every drop whose window has not ended at `now`.
+///
+/// A coupon that has drops but no generation in Redis was lost there: who holds one is then not known, so its new drops are
+/// left for the reconciler to load after it has rebuilt that.
+///
+/// # Errors
+/// [`MakeError`].
+pub async fn make_ahead(
+    db: &Db,
+    redis: &Redis,
+    coupon: &Coupon,
+    drops: &[Drop],
+    now: DateTime<Utc>,
+) -> Result<usize, MakeError> {
+    let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else { return Ok(0) };
+    let mut missing = schedule.drops_from(now);
+    missing.retain(|planned| drops.iter().all(|drop| drop.local_date != Some(planned.local_date)));
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    // Read before anything is made: if Redis is emptied from here on, loading finds another generation and does nothing.
+    let generation = if drops.is_empty() {
+        redis.ensure_generation(coupon.id).await.map(Some)
+    } else {
+        redis.generation(coupon.id).await
+    };
+    let made = db.make_drops(coupon, missing).await?;
+    if let Some(generation) = generation? {
+        for drop in &made {
+            redis.load_drop(&redis.keys(coupon.id, drop.id), &generation, &DropMeta::of(coupon, drop)).await?;
+        }
+    }
+    Ok(made.len())
+}

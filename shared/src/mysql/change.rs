@@ -1,0 +1,72 @@
+//! An operator's changes to a coupon, in one transaction.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::schema::{coupons, drops};
+use super::{Db, DbError};
+use crate::domain::{CouponId, DropId, Slot};
+
+/// What is to change; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CouponChange {
+    /// What people call it.
+    pub name: Option<String>,
+    /// Whether admission is stopped.
+    pub paused: Option<bool>,
+    /// Quantity of every drop that is not closed, and of those made from now on.
+    pub quantity: Option<Slot>,
+}
+
+impl Db {
+    /// Changes a coupon and its drops that are not closed at `now`. The caller says which drops those are and how large: where
+    /// that is no longer so (another operator was quicker, or a drop was made meanwhile) nothing changes and `false` is given.
+    ///
+    /// # Errors
+    /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued, and nothing was changed; any
+    /// other may have come after the change took effect.
+    pub async fn change_coupon(
+        &self,
+        id: CouponId,
+        change: CouponChange,
+        mut expected: Vec<(DropId, Slot)>,
+        now: DateTime<Utc>,
+    ) -> Result<bool, DbError> {
+        expected.sort_unstable();
+        self.run("change coupon", async move |conn| {
+            conn.transaction(async |conn| {
+                let locked: Option<i64> =
+                    coupons::table.find(id.0).select(coupons::id).for_update().first(conn).await.optional()?;
+                let found: Vec<(i64, Slot)> = drops::table
+                    .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
+                    .filter(drops::closes_at.is_null().or(drops::closes_at.gt(now.naive_utc())))
+                    .order(drops::id)
+                    .select((drops::id, drops::quantity))
+                    .for_update()
+                    .load(conn)
+                    .await?;
+                if locked.is_none() || !found.iter().copied().eq(expected.iter().map(|(d, q)| (d.0, *q))) {
+                    return Ok(false);
+                }
+                if let Some(name) = &change.name {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::name.eq(name)).execute(conn).await?;
+                }
+                if let Some(paused) = change.paused {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::paused.eq(paused)).execute(conn).await?;
+                }
+                if let Some(quantity) = change.quantity {
+                    diesel::update(coupons::table.find(id.0)).set(coupons::quantity.eq(quantity)).execute(conn).await?;
+                    let ids: Vec<i64> = found.iter().map(|(drop, _)| *drop).collect();
+                    diesel::update(drops::table.filter(drops::id.eq_any(ids)))
+                        .set(drops::quantity.eq(quantity))
+                        .execute(conn)
+                        .await?;
+                }
+                Ok(true)
+            })
+            .await
+        })
+        .await
+    }
+}
