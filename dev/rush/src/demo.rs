@@ -1,0 +1,252 @@
+//! The main job from beginning to end: a rush with trouble in the middle of it, and the proof afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::{TimeDelta, Utc};
+use firstcome_stack::Mail;
+use mail_parser::MessageParser;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::client::Target;
+use crate::crowd::Crowd;
+use crate::live::{Live, grouped, step};
+use crate::load::{Plan, rush};
+use crate::ops::Ops;
+use crate::proof::Proof;
+use crate::system::{System, SystemOptions};
+use crate::tally::{Progress, Tally};
+use crate::trouble::{self, Forger};
+use crate::{table, watch};
+
+/// The name of the coupon, also in the mails.
+pub const COUPON_NAME: &str = "Winter coupon";
+
+const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
+const EXACT_LIMIT: Duration = Duration::from_secs(120);
+const MAIL_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+/// Messages of the rush that are copied afterwards.
+const COPIES: usize = 5;
+/// What a consumer counts when a message is refused.
+const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
+
+/// How large the demo is.
+#[derive(Debug, Clone)]
+pub struct Size {
+    /// Coupons.
+    pub quantity: u32,
+    /// People.
+    pub people: u32,
+    /// Requests each of them sends.
+    pub requests_per_person: u32,
+    /// Connections.
+    pub connections: usize,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What people were told.
+    pub tally: Tally,
+    /// What the tables hold.
+    pub proof: Proof,
+    /// The mails that went out.
+    pub mails: Vec<Mail>,
+    /// A pass of the reconciler after everything, as the endpoint told it.
+    pub last_pass: Value,
+    /// Passes it took until then.
+    pub passes: usize,
+    /// Processes that did not stop as they should.
+    pub complaints: Vec<String>,
+}
+
+/// Runs it, on servers of its own, and takes everything down again.
+///
+/// # Errors
+/// When something could not be started or asked. That the total is not exact is no error but an [`Outcome`].
+pub async fn run(size: &Size, options: &SystemOptions) -> Result<Outcome> {
+    let mut system = System::start(options).await?;
+    let outcome = play(size, &mut system).await;
+    let complaints = system.stop().await;
+    outcome.map(|outcome| Outcome { complaints, ..outcome })
+}
+
+async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
+    let coupon_id = make_coupon(&system.api()?, size).await?;
+    step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
+    let forger = Forger::new(&system.stack, coupon_id)?;
+    trouble::refuse_some_rows(&system.stack).await?;
+    step(format!("trouble 1: MySQL refuses every {}th slot from the consumer", trouble::REFUSED_EVERY));
+    forger.unreadable().await?;
+    let victim = trouble::reader_of(&system.consumers, REFUSED_METRIC).await?;
+    step(format!("trouble 2: a message that is no claim; {} met it", system.consumers[victim].name()));
+    until_open(&system.api()?, coupon_id).await?;
+
+    let tally = storm(size, system, coupon_id, victim).await?;
+    step(format!("the rush is over: {} requests in {:.1} s", grouped(tally.requests), tally.seconds));
+    for (user_id, promise) in tally.promises.iter().take(COPIES) {
+        forger.copies(coupon_id, user_id, *promise).await?;
+    }
+    step(format!("trouble 4: {COPIES} claims came twice, and once more in a version nobody knows"));
+
+    let proof = until_exact(size, system, coupon_id, &tally).await?;
+    trouble::refuse_no_more(&system.stack).await?;
+    let last_pass = system.reconciler()?.post("/v1/reconcile", &json!({"wait": true})).await;
+    let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
+    let mails = mails(system).await;
+    let proof = if proof.exact() {
+        Proof::read(&system.stack, coupon_id, size.quantity, &tally.promises).await?
+    } else {
+        proof
+    };
+    let last_pass = last_pass.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+    Ok(Outcome { tally, proof, mails, last_pass, passes: count_runs(&runs), complaints: Vec::new() })
+}
+
+async fn make_coupon(api: &Ops, size: &Size) -> Result<i64> {
+    let opens_at = Utc::now() + OPENS_AFTER;
+    let body = json!({
+        "name": COUPON_NAME, "quantity": size.quantity, "once_per": "coupon", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": opens_at, "closes_at": opens_at + TimeDelta::hours(1)},
+    });
+    api.post("/v1/coupons", &body).await?["id"].as_i64().context("the new coupon has no id")
+}
+
+async fn until_open(api: &Ops, coupon_id: i64) -> Result<()> {
+    let path = format!("/v1/coupons/{coupon_id}");
+    let begun = Instant::now();
+    loop {
+        let coupon = api.get(&path).await?;
+        if coupon["current_drop"]["state"] == "open" {
+            return Ok(());
+        }
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the coupon does not open: {coupon}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
+async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
+    let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
+    let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
+    step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
+    let targets: Vec<Target> = system.targets()?;
+    let plan = Plan { targets, coupon_id, crowd, connections: size.connections, patience: Duration::from_secs(30) };
+    let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
+    let expected = plan.crowd.requests() as u64;
+    let consumer = system.consumers.remove(victim);
+    let kill = async {
+        progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
+        let (name, admitted) = (consumer.name().to_owned(), progress.count(crate::answer::Kind::Accepted));
+        consumer
+            .kill()
+            .await
+            .map(|()| format!("trouble 3: {name} was killed (SIGKILL) when {admitted} people were admitted"))
+    };
+    let rushing = async {
+        let tally = rush(plan, progress.clone()).await;
+        // Where fewer were admitted than the kill waits for, it must not wait for ever.
+        progress.give_up();
+        tally
+    };
+    let (tally, killed) =
+        watch(async { tokio::join!(rushing, kill) }, || live.show(&table::progress(&progress, expected))).await;
+    live.finish(&table::progress(&progress, expected));
+    step(killed?);
+    tally
+}
+
+async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
+    let (begun, mut live) = (Instant::now(), Live::new());
+    loop {
+        let proof = Proof::read(&system.stack, coupon_id, size.quantity, &tally.promises).await?;
+        let line = format!(
+            "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
+            begun.elapsed().as_secs_f64(),
+            grouped(proof.rows as u64),
+            grouped(size.quantity.into()),
+            grouped(proof.by_reconciler as u64),
+            grouped(proof.refused_in_all()),
+            grouped(proof.refused_open()),
+            grouped(proof.yes_without_row.len() as u64),
+        );
+        if proof.exact() || begun.elapsed() > EXACT_LIMIT {
+            live.finish(&line);
+            return Ok(proof);
+        }
+        live.show(&line);
+        sleep(POLL).await;
+    }
+}
+
+/// The mails so far, once one says that the coupon was repaired.
+async fn mails(system: &System) -> Vec<Mail> {
+    step("waiting for the mail");
+    let repaired = |mail: &Mail| subject(mail).contains("repaired");
+    if system.stack.mail.wait_for(repaired, MAIL_LIMIT).await.is_err() {
+        step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
+    }
+    system.stack.mail.mails()
+}
+
+fn count_runs(runs: &Value) -> usize {
+    let list = runs.as_array().or_else(|| runs.as_object()?.values().find_map(Value::as_array));
+    list.map_or(0, Vec::len)
+}
+
+fn subject(mail: &Mail) -> String {
+    let parsed = MessageParser::default().parse(&mail.raw);
+    parsed.and_then(|message| message.subject().map(str::to_owned)).unwrap_or_default()
+}
+
+/// A mail as a person reads it.
+pub fn mail_as_text(mail: &Mail) -> String {
+    let parsed = MessageParser::default().parse(&mail.raw);
+    let text = parsed.and_then(|message| message.body_text(0).map(|text| text.trim_end().replace("\r\n", "\n")));
+    let text = text.unwrap_or_else(|| mail.text());
+    format!("From: {}\nTo: {}\nSubject: {}\n\n{text}", mail.from, mail.to.join(", "), subject(mail))
+}
+
+impl Outcome {
+    /// Exact, no answer contradicts another, and every process ended as it should.
+    pub fn success(&self) -> bool {
+        self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
+    }
+
+    /// The table at the end.
+    pub fn table(&self) -> String {
+        let (tally, proof) = (&self.tally, &self.proof);
+        let mut rows = table::asked(tally);
+        let mut row = |what: &str, value: u64| rows.push((what.to_owned(), grouped(value)));
+        for (kind, count) in &tally.answers {
+            row(&format!("answered {}", kind.as_str()), *count);
+        }
+        row("people told yes", tally.admitted as u64);
+        row("rows", proof.rows as u64);
+        row("  by the consumer", proof.by_consumer as u64);
+        row("  by the reconciler", proof.by_reconciler as u64);
+        row("refused, kept in the backup table", proof.refused_in_all());
+        for refused in &proof.refused {
+            row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
+        }
+        row("people told yes without their row", proof.yes_without_row.len() as u64);
+        row("over-issued", proof.over_issued as u64);
+        row("duplicates", proof.duplicates as u64);
+        row("answers that contradict each other", tally.contradictions.len() as u64);
+        row("passes of the reconciler", self.passes as u64);
+        rows.push(("a last pass says".into(), self.last_pass_in_words()));
+        #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
+        rows.push(("from last admission to last row".into(), format!("{:.1} s", proof.settled_after_ms as f64 / 1e3)));
+        table::of_rows(rows)
+    }
+
+    fn last_pass_in_words(&self) -> String {
+        let status = self.last_pass["status"].as_str().or(self.last_pass["error"].as_str()).unwrap_or("nothing");
+        let exact =
+            self.last_pass["drops"].as_array().is_some_and(|drops| drops.iter().all(|drop| drop["exact"] == true));
+        format!("{status}{}", if exact { ", exact" } else { "" })
+    }
+}

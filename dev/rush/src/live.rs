@@ -1,0 +1,88 @@
+//! A line that moves: on a terminal it is written over itself, elsewhere a new one comes every second.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+const REDRAW: Duration = Duration::from_millis(100);
+const PLAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Progress on stderr.
+#[derive(Debug)]
+pub struct Live {
+    terminal: bool,
+    last: Option<Instant>,
+    open: bool,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Live {
+    /// Looks where stderr goes.
+    pub fn new() -> Self {
+        Self { terminal: stderr().is_terminal(), last: None, open: false }
+    }
+
+    /// Shows the line, unless the last one is too fresh.
+    pub fn show(&mut self, line: &str) {
+        let pause = if self.terminal { REDRAW } else { PLAIN_EVERY };
+        if self.last.is_some_and(|last| last.elapsed() < pause) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        self.write(line);
+    }
+
+    /// Shows the line and goes to the next.
+    pub fn finish(&mut self, line: &str) {
+        self.write(line);
+        if self.open {
+            eprintln!();
+        }
+        self.open = false;
+        self.last = None;
+    }
+
+    fn write(&mut self, line: &str) {
+        if self.terminal {
+            eprint!("\r\x1b[2K{line}");
+            let _ = stderr().flush();
+            self.open = true;
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// One step that is done or begins.
+pub fn step(text: impl std::fmt::Display) {
+    eprintln!("[demo] {text}");
+}
+
+/// A number with thousands set apart, as in 10,000.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

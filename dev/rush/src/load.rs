@@ -1,0 +1,122 @@
+//! Letting a crowd ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use hyper::Method;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::answer::{Answer, Kind};
+use crate::client::{Call, Connection, Target};
+use crate::crowd::Crowd;
+use crate::tally::{Progress, Seen, Tally};
+
+/// Pause before the same person asks again after an answer that may pass.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a rush is driven.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where to ask; connections are spread over all of them.
+    pub targets: Vec<Target>,
+    /// Which coupon.
+    pub coupon_id: i64,
+    /// Who asks.
+    pub crowd: Crowd,
+    /// Connections at a time, each with one request under way: that many ask at once.
+    pub connections: usize,
+    /// How long a person goes on asking while the answer may pass (not open yet, unavailable, no answer).
+    pub patience: Duration,
+}
+
+/// Opens all connections, then lets everybody ask, and counts.
+///
+/// # Errors
+/// When a target does not accept connections at the start. What goes wrong later is counted.
+pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
+    ensure!(!plan.targets.is_empty() && plan.connections > 0, "a rush needs a target and a connection");
+    let plan = Arc::new(plan);
+    let mut ready = Vec::new();
+    for number in 0..plan.connections.min(plan.crowd.requests()) {
+        ready.push((number, Connection::open(target(&plan, number)).await?));
+    }
+    let next = Arc::new(AtomicUsize::new(0));
+    let begun = Instant::now();
+    let mut workers = JoinSet::new();
+    for (number, connection) in ready {
+        let worker = Worker {
+            plan: plan.clone(),
+            progress: progress.clone(),
+            number,
+            connection: Some(connection),
+            seen: Seen::new(),
+        };
+        workers.spawn(worker.work(next.clone()));
+    }
+    let seen = workers.join_all().await;
+    let elapsed = begun.elapsed();
+    let crowd = &plan.crowd;
+    Ok(Tally::sum(&progress, crowd.people(), elapsed, seen, |person| crowd.user_id(person)))
+}
+
+fn target(plan: &Plan, number: usize) -> &Target {
+    &plan.targets[number % plan.targets.len()]
+}
+
+/// One connection and what it sees.
+struct Worker {
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    number: usize,
+    connection: Option<Connection>,
+    seen: Seen,
+}
+
+impl Worker {
+    async fn work(mut self, next: Arc<AtomicUsize>) -> Seen {
+        let path = format!("/v1/coupons/{}/claims", self.plan.coupon_id);
+        while let Some(person) = self.plan.crowd.person(next.fetch_add(1, Ordering::Relaxed)) {
+            self.ask_until_answered(&path, person).await;
+        }
+        self.seen
+    }
+
+    async fn ask_until_answered(&mut self, path: &str, person: u32) {
+        let user_id = self.plan.crowd.user_id(person);
+        let patience_ends = Instant::now() + self.plan.patience;
+        loop {
+            let begun = Instant::now();
+            let answer = self.ask(path, &user_id).await;
+            self.seen.note(person, &answer, begun.elapsed());
+            self.progress.add(answer.kind);
+            if !answer.kind.may_pass() || Instant::now() > patience_ends {
+                return;
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn ask(&mut self, path: &str, user_id: &str) -> Answer {
+        let headers = [("x-user-id", user_id)];
+        let call = Call { method: Method::POST, path, headers: &headers, body: Vec::new() };
+        let answered = match &mut self.connection {
+            Some(connection) => connection.send(call).await,
+            None => match Connection::open(target(&self.plan, self.number)).await {
+                Ok(connection) => self.connection.insert(connection).send(call).await,
+                Err(error) => Err(error),
+            },
+        };
+        match answered {
+            Ok((status, body)) => Answer::read(status, &body),
+            Err(_) => {
+                self.connection = None;
+                // The next try may be luckier with another process.
+                self.number += 1;
+                Answer::no(Kind::NoAnswer)
+            }
+        }
+    }
+}

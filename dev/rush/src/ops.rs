@@ -1,0 +1,58 @@
+//! What an operator asks: few requests, each on a connection of its own.
+
+use anyhow::{Context, Result, bail};
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::client::{Call, Connection, Target};
+
+/// A service and the token it wants.
+#[derive(Debug, Clone)]
+pub struct Ops {
+    /// Where.
+    pub target: Target,
+    /// The ops token; empty for routes that want none.
+    pub token: String,
+}
+
+impl Ops {
+    /// `GET`, read as JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or with anything but success.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        json(self.call(Method::GET, path, Vec::new()).await?, path)
+    }
+
+    /// `POST` with a JSON body, read as JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or with anything but success.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        json(self.call(Method::POST, path, serde_json::to_vec(body)?).await?, path)
+    }
+
+    /// `GET`, as text, whatever the status.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn get_text(&self, path: &str) -> Result<(StatusCode, String)> {
+        let (status, body) = self.call(Method::GET, path, Vec::new()).await?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Vec<u8>)> {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let call = Call { method, path, headers: &headers, body };
+        let (status, body) = Connection::open(&self.target).await?.send(call).await?;
+        Ok((status, body.to_vec()))
+    }
+}
+
+fn json((status, body): (StatusCode, Vec<u8>), path: &str) -> Result<Value> {
+    if !status.is_success() {
+        bail!("{path} was answered with {status}: {}", String::from_utf8_lossy(&body));
+    }
+    serde_json::from_slice(&body).with_context(|| format!("{path} was answered with something that is not JSON"))
+}

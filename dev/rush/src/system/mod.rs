@@ -1,0 +1,256 @@
+//! The whole system on this machine: private servers, and the product's own release binaries as processes.
+
+mod janitor;
+mod service;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use firstcome_stack::{MailOptions, Stack, StackOptions};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep};
+
+use self::janitor::Janitor;
+pub use self::service::Service;
+use crate::client::Target;
+use crate::live::step;
+use crate::ops::Ops;
+
+/// Longest wait for the API to admit people after everything was started.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How the system is started.
+#[derive(Debug, Clone)]
+pub struct SystemOptions {
+    /// API processes. The first listens on port 8080 where that is free.
+    pub apis: usize,
+    /// Consumer processes.
+    pub consumers: usize,
+    /// When the reconciler looks, six fields.
+    pub reconcile_cron: String,
+    /// Where each mail is also written.
+    pub mail_folder: Option<PathBuf>,
+    /// Where logs go; a temporary folder without it.
+    pub log_folder: Option<PathBuf>,
+    /// Take the usual ports (8080, 8081) where they are free.
+    pub usual_ports: bool,
+}
+
+/// Everything that runs. Dropping it kills all of it; [`System::stop`] asks first.
+#[derive(Debug)]
+pub struct System {
+    /// API processes.
+    pub apis: Vec<Service>,
+    /// Consumer processes.
+    pub consumers: Vec<Service>,
+    /// The reconciler daemon.
+    pub reconciler: Service,
+    /// Redis, MySQL, Kafka and the mail sink.
+    pub stack: Stack,
+    /// The token of every ops route.
+    pub ops_token: String,
+    logs: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+/// Starts the product's processes with the settings they share.
+struct Launcher<'a> {
+    bin: PathBuf,
+    logs: &'a Path,
+    env: Vec<(&'static str, String)>,
+    janitor: &'a Janitor,
+}
+
+impl System {
+    /// Starts the servers, makes tables and topic, starts the processes, and waits until people can be admitted.
+    ///
+    /// # Errors
+    /// When something is missing or does not start: with the end of its log.
+    pub async fn start(options: &SystemOptions) -> Result<Self> {
+        step("starting Redis, MySQL, Kafka and a mail server of its own");
+        let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };
+        let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
+        let temporary = options.log_folder.is_none().then(TempDir::new).transpose()?;
+        let logs = match (&options.log_folder, &temporary) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(folder)) => folder.path().to_owned(),
+            (None, None) => bail!("no folder for the logs"),
+        };
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let ops_token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        let janitor = Janitor::start()?;
+        let launcher = Launcher {
+            bin: beside_this_program()?,
+            logs: &logs,
+            env: shared_settings(&stack, &ops_token, options),
+            janitor: &janitor,
+        };
+        step("making tables and topic");
+        launcher.migrate().await?;
+        step(format!(
+            "starting the reconciler, {} API process(es) and {} consumer(s)",
+            options.apis, options.consumers
+        ));
+        let (reconciler, apis, consumers) = tokio::try_join!(
+            launcher.reconciler(options.usual_ports),
+            launcher.apis(options.apis, options.usual_ports),
+            launcher.consumers(options.consumers),
+        )?;
+        let system = Self { apis, consumers, reconciler, stack, ops_token, logs, _temporary: temporary };
+        system.until_it_admits().await?;
+        Ok(system)
+    }
+
+    /// The API's ops routes.
+    ///
+    /// # Errors
+    /// When no API runs.
+    pub fn api(&self) -> Result<Ops> {
+        let api = self.apis.first().context("no API runs")?;
+        Ok(Ops { target: api.target()?, token: self.ops_token.clone() })
+    }
+
+    /// The reconciler's routes.
+    ///
+    /// # Errors
+    /// When it has no address.
+    pub fn reconciler(&self) -> Result<Ops> {
+        Ok(Ops { target: self.reconciler.target()?, token: self.ops_token.clone() })
+    }
+
+    /// Where the APIs are.
+    ///
+    /// # Errors
+    /// When one has no address.
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        self.apis.iter().map(Service::target).collect()
+    }
+
+    /// Where the logs are.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    async fn until_it_admits(&self) -> Result<()> {
+        let begun = Instant::now();
+        for service in &self.apis {
+            let api = Ops { target: service.target()?, token: String::new() };
+            loop {
+                let (status, body) = api.get_text("/readyz").await?;
+                if status.is_success() {
+                    break;
+                }
+                if begun.elapsed() > READY_LIMIT {
+                    bail!(
+                        "{} is not ready after {READY_LIMIT:?}: {body}\n{}",
+                        service.name(),
+                        self.reconciler.log_tail()
+                    );
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
+    pub async fn stop(self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for service in self.apis.into_iter().chain(self.consumers).chain([self.reconciler]) {
+            complaints.extend(service.stop().await.err().map(|error| format!("{error:#}")));
+        }
+        complaints
+    }
+}
+
+impl Launcher<'_> {
+    fn command(&self, program: &str, args: &[&str], own: &[(&str, String)]) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(args).envs(self.env.iter().map(|(name, value)| (*name, value)));
+        command.envs(own.iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
+        command
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let output = self.command("firstcome-api", &["migrate"], &[]).output().await.context("firstcome-api")?;
+        if !output.status.success() {
+            bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    async fn reconciler(&self, usual_ports: bool) -> Result<Service> {
+        let listen = [("LISTEN_ADDR", address(usual_ports.then_some(8081)))];
+        self.start("reconciler", self.command("firstcome-reconciler", &["daemon"], &listen), "").await
+    }
+
+    async fn apis(&self, count: usize, usual_ports: bool) -> Result<Vec<Service>> {
+        let mut apis = Vec::new();
+        for number in 1..=count {
+            let listen = [("LISTEN_ADDR", address((usual_ports && number == 1).then_some(8080)))];
+            let command = self.command("firstcome-api", &["serve"], &listen);
+            apis.push(self.start(&format!("api-{number}"), command, "").await?);
+        }
+        Ok(apis)
+    }
+
+    async fn consumers(&self, count: usize) -> Result<Vec<Service>> {
+        let mut consumers = Vec::new();
+        for number in 1..=count {
+            let listen = [("CONSUME_LISTEN_ADDR", address(None))];
+            let command = self.command("firstcome-api", &["consume"], &listen);
+            consumers.push(self.start(&format!("consumer-{number}"), command, "consuming ").await?);
+        }
+        Ok(consumers)
+    }
+
+    async fn start(&self, name: &str, command: Command, ready: &str) -> Result<Service> {
+        Service::start(name, command, ready, self.logs, self.janitor).await
+    }
+}
+
+fn shared_settings(stack: &Stack, ops_token: &str, options: &SystemOptions) -> Vec<(&'static str, String)> {
+    let mut env = stack.env().to_vec();
+    env.extend([
+        ("OPS_TOKEN", ops_token.to_owned()),
+        ("USER_AUTH", "trusted-header".into()),
+        ("RECONCILE_CRON", options.reconcile_cron.clone()),
+        ("ALERT_FROM", "firstcome@example.com".into()),
+        ("ALERT_TO", "on-duty@example.com".into()),
+        ("KAFKA_TOPIC", TOPIC.into()),
+    ]);
+    env
+}
+
+/// The topic of claims.
+pub const TOPIC: &str = "coupon-claims";
+
+fn beside_this_program() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("this program has no folder")?.to_owned();
+    for name in ["firstcome-api", "firstcome-reconciler"] {
+        if !folder.join(name).exists() {
+            bail!("{} is missing: build the whole workspace with the same profile first", folder.join(name).display());
+        }
+    }
+    Ok(folder)
+}
+
+/// The wanted port where it is free, else any.
+fn address(wanted: Option<u16>) -> String {
+    let port = wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(0);
+    format!("127.0.0.1:{port}")
+}
+
+/// Waits for Ctrl-C or SIGTERM, and says which.
+///
+/// # Errors
+/// When the operating system refuses a signal handler.
+pub async fn stopped() -> std::io::Result<&'static str> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(tokio::select! { _ = interrupt.recv() => "Ctrl-C", _ = terminate.recv() => "SIGTERM" })
+}

@@ -1,0 +1,88 @@
+//! The crowd against a small server that answers as the contract says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use firstcome_rush::answer::Kind;
+use firstcome_rush::client::Target;
+use firstcome_rush::crowd::Crowd;
+use firstcome_rush::load::{Plan, rush};
+use firstcome_rush::tally::{Progress, Tally};
+
+/// Gives out `quantity` slots, after it has said `unavailable` for the first requests.
+struct Shop {
+    quantity: usize,
+    unavailable: usize,
+    holders: HashMap<String, usize>,
+}
+
+impl Shop {
+    fn answer(&mut self, user_id: &str) -> (StatusCode, String) {
+        if self.unavailable > 0 {
+            self.unavailable -= 1;
+            return (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":503,"code":"unavailable"}"#.into());
+        }
+        if let Some(slot) = self.holders.get(user_id) {
+            return (StatusCode::OK, format!(r#"{{"status":"already_claimed","drop_id":1,"slot":{slot}}}"#));
+        }
+        let slot = self.holders.len() + 1;
+        if slot > self.quantity {
+            return (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#.into());
+        }
+        self.holders.insert(user_id.to_owned(), slot);
+        (StatusCode::ACCEPTED, format!(r#"{{"status":"accepted","drop_id":1,"slot":{slot},"queued":true}}"#))
+    }
+}
+
+async fn claim(State(shop): State<Arc<Mutex<Shop>>>, headers: HeaderMap) -> Response {
+    shop.lock().unwrap().answer(headers["x-user-id"].to_str().unwrap()).into_response()
+}
+
+async fn open(quantity: usize, unavailable: usize) -> Target {
+    let shop = Arc::new(Mutex::new(Shop { quantity, unavailable, holders: HashMap::new() }));
+    let router = Router::new().route("/v1/coupons/7/claims", post(claim)).with_state(shop);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    target
+}
+
+async fn crowd_at(target: Target, people: u32) -> Tally {
+    let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
+    let patience = Duration::from_secs(30);
+    let plan = Plan { targets: vec![target], coupon_id: 7, crowd, connections: 32, patience };
+    rush(plan, Arc::new(Progress::default())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_answered_and_every_yes_is_kept() {
+    let tally = crowd_at(open(100, 0).await, 1_000).await;
+    assert_eq!((tally.people, tally.requests, tally.admitted), (1_000, 3_000, 100));
+    assert_eq!(tally.count(Kind::Accepted), 100);
+    assert_eq!(tally.count(Kind::AlreadyClaimed) + tally.count(Kind::SoldOut), 2_900);
+    assert_eq!(tally.contradictions, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_it_unavailable_asks_again() {
+    let tally = crowd_at(open(10, 50).await, 20).await;
+    assert_eq!(tally.count(Kind::Unavailable), 50);
+    assert_eq!((tally.requests, tally.admitted), (110, 10));
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_error_at_once() {
+    let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
+    let targets = vec!["http://127.0.0.1:1".parse().unwrap()];
+    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, patience: Duration::ZERO };
+    let error = rush(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+}
