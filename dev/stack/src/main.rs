@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -33,10 +34,18 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    match Cli::parse().command {
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
         Command::Run { env_file, mail_dir } => run(env_file, mail_dir).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain without a backtrace: what failed is outside this program.
+            eprintln!("[stack] {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

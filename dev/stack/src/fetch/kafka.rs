@@ -40,7 +40,11 @@ pub(crate) fn kafka() -> Result<Kafka> {
         let mut maven = Command::new("mvn");
         maven.args(["--batch-mode", "--no-transfer-progress", "--file"]).arg(pom).arg(COPY_DEPENDENCIES);
         maven.arg("-DincludeScope=runtime").arg(format!("-DoutputDirectory={}", part.join("jars").display()));
+        // Not the user's own: nothing outside the cache folder changes.
+        let repository = part.join("repository");
+        maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
         run(&mut maven)?;
+        fs::remove_dir_all(repository)?;
         Ok(())
     })?;
     Ok(Kafka { jars: dir.join("jars") })

@@ -6,7 +6,8 @@ mod kafka;
 mod mysql;
 mod redis;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
+use tokio::task::spawn_blocking;
 
 pub(crate) use self::kafka::kafka;
 pub(crate) use self::mysql::mysql;
@@ -17,22 +18,24 @@ use crate::progress;
 /// Maven; as root), MySQL and Kafka (into the cache folder; nothing of the machine changes). Does nothing the second time.
 ///
 /// # Errors
-/// With the output of the command that failed and what to do.
+/// When something cannot be fetched: all that failed, with the output of the commands and what to do.
 pub async fn setup() -> Result<()> {
-    let redis = tokio::task::spawn_blocking(|| {
-        redis().context("Redis cannot be set up").inspect(|()| progress::step("redis", "ready"))
-    });
-    let mysql = tokio::task::spawn_blocking(|| {
-        let mysql = mysql().context("MySQL cannot be set up")?;
+    let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
+    let mysql = spawn_blocking(|| {
+        let mysql = mysql()?;
         mysql.data_template()?;
         progress::step("mysql", format!("ready ({})", mysql.version()));
-        anyhow::Ok(())
+        Ok(())
     });
-    let kafka = tokio::task::spawn_blocking(|| {
-        kafka().and_then(|kafka| kafka.log_template()).context("Kafka cannot be set up")?;
+    let kafka = spawn_blocking(|| {
+        kafka()?.log_template()?;
         progress::step("kafka", format!("ready ({})", kafka::VERSION));
-        anyhow::Ok(())
+        Ok(())
     });
-    let (redis, mysql, kafka) = tokio::join!(redis, mysql, kafka);
-    redis?.and(mysql?).and(kafka?)
+    let (redis, mysql, kafka) = tokio::try_join!(redis, mysql, kafka)?;
+    let failed: Vec<_> = [("Redis", redis), ("MySQL", mysql), ("Kafka", kafka)]
+        .into_iter()
+        .filter_map(|(name, result)| Some(format!("{name} is not ready: {:#}", result.err()?)))
+        .collect();
+    if failed.is_empty() { Ok(()) } else { bail!(failed.join("\n")) }
 }

@@ -1,5 +1,7 @@
 //! The stack on its real servers. They are fetched if the machine lacks them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are not marked as tests")]
+
 mod cleanup;
 mod kafka;
 mod mail;
