@@ -163,7 +163,7 @@ async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally
     let (begun, mut live) = (Instant::now(), Live::new());
     loop {
         let proof = Proof::read(&system.stack, coupon_id, size.quantity, &tally.promises).await?;
-        let line = format!(
+        let shown = format!(
             "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
             begun.elapsed().as_secs_f64(),
             grouped(proof.rows as u64),
@@ -174,10 +174,10 @@ async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally
             grouped(proof.yes_without_row.len() as u64),
         );
         if proof.exact() || begun.elapsed() > EXACT_LIMIT {
-            live.finish(&line);
+            live.finish(&shown);
             return Ok(proof);
         }
-        live.show(&line);
+        live.show(&shown);
         sleep(POLL).await;
     }
 }

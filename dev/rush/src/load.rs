@@ -109,14 +109,12 @@ impl Worker {
                 Err(error) => Err(error),
             },
         };
-        match answered {
-            Ok((status, body)) => Answer::read(status, &body),
-            Err(_) => {
-                self.connection = None;
-                // The next try may be luckier with another process.
-                self.number += 1;
-                Answer::no(Kind::NoAnswer)
-            }
+        if let Ok((status, body)) = answered {
+            return Answer::read(status, &body);
         }
+        self.connection = None;
+        // The next try may be luckier with another process.
+        self.number += 1;
+        Answer::no(Kind::NoAnswer)
     }
 }

@@ -1,0 +1,43 @@
+# Everything there is to do here, a word each; `make help` lists them. Settings go behind the word: make demo PEOPLE=50000
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo run rush test lint setup
+
+# What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
+
+release := cargo build --release --locked -p firstcome-api -p firstcome-reconciler -p firstcome-rush
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Everything that building and running needs, fetched once
+	@dev/setup.sh
+	@cargo run --quiet --release --locked -p firstcome-stack -- setup
+
+demo: ## The main job on real servers: a rush, trouble, and the proof (QUANTITY=100 PEOPLE=10000)
+	@dev/setup.sh
+	@echo "[demo] building the release binaries" >&2
+	@$(release)
+	@exec target/release/firstcome-demo
+
+run: ## The whole system, left running until Ctrl-C, with commands to try
+	@dev/setup.sh
+	@echo "[run] building the release binaries" >&2
+	@$(release)
+	@exec target/release/firstcome-run
+
+rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100)
+	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
+	@set -a; . target/run/env; set +a; exec target/release/rush
+
+test: ## Every test, on real servers; set-up included
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@dev/test.sh
+
+lint: ## Formatting, clippy, documentation, licences, docker-compose.yml
+	@dev/setup.sh
+	@dev/lint.sh
