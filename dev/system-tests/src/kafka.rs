@@ -1,0 +1,96 @@
+//! The topic of one world: raw messages in, offsets out.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A topic and the group that reads it.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    brokers: String,
+    name: String,
+    group: String,
+}
+
+impl Topic {
+    pub(crate) fn new(brokers: &str, name: &str, group: &str) -> Self {
+        Self { brokers: brokers.to_owned(), name: name.to_owned(), group: group.to_owned() }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("enable.auto.commit", "false");
+        config
+    }
+
+    /// Sends bytes as they are and gives the partition and offset they got. Without a partition the key decides.
+    pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
+        self.send(FutureRecord { partition, ..FutureRecord::to(&self.name).key(key).payload(payload) }).await
+    }
+
+    /// Sends a message with a key and no value at all.
+    pub async fn produce_tombstone(&self, key: &str) -> (i32, i64) {
+        self.send(FutureRecord::<str, [u8]>::to(&self.name).key(key)).await
+    }
+
+    async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
+        // The product's own partitioner, so that what is sent here stays in order with the coupon's claims.
+        let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
+        let sent = producer.send(record, PATIENCE).await.unwrap();
+        (sent.partition, sent.offset)
+    }
+
+    /// For each partition: the group's committed offset (0 where there is none) and the topic's end.
+    pub async fn offsets(&self) -> Vec<(i64, i64)> {
+        let (this, config) = (self.clone(), self.config());
+        tokio::task::spawn_blocking(move || {
+            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+            let all = this.partitions(&reader);
+            let committed = reader.committed_offsets(all, PATIENCE).unwrap();
+            let of = |partition| {
+                let end = reader.fetch_watermarks(&this.name, partition, PATIENCE).unwrap().1;
+                let found = committed.find_partition(&this.name, partition).map(|element| element.offset());
+                (if let Some(Offset::Offset(at)) = found { at } else { 0 }, end)
+            };
+            let partitions: Vec<i32> = committed
+                .elements()
+                .iter()
+                .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+                .collect();
+            partitions.into_iter().map(of).collect()
+        })
+        .await
+        .unwrap()
+    }
+
+    /// How many messages the group has not committed.
+    pub async fn lag(&self) -> i64 {
+        self.offsets().await.iter().map(|(committed, end)| end - committed).sum()
+    }
+
+    /// Sets the group back to the beginning, as if no commit had ever reached the broker. The group must have no member.
+    pub async fn forget_commits(&self) {
+        let (this, config) = (self.clone(), self.config());
+        tokio::task::spawn_blocking(move || {
+            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+            let mut list = this.partitions(&reader);
+            list.set_all_offsets(Offset::Offset(0)).unwrap();
+            reader.commit(&list, CommitMode::Sync).unwrap();
+        })
+        .await
+        .unwrap();
+    }
+
+    fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {
+        let metadata = reader.fetch_metadata(Some(&self.name), PATIENCE).unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition(&self.name, partition.id());
+        }
+        list
+    }
+}

@@ -1,0 +1,48 @@
+//! What the processes of one test said, printed when it fails.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tempfile::TempDir;
+
+/// Lines of each process shown for a failed test.
+const SHOWN: usize = 80;
+
+/// A folder with one file a process.
+#[derive(Clone)]
+pub(crate) struct Logs(Arc<Inner>);
+
+struct Inner {
+    dir: TempDir,
+    files: Mutex<Vec<PathBuf>>,
+}
+
+impl Logs {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("firstcome-system-test-").tempdir().expect("a temporary folder");
+        Self(Arc::new(Inner { dir, files: Mutex::default() }))
+    }
+
+    /// A new file for a process of this name.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        let mut files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.0.dir.path().join(format!("{:02}-{name}", files.len() + 1));
+        files.push(path.clone());
+        path
+    }
+
+    /// The end of each file, to stderr, which the test runner shows for failed tests only.
+    pub(crate) fn print(&self) {
+        for path in self.0.files.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            eprintln!("--- {name}: its last lines ---\n{}", tail(path));
+        }
+    }
+}
+
+pub(crate) fn tail(path: &std::path::Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+}

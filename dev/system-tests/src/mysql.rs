@@ -1,0 +1,95 @@
+//! Plain SQL, as a person at a console would write it: not through the product's code.
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Opts, Row, Value};
+
+/// A database.
+#[derive(Debug, Clone)]
+pub struct Sql {
+    url: String,
+}
+
+/// What MySQL answered to a statement it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// MySQL's error number.
+    pub code: u16,
+    /// In words.
+    pub message: String,
+}
+
+impl Sql {
+    pub(crate) fn new(url: &str) -> Self {
+        Self { url: url.to_owned() }
+    }
+
+    /// The database's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
+    ///
+    /// # Errors
+    /// What MySQL said when it refused. Any other trouble fails the test.
+    pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, Refused> {
+        let mut conn = Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap();
+        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are UTC.
+        conn.query_drop("SET time_zone = '+00:00'").await.unwrap();
+        let result = conn.query::<Row, _>(sql).await;
+        conn.disconnect().await.unwrap();
+        match result {
+            Ok(rows) => Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect()),
+            Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
+            Err(error) => panic!("MySQL: {sql}: {error}"),
+        }
+    }
+
+    /// [`Sql::try_query`] for what must not be refused.
+    pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        self.try_query(sql).await.unwrap_or_else(|refused| panic!("MySQL refused {sql}: {refused:?}"))
+    }
+
+    /// The refusal of a statement that must be refused.
+    pub async fn refusal(&self, sql: &str) -> Refused {
+        self.try_query(sql).await.expect_err(sql)
+    }
+
+    /// The one number that a query gives.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let rows = self.query(sql).await;
+        rows[0][0].parse().unwrap_or_else(|_| panic!("{sql} gave {rows:?}"))
+    }
+}
+
+/// A transaction that a test holds open.
+#[derive(Debug)]
+pub struct Session(Conn);
+
+impl Session {
+    /// Begins one.
+    pub async fn begin(sql: &Sql) -> Self {
+        let mut conn = Conn::new(Opts::from_url(&sql.url).unwrap()).await.unwrap();
+        conn.query_drop("BEGIN").await.unwrap();
+        Self(conn)
+    }
+
+    /// Runs a statement in it.
+    pub async fn run(&mut self, sql: &str) {
+        self.0.query_drop(sql).await.unwrap();
+    }
+
+    /// Commits and closes.
+    pub async fn commit(mut self) {
+        self.run("COMMIT").await;
+        self.0.disconnect().await.unwrap();
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::NULL => "NULL".into(),
+        other => other.as_sql(false),
+    }
+}

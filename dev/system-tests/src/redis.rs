@@ -1,0 +1,85 @@
+//! The keys of one world, and plain commands.
+
+use std::collections::BTreeMap;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Cmd, FromRedisValue, ToRedisArgs};
+
+/// The keys under one prefix of a Redis.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    client: Client,
+    prefix: String,
+}
+
+impl Keys {
+    pub(crate) fn new(url: &str, prefix: &str) -> Self {
+        Self { client: Client::open(url).unwrap(), prefix: prefix.to_owned() }
+    }
+
+    async fn connection(&self) -> MultiplexedConnection {
+        self.client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Runs one command.
+    pub async fn run<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
+        cmd.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    /// Runs one command given as words.
+    pub async fn command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
+        let mut cmd = Cmd::new();
+        for word in words {
+            cmd.arg(word);
+        }
+        self.run(&cmd).await
+    }
+
+    /// Redis's clock, Unix milliseconds.
+    pub async fn now_ms(&self) -> i64 {
+        let (seconds, micros): (i64, i64) = self.command(&["TIME"]).await;
+        seconds * 1_000 + micros / 1_000
+    }
+
+    /// The name of a key of a drop: `meta`, `count`, `users`, `free`, `waiting`, `times`.
+    pub fn of_drop(&self, coupon: i64, drop: i64, name: &str) -> String {
+        format!("{}:{{{coupon}}}:drop:{drop}:{name}", self.prefix)
+    }
+
+    /// The name of a coupon's hash of who holds any claim.
+    pub fn claimants(&self, coupon: i64) -> String {
+        format!("{}:{{{coupon}}}:claimants", self.prefix)
+    }
+
+    /// Every key under the prefix, sorted.
+    pub async fn names(&self) -> Vec<String> {
+        let mut conn = self.connection().await;
+        let (mut cursor, mut names) = (0_u64, Vec::new());
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{}:*", self.prefix)).arg("COUNT").arg(1_000);
+            let (next, page): (u64, Vec<String>) = scan.query_async(&mut conn).await.unwrap();
+            names.extend(page);
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Every key under the prefix with its content as Redis serialises it and its time to live: two dumps are equal if and
+    /// only if nothing was changed between them.
+    pub async fn dump(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
+        let mut conn = self.connection().await;
+        let mut dump = BTreeMap::new();
+        for name in self.names().await {
+            let mut pipe = redis::pipe();
+            pipe.atomic().cmd("DUMP").arg(&name).cmd("PEXPIRETIME").arg(&name);
+            dump.insert(name, pipe.query_async(&mut conn).await.unwrap());
+        }
+        dump
+    }
+}

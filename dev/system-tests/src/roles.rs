@@ -1,0 +1,101 @@
+//! The processes of the product, each by what it does.
+
+use std::ops::Deref;
+
+use firstcome_reconciler::report::Run;
+
+use crate::http::{Api, Http, Reconciler};
+use crate::process::Process;
+use crate::wait::LIMIT;
+use crate::world::World;
+
+/// A process and how to talk to it.
+#[derive(Debug)]
+pub struct Running<C> {
+    /// The process.
+    pub process: Process,
+    client: C,
+}
+
+impl<C> Deref for Running<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
+/// What `firstcome-reconciler once` did.
+#[derive(Debug)]
+pub struct Once {
+    /// Exit code: 0 clean or repaired, 1 drift left, 2 could not run.
+    pub code: i32,
+    /// stdout.
+    pub stdout: String,
+    /// The end of stderr and stdout.
+    pub log: String,
+}
+
+impl Once {
+    /// The run it printed with `--json`.
+    pub fn run(&self) -> Run {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
+    }
+}
+
+impl World {
+    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the licence is the reconciler's).
+    pub async fn serve(&self) -> Running<Api> {
+        self.serve_with(&[]).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<Api> {
+        let process = self.start("firstcome-api", &["serve"], env);
+        let base = process.line("listening on ").await;
+        Running { client: Api::new(&base), process }
+    }
+
+    /// `firstcome-api consume`, joined to its group; the client is that of its health and metrics.
+    pub async fn consume(&self) -> Running<Http> {
+        self.consume_with(&[]).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
+        let process = self.start("firstcome-api", &["consume"], env);
+        let base = process.line("listening on ").await;
+        process.line("consuming ").await;
+        Running { client: Http::new(&base), process }
+    }
+
+    /// `firstcome-reconciler daemon`.
+    pub async fn daemon(&self) -> Running<Reconciler> {
+        self.daemon_with(&[]).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<Reconciler> {
+        let process = self.start("firstcome-reconciler", &["daemon"], env);
+        let base = process.line("listening on ").await;
+        Running { client: Reconciler::new(&base), process }
+    }
+
+    /// `firstcome-reconciler once --json ARGS`, to its end.
+    pub async fn once_with(&self, args: &[&str], env: &[(&str, &str)]) -> Once {
+        let mut all = vec!["once", "--json"];
+        all.extend(args);
+        let process = self.start("firstcome-reconciler", &all, env);
+        let code = process.ended(LIMIT).await;
+        // The pipe may hold the last line for an instant after the end.
+        let stdout = process.all_stdout().await;
+        Once { code, stdout, log: process.log() }
+    }
+
+    /// One pass by the command line, which must find nothing that is left over.
+    pub async fn pass(&self) -> Run {
+        let once = self.once_with(&[], &[]).await;
+        assert_eq!(once.code, 0, "{}", once.log);
+        once.run()
+    }
+}

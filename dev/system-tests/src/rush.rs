@@ -1,0 +1,40 @@
+//! Many people at once.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+
+use crate::answer::Answer;
+use crate::http::Api;
+
+/// `u-1`, `u-2`, …
+pub fn people(number: usize) -> Vec<String> {
+    (1..=number).map(|n| format!("u-{n}")).collect()
+}
+
+/// Each of these claims once, `at_once` of them at any time, by turns at the given APIs. Answers are in the order of `users`.
+pub fn rush(
+    apis: &[&Api],
+    coupon: i64,
+    users: &[String],
+    at_once: usize,
+) -> impl Future<Output = Vec<(String, Answer)>> + Send + use<> {
+    let claims: Vec<(String, Api)> =
+        users.iter().zip(apis.iter().cycle()).map(|(user, api)| (user.clone(), (*api).clone())).collect();
+    let claims = claims.into_iter().map(move |(user, api)| async move {
+        // A task each: one that waits does not hold the others up.
+        let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
+        let (answer, user) = task.await.unwrap();
+        (user, answer)
+    });
+    futures_util::stream::iter(claims).buffered(at_once).collect()
+}
+
+/// How many answers there are of each word.
+pub fn tally(answers: &[(String, Answer)]) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for (_, answer) in answers {
+        *tally.entry(answer.word().to_owned()).or_default() += 1;
+    }
+    tally
+}

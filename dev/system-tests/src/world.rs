@@ -1,0 +1,183 @@
+//! One test's own part of the servers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use firstcome_stack::{KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions};
+use tokio::sync::OnceCell;
+
+use crate::http::OPS_TOKEN;
+use crate::kafka::Topic;
+use crate::logs::Logs;
+use crate::mysql::Sql;
+use crate::process::Process;
+use crate::redis::Keys;
+use crate::wait::LIMIT;
+
+static STACK: OnceCell<Stack> = OnceCell::const_new();
+
+/// The servers that the tests of this binary share, started at first use. They end with the process, however it ends. No
+/// test may break them: see [`Stores`].
+pub async fn shared() -> &'static Stack {
+    let start = async || Stack::start(StackOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"));
+    STACK.get_or_init(start).await
+}
+
+/// Which servers a world lives on.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    redis: String,
+    mysql: String,
+    kafka: String,
+}
+
+impl Stores {
+    /// Those that all tests share.
+    pub async fn shared() -> Self {
+        let stack = shared().await;
+        Self { redis: stack.redis.url(), mysql: stack.mysql.database_url(""), kafka: stack.kafka.bootstrap() }
+    }
+
+    /// A Redis of the test's own, which it may break.
+    #[must_use]
+    pub fn with_redis(mut self, server: &RedisServer) -> Self {
+        self.redis = server.url();
+        self
+    }
+
+    /// A MySQL of the test's own.
+    #[must_use]
+    pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
+        self.mysql = server.database_url("");
+        self
+    }
+
+    /// A Kafka of the test's own.
+    #[must_use]
+    pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
+        self.kafka = server.bootstrap();
+        self
+    }
+}
+
+/// A database, a key prefix, a topic with its group and a mail sink that no other test uses.
+pub struct World {
+    /// Its database.
+    pub sql: Sql,
+    /// Its keys.
+    pub redis: Keys,
+    /// Its topic.
+    pub topic: Topic,
+    /// Where its mails go.
+    pub mail: MailSink,
+    database: String,
+    env: Mutex<BTreeMap<String, String>>,
+    logs: Logs,
+}
+
+impl World {
+    /// On the shared servers, migrated.
+    pub async fn new(name: &str) -> Self {
+        Self::on(Stores::shared().await, name).await
+    }
+
+    /// On these servers, migrated.
+    pub async fn on(stores: Stores, name: &str) -> Self {
+        let world = Self::bare(stores, name).await;
+        let migrate = world.start("firstcome-api", &["migrate"], &[]);
+        assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        world
+    }
+
+    /// On these servers, with an empty database and no topic.
+    pub async fn bare(stores: Stores, name: &str) -> Self {
+        let id = format!("{name}-{:08x}", rand::random::<u32>());
+        let database = id.replace('-', "_");
+        Sql::new(&stores.mysql).query(&format!("CREATE DATABASE {database}")).await;
+        let mail = MailSink::start(MailOptions::default()).await.unwrap();
+        let database_url = with_database(&stores.mysql, &database);
+        let mut env = settings(&id);
+        env.insert("DATABASE_URL".into(), database_url.clone());
+        env.insert("REDIS_URL".into(), stores.redis.clone());
+        env.insert("KAFKA_BROKERS".into(), stores.kafka.clone());
+        env.insert("SMTP_URL".into(), mail.url());
+        Self {
+            sql: Sql::new(&database_url),
+            redis: Keys::new(&stores.redis, &id),
+            topic: Topic::new(&stores.kafka, &id, &id),
+            mail,
+            database,
+            env: Mutex::new(env),
+            logs: Logs::new(),
+        }
+    }
+
+    /// The database's name.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// A setting for all processes started from now on.
+    pub fn set(&self, name: &str, value: &str) {
+        self.env.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), value.into());
+    }
+
+    /// The value of a setting.
+    pub fn setting(&self, name: &str) -> String {
+        self.env.lock().unwrap_or_else(PoisonError::into_inner)[name].clone()
+    }
+
+    /// Starts a program of the product with this world's settings; `env` comes on top, and an empty value takes one away.
+    pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let mut all = self.env.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, value) in env {
+            if value.is_empty() {
+                all.remove(*name);
+            } else {
+                all.insert((*name).into(), (*value).into());
+            }
+        }
+        Process::start(&self.logs, program, args, &all)
+    }
+}
+
+/// What every process is given besides the addresses of the stores.
+fn settings(id: &str) -> BTreeMap<String, String> {
+    [
+        ("REDIS_KEY_PREFIX", id),
+        ("KAFKA_TOPIC", id),
+        ("KAFKA_GROUP", id),
+        ("KAFKA_PARTITIONS", "3"),
+        ("LISTEN_ADDR", "127.0.0.1:0"),
+        ("CONSUME_LISTEN_ADDR", "127.0.0.1:0"),
+        ("OPS_TOKEN", OPS_TOKEN),
+        ("USER_AUTH", "trusted-header"),
+        ("ALERT_FROM", "firstcome@example.com"),
+        ("ALERT_TO", "duty@example.com"),
+        // No schedule disturbs a test that does not ask for one.
+        ("RECONCILE_CRON", "0 0 0 1 1 *"),
+        ("DEEP_CRON", "0 0 0 1 1 *"),
+        ("DIGEST_CRON", "0 0 0 1 1 *"),
+        // A busy machine may be slow to answer; these tests are not about that.
+        ("REDIS_TIMEOUT_MS", "10000"),
+        ("RUST_LOG", "info"),
+        ("RUST_BACKTRACE", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.logs.print();
+        }
+    }
+}
+
+/// `mysql://…/` with a database's name.
+fn with_database(url: &str, name: &str) -> String {
+    let (address, parameters) = url.split_once('?').map_or((url, ""), |(address, parameters)| (address, parameters));
+    let separator = if parameters.is_empty() { "" } else { "?" };
+    format!("{}/{name}{separator}{parameters}", address.trim_end_matches('/'))
+}

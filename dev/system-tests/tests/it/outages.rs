@@ -1,0 +1,110 @@
+//! One store away: what people are told meanwhile, and that everything is there afterwards.
+
+use std::time::Duration;
+
+use firstcome_reconciler::report::{Kind, Status};
+use firstcome_stack::{KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_system_tests::{Answer, Http, LIMIT, Stores, World, assert_exact, eventually, people, rows, rush, tally};
+
+use crate::repairs::{assert_clean, kinds};
+use crate::rush::all_issued;
+
+#[tokio::test]
+async fn with_mysql_down_claims_are_accepted_and_become_rows_when_it_is_back() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_mysql(&mysql), "mysql-down").await;
+    let api = world.serve().await;
+    world.pass().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(30).await;
+    let users = people(30);
+    let mut answers = rush(&[&api], coupon.id, &users[..10], 10).await;
+    all_issued(&world, coupon.drop, 10).await;
+
+    mysql.kill().await.unwrap();
+    answers.extend(rush(&[&api], coupon.id, &users[10..], 20).await);
+    assert_eq!(tally(&answers), [("accepted".into(), 30)].into());
+    // The consumer has met the outage: it holds a batch it can't write.
+    eventually("the consumer tries", LIMIT, async || consumer.process.log().to_lowercase().contains("mysql")).await;
+    let ready = api.http().get("/readyz").await;
+    assert!([200, 503].contains(&ready.status), "{ready:?}");
+    assert!(consumer.process.status().is_none() && api.process.status().is_none());
+
+    mysql.start_again().await.unwrap();
+    all_issued(&world, coupon.drop, 30).await;
+    assert_exact(&world, &coupon, 30, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty(), "an outage is not a failed claim");
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'").await, 30);
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn with_kafka_down_claims_are_accepted_but_not_queued_and_the_reconciler_issues_them() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(&kafka), "kafka-down").await;
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    let api = world.serve().await;
+    world.pass().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let users = people(25);
+    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
+    all_issued(&world, coupon.drop, 5).await;
+
+    kafka.kill().await.unwrap();
+    answers.extend(rush(&[&api], coupon.id, &users[5..], 20).await);
+    assert_eq!(tally(&answers), [("accepted".into(), 20), ("sold_out".into(), 5)].into());
+    let unqueued =
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. })).count();
+    assert_eq!(unqueued, 15);
+    assert_eq!(rows(&world, coupon.drop).await.len(), 5);
+
+    kafka.start_again().await.unwrap();
+    // Older than the publishing deadline by now, but a pass may have to wait for the broker to answer.
+    let mut run = None;
+    eventually("a pass issues them", LIMIT, async || {
+        let once = world.once_with(&[], &[]).await;
+        let done = once.code == 0;
+        run = done.then(|| once.run());
+        done && rows(&world, coupon.drop).await.len() == 20
+    })
+    .await;
+    let run = run.unwrap();
+    assert_eq!((run.status, kinds(&run).get(&Kind::Unissued)), (Status::Repaired, Some(&15)), "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+    assert!(consumer.process.status().is_none(), "the consumer outlived it");
+}
+
+#[tokio::test]
+async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "redis-down").await;
+    world.set("REDIS_TIMEOUT_MS", "500");
+    let api = world.serve().await;
+    let daemon = world.daemon().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(10).await;
+    eventually("the daemon has opened admission", LIMIT, async || {
+        api.claim(coupon.id, "u-1").await.promised().is_some()
+    })
+    .await;
+    all_issued(&world, coupon.drop, 1).await;
+
+    redis.kill().await.unwrap();
+    let reply = Http::send(api.claim_request(coupon.id, "u-2")).await;
+    assert_eq!((reply.status, reply.body["code"].as_str()), (503, Some("unavailable")), "{reply:?}");
+    assert!(reply.retry_after().is_some_and(|seconds| seconds >= 1));
+    assert_eq!(api.http().get("/healthz").await.status, 200);
+    assert_eq!(api.http().get("/readyz").await.status, 503);
+
+    redis.start_again().await.unwrap();
+    // Nobody starts a pass by hand: the daemon sees the loss of the licence, verifies, and opens again.
+    let start = std::time::Instant::now();
+    eventually("admission is open again", LIMIT, async || api.claim(coupon.id, "u-2").await.promised().is_some()).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(api.claim(coupon.id, "u-1").await, Answer::Already { drop: coupon.drop, slot: 1 });
+    all_issued(&world, coupon.drop, 2).await;
+    assert!(daemon.process.status().is_none());
+    assert_clean(&world.pass().await, &coupon);
+}

@@ -1,0 +1,140 @@
+//! Processes stopped and killed in the middle of their work.
+
+use std::time::Duration;
+
+use firstcome_reconciler::report::Status;
+use firstcome_system_tests::{Answer, LIMIT, Promise, World, assert_exact, eventually, people, rows, rush};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::repairs::assert_clean;
+use crate::rush::{all_issued, open_world};
+
+fn promised(answers: &[Promise]) -> usize {
+    answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
+}
+
+/// Rows after a pass: everything that Redis gave out, so every promise among them, whoever was told.
+async fn mended(world: &World, coupon: &firstcome_system_tests::Coupon, answers: &[Promise]) {
+    eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
+    // What was admitted but never published is issued once the publishing deadline is over.
+    let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
+    let given: u32 = world.redis.command(&["GET", &count]).await;
+    eventually("a pass leaves nothing", LIMIT, async || {
+        let run = world.pass().await;
+        run.status == Status::Clean && rows(world, coupon.drop).await.len() == given as usize
+    })
+    .await;
+    assert_exact(world, coupon, given, answers).await;
+    assert!(given as usize >= promised(answers));
+}
+
+#[tokio::test]
+async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
+    let (world, api) = open_world("api-term").await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    let users = people(3_000);
+    let claims = rush(&[&api], coupon.id, &users, 200);
+    let stop = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        api.process.stop().await
+    };
+    let (answers, code) = tokio::join!(claims, stop);
+    assert_eq!(code, 0, "{}", api.process.log());
+    let unknown = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Unknown(_))).count();
+    assert!(
+        promised(&answers) >= 100 && unknown > 0,
+        "stopped in mid-rush: {} yes, {unknown} unknown",
+        promised(&answers)
+    );
+    let unqueued =
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. })).count();
+    assert_eq!(unqueued, 0, "claims in hand were finished");
+    mended(&world, &coupon, &answers).await;
+}
+
+#[tokio::test]
+async fn an_api_killed_in_mid_rush_leaves_no_acknowledged_promise_without_its_row() {
+    let (world, api) = open_world("api-kill").await;
+    let other = world.serve().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    eventually("both APIs know the coupon", LIMIT, async || {
+        other.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
+    })
+    .await;
+    let users = people(3_000);
+    let claims = rush(&[&api, &other], coupon.id, &users, 200);
+    let kill = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        api.process.kill().await;
+    };
+    let (answers, ()) = tokio::join!(claims, kill);
+    assert!(answers.iter().any(|(_, answer)| matches!(answer, Answer::Unknown(_))), "killed in mid-rush");
+    mended(&world, &coupon, &answers).await;
+    // Who got no answer asks again, and everyone has one.
+    let again = rush(&[&other], coupon.id, &users, 200).await;
+    assert_eq!(promised(&again), 3_000);
+    all_issued(&world, coupon.drop, 3_000).await;
+    assert_exact(&world, &coupon, 3_000, &[answers, again].concat()).await;
+}
+
+#[tokio::test]
+async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
+    let (world, api) = open_world("consumer-term").await;
+    let first = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    let claims = rush(&[&api], coupon.id, &people(3_000), 200);
+    let stop = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 50).await;
+        let code = first.process.stop().await;
+        (code, rows(&world, coupon.drop).await.len())
+    };
+    let (answers, (code, written)) = tokio::join!(claims, stop);
+    assert_eq!(code, 0, "{}", first.process.log());
+    let committed: i64 = world.topic.offsets().await.iter().map(|(committed, _)| committed).sum();
+    assert_eq!(committed, i64::try_from(written).unwrap(), "what was written was committed before the end");
+    let _second = world.consume().await;
+    all_issued(&world, coupon.drop, 3_000).await;
+    assert_exact(&world, &coupon, 3_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn consumers_killed_in_mid_batch_again_and_again_leave_no_gap_and_no_double() {
+    let (world, api) = open_world("consumer-kill").await;
+    let coupon = api.open_coupon(2_000).await;
+    let answers = rush(&[&api], coupon.id, &people(2_000), 200).await;
+    for round in 1..=3 {
+        let consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "2000")]).await;
+        eventually("it has written some", LIMIT, async || rows(&world, coupon.drop).await.len() > round * 300).await;
+        consumer.process.kill().await;
+    }
+    let _last = world.consume().await;
+    all_issued(&world, coupon.drop, 2_000).await;
+    assert_exact(&world, &coupon, 2_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_finishes_the_work() {
+    let (world, api) = open_world("reconciler-term").await;
+    let coupon = api.open_coupon(1_000).await;
+    let answers = rush(&[&api], coupon.id, &people(1_000), 200).await;
+    let consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 1_000).await;
+    consumer.process.stop().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot > 100").await;
+
+    let daemon = world.daemon().await;
+    let asked = daemon.ask(&json!({"wait": false})).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.ended(Duration::from_secs(15)).await, 0, "{}", daemon.process.log());
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'").await, 0);
+
+    world.pass().await;
+    assert_exact(&world, &coupon, 1_000, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+}

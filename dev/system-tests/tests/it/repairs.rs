@@ -1,0 +1,321 @@
+//! What the reconciler mends: one pass and the drop is exact again, a second finds nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_system_tests::{
+    Answer, Api, Coupon, LIMIT, Promise, Running, Stores, World, assert_exact, eventually, people, redis_holders, rush,
+};
+use serde_json::json;
+
+use crate::rush::{all_issued, open_world};
+
+/// How many findings there are of each kind.
+pub(crate) fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
+    let mut kinds = BTreeMap::new();
+    for finding in run.all_findings() {
+        *kinds.entry(finding.kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// Fails unless the run looked at this drop, found nothing at all, and says that it is exact.
+pub(crate) fn assert_clean(run: &Run, coupon: &Coupon) {
+    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
+    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
+    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
+}
+
+/// A coupon of 20, all given out and issued; the consumer is gone again.
+async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let answers = rush(&[api], coupon.id, &people(20), 20).await;
+    all_issued(world, coupon.drop, 20).await;
+    assert_eq!(consumer.process.stop().await, 0);
+    (coupon, answers)
+}
+
+/// One pass that repairs, then exact, then a pass that finds nothing.
+async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
+    assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
+    assert_exact(world, coupon, 20, answers).await;
+    assert_clean(&world.pass().await, coupon);
+    assert_exact(world, coupon, 20, answers).await;
+}
+
+#[tokio::test]
+async fn rows_deleted_from_mysql_are_issued_again_to_the_same_people() {
+    let (world, api) = open_world("deleted").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)").await;
+    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 3)]).await;
+    let by = "SELECT slot FROM issued_coupons WHERE issued_by = 'reconciler' ORDER BY slot";
+    assert_eq!(world.sql.query(by).await, [["1"], ["7"], ["20"]]);
+    let told = world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let admitted_at: i64 = world.redis.command(&["HGET", &told, "7"]).await;
+    let row = "SELECT ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) FROM issued_coupons WHERE slot = 7";
+    assert_eq!(world.sql.number(row).await, admitted_at, "the instant of admission is kept");
+}
+
+#[tokio::test]
+async fn people_removed_from_redis_are_put_back_on_their_slots() {
+    let (world, api) = open_world("removed").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let holders = redis_holders(&world, &coupon).await;
+    for slot in [1, 7, 20] {
+        world.redis.command::<i64>(&["ZREM", &users, &holders[&slot]]).await;
+        world.redis.command::<i64>(&["HDEL", &world.redis.claimants(coupon.id), &holders[&slot]]).await;
+    }
+    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(409 | 503, _)), "never one too many");
+    let run = world.pass().await;
+    assert_eq!((run.status, kinds(&run).get(&Kind::MissingAdmission)), (Status::Repaired, Some(&3)), "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot });
+    }
+}
+
+#[tokio::test]
+async fn a_count_that_was_changed_is_set_right() {
+    let (world, api) = open_world("count").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let key = world.redis.of_drop(coupon.id, coupon.drop, "count");
+    for wrong in [["SET", &key, "3"].as_slice(), &["SET", &key, "1000"], &["SET", &key, "many"], &["DEL", &key]] {
+        world.redis.command::<firstcome_shared::redis::Value>(wrong).await;
+        one_pass_mends(&world, &coupon, &answers, &[(Kind::CountMismatch, 1)]).await;
+        assert!(api.claim(coupon.id, "u-late").await.is("sold_out"), "after {wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "flushed").await;
+    let api = world.serve().await;
+    world.pass().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    // Three kinds of evidence: rows, messages not yet read, and people whom only Redis knew — those have no slot to defend
+    // any more, so everyone here is in MySQL or on the topic.
+    let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
+    all_issued(&world, coupon.drop, 10).await;
+    consumer.process.stop().await;
+    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into(), "w-3".into()], 3).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _)), "closed while unsure");
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let later = rush(&[&api], coupon.id, &(14..=40).map(|n| format!("x-{n}")).collect::<Vec<_>>(), 10).await;
+    assert_eq!(later.iter().filter(|(_, answer)| answer.is_accepted()).count(), 7);
+    answers.extend(later);
+    let _consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 20).await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "older").await;
+    let api = world.serve().await;
+    world.pass().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
+    all_issued(&world, coupon.drop, 5).await;
+    redis.stop().await.unwrap();
+    let old = tempfile::tempdir().unwrap();
+    copy(redis.data_dir().unwrap(), old.path());
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    all_issued(&world, coupon.drop, 7).await;
+
+    redis.kill().await.unwrap();
+    copy(old.path(), redis.data_dir().unwrap());
+    redis.start_again().await.unwrap();
+    eventually("the API reaches Redis and finds itself without the licence", LIMIT, async || {
+        matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
+    })
+    .await;
+    world.pass().await;
+    answers.push(("w-3".into(), api.claim(coupon.id, "w-3").await));
+    assert_eq!(answers.last().unwrap().1.promised(), Some((coupon.drop, 8)), "slots 6 and 7 are taken");
+    all_issued(&world, coupon.drop, 8).await;
+    assert_exact(&world, &coupon, 8, &answers).await;
+}
+
+/// Makes `to` a copy of the folder `from`.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::remove_dir_all(to).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn failed_claims_put_in_by_hand_are_reissued_by_the_next_pass_of_the_command_line() {
+    let (world, api) = open_world("by-hand-cli").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    back_up_by_hand(&world, &coupon, &[3, 5]).await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_eq!(kinds(&run).get(&Kind::FailedClaim), Some(&2), "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    resolved(&world, 2).await;
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
+    let (world, api) = open_world("by-hand-http").await;
+    let daemon = world.daemon().await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    back_up_by_hand(&world, &coupon, &[3, 5]).await;
+    let dry = daemon.reconcile(&json!({"dry_run": true, "coupon_id": coupon.id})).await;
+    assert!(dry.dry_run && dry.all_findings().all(|f| f.result == Outcome::Planned), "{dry:#?}");
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL").await, 2);
+    let run = daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    resolved(&world, 2).await;
+    assert_clean(&daemon.reconcile(&json!({})).await, &coupon);
+}
+
+/// As an operator would: the rows are gone, and the people's claims stand in the backup table with five columns.
+async fn back_up_by_hand(world: &World, coupon: &Coupon, slots: &[u32]) {
+    for slot in slots {
+        let backup = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) \
+                      SELECT coupon_id, drop_id, slot, user_id, 'by hand' FROM issued_coupons";
+        world.sql.query(&format!("{backup} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
+        world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
+    }
+}
+
+/// So many rows of the backup table are resolved, with how and by which pass.
+async fn resolved(world: &World, number: usize) {
+    let rows =
+        world.sql.query("SELECT resolution, resolved_by_run FROM failed_claims WHERE resolved_at IS NOT NULL").await;
+    assert_eq!(rows.len(), number, "{rows:?}");
+    assert!(rows.iter().flatten().all(|field| field != "NULL" && !field.is_empty()), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_failed_claim_of_someone_redis_never_saw_is_issued_in_its_slot() {
+    let (world, api) = open_world("unseen").await;
+    let coupon = api.open_coupon(5).await;
+    let by_hand = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 1, 'by-phone', 'by hand')",
+        coupon.id, coupon.drop
+    );
+    world.sql.query(&by_hand).await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    resolved(&world, 1).await;
+    assert_eq!(api.claim(coupon.id, "by-phone").await, Answer::Already { drop: coupon.drop, slot: 1 });
+    assert_eq!(api.claim(coupon.id, "u-2").await.promised(), Some((coupon.drop, 2)));
+}
+
+#[tokio::test]
+async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_mail() {
+    let (world, api) = open_world("left").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let by_hand = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES \
+         ({0}, {1}, 7, 'unlucky-person-77', 'by hand'), ({0}, 424242, 1, 'lost-person-99', 'by hand')",
+        coupon.id, coupon.drop
+    );
+    world.sql.query(&by_hand).await;
+    let daemon = world.daemon().await;
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Drift, "{run:#?}");
+    let left = "SELECT user_id FROM failed_claims WHERE resolved_at IS NULL ORDER BY id";
+    assert_eq!(world.sql.query(left).await, [["unlucky-person-77"], ["lost-person-99"]]);
+    assert_exact(&world, &coupon, 20, &answers).await;
+
+    let mail =
+        world.mail.wait_for(|mail| plain(&mail.text()).contains("u•••77"), Duration::from_secs(20)).await.unwrap();
+    let text = plain(&mail.text());
+    assert!(text.contains("l•••99"), "{text}");
+    assert!(!text.contains("unlucky-person-77") && !text.contains("lost-person-99"), "masked: {text}");
+    assert_eq!(mail.to, ["duty@example.com"]);
+
+    let once = world.once_with(&[], &[]).await;
+    assert_eq!(once.code, 1, "drift left: {}", once.log);
+}
+
+/// Undoes quoted-printable, whatever part of the mail it is in.
+fn plain(raw: &str) -> String {
+    let joined = raw.replace("=\r\n", "").replace("=\n", "");
+    let mut bytes = Vec::new();
+    let mut rest = joined.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let decoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'=');
+        bytes.push(decoded.unwrap_or(byte));
+        rest = if decoded.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn what_was_repaired_is_mailed_and_recorded() {
+    let (world, api) = open_world("mailed").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let daemon = world.daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (2, 4)").await;
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    let repaired = |mail: &firstcome_stack::Mail| plain(&mail.text()).contains("20 of 20");
+    world.mail.wait_for(repaired, Duration::from_secs(20)).await.unwrap();
+    let recorded = format!("SELECT status, applied FROM reconcile_runs WHERE id = '{}'", run.run_id);
+    assert_eq!(world.sql.query(&recorded).await, [["repaired", "2"]]);
+    let findings =
+        format!("SELECT kind, slot, result FROM reconcile_findings WHERE run_id = '{}' ORDER BY slot", run.run_id);
+    assert_eq!(world.sql.query(&findings).await, [["unissued", "2", "applied"], ["unissued", "4", "applied"]]);
+    let told: Run = {
+        let path = format!("/v1/runs/{}", run.run_id);
+        let reply = firstcome_system_tests::Http::send(daemon.http().ops(reqwest::Method::GET, &path)).await;
+        serde_json::from_value(reply.body).unwrap()
+    };
+    assert_eq!(told.run_id, run.run_id);
+    assert_eq!(told.drops, run.drops);
+}
+
+#[tokio::test]
+async fn a_dry_run_lists_what_it_would_do_and_changes_nothing() {
+    let (world, api) = open_world("dry").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let holders = redis_holders(&world, &coupon).await;
+    world.redis.command::<i64>(&["ZREM", &users, &holders[&9]]).await;
+    let before = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
+    let dry = world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(dry.code, 1, "{}", dry.log);
+    let run = dry.run();
+    assert!(run.dry_run && run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
+    assert!(kinds(&run).contains_key(&Kind::Unissued) && kinds(&run).contains_key(&Kind::MissingAdmission), "{run:#?}");
+    let after = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
+    assert_eq!(before, after);
+    world.pass().await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+}
