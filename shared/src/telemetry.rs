@@ -22,6 +22,9 @@ pub fn init_logs() {
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// Buckets for how many rows were handled at once.
+const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
+
 /// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that has one already (tests
 /// run several services in one), the same handle is given again.
 ///
@@ -36,6 +39,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), ROWS)?
         .install_recorder()?;
     Ok(HANDLE.get_or_init(|| handle).clone())
 }

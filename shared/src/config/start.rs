@@ -32,12 +32,12 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`].
-pub async fn wait_for<T, E: Display>(
+pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     store: &'static str,
     limit: Duration,
     shutdown: &CancellationToken,
     retry: impl Fn(&E) -> bool,
-    mut ask: impl AsyncFnMut() -> Result<T, E>,
+    mut ask: impl FnMut() -> Fut,
 ) -> Result<T, StartError> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(50);

@@ -32,11 +32,30 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
+    routes_of_loop(check(async || Ok(())), checks, metrics)
+}
+
+/// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the loop stands still, so
+/// that whoever runs the process starts it anew.
+pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
+    alive: Check,
+    checks: Vec<(&'static str, Check)>,
+    metrics: PrometheusHandle,
+) -> Router<S> {
     let checks = Arc::new(checks);
     Router::new()
-        .route("/healthz", get(async || axum::Json(json!({"status": "ok"}))))
+        .route("/healthz", get(async move || healthy(&alive).await))
         .route("/readyz", get(async move || ready(&checks).await))
         .route("/metrics", get(async move || render(&metrics)))
+}
+
+async fn healthy(alive: &Check) -> Response {
+    match alive().await {
+        Ok(()) => axum::Json(json!({"status": "ok"})).into_response(),
+        Err(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "stuck", "reason": reason}))).into_response()
+        }
+    }
 }
 
 async fn ready(checks: &[(&'static str, Check)]) -> Response {
