@@ -78,7 +78,7 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
     let coupon_id = make_coupon(&system.api()?, size).await?;
     step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
     let forger = Forger::new(&system.stack, coupon_id)?;
-    trouble::refuse_some_rows(&system.stack).await?;
+    trouble::refuse_some_rows(&system.stack.mysql).await?;
     step(format!("trouble 1: MySQL refuses every {}th slot from the consumer", trouble::REFUSED_EVERY));
     forger.unreadable().await?;
     let victim = trouble::reader_of(&system.consumers, REFUSED_METRIC).await?;
@@ -93,12 +93,12 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
     step(format!("trouble 4: {COPIES} claims came twice, and once more in a version nobody knows"));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
-    trouble::refuse_no_more(&system.stack).await?;
+    trouble::refuse_no_more(&system.stack.mysql).await?;
     let last_pass = system.reconciler()?.post("/v1/reconcile", &json!({"wait": true})).await;
     let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
     let mails = mails(system).await;
     let proof = if proof.exact() {
-        Proof::read(&system.stack, coupon_id, size.quantity, &tally.promises).await?
+        Proof::read(&system.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
     } else {
         proof
     };
@@ -162,7 +162,7 @@ async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) 
 async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
     let (begun, mut live) = (Instant::now(), Live::new());
     loop {
-        let proof = Proof::read(&system.stack, coupon_id, size.quantity, &tally.promises).await?;
+        let proof = Proof::read(&system.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
         let shown = format!(
             "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
             begun.elapsed().as_secs_f64(),

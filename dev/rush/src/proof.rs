@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_stack::Stack;
+use firstcome_stack::MysqlServer;
 use serde::Serialize;
 
 use crate::answer::Promise;
@@ -59,15 +59,15 @@ impl Proof {
     /// # Errors
     /// When MySQL cannot be read.
     pub async fn read(
-        stack: &Stack,
+        mysql: &MysqlServer,
         coupon_id: i64,
         quantity: u32,
         promises: &HashMap<String, Promise>,
     ) -> Result<Self> {
-        let rows = rows(stack, coupon_id).await?;
+        let rows = rows(mysql, coupon_id).await?;
         let mut proof = Self::compare(&rows, quantity, promises);
-        proof.refused = refused(stack).await?;
-        proof.settled_after_ms = settled_after_ms(stack, coupon_id).await?;
+        proof.refused = refused(mysql).await?;
+        proof.settled_after_ms = settled_after_ms(mysql, coupon_id).await?;
         Ok(proof)
     }
 
@@ -109,7 +109,7 @@ impl Proof {
     }
 }
 
-async fn rows(stack: &Stack, coupon_id: i64) -> Result<Vec<Row>> {
+async fn rows(mysql: &MysqlServer, coupon_id: i64) -> Result<Vec<Row>> {
     let sql = format!(
         "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
     );
@@ -118,25 +118,25 @@ async fn rows(stack: &Stack, coupon_id: i64) -> Result<Vec<Row>> {
         let promise = Promise { drop_id: drop_id.parse()?, slot: slot.parse()? };
         Ok(Row { promise, user_id, by_consumer: by_consumer == "1" })
     };
-    stack.mysql.query(&sql).await?.into_iter().map(read).collect()
+    mysql.query(&sql).await?.into_iter().map(read).collect()
 }
 
-async fn refused(stack: &Stack) -> Result<Vec<Refused>> {
+async fn refused(mysql: &MysqlServer) -> Result<Vec<Refused>> {
     let sql = "SELECT reason, COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims
                GROUP BY reason ORDER BY reason";
     let read = |row: Vec<String>| {
         let [reason, count, open] = <[String; 3]>::try_from(row).ok().context("three columns")?;
         Ok(Refused { reason, count: count.parse()?, open: open.parse()? })
     };
-    stack.mysql.query(sql).await?.into_iter().map(read).collect()
+    mysql.query(sql).await?.into_iter().map(read).collect()
 }
 
-async fn settled_after_ms(stack: &Stack, coupon_id: i64) -> Result<i64> {
+async fn settled_after_ms(mysql: &MysqlServer, coupon_id: i64) -> Result<i64> {
     let sql = format!(
         "SELECT COALESCE(TIMESTAMPDIFF(MICROSECOND, MAX(claimed_at), MAX(issued_at)) DIV 1000, 0)
          FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
     );
-    let rows = stack.mysql.query(&sql).await?;
+    let rows = mysql.query(&sql).await?;
     ensure!(rows.len() == 1 && rows[0].len() == 1, "MySQL gave no time");
     Ok(rows[0][0].parse()?)
 }

@@ -8,7 +8,7 @@ use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
-use firstcome_stack::Stack;
+use firstcome_stack::{MysqlServer, Stack};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
 
@@ -26,7 +26,7 @@ const TRIGGER: &str = "firstcome.demo_refuses";
 ///
 /// # Errors
 /// When MySQL refuses the trigger.
-pub async fn refuse_some_rows(stack: &Stack) -> Result<()> {
+pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
         "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
          BEGIN
@@ -35,15 +35,15 @@ pub async fn refuse_some_rows(stack: &Stack) -> Result<()> {
              END IF;
          END"
     );
-    stack.mysql.query(&trigger).await.map(drop)
+    mysql.query(&trigger).await.map(drop)
 }
 
 /// Ends what [`refuse_some_rows`] began.
 ///
 /// # Errors
 /// When MySQL is gone.
-pub async fn refuse_no_more(stack: &Stack) -> Result<()> {
-    stack.mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
+pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
+    mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
 }
 
 /// Writes to the topic what nobody should.
