@@ -1,0 +1,23 @@
+//! `firstcome-api`: admits people, turns admissions into rows, and prepares the stores.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use firstcome_api::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    firstcome_shared::telemetry::init_logs();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(cli.run()));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("firstcome-api: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One claim: admission in Redis, then the hand-over to Kafka. Nothing here is ever tried twice by itself: a client's retry
+//! finds `already_claimed`.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use chrono::SecondsFormat;
+use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::http::Problem;
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply};
+use metrics::{counter, histogram};
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::clock::instant;
+use super::entry::{Chosen, Entry};
+use super::state::Services;
+
+/// Yes, in one of three ways.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schema(as = Claim)]
+pub(super) enum Yes {
+    /// A slot, just now.
+    Accepted {
+        /// In which drop.
+        drop_id: DropId,
+        /// Which slot.
+        slot: Slot,
+        /// Whether the message is certain to be on the topic. If not, the coupon comes all the same, a little later.
+        queued: bool,
+    },
+    /// This person holds a slot already.
+    AlreadyClaimed {
+        /// In which drop.
+        drop_id: DropId,
+        /// Which slot.
+        slot: Slot,
+    },
+    /// A place on the waiting list.
+    Waiting {
+        /// 1 is next.
+        position: u32,
+    },
+}
+
+/// Works one claim to its end.
+pub(super) async fn admit(services: &Services, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
+    let answered = ask(services, &entry, &user).await;
+    let outcome = answered.as_ref().map_or_else(|refused| refused.0, |(_, reply)| word(reply.admission));
+    counter!("firstcome_claims_total", "outcome" => outcome).increment(1);
+    let (drop_id, reply) = answered.map_err(|refused| refused.1)?;
+    match reply.admission {
+        Admission::Accepted(slot) => {
+            let event = ClaimEvent {
+                coupon_id: entry.coupon.id,
+                drop_id,
+                slot,
+                user_id: user,
+                claimed_at: instant(reply.now_ms),
+            };
+            let queued = services.publisher.publish(&event).await;
+            Ok(Yes::Accepted { drop_id, slot, queued })
+        }
+        Admission::Already(drop_id, slot) => Ok(Yes::AlreadyClaimed { drop_id, slot }),
+        Admission::Waiting(position) => Ok(Yes::Waiting { position }),
+        refusal => Err(no(refusal)),
+    }
+}
+
+type Refused = (&'static str, Problem);
+
+/// Asks admission, and once more for the right drop where the window that this host's clock chose turned out to be the
+/// wrong one by Redis's. The first asking admitted nobody then.
+async fn ask(services: &Services, entry: &Entry, user: &UserId) -> Result<(DropId, Reply), Refused> {
+    let over = || ("closed", Problem::new(StatusCode::GONE, "closed", "no drop of this coupon is open or planned"));
+    let first = entry.for_claim(services.clock.now()).ok_or_else(over)?;
+    let reply = call(services, first, user).await?;
+    if matches!(reply.admission, Admission::NotOpen(_) | Admission::Closed(_)) {
+        let second = entry.for_claim(instant(reply.now_ms)).ok_or_else(over)?;
+        if second.drop.id != first.drop.id {
+            return Ok((second.drop.id, call(services, second, user).await?));
+        }
+    }
+    Ok((first.drop.id, reply))
+}
+
+async fn call(services: &Services, chosen: Chosen<'_>, user: &UserId) -> Result<Reply, Refused> {
+    let begun = Instant::now();
+    let asked = services.redis.claim(chosen.keys, chosen.drop.id, user).await;
+    histogram!("firstcome_admission_seconds").record(begun.elapsed().as_secs_f64());
+    match asked {
+        Ok(reply) => {
+            services.clock.seen(reply.now_ms);
+            Ok(reply)
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn failed(error: &AdmissionError) -> Refused {
+    match error {
+        AdmissionError::NoLicence => ("no_licence", Problem::unavailable("admission is closed for a check; try again")),
+        AdmissionError::Redis(cause) => {
+            tracing::debug!(%cause, "a claim could not be worked");
+            ("redis_error", Problem::unavailable("whether this claim went through is not known yet; try again"))
+        }
+        AdmissionError::Unexpected => {
+            tracing::error!(%error, "a claim could not be worked");
+            ("unexpected", Problem::unavailable("this claim could not be worked; try again"))
+        }
+    }
+}
+
+fn no(refusal: Admission) -> Problem {
+    let conflict = |code, detail: &str| Problem::new(StatusCode::CONFLICT, code, detail);
+    let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
+    match refusal {
+        Admission::SoldOut => conflict("sold_out", "all are given out"),
+        Admission::Paused => conflict("paused", "this coupon is stopped for the moment; try again later"),
+        Admission::NotOpen(at) => conflict("not_open", "this coupon is not open yet").with("opens_at", time(at)),
+        Admission::Closed(at) => {
+            Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
+        }
+        // Unloaded, unverified, and (never here) the answers that are a yes.
+        _ => Problem::unavailable("this coupon is being checked; try again"),
+    }
+}
+
+fn word(admission: Admission) -> &'static str {
+    match admission {
+        Admission::Accepted(_) => "accepted",
+        Admission::Already(..) => "already_claimed",
+        Admission::Waiting(_) => "waiting",
+        Admission::SoldOut => "sold_out",
+        Admission::NotOpen(_) => "not_open",
+        Admission::Closed(_) => "closed",
+        Admission::Paused => "paused",
+        Admission::Unloaded => "unloaded",
+        Admission::Unverified => "unverified",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse as _;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_answers_are_the_contract_s() {
+        let json = |yes| serde_json::to_value(yes).unwrap();
+        let drop_id = DropId(3);
+        assert_eq!(
+            json(Yes::Accepted { drop_id, slot: 7, queued: true }),
+            json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": true})
+        );
+        assert_eq!(
+            json(Yes::AlreadyClaimed { drop_id, slot: 7 }),
+            json!({"status": "already_claimed", "drop_id": 3, "slot": 7})
+        );
+        assert_eq!(json(Yes::Waiting { position: 2 }), json!({"status": "waiting", "position": 2}));
+    }
+
+    #[test]
+    fn every_refusal_has_its_status_and_code() {
+        let cases = [
+            (Admission::SoldOut, 409, "sold_out"),
+            (Admission::Paused, 409, "paused"),
+            (Admission::NotOpen(0), 409, "not_open"),
+            (Admission::Closed(0), 410, "closed"),
+            (Admission::Unloaded, 503, "unavailable"),
+            (Admission::Unverified, 503, "unavailable"),
+        ];
+        for (refusal, status, code) in cases {
+            let problem = no(refusal);
+            assert_eq!(problem.code(), code);
+            let response = problem.into_response();
+            assert_eq!(response.status(), status, "{code}");
+            assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{code}");
+        }
+        let opens = serde_json::to_value(no(Admission::NotOpen(1_764_568_800_000))).unwrap();
+        assert_eq!(opens["opens_at"], "2025-12-01T06:00:00.000Z");
+    }
+}

@@ -1,0 +1,81 @@
+//! Settings of `serve`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs};
+use firstcome_shared::http::Limits;
+use secrecy::SecretString;
+
+use super::identity::IdentityArgs;
+
+/// Settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// Who people are.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    /// MySQL.
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    /// Redis.
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    /// Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// Publishing.
+    #[command(flatten)]
+    pub publish: PublishArgs,
+    /// Waiting for stores.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// How often coupons and drops are read from MySQL, in milliseconds: what another process made or changed is seen here
+    /// after that time at the latest
+    #[arg(long, env = "CATALOGUE_REFRESH_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=60_000), help_heading = "MySQL")]
+    pub catalogue_refresh_ms: u64,
+}
+
+/// Settings of the HTTP front.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpArgs {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    pub listen_addr: SocketAddr,
+    /// Token for operators' routes, at least 32 printable ASCII characters
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
+    pub ops_token: SecretString,
+    /// Most connections at a time; more wait until one closes
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    /// Longest time for the head of a request, also between two requests of one connection, in milliseconds
+    #[arg(long, env = "HEADER_READ_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub header_read_timeout_ms: u64,
+    /// Longest time for a request's answer, its body included, in milliseconds; then 503. A claim goes on to its end
+    #[arg(long, env = "REQUEST_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub request_timeout_ms: u64,
+    /// Most claims, and questions about claims, worked on at a time; more are answered 503 at once
+    #[arg(long, env = "MAX_CLAIMS_IN_HAND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_claims_in_hand: u32,
+}
+
+impl HttpArgs {
+    /// What one client may ask of the server.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            header_read: Duration::from_millis(self.header_read_timeout_ms),
+            drain: self.request_timeout(),
+            ..Limits::default()
+        }
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+}

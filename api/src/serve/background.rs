@@ -1,0 +1,85 @@
+//! What goes on beside the requests: coupons are kept fresh, daily drops are made ahead, Redis is watched. None of it ends
+//! by itself; one that does is a bug, and the process stops rather than go on without it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firstcome_shared::drops::make_ahead;
+use metrics::{counter, gauge};
+use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::state::{App, Services};
+
+/// How often it is looked whether daily drops are to be made. They are made days ahead.
+const MAKE_EVERY: Duration = Duration::from_secs(60);
+
+/// How often Redis is asked for its time and the licence.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Starts all of it. Dropping the set ends it.
+pub(super) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
+    let mut tasks = JoinSet::new();
+    let services = Arc::clone(app);
+    tasks.spawn(async move {
+        services.catalogue.keep_fresh(refresh).await;
+        "the reading of coupons"
+    });
+    let services = Arc::clone(app);
+    tasks.spawn(async move {
+        let mut ticks = every(MAKE_EVERY);
+        loop {
+            ticks.tick().await;
+            make_drops(&services).await;
+        }
+    });
+    let services = Arc::clone(app);
+    tasks.spawn(async move { watch_redis(&services).await });
+    tasks
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn make_drops(services: &Services) {
+    let now = services.clock.now();
+    let mut made = 0;
+    for entry in services.catalogue.coupons().values() {
+        match make_ahead(&services.db, &services.redis, &entry.coupon, &entry.drops, now).await {
+            Ok(some) => made += some,
+            Err(error) => {
+                counter!("firstcome_drop_making_failures_total").increment(1);
+                tracing::warn!(%error, coupon = %entry.coupon.id, "drops could not be made ahead; tried again in a minute");
+            }
+        }
+    }
+    if made > 0 {
+        tracing::info!(made, "drops were made ahead");
+    }
+}
+
+async fn watch_redis(services: &Services) -> &'static str {
+    let mut ticks = every(WATCH_EVERY);
+    let mut last = None;
+    loop {
+        ticks.tick().await;
+        let licence = services.redis.has_licence().await;
+        if let Ok(now_ms) = services.redis.time_ms().await {
+            services.clock.seen(now_ms);
+        }
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(licence.is_ok())));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(licence, Ok(true)))));
+        let state = licence.as_ref().ok().copied();
+        if last != Some(state) {
+            match &licence {
+                Ok(true) => tracing::info!("admission is open"),
+                Ok(false) => tracing::warn!("admission is closed until the reconciler has verified Redis"),
+                Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
+            }
+            last = Some(state);
+        }
+    }
+}

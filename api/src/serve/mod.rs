@@ -1,0 +1,127 @@
+//! `firstcome-api serve`: start-up with its checks, the server, and a shutdown that finishes what is in hand.
+
+mod admit;
+mod args;
+mod background;
+mod catalogue;
+mod clock;
+mod entry;
+mod extract;
+mod identity;
+mod in_hand;
+mod jwt;
+mod openapi;
+mod publish;
+mod router;
+mod routes;
+mod rules;
+mod start;
+mod state;
+mod stock;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::{self, Limits};
+use firstcome_shared::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use args::{HttpArgs, ServeArgs};
+pub use identity::{IdentityArgs, UserAuth};
+pub use jwt::JwtArgs;
+
+use identity::Identity;
+use state::App;
+
+/// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
+///
+/// # Errors
+/// One sentence about a setting or a store with which it can't start.
+pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Some(server) = Server::bind(args, &shutdown).await? else { return Ok(()) };
+    println!("listening on http://{}", server.address());
+    server.run(shutdown).await
+}
+
+/// A server that has passed every check of start-up and accepts connections.
+pub struct Server {
+    app: App,
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+    limits: Limits,
+    refresh: Duration,
+    /// Longest time that claims in hand may take to end.
+    patience: Duration,
+}
+
+impl Server {
+    /// Waits for the stores, checks them, and listens. `None` when told to stop meanwhile.
+    ///
+    /// # Errors
+    /// One sentence about a setting or a store with which it can't start.
+    pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
+        let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
+        let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
+        let metrics = telemetry::init_metrics()?;
+        let Some(app) = start::services(&args, identity, shutdown).await? else { return Ok(None) };
+        let app = Arc::new(app);
+        let wanted = args.http.listen_addr;
+        let listener = TcpListener::bind(wanted).await.with_context(|| format!("cannot listen on {wanted}"))?;
+        let address = listener.local_addr()?;
+        let router = router::router(&app, token, metrics);
+        let limits = args.http.limits();
+        let refresh = Duration::from_millis(args.catalogue_refresh_ms);
+        // A claim asks Redis twice at most, then waits for Kafka.
+        let patience = args.publish.deadline() + 2 * args.redis.settings().timeout + Duration::from_secs(1);
+        Ok(Some(Self { app, listener, address, router, limits, refresh, patience }))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then finishes what is in hand.
+    ///
+    /// # Errors
+    /// When a part that must go on has ended by itself.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut tasks = background::start(&self.app, self.refresh);
+        let serving = http::serve(self.listener, self.router, self.limits, shutdown.clone());
+        tokio::pin!(serving);
+        let broken = tokio::select! {
+            () = &mut serving => None,
+            ended = tasks.join_next() => {
+                let what = ended.map(|result| result.unwrap_or("a background task, by a panic"));
+                shutdown.cancel();
+                serving.await;
+                Some(what.unwrap_or("every background task"))
+            }
+        };
+        finish(&self.app, self.patience).await;
+        match broken {
+            None => Ok(()),
+            Some(what) => anyhow::bail!("{what} ended; start this process again"),
+        }
+    }
+}
+
+/// Claims whose client is gone are still worked; then the producer sends what it holds.
+async fn finish(app: &App, patience: Duration) {
+    let left = app.in_hand.finish(patience).await;
+    if left > 0 {
+        tracing::warn!(left, "claims were still in hand at shutdown; the reconciler finishes what was admitted");
+    }
+    let unsent = app.publisher.flush(patience).await;
+    if unsent > 0 {
+        tracing::warn!(unsent, "admissions were not acknowledged by Kafka; the reconciler issues them");
+    }
+    tracing::info!("stopped");
+}
