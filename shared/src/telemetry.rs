@@ -5,8 +5,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Logs to standard error: `RUST_LOG` chooses what (default `info`), `LOG_FORMAT=json` one JSON object a line.
 /// A second call in one process (tests) changes nothing.
+///
+/// By default `rdkafka::client` is silent: it repeats what librdkafka logs, hundreds of times while no broker answers.
 pub fn init_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,rdkafka::client=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let already_set = if std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json") {
         builder.json().try_init().is_err()
