@@ -1,3 +1,25 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs what drifted, and tells a person.
+//!
+//! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second look, `record` and `notify`.
 
+pub mod args;
+pub mod collect;
+pub mod daemon;
+pub mod engine;
+pub mod execute;
+pub mod explain;
+pub mod http;
+pub mod licence;
+pub mod lock;
+mod metrics;
+pub mod notify;
+pub mod once;
+pub mod pass;
+pub mod plan;
+pub mod record;
 pub mod report;
+pub mod runner;
+pub mod schedule;
+pub mod snapshot;
+pub mod start;
+mod watch;

@@ -1,0 +1,229 @@
+//! Settings of the reconciler. Each is a flag and an environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs};
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::mysql::Db;
+use firstcome_shared::redis::Redis;
+use secrecy::SecretString;
+
+use crate::collect::{Collector, TailReader};
+use crate::engine::Engine;
+use crate::notify::NotifyArgs;
+use crate::plan::Policy;
+
+/// Compares every promise with every row, repairs what drifted, and tells a person.
+#[derive(Debug, Parser)]
+#[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs for good: passes by schedule and on demand, the licence to admit, mails
+    Daemon(Box<DaemonArgs>),
+    /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
+    Once(Box<OnceArgs>),
+    /// Sends a mail to everyone in ALERT_TO and explains what was tried
+    TestEmail(Box<NotifyArgs>),
+    /// Tells one person's whole story: claim, message, row, repairs, and what holds now
+    Explain(Box<ExplainArgs>),
+}
+
+/// Stores and policy.
+#[derive(Debug, Clone, Args)]
+pub struct EngineArgs {
+    /// Where MySQL is.
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    /// Where Redis is.
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// How long an admission may take to reach Kafka.
+    #[command(flatten)]
+    pub publish: PublishArgs,
+    /// Waiting at start-up.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// What may be repaired.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// What may be repaired, and when.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Reconciling")]
+pub struct PolicyArgs {
+    /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
+    #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
+    pub reconcile_overdue_ms: u32,
+    /// Brake: most repairs of one drop in one pass, in percent of its quantity (unissued, failed_claim, redis_lost not counted)
+    #[arg(long, env = "RECONCILE_BRAKE_PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub reconcile_brake_percent: u32,
+    /// Brake: it never holds fewer repairs than this
+    #[arg(long, env = "RECONCILE_BRAKE_AT_LEAST", default_value_t = 50)]
+    pub reconcile_brake_at_least: u32,
+    /// Slots read at a time
+    #[arg(long, env = "RECONCILE_PAGE_SLOTS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub reconcile_page_slots: u32,
+    /// How long the keys of sealed drops stay in Redis, in seconds
+    #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub sealed_keys_ttl_seconds: u64,
+    /// A consumer that stands still for longer although messages wait is reported, in seconds
+    #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub consumer_stall_seconds: u64,
+}
+
+/// Longest look at the topic's unread tail.
+const TAIL_LIMIT: Duration = Duration::from_secs(60);
+
+impl EngineArgs {
+    /// Connections and policy; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When a client can't be made from these settings.
+    pub fn engine(&self) -> anyhow::Result<Engine> {
+        let db_settings = self.mysql.settings();
+        let (db, redis) = (Db::new(&db_settings)?, Redis::new(&self.redis.settings())?);
+        let tail = TailReader::new(self.kafka.settings(), TAIL_LIMIT)?;
+        Ok(Engine {
+            collector: Collector::new(db.clone(), redis.clone(), tail, self.policy.reconcile_page_slots),
+            db,
+            db_settings,
+            redis,
+            policy: Policy {
+                publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
+                overdue_ms: i64::from(self.policy.reconcile_overdue_ms),
+                brake_percent: self.policy.reconcile_brake_percent,
+                brake_at_least: usize::try_from(self.policy.reconcile_brake_at_least).unwrap_or(usize::MAX),
+                confirmed: false,
+            },
+            sealed_keys_ttl: Duration::from_secs(self.policy.sealed_keys_ttl_seconds),
+            stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
+            losses: crate::licence::LossClock::default(),
+            unrecorded: std::sync::Arc::default(),
+            consumer_seen: std::sync::Arc::default(),
+        })
+    }
+}
+
+/// Settings of `daemon`.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// Stores and policy.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Schedules.
+    #[command(flatten)]
+    pub schedules: ScheduleArgs,
+    /// HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// Mail.
+    #[command(flatten)]
+    pub notify: NotifyArgs,
+}
+
+/// When passes run. Times are UTC.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)")]
+pub struct ScheduleArgs {
+    /// Passes over everything that is not sealed
+    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::schedule::six_fields)]
+    pub reconcile_cron: String,
+    /// Passes over sealed drops too
+    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::schedule::six_fields)]
+    pub deep_cron: String,
+    /// The daily digest
+    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::schedule::six_fields)]
+    pub digest_cron: String,
+    /// A scheduled run that is later than this, in seconds, is mailed as missed
+    #[arg(long, env = "MISSED_AFTER_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub missed_after_seconds: u32,
+}
+
+/// The HTTP front.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpArgs {
+    /// Address to listen on
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
+    pub listen_addr: SocketAddr,
+    /// Token of the operators, at least 32 characters
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = ops_token)]
+    pub ops_token: SecretString,
+}
+
+impl HttpArgs {
+    /// The token, checked.
+    ///
+    /// # Errors
+    /// With what is wrong with it.
+    pub fn token(&self) -> anyhow::Result<OpsToken> {
+        OpsToken::new(self.ops_token.clone()).map_err(anyhow::Error::msg)
+    }
+}
+
+fn ops_token(text: &str) -> Result<SecretString, String> {
+    let token: SecretString = text.to_owned().into();
+    OpsToken::new(token.clone()).map(|_| token)
+}
+
+/// Settings of `once`.
+#[derive(Debug, Clone, Args)]
+pub struct OnceArgs {
+    /// Stores and policy.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Mail.
+    #[command(flatten)]
+    pub notify: NotifyArgs,
+    /// Only look: change nothing, list what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the run as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only this coupon
+    #[arg(long, value_name = "ID")]
+    pub coupon: Option<i64>,
+    /// Only this drop
+    #[arg(long, value_name = "ID")]
+    pub drop: Option<i64>,
+    /// Look at sealed drops too
+    #[arg(long)]
+    pub deep: bool,
+    /// Confirm repairs that the brake holds back
+    #[arg(long)]
+    pub confirm: bool,
+    /// How long to wait for a pass that is running elsewhere, in seconds
+    #[arg(long, default_value_t = 60)]
+    pub wait_seconds: u64,
+}
+
+/// Settings of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Stores and policy.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The coupon
+    #[arg(long, value_name = "ID")]
+    pub coupon: i64,
+    /// The person
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Print the story as JSON
+    #[arg(long)]
+    pub json: bool,
+}

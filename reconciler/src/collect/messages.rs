@@ -1,0 +1,117 @@
+//! One person's messages on the topic, read or not: for telling their story.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::event::ClaimEvent;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::TailReader;
+
+/// A message about a person.
+#[derive(Debug, Clone)]
+pub struct PersonMessage {
+    /// Where it is.
+    pub partition: i32,
+    /// Where in it.
+    pub offset: i64,
+    /// When it came to the topic, where the broker says.
+    pub at: Option<DateTime<Utc>>,
+    /// What it says.
+    pub event: ClaimEvent,
+    /// The consumer has dealt with it.
+    pub read: bool,
+}
+
+/// What the topic still tells of a person.
+#[derive(Debug, Clone, Default)]
+pub struct PersonMessages {
+    /// In order of partition and offset.
+    pub messages: Vec<PersonMessage>,
+    /// Messages from before this look's start that the topic no longer has, or that there was no time to read.
+    pub unknown: Vec<String>,
+    /// How many messages were read.
+    pub examined: u64,
+}
+
+impl TailReader {
+    /// Every message of a coupon about a person that came at `since` or later and is still on the topic.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached.
+    pub async fn messages_of(&self, coupon: CouponId, user: &UserId, since: DateTime<Utc>) -> anyhow::Result<PersonMessages> {
+        let (reader, user) = (self.clone(), user.clone());
+        tokio::task::spawn_blocking(move || reader.messages_blocking(coupon, &user, since))
+            .await
+            .context("reading the topic panicked")?
+    }
+
+    fn messages_blocking(&self, coupon: CouponId, user: &UserId, since: DateTime<Utc>) -> anyhow::Result<PersonMessages> {
+        // A client of its own: a story must not hold up a pass.
+        let consumer: BaseConsumer = self.settings.reader().create()?;
+        let mut found = PersonMessages::default();
+        let ranges = self.ranges(&consumer)?;
+        let mut by_time = TopicPartitionList::new();
+        for range in &ranges {
+            by_time.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(since.timestamp_millis()))?;
+        }
+        let starts = consumer.offsets_for_times(by_time, self.limit)?;
+        let mut assignment = TopicPartitionList::new();
+        let mut open = std::collections::HashMap::new();
+        for range in &ranges {
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, range.partition, self.limit)?;
+            let start = match starts.find_partition(&self.settings.topic, range.partition).map(|e| e.offset()) {
+                Some(Offset::Offset(offset)) => offset.max(low),
+                _ => end,
+            };
+            if low > 0 && start <= low {
+                found.unknown.push(format!("partition {}: messages before offset {low} have expired", range.partition));
+            }
+            if start < end {
+                assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(start))?;
+                open.insert(range.partition, (range.from, end));
+            }
+        }
+        consumer.assign(&assignment)?;
+        let deadline = Instant::now() + self.limit;
+        while !open.is_empty() {
+            if Instant::now() > deadline {
+                found.unknown.push(format!("{} partitions could not be read to their end in time", open.len()));
+                break;
+            }
+            match consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(message)) => {
+                    let Some((committed, end)) = open.get(&message.partition()).copied() else { continue };
+                    found.examined += 1;
+                    if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default())
+                        && event.coupon_id == coupon
+                        && event.user_id == *user
+                    {
+                        found.messages.push(PersonMessage {
+                            partition: message.partition(),
+                            offset: message.offset(),
+                            at: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+                            event,
+                            read: message.offset() < committed,
+                        });
+                    }
+                    if message.offset() + 1 >= end {
+                        open.remove(&message.partition());
+                    }
+                }
+            }
+        }
+        found.messages.sort_by_key(|m| (m.partition, m.offset));
+        Ok(found)
+    }
+}

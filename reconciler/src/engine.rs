@@ -1,0 +1,109 @@
+//! What every pass needs: connections, policy, and what earlier passes saw.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_shared::redis::Redis;
+use tokio::time::Instant;
+
+use crate::collect::Collector;
+use crate::licence::LossClock;
+use crate::plan::Policy;
+use crate::report::{Run, Trigger};
+
+/// What is asked of a pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What set it off.
+    pub trigger: Trigger,
+    /// Only this coupon.
+    pub coupon: Option<CouponId>,
+    /// Only this drop.
+    pub drop: Option<DropId>,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Look at sealed drops too.
+    pub deep: bool,
+    /// An operator confirms: no brake.
+    pub confirm: bool,
+    /// How long to wait for another pass to end.
+    pub patience: Duration,
+}
+
+impl Request {
+    /// A pass over everything that is not sealed.
+    pub fn new(trigger: Trigger) -> Self {
+        Self { trigger, coupon: None, drop: None, dry_run: false, deep: false, confirm: false, patience: Duration::ZERO }
+    }
+
+    /// Whether it looks at every drop that is not sealed: only then may the licence be granted.
+    pub fn covers_everything(&self) -> bool {
+        self.coupon.is_none() && self.drop.is_none()
+    }
+
+    /// Somebody waits for the answer, so what is too young to be judged is waited for and looked at again.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
+    }
+}
+
+/// Connections and policy. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// MySQL.
+    pub db: Db,
+    /// MySQL, for connections of their own.
+    pub db_settings: DbSettings,
+    /// Redis.
+    pub redis: Redis,
+    /// Reads.
+    pub collector: Collector,
+    /// What may be repaired, and when.
+    pub policy: Policy,
+    /// How long keys of sealed drops stay in Redis.
+    pub sealed_keys_ttl: Duration,
+    /// A consumer whose offsets stand still for longer, with messages unread, is reported.
+    pub stall_after: Duration,
+    /// Since when Redis is known to have lost something.
+    pub losses: LossClock,
+    /// Runs that could not be recorded yet, since MySQL was away.
+    pub unrecorded: Arc<Mutex<Vec<(Run, bool)>>>,
+    /// The consumer's offsets when they last moved.
+    pub consumer_seen: Arc<Mutex<Option<ConsumerSeen>>>,
+}
+
+/// Where the consumer was, and since when it has been there.
+#[derive(Debug, Clone)]
+pub struct ConsumerSeen {
+    /// Committed offset by partition.
+    pub committed: Vec<(i32, i64)>,
+    /// First seen so.
+    pub since: Instant,
+}
+
+impl Engine {
+    /// For how long the consumer has stood still although messages wait.
+    pub fn consumer_stands_since(&self, committed: &[(i32, i64)], unread: u64) -> Duration {
+        let mut seen = self.consumer_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match seen.as_ref() {
+            Some(last) if unread > 0 && last.committed == committed => last.since.elapsed(),
+            _ => {
+                *seen = Some(ConsumerSeen { committed: committed.to_vec(), since: Instant::now() });
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// The publishing deadline.
+    pub fn publish_deadline(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
+    }
+
+    /// Who this is, for the run's row: host and process.
+    pub fn owner() -> String {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        format!("{}:{}", host.trim(), std::process::id())
+    }
+}

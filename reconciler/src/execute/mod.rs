@@ -1,0 +1,168 @@
+//! The only module that changes anything. Each repair checks what it is based on and does nothing where that has changed, so
+//! every one may run twice, at any moment, beside live traffic and another reconciler.
+
+mod redis;
+mod rows;
+
+use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::mysql::issued::Claim;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::repair::Generation;
+use tokio_util::sync::CancellationToken;
+
+use crate::plan::{Action, Plan, Planned};
+use crate::snapshot::DropFacts;
+
+/// Why repairs stopped before the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// Redis.
+    #[error("Redis cannot be reached: {0}")]
+    Redis(#[from] RedisError),
+    /// MySQL.
+    #[error(transparent)]
+    Mysql(#[from] DbError),
+    /// The pass was told to stop, or lost its lock.
+    #[error("the pass was stopped")]
+    Stopped,
+}
+
+/// What became of one repair, before the next look confirms it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was written, or was so already; with something to tell, perhaps.
+    Done(Option<String>),
+    /// What it was based on has changed meanwhile; nothing was done.
+    Changed(String),
+    /// No repair was possible; a person must decide.
+    Left(String),
+    /// There was nothing to do but tell.
+    Told,
+}
+
+/// Carries out the plan of one drop.
+pub struct Executor<'a> {
+    pub(crate) db: &'a Db,
+    pub(crate) redis: &'a Redis,
+    pub(crate) facts: &'a DropFacts,
+    pub(crate) run_id: &'a str,
+    pub(crate) stop: &'a CancellationToken,
+    pub(crate) keys: DropKeys,
+    pub(crate) generation: Option<Generation>,
+}
+
+/// Repairs carried out in one statement or script.
+const AT_ONCE: usize = 500;
+
+impl<'a> Executor<'a> {
+    /// An executor for one drop. `generation` is the coupon's as read before the drop was looked at.
+    pub fn new(
+        (db, redis): (&'a Db, &'a Redis),
+        facts: &'a DropFacts,
+        generation: Option<Generation>,
+        run_id: &'a str,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let keys = redis.keys(facts.coupon.id, facts.drop.id);
+        Self { db, redis, facts, run_id, stop, keys, generation }
+    }
+
+    /// Carries out every repair in order; one answer for each item of the plan.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then stands.
+    pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
+        let mut attempts = Vec::with_capacity(plan.items.len());
+        let mut unsettled = false;
+        for run in runs_of_a_kind(&plan.items) {
+            if self.stop.is_cancelled() {
+                return Err(ExecuteError::Stopped);
+            }
+            // Rows follow from Redis: whatever moved there must add up before the first is written.
+            if unsettled && !changes_redis(&run[0].action) {
+                self.settle_all(plan).await?;
+                unsettled = false;
+            }
+            unsettled |= matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
+            attempts.extend(self.run_of_a_kind(run).await?);
+        }
+        if unsettled {
+            self.settle_all(plan).await?;
+        }
+        Ok(attempts)
+    }
+
+    async fn settle_all(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
+        self.settle(plan.numbers.count.max(i64::from(self.facts.drop.quantity))).await.map(|_| ())
+    }
+
+    async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+        match &run[0].action {
+            Action::PutBack(_) => self.put_back(run).await,
+            Action::Issue(_) => self.issue(run).await,
+            _ => {
+                let mut attempts = Vec::with_capacity(run.len());
+                for item in run {
+                    if self.stop.is_cancelled() {
+                        return Err(ExecuteError::Stopped);
+                    }
+                    attempts.push(self.one(item).await?);
+                }
+                Ok(attempts)
+            }
+        }
+    }
+
+    async fn one(&mut self, item: &Planned) -> Result<Attempt, ExecuteError> {
+        match &item.action {
+            Action::WriteMeta => self.write_meta().await,
+            Action::Rebuild(holdings) => self.rebuild(holdings).await,
+            Action::Move { user, from } => self.move_person(user, *from).await,
+            Action::Withdraw { user, from } => self.withdraw(user, *from).await,
+            Action::Settle { up_to } => self.settle(*up_to).await,
+            Action::IssueFailed { id, claim, put_back } => self.issue_failed(*id, claim, *put_back).await,
+            Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
+            Action::ResolveDuplicate { id, slot } => {
+                let detail = format!("its person holds slot {slot}");
+                self.resolve_failed(*id, "duplicate", detail).await?;
+                Ok(Attempt::Done(None))
+            }
+            Action::Promote { limit } => self.promote(*limit).await,
+            Action::Report => Ok(Attempt::Told),
+            Action::PutBack(_) | Action::Issue(_) => Ok(Attempt::Changed("planned out of order".into())),
+        }
+    }
+
+    pub(crate) fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
+        Claim {
+            coupon_id: self.facts.coupon.id,
+            drop_id: self.facts.drop.id,
+            slot,
+            user_id: user.clone(),
+            claimed_at,
+        }
+    }
+
+    pub(crate) fn drop_id(&self) -> DropId {
+        self.facts.drop.id
+    }
+}
+
+fn changes_redis(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::WriteMeta
+            | Action::Rebuild(_)
+            | Action::Move { .. }
+            | Action::Withdraw { .. }
+            | Action::PutBack(_)
+            | Action::Settle { .. }
+    )
+}
+
+/// Neighbours that go in one statement: the plan is sorted by action.
+fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
+    items.chunk_by(|a, b| a.action.name() == b.action.name() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
+}

@@ -1,0 +1,183 @@
+//! Repairs in Redis.
+
+use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::repair::{Done, Generation, Holding, PutBack};
+
+use super::{AT_ONCE, Attempt, ExecuteError, Executor};
+use crate::plan::{Action, Planned};
+
+const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
+const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
+
+impl Executor<'_> {
+    async fn generation(&mut self) -> Result<Generation, ExecuteError> {
+        if let Some(known) = &self.generation {
+            return Ok(known.clone());
+        }
+        let made = self.redis.ensure_generation(self.facts.coupon.id).await?;
+        self.generation = Some(made.clone());
+        Ok(made)
+    }
+
+    pub(super) async fn write_meta(&mut self) -> Result<Attempt, ExecuteError> {
+        // MySQL is read once more: an operator may be changing the coupon right now.
+        let Some((coupon, drops)) = self.db.coupon(self.facts.coupon.id).await? else {
+            return Ok(Attempt::Changed("the coupon is gone".into()));
+        };
+        let Some(drop) = drops.iter().find(|d| d.id == self.drop_id()) else {
+            return Ok(Attempt::Changed("the drop is gone".into()));
+        };
+        self.redis.write_meta(&self.keys, &DropMeta::of(&coupon, drop)).await?;
+        Ok(Attempt::Done(None))
+    }
+
+    /// Everything known goes back, then the counter is made to add up, and only then does `meta` let admission see the drop.
+    pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        let mut taken = 0;
+        for chunk in holdings.chunks(AT_ONCE) {
+            if self.stop.is_cancelled() {
+                return Err(ExecuteError::Stopped);
+            }
+            let once_per = self.facts.once_per();
+            match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, chunk).await? {
+                Done::Applied(words) => taken += words.iter().filter(|word| **word == PutBack::Taken).count(),
+                _ => return Ok(Attempt::Changed(EMPTIED.into())),
+            }
+        }
+        let meta = DropMeta::of(&self.facts.coupon, &self.facts.drop);
+        match self.redis.load_drop(&self.keys, &generation, &meta).await? {
+            Done::Applied(true) => {}
+            // It is there, but could not be read.
+            Done::Applied(false) => self.redis.write_meta(&self.keys, &meta).await?,
+            _ => return Ok(Attempt::Changed(EMPTIED.into())),
+        }
+        let settled = self.settle(i64::from(self.facts.drop.quantity)).await?;
+        Ok(match settled {
+            Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
+            Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", holdings.len()))),
+            other => other,
+        })
+    }
+
+    pub(super) async fn settle(&mut self, up_to: i64) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        Ok(match self.redis.settle(&self.keys, &generation, up_to).await? {
+            Done::Applied(0) => Attempt::Done(None),
+            Done::Applied(freed) => Attempt::Done(Some(format!("{freed} slots are free again"))),
+            Done::Changed => Attempt::Changed("two people are on one slot; that is repaired first".into()),
+            Done::Stale => Attempt::Changed(EMPTIED.into()),
+        })
+    }
+
+    pub(super) async fn put_back(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+        let generation = self.generation().await?;
+        let holdings: Vec<Holding> = run
+            .iter()
+            .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
+            .collect();
+        let once_per = self.facts.once_per();
+        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, &holdings).await? {
+            Done::Applied(words) => words
+                .into_iter()
+                .map(|word| match word {
+                    PutBack::Applied | PutBack::Same => Attempt::Done(None),
+                    PutBack::Taken => Attempt::Changed("another person is on this slot by now".into()),
+                })
+                .collect(),
+            _ => vec![Attempt::Changed(EMPTIED.into()); run.len()],
+        })
+    }
+
+    /// Another slot, with its row; without one, the head of the waiting list and the list of broken promises.
+    pub(super) async fn move_person(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from)).await? {
+            Done::Applied(Some(slot)) => {
+                let written = self.write_row(&self.claim(slot, user, None)).await?;
+                Ok(match written {
+                    Attempt::Done(_) => Attempt::Done(Some(format!("moved to slot {slot}"))),
+                    other => other,
+                })
+            }
+            Done::Applied(None) => {
+                // Listed first: a crash in between leaves a listed person with a slot, which the next pass puts right.
+                self.list_as_broken(user, from, "no slot was left for them").await?;
+                match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
+                    Done::Applied(()) => Ok(Attempt::Left("no slot is left: first on the waiting list, promise broken".into())),
+                    Done::Changed => Ok(Attempt::Changed(CHANGED.into())),
+                    Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+                }
+            }
+            Done::Changed => Ok(Attempt::Changed(CHANGED.into())),
+            Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+        }
+    }
+
+    pub(super) async fn withdraw(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        Ok(match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, false).await? {
+            Done::Applied(()) => Attempt::Done(None),
+            Done::Changed => Attempt::Changed(CHANGED.into()),
+            Done::Stale => Attempt::Changed(EMPTIED.into()),
+        })
+    }
+
+    pub(super) async fn promote(&mut self, limit: u32) -> Result<Attempt, ExecuteError> {
+        const PROMOTED_AT_ONCE: u32 = 200;
+        let generation = self.generation().await?;
+        let (mut left, mut promoted) = (limit, 0_usize);
+        while left > 0 {
+            if self.stop.is_cancelled() {
+                return Err(ExecuteError::Stopped);
+            }
+            let some = left.min(PROMOTED_AT_ONCE);
+            left -= some;
+            let people = match self.redis.promote(&self.keys, &generation, self.drop_id(), some).await? {
+                Done::Applied(people) => people,
+                _ => return Ok(Attempt::Changed(CHANGED.into())),
+            };
+            if people.is_empty() {
+                break;
+            }
+            promoted += people.len();
+            for (user, slot) in people {
+                self.write_row(&self.claim(slot, &user, None)).await?;
+                self.mend(&user).await?;
+            }
+        }
+        Ok(Attempt::Done(Some(format!("{promoted} people promoted"))))
+    }
+
+    pub(super) async fn readmit(
+        &mut self,
+        id: i64,
+        user: &UserId,
+        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
+    ) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None).await? {
+            Done::Applied(Some(slot)) => {
+                let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;
+                if let Attempt::Done(_) = written {
+                    self.resolve_failed(id, "readmitted", format!("admitted anew in slot {slot}")).await?;
+                    return Ok(Attempt::Done(Some(format!("admitted anew in slot {slot}"))));
+                }
+                Ok(written)
+            }
+            Done::Applied(None) => Ok(Attempt::Left("no slot is left".into())),
+            Done::Changed => Ok(Attempt::Changed("its person is admitted by now; the next pass looks again".into())),
+            Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+        }
+    }
+
+    pub(super) async fn admit_in_slot(&mut self, holding: Holding) -> Result<Option<PutBack>, ExecuteError> {
+        let generation = self.generation().await?;
+        let once_per = self.facts.once_per();
+        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, &[holding]).await? {
+            Done::Applied(words) => words.first().copied(),
+            _ => None,
+        })
+    }
+}

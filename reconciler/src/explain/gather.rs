@@ -1,0 +1,207 @@
+//! Everything the stores still say about a person.
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::mysql::failed::FailedRow;
+use firstcome_shared::mysql::issued::IssuedRow;
+use firstcome_shared::mysql::schema::{broken_promises, failed_claims, reconcile_findings};
+use firstcome_shared::redis::RedisError;
+
+use super::Happening;
+use crate::engine::Engine;
+
+/// What is known of a person.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) happenings: Vec<Happening>,
+    pub(super) no_longer_known: Vec<String>,
+    pub(super) rows: Vec<IssuedRow>,
+    /// Redis: drop and slot.
+    pub(super) admitted: Option<(DropId, i64)>,
+    /// Redis: drop and position.
+    pub(super) waiting: Option<(DropId, i64)>,
+    pub(super) unread_messages: usize,
+    pub(super) unresolved: Vec<FailedRow>,
+    /// Broken and not mended: drop and reason.
+    pub(super) broken: Option<(DropId, String)>,
+    /// Something could not be asked.
+    pub(super) blind: bool,
+}
+
+impl Known {
+    fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
+        self.happenings.push(Happening { at, source, what });
+    }
+}
+
+pub(super) async fn gather(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {
+    let mut known = Known::default();
+    mysql(engine, coupon, user, &mut known).await?;
+    if let Err(error) = redis(engine, coupon, drops, user, &mut known).await {
+        known.blind = true;
+        known.no_longer_known.push(format!("Redis cannot be asked right now: {error}"));
+    }
+    topic(engine, coupon, drops, user, &mut known).await;
+    Ok(known)
+}
+
+async fn redis(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) -> Result<(), RedisError> {
+    let mut conn = engine.redis.connection();
+    for drop in drops {
+        let keys = engine.redis.keys(coupon.id, drop.id);
+        let mut pipe = redis::pipe();
+        pipe.cmd("EXISTS").arg(&keys.meta);
+        pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
+        pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
+        let (there, slot, place): (bool, Option<f64>, Option<i64>) = pipe.query_async(&mut conn).await?;
+        if !there && drop.sealed_at.is_some() {
+            known.no_longer_known.push(format!("Redis: the keys of drop {} have expired, since it is sealed", drop.id));
+        } else if !there && drop.opens_at <= Utc::now() {
+            known.blind = true;
+            known.no_longer_known.push(format!("Redis does not have drop {}; the reconciler rebuilds it", drop.id));
+        }
+        #[allow(clippy::cast_possible_truncation)] // a slot
+        if let Some(slot) = slot.map(|s| s as i64) {
+            let at: Option<i64> = redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut conn).await?;
+            let at = at.and_then(DateTime::from_timestamp_millis);
+            known.tell(at, "redis", format!("admitted to drop {} in slot {slot}", drop.id));
+            known.admitted = Some((drop.id, slot));
+        }
+        if let Some(place) = place {
+            known.tell(None, "redis", format!("on the waiting list of drop {} at position {}", drop.id, place + 1));
+            known.waiting = Some((drop.id, place + 1));
+        }
+    }
+    Ok(())
+}
+
+type FindingRow = (String, Option<i64>, String, Option<i64>, String, String, Option<String>, NaiveDateTime);
+type BrokenRow = (i64, String, String, NaiveDateTime, Option<NaiveDateTime>);
+
+async fn mysql(engine: &Engine, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+    let id = coupon.id.0;
+    known.rows = engine.db.rows_of_person(coupon.id, user).await?;
+    for row in known.rows.clone() {
+        let what = format!("row in drop {}, slot {}, written by the {}", row.drop_id, row.slot, row.issued_by);
+        known.tell(Some(row.claimed_at.and_utc()), "mysql", format!("claimed slot {} of drop {} (as its row says)", row.slot, row.drop_id));
+        known.tell(Some(row.issued_at.and_utc()), "mysql", what);
+    }
+    let name = user.as_str().to_owned();
+    let backup: Vec<FailedRow> = engine
+        .db
+        .run("failed claims of a person", async move |conn| {
+            failed_claims::table
+                .filter(failed_claims::user_id.eq(name).and(failed_claims::coupon_id.eq(id)))
+                .order(failed_claims::id)
+                .select(FailedRow::as_select())
+                .load(conn)
+                .await
+        })
+        .await?;
+    for row in backup {
+        tell_backup(&row, known);
+        if row.resolved_at.is_none() {
+            known.unresolved.push(row);
+        }
+    }
+    findings(engine, id, user, known).await?;
+    broken(engine, id, user, known).await
+}
+
+fn tell_backup(row: &FailedRow, known: &mut Known) {
+    let place = match (row.source_partition, row.source_offset) {
+        (Some(partition), Some(offset)) => format!("message at partition {partition}, offset {offset}"),
+        _ => "put in by hand".to_owned(),
+    };
+    let why = row.error.as_deref().unwrap_or("no more is noted");
+    known.tell(Some(row.failed_at.and_utc()), "backup", format!("failed claim {} ({place}): {}: {why}", row.id, row.reason));
+    if let Some(at) = row.resolved_at {
+        let how = row.resolution.as_deref().unwrap_or("resolved");
+        let more = row.resolution_detail.as_deref().unwrap_or_default();
+        known.tell(Some(at.and_utc()), "backup", format!("failed claim {} dealt with: {how}; {more}", row.id));
+    }
+}
+
+async fn findings(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+    let name = user.as_str().to_owned();
+    let rows: Vec<FindingRow> = engine
+        .db
+        .run("findings about a person", async move |conn| {
+            reconcile_findings::table
+                .filter(reconcile_findings::coupon_id.eq(coupon).and(reconcile_findings::user_id.eq(name)))
+                .order(reconcile_findings::id)
+                .limit(1_000)
+                .select((
+                    reconcile_findings::run_id,
+                    reconcile_findings::drop_id,
+                    reconcile_findings::kind,
+                    reconcile_findings::slot,
+                    reconcile_findings::action,
+                    reconcile_findings::result,
+                    reconcile_findings::detail,
+                    reconcile_findings::created_at,
+                ))
+                .load(conn)
+                .await
+        })
+        .await?;
+    for (run, drop, kind, slot, action, result, detail, at) in rows {
+        let place = drop.map(|d| format!(" in drop {d}")).unwrap_or_default();
+        let slot = slot.map(|s| format!(", slot {s}")).unwrap_or_default();
+        let detail = detail.unwrap_or_default();
+        known.tell(Some(at.and_utc()), "reconciler", format!("{kind}{place}{slot}: {action} {result}: {detail} (pass {run})"));
+    }
+    Ok(())
+}
+
+async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+    let name = user.as_str().to_owned();
+    let rows: Vec<BrokenRow> = engine
+        .db
+        .run("broken promises to a person", async move |conn| {
+            broken_promises::table
+                .filter(broken_promises::coupon_id.eq(coupon).and(broken_promises::user_id.eq(name)))
+                .select((
+                    broken_promises::drop_id,
+                    broken_promises::reason,
+                    broken_promises::run_id,
+                    broken_promises::created_at,
+                    broken_promises::mended_at,
+                ))
+                .load(conn)
+                .await
+        })
+        .await?;
+    for (drop, reason, run, at, mended) in rows {
+        known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
+        match mended {
+            Some(at) => known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}")),
+            None => known.broken = Some((DropId(drop), reason)),
+        }
+    }
+    Ok(())
+}
+
+/// The topic, from a little before the first drop that concerns the person; all of them, if none is known to.
+async fn topic(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
+    let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
+    let since = known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);
+    match engine.collector.tail().messages_of(coupon.id, user, since).await {
+        Err(error) => known.no_longer_known.push(format!("Kafka cannot be asked right now: {error:#}")),
+        Ok(found) => {
+            for message in found.messages {
+                let read = if message.read { "read by the consumer" } else { "not read by the consumer yet" };
+                let what = format!(
+                    "message at partition {}, offset {}: slot {} of drop {}, {read}",
+                    message.partition, message.offset, message.event.slot, message.event.drop_id
+                );
+                known.unread_messages += usize::from(!message.read);
+                known.tell(message.at, "kafka", what);
+            }
+            known.no_longer_known.extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
+        }
+    }
+}

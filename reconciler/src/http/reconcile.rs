@@ -1,0 +1,93 @@
+//! `POST /v1/reconcile`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::Problem;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use crate::engine::Request;
+use crate::pass::PassError;
+use crate::report::{Run, Trigger};
+
+/// What to look at, and how.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Body {
+    /// Only this coupon.
+    coupon_id: Option<i64>,
+    /// Only this drop.
+    drop_id: Option<i64>,
+    /// Change nothing.
+    dry_run: bool,
+    /// Sealed drops too.
+    deep: bool,
+    /// Confirm what the brake holds back.
+    confirm: bool,
+    /// Wait for the end; else the run's address is given at once.
+    wait: bool,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self { coupon_id: None, drop_id: None, dry_run: false, deep: false, confirm: false, wait: true }
+    }
+}
+
+/// A pass that was started.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Started {
+    /// Its id.
+    run_id: String,
+}
+
+/// Runs a pass.
+#[utoipa::path(
+    post, path = "/v1/reconcile", request_body = Option<Body>, security(("ops" = [])),
+    responses(
+        (status = 200, description = "The run, ended", body = Run),
+        (status = 202, description = "Started; `Location` has its address", body = Started),
+        (status = 400, description = "The body cannot be read", body = Problem),
+        (status = 404, description = "No such coupon or drop", body = Problem),
+        (status = 409, description = "Another pass runs; `run_id` names it", body = Problem),
+    )
+)]
+pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
+    let body: Body = if body.iter().all(u8::is_ascii_whitespace) {
+        Body::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))?
+    };
+    let request = Request {
+        coupon: body.coupon_id.map(CouponId),
+        drop: body.drop_id.map(DropId),
+        dry_run: body.dry_run,
+        deep: body.deep,
+        confirm: body.confirm,
+        ..Request::new(Trigger::Endpoint)
+    };
+    let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
+    if !body.wait {
+        let location = format!("/v1/runs/{run_id}");
+        return Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Started { run_id })).into_response());
+    }
+    match answer.await {
+        Ok(Ok(run)) => Ok(Json(run).into_response()),
+        Ok(Err(PassError::Busy)) => {
+            let running = crate::record::running(&app.engine.db).await.ok().flatten();
+            Err(busy(running.as_deref().unwrap_or("unknown")))
+        }
+        Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
+        Err(_) => Err(Problem::unavailable("the reconciler is stopping")),
+    }
+}
+
+fn busy(running: &str) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "pass_running", "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended")
+        .with("run_id", running)
+}

@@ -1,0 +1,87 @@
+//! `GET /v1/runs`, `GET /v1/runs/{id}`.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use firstcome_shared::http::Problem;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use crate::record::{self, RunSummary};
+use crate::report::Run;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    /// At most so many, newest first.
+    #[param(default = 20, maximum = 200)]
+    limit: Option<u32>,
+    /// Only runs older than this one.
+    before: Option<String>,
+}
+
+/// Runs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Runs {
+    runs: Vec<RunSummary>,
+}
+
+/// Lists runs, newest first, without their findings.
+#[utoipa::path(
+    get, path = "/v1/runs", params(ListQuery), security(("ops" = [])),
+    responses((status = 200, description = "Runs, newest first", body = Runs))
+)]
+pub(super) async fn list(State(app): State<App>, query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>) -> Result<Json<Runs>, Problem> {
+    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
+    let limit = query.limit.unwrap_or(20).clamp(1, 200);
+    let runs = record::list(&app.engine.db, limit, query.before).await.map_err(unavailable)?;
+    Ok(Json(Runs { runs }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadQuery {
+    /// At most so many findings.
+    #[param(default = 1000, maximum = 10000)]
+    limit: Option<u32>,
+    /// Only findings after this one, as `next_after` of the page before says.
+    after: Option<i64>,
+}
+
+/// A run with a page of its findings.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RunPage {
+    /// The run.
+    #[serde(flatten)]
+    run: Run,
+    /// Give it as `after` for the next page of findings; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_after: Option<i64>,
+}
+
+/// Reads one run with its findings, a page at a time.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}", params(("id" = String, Path, description = "The run"), ReadQuery), security(("ops" = [])),
+    responses((status = 200, description = "The run", body = RunPage), (status = 404, description = "No such run", body = Problem))
+)]
+pub(super) async fn read(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<RunPage>, Problem> {
+    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
+    let limit = query.limit.unwrap_or(1_000).clamp(1, 10_000);
+    let read = record::read(&app.engine.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
+    match read {
+        Some((run, next_after)) => Ok(Json(RunPage { run, next_after })),
+        // Its beginning is recorded under the lock, a moment after it was started.
+        None if app.passes.current().as_deref() == Some(&id) => Err(Problem::unavailable("the run is just beginning")),
+        None => Err(Problem::not_found("no such run")),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
+    tracing::warn!(%error, "a request could not be answered");
+    Problem::unavailable("MySQL cannot be asked right now")
+}

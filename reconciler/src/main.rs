@@ -1,0 +1,33 @@
+//! The reconciler's command line.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use firstcome_reconciler::args::{Cli, Command};
+use firstcome_shared::{shutdown, telemetry};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::init_logs();
+    match run(cli.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("firstcome-reconciler: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal()?;
+    match command {
+        Command::Daemon(args) => firstcome_reconciler::daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
+        Command::Once(args) => firstcome_reconciler::once::run(*args, stop).await,
+        Command::TestEmail(args) => {
+            let all_went = firstcome_reconciler::notify::test_email(&args, |line| println!("{line}")).await?;
+            Ok(if all_went { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        Command::Explain(args) => firstcome_reconciler::explain::run(*args, stop).await,
+    }
+}

@@ -1,0 +1,146 @@
+//! From plans and attempts to what is told.
+
+use std::collections::HashMap;
+
+use firstcome_shared::domain::{CouponId, DropId};
+
+use crate::collect::Surroundings;
+use crate::engine::Engine;
+use crate::execute::Attempt;
+use crate::plan::{Action, Planned};
+use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
+
+/// A finding of no drop in particular that a person is told.
+pub(super) fn told(kind: Kind, action: &str, detail: String) -> Finding {
+    Finding {
+        kind,
+        coupon_id: None,
+        drop_id: None,
+        slot: None,
+        user_id: None,
+        action: action.to_owned(),
+        result: Outcome::Skipped,
+        detail,
+        needs_person: true,
+    }
+}
+
+/// A planned item that belongs to no drop there is.
+pub(super) fn of_no_drop(item: &Planned, coupon: Option<CouponId>, drop: Option<DropId>) -> Finding {
+    Finding { coupon_id: coupon, drop_id: drop, ..finding(item, CouponId(0), DropId(0), Outcome::Skipped) }
+}
+
+/// An item of a plan as it is told.
+pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Outcome) -> Finding {
+    Finding {
+        kind: item.kind,
+        coupon_id: Some(coupon),
+        drop_id: Some(drop),
+        slot: item.slot,
+        user_id: item.user.as_ref().map(ToString::to_string),
+        action: item.action.name().to_owned(),
+        result,
+        detail: item.detail.clone(),
+        needs_person: item.needs_person,
+    }
+}
+
+/// A consumer whose offsets stand still although messages wait.
+pub(super) fn stalled(engine: &Engine, run: &mut Run, around: &Surroundings) {
+    let Some(tail) = &around.tail else { return };
+    let stands = engine.consumer_stands_since(&tail.committed, tail.unread);
+    if stands > engine.stall_after {
+        let detail = format!(
+            "{} messages wait on the topic and the consumer has not moved for {} s",
+            tail.unread,
+            stands.as_secs()
+        );
+        run.findings.push(told(Kind::Stalled, "report", detail));
+    }
+}
+
+/// What the rounds over one drop found, each finding once, with its latest outcome.
+#[derive(Default)]
+pub(super) struct Ledger {
+    order: Vec<Finding>,
+    index: HashMap<(Kind, Option<i64>, Option<String>, String), usize>,
+}
+
+impl Ledger {
+    /// Notes a finding; one noted before in an earlier round gets the new outcome.
+    pub(super) fn note(&mut self, finding: Finding) {
+        let key = (finding.kind, finding.slot, finding.user_id.clone(), finding.action.clone());
+        match self.index.get(&key) {
+            Some(at) => self.order[*at] = finding,
+            None => {
+                self.index.insert(key, self.order.len());
+                self.order.push(finding);
+            }
+        }
+    }
+
+    /// Notes what became of a plan's items.
+    pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[Attempt]) {
+        for (item, attempt) in items.iter().zip(attempts) {
+            let mut told = finding(item, coupon, drop, Outcome::Applied);
+            match attempt {
+                Attempt::Done(more) => add(&mut told.detail, more.as_deref()),
+                Attempt::Changed(why) => {
+                    told.result = Outcome::Skipped;
+                    add(&mut told.detail, Some(why));
+                }
+                Attempt::Left(why) => {
+                    told.needs_person = true;
+                    if !matches!(item.action, Action::Move { .. }) {
+                        told.result = Outcome::Skipped;
+                    }
+                    add(&mut told.detail, Some(why));
+                }
+                Attempt::Told => told.result = Outcome::Skipped,
+            }
+            self.note(told);
+        }
+    }
+
+    /// The next look still shows these: what was written did not take, or a person is needed.
+    pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
+        for item in items {
+            let result = if matches!(item.action, Action::Report) { Outcome::Skipped } else { Outcome::Failed };
+            self.note(Finding { needs_person: item.needs_person || result == Outcome::Failed, ..finding(item, coupon, drop, result) });
+        }
+    }
+
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        self.order
+    }
+}
+
+fn add(detail: &mut String, more: Option<&str>) {
+    if let Some(more) = more {
+        detail.push_str("; ");
+        detail.push_str(more);
+    }
+}
+
+/// Nothing is left in this drop that admission could trip over.
+pub(super) fn is_whole(drop: &DropReport) -> bool {
+    drop.findings.iter().all(|f| matches!(f.result, Outcome::Applied) || (f.result == Outcome::Skipped && f.kind != Kind::RedisLost))
+}
+
+/// How a pass ended, by what it found.
+pub(super) fn status(run: &Run) -> Status {
+    let braked = |drop: &DropReport| !run.dry_run && drop.findings.iter().any(|f| f.result == Outcome::Planned);
+    if run.drops.iter().any(braked) {
+        return Status::Braked;
+    }
+    let left = |f: &Finding| {
+        matches!(f.result, Outcome::Failed | Outcome::Planned) || (f.needs_person && f.result == Outcome::Skipped)
+    };
+    if run.all_findings().any(left) {
+        Status::Drift
+    } else if run.all_findings().any(|f| f.result == Outcome::Applied) {
+        Status::Repaired
+    } else {
+        Status::Clean
+    }
+}

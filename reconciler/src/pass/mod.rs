@@ -1,0 +1,252 @@
+//! One pass: collect → plan → execute → look again → seal, for every drop in question.
+//!
+//! Passes are level-triggered: each looks at everything that is not sealed and depends on no message having been seen, so a
+//! pass that was missed, or that died, costs time and nothing else.
+
+mod drops;
+mod findings;
+
+use std::sync::PoisonError;
+
+use chrono::Utc;
+use firstcome_shared::coupon::{Coupon, Drop};
+use tokio_util::sync::CancellationToken;
+
+use crate::collect::{CollectError, Surroundings};
+use crate::engine::{Engine, Request};
+use crate::execute::ExecuteError;
+use crate::licence::Watched;
+use crate::lock::PassLock;
+use crate::plan;
+use crate::record;
+use crate::report::{Kind, Outcome, Run, Status};
+
+/// Why there was no pass at all.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// Another pass runs.
+    #[error("another pass is running")]
+    Busy,
+    /// No such drop or coupon.
+    #[error("{0}")]
+    NotFound(String),
+}
+
+/// Why a pass could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error("Redis cannot be reached: {0}")]
+    Redis(#[from] firstcome_shared::redis::RedisError),
+    #[error(transparent)]
+    Mysql(#[from] firstcome_shared::mysql::DbError),
+    #[error("the pass lost its lock: its connection to MySQL broke, and another pass may have begun")]
+    LockLost,
+    #[error("the process was told to stop")]
+    Stopped,
+}
+
+/// A fresh id for a run; ids sort by time.
+pub fn new_run_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+impl Engine {
+    /// Runs one pass and records it. A pass that fails is a [`Run`] too, with status `failed`.
+    ///
+    /// # Errors
+    /// [`PassError`] where there was no pass.
+    pub async fn pass(&self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
+        let mut run = blank(request, run_id);
+        let lock = match PassLock::take(&self.db_settings, run_id, request.patience).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(PassError::Busy),
+            Err(error) => return Ok(self.fail(run, request, &error.into()).await),
+        };
+        self.record_leftovers().await;
+        let ended = match record::begin(&self.db, &run, request.confirm, Self::owner()).await {
+            Ok(()) => {
+                // Work under the lock stops when the lock is lost; nothing is cut in the middle of a repair.
+                let working = stop.child_token();
+                let watch = tokio::spawn({
+                    let (lost, working) = (lock.lost().clone(), working.clone());
+                    async move {
+                        lost.cancelled().await;
+                        working.cancel();
+                    }
+                });
+                let ended = self.work(request, &mut run, &working).await;
+                watch.abort();
+                ended
+            }
+            Err(error) => Err(error.into()),
+        };
+        let ended = match ended {
+            Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => Err(Broken::LockLost),
+            other => other,
+        };
+        let run = match ended {
+            Ok(()) => self.finish(run, request).await,
+            Err(Broken::Collect(CollectError::NotFound(what))) => {
+                run.error = Some(what.clone());
+                run.status = Status::Failed;
+                run.finished_at = Some(Utc::now());
+                self.keep(&run, request).await;
+                lock.release().await;
+                return Err(PassError::NotFound(what));
+            }
+            Err(error) => self.fail(run, request, &error).await,
+        };
+        lock.release().await;
+        Ok(run)
+    }
+
+    async fn work(&self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
+        let mut watched = Watched::new(&self.redis).await?;
+        let drops = self.drops_in_question(request).await?;
+        let around = self.look_around(request, run, &watched, &drops, stop).await?;
+        findings::stalled(self, run, &around);
+        if request.covers_everything() {
+            let known: std::collections::HashSet<_> = drops.iter().map(|(_, d)| d.id).collect();
+            let loose = around.backup.iter().filter(|b| b.drop.is_none_or(|d| !known.contains(&d)));
+            run.findings.extend(loose.map(|b| {
+                let planned = plan::loose(&b.failed);
+                findings::of_no_drop(&planned, b.coupon, b.drop)
+            }));
+        }
+        self.go_through(request, run, drops, around, stop).await?;
+        if !watched.had_licence {
+            self.reopen(request, run, &mut watched).await?;
+        } else if request.covers_everything() && !request.dry_run {
+            self.losses.clear();
+        }
+        Ok(())
+    }
+
+    /// Looks around; where Redis lost something, not before everything from before the loss has reached the topic or never will.
+    async fn look_around(
+        &self,
+        request: &Request,
+        run: &mut Run,
+        watched: &Watched,
+        drops: &[(Coupon, Drop)],
+        stop: &CancellationToken,
+    ) -> Result<Surroundings, Broken> {
+        let mut around = self.surroundings(run).await?;
+        let heads = self.collector.heads(drops, &around).await?;
+        let begun = |head: &crate::collect::Head| head.facts.has_opened();
+        let lost = heads.iter().any(|h| begun(h) && h.facts.is_lost()) || (!watched.had_licence && heads.iter().any(begun));
+        if lost && !request.dry_run {
+            let wait = self.losses.wait_needed(self.publish_deadline());
+            if !wait.is_zero() {
+                tracing::warn!(?wait, "Redis lost drops or the licence: waiting for what may still be on its way");
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.cancelled() => return Err(Broken::Stopped),
+                }
+                run.findings.retain(|finding| finding.kind != Kind::Stalled);
+                around = self.surroundings(run).await?;
+            }
+        }
+        Ok(around)
+    }
+
+    async fn surroundings(&self, run: &mut Run) -> Result<Surroundings, Broken> {
+        let (around, kafka) = self.collector.surroundings().await?;
+        if let Some(error) = kafka {
+            let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
+            run.error = Some(detail.clone());
+            run.findings.push(findings::told(Kind::Stalled, "report", detail));
+        }
+        Ok(around)
+    }
+
+    /// Grants the licence again, if this pass saw everything and left nothing behind.
+    async fn reopen(&self, request: &Request, run: &mut Run, watched: &mut Watched) -> Result<(), Broken> {
+        let mut finding = findings::told(
+            Kind::RedisLost,
+            "grant_licence",
+            "Redis had no licence to admit: it is new, was restarted, or failed over; admission was closed".to_owned(),
+        );
+        finding.needs_person = false;
+        let whole = run.error.is_none() && run.drops.iter().all(findings::is_whole);
+        finding.result = if request.dry_run {
+            Outcome::Planned
+        } else if !request.covers_everything() || !whole {
+            finding.detail.push_str("; it stays closed, since not everything could be verified");
+            finding.needs_person = true;
+            Outcome::Failed
+        } else if watched.grant(&self.redis).await? {
+            self.losses.clear();
+            finding.detail.push_str("; every drop was verified and it is open again");
+            Outcome::Applied
+        } else {
+            finding.detail.push_str("; Redis changed while it was verified, so it stays closed until the next pass");
+            Outcome::Failed
+        };
+        tracing::info!(result = finding.result.as_str(), "licence to admit: {}", finding.detail);
+        run.findings.push(finding);
+        Ok(())
+    }
+
+    async fn finish(&self, mut run: Run, request: &Request) -> Run {
+        run.finished_at = Some(Utc::now());
+        run.status = findings::status(&run);
+        if run.error.is_some() {
+            run.status = Status::Failed;
+        }
+        self.keep(&run, request).await;
+        run
+    }
+
+    async fn fail(&self, mut run: Run, request: &Request, error: &Broken) -> Run {
+        run.finished_at = Some(Utc::now());
+        run.status = Status::Failed;
+        run.error = Some(error.to_string());
+        run.findings.push(findings::told(Kind::Stalled, "report", error.to_string()));
+        tracing::error!(run_id = run.run_id, %error, "the pass failed");
+        self.keep(&run, request).await;
+        run
+    }
+
+    async fn keep(&self, run: &Run, request: &Request) {
+        if let Err(error) = record::finish(&self.db, run, request.confirm, Self::owner()).await {
+            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
+            let mut waiting = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+            // Bounded: an hour without MySQL at two passes a minute.
+            if waiting.len() < 120 {
+                waiting.push((run.clone(), request.confirm));
+            }
+        }
+    }
+
+    /// Records runs that ended while MySQL was away.
+    async fn record_leftovers(&self) {
+        let waiting = std::mem::take(&mut *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner));
+        for (run, confirmed) in waiting {
+            if let Err(error) = record::finish(&self.db, &run, confirmed, Self::owner()).await {
+                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
+                self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).push((run, confirmed));
+            }
+        }
+    }
+}
+
+fn blank(request: &Request, run_id: &str) -> Run {
+    Run {
+        run_id: run_id.to_owned(),
+        trigger: request.trigger,
+        dry_run: request.dry_run,
+        deep: request.deep,
+        status: Status::Running,
+        started_at: Utc::now(),
+        finished_at: None,
+        error: None,
+        findings: Vec::new(),
+        drops: Vec::new(),
+    }
+}
+

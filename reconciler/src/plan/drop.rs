@@ -1,0 +1,144 @@
+//! What a drop calls for as a whole, once every page was seen.
+
+use super::{Action, Plan, Planned, Planner};
+use crate::report::{Kind, Numbers};
+
+impl Planner<'_> {
+    /// The plan.
+    pub fn finish(mut self) -> Plan {
+        self.numbers = Numbers {
+            count: self.facts.count.unwrap_or(0),
+            users: self.facts.users,
+            free: self.facts.free,
+            waiting: self.facts.waiting,
+            ..self.numbers
+        };
+        if self.facts.is_lost() {
+            self.lost();
+        } else {
+            self.meta();
+            self.counter();
+            self.unfilled();
+        }
+        self.items.sort_by_key(|item| rank(&item.action));
+        let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
+        let repairs: usize = self.items.iter().map(|item| weight(item, gaps)).sum();
+        let quantity = self.facts.drop.quantity as usize;
+        let limit = (quantity * self.policy.brake_percent as usize / 100).max(self.policy.brake_at_least);
+        let exact = self.exact();
+        Plan {
+            sealable: exact && self.sealable(),
+            exact,
+            braked: repairs > limit && !self.policy.confirmed,
+            items: self.items,
+            numbers: self.numbers,
+            examined: self.examined,
+            young: self.young,
+        }
+    }
+
+    fn lost(&mut self) {
+        let holdings = std::mem::take(&mut self.rebuild);
+        let never_opened = !self.facts.has_opened() && holdings.is_empty();
+        let detail = if never_opened {
+            "Redis does not have this drop, which has not opened yet".to_owned()
+        } else {
+            format!("Redis does not have this drop; {} people are known from rows and messages", holdings.len())
+        };
+        self.push(Kind::RedisLost, None, None, Action::Rebuild(holdings), detail);
+    }
+
+    fn meta(&mut self) {
+        if self.facts.meta_matches == Some(false) {
+            let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
+            self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+        }
+    }
+
+    fn counter(&mut self) {
+        let count = self.facts.count.unwrap_or(0);
+        let held = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
+        let will_be_held = held + self.coming - self.surplus;
+        if count != will_be_held || self.gaps > 0 {
+            let detail = format!(
+                "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
+                self.facts.users, self.facts.free, self.highest
+            );
+            self.push(Kind::CountMismatch, None, None, Action::Settle { up_to: count.max(self.highest) }, detail);
+        }
+    }
+
+    fn left(&self) -> u64 {
+        let quantity = i64::from(self.facts.drop.quantity);
+        self.valid_free + u64::try_from(quantity - self.facts.count.unwrap_or(0)).unwrap_or(0)
+    }
+
+    fn unfilled(&mut self) {
+        let left = self.left();
+        if left == 0 {
+            return;
+        }
+        if self.facts.waiting > 0 {
+            if !self.facts.coupon.paused {
+                let limit = u32::try_from(left.min(self.facts.waiting)).unwrap_or(u32::MAX);
+                let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
+                self.push(Kind::Unfilled, None, None, Action::Promote { limit }, detail);
+            }
+        } else if self.facts.is_closed() && self.items.is_empty() && self.people_without_row == 0 && self.numbers.in_flight == 0 {
+            let detail = format!("closed with {left} of {} slots left, and nobody waits", self.facts.drop.quantity);
+            self.items.push(Planned {
+                kind: Kind::Unfilled,
+                slot: None,
+                user: None,
+                detail,
+                action: Action::Report,
+                needs_person: false,
+            });
+        }
+    }
+
+    fn only_reports(&self) -> bool {
+        self.items.iter().all(|item| matches!(item.action, Action::Report))
+    }
+
+    fn exact(&self) -> bool {
+        self.only_reports() && self.people_without_row == 0 && self.numbers.rows == self.numbers.users
+    }
+
+    fn sealable(&self) -> bool {
+        self.facts.is_closed()
+            && self.facts.tail_known
+            && self.numbers.in_flight == 0
+            && self.numbers.failed_claims == 0
+            && !(self.facts.waiting > 0 && self.left() > 0)
+    }
+}
+
+/// The order in which repairs are carried out: Redis first, since rows follow from it; what frees slots before what takes them.
+fn rank(action: &Action) -> u8 {
+    match action {
+        Action::WriteMeta => 0,
+        Action::Rebuild(_) => 1,
+        Action::Withdraw { .. } => 2,
+        Action::Move { .. } => 3,
+        Action::PutBack(_) => 4,
+        Action::Settle { .. } => 5,
+        Action::Issue(_) => 6,
+        Action::IssueFailed { .. } => 7,
+        Action::Readmit { .. } => 8,
+        Action::ResolveDuplicate { .. } => 9,
+        Action::Promote { .. } => 10,
+        Action::Report => 11,
+    }
+}
+
+/// How much a repair counts for the brake. Those that only add what was promised, or give what is free to who waits, count
+/// nothing: they can't harm, and people wait for them. Slots that would come free count each.
+fn weight(item: &Planned, gaps: usize) -> usize {
+    match (item.kind, &item.action) {
+        (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _) => 0,
+        (_, Action::Report | Action::Promote { .. }) => 0,
+        (_, Action::Settle { .. }) => gaps.max(1),
+        _ => 1,
+    }
+}

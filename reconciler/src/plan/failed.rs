@@ -1,0 +1,63 @@
+//! What the backup table calls for.
+
+use firstcome_shared::domain::{OncePer, UserId};
+
+use super::{Action, Planner};
+use crate::report::Kind;
+use crate::snapshot::{Failed, Page};
+
+impl Planner<'_> {
+    pub(super) fn failed_claims(&mut self, page: &Page) {
+        let mut seen = std::collections::HashSet::new();
+        for failed in &page.failed {
+            match &failed.user {
+                None => self.leave(failed, "it names no person"),
+                // Two entries for one person: the first is issued, the next pass finds the rest to be duplicates of it.
+                Some(user) if !seen.insert(user.clone()) => {}
+                Some(user) => self.failed_claim(page, failed, user),
+            }
+        }
+    }
+
+    fn failed_claim(&mut self, page: &Page, failed: &Failed, user: &UserId) {
+        let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
+        if let Some((drop, slot)) = page.has_row.get(user).filter(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
+            let detail = format!("failed claim {}: its person holds slot {slot} of drop {drop} already", failed.id);
+            self.push(Kind::FailedClaim, failed.slot, Some(user), Action::ResolveDuplicate { id: failed.id, slot: *slot }, detail);
+            return;
+        }
+        // Where Redis has the person is what they were told; else the slot that the failed claim is about, if it is nobody's.
+        let admitted = page.now_on_slot.get(user).copied();
+        let row_is_anothers = |slot: i64| page.rows.iter().any(|row| i64::from(row.slot) == slot && row.user != *user);
+        let anothers = |slot: i64| row_is_anothers(slot) || page.users.iter().any(|(s, on)| *s == slot && on != user);
+        let in_its_slot = admitted
+            .filter(|slot| !row_is_anothers(*slot))
+            .or_else(|| failed.slot.filter(|slot| admitted.is_none() && !anothers(*slot)))
+            .and_then(|slot| self.facts.slot(slot));
+        if let Some(slot) = in_its_slot {
+            let claim = self.claim(slot, user, failed.claimed_at);
+            let put_back = admitted != Some(i64::from(slot));
+            let detail = format!("failed claim {} ({})", failed.id, failed.reason);
+            self.push(Kind::FailedClaim, i64::from(slot), Some(user), Action::IssueFailed { id: failed.id, claim, put_back }, detail);
+        } else if admitted.is_some() {
+            // Their slot is another's: the conflict is found by itself, moves them and issues; then this one is a duplicate.
+        } else if failed.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
+            self.leave(failed, "its slot is none of the drop's, and Redis does not know its person");
+        } else if self.has_room() {
+            let detail = format!("failed claim {} ({}): its slot is another's", failed.id, failed.reason);
+            let action = Action::Readmit { id: failed.id, user: user.clone(), claimed_at: failed.claimed_at };
+            self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
+        } else {
+            self.leave(failed, "its slot is another's and no slot is left");
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.facts.free > 0 || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity)
+    }
+
+    fn leave(&mut self, failed: &Failed, why: &str) {
+        let detail = format!("failed claim {} ({}): {why}, so it is left for a person", failed.id, failed.reason);
+        self.push(Kind::FailedClaim, failed.slot, failed.user.as_ref(), Action::Report, detail);
+    }
+}

@@ -1,0 +1,229 @@
+//! The decision: a pure function of what was collected. Nothing here reads, writes or asks for the time.
+//!
+//! A drop is fed page by page ([`Planner::page`]), so that memory stays flat at a million claims, then closed
+//! ([`Planner::finish`]). What comes out is a list of findings, each with the repair it calls for.
+
+mod drop;
+mod failed;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::mysql::issued::Claim;
+use firstcome_shared::redis::repair::Holding;
+
+use crate::report::{Examined, Kind, Numbers};
+use crate::snapshot::{DropFacts, Failed};
+
+/// What may be repaired, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// An admission younger than this may still be on its way to the topic, in milliseconds.
+    pub publish_deadline_ms: i64,
+    /// A message that waits on the topic for longer than this is issued here, in milliseconds.
+    pub overdue_ms: i64,
+    /// Most repairs of a drop in one pass, in percent of its quantity.
+    pub brake_percent: u32,
+    /// The brake never holds fewer repairs than this.
+    pub brake_at_least: usize,
+    /// An operator confirmed: no brake.
+    pub confirmed: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { publish_deadline_ms: 2_000, overdue_ms: 60_000, brake_percent: 20, brake_at_least: 50, confirmed: false }
+    }
+}
+
+/// A repair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write the drop's `meta` as MySQL has it.
+    WriteMeta,
+    /// Make the drop anew in Redis from everything that is known of it.
+    Rebuild(Vec<Holding>),
+    /// Give a person another slot, since theirs is another's or none of the drop's; without a free one they go to the head of
+    /// the waiting list and are listed as broken.
+    Move {
+        /// Who.
+        user: UserId,
+        /// The slot they can't keep.
+        from: i64,
+    },
+    /// Take a slot from a person who holds one already.
+    Withdraw {
+        /// Who.
+        user: UserId,
+        /// The slot they can't keep.
+        from: i64,
+    },
+    /// Put a person back into Redis with their slot.
+    PutBack(Holding),
+    /// Make the counter and the free slots add up.
+    Settle {
+        /// Highest slot that may be concerned.
+        up_to: i64,
+    },
+    /// Write a row.
+    Issue(Claim),
+    /// Write a row for a failed claim in the slot it is about, putting its person back where Redis does not know them.
+    IssueFailed {
+        /// Number in the backup table.
+        id: i64,
+        /// The row to write.
+        claim: Claim,
+        /// The person is not in Redis on that slot.
+        put_back: bool,
+    },
+    /// The slot is gone: admit the person of a failed claim anew, in a free slot.
+    Readmit {
+        /// Number in the backup table.
+        id: i64,
+        /// Who.
+        user: UserId,
+        /// When they were admitted first, where known.
+        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
+    },
+    /// The person of a failed claim holds a row already.
+    ResolveDuplicate {
+        /// Number in the backup table.
+        id: i64,
+        /// The row's slot.
+        slot: Slot,
+    },
+    /// Give free slots to the first on the waiting list.
+    Promote {
+        /// At most so many.
+        limit: u32,
+    },
+    /// Nothing can be done here; a person is told.
+    Report,
+}
+
+/// A finding with its repair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What it is about.
+    pub kind: Kind,
+    /// The slot, where it concerns one.
+    pub slot: Option<i64>,
+    /// The person, where it concerns one.
+    pub user: Option<UserId>,
+    /// What was seen, for a person.
+    pub detail: String,
+    /// The repair.
+    pub action: Action,
+    /// Only a person can mend it.
+    pub needs_person: bool,
+}
+
+impl Action {
+    /// The repair's name, as reports tell it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::WriteMeta => "write_meta",
+            Self::Rebuild(_) => "rebuild",
+            Self::Move { .. } => "move",
+            Self::Withdraw { .. } => "withdraw",
+            Self::PutBack(_) => "put_back",
+            Self::Settle { .. } => "set_count",
+            Self::Issue(_) => "issue",
+            Self::IssueFailed { .. } => "issue",
+            Self::Readmit { .. } => "readmit",
+            Self::ResolveDuplicate { .. } => "resolve_duplicate",
+            Self::Promote { .. } => "promote",
+            Self::Report => "report",
+        }
+    }
+}
+
+/// What a drop needs.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Findings with their repairs, in the order in which they are to be carried out.
+    pub items: Vec<Planned>,
+    /// The numbers that were seen.
+    pub numbers: Numbers,
+    /// How much was looked at.
+    pub examined: Examined,
+    /// Admissions too young to be judged: they may still be on their way to the topic.
+    pub young: u64,
+    /// More repairs than the brake lets pass: nothing may be changed until a person confirms.
+    pub braked: bool,
+    /// Every promise has its row, none is too many, nobody waits while a slot is free.
+    pub exact: bool,
+    /// The drop is closed and settled: it can be sealed.
+    pub sealable: bool,
+}
+
+/// Takes in a drop page by page.
+#[derive(Debug)]
+pub struct Planner<'a> {
+    policy: Policy,
+    facts: &'a DropFacts,
+    items: Vec<Planned>,
+    rebuild: Vec<Holding>,
+    numbers: Numbers,
+    examined: Examined,
+    young: u64,
+    /// Slots given out that nobody holds and nothing explains, and free slots that are held.
+    gaps: u64,
+    /// Highest slot rightfully held or free.
+    highest: i64,
+    /// People who will be in Redis again, and people who share another's slot or are beyond the counter: what the counter
+    /// will not add up by until those findings are repaired. They explain a difference; they are no finding twice.
+    coming: i64,
+    surplus: i64,
+    valid_free: u64,
+    people_without_row: u64,
+}
+
+impl<'a> Planner<'a> {
+    /// A planner for one drop.
+    pub fn new(policy: Policy, facts: &'a DropFacts) -> Self {
+        Self {
+            policy,
+            facts,
+            items: Vec::new(),
+            rebuild: Vec::new(),
+            numbers: Numbers::default(),
+            examined: Examined::default(),
+            young: 0,
+            gaps: 0,
+            highest: 0,
+            coming: 0,
+            surplus: 0,
+            valid_free: 0,
+            people_without_row: 0,
+        }
+    }
+
+    fn push(&mut self, kind: Kind, slot: impl Into<Option<i64>>, user: Option<&UserId>, action: Action, detail: String) {
+        let needs_person = matches!(action, Action::Report);
+        self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
+    }
+
+    fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
+        Claim {
+            coupon_id: self.facts.coupon.id,
+            drop_id: self.facts.drop.id,
+            slot,
+            user_id: user.clone(),
+            claimed_at,
+        }
+    }
+}
+
+/// Rows of the backup table that name no drop there is: nothing can be done for them without a person.
+pub fn loose(failed: &Failed) -> Planned {
+    Planned {
+        kind: Kind::FailedClaim,
+        slot: failed.slot,
+        user: failed.user.clone(),
+        detail: format!("failed claim {}: {}; it names no drop that exists, so it is left for a person", failed.id, failed.reason),
+        action: Action::Report,
+        needs_person: true,
+    }
+}

@@ -1,0 +1,245 @@
+//! What one page of slots calls for.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{OncePer, Slot, UserId};
+use firstcome_shared::redis::repair::Holding;
+
+use super::{Action, Planner};
+use crate::report::Kind;
+use crate::snapshot::{InFlight, Page, Row};
+
+/// A page sorted by slot.
+struct Sorted<'p> {
+    owners: HashMap<i64, Vec<&'p UserId>>,
+    rows: HashMap<i64, &'p Row>,
+    in_flight: HashMap<i64, Vec<&'p InFlight>>,
+    failed: HashSet<(i64, &'p UserId)>,
+}
+
+impl<'p> Sorted<'p> {
+    fn new(page: &'p Page) -> Self {
+        let mut owners: HashMap<i64, Vec<&UserId>> = HashMap::with_capacity(page.users.len());
+        for (slot, user) in &page.users {
+            owners.entry(*slot).or_default().push(user);
+        }
+        let mut in_flight: HashMap<i64, Vec<&InFlight>> = HashMap::new();
+        for message in &page.in_flight {
+            in_flight.entry(i64::from(message.slot)).or_default().push(message);
+        }
+        Self {
+            owners,
+            rows: page.rows.iter().map(|row| (i64::from(row.slot), row)).collect(),
+            in_flight,
+            failed: page.failed.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
+        }
+    }
+
+    fn owners(&self, slot: i64) -> &[&'p UserId] {
+        self.owners.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    fn message(&self, slot: i64, user: &UserId) -> Option<&'p InFlight> {
+        self.in_flight.get(&slot)?.iter().copied().find(|m| m.user == *user)
+    }
+
+    /// Of several people on one slot without a row, the one with evidence keeps it; without any, the first.
+    fn keeper(&self, slot: i64) -> Option<&'p UserId> {
+        let owners = self.owners(slot);
+        owners
+            .iter()
+            .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, **user)))
+            .or(owners.first())
+            .copied()
+    }
+}
+
+impl Planner<'_> {
+    /// Takes in one page.
+    pub fn page(&mut self, page: &Page) {
+        let sorted = Sorted::new(page);
+        self.examined.users += page.users.len() as u64;
+        self.examined.rows += page.rows.len() as u64;
+        self.examined.failed_claims += page.failed.len() as u64;
+        self.numbers.rows += page.rows.len() as u64;
+        self.numbers.failed_claims += page.failed.len() as u64;
+        self.numbers.in_flight += page.in_flight.len() as u64;
+        let mut restored = HashSet::new();
+        for row in &page.rows {
+            self.row(page, &sorted, row, &mut restored);
+        }
+        let mut seen = None;
+        for (slot, _) in &page.users {
+            if seen.replace(*slot) != Some(*slot) {
+                self.people_on(page, &sorted, *slot);
+            }
+        }
+        if self.facts.is_lost() || page.count > 0 {
+            self.unheld_messages(page, &sorted, &mut restored);
+        }
+        self.failed_claims(page);
+        self.claimants(page, &sorted, &mut restored);
+        self.free_and_gaps(page, &sorted, &restored);
+    }
+
+    /// A row is the truth: its person must be in Redis on its slot.
+    fn row(&mut self, page: &Page, sorted: &Sorted, row: &Row, restored: &mut HashSet<i64>) {
+        let slot = i64::from(row.slot);
+        self.highest = self.highest.max(slot);
+        restored.insert(slot);
+        if sorted.owners(slot).contains(&&row.user) || page.now_on_slot.get(&row.user) == Some(&slot) {
+            return;
+        }
+        let elsewhere = page.now_on_slot.get(&row.user);
+        if elsewhere.is_none() {
+            self.coming += 1;
+        }
+        let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
+        self.put_back(row.slot, &row.user, Some(row.claimed_at), &format!("has a row{}", was.unwrap_or_default()));
+    }
+
+    fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, why: &str) {
+        let holding = Holding { user: user.clone(), slot, claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()) };
+        if self.facts.is_lost() {
+            self.rebuild.push(holding);
+        } else {
+            let detail = format!("{why}, but Redis does not have them on this slot");
+            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), Action::PutBack(holding), detail);
+        }
+    }
+
+    /// People whom Redis has on a slot.
+    fn people_on(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
+        // Only the first of several people on a slot, and none beyond the counter, is in what the counter adds up to.
+        let beyond = slot > self.facts.count.unwrap_or(0) && self.facts.slot(slot).is_none();
+        let on_it = i64::try_from(sorted.owners(slot).len()).unwrap_or(i64::MAX);
+        let row_comes = sorted.rows.get(&slot).is_some_and(|row| !sorted.owners(slot).contains(&&row.user));
+        self.surplus += if beyond || row_comes { on_it } else { on_it - 1 };
+        let row_owner = sorted.rows.get(&slot).map(|row| &row.user);
+        let keeper = row_owner.or_else(|| sorted.keeper(slot));
+        for user in sorted.owners(slot) {
+            if row_owner == Some(user) {
+                continue;
+            }
+            match page.has_row.get(*user) {
+                // Their row, on another slot of this drop, wins; its page puts them there.
+                Some((drop, _)) if *drop == self.facts.drop.id => {}
+                Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
+                    let detail = format!("holds slot {other} of drop {drop} already; one each for the whole coupon");
+                    let action = Action::Withdraw { user: (*user).clone(), from: slot };
+                    self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
+                }
+                _ if self.facts.slot(slot).is_none() => {
+                    let detail = format!("the drop has slots 1 to {} only", self.facts.drop.quantity);
+                    let action = Action::Move { user: (*user).clone(), from: slot };
+                    self.push(Kind::OverAdmitted, slot, Some(user), action, detail);
+                }
+                _ if keeper != Some(*user) => {
+                    let detail = "another person holds this slot".to_owned();
+                    let action = Action::Move { user: (*user).clone(), from: slot };
+                    self.push(Kind::SlotConflict, slot, Some(user), action, detail);
+                }
+                _ => self.without_row(page, sorted, slot, user),
+            }
+        }
+    }
+
+    /// The rightful holder of a slot has no row: on its way, too young to say, in the backup table, or lost.
+    fn without_row(&mut self, page: &Page, sorted: &Sorted, slot: i64, user: &UserId) {
+        self.people_without_row += 1;
+        self.highest = self.highest.max(slot);
+        if sorted.failed.contains(&(slot, user)) {
+            return;
+        }
+        let admitted = page.admitted_at_ms.get(&slot).copied();
+        let message = sorted.message(slot, user);
+        let age = admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis())).map(|at| self.facts.read_at_ms - at);
+        let patience = if message.is_some() || !self.facts.tail_known {
+            self.policy.overdue_ms
+        } else {
+            self.policy.publish_deadline_ms
+        };
+        if age.is_some_and(|age| age < patience) {
+            if message.is_none() {
+                self.young += 1;
+            }
+            return;
+        }
+        let Some(number) = self.facts.slot(slot) else { return };
+        let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
+        let detail = match (message.is_some(), age) {
+            (true, Some(age)) => format!("its message has waited for {} s", age / 1_000),
+            (_, Some(age)) => format!("admitted {} s ago, no row and no message", age / 1_000),
+            (_, None) => "no row and no message; when it was admitted is not known".to_owned(),
+        };
+        let action = Action::Issue(self.claim(number, user, claimed_at));
+        self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the admission.
+    fn unheld_messages(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
+        for message in &page.in_flight {
+            let slot = i64::from(message.slot);
+            let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
+            let elsewhere = page.now_on_slot.contains_key(&message.user) || page.has_row.contains_key(&message.user);
+            let known_to_be_given = self.facts.is_lost() || slot <= page.count;
+            let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
+            if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
+                restored.insert(slot);
+                self.coming += 1;
+                self.highest = self.highest.max(slot);
+                self.put_back(message.slot, &message.user, Some(message.claimed_at), "has a message on the topic");
+            }
+        }
+    }
+
+    /// `claimants` must have who holds a slot, and what it has on a slot that nobody holds is a promise Redis half forgot.
+    fn claimants(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
+        for user in &page.claimants_wrong {
+            let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
+            let rightful = sorted.rows.get(slot).is_none_or(|row| row.user == *user)
+                && page.has_row.get(user).is_none_or(|(drop, at)| *drop == self.facts.drop.id && i64::from(*at) == *slot)
+                && sorted.keeper(*slot) == Some(user);
+            if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
+                let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None };
+                let detail = "the coupon's list of claimants does not have them on this slot".to_owned();
+                self.push(Kind::MissingAdmission, *slot, Some(user), Action::PutBack(holding), detail);
+            }
+        }
+        for (slot, user) in &page.claimants_on_gaps {
+            let has_message = sorted.in_flight.contains_key(slot);
+            if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user) {
+                continue;
+            }
+            if let Some(number) = self.facts.slot(*slot) {
+                restored.insert(*slot);
+                self.coming += 1;
+                self.highest = self.highest.max(*slot);
+                self.put_back(number, user, None, "is in the coupon's list of claimants");
+                let action = Action::Issue(self.claim(number, user, None));
+                self.push(Kind::Unissued, *slot, Some(user), action, "promised, and no row came".to_owned());
+            }
+        }
+    }
+
+    /// Free slots that are free indeed, and slots given out that nobody holds.
+    fn free_and_gaps(&mut self, page: &Page, sorted: &Sorted, restored: &HashSet<i64>) {
+        for slot in &page.free {
+            if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
+                self.gaps += 1;
+            } else if restored.contains(slot) {
+                // Its person comes back onto it.
+                self.coming -= 1;
+            } else {
+                self.valid_free += 1;
+                self.highest = self.highest.max(*slot);
+            }
+        }
+        let free: HashSet<i64> = page.free.iter().copied().collect();
+        let known = |slot: &i64| sorted.owners.contains_key(slot) || free.contains(slot) || restored.contains(slot);
+        // Never beyond the quantity: a counter far too high must not make this walk for ever.
+        let last = page.to.unwrap_or(i64::MAX).min(page.count).min(i64::from(self.facts.drop.quantity));
+        self.gaps += (page.from.max(1)..=last).filter(|slot| !known(slot)).count() as u64;
+    }
+}

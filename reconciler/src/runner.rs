@@ -1,0 +1,125 @@
+//! The one serial loop in which a process's passes run. Whoever wants a pass signals it; nothing queues up behind a long one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::Utc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{Engine, Request};
+use crate::notify::Notifier;
+use crate::pass::{PassError, new_run_id};
+use crate::report::Run;
+
+/// How a pass that was asked for ended.
+pub type Answer = Result<Run, PassError>;
+
+struct Job {
+    request: Request,
+    run_id: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Asks for passes.
+#[derive(Clone)]
+pub struct Passes {
+    current: Arc<Mutex<Option<String>>>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Passes {
+    /// A runner, and the loop to drive it with.
+    pub fn new(engine: Engine, notifier: Notifier) -> (Self, PassLoop) {
+        let (sender, jobs) = mpsc::channel(1);
+        let current = Arc::new(Mutex::new(None));
+        let passes = Self { current: Arc::clone(&current), jobs: sender };
+        (passes, PassLoop { engine, notifier, jobs, current })
+    }
+
+    /// Starts a pass; gives its id and where its answer will come.
+    ///
+    /// # Errors
+    /// With the id of the pass that runs now.
+    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<Answer>), String> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = current.as_ref() {
+            return Err(running.clone());
+        }
+        let run_id = new_run_id();
+        let (answer, receiver) = oneshot::channel();
+        match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
+            Ok(()) => {
+                *current = Some(run_id.clone());
+                Ok((run_id, receiver))
+            }
+            // The loop has stopped: the process is shutting down.
+            Err(_) => Err("none: the reconciler is stopping".to_owned()),
+        }
+    }
+
+    /// The pass that runs now.
+    pub fn current(&self) -> Option<String> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs passes one after the other.
+pub struct PassLoop {
+    engine: Engine,
+    notifier: Notifier,
+    jobs: mpsc::Receiver<Job>,
+    current: Arc<Mutex<Option<String>>>,
+}
+
+impl PassLoop {
+    /// Until told to stop; a pass under way ends between two repairs.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let job = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                job = self.jobs.recv() => match job {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let answer = self.one(&job, &stop).await;
+            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            if job.answer.send(answer).is_err() {
+                tracing::trace!("nobody waits for this pass's answer");
+            }
+        }
+    }
+
+    async fn one(&self, job: &Job, stop: &CancellationToken) -> Answer {
+        let started = tokio::time::Instant::now();
+        let run = self.engine.pass(&job.request, &job.run_id, stop).await?;
+        crate::metrics::pass(&run, started.elapsed());
+        log(&run);
+        tell(&self.notifier, &run).await;
+        Ok(run)
+    }
+}
+
+/// Hands a run to the mails. What goes wrong there never touches the pass.
+pub async fn tell(notifier: &Notifier, run: &Run) {
+    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
+        tracing::error!(run_id = run.run_id, error = format!("{error:#}"), "the mails about this pass could not be prepared");
+    }
+}
+
+fn log(run: &Run) {
+    let (users, rows) = run.drops.iter().fold((0, 0), |(u, r), d| (u + d.examined.users, r + d.examined.rows));
+    let findings = run.all_findings().count();
+    tracing::info!(
+        run_id = run.run_id,
+        trigger = run.trigger.as_str(),
+        status = run.status.as_str(),
+        dry_run = run.dry_run,
+        drops = run.drops.len(),
+        users,
+        rows,
+        findings,
+        "pass ended"
+    );
+}

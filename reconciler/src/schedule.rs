@@ -1,0 +1,132 @@
+//! When passes run by themselves, and which ones did not.
+//!
+//! tokio-cron-scheduler fires; its jobs only signal. It would start a job again while the last still runs, and forgets running
+//! ones at shutdown, so no work is done inside a job. It also freezes a zone's offset, so all times are UTC.
+
+use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use croner::Cron;
+use tokio_cron_scheduler::{Job, JobScheduler};
+
+/// What a schedule sets off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A pass over what is not sealed.
+    Reconcile,
+    /// A pass over sealed drops too.
+    Deep,
+    /// The daily digest.
+    Digest,
+}
+
+impl Event {
+    /// The setting's name, as people know it.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Reconcile => "RECONCILE_CRON",
+            Self::Deep => "DEEP_CRON",
+            Self::Digest => "DIGEST_CRON",
+        }
+    }
+
+    /// Name in `reconciler_state` of when it last ran.
+    pub fn state_name(self) -> &'static str {
+        match self {
+            Self::Reconcile => "last_run:reconcile",
+            Self::Deep => "last_run:deep",
+            Self::Digest => "last_run:digest",
+        }
+    }
+}
+
+/// Checks a cron expression: six fields, and a time to come.
+///
+/// # Errors
+/// In words for who wrote it.
+pub fn six_fields(text: &str) -> Result<String, String> {
+    let fields = text.split_whitespace().count();
+    if fields != 6 {
+        return Err(format!("it has {fields} fields; six are needed: second minute hour day month weekday"));
+    }
+    let cron = parse(text).map_err(|error| format!("it cannot be read: {error}"))?;
+    cron.find_next_occurrence(&Utc::now(), false).map_err(|_| "it never comes".to_owned())?;
+    Ok(text.to_owned())
+}
+
+fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
+    croner::parser::CronParser::builder().seconds(croner::parser::Seconds::Required).dom_and_dow(true).build().parse(text)
+}
+
+/// One schedule, with what is due and what was done.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// What it sets off.
+    pub event: Event,
+    cron: Cron,
+    /// When it last ran, as far as is known.
+    pub last: DateTime<Utc>,
+}
+
+impl Schedule {
+    /// A schedule that last ran at `last`.
+    ///
+    /// # Errors
+    /// When the expression can't be read.
+    pub fn new(event: Event, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
+        let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
+        Ok(Self { event, cron, last })
+    }
+
+    /// The first run that should have been since the last one and is later than `tolerance` at `now`.
+    pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
+        let due = self.cron.find_next_occurrence(&self.last, false).ok()?;
+        (due + tolerance < now).then_some(due)
+    }
+}
+
+/// Starts the scheduler: each event is handed to `signal` at its time. Keep what comes back; it stops when told.
+///
+/// # Errors
+/// When an expression can't be read.
+pub async fn start(
+    schedules: &[(Event, &str)],
+    signal: impl Fn(Event) + Clone + Send + Sync + 'static,
+) -> anyhow::Result<JobScheduler> {
+    let scheduler = JobScheduler::new().await?;
+    for (event, text) in schedules {
+        let (event, signal) = (*event, signal.clone());
+        let job = Job::new(*text, move |_, _| signal(event)).with_context(|| format!("{} cannot be read", event.setting()))?;
+        scheduler.add(job).await?;
+    }
+    scheduler.start().await?;
+    Ok(scheduler)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        DateTime::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn only_six_fields_that_come_to_pass_are_taken() {
+        assert!(six_fields("*/30 * * * * *").is_ok());
+        assert!(six_fields("* * * * *").unwrap_err().contains("5 fields"));
+        assert!(six_fields("0 0 0 31 2 *").unwrap_err().contains("never"));
+        assert!(six_fields("x * * * * *").is_err());
+    }
+
+    #[test]
+    fn a_run_is_missed_once_it_is_later_than_tolerated() {
+        let schedule = Schedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:00Z")).unwrap();
+        let missed = |now| schedule.missed_since(at(now), TimeDelta::minutes(5));
+        assert_eq!(missed("2026-01-01T23:00:00Z"), None);
+        assert_eq!(missed("2026-01-02T03:04:00Z"), None);
+        assert_eq!(missed("2026-01-02T03:06:00Z"), Some(at("2026-01-02T03:00:00Z")));
+        assert_eq!(missed("2026-01-09T00:00:00Z"), Some(at("2026-01-02T03:00:00Z")), "since the first one");
+    }
+}

@@ -1,0 +1,183 @@
+//! What `collect` saw of a drop and `plan` decides on: facts only, no connections.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+
+/// A drop as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropFacts {
+    /// The coupon, as MySQL has it.
+    pub coupon: Coupon,
+    /// The drop, as MySQL has it: its quantity is the one in force.
+    pub drop: Drop,
+    /// Redis's `meta` says what MySQL says. `None` where there is no readable `meta`.
+    pub meta_matches: Option<bool>,
+    /// The counter; `None` where the key is missing or no number.
+    pub count: Option<i64>,
+    /// |users| in Redis.
+    pub users: u64,
+    /// |free| in Redis.
+    pub free: u64,
+    /// People on the waiting list.
+    pub waiting: u64,
+    /// Redis's clock just before the topic was read, Unix milliseconds. All ages are told from it.
+    pub read_at_ms: i64,
+    /// Whether the topic's unread tail is known; else nothing young may be called lost.
+    pub tail_known: bool,
+}
+
+impl DropFacts {
+    /// Redis lost this drop, or never had it: there is nothing admission could work on.
+    pub fn is_lost(&self) -> bool {
+        self.meta_matches.is_none() || self.count.is_none() || (self.count > Some(0) && self.users == 0 && self.free == 0)
+    }
+
+    /// Its window is over by Redis's clock.
+    pub fn is_closed(&self) -> bool {
+        self.drop.closes_at.is_some_and(|at| at.timestamp_millis() <= self.read_at_ms)
+    }
+
+    /// Its window has begun by Redis's clock.
+    pub fn has_opened(&self) -> bool {
+        self.drop.opens_at.timestamp_millis() <= self.read_at_ms
+    }
+
+    /// In which scope one person may hold one.
+    pub fn once_per(&self) -> OncePer {
+        self.coupon.once_per
+    }
+
+    /// Whether a slot is one of this drop's, as a slot.
+    pub fn slot(&self, number: i64) -> Option<Slot> {
+        Slot::try_from(number).ok().filter(|slot| (1..=self.drop.quantity).contains(slot))
+    }
+}
+
+/// A row, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its slot.
+    pub slot: Slot,
+    /// Whose it is.
+    pub user: UserId,
+    /// When they were admitted.
+    pub claimed_at: DateTime<Utc>,
+}
+
+/// A message that the consumer has not dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlight {
+    /// Its slot.
+    pub slot: Slot,
+    /// Whose it is.
+    pub user: UserId,
+    /// When they were admitted.
+    pub claimed_at: DateTime<Utc>,
+}
+
+/// A row of the backup table that is not dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Its number.
+    pub id: i64,
+    /// The slot it asks for, however wrong.
+    pub slot: Option<i64>,
+    /// Whose it is, where the id has the form of one.
+    pub user: Option<UserId>,
+    /// When they were admitted, where known.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// One consistent look at a range of slots, in Redis first, then in MySQL; then a second look at every person for whom the
+/// two differ.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// First slot of the range.
+    pub from: i64,
+    /// Last slot; `None` for the last page, which has no end.
+    pub to: Option<i64>,
+    /// Highest slot given out, at the moment of this look.
+    pub count: i64,
+    /// Redis: slot and person.
+    pub users: Vec<(i64, UserId)>,
+    /// Redis: free slots.
+    pub free: Vec<i64>,
+    /// MySQL: rows.
+    pub rows: Vec<Row>,
+    /// The topic: unread messages of these slots.
+    pub in_flight: Vec<InFlight>,
+    /// The backup table: what asks for these slots.
+    pub failed: Vec<Failed>,
+    /// Second look, Redis: where people with evidence but without an admission are by now.
+    pub now_on_slot: HashMap<UserId, i64>,
+    /// Second look, MySQL: the row of this coupon, in whatever drop, of people whose slot has none. In a coupon with one each
+    /// per drop, only this drop's.
+    pub has_row: HashMap<UserId, (DropId, Slot)>,
+    /// When suspects were admitted, Unix milliseconds.
+    pub admitted_at_ms: HashMap<i64, i64>,
+    /// People of this page whom `claimants` does not know, or has on another slot.
+    pub claimants_wrong: Vec<UserId>,
+    /// People whom `claimants` has on slots that nobody holds.
+    pub claimants_on_gaps: Vec<(i64, UserId)>,
+}
+
+/// People a page leaves questions about: `collect` looks them up once more before anything is decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// Evidence, but no admission on that slot: ask Redis where they are now.
+    pub ask_redis: Vec<UserId>,
+    /// On a slot without a row of theirs, or in the backup table: ask MySQL for any row.
+    pub ask_mysql: Vec<UserId>,
+    /// Slots whose admission time decides.
+    pub ask_times: Vec<i64>,
+    /// Slots given out that nobody holds.
+    pub gaps: Vec<i64>,
+}
+
+impl Page {
+    /// What must be looked up once more.
+    pub fn questions(&self, quantity: i64) -> Questions {
+        let rows: HashMap<i64, &UserId> = self.rows.iter().map(|row| (i64::from(row.slot), &row.user)).collect();
+        let mut owners: HashMap<i64, Vec<&UserId>> = HashMap::with_capacity(self.users.len());
+        for (slot, user) in &self.users {
+            owners.entry(*slot).or_default().push(user);
+        }
+        let owns = |slot: i64, user: &UserId| owners.get(&slot).is_some_and(|on| on.contains(&user));
+        let mut questions = Questions::default();
+        for (slot, user) in &self.users {
+            if rows.get(slot) != Some(&user) {
+                questions.ask_mysql.push(user.clone());
+                questions.ask_times.push(*slot);
+            }
+        }
+        let evidence = self
+            .rows
+            .iter()
+            .map(|row| (row.slot, &row.user))
+            .chain(self.in_flight.iter().map(|message| (message.slot, &message.user)));
+        for (slot, user) in evidence {
+            if !owns(i64::from(slot), user) {
+                questions.ask_redis.push(user.clone());
+            }
+        }
+        for message in &self.in_flight {
+            if rows.get(&i64::from(message.slot)) != Some(&&message.user) {
+                questions.ask_mysql.push(message.user.clone());
+            }
+        }
+        for user in self.failed.iter().filter_map(|failed| failed.user.as_ref()) {
+            questions.ask_redis.push(user.clone());
+            questions.ask_mysql.push(user.clone());
+        }
+        let taken: std::collections::HashSet<i64> =
+            self.users.iter().map(|(slot, _)| *slot).chain(self.free.iter().copied()).chain(rows.keys().copied()).collect();
+        let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
+        questions.gaps = (self.from.max(1)..=last).filter(|slot| !taken.contains(slot)).collect();
+        questions
+    }
+}

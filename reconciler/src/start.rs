@@ -1,0 +1,30 @@
+//! What must hold before the reconciler begins.
+
+use std::time::Duration;
+
+use firstcome_shared::config::wait_for;
+use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::migrations;
+use firstcome_shared::redis::safety::Unsafe;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::EngineArgs;
+use crate::engine::Engine;
+
+/// Waits for the stores and refuses settings that lose promises.
+///
+/// # Errors
+/// One sentence that says what to change.
+pub async fn check(engine: &Engine, args: &EngineArgs, stop: &CancellationToken) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(args.start.startup_wait_seconds);
+    wait_for("MySQL", limit, stop, |_| true, async || engine.db.ping().await).await?;
+    migrations::check(&engine.db_settings).await?;
+    wait_for("Redis", limit, stop, |e| matches!(e, Unsafe::Unreachable(_)), async || engine.redis.check_settings().await)
+        .await?;
+    let kafka = args.kafka.settings();
+    wait_for("Kafka", limit, stop, |e| matches!(e, TopicError::Unreachable { .. }), async || {
+        check_topic(&kafka, Duration::from_secs(5)).await
+    })
+    .await?;
+    Ok(())
+}
