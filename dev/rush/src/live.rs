@@ -1,10 +1,10 @@
-//! A line that moves: on a terminal it is written over itself, elsewhere a new one comes every second.
+//! A line that moves: on a terminal it is written over itself, elsewhere a new one comes every two seconds.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 const REDRAW: Duration = Duration::from_millis(100);
-const PLAIN_EVERY: Duration = Duration::from_secs(1);
+const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// Progress on stderr.
 #[derive(Debug)]

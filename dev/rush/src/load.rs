@@ -28,7 +28,7 @@ pub struct Plan {
     pub crowd: Crowd,
     /// Connections at a time, each with one request under way: that many ask at once.
     pub connections: usize,
-    /// How long a person goes on asking while the answer may pass (not open yet, unavailable, no answer).
+    /// How long, from the beginning, people go on asking while the answer may pass (not open yet, unavailable, no answer).
     pub patience: Duration,
 }
 
@@ -53,6 +53,7 @@ pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
             number,
             connection: Some(connection),
             seen: Seen::new(),
+            patience_ends: begun + plan.patience,
         };
         workers.spawn(worker.work(next.clone()));
     }
@@ -73,6 +74,7 @@ struct Worker {
     number: usize,
     connection: Option<Connection>,
     seen: Seen,
+    patience_ends: Instant,
 }
 
 impl Worker {
@@ -86,13 +88,12 @@ impl Worker {
 
     async fn ask_until_answered(&mut self, path: &str, person: u32) {
         let user_id = self.plan.crowd.user_id(person);
-        let patience_ends = Instant::now() + self.plan.patience;
         loop {
             let begun = Instant::now();
             let answer = self.ask(path, &user_id).await;
             self.seen.note(person, &answer, begun.elapsed());
             self.progress.add(answer.kind);
-            if !answer.kind.may_pass() || Instant::now() > patience_ends {
+            if !answer.kind.may_pass() || Instant::now() > self.patience_ends {
                 return;
             }
             sleep(RETRY_PAUSE).await;

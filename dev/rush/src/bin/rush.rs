@@ -42,7 +42,7 @@ struct Cli {
     /// Connections, which is how many ask at the same instant
     #[arg(long, default_value_t = 256)]
     connections: usize,
-    /// Seconds a person goes on asking while the coupon is not open or the system is unavailable
+    /// Seconds, from the beginning, that people go on asking while the coupon is not open or the system is unavailable
     #[arg(long, default_value_t = 30)]
     patience: u64,
     /// What user ids begin with; the default is new each time, so that a second rush is a second crowd
