@@ -1,0 +1,52 @@
+//! Settings of `consume`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
+
+use super::batch::Limits;
+
+/// Settings of `firstcome-api consume`.
+#[derive(Debug, Clone, Args)]
+pub struct ConsumeArgs {
+    /// MySQL.
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    /// Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// Start-up.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// The consumer itself.
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+}
+
+/// How much is written at a time, and where the process tells how it fares.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Consumer")]
+pub struct TuningArgs {
+    /// Address for `/healthz`, `/readyz` and `/metrics`
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = "127.0.0.1:8082")]
+    pub consume_listen_addr: SocketAddr,
+    /// Most claims written in one transaction
+    // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL takes.
+    #[arg(long, env = "CONSUME_BATCH_MAX", default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000))]
+    pub consume_batch_max: u16,
+    /// Longest that the first claim of a batch waits for others, in milliseconds
+    #[arg(long, env = "CONSUME_BATCH_WAIT_MS", default_value_t = 10, value_parser = value_parser!(u64).range(0..=1_000))]
+    pub consume_batch_wait_ms: u64,
+    /// Most rows this process writes in a second; 0 for no limit. For a database that others need too
+    #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub consume_max_rows_per_second: u32,
+}
+
+impl TuningArgs {
+    /// The limits of one batch.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { max: usize::from(self.consume_batch_max), wait: Duration::from_millis(self.consume_batch_wait_ms) }
+    }
+}

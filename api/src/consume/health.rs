@@ -1,0 +1,92 @@
+//! What the process says about itself: the loop turns, MySQL takes batches, Kafka answers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use firstcome_shared::http::health::{Check, check};
+use firstcome_shared::mysql::Db;
+
+/// A loop that did not come round for so long is stuck. Waiting for MySQL or for messages comes round all the time.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// Written by the loop and the lag's watcher, read by `/healthz` and `/readyz`.
+#[derive(Debug)]
+pub(super) struct Health {
+    turned_at: Mutex<Instant>,
+    mysql: Mutex<Option<String>>,
+    kafka: Mutex<Option<String>>,
+}
+
+impl Health {
+    /// Alive, and not ready before the group has said which partitions are ours.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            turned_at: Mutex::new(Instant::now()),
+            mysql: Mutex::default(),
+            kafka: Mutex::new(Some("not in the group yet".into())),
+        })
+    }
+
+    /// The loop came round.
+    pub(super) fn turned(&self) {
+        *lock(&self.turned_at) = Instant::now();
+    }
+
+    /// MySQL takes batches (`None`), or why it does not.
+    pub(super) fn mysql(&self, trouble: Option<String>) {
+        *lock(&self.mysql) = trouble;
+    }
+
+    /// Kafka answers (`None`), or what it said.
+    pub(super) fn kafka(&self, trouble: Option<String>) {
+        *lock(&self.kafka) = trouble;
+    }
+
+    fn alive_at(&self, now: Instant) -> Result<(), String> {
+        let still = now.saturating_duration_since(*lock(&self.turned_at));
+        if still <= STUCK { Ok(()) } else { Err(format!("the loop has stood still for {} s", still.as_secs())) }
+    }
+
+    /// For `/healthz`.
+    pub(super) fn alive(self: &Arc<Self>) -> Check {
+        let health = Arc::clone(self);
+        check(move || std::future::ready(health.alive_at(Instant::now())))
+    }
+
+    /// For `/readyz`. What a batch met counts first; with no batch in hand MySQL is asked.
+    pub(super) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, Check)> {
+        let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
+        let mysql = check(move || {
+            let (trouble, db) = (lock(&of_mysql.mysql).clone(), db.clone());
+            async move {
+                match trouble {
+                    Some(trouble) => Err(trouble),
+                    None => db.ping().await.map_err(|error| error.to_string()),
+                }
+            }
+        });
+        let kafka = check(move || std::future::ready(lock(&of_kafka.kafka).clone().map_or(Ok(()), Err)));
+        vec![("mysql", mysql), ("kafka", kafka)]
+    }
+}
+
+/// A value is still whole after a panic elsewhere: each is written in one step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_alive_until_it_turns_again() {
+        let health = Health::new();
+        let now = Instant::now();
+        assert_eq!(health.alive_at(now + Duration::from_secs(29)), Ok(()));
+        let stuck = health.alive_at(now + Duration::from_secs(32));
+        assert!(stuck.is_err_and(|reason| reason.contains("stood still for 3")));
+        health.turned();
+        assert_eq!(health.alive_at(Instant::now()), Ok(()));
+    }
+}

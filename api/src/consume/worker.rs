@@ -1,0 +1,208 @@
+//! The loop: gather → write → commit, on one thread that owns the Kafka consumer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::mysql::{Db, DbError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::batch::{Limits, gather};
+use super::decode::Record;
+use super::group::{Group, InHand};
+use super::health::Health;
+use super::lag::Lag;
+use super::metrics;
+use super::source::Source;
+use super::throttle::Throttle;
+use super::write::{Written, write};
+
+/// Longest that the loop sleeps without looking whether it is to stop.
+const IDLE: Duration = Duration::from_millis(100);
+/// A wait that is longer than this is spent polling. Not at once: pausing throws away what is fetched already.
+const UNPOLLED: Duration = Duration::from_millis(250);
+/// How often it polls then.
+const POLL_EVERY: Duration = Duration::from_millis(50);
+/// Time to finish the batch in hand once told to stop.
+const LAST_BATCH: Duration = Duration::from_secs(5);
+/// Time to leave the group then.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// What the loop needs.
+pub(super) struct Setup {
+    pub(super) db: Db,
+    pub(super) kafka: KafkaSettings,
+    pub(super) limits: Limits,
+    pub(super) max_rows_per_second: u32,
+    pub(super) health: Arc<Health>,
+    pub(super) runtime: Handle,
+    pub(super) stop: CancellationToken,
+}
+
+/// The loop's state.
+pub(super) struct Worker {
+    setup: Setup,
+    source: Source,
+    throttle: Throttle,
+    backoff: Backoff,
+    /// Most messages in one transaction now: less than the limit after MySQL took too long for more.
+    size: usize,
+    /// When to give up the batch in hand; set once told to stop.
+    deadline: Option<Instant>,
+}
+
+/// Reads, writes and commits until told to stop. Blocks its thread. `joined` is called at each assignment of partitions.
+///
+/// # Errors
+/// When Kafka refuses this consumer for good.
+pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
+    let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
+    let source = Source::subscribe(&setup.kafka, group)?;
+    let lag = Lag::watch(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
+    let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
+    let size = setup.limits.max;
+    let mut worker = Worker { setup, source, throttle, backoff: Backoff::default(), size, deadline: None };
+    let ended = worker.work();
+    worker.source.group().commit(worker.source.consumer().as_ref());
+    worker.source.close(lag, LEAVE);
+    ended
+}
+
+impl Worker {
+    fn work(&mut self) -> anyhow::Result<()> {
+        let mut committed_at = Instant::now();
+        while !self.setup.stop.is_cancelled() {
+            self.setup.health.turned();
+            let batch = match self.throttle.allow(self.size, Instant::now()) {
+                Ok(allowed) => self.gather(allowed)?,
+                Err(wait) => {
+                    self.wait(async move { tokio::time::sleep(wait).await })?;
+                    continue;
+                }
+            };
+            if !batch.is_empty() {
+                self.write_out(batch)?;
+            } else if committed_at.elapsed() < Duration::from_secs(1) {
+                continue;
+            }
+            // Also with nothing new: what Kafka refused to commit before is tried again.
+            committed_at = Instant::now();
+            self.source.group().commit(self.source.consumer().as_ref());
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, max: usize) -> anyhow::Result<Vec<Arc<Record>>> {
+        self.source.go_on()?;
+        let mut failed = None;
+        let limits = Limits { max, ..self.setup.limits };
+        let batch = gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
+            Ok(record) => record,
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        failed.map_or(Ok(batch.into_iter().map(Arc::new).collect()), Err)
+    }
+
+    /// Writes a batch, and goes on trying for as long as MySQL is away: Kafka is the buffer.
+    fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<()> {
+        loop {
+            rest.retain(|record| self.source.group().owns(record));
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let part = rest[..rest.len().min(self.size)].to_vec();
+            let size = part.len();
+            let begun = Instant::now();
+            let Some(outcome) = self.attempt(part.clone())? else { break };
+            match outcome.as_ref() {
+                Ok(written) => {
+                    metrics::batch(size, begun.elapsed().as_secs_f64(), written);
+                    self.wrote(&part, written);
+                    rest.drain(..size);
+                }
+                Err(error) => {
+                    let pause = self.failed(error, size);
+                    if self.wait(async move { tokio::time::sleep(pause).await })?.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+        tracing::warn!(messages = rest.len(), "stopping with messages that could not be written; they are read again");
+        Ok(())
+    }
+
+    /// One transaction. `None` when the time to stop has come first.
+    fn attempt(&mut self, batch: Vec<Arc<Record>>) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
+        let (told, outcome) = watch::channel(None);
+        let (db, own) = (self.setup.db.clone(), batch.clone());
+        self.setup.runtime.spawn(async move {
+            let result = write(&db, own).await;
+            told.send_replace(Some(Arc::new(result)));
+        });
+        self.source.group().hold(Some(InHand { batch, outcome: outcome.clone() }));
+        let mut seen = outcome;
+        let waited = self.wait(async move {
+            let seen = seen.wait_for(Option::is_some).await;
+            seen.ok().and_then(|outcome| outcome.clone())
+        });
+        self.source.group().hold(None);
+        let lost = || Arc::new(Err(DbError::Panicked { what: "write a batch" }));
+        Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
+    }
+
+    fn wrote(&mut self, part: &[Arc<Record>], written: &Written) {
+        self.throttle.spend(part.len());
+        self.source.group().written(part);
+        self.setup.health.mysql(None);
+        if self.backoff.ends() {
+            tracing::info!(rows = written.issued, again = written.again, "MySQL takes batches again");
+        }
+        for (reason, count) in &written.refused {
+            tracing::warn!(reason, count, "messages could not become rows and are kept in failed_claims");
+        }
+        self.size = (self.size * 2).min(self.setup.limits.max);
+    }
+
+    /// Notes that a batch was not written, and gives the pause before the next attempt.
+    fn failed(&mut self, error: &DbError, size: usize) -> Duration {
+        ::metrics::counter!(metrics::RETRIES).increment(1);
+        self.setup.health.mysql(Some(error.to_string()));
+        if self.backoff.is_worth_a_line(Instant::now()) {
+            tracing::warn!(%error, messages = size, "a batch could not be written; it is tried again until it is");
+        }
+        if matches!(error, DbError::TimedOut { .. }) {
+            // A batch too large for a slow MySQL would never end.
+            self.size = (size / 2).max(1);
+        }
+        self.backoff.next()
+    }
+
+    /// Waits for something on the runtime, and stays in the group meanwhile. `None` when the time to stop has come first.
+    fn wait<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
+        let mut future = std::pin::pin!(future);
+        let mut patience = UNPOLLED;
+        loop {
+            let runtime = self.setup.runtime.clone();
+            let done = runtime.block_on(async { tokio::time::timeout(patience, future.as_mut()).await });
+            if let Ok(value) = done {
+                return Ok(Some(value));
+            }
+            self.setup.health.turned();
+            if self.setup.stop.is_cancelled() {
+                let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + LAST_BATCH);
+                if Instant::now() > deadline {
+                    return Ok(None);
+                }
+            }
+            self.source.stay_in_group()?;
+            patience = POLL_EVERY;
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Reduce: a batch becomes rows in one transaction, and what can't become a row is kept in the backup table by the same one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel_async::AsyncConnection as _;
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
+use firstcome_shared::mysql::failed::{self, FailedClaim};
+use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, insert, of_people, on_slots};
+use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
+
+use super::classify::{Verdict, classify};
+use super::decode::Record;
+
+/// What became of a batch.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Rows written.
+    pub(super) issued: u64,
+    /// Claims whose row was there: messages read again.
+    pub(super) again: u64,
+    /// Kept in the backup table, by reason.
+    pub(super) refused: BTreeMap<&'static str, u64>,
+}
+
+/// Writes a batch: after `Ok`, every message of it is a row, was one before, or is in the backup table.
+///
+/// # Errors
+/// [`DbError`] when MySQL is away, locked or out of time: nothing is written, or everything is and the answer was lost.
+/// Writing the same batch again is right in both cases.
+pub(super) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
+    db.run("write a batch", async move |conn| conn.transaction(async |conn| write_in(conn, &batch).await).await).await
+}
+
+async fn write_in(conn: &mut Conn, batch: &[Arc<Record>]) -> QueryResult<Written> {
+    let mut work = Work::default();
+    let mut claims = Vec::with_capacity(batch.len());
+    for record in batch {
+        match &record.claim {
+            Ok(claim) => claims.push((record.as_ref(), claim)),
+            Err(undecodable) => work.refuse(record, undecodable.reason, &undecodable.error),
+        }
+    }
+    // The common case: nothing stands against any of them, and one statement is all.
+    match insert_all(conn, &claims).await {
+        Ok(issued) => work.done.issued += issued,
+        Err(error) if refusal(&error).is_some() => work.sort_out(conn, &claims).await?,
+        Err(error) => return Err(error),
+    }
+    failed::keep(conn, &work.failed).await?;
+    Ok(work.done)
+}
+
+type Pair<'a> = (&'a Record, &'a Claim);
+
+/// In the order of the primary key, so that two consumers that write the same rows wait for each other and don't deadlock.
+async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<u64> {
+    let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
+    claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+    insert(conn, &claims, IssuedBy::Consumer).await.map(|rows| rows as u64)
+}
+
+/// What a transaction has come to so far.
+#[derive(Default)]
+struct Work {
+    done: Written,
+    failed: Vec<FailedClaim>,
+}
+
+impl Work {
+    fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
+        *self.done.refused.entry(reason).or_default() += 1;
+        self.failed.push(record.failed(reason, error));
+    }
+
+    /// Judges every claim and inserts what may be inserted, as one statement. A refused statement leaves its transaction as
+    /// it was, so it goes on here.
+    async fn sort_out(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
+        let fits = self.judge(conn, claims).await?;
+        match insert_all(conn, &fits).await {
+            Ok(issued) => self.done.issued += issued,
+            // Somebody wrote between the look and the statement, or a code was drawn twice.
+            Err(error) if refusal(&error).is_some() => {
+                for pair in fits {
+                    self.write_one(conn, pair).await?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Books what needs no row, and gives back the claims that are to become rows.
+    async fn judge<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+        let known = Known::read(conn, claims).await?;
+        let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+        let mut fits = Vec::with_capacity(claims.len());
+        for (pair, verdict) in claims.iter().zip(classify(&bare, &known.rows, &known.rules)) {
+            match verdict {
+                Verdict::Issue => fits.push(*pair),
+                Verdict::Again => self.done.again += 1,
+                Verdict::Refused { reason, error } => self.refuse(pair.0, reason, &error),
+            }
+        }
+        Ok(fits)
+    }
+
+    async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
+        for _ in 0..ATTEMPTS {
+            let error = match insert_all(conn, &[pair]).await {
+                Ok(issued) => {
+                    self.done.issued += issued;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match refusal(&error) {
+                // The rows say which key it was. Where they don't, it was the code: the next attempt draws another.
+                Some(Refusal::Duplicate) => {
+                    if self.judge(conn, &[pair]).await?.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Some(refusal) => {
+                    self.refuse(pair.0, word(refusal), &error.to_string());
+                    return Ok(());
+                }
+                None => return Err(error),
+            }
+        }
+        self.refuse(pair.0, "bad_data", "refused as a duplicate of something that could not be found");
+        Ok(())
+    }
+}
+
+/// How often one claim is tried for itself.
+const ATTEMPTS: u32 = 5;
+
+fn word(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownDrop => "unknown_drop",
+        Refusal::SlotOutOfRange => "slot_out_of_range",
+        Refusal::Duplicate | Refusal::BadData => "bad_data",
+    }
+}
+
+/// What the database holds that may stand against claims.
+struct Known {
+    rows: Vec<IssuedRow>,
+    rules: HashMap<DropId, DropRules>,
+}
+
+impl Known {
+    /// Most values in one query's list.
+    const CHUNK: usize = 500;
+
+    async fn read(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<Self> {
+        let mut slots: BTreeMap<DropId, Vec<Slot>> = BTreeMap::new();
+        let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
+        for (_, claim) in claims {
+            slots.entry(claim.drop_id).or_default().push(claim.slot);
+            people.entry(claim.coupon_id).or_default().push(claim.user_id.as_str());
+        }
+        let mut rows = Vec::new();
+        for (drop, slots) in &slots {
+            for slots in slots.chunks(Self::CHUNK) {
+                rows.extend(on_slots(conn, *drop, slots).await?);
+            }
+        }
+        for (coupon, people) in &people {
+            for people in people.chunks(Self::CHUNK) {
+                rows.extend(of_people(conn, *coupon, people).await?);
+            }
+        }
+        let drops: Vec<DropId> = slots.into_keys().collect();
+        let mut rules = HashMap::with_capacity(drops.len());
+        for drops in drops.chunks(Self::CHUNK) {
+            rules.extend(rules_of_drops(conn, drops).await?);
+        }
+        Ok(Self { rows, rules })
+    }
+}

@@ -1,0 +1,111 @@
+//! MySQL goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is lost.
+
+use std::time::Duration;
+
+use firstcome_shared::domain::OncePer;
+use firstcome_stack::Fault;
+
+use crate::world::{World, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mysql_that_stops_and_starts_again_costs_nothing() {
+    let world = World::with_own_mysql().await;
+    let drop = world.coupon(3_000, OncePer::Coupon).await;
+    let consumer = world.consumer(&["--consume-batch-max=50"]);
+    world.claim(drop, 1..=1_000).await;
+    eventually("some rows", async || world.rows().await > 100).await;
+    world.mysql.stop().await.unwrap();
+    world.claim(drop, 1_001..=2_000).await;
+    world.mysql.start_again().await.unwrap();
+    eventually("rows go on", async || world.rows().await > 1_100).await;
+    world.mysql.kill().await.unwrap();
+    world.claim(drop, 2_001..=3_000).await;
+    world.mysql.start_again().await.unwrap();
+    world.until_rows(3_000).await;
+    consumer.stop().await;
+    world.assert_exact(3_000).await;
+    assert_eq!(world.committed(), 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mysql_that_takes_no_writes_makes_no_failed_claim() {
+    let world = World::with_own_mysql().await;
+    let drop = world.coupon(500, OncePer::Coupon).await;
+    let consumer = world.consumer(&["--consume-batch-max=50"]);
+    world.claim(drop, 1..=100).await;
+    world.until_rows(100).await;
+    world.mysql.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    world.claim(drop, 101..=500).await;
+    let status = "SHOW GLOBAL STATUS LIKE 'Com_rollback'";
+    let rollbacks = async || world.query(status).await[0][1].parse::<u64>().unwrap();
+    let before = rollbacks().await;
+    eventually("attempts", async || rollbacks().await > before + 2).await;
+    world.mysql.query("SET GLOBAL super_read_only = OFF").await.unwrap();
+    world.mysql.query("SET GLOBAL read_only = OFF").await.unwrap();
+    world.until_rows(500).await;
+    consumer.stop().await;
+    world.assert_exact(500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
+    let world = World::new().await;
+    let proxy = world.mysql.proxy().await.unwrap();
+    let drop = world.coupon(300, OncePer::Coupon).await;
+    let through = world.through(&proxy);
+    let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
+    world.claim(drop, 1..=100).await;
+    world.until_rows(100).await;
+    for (fault, slots) in [(Fault::DropReplies, 101..=200), (Fault::BlackHole, 201..=300)] {
+        let before = proxy.counters().accepted;
+        proxy.set(fault).await.unwrap();
+        world.claim(drop, slots).await;
+        eventually("attempts", async || proxy.counters().accepted > before + 1).await;
+        proxy.set(Fault::Pass).await.unwrap();
+    }
+    world.until_rows(300).await;
+    consumer.stop().await;
+    world.assert_exact(300).await;
+    assert_eq!(world.committed(), 300);
+}
+
+/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody else would get a partition;
+/// did it go on with what was taken away, it would write and commit for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
+    let world = World::new().await;
+    let proxy = world.mysql.proxy().await.unwrap();
+    let drop = world.coupon(400, OncePer::Coupon).await;
+    let through = world.through(&proxy);
+    let stuck = world.consumer(&[&through, "--database-timeout-ms=1000"]);
+    world.claim(drop, 1..=4).await;
+    world.until_rows(4).await;
+    proxy.set(Fault::BlackHole).await.unwrap();
+    world.claim(drop, 5..=200).await;
+    let able = world.consumer(&[]);
+    eventually("rows by the second consumer", async || world.rows().await >= 98).await;
+    proxy.set(Fault::Pass).await.unwrap();
+    world.claim(drop, 201..=400).await;
+    world.until_rows(400).await;
+    stuck.stop().await;
+    able.stop().await;
+    world.assert_exact(400).await;
+    assert_eq!(world.committed(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
+    let world = World::new().await;
+    let proxy = world.mysql.proxy().await.unwrap();
+    let drop = world.coupon(200, OncePer::Coupon).await;
+    let through = world.through(&proxy);
+    let consumer = world.consumer(&[&through]);
+    world.claim(drop, 1..=100).await;
+    world.until_rows(100).await;
+    proxy.set(Fault::Cut).await.unwrap();
+    world.claim(drop, 101..=200).await;
+    tokio::time::timeout(Duration::from_secs(20), consumer.stop()).await.unwrap();
+    assert_eq!(world.committed(), 100);
+    world.consume_until("the rest", async || world.rows().await == 200).await;
+    world.assert_exact(200).await;
+}

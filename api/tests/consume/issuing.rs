@@ -1,0 +1,127 @@
+//! Messages become rows, however often and by whomever they are read.
+
+use std::time::Duration;
+
+use firstcome_shared::domain::OncePer;
+
+use crate::world::{LIMIT, PARTITIONS, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committed() {
+    let world = World::new().await;
+    let drop = world.coupon(1_000, OncePer::Coupon).await;
+    world.claim(drop, 1..=1_000).await;
+    let consumer = world.consumer(&[]);
+    world.until_rows(1_000).await;
+    consumer.stop().await;
+    world.assert_exact(1_000).await;
+    assert_eq!(world.committed(), 1_000);
+    let instants = "issued_coupons WHERE claimed_at = FROM_UNIXTIME(1800000000 + slot / 1000)";
+    world.mysql.query("SET GLOBAL time_zone = '+00:00'").await.unwrap();
+    assert_eq!(world.count(instants).await, 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_again_changes_nothing() {
+    let world = World::new().await;
+    let drop = world.coupon(400, OncePer::Drop).await;
+    world.claim(drop, 1..=400).await;
+    world.consume_until("400 rows", async || world.rows().await == 400).await;
+    let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
+    let before = world.query(all).await;
+    // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was made anew.
+    for offset in [0, 1_000_000] {
+        world.set_offsets(offset).await;
+        world.consume_until("offsets", async || world.committed() == 400).await;
+        assert_eq!(world.query(all).await, before);
+    }
+    world.assert_exact(400).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_and_new_messages_in_one_batch_are_told_apart() {
+    let world = World::new().await;
+    let drop = world.coupon(300, OncePer::Coupon).await;
+    world.claim(drop, 1..=100).await;
+    world.consume_until("100 rows", async || world.rows().await == 100).await;
+    world.claim(drop, 101..=300).await;
+    world.set_offsets(0).await;
+    world.consume_until("300 rows", async || world.rows().await == 300).await;
+    world.assert_exact(300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_that_come_and_go_share_the_work() {
+    let world = World::new().await;
+    let drop = world.coupon(3_000, OncePer::Coupon).await;
+    let slowly = ["--consume-batch-max=20"];
+    let first = world.consumer(&slowly);
+    world.claim(drop, 1..=1_000).await;
+    let second = world.consumer(&slowly);
+    world.claim(drop, 1_001..=2_000).await;
+    first.stop().await;
+    let third = world.consumer(&slowly);
+    world.claim(drop, 2_001..=3_000).await;
+    world.until_rows(3_000).await;
+    second.stop().await;
+    third.stop().await;
+    world.assert_exact(3_000).await;
+    assert_eq!(world.committed(), 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_consumers_than_partitions_do_no_harm() {
+    let world = World::new().await;
+    let drop = world.coupon(200, OncePer::Coupon).await;
+    let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
+    world.claim(drop, 1..=200).await;
+    world.until_rows(200).await;
+    for consumer in consumers {
+        consumer.stop().await;
+    }
+    world.assert_exact(200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
+    const RATE: usize = 200;
+    let world = World::new().await;
+    let drop = world.coupon(700, OncePer::Coupon).await;
+    world.claim(drop, 1..=700).await;
+    let consumer = world.consumer(&[&format!("--consume-max-rows-per-second={RATE}")]);
+    world.until_rows(700).await;
+    consumer.stop().await;
+    let millis = "SELECT CAST(UNIX_TIMESTAMP(issued_at) * 1000 AS SIGNED) FROM issued_coupons ORDER BY issued_at";
+    let issued: Vec<i64> = world.query(millis).await.iter().map(|row| row[0].parse().unwrap()).collect();
+    // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was allowed before it.
+    let most = RATE + 2 * (RATE / 10);
+    for (early, late) in issued.iter().zip(&issued[most..]) {
+        assert!(late - early >= 1_000, "{} rows within {} ms", most + 1, late - early);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_ready_stops_the_start_with_what_to_do() {
+    let world = World::new().await;
+    for (setting, expected) in [
+        ("--kafka-topic=missing", "the topic \"missing\" does not exist: run `firstcome-api migrate`"),
+        ("--kafka-brokers=127.0.0.1:1", "Kafka did not answer within"),
+        ("--database-url=mysql://root@127.0.0.1:1/x", "MySQL did not answer within"),
+    ] {
+        let consumer = world.consumer(&[setting, "--startup-wait-seconds=1"]);
+        let error = tokio::time::timeout(LIMIT, consumer.task).await.unwrap().unwrap().unwrap_err();
+        assert!(format!("{error:#}").contains(expected), "{error:#}");
+    }
+    world.mysql.query("CREATE DATABASE IF NOT EXISTS consume_bare").await.unwrap();
+    let bare = format!("--database-url={}", world.mysql.database_url("consume_bare"));
+    let error = world.consumer(&[&bare]).task.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("run `firstcome-api migrate` first"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_it_waits_for_a_store_it_stops() {
+    let world = World::new().await;
+    let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
+    consumer.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(10), consumer.task).await.unwrap().unwrap().unwrap();
+}

@@ -1,0 +1,8 @@
+//! `consume` on real servers: whatever happens, every message ends as one row or one kept refusal.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+mod faults;
+mod issuing;
+mod processes;
+mod refusals;
+mod world;

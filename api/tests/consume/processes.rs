@@ -1,0 +1,142 @@
+//! The program itself: what it prints, its routes, and its death at any moment.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use firstcome_shared::domain::OncePer;
+use firstcome_stack::Fault;
+
+use crate::world::{LIMIT, World, eventually};
+
+struct Process {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(world: &World, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_firstcome-api"))
+            .arg("consume")
+            .args(world.arguments(more))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        let child = std::sync::Mutex::new(&mut self.child);
+        let ended = || child.lock().unwrap().try_wait().unwrap();
+        eventually("the process ends", async || ended().is_some()).await;
+        ended().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Status and body of a GET.
+fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
+    let world = World::new().await;
+    let proxy = world.mysql.proxy().await.unwrap();
+    let through = world.through(&proxy);
+    let drop = world.coupon(100, OncePer::Coupon).await;
+    let mut process = Process::start(&world, &[&through, "--database-timeout-ms=500"]);
+    let address = process.line().strip_prefix("listening on http://").unwrap().to_owned();
+    assert_eq!(process.line(), format!("consuming {} as {}", world.kafka.topic, world.kafka.group));
+    eventually("ready", async || get(&address, "/readyz").0 == 200).await;
+    assert_eq!(get(&address, "/healthz").0, 200);
+    assert_eq!(get(&address, "/nowhere").0, 404);
+
+    world.claim(drop, 1..=50).await;
+    world.send(vec![(0, None, Some("poison".into()))]).await;
+    world.until_rows(50).await;
+    let shows = |line: &str| get(&address, "/metrics").1.lines().any(|shown| shown == line);
+    eventually("rows counted", async || shows("firstcome_consumer_issued_total 50")).await;
+    eventually("poison counted", async || shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1")).await;
+    assert!(shows("firstcome_consumer_again_total 0") && shows("firstcome_consumer_retries_total 0"));
+
+    proxy.set(Fault::Cut).await.unwrap();
+    world.claim(drop, 51..=100).await;
+    eventually("not ready", async || get(&address, "/readyz").0 == 503).await;
+    eventually("lag", async || shows("firstcome_consumer_lag 50")).await;
+    let (status, body) = get(&address, "/readyz");
+    assert!(status == 503 && body.contains("\"kafka\":\"ok\"") && body.contains("MySQL"), "{status} {body}");
+    assert_eq!(get(&address, "/healthz").0, 200);
+    proxy.set(Fault::Pass).await.unwrap();
+    world.until_rows(100).await;
+    eventually("ready again", async || get(&address, "/readyz").0 == 200).await;
+    eventually("no lag", async || shows("firstcome_consumer_lag 0")).await;
+    process.signal("-TERM");
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminated_in_mid_stream_it_leaves_no_row_uncommitted() {
+    let world = World::new().await;
+    let drop = world.coupon(5_000, OncePer::Coupon).await;
+    world.claim(drop, 1..=5_000).await;
+    let mut process = Process::start(&world, &["--consume-batch-max=20"]);
+    eventually("some rows", async || world.rows().await > 200).await;
+    process.signal("-TERM");
+    assert_eq!(process.exit_code().await, Some(0));
+    assert_eq!(i64::try_from(world.rows().await).unwrap(), world.committed());
+    world.consume_until("the rest", async || world.rows().await == 5_000).await;
+    world.assert_exact(5_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_it_loses_and_doubles_nothing() {
+    let world = World::new().await;
+    let drop = world.coupon(4_000, OncePer::Coupon).await;
+    world.claim(drop, 1..=4_000).await;
+    for round in 1..=3 {
+        let process = Process::start(&world, &["--consume-batch-max=20"]);
+        eventually("some rows", async || world.rows().await > round * 300).await;
+        process.signal("-KILL");
+    }
+    world.consume_until("the rest", async || world.rows().await == 4_000).await;
+    world.assert_exact(4_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_setting_is_said_in_a_sentence() {
+    let world = World::new().await;
+    for (setting, code, expected) in [
+        ("--consume-batch-max=0", 2, "0 is not in 1..=5000"),
+        ("--database-url=postgres://x/y", 2, "it must begin with mysql://"),
+        ("--kafka-topic=missing", 1, "the topic \"missing\" does not exist"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
+        let output = command.arg("consume").args(world.arguments(&[setting])).env("RUST_LOG", "off").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(expected), "{said}");
+    }
+}

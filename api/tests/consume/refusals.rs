@@ -1,0 +1,115 @@
+//! Messages that can't become rows are kept, once, and what comes after them is issued.
+
+use std::collections::BTreeMap;
+
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
+
+use crate::world::{World, claim_event};
+
+/// One message of every kind that is refused, with the reason.
+fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<String>, &'static str)> {
+    let good = |slot, user| claim_event(coupon, drop, slot, user).encode();
+    let elsewhere = claim_event(other, drop, 9, "u-x").encode();
+    [
+        (None, "undecodable"),
+        (Some(String::new()), "undecodable"),
+        (Some("not json".into()), "undecodable"),
+        (Some("[1,2]".into()), "undecodable"),
+        (Some(good(9, "u-x").replace("\"v\":1", "\"v\":2")), "wrong_version"),
+        (Some(good(9, "u-x").replace("u-x", "u x")), "undecodable"),
+        (Some(good(9, "u-x").replace("2027", "9999").replace(":20.", ":99.")), "undecodable"),
+        (Some(good(9, "u-x").replace(":9,", ":\"nine\",")), "undecodable"),
+        (Some(good(0, "u-x")), "slot_out_of_range"),
+        (Some(good(9, "u-x").replace(":9,", ":-9,")), "slot_out_of_range"),
+        (Some(good(9, "u-x").replace(":9,", ":99999999999,")), "slot_out_of_range"),
+        (Some(good(11, "u-x")), "slot_out_of_range"),
+        (Some(claim_event(coupon, DropId(999_999), 9, "u-x").encode()), "unknown_drop"),
+        (Some(claim_event(CouponId(-1), drop, 9, "u-x").encode()), "unknown_drop"),
+        (Some(elsewhere), "unknown_drop"),
+        (Some(good(1, "u-x")), "slot_taken"),
+        (Some(good(9, "u-1")), "already_has_one"),
+    ]
+    .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
+    let world = World::new().await;
+    let drop = world.coupon(10, OncePer::Coupon).await;
+    let (other, _) = world.coupon(10, OncePer::Coupon).await;
+    let good = |slot: u32| Some(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
+    let poison = poison(drop, other);
+    let mut messages = vec![(0, None, good(1))];
+    messages.extend(poison.iter().map(|(payload, _)| (0, None, payload.clone())));
+    messages.push((0, Some("not the coupon".into()), good(9)));
+    messages.extend((2..=10).map(|slot| (0, None, good(slot))));
+    world.send(messages).await;
+
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, reason) in poison.iter().chain(&[(None, "undecodable")]) {
+        *expected.entry((*reason).to_owned()).or_default() += 1;
+    }
+    world.consume_until("10 rows", async || world.rows().await == 10).await;
+    assert_eq!(world.refusals().await, expected);
+    for (payload, reason) in poison.iter().filter_map(|(payload, reason)| Some((payload.as_ref()?, reason))) {
+        let hex: String = payload.bytes().map(|byte| format!("{byte:02X}")).collect();
+        let kept = format!("failed_claims WHERE HEX(payload) = '{hex}' AND reason = '{reason}'");
+        assert!(world.count(&kept).await >= 1, "{reason} {payload}");
+    }
+    assert_eq!(world.count("failed_claims WHERE user_id = 'u-x' AND slot = 11").await, 1);
+
+    // Read again: each is kept once still, and says that it was met twice.
+    world.set_offsets(0).await;
+    let twice = async || world.count("failed_claims WHERE attempts = 2").await == expected.values().sum::<u64>();
+    world.consume_until("a second attempt", twice).await;
+    assert_eq!((world.refusals().await, world.rows().await), (expected, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_scattered_over_many_batches_costs_no_good_claim() {
+    let world = World::new().await;
+    let drop = world.coupon(500, OncePer::Drop).await;
+    let mut messages = Vec::new();
+    for slot in 1..=500_u32 {
+        let mut add = |payload: String| messages.push((0, Some(drop.0.to_string()), Some(payload)));
+        add(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
+        match slot % 5 {
+            0 => add(claim_event(drop.0, drop.1, slot, "thief").encode()),
+            1 => add(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode()),
+            2 => add(format!("junk {slot}")),
+            3 => add(claim_event(drop.0, drop.1, 501, &format!("u-{slot}")).encode()),
+            _ => {}
+        }
+    }
+    world.send(messages).await;
+    let consumer = world.consumer(&["--consume-batch-max=64"]);
+    world.until_rows(500).await;
+    consumer.stop().await;
+    let expected = [("slot_taken", 100), ("undecodable", 100), ("slot_out_of_range", 100)];
+    assert_eq!(world.refusals().await, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
+    assert_eq!(world.committed(), 900);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_each_in_its_scope() {
+    let world = World::new().await;
+    let (first, second) = (world.coupon(5, OncePer::Coupon).await, world.coupon(5, OncePer::Drop).await);
+    // A second drop of each coupon, put in by hand.
+    let mut drops = Vec::new();
+    for (coupon, drop) in [first, second] {
+        let database = &world.database;
+        let id = drop.0 + 100;
+        let sql = format!(
+            "INSERT INTO {database}.drops (id, coupon_id, opens_at, quantity) VALUES ({id}, {coupon}, UTC_TIMESTAMP(), 5)"
+        );
+        world.mysql.query(&sql).await.unwrap();
+        drops.push([(coupon, drop), (coupon, DropId(id))]);
+    }
+    let claims = drops.concat().into_iter().map(|(coupon, drop)| {
+        let event = claim_event(coupon, drop, 1, "ann");
+        (0, Some(event.key()), Some(event.encode()))
+    });
+    world.send(claims.collect()).await;
+    world.consume_until("3 rows", async || world.rows().await == 3).await;
+    assert_eq!(world.refusals().await, [("already_has_one".to_owned(), 1)].into());
+}

@@ -1,0 +1,233 @@
+//! A database, a topic and a group for one test, on the servers that all tests of this binary share.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Parser;
+use firstcome_api::consume::{self, ConsumeArgs};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
+use firstcome_shared::mysql::catalogue::NewCoupon;
+use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::schedule::Schedule;
+use firstcome_stack::{FaultProxy, MysqlServer, Stack, StackOptions};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine; reached only when something is broken.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Partitions of every topic here.
+pub(crate) const PARTITIONS: i32 = 4;
+
+pub(crate) async fn stack() -> &'static Stack {
+    static STACK: OnceCell<Stack> = OnceCell::const_new();
+    STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap()).await
+}
+
+pub(crate) struct World {
+    pub(crate) mysql: &'static MysqlServer,
+    pub(crate) database: String,
+    pub(crate) db: Db,
+    pub(crate) kafka: KafkaSettings,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::on(&stack().await.mysql).await
+    }
+
+    /// With a MySQL of its own, that the test may stop.
+    pub(crate) async fn with_own_mysql() -> Self {
+        Self::on(Box::leak(Box::new(MysqlServer::start(firstcome_stack::MysqlOptions::default()).await.unwrap()))).await
+    }
+
+    async fn on(mysql: &'static MysqlServer) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("consume-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let database = name.replace('-', "_");
+        mysql.query(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let settings =
+            DbSettings { url: mysql.database_url(&database).into(), pool_size: 4, limit: Duration::from_secs(20) };
+        migrations::migrate(&settings).await.unwrap();
+        let brokers = stack().await.kafka.bootstrap();
+        let kafka = KafkaSettings { brokers, topic: name.clone(), group: name };
+        ensure_topic(&kafka, PARTITIONS, 1, LIMIT).await.unwrap();
+        Self { mysql, database, db: Db::new(&settings).unwrap(), kafka }
+    }
+
+    pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
+        let schedule = Schedule::Once { opens_at: Utc::now() - TimeDelta::hours(1), closes_at: None };
+        let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule };
+        let (coupon, drops) = self.db.create_coupon(new, Utc::now()).await.unwrap();
+        (coupon.id, drops[0].id)
+    }
+
+    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that all have some.
+    pub(crate) async fn claim(&self, (coupon, drop): (CouponId, DropId), slots: std::ops::RangeInclusive<Slot>) {
+        let messages = slots.map(|slot| {
+            let event = claim_event(coupon, drop, slot, &format!("u-{slot}"));
+            (i32::try_from(slot).unwrap() % PARTITIONS, Some(event.key()), Some(event.encode()))
+        });
+        self.send(messages.collect()).await;
+    }
+
+    /// Sends messages: partition, key, value. Returns once Kafka has them all.
+    pub(crate) async fn send(&self, messages: Vec<(i32, Option<String>, Option<String>)>) {
+        let producer: FutureProducer = self.kafka.producer(LIMIT).create().unwrap();
+        let sent: Vec<_> = messages
+            .iter()
+            .map(|(partition, key, value)| {
+                let mut record: FutureRecord<'_, String, String> =
+                    FutureRecord::to(&self.kafka.topic).partition(*partition);
+                record.key = key.as_ref();
+                record.payload = value.as_ref();
+                producer.send_result(record).map_err(|(error, _)| error).unwrap()
+            })
+            .collect();
+        for delivery in sent {
+            delivery.await.unwrap().map_err(|(error, _)| error).unwrap();
+        }
+    }
+
+    /// Settings for a consumer, as the command line would give them.
+    pub(crate) fn arguments(&self, more: &[&str]) -> Vec<String> {
+        let mut all = vec![
+            format!("--database-url={}", self.mysql.database_url(&self.database)),
+            format!("--kafka-brokers={}", self.kafka.brokers),
+            format!("--kafka-topic={}", self.kafka.topic),
+            format!("--kafka-group={}", self.kafka.group),
+            "--consume-listen-addr=127.0.0.1:0".into(),
+        ];
+        for argument in more {
+            let name = argument.split_once('=').map_or(*argument, |(name, _)| name);
+            all.retain(|other| !other.starts_with(&format!("{name}=")));
+            all.push((*argument).to_owned());
+        }
+        all
+    }
+
+    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from loopback to the server's own
+    /// socket where it is not told otherwise.
+    pub(crate) fn through(&self, proxy: &FaultProxy) -> String {
+        format!("--database-url={}?prefer_socket=false", self.mysql.database_url_via(proxy, &self.database))
+    }
+
+    /// Starts a consumer in this process.
+    pub(crate) fn consumer(&self, more: &[&str]) -> Consumer {
+        let stop = CancellationToken::new();
+        let args = parse(&self.arguments(more));
+        Consumer { task: tokio::spawn(consume::run(args, stop.clone())), stop }
+    }
+
+    /// Runs a consumer until a condition holds.
+    pub(crate) async fn consume_until<F: Future<Output = bool>>(&self, what: &str, condition: impl FnMut() -> F) {
+        let consumer = self.consumer(&[]);
+        eventually(what, condition).await;
+        consumer.stop().await;
+    }
+
+    pub(crate) async fn count(&self, from: &str) -> u64 {
+        self.query(&format!("SELECT COUNT(*) FROM {from}")).await[0][0].parse().unwrap()
+    }
+
+    /// One statement, in which `issued_coupons` and `failed_claims` are those of this test.
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        let mut sql = sql.to_owned();
+        for table in ["issued_coupons", "failed_claims"] {
+            sql = sql.replace(table, &format!("{}.{table}", self.database));
+        }
+        self.mysql.query(&sql).await.unwrap()
+    }
+
+    pub(crate) async fn rows(&self) -> u64 {
+        self.count("issued_coupons").await
+    }
+
+    /// Waits until there are so many rows.
+    pub(crate) async fn until_rows(&self, rows: u64) {
+        eventually(&format!("{rows} rows"), async || self.rows().await >= rows).await;
+        assert_eq!(self.rows().await, rows);
+    }
+
+    /// Reasons in the backup table, with how many rows have each.
+    pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
+        let rows = self.query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason").await;
+        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
+    }
+
+    /// What the group has committed, over all partitions. A partition nothing was committed of counts 0.
+    pub(crate) fn committed(&self) -> i64 {
+        let reader: BaseConsumer = self.kafka.reader().create().unwrap();
+        let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
+        let offset = |offset| if let Offset::Offset(next) = offset { next } else { 0 };
+        committed.elements().iter().map(|partition| offset(partition.offset())).sum()
+    }
+
+    /// Puts the group's offsets to a number, the same in each partition. Only while nobody consumes.
+    pub(crate) async fn set_offsets(&self, offset: i64) {
+        let reader: BaseConsumer = self.kafka.reader().create().unwrap();
+        let mut offsets = self.partitions();
+        offsets.set_all_offsets(Offset::Offset(offset)).unwrap();
+        // A member that was killed is in the group until its session ends.
+        eventually("offsets set", async || reader.commit(&offsets, CommitMode::Sync).is_ok()).await;
+    }
+
+    fn partitions(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&self.kafka.topic, 0, PARTITIONS - 1);
+        list
+    }
+
+    /// No slot missing, none twice, each by the person it was given to.
+    pub(crate) async fn assert_exact(&self, quantity: u64) {
+        let right = "issued_coupons WHERE user_id = CONCAT('u-', slot) AND issued_by = 'consumer'";
+        assert_eq!((self.rows().await, self.count(right).await), (quantity, quantity));
+        assert_eq!(self.refusals().await, BTreeMap::new());
+    }
+}
+
+pub(crate) struct Consumer {
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Consumer {
+    /// Stops it as SIGTERM does, and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn parse(arguments: &[String]) -> ConsumeArgs {
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ConsumeArgs,
+    }
+    Command::parse_from([String::from("consume")].iter().chain(arguments)).args
+}
+
+pub(crate) fn claim_event(coupon_id: CouponId, drop_id: DropId, slot: Slot, user: &str) -> ClaimEvent {
+    let user_id: UserId = user.parse().unwrap();
+    let claimed_at = DateTime::from_timestamp_millis(1_800_000_000_000 + i64::from(slot)).unwrap();
+    ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at }
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let look = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+}
