@@ -27,7 +27,7 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
     let file = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{name}.lock")))?;
     if file.try_lock().is_err() {
-        progress::step(name, "waiting for another process that is fetching it");
+        progress::step(name, "waiting for another fetch to end");
         file.lock()?;
     }
     Ok(file)

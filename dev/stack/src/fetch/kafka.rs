@@ -54,7 +54,9 @@ impl Kafka {
     /// A class of Kafka, in a JVM that starts fast and stays small.
     pub(crate) fn java(&self, class: &str) -> CommandLine {
         let mut command: CommandLine =
-            ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"].map(Into::into).into();
+            ["java", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"]
+                .map(Into::into)
+                .into();
         command.extend(
             ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
                 .map(Into::into),
