@@ -77,7 +77,7 @@ async fn a_consumer_killed_between_the_commit_of_rows_and_of_offsets_loses_and_d
     let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka), "between").await;
     let api = world.serve().await;
-    world.pass().await;
+    world.open().await;
     let coupon = api.open_coupon(50).await;
     let answers = rush(&[&api], coupon.id, &people(50), 50).await;
 

@@ -67,7 +67,7 @@ async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<Api> {
         }
     }
     let api = world.serve().await;
-    world.pass().await;
+    world.open().await;
     api
 }
 

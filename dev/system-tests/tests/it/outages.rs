@@ -14,7 +14,7 @@ async fn with_mysql_down_claims_are_accepted_and_become_rows_when_it_is_back() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_mysql(&mysql), "mysql-down").await;
     let api = world.serve().await;
-    world.pass().await;
+    world.open().await;
     let consumer = world.consume().await;
     let coupon = api.open_coupon(30).await;
     let users = people(30);
@@ -44,7 +44,7 @@ async fn with_kafka_down_claims_are_accepted_but_not_queued_and_the_reconciler_i
     let world = World::on(Stores::shared().await.with_kafka(&kafka), "kafka-down").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
     let api = world.serve().await;
-    world.pass().await;
+    world.open().await;
     let consumer = world.consume().await;
     let coupon = api.open_coupon(20).await;
     let users = people(25);

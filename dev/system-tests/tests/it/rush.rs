@@ -13,7 +13,7 @@ const ISSUED: Duration = Duration::from_secs(60);
 pub(crate) async fn open_world(name: &str) -> (World, Running<Api>) {
     let world = World::new(name).await;
     let api = world.serve().await;
-    world.pass().await;
+    world.open().await;
     (world, api)
 }
 
