@@ -1,0 +1,222 @@
+//! Settings of mail.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use lettre::message::Mailbox;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use super::render::Links;
+use super::smtp::SmtpServer;
+
+/// Longest address that the outbox takes, in bytes.
+const LONGEST_ADDRESS: usize = 320;
+
+/// Where mails go and what they say.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Mail")]
+pub struct NotifyArgs {
+    /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS at once). Without it mails
+    /// stay in the outbox
+    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = unchecked)]
+    pub smtp_url: Option<SecretString>,
+    /// Longest that sending one mail may take, in milliseconds
+    #[arg(long, env = "SMTP_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub smtp_timeout_ms: u64,
+    /// Certificate authorities to trust for the mail server beside the usual ones, as a PEM file
+    #[arg(long, env = "SMTP_CA_FILE")]
+    pub smtp_ca_file: Option<PathBuf>,
+    /// Sender of mails, as `Firstcome <firstcome@example.com>`
+    #[arg(long, env = "ALERT_FROM", value_parser = one_mailbox)]
+    pub alert_from: Option<String>,
+    /// Recipients of mails, several by commas
+    #[arg(long, env = "ALERT_TO", value_parser = mailbox_list)]
+    pub alert_to: Option<String>,
+    /// A problem that is still there is mailed again after this, in seconds
+    #[arg(long, env = "ALERT_COOLDOWN_SECONDS", default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
+    pub alert_cooldown_seconds: u64,
+    /// Address under which the docs/ folder can be read; mails link to its OPERATIONS.md
+    #[arg(long, env = "DOCS_URL", value_parser = web_url)]
+    pub docs_url: Option<String>,
+    /// Address of this reconciler as people reach it; mails link to its runs
+    #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
+    pub public_url: Option<String>,
+}
+
+/// Where mails are sent: all of it, or none.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    /// The server.
+    pub server: SmtpServer,
+    /// Longest that one mail may take.
+    pub limit: Duration,
+}
+
+// A variable that is set but empty, as docker-compose makes them, counts as not set.
+impl NotifyArgs {
+    /// Checks what clap can't: the URL with the password, which clap would print, and settings that contradict each other.
+    ///
+    /// # Errors
+    /// With a sentence that says what to change.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let (from, to) = (self.from(), self.recipients());
+        let (has_server, has_ca) = (self.url().is_some(), self.ca_file().is_some());
+        if has_server && from.is_none() {
+            bail!("SMTP_URL is set but ALERT_FROM is not: say who mails come from");
+        }
+        if has_server && to.is_empty() {
+            bail!("SMTP_URL is set but ALERT_TO is not: say who gets mails, several by commas");
+        }
+        if has_ca && !has_server {
+            bail!("SMTP_CA_FILE is set but SMTP_URL is not: without it no mail is sent");
+        }
+        self.sending().map(drop)
+    }
+
+    /// The mail server; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the URL or the file of certificate authorities can't be used.
+    pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
+        let Some(url) = self.url() else { return Ok(None) };
+        let authorities = match self.ca_file() {
+            Some(path) => {
+                std::fs::read(path).with_context(|| format!("SMTP_CA_FILE {} can't be read", path.display()))?
+            }
+            None => Vec::new(),
+        };
+        let server = SmtpServer::new(url, &authorities).map_err(anyhow::Error::msg)?;
+        Ok(Some(Sending { server, limit: Duration::from_millis(self.smtp_timeout_ms) }))
+    }
+
+    /// The sender.
+    pub fn from(&self) -> Option<Mailbox> {
+        self.alert_from.as_deref().and_then(|text| mailbox(text).ok())
+    }
+
+    /// Who gets mails.
+    pub fn recipients(&self) -> Vec<Mailbox> {
+        let all = self.alert_to.as_deref().unwrap_or_default();
+        let mut seen = std::collections::HashSet::new();
+        all.split(',').filter_map(|text| mailbox(text).ok()).filter(|to| seen.insert(to.email.clone())).collect()
+    }
+
+    pub(super) fn links(&self) -> Links {
+        let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
+        Links { docs: set(&self.docs_url), public: set(&self.public_url) }
+    }
+
+    fn url(&self) -> Option<&SecretString> {
+        self.smtp_url.as_ref().filter(|url| !url.expose_secret().is_empty())
+    }
+
+    fn ca_file(&self) -> Option<&Path> {
+        self.smtp_ca_file.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
+fn unchecked(text: &str) -> Result<SecretString, Infallible> {
+    Ok(text.to_owned().into())
+}
+
+fn one_mailbox(text: &str) -> Result<String, String> {
+    if !text.trim().is_empty() {
+        mailbox(text)?;
+    }
+    Ok(text.to_owned())
+}
+
+fn mailbox_list(text: &str) -> Result<String, String> {
+    if !text.trim().is_empty() {
+        for one in text.split(',') {
+            mailbox(one)?;
+        }
+    }
+    Ok(text.to_owned())
+}
+
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    let wrong = "give ops@example.com or Ops <ops@example.com>, several of ALERT_TO by commas";
+    let text = text.trim();
+    let mailbox: Mailbox = text.parse().map_err(|_| wrong.to_owned())?;
+    if text.chars().any(char::is_control) || text.len() > LONGEST_ADDRESS {
+        return Err(wrong.into());
+    }
+    Ok(mailbox)
+}
+
+fn web_url(text: &str) -> Result<String, String> {
+    let fine =
+        |url: &Url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    match Url::parse(text) {
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(url) if fine(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        _ => Err("it must begin with http:// or https:// and have no ? or #".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        notify: NotifyArgs,
+    }
+
+    fn args(args: &[&str]) -> Result<NotifyArgs, String> {
+        let args = Cli::try_parse_from(std::iter::once(&"test").chain(args)).map_err(|e| e.to_string())?.notify;
+        args.check().map_err(|e| e.to_string())?;
+        Ok(args)
+    }
+
+    #[test]
+    fn several_recipients_come_by_commas() {
+        let args = args(&["--alert-from", "F <f@x.org>", "--alert-to", "a@x.org, B <b@x.org>,a@x.org"]).unwrap();
+        assert_eq!(args.recipients().iter().map(ToString::to_string).collect::<Vec<_>>(), ["a@x.org", "B <b@x.org>"]);
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_what_to_change() {
+        for (given, says) in [
+            (&["--smtp-url", "smtp://h"][..], "ALERT_FROM"),
+            (&["--smtp-url", "smtp://h", "--alert-from", "f@x.org"], "ALERT_TO"),
+            (&["--smtp-ca-file", "/ca.pem"], "SMTP_URL"),
+            (&["--smtp-url", "http://h", "--alert-from", "f@x.org", "--alert-to", "a@x.org"], "smtp://"),
+            (&["--smtp-url", "smtp://h?tls=maybe", "--alert-from", "f@x.org", "--alert-to", "a@x.org"], "tls"),
+            (&["--alert-to", "nobody"], "ops@example.com"),
+            (&["--alert-from", "f@x.org\r\nBcc: a@x.org"], "ops@example.com"),
+            (&["--docs-url", "ftp://x"], "http"),
+            (&["--public-url", "javascript:alert(1)"], "http"),
+        ] {
+            let error = args(given).err().unwrap();
+            assert!(error.contains(says), "{given:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_to_nothing_is_not_set() {
+        let empty = ["--smtp-url=", "--alert-from=", "--alert-to=", "--docs-url=", "--public-url=", "--smtp-ca-file="];
+        let args = args(&empty).unwrap();
+        assert!(args.sending().unwrap().is_none() && args.from().is_none() && args.recipients().is_empty());
+        assert_eq!(args.links(), Links::default());
+    }
+
+    #[test]
+    fn the_password_is_in_no_message() {
+        for wrong in ["smtp://u:hunter2@h", "http://u:hunter2@h", "smtp://u:hunter2@h?tls=x"] {
+            let error = args(&["--smtp-url", wrong, "--alert-from", "f@x.org"]).err().unwrap();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let all = ["--smtp-url", "smtp://u:hunter2@h", "--alert-from", "f@x.org", "--alert-to", "a@x.org"];
+        let args = args(&all).unwrap();
+        assert!(!format!("{args:?} {:?}", args.sending().unwrap()).contains("hunter2"));
+    }
+}

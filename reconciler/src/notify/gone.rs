@@ -1,0 +1,107 @@
+//! MySQL can't be used: then there is no outbox to write to and no alert to keep, and people must hear of it all the same. So
+//! this one mail goes past the outbox, from memory; after a restart it may come again before its cooldown.
+
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::message::Envelope;
+use super::render::{self, Rendered};
+use super::send::Sender;
+use super::{Notifier, store};
+
+/// A restart of MySQL takes seconds: nobody is woken for it.
+const PATIENCE: TimeDelta = TimeDelta::seconds(60);
+
+/// Since when MySQL can't be used, and when that was last mailed.
+#[derive(Debug, Default)]
+pub(super) struct Gone(Mutex<Option<(DateTime<Utc>, Option<DateTime<Utc>>)>>);
+
+impl Gone {
+    /// Another failure. Whether it is to be mailed.
+    fn failed(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, mailed) = state.get_or_insert((now, None));
+        let is_due = now - *since >= PATIENCE && mailed.is_none_or(|at| now - at >= cooldown);
+        if is_due {
+            *mailed = Some(now);
+        }
+        is_due
+    }
+
+    /// It works. Since when it did not, if that was mailed.
+    fn works(&self) -> Option<DateTime<Utc>> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        state.and_then(|(since, mailed)| mailed.map(|_| since))
+    }
+}
+
+impl Notifier {
+    pub(super) fn database_is_gone(&self, reason: &str, now: DateTime<Utc>) {
+        if !self.gone.failed(now, self.post.policy.cooldown) {
+            return;
+        }
+        let mail = match render::database_gone(reason, now, &self.post.links) {
+            Ok(mail) => mail,
+            Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
+        };
+        let Some(sender) = self.sender.clone() else { return };
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            for to in &post.recipients {
+                if let Err(error) = sender.send_directly(&mail, to, &post.domain, now).await {
+                    tracing::error!(error = format!("{error:#}"), to, "nobody could be told that MySQL can't be used");
+                }
+            }
+        });
+    }
+
+    pub(super) async fn database_is_back(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let Some(since) = self.gone.works() else { return Ok(()) };
+        store::enqueue(&self.db, render::database_back(since, now)?, self.post.clone(), now).await?;
+        Ok(())
+    }
+}
+
+impl Sender {
+    async fn send_directly(&self, mail: &Rendered, to: &str, domain: &str, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let to = to.parse()?;
+        let message_id = format!("{}@{domain}", Uuid::now_v7());
+        let envelope = Envelope {
+            from: &self.from,
+            to: &to,
+            subject: &mail.subject,
+            message_id: &message_id,
+            thread: None,
+            date: now,
+            text: &mail.text,
+            html: &mail.html,
+        };
+        let raw = envelope.message()?.formatted();
+        let server = &self.sending.server;
+        server.deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {}).await?;
+        metrics::counter!("reconciler_mails_total", "result" => "sent").increment(1);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
+        let (gone, cooldown) = (Gone::default(), TimeDelta::hours(4));
+        let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let at = |seconds| start + TimeDelta::seconds(seconds);
+        assert!(!gone.failed(at(0), cooldown) && !gone.failed(at(30), cooldown));
+        assert_eq!(gone.works(), None);
+        assert!(!gone.failed(at(100), cooldown));
+        assert!(gone.failed(at(160), cooldown));
+        assert!(!gone.failed(at(161), cooldown));
+        assert!(gone.failed(at(160 + 4 * 3_600), cooldown));
+        assert_eq!(gone.works(), Some(at(100)));
+        assert_eq!(gone.works(), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a person is asked to do, by what is left.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::CouponId;
+
+use super::letter::Block;
+use super::links::{Links, once};
+use crate::notify::alerts::About;
+use crate::report::Kind;
+
+/// Sentences and commands for one alert. `id` is its number, for the commands that name it.
+pub(super) fn advice(
+    about: About,
+    coupon: Option<CouponId>,
+    id: Option<i64>,
+    links: &Links,
+    now: DateTime<Utc>,
+) -> Vec<Block> {
+    let mut blocks = vec![Block::Paragraph(sentence(about).to_owned())];
+    blocks.extend(commands(about, coupon));
+    blocks.push(links.section(about.word()));
+    if let Some(id) = id {
+        blocks.push(links.acknowledge(id));
+        if coupon.is_some() {
+            blocks.push(links.silence(id, now));
+        }
+    }
+    blocks
+}
+
+fn sentence(about: About) -> &'static str {
+    match about {
+        About::RunFailed => {
+            "Nothing is lost by this: each pass looks at everything anew. See that Redis, MySQL and Kafka can be reached; \
+             the next pass that comes through will say so."
+        }
+        About::Stalled => {
+            "Nothing is lost by this, but rows come late. See what does not move; the next pass that finds it moving will \
+             say so."
+        }
+        About::Braked => {
+            "More was to be repaired than the brake lets pass, so nothing of it was. Look at the list first. If it is \
+             right, confirm; if it is not, something has changed Redis or MySQL by hand or by mistake."
+        }
+        About::BrokenPromise => {
+            "These people were told yes and there is no slot for them. They stand at the head of the waiting list: raise \
+             the quantity by as many and the next pass promotes them, or tell them."
+        }
+        About::Left(Kind::FailedClaim) => {
+            "These claims can't be issued as they are; each says why. Correct the entry's slot or person in the table \
+             failed_claims and the next pass issues it, or set resolved_at and resolution where it is to be dropped."
+        }
+        About::Left(_) => {
+            "The repair was tried and the next look did not show it. The next pass tries again; if this stays, look at \
+             the reconciler's log and at the run."
+        }
+        About::ClosedBelowQuantity => "Nothing is to be done: nobody waits. You are told this once.",
+    }
+}
+
+fn commands(about: About, coupon: Option<CouponId>) -> Vec<Block> {
+    match about {
+        About::Braked => vec![
+            once("See what would be done, person by person", coupon, " --dry-run"),
+            once("Let it be done", coupon, " --confirm"),
+        ],
+        About::RunFailed | About::Stalled => vec![once("Look again now", coupon, "")],
+        About::Left(Kind::FailedClaim) => {
+            vec![once("Once you have corrected it", coupon, ""), explain(coupon)]
+        }
+        About::Left(_) => vec![once("Try again now", coupon, "")],
+        About::BrokenPromise => {
+            let id = coupon.map(|id| id.to_string()).unwrap_or_default();
+            let line = format!(
+                "curl -X PATCH -H \"Authorization: Bearer $OPS_TOKEN\" -H \"Content-Type: application/json\" \
+                 -d '{{\"quantity\":NEW}}' http://127.0.0.1:8080/v1/coupons/{id}"
+            );
+            vec![
+                Block::Command { what: "Raise the quantity (the API's address is its default)".to_owned(), line },
+                explain(coupon),
+            ]
+        }
+        About::ClosedBelowQuantity => Vec::new(),
+    }
+}
+
+fn explain(coupon: Option<CouponId>) -> Block {
+    let coupon = coupon.map_or_else(|| "ID".to_owned(), |id| id.to_string());
+    Block::Command {
+        what: "One person's whole story (the run has the ids in full)".to_owned(),
+        line: format!("firstcome-reconciler explain --coupon {coupon} --user ID"),
+    }
+}

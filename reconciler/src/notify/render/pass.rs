@@ -1,0 +1,298 @@
+//! The digest of one pass.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+
+use super::advice::advice;
+use super::letter::{Block, Letter, Rendered, Section, Table, TableRow, Tone};
+use super::links::Links;
+use super::subject::{duration, subject};
+use crate::notify::alerts::{About, Observation, Say, Told, Verdict, is_repair};
+use crate::notify::{clean, words};
+use crate::report::{DropReport, Finding, Kind, Numbers, Run};
+
+/// Lines of one kind in one drop; the run has the others.
+const LINES: usize = 20;
+/// Drops with a section of their own.
+const DROPS: usize = 20;
+
+/// Everything a digest says.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// What of it is told.
+    pub verdict: &'a Verdict,
+    /// Alerts' numbers by fingerprint.
+    pub ids: &'a HashMap<String, i64>,
+    /// Where mails lead.
+    pub links: &'a Links,
+    /// The time of mailing.
+    pub now: DateTime<Utc>,
+}
+
+/// The digest of a pass that says something.
+///
+/// # Errors
+/// Never in practice: the templates only write to memory.
+pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
+    let (kind, subject) = subject(pass);
+    let tone = match kind {
+        "action" => Tone::Bad,
+        "information" => Tone::Plain,
+        _ => Tone::Good,
+    };
+    let people = everyone(pass);
+    let told = drops_told(pass);
+    let mut sections = Vec::new();
+    let general = general(pass, &people);
+    if !general.is_empty() {
+        sections.push(Section { title: String::new(), blocks: general });
+    }
+    sections.extend(told.iter().take(DROPS).map(|drop| drop_section(pass, *drop, &people)));
+    sections.push(closing(pass, told.len()));
+    Letter { kind, tone, subject, lead: lead(pass), sections, footer: footer(pass.run) }.render()
+}
+
+impl Pass<'_> {
+    /// The coupon of a drop and its name, as far as the run knows it.
+    pub(super) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
+        let report = self.run.drops.iter().find(|report| report.drop_id == drop);
+        let coupon = report.map(|report| report.coupon_id).or_else(|| {
+            let told = self.verdict.problems.iter().find(|told| told.observation.drop_id == Some(drop));
+            told.and_then(|told| told.observation.coupon_id)
+        });
+        let name = report.map(|report| clean::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
+        let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
+        (coupon, name.unwrap_or_else(named))
+    }
+
+    fn told_of(&self, drop: Option<DropId>) -> impl Iterator<Item = &Told> {
+        let all = self.verdict.problems.iter().chain(&self.verdict.information);
+        all.filter(move |told| told.observation.drop_id == drop)
+    }
+}
+
+/// Every id that must not stand in full in any detail.
+fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
+    let told = pass.verdict.problems.iter().flat_map(|told| &told.observation.findings);
+    pass.run.all_findings().chain(told).filter_map(|finding| finding.user_id.as_deref()).collect()
+}
+
+/// Drops with something to tell: those with problems first.
+fn drops_told(pass: &Pass<'_>) -> Vec<DropId> {
+    let problems = pass.verdict.problems.iter().filter_map(|told| told.observation.drop_id);
+    let rest = pass.verdict.repaired.iter().copied().flatten();
+    let rest = rest.chain(pass.verdict.information.iter().filter_map(|told| told.observation.drop_id));
+    let mut seen = BTreeSet::new();
+    problems.chain(rest).filter(|drop| seen.insert(*drop)).collect()
+}
+
+fn lead(pass: &Pass<'_>) -> String {
+    let verdict = pass.verdict;
+    let mut parts = Vec::new();
+    let repairs = repairs(pass);
+    if !repairs.is_empty() {
+        parts.push(format!("The reconciler repaired by itself: {}.", words::done(repairs)));
+    }
+    if !verdict.problems.is_empty() {
+        let n = verdict.problems.len();
+        parts.push(format!("{} a person.", words::count(n, "thing needs", "things need")));
+    }
+    if !verdict.resolved.is_empty() {
+        parts.push(format!("{} over.", words::count(verdict.resolved.len(), "earlier alert is", "earlier alerts are")));
+    }
+    if parts.is_empty() {
+        parts.push("For your information: nothing is to be done.".to_owned());
+    }
+    parts.join(" ")
+}
+
+fn repairs<'a>(pass: &'a Pass<'_>) -> Vec<&'a Finding> {
+    let told = |drop: Option<DropId>| pass.verdict.repaired.contains(&drop);
+    let of_drops = pass.run.drops.iter().filter(|drop| told(Some(drop.drop_id))).flat_map(|drop| &drop.findings);
+    let loose = pass.run.findings.iter().filter(|finding| told(finding.drop_id));
+    loose.chain(of_drops).filter(|finding| is_repair(finding)).collect()
+}
+
+/// What is of no drop.
+fn general(pass: &Pass<'_>, people: &HashSet<&str>) -> Vec<Block> {
+    let mut blocks: Vec<Block> = pass.told_of(None).flat_map(|told| problem(pass, told, people)).collect();
+    if pass.verdict.repaired.contains(&None) {
+        let loose = pass.run.findings.iter().filter(|f| f.drop_id.is_none() && is_repair(f));
+        blocks.extend(done(loose, people));
+    }
+    blocks
+}
+
+fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Section {
+    let (coupon, name) = pass.coupon_of(drop);
+    let coupon = coupon.map(|id| format!("coupon {id}, ")).unwrap_or_default();
+    let mut blocks = Vec::new();
+    let report = pass.run.drops.iter().find(|report| report.drop_id == drop);
+    if let Some(report) = report {
+        blocks.push(Block::Paragraph(state_of(report)));
+        blocks.push(Block::Table(numbers(&report.before, &report.after)));
+    }
+    blocks.extend(pass.told_of(Some(drop)).flat_map(|told| problem(pass, told, people)));
+    if let Some(report) = report.filter(|_| pass.verdict.repaired.contains(&Some(drop))) {
+        blocks.extend(done(report.findings.iter().filter(|f| is_repair(f)), people));
+    }
+    Section { title: format!("{name} ({coupon}drop {drop})"), blocks }
+}
+
+fn state_of(report: &DropReport) -> String {
+    let (rows, quantity) = (report.after.rows, u64::from(report.quantity));
+    let exact = match (report.exact, rows == quantity) {
+        (true, true) => "exact",
+        (true, false) => "every promise has its row",
+        (false, _) => "not exact yet",
+    };
+    format!("{} of {} issued: {exact}.", words::grouped(rows), words::grouped(quantity))
+}
+
+fn numbers(before: &Numbers, after: &Numbers) -> Table {
+    let count = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), words::grouped);
+    let row = |what: &str, before: String, after: String| TableRow {
+        strong: before != after,
+        cells: vec![what.to_owned(), before, after],
+    };
+    let unsigned = |what, before, after| row(what, words::grouped(before), words::grouped(after));
+    let mut rows = vec![
+        row("Highest slot given out", count(before.count), count(after.count)),
+        unsigned("People holding a slot", before.users, after.users),
+        unsigned("Rows", before.rows, after.rows),
+        unsigned("Failed claims", before.failed_claims, after.failed_claims),
+        unsigned("In flight", before.in_flight, after.in_flight),
+    ];
+    if before.free + after.free > 0 {
+        rows.push(unsigned("Slots given back", before.free, after.free));
+    }
+    if before.waiting + after.waiting > 0 {
+        rows.push(unsigned("People waiting", before.waiting, after.waiting));
+    }
+    Table { head: vec![String::new(), "before".to_owned(), "after".to_owned()], rows }
+}
+
+/// What was done by itself, by kind.
+fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &HashSet<&str>) -> Vec<Block> {
+    let mut kinds: BTreeMap<Kind, Vec<&Finding>> = BTreeMap::new();
+    for finding in findings {
+        kinds.entry(finding.kind).or_default().push(finding);
+    }
+    let group = |(kind, findings): (Kind, Vec<&Finding>)| {
+        let heading =
+            format!("Done: {} ({}: {})", words::done(findings.iter().copied()), kind.as_str(), words::meaning(kind));
+        [Block::Heading(heading), Block::List(lines(&findings, people, true))]
+    };
+    kinds.into_iter().flat_map(group).collect()
+}
+
+/// One problem: what it is, whom it concerns, what to do.
+fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Vec<Block> {
+    let seen = &told.observation;
+    let ago = duration(pass.now - told.since);
+    let how = match told.say {
+        Say::New => String::new(),
+        Say::Changed => format!(" (changed; first seen {ago} ago)"),
+        Say::Repeat => format!(" (still there after {ago})"),
+    };
+    let label = if seen.about == About::ClosedBelowQuantity { "For information" } else { "To do" };
+    let mut blocks = vec![Block::Heading(format!("{label}: {}{how}", clean::line(&seen.summary, clean::LONGEST)))];
+    if lists_people(seen) {
+        let findings: Vec<&Finding> = seen.findings.iter().collect();
+        blocks.push(Block::List(lines(&findings, people, false)));
+    }
+    let id = pass.ids.get(&seen.fingerprint).copied().filter(|_| seen.about != About::ClosedBelowQuantity);
+    blocks.extend(advice(seen.about, seen.coupon_id, id, pass.links, pass.now));
+    blocks
+}
+
+/// Whether the summary alone does not say it all.
+fn lists_people(seen: &Observation) -> bool {
+    !matches!(seen.about, About::RunFailed | About::Stalled | About::ClosedBelowQuantity) || seen.findings.len() > 1
+}
+
+fn lines(findings: &[&Finding], people: &HashSet<&str>, repaired: bool) -> Vec<String> {
+    let mut lines: Vec<String> = findings.iter().take(LINES).map(|f| line(f, people, repaired)).collect();
+    if findings.len() > LINES {
+        lines.push(format!("and {} more: see the run", words::grouped((findings.len() - LINES) as u64)));
+    }
+    lines
+}
+
+fn line(finding: &Finding, people: &HashSet<&str>, repaired: bool) -> String {
+    let mut parts = Vec::new();
+    if let Some(slot) = finding.slot {
+        parts.push(format!("slot {slot}"));
+    }
+    if let Some(user) = &finding.user_id {
+        parts.push(clean::person(user));
+    }
+    if repaired {
+        parts.push(words::deed_of(finding).to_owned());
+    } else if finding.action != "report" {
+        parts.push(format!("{}: {}", finding.kind.as_str(), words::to_do(finding)));
+    }
+    let detail = clean::detail(&finding.detail, people);
+    if detail.is_empty() {
+        parts.join(" · ")
+    } else {
+        format!("{} · {detail}", parts.join(" · ")).trim_start_matches(" · ").to_owned()
+    }
+}
+
+fn closing(pass: &Pass<'_>, drops: usize) -> Section {
+    let mut blocks = Vec::new();
+    if drops > DROPS {
+        blocks.push(Block::Paragraph(format!("{} more drops are in the run.", drops - DROPS)));
+    }
+    let resolved = &pass.verdict.resolved;
+    if !resolved.is_empty() {
+        blocks.push(Block::Heading("Over".to_owned()));
+        let over = |alert: &crate::notify::alerts::Alert| {
+            let place = alert.drop_id.map(|drop| format!("{} (drop {drop}): ", pass.coupon_of(drop).1));
+            let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
+            format!(
+                "{}{} — over after {lasted}",
+                place.unwrap_or_default(),
+                clean::line(&alert.summary, clean::LONGEST)
+            )
+        };
+        let mut lines: Vec<String> = resolved.iter().take(LINES).map(over).collect();
+        if resolved.len() > LINES {
+            lines.push(format!("and {} more", resolved.len() - LINES));
+        }
+        blocks.push(Block::List(lines));
+    }
+    blocks.push(pass.links.run(&pass.run.run_id));
+    Section { title: "This pass".to_owned(), blocks }
+}
+
+fn footer(run: &Run) -> Vec<String> {
+    let examined = run.drops.iter().fold([0; 3], |[users, rows, failed], drop| {
+        [users + drop.examined.users, rows + drop.examined.rows, failed + drop.examined.failed_claims]
+    });
+    let [users, rows, failed] = examined.map(words::grouped);
+    let took = run.finished_at.map(|end| format!(", took {:.1} s", (end - run.started_at).as_seconds_f64()));
+    vec![
+        format!(
+            "Run {} · {} · started {}{}",
+            clean::line(&run.run_id, 64),
+            run.trigger.as_str(),
+            time(run.started_at),
+            took.unwrap_or_default()
+        ),
+        format!(
+            "Looked at {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
+            words::count(run.drops.len(), "drop", "drops")
+        ),
+    ]
+}
+
+/// An instant as mails tell it.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}

@@ -1,0 +1,115 @@
+//! The subject, which says it all.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::domain::DropId;
+
+use super::pass::Pass;
+use crate::notify::alerts::{About, Say, Told};
+use crate::notify::{alerts, clean, words};
+use crate::report::{DropReport, Finding};
+
+/// Longest name of a coupon in a subject, in characters.
+const NAME: usize = 60;
+
+/// The word for the outbox, and the subject after `[firstcome] `.
+pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
+    let verdict = pass.verdict;
+    if !verdict.problems.is_empty() {
+        return ("action", format!("action needed: {}", problems(pass)));
+    }
+    if !verdict.repaired.is_empty() {
+        return ("repaired", format!("repaired: {}", repaired(pass)));
+    }
+    if !verdict.resolved.is_empty() {
+        return ("resolved", format!("resolved: {}", resolved(pass)));
+    }
+    let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|told| told.observation.drop_id).collect();
+    let what = place(pass, &drops).unwrap_or_default();
+    ("information", format!("closed below its quantity: {what}"))
+}
+
+fn problems(pass: &Pass<'_>) -> String {
+    let problems = &pass.verdict.problems;
+    let drops: BTreeSet<DropId> = problems.iter().filter_map(|told| told.observation.drop_id).collect();
+    let of_no_drop = problems.iter().find(|told| told.observation.drop_id.is_none());
+    let more = problems.len() - 1;
+    let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
+    let again = again(problems, pass.now);
+    // What is about everything says more than any one drop.
+    let general = of_no_drop.filter(|told| matches!(told.observation.about, About::RunFailed | About::Stalled));
+    match (general, problems.first(), place(pass, &drops)) {
+        (Some(told), _, _) | (None, Some(told), None) => {
+            format!("{}{and_more}{again}", clean::line(&told.observation.summary, 90))
+        }
+        (None, Some(told), Some(place)) => {
+            format!("{place} ({}{and_more}{again})", clean::line(&told.observation.summary, 60))
+        }
+        (None, None, _) => String::new(),
+    }
+}
+
+/// For how long it has been there, where all of it was told before.
+fn again(problems: &[Told], now: DateTime<Utc>) -> String {
+    let all_again = problems.iter().all(|told| told.say == Say::Repeat);
+    match problems.iter().map(|told| told.since).min() {
+        Some(since) if all_again => format!(", for {}", duration(now - since)),
+        _ => String::new(),
+    }
+}
+
+/// A length of time in its largest unit.
+pub(super) fn duration(time: TimeDelta) -> String {
+    let minutes = time.num_minutes();
+    match minutes {
+        ..1 => format!("{} s", time.num_seconds().max(0)),
+        1..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 1440),
+    }
+}
+
+fn repaired(pass: &Pass<'_>) -> String {
+    let drops: BTreeSet<DropId> = pass.verdict.repaired.iter().copied().flatten().collect();
+    let told = |drop: &&DropReport| drops.contains(&drop.drop_id);
+    let of_drops = pass.run.drops.iter().filter(told).flat_map(|drop| &drop.findings);
+    let loose = pass.run.findings.iter().filter(|_| pass.verdict.repaired.contains(&None));
+    let done: Vec<&Finding> = of_drops.chain(loose).filter(|f| alerts::is_repair(f)).collect();
+    let done = words::done(done.iter().copied());
+    place(pass, &drops).map_or_else(|| done.clone(), |place| format!("{place} ({done})"))
+}
+
+fn resolved(pass: &Pass<'_>) -> String {
+    let resolved = &pass.verdict.resolved;
+    let drops: BTreeSet<DropId> = resolved.iter().filter_map(|alert| alert.drop_id).collect();
+    let what = match resolved.as_slice() {
+        [one] => clean::line(&one.summary, 80),
+        many => words::count(many.len(), "alert", "alerts"),
+    };
+    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
+}
+
+/// One drop by its name and numbers, several by how many. `None` for no drop.
+fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
+    let first = drops.first()?;
+    if drops.len() > 1 {
+        let coupons: BTreeSet<_> = drops.iter().map(|drop| pass.coupon_of(*drop)).collect();
+        let coupons = if coupons.len() == 1 {
+            coupons.first().map(|(_, name)| clean::line(name, NAME)).unwrap_or_default()
+        } else {
+            words::count(coupons.len(), "coupon", "coupons")
+        };
+        return Some(format!("{} drops of {coupons}", drops.len()));
+    }
+    let report = pass.run.drops.iter().find(|report| report.drop_id == *first);
+    let (_, name) = pass.coupon_of(*first);
+    let name = clean::line(&name, NAME);
+    Some(report.map_or_else(
+        || format!("{name} · drop {first}"),
+        |report| {
+            let (rows, quantity) = (words::grouped(report.after.rows), words::grouped(u64::from(report.quantity)));
+            format!("{name} · {rows} of {quantity} issued")
+        },
+    ))
+}

@@ -1,0 +1,194 @@
+//! The task that sends what is in the outbox. Nothing waits for it: a mail server that is down, slow or silent delays mails
+//! and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::{Db, DbError};
+use futures_util::future::join_all;
+use lettre::message::Mailbox;
+use rand::RngExt as _;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Clock;
+use super::args::Sending;
+use super::message::Envelope;
+use super::smtp::SendError;
+use super::store::outbox::{self, Fate, Leased};
+
+/// Pause between two looks at the outbox when nobody wakes the sender: mails of other processes, and those to be tried again.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Time that mails in hand are given at shutdown.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a lease lasts beyond the time a mail may take: to write down what became of it.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// First and longest pause before a mail is tried again, in seconds.
+const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
+
+/// A mail that could not be sent for so long is given up, in days.
+const GIVE_UP_DAYS: i64 = 3;
+
+#[derive(Clone)]
+pub(super) struct Sender {
+    pub(super) db: Db,
+    pub(super) sending: Sending,
+    pub(super) from: Mailbox,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Sender {
+    /// Sends until `shutdown`, then finishes what is in hand for a few seconds at most.
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        let mut is_failing = false;
+        loop {
+            let mut round = std::pin::pin!(self.round());
+            let sent = tokio::select! {
+                sent = &mut round => sent,
+                () = shutdown.cancelled() => {
+                    if timeout(GRACE, round).await.is_err() {
+                        tracing::warn!("mails were still being handed over at shutdown; they are tried again after their lease");
+                    }
+                    return;
+                }
+            };
+            match sent {
+                Ok(1..) => {
+                    is_failing = false;
+                    continue;
+                }
+                Ok(0) => is_failing = false,
+                Err(error) if !is_failing => {
+                    tracing::warn!(%error, "the outbox can't be read; mails wait");
+                    is_failing = true;
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Sends what is due, one mail a recipient and all recipients at once. Gives how many were tried.
+    pub(super) async fn round(&self) -> Result<usize, DbError> {
+        let now = self.clock.now();
+        let lease = now + self.sending.limit + SETTLING;
+        let mails = outbox::lease(&self.db, now, lease).await?;
+        join_all(mails.iter().map(|mail| self.send(mail))).await;
+        if let Ok(waiting) = outbox::waiting(&self.db).await {
+            #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 mails
+            metrics::gauge!("reconciler_mails_waiting").set(waiting as f64);
+        }
+        Ok(mails.len())
+    }
+
+    async fn send(&self, mail: &Leased) {
+        let handed_over = self.hand_over(mail).await;
+        let now = self.clock.now();
+        let fate = match handed_over {
+            Ok(()) => Fate::Sent,
+            Err(failure) => failure.fate(mail, now),
+        };
+        tell(mail, &fate);
+        self.settle(mail, fate, now).await;
+    }
+
+    async fn hand_over(&self, mail: &Leased) -> Result<(), Failure> {
+        let unusable = |error: anyhow::Error| Failure { is_final: true, reason: format!("{error:#}") };
+        let to: Mailbox = mail.recipient.parse().map_err(|_| unusable(anyhow::anyhow!("not an address")))?;
+        let envelope = Envelope {
+            from: &self.from,
+            to: &to,
+            subject: &mail.subject,
+            message_id: &mail.message_id,
+            thread: mail.thread_refs.as_deref(),
+            date: mail.created_at.and_utc(),
+            text: &mail.body_text,
+            html: &mail.body_html,
+        };
+        let raw = envelope.message().map_err(unusable)?.formatted();
+        self.sending
+            .server
+            .deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {})
+            .await
+            .map_err(|error: SendError| Failure { is_final: error.is_final(), reason: error.to_string() })
+    }
+
+    /// A mail that was sent and is not marked as sent goes out twice, so this tries for as long as the lease holds.
+    async fn settle(&self, mail: &Leased, fate: Fate, now: DateTime<Utc>) {
+        let settle = async {
+            while let Err(error) = outbox::settle(&self.db, mail.id, fate.clone(), now).await {
+                tracing::debug!(%error, id = mail.id, "what became of a mail can't be written down yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        if timeout(SETTLING, settle).await.is_err() {
+            tracing::error!(id = mail.id, ?fate, "what became of a mail could not be written down; it may come twice");
+        }
+    }
+}
+
+struct Failure {
+    is_final: bool,
+    reason: String,
+}
+
+impl Failure {
+    fn fate(self, mail: &Leased, now: DateTime<Utc>) -> Fate {
+        if self.is_final || now - mail.created_at.and_utc() >= TimeDelta::days(GIVE_UP_DAYS) {
+            Fate::GivenUp(self.reason)
+        } else {
+            Fate::Later(now + backoff(mail.attempts), self.reason)
+        }
+    }
+}
+
+/// Doubles with each attempt; a fifth more or less, so that mails that failed together don't come back together.
+fn backoff(attempts: u32) -> TimeDelta {
+    let (first, longest) = BACKOFF_SECONDS;
+    let seconds = (first << attempts.min(16)).min(longest);
+    TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))
+}
+
+fn tell(mail: &Leased, fate: &Fate) {
+    let (id, kind, attempt) = (mail.id, mail.kind.as_str(), mail.attempts + 1);
+    let result = match fate {
+        Fate::Sent => {
+            tracing::info!(id, kind, attempt, subject = mail.subject, "mail sent");
+            "sent"
+        }
+        Fate::Later(at, error) => {
+            tracing::warn!(id, kind, attempt, error, next_attempt_at = %at, "mail not sent yet");
+            "retried"
+        }
+        Fate::GivenUp(error) => {
+            tracing::error!(id, kind, attempt, error, to = mail.recipient, subject = mail.subject, "mail given up");
+            "given_up"
+        }
+    };
+    metrics::counter!("reconciler_mails_total", "result" => result).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_further_and_further_apart() {
+        for (attempts, seconds) in [(0, 30), (1, 60), (2, 120), (6, 1_920), (7, 3_600), (8, 3_600), (500, 3_600)] {
+            for _ in 0..50 {
+                let pause = backoff(attempts).num_milliseconds();
+                assert!((seconds * 800..=seconds * 1_200).contains(&pause), "{attempts}: {pause}");
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Handing one mail to a server, step by step.
+//!
+//! lettre's `AsyncSmtpTransport` does the same in one call, but its error does not say which command was refused. A refused
+//! recipient is final and a refused login is not; and `test-email` is to tell each step. So the steps are taken here, on
+//! lettre's connection, with the URL read as lettre's `from_url` reads it.
+
+use std::fmt;
+use std::time::Duration;
+
+use lettre::address::Address as Mailbox;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::timeout;
+use url::Url;
+
+/// How a connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not at all.
+    None,
+    /// STARTTLS where the server offers it.
+    Opportunistic,
+    /// STARTTLS, or no mail.
+    StartTls,
+    /// TLS from the first byte.
+    Implicit,
+}
+
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Opportunistic => "STARTTLS if offered",
+            Self::StartTls => "STARTTLS, required",
+            Self::Implicit => "TLS from the first byte",
+        })
+    }
+}
+
+/// What an `SMTP_URL` says, without the password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The server's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub encryption: Encryption,
+    /// The login, where there is one.
+    pub user: Option<String>,
+    /// What this client calls itself, where the URL says so.
+    hello: Option<String>,
+}
+
+impl Address {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// With what is wrong, never with the URL.
+    pub fn parse(url: &SecretString) -> Result<Self, String> {
+        let wrong = "SMTP_URL must look like smtp://user:password@host:587?tls=required or smtps://user:password@host";
+        let url = Url::parse(url.expose_secret()).map_err(|_| wrong.to_owned())?;
+        let tls = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value.into_owned());
+        let (encryption, port) = match (url.scheme(), tls.as_deref()) {
+            ("smtp", None) => (Encryption::None, 25),
+            ("smtp", Some("required")) => (Encryption::StartTls, 587),
+            ("smtp", Some("opportunistic")) => (Encryption::Opportunistic, 587),
+            ("smtp", Some(_)) => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
+            ("smtps", _) => (Encryption::Implicit, 465),
+            _ => return Err(wrong.into()),
+        };
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(wrong)?;
+        if !url.username().is_empty() && url.password().is_none() {
+            return Err("SMTP_URL names a user but no password: write user:password@".into());
+        }
+        let hello = url.path().trim_matches('/').to_owned();
+        Ok(Self {
+            host: host.to_owned(),
+            port: url.port().unwrap_or(port),
+            encryption,
+            user: url.password().map(|_| decoded(url.username())),
+            hello: Some(hello).filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// A mail server, and how to log in.
+#[derive(Clone)]
+pub struct SmtpServer {
+    /// Where it is.
+    pub address: Address,
+    hello: ClientId,
+    tls: Option<TlsParameters>,
+    credentials: Option<Credentials>,
+}
+
+impl fmt::Debug for SmtpServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpServer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A step of handing over a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Connecting, TLS from the first byte, and the server's greeting.
+    Connect,
+    /// STARTTLS.
+    StartTls,
+    /// Logging in.
+    Login,
+    /// The sender's address.
+    Sender,
+    /// The recipient's address.
+    Recipient,
+    /// The mail itself, up to the server's word that it has it.
+    Content,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::StartTls => "STARTTLS",
+            Self::Login => "log in",
+            Self::Sender => "name the sender",
+            Self::Recipient => "name the recipient",
+            Self::Content => "hand over the mail",
+        })
+    }
+}
+
+/// Why a mail was not handed over.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {}", self.reason())]
+pub struct SendError {
+    /// At which step.
+    pub step: Step,
+    /// lettre's error; `None` when time ran out.
+    pub cause: Option<lettre::transport::smtp::Error>,
+    /// How long it was tried for at most.
+    pub limit: Duration,
+}
+
+impl SendError {
+    /// The server will never take this mail for this recipient: trying again is no use.
+    pub fn is_final(&self) -> bool {
+        let permanent = self.cause.as_ref().is_some_and(lettre::transport::smtp::Error::is_permanent);
+        permanent && matches!(self.step, Step::Recipient | Step::Content)
+    }
+
+    /// The cause in one line.
+    pub fn reason(&self) -> String {
+        let Some(cause) = &self.cause else { return format!("no answer within {:?}", self.limit) };
+        let mut text = cause.to_string();
+        let mut source = std::error::Error::source(cause);
+        while let Some(error) = source {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            source = error.source();
+        }
+        text
+    }
+}
+
+impl SmtpServer {
+    /// Takes `SMTP_URL` and certificate authorities in PEM, which may be empty.
+    ///
+    /// # Errors
+    /// With what is wrong, never with the password.
+    pub fn new(url: &SecretString, authorities: &[u8]) -> Result<Self, String> {
+        let address = Address::parse(url)?;
+        let tls = match address.encryption {
+            Encryption::None => None,
+            _ => Some(tls(&address.host, authorities)?),
+        };
+        let password = Url::parse(url.expose_secret()).ok().and_then(|url| url.password().map(decoded));
+        let credentials = address.user.clone().zip(password).map(|(user, password)| Credentials::new(user, password));
+        let hello = address.hello.clone().map_or_else(ClientId::default, ClientId::Domain);
+        Ok(Self { address, hello, tls, credentials })
+    }
+
+    /// Whether the password could be read on the way.
+    pub fn shows_password(&self) -> bool {
+        let open = matches!(self.address.encryption, Encryption::None | Encryption::Opportunistic);
+        open && self.credentials.is_some()
+    }
+
+    /// Hands over one mail within `limit`, all steps together. `done` hears of each step that succeeded.
+    ///
+    /// # Errors
+    /// [`SendError`]. After one at [`Step::Content`] without an answer the server may have the mail all the same.
+    pub async fn deliver(
+        &self,
+        limit: Duration,
+        from: &Mailbox,
+        to: &Mailbox,
+        mail: &[u8],
+        done: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<(), SendError> {
+        let mut step = Step::Connect;
+        let dialogue = self.dialogue(limit, from, to, mail, &mut step, done);
+        // lettre's own timeout covers connecting only; a server that says nothing later would hold this for ever.
+        match timeout(limit, dialogue).await {
+            Ok(Ok(mut connection)) => {
+                // The mail is the server's now; whether it says goodbye does not matter.
+                drop(timeout(Duration::from_secs(1), connection.quit()).await);
+                Ok(())
+            }
+            Ok(Err(cause)) => Err(SendError { step, cause: Some(cause), limit }),
+            Err(_) => Err(SendError { step, cause: None, limit }),
+        }
+    }
+
+    async fn dialogue(
+        &self,
+        limit: Duration,
+        from: &Mailbox,
+        to: &Mailbox,
+        mail: &[u8],
+        step: &mut Step,
+        done: &mut (dyn FnMut(Step) + Send),
+    ) -> Result<AsyncSmtpConnection, lettre::transport::smtp::Error> {
+        let at_once = self.tls.clone().filter(|_| self.address.encryption == Encryption::Implicit);
+        let server = (self.address.host.trim_matches(['[', ']']), self.address.port);
+        let mut smtp = AsyncSmtpConnection::connect_tokio1(server, Some(limit), &self.hello, at_once, None).await?;
+        done(*step);
+        if self.wants_starttls(&smtp) {
+            *step = Step::StartTls;
+            if let Some(tls) = &self.tls {
+                smtp.starttls(tls.clone(), &self.hello).await?;
+            }
+            done(*step);
+        }
+        if let Some(credentials) = &self.credentials {
+            *step = Step::Login;
+            smtp.auth(DEFAULT_MECHANISMS, credentials).await?;
+            done(*step);
+        }
+        *step = Step::Sender;
+        smtp.command(Mail::new(Some(from.clone()), parameters(&smtp, from, to, mail))).await?;
+        done(*step);
+        *step = Step::Recipient;
+        smtp.command(Rcpt::new(to.clone(), Vec::new())).await?;
+        done(*step);
+        *step = Step::Content;
+        smtp.command(Data).await?;
+        smtp.message(mail).await?;
+        done(*step);
+        Ok(smtp)
+    }
+
+    fn wants_starttls(&self, smtp: &AsyncSmtpConnection) -> bool {
+        match self.address.encryption {
+            Encryption::StartTls => true,
+            Encryption::Opportunistic => smtp.can_starttls(),
+            Encryption::None | Encryption::Implicit => false,
+        }
+    }
+}
+
+fn parameters(smtp: &AsyncSmtpConnection, from: &Mailbox, to: &Mailbox, mail: &[u8]) -> Vec<MailParameter> {
+    let mut parameters = Vec::new();
+    let international = !AsRef::<str>::as_ref(from).is_ascii() || !AsRef::<str>::as_ref(to).is_ascii();
+    if international && smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
+        parameters.push(MailParameter::SmtpUtfEight);
+    }
+    if !mail.is_ascii() && smtp.server_info().supports_feature(Extension::EightBitMime) {
+        parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+    }
+    parameters
+}
+
+fn tls(host: &str, authorities: &[u8]) -> Result<TlsParameters, String> {
+    let mut builder = TlsParameters::builder(host.to_owned());
+    if !authorities.is_empty() {
+        let wrong = "SMTP_CA_FILE holds no certificate in PEM";
+        if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(wrong.into());
+        }
+        builder = builder.add_root_certificate(Certificate::from_pem(authorities).map_err(|_| wrong.to_owned())?);
+    }
+    builder.build().map_err(|error| format!("SMTP_URL: TLS can't be set up for {host}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use lettre::transport::smtp::AsyncSmtpTransport;
+
+    use super::*;
+
+    fn parse(url: &str) -> Result<Address, String> {
+        Address::parse(&url.to_owned().into())
+    }
+
+    #[test]
+    fn a_url_is_read_as_lettre_reads_it() {
+        for url in [
+            "smtp://mail.example.com",
+            "smtp://mail.example.com:2525",
+            "smtp://user%40example.com:p%23w@mail.example.com?tls=required",
+            "smtp://mail.example.com?tls=opportunistic",
+            "smtps://u:p@mail.example.com/client.example.com",
+            "smtps://127.0.0.1:4465",
+        ] {
+            let ours = parse(url).unwrap();
+            let lettres = format!("{:?}", AsyncSmtpTransport::<lettre::Tokio1Executor>::from_url(url).unwrap());
+            assert!(lettres.contains(&format!("server: {:?}", ours.host)), "{lettres}");
+            assert!(lettres.contains(&format!("port: {}", ours.port)), "{lettres}");
+            let tls = match ours.encryption {
+                Encryption::None => "tls: None",
+                Encryption::Opportunistic => "tls: Opportunistic",
+                Encryption::StartTls => "tls: Required",
+                Encryption::Implicit => "tls: Wrapper",
+            };
+            assert!(lettres.contains(tls), "{lettres}");
+            assert_eq!(lettres.contains("credentials: Some"), ours.user.is_some(), "{lettres}");
+        }
+        assert_eq!(parse("smtp://user%40example.com:p@h").unwrap().user.as_deref(), Some("user@example.com"));
+        for wrong in ["mail.example.com", "http://h", "smtp://h?tls=no", "smtp://u@h", "smtp://"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_refused() {
+        let server = |pem: &[u8]| SmtpServer::new(&"smtps://h".to_owned().into(), pem);
+        assert!(server(b"").is_ok());
+        assert!(server(b"nothing").unwrap_err().contains("SMTP_CA_FILE"));
+    }
+}

@@ -1,0 +1,134 @@
+//! What things are called in mails and lists.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::alerts::About;
+use super::clean;
+use crate::report::{Finding, Kind};
+
+/// One line on something that is left, without anyone's full id.
+pub(super) fn summary(about: About, findings: &[Finding]) -> String {
+    let n = findings.len();
+    match about {
+        About::RunFailed => format!("the pass failed: {}", first_detail(findings)),
+        About::Stalled => format!("stalled: {}", first_detail(findings)),
+        About::Braked => format!("{} held back until a person confirms", count(n, "repair is", "repairs are")),
+        About::BrokenPromise => count(n, "broken promise", "broken promises"),
+        About::Left(kind) => format!("{} left", things(kind, n)),
+        About::ClosedBelowQuantity => first_detail(findings),
+    }
+}
+
+fn first_detail(findings: &[Finding]) -> String {
+    let people: HashSet<&str> = findings.iter().filter_map(|f| f.user_id.as_deref()).collect();
+    findings.first().map(|finding| clean::detail(&finding.detail, &people)).unwrap_or_default()
+}
+
+/// A number with its noun.
+pub(super) fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
+}
+
+/// Thousands apart: 10,000.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// So many findings of a kind, as a noun.
+pub(super) fn things(kind: Kind, n: usize) -> String {
+    match kind {
+        Kind::Unissued => count(n, "promise without a row", "promises without a row"),
+        Kind::FailedClaim => count(n, "failed claim", "failed claims"),
+        Kind::MissingAdmission => count(n, "row without an admission", "rows without an admission"),
+        Kind::CountMismatch => count(n, "counter that does not add up", "counters that do not add up"),
+        Kind::SlotConflict => count(n, "slot conflict", "slot conflicts"),
+        Kind::OverAdmitted => count(n, "admission too many", "admissions too many"),
+        Kind::Unfilled => count(n, "drop with slots to fill", "drops with slots to fill"),
+        Kind::RedisLost => count(n, "loss of data in Redis", "losses of data in Redis"),
+        Kind::Stalled => count(n, "stall", "stalls"),
+    }
+}
+
+/// What a kind of finding means, for somebody who has never seen one.
+pub(super) fn meaning(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unissued => "people were told yes and their row never came",
+        Kind::FailedClaim => "claims the consumer could not turn into rows",
+        Kind::MissingAdmission => "people hold a row but Redis did not know them",
+        Kind::CountMismatch => "what Redis counts did not add up",
+        Kind::SlotConflict => "two people were on one slot",
+        Kind::OverAdmitted => "more people were admitted than may be",
+        Kind::Unfilled => "slots were left",
+        Kind::RedisLost => "Redis lost data, or the licence to admit",
+        Kind::Stalled => "something does not move or can't be reached",
+    }
+}
+
+/// What was done, in few words: "3 reissued, 1 put back".
+pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    let mut counts: BTreeMap<(u8, &str), usize> = BTreeMap::new();
+    for finding in findings {
+        *counts.entry(deed(&finding.action)).or_default() += 1;
+    }
+    let phrases: Vec<String> = counts
+        .into_iter()
+        .map(|((_, deed), n)| if is_counted(deed) { format!("{} {deed}", grouped(n as u64)) } else { deed.to_owned() })
+        .collect();
+    match phrases.len() {
+        0..=3 => phrases.join(", "),
+        more => format!("{}, {} more", phrases[..3].join(", "), more - 3),
+    }
+}
+
+/// A deed with its rank: what concerns people comes first.
+fn deed(action: &str) -> (u8, &'static str) {
+    match action {
+        "issue" => (0, "reissued"),
+        "readmit" => (1, "admitted anew"),
+        "move" => (2, "moved to another slot"),
+        "promote" => (3, "promoted from the waiting list"),
+        "withdraw" => (4, "withdrawn"),
+        "put_back" => (5, "put back into Redis"),
+        "resolve_duplicate" | "resolve" => (6, "settled as duplicate"),
+        "rebuild" => (7, "rebuilt in Redis"),
+        "set_count" => (8, "counter set right"),
+        "write_meta" => (8, "settings in Redis set right"),
+        "load_licence" | "reopen" | "licence" => (9, "admission reopened"),
+        _ => (10, "repaired"),
+    }
+}
+
+/// There is only one counter to set right: a number before it would puzzle.
+fn is_counted(deed: &str) -> bool {
+    !matches!(deed, "counter set right" | "settings in Redis set right" | "admission reopened" | "rebuilt in Redis")
+}
+
+/// The same deed as a heading: "Reissued".
+pub(super) fn deed_of(finding: &Finding) -> &'static str {
+    deed(&finding.action).1
+}
+
+/// What would be done about a finding that was held back or did not take.
+pub(super) fn to_do(finding: &Finding) -> &'static str {
+    match finding.action.as_str() {
+        "issue" => "write the row",
+        "readmit" => "admit anew in a free slot",
+        "move" => "move to another slot",
+        "promote" => "promote from the waiting list",
+        "withdraw" => "take the second slot back",
+        "put_back" => "put back into Redis",
+        "resolve_duplicate" | "resolve" => "settle as duplicate",
+        "rebuild" => "rebuild in Redis",
+        "set_count" => "set the counter right",
+        "write_meta" => "set the settings in Redis right",
+        _ => "repair",
+    }
+}
