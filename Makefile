@@ -30,7 +30,7 @@ run: ## The whole system, left running until Ctrl-C, with commands to try
 
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100)
 	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
-	@set -a; . target/run/env; set +a; exec target/release/rush
+	@set -a; . target/run/env; API_URL=$$API_URLS exec target/release/rush
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh

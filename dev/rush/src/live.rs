@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
+
 const REDRAW: Duration = Duration::from_millis(100);
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,9 @@ impl Live {
 
     fn write(&mut self, line: &str) {
         if self.terminal {
+            // A line that wraps could not be written over.
+            let columns = tcgetwinsize(stderr()).map_or(80, |size| usize::from(size.ws_col));
+            let line: String = line.chars().take(columns.saturating_sub(1)).collect();
             eprint!("\r\x1b[2K{line}");
             let _ = stderr().flush();
             self.open = true;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use firstcome_rush::live::step;
-use firstcome_rush::system::{System, SystemOptions, TOPIC, stopped};
+use firstcome_rush::system::{System, SystemOptions, stopped};
 
 /// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
 #[derive(Parser)]
@@ -59,14 +59,14 @@ async fn main() -> Result<ExitCode> {
 
 /// Whoever works with the running system from another terminal reads its addresses here.
 fn write_env(system: &System, path: &Path) -> Result<()> {
-    let mut lines = system.stack.env().to_vec();
+    let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
+    let mut lines = system.settings.clone();
     lines.extend([
-        ("API_URL", system.api()?.target.to_string()),
+        ("API_URL", apis[0].clone()),
+        ("API_URLS", apis.join(",")),
         ("RECONCILER_URL", system.reconciler()?.target.to_string()),
-        ("OPS_TOKEN", system.ops_token.clone()),
-        ("KAFKA_TOPIC", TOPIC.to_owned()),
     ]);
-    let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -53,6 +53,8 @@ pub struct System {
     pub stack: Stack,
     /// The token of every ops route.
     pub ops_token: String,
+    /// The settings that all processes share, by their variables.
+    pub settings: Vec<(&'static str, String)>,
     logs: PathBuf,
     _temporary: Option<TempDir>,
 }
@@ -61,7 +63,7 @@ pub struct System {
 struct Launcher<'a> {
     bin: PathBuf,
     logs: &'a Path,
-    env: Vec<(&'static str, String)>,
+    settings: Vec<(&'static str, String)>,
     janitor: &'a Janitor,
 }
 
@@ -86,7 +88,7 @@ impl System {
         let launcher = Launcher {
             bin: beside_this_program()?,
             logs: &logs,
-            env: shared_settings(&stack, &ops_token, options),
+            settings: shared_settings(&stack, &ops_token, options),
             janitor: &janitor,
         };
         step("making tables and topic");
@@ -100,7 +102,8 @@ impl System {
             launcher.apis(options.apis, options.usual_ports),
             launcher.consumers(options.consumers),
         )?;
-        let system = Self { apis, consumers, reconciler, stack, ops_token, logs, _temporary: temporary };
+        let settings = launcher.settings;
+        let system = Self { apis, consumers, reconciler, stack, ops_token, settings, logs, _temporary: temporary };
         system.until_it_admits().await?;
         Ok(system)
     }
@@ -170,7 +173,7 @@ impl System {
 impl Launcher<'_> {
     fn command(&self, program: &str, args: &[&str], own: &[(&str, String)]) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        command.args(args).envs(self.env.iter().map(|(name, value)| (*name, value)));
+        command.args(args).envs(self.settings.iter().map(|(name, value)| (*name, value)));
         command.envs(own.iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
         command
     }
