@@ -18,13 +18,13 @@ setup: ## Everything that building and running needs, fetched once
 
 demo: ## The main job on real servers: a rush, trouble, and the proof (QUANTITY=100 PEOPLE=10000)
 	@dev/setup.sh
-	@echo "[demo] building the release binaries" >&2
+	@echo "[firstcome] building the release binaries" >&2
 	@$(release)
 	@exec target/release/firstcome-demo
 
 run: ## The whole system, left running until Ctrl-C, with commands to try
 	@dev/setup.sh
-	@echo "[run] building the release binaries" >&2
+	@echo "[firstcome] building the release binaries" >&2
 	@$(release)
 	@exec target/release/firstcome-run
 

@@ -64,7 +64,7 @@ impl Live {
 
 /// One step that is done or begins.
 pub fn step(text: impl std::fmt::Display) {
-    eprintln!("[demo] {text}");
+    eprintln!("[firstcome] {text}");
 }
 
 /// A number with thousands set apart, as in 10,000.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 
 use crate::answer::{Answer, Kind, Promise};
@@ -109,6 +109,7 @@ pub struct Tally {
     /// Requests a second.
     pub per_second: f64,
     /// Answers by kind, those that came.
+    #[serde(serialize_with = "as_map")]
     pub answers: Vec<(Kind, u64)>,
     /// People who were told yes.
     pub admitted: usize,
@@ -162,6 +163,10 @@ impl Tally {
     pub fn count(&self, wanted: Kind) -> u64 {
         self.answers.iter().find(|(kind, _)| *kind == wanted).map_or(0, |(_, count)| *count)
     }
+}
+
+fn as_map<S: Serializer>(answers: &[(Kind, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(answers.iter().map(|(kind, count)| (kind, count)))
 }
 
 impl Latency {
