@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use firstcome_shared::config::LogArgs;
 
 use crate::consume::{self, ConsumeArgs};
 use crate::migrate::{self, MigrateArgs};
@@ -10,6 +11,9 @@ use crate::serve::{self, ServeArgs};
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-api", version, flatten_help = true)]
 pub struct Cli {
+    /// What is logged.
+    #[command(flatten)]
+    pub logs: LogArgs,
     #[command(subcommand)]
     command: Command,
 }

@@ -7,7 +7,7 @@ use firstcome_api::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    firstcome_shared::telemetry::init_logs();
+    cli.logs.init();
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs};
+use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, secret};
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
@@ -19,6 +19,9 @@ use crate::plan::Policy;
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
+    /// What is logged.
+    #[command(flatten)]
+    pub logs: LogArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -160,7 +163,7 @@ pub struct HttpArgs {
     #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
     pub listen_addr: SocketAddr,
     /// Token of the operators, at least 32 characters
-    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = ops_token)]
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
 }
 
@@ -174,9 +177,8 @@ impl HttpArgs {
     }
 }
 
-fn ops_token(text: &str) -> Result<SecretString, String> {
-    let token: SecretString = text.to_owned().into();
-    OpsToken::new(token.clone()).map(|_| token)
+fn ops_token(text: &str) -> Result<(), String> {
+    OpsToken::new(text.to_owned().into()).map(|_| ())
 }
 
 /// Settings of `once`.

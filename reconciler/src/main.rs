@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use firstcome_reconciler::args::{Cli, Command};
-use firstcome_shared::{shutdown, telemetry};
+use firstcome_shared::shutdown;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::init_logs();
+    cli.logs.init();
     match run(cli.command).await {
         Ok(code) => code,
         Err(error) => {

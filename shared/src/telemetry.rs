@@ -3,15 +3,23 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
-/// Logs to standard error: `RUST_LOG` chooses what (default `info`), `LOG_FORMAT=json` one JSON object a line.
+/// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs, hundreds of times while no broker
+/// answers.
+pub const DEFAULT_LOGS: &str = "info,librdkafka=warn,rdkafka::client=off";
+
+/// Logs to standard error as the environment says: `RUST_LOG` chooses what, `LOG_FORMAT=json` one JSON object a line.
 /// A second call in one process (tests) changes nothing.
-///
-/// By default `rdkafka::client` is silent: it repeats what librdkafka logs, hundreds of times while no broker answers.
 pub fn init_logs() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,librdkafka=warn,rdkafka::client=off"));
+    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+    let filter = if filter.is_empty() { DEFAULT_LOGS } else { &filter };
+    init_logs_as(filter, std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json"));
+}
+
+/// Logs to standard error what `filter` lets through. A second call in one process changes nothing.
+pub fn init_logs_as(filter: &str, json: bool) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let already_set = if std::env::var("LOG_FORMAT").is_ok_and(|f| f == "json") {
+    let already_set = if json {
         builder.json().try_init().is_err()
     } else {
         builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init().is_err()

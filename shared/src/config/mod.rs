@@ -1,6 +1,8 @@
 //! Settings every process shares, one struct a concern. Each is a flag and an environment variable; `--help` shows both with
 //! the default. Secrets are never printed.
 
+mod logs;
+mod secret;
 mod start;
 
 use std::time::Duration;
@@ -12,6 +14,8 @@ use crate::kafka::KafkaSettings;
 use crate::mysql::DbSettings;
 use crate::redis::{RedisSettings, keys};
 
+pub use logs::{LogArgs, LogFormat};
+pub use secret::{Secret, secret};
 pub use start::{StartError, wait_for};
 
 /// Where MySQL is.
@@ -19,7 +23,7 @@ pub use start::{StartError, wait_for};
 #[command(next_help_heading = "MySQL")]
 pub struct MysqlArgs {
     /// MySQL, as `mysql://user:password@host:port/database`
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = mysql_url)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret(mysql_url))]
     pub database_url: SecretString,
     /// Most connections of this process to MySQL
     #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -45,7 +49,7 @@ impl MysqlArgs {
 #[command(next_help_heading = "Redis")]
 pub struct RedisArgs {
     /// Redis, as `redis://[:password@]host:port[/database]`
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = redis_url)]
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
     pub redis_url: SecretString,
     /// Prefix of every key; change it only where several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
@@ -118,20 +122,14 @@ pub struct StartArgs {
     pub startup_wait_seconds: u64,
 }
 
-fn mysql_url(text: &str) -> Result<SecretString, String> {
+fn mysql_url(text: &str) -> Result<(), String> {
     let rest = text.strip_prefix("mysql://").ok_or("it must begin with mysql://")?;
     let named = rest.split_once('/').map(|(_, db)| db.split('?').next().unwrap_or("")).is_some_and(|db| !db.is_empty());
-    if named {
-        Ok(text.to_owned().into())
-    } else {
-        Err("it must name a database: mysql://user:password@host:3306/database".into())
-    }
+    if named { Ok(()) } else { Err("it must name a database: mysql://user:password@host:3306/database".into()) }
 }
 
-fn redis_url(text: &str) -> Result<SecretString, String> {
-    redis::Client::open(text)
-        .map(|_| text.to_owned().into())
-        .map_err(|_| "it must look like redis://host:6379/0".into())
+fn redis_url(text: &str) -> Result<(), String> {
+    redis::Client::open(text).map(|_| ()).map_err(|_| "it must look like redis://host:6379/0".into())
 }
 
 fn key_prefix(text: &str) -> Result<String, String> {
@@ -157,6 +155,30 @@ fn brokers(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Both {
+        #[command(flatten)]
+        mysql: MysqlArgs,
+        #[command(flatten)]
+        redis: RedisArgs,
+    }
+
+    #[test]
+    fn a_secret_that_is_refused_is_named_and_not_shown() {
+        use clap::Parser as _;
+        let refused = |mysql, redis| {
+            Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis]).unwrap_err().to_string()
+        };
+        let said = refused("mysql://root:hunter2@h", "redis://h");
+        assert!(
+            said.contains("--database-url") && said.contains("name a database") && !said.contains("hunter2"),
+            "{said}"
+        );
+        let said = refused("mysql://root@h/d", "hunter2@h");
+        assert!(said.contains("--redis-url") && said.contains("redis://host") && !said.contains("hunter2"), "{said}");
+        assert!(Both::try_parse_from(["x", "--database-url", "mysql://r:p@h/d", "--redis-url", "redis://h"]).is_ok());
+    }
 
     #[test]
     fn wrong_addresses_are_refused_with_what_is_wanted() {

@@ -1,0 +1,32 @@
+//! Secrets on the command line. clap shows a value that it refuses; a password in a mistyped URL would end in a log.
+
+use std::ffi::OsStr;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Command};
+use secrecy::SecretString;
+
+/// Says what is wrong with a secret, in words that do not show it.
+pub type Check = fn(&str) -> Result<(), String>;
+
+/// Reads a secret and checks it; what is refused is named, never shown.
+#[derive(Clone)]
+pub struct Secret(Check);
+
+/// A parser for [`SecretString`] arguments.
+pub fn secret(check: Check) -> Secret {
+    Secret(check)
+}
+
+impl TypedValueParser for Secret {
+    type Value = SecretString;
+
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<SecretString, clap::Error> {
+        let text = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
+        text.and_then(|text| (self.0)(text).map(|()| text.to_owned().into())).map_err(|why| {
+            let name = arg.map_or_else(String::new, |arg| format!("{arg}: "));
+            cmd.clone().error(ErrorKind::ValueValidation, format!("{name}{why}"))
+        })
+    }
+}
