@@ -171,7 +171,7 @@ impl Db {
 /// # Errors
 /// When MySQL can't be reached or refuses the set-up.
 pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
-    let mut conn = Conn::establish(&url).await?;
+    let mut conn = Conn::establish(&as_given(url)).await?;
     // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't block each other.
     conn.batch_execute(
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
@@ -180,6 +180,16 @@ pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
     .await
     .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
+}
+
+/// By default mysql_async asks a server at a loopback address for its socket file and goes on through that, which need not
+/// be the same server: behind a tunnel or a proxy it is another one, or none. The URL means what it says.
+fn as_given(mut url: String) -> String {
+    if !url.contains("prefer_socket=") {
+        url.push(if url.contains('?') { '&' } else { '?' });
+        url.push_str("prefer_socket=false");
+    }
+    url
 }
 
 /// Errors after which the connection certainly waits for the next command. Any other may be an I/O error in disguise.
@@ -198,5 +208,17 @@ impl Db {
             Ok(Err(error)) => Err(DbError::Unreachable(error.to_string())),
             Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_used_as_given() {
+        assert_eq!(as_given("mysql://h/d".into()), "mysql://h/d?prefer_socket=false");
+        assert_eq!(as_given("mysql://h/d?a=b".into()), "mysql://h/d?a=b&prefer_socket=false");
+        assert_eq!(as_given("mysql://h/d?prefer_socket=true".into()), "mysql://h/d?prefer_socket=true");
     }
 }
