@@ -126,11 +126,11 @@ impl Group {
         drop(guard);
         tracing::info!(partitions = partitions.count(), "the group gave this process partitions");
         metrics::counter!(super::metrics::REBALANCES).increment(1);
-        // While a batch waits for MySQL nothing more is fetched, whatever comes along.
-        if self.is_paused()
-            && let Err(error) = consumer.pause(partitions)
-        {
-            tracing::warn!(%error, "new partitions could not be paused");
+        // librdkafka keeps a partition paused when it goes and comes back, so both ways are said.
+        let paused = self.is_paused();
+        let told = if paused { consumer.pause(partitions) } else { consumer.resume(partitions) };
+        if let Err(error) = told {
+            tracing::warn!(%error, paused, "new partitions could not be paused or resumed");
         }
         self.health.kafka(None);
         (self.joined)();

@@ -18,6 +18,9 @@ use super::lag::Lag;
 /// Least time between two lines about the same trouble.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
+/// Time to serve what the group has to say.
+const SERVE: Duration = Duration::from_millis(5);
+
 /// Where records come from.
 pub(super) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
@@ -35,6 +38,7 @@ impl Source {
         let mut config = settings.group_consumer();
         // A commit blocks the loop until it is answered or this has passed; the default is a minute.
         config.set("socket.timeout.ms", "10000");
+
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
@@ -103,7 +107,8 @@ impl Source {
             let assigned = self.consumer.assignment()?;
             self.consumer.pause(&assigned)?;
         }
-        if let Some(record) = self.next(Duration::ZERO)? {
+        // A poll that does not wait at all serves one event only.
+        if let Some(record) = self.next(SERVE)? {
             self.carried.push(record);
         }
         Ok(())

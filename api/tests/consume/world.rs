@@ -29,6 +29,9 @@ pub(crate) const PARTITIONS: i32 = 4;
 
 pub(crate) async fn stack() -> &'static Stack {
     static STACK: OnceCell<Stack> = OnceCell::const_new();
+    if std::env::var_os("RUST_LOG").is_some() {
+        firstcome_shared::telemetry::init_logs();
+    }
     STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap()).await
 }
 

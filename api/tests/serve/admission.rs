@@ -1,0 +1,129 @@
+//! The answers of a claim, and that whatever is no admission leaves Redis as it was.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::world::{World, coupon, open, with};
+
+#[tokio::test]
+async fn each_claim_is_answered_as_the_contract_says() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
+
+    let first = api.claim(id, "u-1").await;
+    assert_eq!(
+        (first.status, &first.json),
+        (202, &json!({"status": "accepted", "drop_id": drop, "slot": 1, "queued": true}))
+    );
+    assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
+    let again = api.claim(id, "u-1").await;
+    assert_eq!((again.status, &again.json), (200, &json!({"status": "already_claimed", "drop_id": drop, "slot": 1})));
+    for _ in 0..2 {
+        let waits = api.claim(id, "u-3").await;
+        assert_eq!((waits.status, &waits.json), (202, &json!({"status": "waiting", "position": 1})));
+    }
+    let late = api.claim(id, "u-4").await;
+    assert_eq!(late.code(), (409, "sold_out"));
+    assert_eq!(late.headers["content-type"], "application/problem+json");
+    assert_eq!(world.messages().await, 2, "one message an admission");
+
+    let shown = api.get(&format!("/v1/coupons/{id}")).await.json;
+    assert_eq!(shown["current_drop"]["id"], drop);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
+    let world = World::new().await;
+    let apis = [world.api().await, world.api().await];
+    let (id, _) = apis[0].make(open(20)).await;
+    let claims = (0..200).map(|n| {
+        let api = &apis[n % 2];
+        async move { api.claim(id, &format!("u-{n}")).await }
+    });
+    let answers = futures_util::future::join_all(claims).await;
+    let slots: Vec<u64> =
+        answers.iter().filter(|a| a.status == 202).map(|a| a.json["slot"].as_u64().unwrap()).collect();
+    assert_eq!(slots.len(), 20);
+    assert_eq!(slots.iter().copied().collect::<BTreeSet<u64>>(), (1..=20).collect());
+    assert!(answers.iter().filter(|a| a.status != 202).all(|a| a.code() == (409, "sold_out")));
+    assert_eq!(world.messages().await, 20);
+}
+
+#[tokio::test]
+async fn one_person_many_times_at_once_gets_one_slot() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(50)).await;
+    let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
+    assert_eq!(answers.iter().filter(|a| a.code() == (202, "accepted")).count(), 1);
+    assert!(answers.iter().all(|a| a.status == 202 || a.code() == (200, "already_claimed")));
+    assert!(answers.iter().all(|a| a.json["slot"] == 1));
+    assert_eq!(world.messages().await, 1);
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_redis_as_it_was() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (early, _) = api.make(coupon(5, 10, 20)).await;
+    let (late, _) = api.make(coupon(5, -20, -10)).await;
+    let (stopped, _) = api.make(open(5)).await;
+    assert_eq!(api.patch(stopped, json!({"paused": true})).await.status, 200);
+    let before = world.dump().await;
+
+    let not_open = api.claim(early, "u-1").await;
+    assert_eq!(not_open.code(), (409, "not_open"));
+    let opens_at = not_open.json["opens_at"].as_str().unwrap();
+    assert!(chrono::DateTime::parse_from_rfc3339(opens_at).is_ok(), "{opens_at}");
+    assert_eq!(api.claim(late, "u-1").await.code(), (410, "closed"));
+    assert_eq!(api.claim(stopped, "u-1").await.code(), (409, "paused"));
+    assert_eq!(api.claim(4_711, "u-1").await.code(), (404, "not_found"));
+    for path in ["/v1/coupons/x/claims", "/v1/coupons/-1/claims", "/v1/coupons/99999999999999999999/claims"] {
+        assert_eq!(api.ask(Method::POST, path, &[("x-user-id", "u-1")], "").await.code(), (404, "not_found"), "{path}");
+    }
+    let path = format!("/v1/coupons/{early}/claims");
+    assert_eq!(api.ask(Method::POST, &path, &[], "").await.code(), (401, "unauthorized"));
+    for bad in ["", "a b", "a/b", &"x".repeat(65)] {
+        assert_eq!(api.claim(early, bad).await.code(), (400, "bad_user_id"), "{bad:?}");
+    }
+    let twice = [("x-user-id", "u-1"), ("x-user-id", "u-2")];
+    assert_eq!(api.ask(Method::POST, &path, &twice, "").await.code(), (400, "bad_user_id"));
+
+    assert_eq!(world.dump().await, before);
+    assert_eq!(world.messages().await, 0);
+}
+
+#[tokio::test]
+async fn without_the_licence_admission_is_closed_and_says_when_to_come_back() {
+    let world = World::closed().await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(5)).await;
+    let before = world.dump().await;
+    let refused = api.claim(id, "u-1").await;
+    assert_eq!(refused.code(), (503, "unavailable"));
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(api.get("/readyz").await.status, 503);
+    assert_eq!(api.get("/healthz").await.status, 200);
+    assert_eq!(world.dump().await, before);
+
+    world.grant_licence().await;
+    assert_eq!(api.get("/readyz").await.status, 200);
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+}
+
+#[tokio::test]
+async fn a_body_is_not_needed_and_not_read() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(5)).await;
+    let path = format!("/v1/coupons/{id}/claims");
+    let claimed = api.ask(Method::POST, &path, &[("x-user-id", "u-1")], r#"{"user_id":"u-2"}"#).await;
+    assert_eq!(claimed.code(), (202, "accepted"));
+    assert_eq!(api.mine(id, "u-2").await.json["status"], "none");
+    let huge = api.ask(Method::POST, &path, &[("x-user-id", "u-3")], "x".repeat(20_000)).await;
+    assert_eq!(huge.code(), (413, "too_large"));
+}

@@ -1,0 +1,190 @@
+//! What one client, or all of them together, may ask of a process.
+
+use std::time::Duration;
+
+use firstcome_stack::Fault;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::world::{Api, LIMIT, OPS_TOKEN, World, open, stack, until, with};
+
+async fn connect(api: &Api) -> TcpStream {
+    TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap()
+}
+
+#[tokio::test]
+async fn more_claims_than_can_be_worked_are_refused_at_once() {
+    let world = World::new().await;
+    let proxy = stack().await.redis.proxy().await.unwrap();
+    let slow = world
+        .with("redis-url", stack().await.redis.url_via(&proxy))
+        .with("redis-timeout-ms", 20_000)
+        .with("max-claims-in-hand", 1);
+    let api = slow.api().await;
+    let (id, _) = api.make(open(5)).await;
+    proxy.set(Fault::BlackHole).await.unwrap();
+    let (first, second) = (api.claim(id, "u-1"), api.claim(id, "u-2"));
+    tokio::pin!(first, second);
+    let refused = tokio::select! { answer = &mut first => answer, answer = &mut second => answer };
+    assert_eq!(refused.code(), (503, "unavailable"));
+    assert!(refused.json["detail"].as_str().unwrap().contains("too many"), "{refused:?}");
+    assert!(refused.headers.contains_key("retry-after"));
+    // An operator gets through: this asks MySQL only.
+    assert_eq!(api.patch(id, json!({"name": "Still here"})).await.status, 200);
+    proxy.set(Fault::Pass).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
+    let world = World::new().await;
+    let api = world.with("header-read-timeout-ms", 300).with("request-timeout-ms", 300).api().await;
+    let mut slow = connect(&api).await;
+    slow.write_all(b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-user").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(LIMIT, slow.read_to_end(&mut rest)).await.expect("the connection is closed").ok();
+
+    let mut no_body = connect(&api).await;
+    let head = format!(
+        "POST /v1/coupons HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {OPS_TOKEN}\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    no_body.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(LIMIT, no_body.read_to_end(&mut answer)).await.expect("the connection is closed").ok();
+    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 503"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn heads_and_bodies_have_bounds() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let long = "x".repeat(20_000);
+    let token = format!("Bearer {OPS_TOKEN}");
+    let body = with(open(1), "name", long.clone()).to_string();
+    let refused = api.ask(Method::POST, "/v1/coupons", &[("authorization", &token)], body).await;
+    assert_eq!(refused.code(), (413, "too_large"));
+    let refused = api.ask(Method::GET, "/v1/coupons", &[("x-filler", &long)], "").await;
+    assert_eq!(refused.status, 431);
+
+    // A body that does not say how long it is.
+    let mut chunked = connect(&api).await;
+    let head = format!(
+        "POST /v1/coupons HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    );
+    chunked.write_all(head.as_bytes()).await.unwrap();
+    let sending = async {
+        for _ in 0..20 {
+            if chunked.write_all(format!("400\r\n{}\r\n", "x".repeat(0x400)).as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        let mut answer = [0; 12];
+        chunked.read_exact(&mut answer).await.unwrap();
+        answer
+    };
+    assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn connections_have_a_cap_and_idle_ones_make_room() {
+    let world = World::new().await;
+    let api = world.with("max-connections", 2).with("header-read-timeout-ms", 400).api().await;
+    let _idle = [connect(&api).await, connect(&api).await];
+    // The third waits until the first two are hung up on, then is served.
+    let served = timeout(LIMIT, api.get("/healthz")).await.expect("it is served");
+    assert_eq!(served.status, 200);
+}
+
+#[tokio::test]
+async fn asking_for_what_does_not_exist_costs_mysql_next_to_nothing() {
+    let world = World::new().await;
+    let api = world.with("catalogue-refresh-ms", 60_000).api().await;
+    let statements = async || -> i64 {
+        let sql = "SELECT COALESCE(SUM(COUNT_STAR), 0) FROM performance_schema.events_statements_summary_by_digest \
+            WHERE SCHEMA_NAME = '{db}'";
+        world.sql(sql).await[0][0].parse().unwrap()
+    };
+    let before = statements().await;
+    for round in 0..10 {
+        let asked = (1..=300).map(|n| {
+            let api = &api;
+            async move { api.claim(round * 300 + n, "u-1").await.status }
+        });
+        assert!(futures_util::future::join_all(asked).await.iter().all(|status| *status == 404));
+    }
+    let spent = statements().await - before;
+    assert!((1..1_000).contains(&spent), "{spent} statements for 3000 questions");
+}
+
+#[tokio::test]
+async fn a_coupon_made_on_one_process_is_known_to_the_other_at_once() {
+    let world = World::new().await;
+    let (one, other) = (world.api().await, world.with("catalogue-refresh-ms", 60_000).api().await);
+    for _ in 0..20 {
+        let (id, _) = one.make(open(1)).await;
+        assert_eq!(other.claim(id, "u-1").await.code(), (202, "accepted"));
+    }
+}
+
+#[tokio::test]
+async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
+    let world = World::new().await;
+    let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2026-01-01"});
+    let api = world.api().await;
+    let (id, _) = api.make(with(open(5), "schedule", schedule)).await;
+    api.stop().await;
+    let count = async || world.sql("SELECT COUNT(*) FROM {db}.drops").await[0][0].parse::<i64>().unwrap();
+    let made_first = count().await;
+    assert!(made_first >= 7, "{made_first}");
+    world.sql("DELETE FROM {db}.drops ORDER BY id DESC LIMIT 3").await;
+
+    let apis = [world.api().await, world.api().await];
+    until("they are made again", async || count().await == made_first).await;
+    let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0].parse().unwrap();
+    let meta = world.keys(id, newest).meta;
+    until("the last is loaded", async || {
+        redis::cmd("EXISTS").arg(&meta).query_async(&mut world.redis.connection()).await.unwrap()
+    })
+    .await;
+    drop(apis);
+}
+
+#[tokio::test]
+async fn every_route_of_the_document_is_served() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let document = api.get("/openapi.json").await.json;
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 8);
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let answer = api.ask(method.clone(), &path.replace("{id}", "1"), &[("x-user-id", "u-1")], "").await;
+            let detail = answer.json["detail"].as_str().unwrap_or_default();
+            assert!(answer.status != 405 && !detail.contains("no such route"), "{method} {path}: {answer:?}");
+        }
+    }
+    assert_eq!(api.get("/v1/nonsense").await.code(), (404, "not_found"));
+    assert_eq!(api.ask(Method::DELETE, "/v1/coupons", &[], "").await.code(), (405, "method_not_allowed"));
+}
+
+#[tokio::test]
+async fn figures_are_told_by_route_and_outcome() {
+    let world = World::new().await;
+    let api = world.with("catalogue-refresh-ms", 50).api().await;
+    let (id, _) = api.make(open(5)).await;
+    assert_eq!(api.claim(id, "u-1").await.status, 202);
+    assert!(api.metric("firstcome_claims_total{outcome=\"accepted\"}").await >= 1.0);
+    let series = "firstcome_http_requests_total{method=\"POST\",path=\"/v1/coupons/{id}/claims\",status=\"202\"}";
+    assert!(api.metric(series).await >= 1.0);
+    world
+        .sql("INSERT INTO {db}.reconciler_state (name, value) VALUES ('last_success_at', '2026-01-01T00:00:00Z')")
+        .await;
+    until("the reconciler's silence shows", async || {
+        let age = api.metric("reconciler_last_success_age_seconds").await;
+        age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
+    })
+    .await;
+}

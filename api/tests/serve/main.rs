@@ -1,0 +1,10 @@
+//! `serve` and `migrate` on real servers, through HTTP alone.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod admission;
+mod defences;
+mod operators;
+mod people;
+mod settings;
+mod stores_away;
+mod world;

@@ -1,0 +1,229 @@
+//! Making and changing coupons.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{OPS_TOKEN, World, coupon, open, with};
+
+#[tokio::test]
+async fn a_coupon_made_is_the_one_shown_and_listed() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let made = api.ops(Method::POST, "/v1/coupons", &with(open(7), "name", "  Winter · 겨울 ")).await;
+    assert_eq!(made.status, 201);
+    let location = made.headers["location"].to_str().unwrap().to_owned();
+    assert_eq!(location, format!("/v1/coupons/{}", made.json["id"]));
+    assert_eq!(made.json["name"], "Winter · 겨울");
+    assert_eq!(made.json["current_drop"]["remaining"], 7);
+    assert_eq!(made.json["current_drop"]["state"], "open");
+    assert_eq!(made.json["next_drop"], Value::Null);
+    assert_eq!(api.get(&location).await.json, made.json);
+    assert_eq!(api.get("/v1/coupons").await.json, json!([made.json]));
+}
+
+#[tokio::test]
+async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
+    let once = |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
+    let cases = [
+        (with(open(1), "quantity", 0), "quantity"),
+        (with(open(1), "quantity", -3), "quantity"),
+        (with(open(1), "quantity", 10_000_001), "quantity"),
+        (with(open(1), "quantity", 1.5), "quantity"),
+        (with(open(1), "quantity", "5"), "quantity"),
+        (with(open(1), "name", " "), "name"),
+        (with(open(1), "name", "a\r\nBcc: x"), "name"),
+        (with(open(1), "name", "x".repeat(201)), "name"),
+        (with(open(1), "once_per", "week"), "once_per"),
+        (with(open(1), "waiting_list", 1_000_001), "waiting_list"),
+        (with(open(1), "quantum", 5), "quantum"),
+        (with(open(1), "schedule", json!({"type": "weekly"})), "schedule"),
+        (with(open(1), "schedule", once("2026-12-01T06:00:00Z", "2026-12-01T06:00:00Z")), "closes_at"),
+        (with(open(1), "schedule", once("1999-12-01T06:00:00Z", "2026-12-01T06:00:00Z")), "2000"),
+        (with(open(1), "schedule", daily("2026-12-02", "2026-12-01")), "last_day"),
+        (with(open(1), "schedule", daily("2020-12-02", "2020-12-03")), "last_day"),
+        (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "time_zone", "Mars/Base")), "schedule"),
+        (with(open(1), "schedule", with(daily("2026-12-01", "2026-12-02"), "opens", "25:00")), "25:00"),
+        (json!({}), "name"),
+        (json!([]), "object"),
+    ];
+    for (body, field) in cases {
+        let refused = api.ops(Method::POST, "/v1/coupons", &body).await;
+        assert_eq!(refused.code(), (400, "invalid"), "{body}");
+        assert!(refused.json["detail"].as_str().unwrap().contains(field), "{field}: {}", refused.json["detail"]);
+    }
+    let token = format!("Bearer {OPS_TOKEN}");
+    for text in ["", "not json", "{} {}"] {
+        let refused = api.ask(Method::POST, "/v1/coupons", &[("authorization", &token)], text).await;
+        assert_eq!(refused.code(), (400, "invalid"), "{text}");
+    }
+    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.coupons").await, [["0"]]);
+    assert!(world.dump().await.is_empty());
+}
+
+#[tokio::test]
+async fn operators_routes_need_the_whole_token() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(1)).await;
+    let half = format!("Bearer {}", &OPS_TOKEN[..20]);
+    for authorization in ["", "Bearer", "Bearer x", &half, OPS_TOKEN] {
+        for (method, path) in [(Method::POST, "/v1/coupons".to_owned()), (Method::PATCH, format!("/v1/coupons/{id}"))] {
+            let refused = api.ask(method, &path, &[("authorization", authorization)], open(9).to_string()).await;
+            assert_eq!(refused.code(), (401, "unauthorized"), "{authorization:?} {path}");
+        }
+    }
+    assert_eq!(world.sql("SELECT COUNT(*), MAX(quantity) FROM {db}.coupons").await, [["1", "1"]]);
+}
+
+async fn in_stores(world: &World, id: i64, drop: i64) -> (String, String, String) {
+    let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
+    let meta = world.keys(id, drop).meta;
+    let quantity = redis::cmd("HGET").arg(meta).arg("quantity").query_async(&mut world.redis.connection()).await;
+    (rows[0][0].clone(), rows[0][1].clone(), quantity.unwrap())
+}
+
+fn all(quantity: &str) -> (String, String, String) {
+    (quantity.into(), quantity.into(), quantity.into())
+}
+
+#[tokio::test]
+async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(open(2)).await;
+    for n in 1..=2 {
+        assert_eq!(api.claim(id, &format!("u-{n}")).await.status, 202);
+    }
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+
+    let raised = api.patch(id, json!({"quantity": 4})).await;
+    assert_eq!((raised.status, &raised.json["current_drop"]["remaining"]), (200, &json!(2)));
+    assert_eq!(in_stores(&world, id, drop).await, all("4"));
+    assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
+
+    let before = world.dump().await;
+    let refused = api.patch(id, json!({"quantity": 2, "name": "Other"})).await;
+    assert_eq!(refused.code(), (409, "below_given_out"));
+    assert_eq!(refused.json["given_out"], 3);
+    assert_eq!(in_stores(&world, id, drop).await, all("4"));
+    assert_eq!(world.dump().await, before);
+    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["name"], "Winter coupon");
+
+    assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
+    assert_eq!(in_stores(&world, id, drop).await, all("3"));
+    assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
+}
+
+#[tokio::test]
+async fn a_change_covers_every_drop_to_come_or_none() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let schedule =
+        json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
+    let (id, today) = api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await;
+    let tomorrow = api.get(&format!("/v1/coupons/{id}")).await.json["next_drop"]["id"].as_i64().unwrap();
+    for n in 1..=3 {
+        assert_eq!(api.claim(id, &format!("u-{n}")).await.json["drop_id"], today);
+    }
+    assert_eq!(api.patch(id, json!({"quantity": 2})).await.json["given_out"], 3);
+    assert_eq!(in_stores(&world, id, tomorrow).await, all("5"), "no drop was touched");
+    assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
+    assert_eq!(in_stores(&world, id, today).await, all("3"));
+    assert_eq!(in_stores(&world, id, tomorrow).await, all("3"));
+}
+
+#[tokio::test]
+async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    let row = format!(
+        "INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, 5, {id}, 'u-5', 'consumer')"
+    );
+    world.sql(&row).await;
+    let before = world.dump().await;
+    assert_eq!(api.patch(id, json!({"quantity": 4})).await.code(), (409, "below_given_out"));
+    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+    assert_eq!(world.dump().await, before, "what was lowered first is put back");
+}
+
+#[tokio::test]
+async fn pausing_stops_everybody_but_those_who_hold_one() {
+    let world = World::new().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, _) = api.make(open(5)).await;
+    assert_eq!(api.claim(id, "u-1").await.status, 202);
+    let paused = api.patch(id, json!({"paused": true})).await;
+    assert_eq!((&paused.json["paused"], &paused.json["current_drop"]["state"]), (&json!(true), &json!("paused")));
+    assert_eq!(other.claim(id, "u-2").await.code(), (409, "paused"));
+    assert_eq!(other.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(api.patch(id, json!({"paused": false, "name": "Back"})).await.json["name"], "Back");
+    assert_eq!(other.claim(id, "u-2").await.code(), (202, "accepted"));
+}
+
+#[tokio::test]
+async fn a_bad_change_changes_nothing() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    let before = world.dump().await;
+    for body in [
+        json!({}),
+        json!({"quantity": 0}),
+        json!({"name": ""}),
+        json!({"once_per": "drop"}),
+        json!({"paused": 1}),
+        json!({"name": "ok", "quantity": -1}),
+    ] {
+        assert_eq!(api.patch(id, body.clone()).await.code(), (400, "invalid"), "{body}");
+    }
+    assert_eq!(api.patch(4_711, json!({"paused": true})).await.code(), (404, "not_found"));
+    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+    assert_eq!(world.dump().await, before);
+    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["name"], "Winter coupon");
+}
+
+#[tokio::test]
+async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
+    let world = World::new().await;
+    let apis = [world.api().await, world.api().await];
+    let (id, drop) = apis[0].make(open(10)).await;
+    let changes = (0..20).map(|n| apis[n % 2].patch(id, json!({"quantity": 10 + (n * 7) % 11})));
+    let answers = futures_util::future::join_all(changes).await;
+    assert!(answers.iter().any(|a| a.status == 200));
+    assert!(answers.iter().all(|a| a.status == 200 || a.status == 503), "{answers:?}");
+    // What is on its way while two write is put right by repeating the last word, and by the reconciler.
+    assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
+    assert_eq!(in_stores(&world, id, drop).await, all("12"));
+}
+
+#[tokio::test]
+async fn the_list_is_paged_and_filtered() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (open_one, _) = api.make(open(1)).await;
+    let (later, _) = api.make(coupon(1, 10, 20)).await;
+    let (over, _) = api.make(coupon(1, -20, -10)).await;
+    let (gone, _) = api.make(open(1)).await;
+    assert_eq!(api.claim(gone, "u-1").await.status, 202);
+    let ids = async |query: &str| {
+        let listed = api.get(&format!("/v1/coupons{query}")).await;
+        let ids: Vec<i64> = listed.json.as_array().unwrap().iter().map(|c| c["id"].as_i64().unwrap()).collect();
+        (ids, listed.headers.get("link").map(|link| link.to_str().unwrap().to_owned()))
+    };
+    crate::world::until("the claim is shown", async || ids("?state=sold_out").await.0 == [gone]).await;
+    assert_eq!(ids("").await, (vec![open_one, later, over, gone], None));
+    assert_eq!(ids("?state=open").await.0, [open_one]);
+    assert_eq!(ids("?state=scheduled").await.0, [later]);
+    assert_eq!(ids("?state=closed").await.0, [over]);
+    let (page, link) = ids("?limit=3").await;
+    assert_eq!(page, [open_one, later, over]);
+    assert_eq!(link.unwrap(), format!("</v1/coupons?limit=3&after={over}>; rel=\"next\""));
+    assert_eq!(ids(&format!("?limit=3&after={over}")).await, (vec![gone], None));
+    for bad in ["?state=nonsense", "?limit=0", "?limit=1001", "?limit=x", "?after=x", "?sort=name"] {
+        assert_eq!(api.get(&format!("/v1/coupons{bad}")).await.code(), (400, "invalid"), "{bad}");
+    }
+}

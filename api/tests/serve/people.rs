@@ -1,0 +1,90 @@
+//! Who people are, and what they are told about their claim.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{World, open, with};
+
+#[tokio::test]
+async fn a_claim_is_accepted_then_issued_and_its_code_told() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
+    let nothing = json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
+    assert_eq!(api.mine(id, "u-1").await.json, nothing);
+    for user in ["u-1", "u-2", "u-3"] {
+        assert_eq!(api.claim(id, user).await.status, 202);
+    }
+    let accepted = json!({"status": "accepted", "drop_id": drop, "slot": 1, "code": null, "position": null});
+    assert_eq!(api.mine(id, "u-1").await.json, accepted);
+    let waiting = json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
+    assert_eq!(api.mine(id, "u-3").await.json, waiting);
+
+    world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, code, issued_by) VALUES ({drop}, 1, {id}, 'u-1', 'CODE', 'consumer')")).await;
+    let issued = json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE", "position": null});
+    assert_eq!(api.mine(id, "u-1").await.json, issued);
+
+    world.sql(&format!("INSERT INTO {{db}}.broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) VALUES ({drop}, 'u-9', {id}, 7, 'test', 'run')")).await;
+    assert_eq!(api.mine(id, "u-9").await.json["status"], "broken");
+    world.sql("UPDATE {db}.broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    assert_eq!(api.mine(id, "u-9").await.json, nothing);
+
+    assert_eq!(api.mine(4_711, "u-1").await.code(), (404, "not_found"));
+    assert_eq!(api.get(&format!("/v1/coupons/{id}/claims/me")).await.code(), (401, "unauthorized"));
+}
+
+#[tokio::test]
+async fn a_sealed_drop_is_told_from_mysql_alone() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(crate::world::coupon(3, -20, -10)).await;
+    for slot in 1..=2 {
+        world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, {slot}, {id}, 'u-{slot}', 'consumer')")).await;
+    }
+    world.sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2").await;
+    let keys = world.keys(id, drop);
+    for key in keys.own() {
+        redis::cmd("DEL").arg(key).query_async::<()>(&mut world.redis.connection()).await.unwrap();
+    }
+    let path = format!("/v1/coupons/{id}");
+    crate::world::until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    assert_eq!(api.get(&path).await.json["current_drop"]["remaining"], 1);
+    assert_eq!(api.mine(id, "u-2").await.json["status"], "issued");
+    assert_eq!(api.mine(id, "u-3").await.json["status"], "none");
+}
+
+#[tokio::test]
+async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
+    const SECRET: &str = "a secret of more than thirty-two bytes";
+    let world = World::new().await;
+    let jwt = world.with("user-auth", "jwt").with("jwt-algorithm", "HS256").with("jwt-secret", SECRET);
+    let api = jwt.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    let token = |claims: Value| {
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap())
+    };
+    let hour = chrono::Utc::now().timestamp() + 3_600;
+    let path = format!("/v1/coupons/{id}/claims");
+    let before = world.dump().await;
+    let ask = async |headers: &[(&str, &str)]| api.ask(Method::POST, &path, headers, "").await;
+
+    assert_eq!(ask(&[("x-user-id", "u-1")]).await.code(), (401, "unauthorized"));
+    let expired = token(json!({"sub": "u-1", "exp": hour - 7_200}));
+    assert_eq!(ask(&[("authorization", &expired)]).await.code(), (401, "unauthorized"));
+    let unfit = token(json!({"sub": "u 1", "exp": hour}));
+    assert_eq!(ask(&[("authorization", &unfit)]).await.code(), (400, "bad_user_id"));
+    assert_eq!(world.dump().await, before);
+
+    let good = token(json!({"sub": "u-1", "exp": hour}));
+    let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
+    assert_eq!(claimed.code(), (202, "accepted"));
+    let score: Option<u32> = redis::cmd("ZSCORE")
+        .arg(world.keys(id, drop).users)
+        .arg("u-1")
+        .query_async(&mut world.redis.connection())
+        .await
+        .unwrap();
+    assert_eq!(score, Some(1));
+}

@@ -1,0 +1,171 @@
+//! A store that is away, slow, or answers nobody.
+
+use std::time::Duration;
+
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::world::{World, open, stack, until};
+
+async fn behind_mysql(world: &World) -> (World, FaultProxy) {
+    let proxy = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&proxy, &world.database);
+    (world.with("database-url", url).with("database-timeout-ms", 500), proxy)
+}
+
+async fn behind_redis(world: &World) -> (World, FaultProxy) {
+    let proxy = stack().await.redis.proxy().await.unwrap();
+    let url = stack().await.redis.url_via(&proxy);
+    (world.with("redis-url", url).with("redis-timeout-ms", 500), proxy)
+}
+
+#[tokio::test]
+async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_missing() {
+    let world = World::new().await;
+    let (proxied, mysql) = behind_mysql(&world).await;
+    let api = proxied.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    for fault in [Fault::Cut, Fault::BlackHole] {
+        mysql.set(fault).await.unwrap();
+        let user = format!("u-{fault:?}").replace(|c: char| !c.is_alphanumeric(), "-");
+        assert_eq!(api.claim(id, &user).await.code(), (202, "accepted"), "{fault:?}");
+        assert_eq!(api.mine(id, &user).await.json["status"], "accepted", "{fault:?}");
+        assert_eq!(api.mine(id, "u-nobody").await.code(), (503, "unavailable"), "{fault:?}");
+        assert_eq!(api.claim(4_711, &user).await.code(), (503, "unavailable"), "{fault:?}");
+        assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["state"], "open", "{fault:?}");
+        assert_eq!(api.get("/readyz").await.status, 200, "{fault:?}");
+        assert_eq!(api.ops(Method::POST, "/v1/coupons", &open(1)).await.code(), (503, "unavailable"), "{fault:?}");
+        assert_eq!(api.patch(id, json!({"quantity": 9})).await.code(), (503, "unavailable"), "{fault:?}");
+    }
+    mysql.set(Fault::Pass).await.unwrap();
+    until("unknown is unknown again", async || api.claim(4_711, "u-1").await.status == 404).await;
+    until("changes work again", async || api.patch(id, json!({"quantity": 9})).await.status == 200).await;
+    assert_eq!(api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"], drop);
+    assert_eq!(world.messages().await, 2);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
+    let world = World::new().await;
+    let (proxied, redis) = behind_redis(&world).await;
+    let api = proxied.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, 5, {id}, 'u-5', 'consumer')")).await;
+    let before = world.dump().await;
+    redis.set(Fault::Cut).await.unwrap();
+
+    let refused = api.claim(id, "u-1").await;
+    assert_eq!(refused.code(), (503, "unavailable"));
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(api.get("/readyz").await.status, 503);
+    assert_eq!(api.mine(id, "u-5").await.json["status"], "issued");
+    assert_eq!(api.mine(id, "u-1").await.code(), (503, "unavailable"));
+    until("what was kept is too old", async || {
+        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["remaining"] == Value::Null
+    })
+    .await;
+    let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
+    assert_eq!(made.status, 201, "the coupon stands, and the reconciler loads it");
+    assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
+    assert_eq!(api.patch(id, json!({"quantity": 4, "name": "x"})).await.code(), (503, "unavailable"));
+    let row = world.sql(&format!("SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}")).await;
+    assert_eq!(row, [["5", "Winter coupon"]]);
+
+    redis.set(Fault::Pass).await.unwrap();
+    assert_eq!(world.dump().await, before);
+    until("claims work again", async || api.claim(id, "u-1").await.status == 202).await;
+    assert_eq!(
+        api.claim(made.json["id"].as_i64().unwrap(), "u-1").await.code(),
+        (503, "unavailable"),
+        "not loaded yet"
+    );
+}
+
+#[tokio::test]
+async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_tried_twice() {
+    let world = World::new().await;
+    let (proxied, redis) = behind_redis(&world).await;
+    let api = proxied.api().await;
+    let (id, drop) = api.make(open(5)).await;
+    redis.set(Fault::DropReplies).await.unwrap();
+    assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
+    redis.set(Fault::Pass).await.unwrap();
+    let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
+    until("the retry finds it", async || api.claim(id, "u-1").await.json == retried).await;
+    assert_eq!(world.messages().await, 0, "it is the reconciler's to issue");
+    assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
+    let world = World::new().await;
+    let (proxied, redis) = behind_redis(&world).await;
+    let api = proxied.with("redis-timeout-ms", 10_000).api().await;
+    let (id, _) = api.make(open(5)).await;
+    redis.set(Fault::Delay(Duration::from_millis(300))).await.unwrap();
+    let url = format!("{}/v1/coupons/{id}/claims", api.base);
+    let hung_up = api.client.post(url).header("x-user-id", "u-1").timeout(Duration::from_millis(200)).send().await;
+    assert!(hung_up.unwrap_err().is_timeout());
+    until("the message is on the topic", async || world.messages().await == 1).await;
+    redis.set(Fault::Pass).await.unwrap();
+    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+}
+
+#[tokio::test]
+async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
+    let world = World::new().await;
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
+    own.migrate().await;
+    let api = own.api().await;
+    let (id, _) = api.make(open(50)).await;
+    assert_eq!(api.claim(id, "u-0").await.json["queued"], true);
+    kafka.kill().await.unwrap();
+
+    let begun = Instant::now();
+    let claims = futures_util::future::join_all((1..=20).map(|n| {
+        let api = &api;
+        async move { api.claim(id, &format!("u-{n}")).await }
+    }));
+    for answer in claims.await {
+        assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(api.get("/readyz").await.status, 200);
+
+    let begun = Instant::now();
+    api.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "shutdown is bounded: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(open(10_000)).await;
+    let (base, client) = (api.base.clone(), api.client.clone());
+    let claims: Vec<_> = (0..400)
+        .map(|n| {
+            let request = client.post(format!("{base}/v1/coupons/{id}/claims")).header("x-user-id", format!("u-{n}"));
+            tokio::spawn(async move { request.send().await.map(|r| r.status().as_u16()) })
+        })
+        .collect();
+    until("some are in", async || world.messages().await > 20).await;
+    api.stop().await;
+    let mut yes = 0;
+    for claim in claims {
+        match claim.await.unwrap() {
+            Ok(status) => {
+                assert_eq!(status, 202);
+                yes += 1;
+            }
+            Err(error) => assert!(error.is_request() || error.is_connect(), "{error}"),
+        }
+    }
+    let users: i64 =
+        redis::cmd("ZCARD").arg(world.keys(id, drop).users).query_async(&mut world.redis.connection()).await.unwrap();
+    assert!(yes <= users);
+    assert_eq!(world.messages().await, users);
+}
