@@ -43,6 +43,8 @@ pub struct ProxyCounters {
     pub bytes_to_server: u64,
     /// Bytes forwarded to clients.
     pub bytes_to_client: u64,
+    /// Bytes thrown away instead.
+    pub bytes_dropped: u64,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ struct Counts {
     accepted: AtomicU64,
     to_server: AtomicU64,
     to_client: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
@@ -114,6 +117,7 @@ impl FaultProxy {
             open: self.door.open_sessions(),
             bytes_to_server: self.counts.to_server.load(Ordering::Relaxed),
             bytes_to_client: self.counts.to_client.load(Ordering::Relaxed),
+            bytes_dropped: self.counts.dropped.load(Ordering::Relaxed),
         }
     }
 }
@@ -132,9 +136,12 @@ async fn session(client: TcpStream, upstream: u16, fault: watch::Receiver<Fault>
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let requests =
-        Pump { from: from_client, to: to_server, fault: fault.clone(), passed: &counts.to_server, replies: false };
-    let replies = Pump { from: from_server, to: to_client, fault, passed: &counts.to_client, replies: true };
+    let pump = |from, to, passed, replies| {
+        let (fault, dropped) = (fault.clone(), &counts.dropped);
+        Pump { from, to, fault, passed, dropped, replies }
+    };
+    let requests = pump(from_client, to_server, &counts.to_server, false);
+    let replies = pump(from_server, to_client, &counts.to_client, true);
     // The end of one direction leaves the other open, as TCP does; an error closes both.
     let _ = tokio::try_join!(requests.run(), replies.run());
 }
@@ -145,6 +152,7 @@ struct Pump<'a> {
     to: OwnedWriteHalf,
     fault: watch::Receiver<Fault>,
     passed: &'a AtomicU64,
+    dropped: &'a AtomicU64,
     replies: bool,
 }
 
@@ -175,9 +183,12 @@ impl Pump<'_> {
                 return Ok(());
             }
             lost_replies |= self.replies && *self.fault.borrow() == Fault::DropReplies;
-            if !lost_replies && !closed {
+            let drops = lost_replies || closed;
+            // Counted first: who has received a byte finds it counted.
+            let counter = if drops { self.dropped } else { self.passed };
+            counter.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+            if !drops {
                 self.to.write_all(&buffer[..length]).await.map_err(|_| Broken)?;
-                self.passed.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             }
         }
     }

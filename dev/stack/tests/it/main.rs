@@ -60,6 +60,11 @@ impl Wire {
         if answer.starts_with('$') && answer != "$-1" { self.hear().await } else { Ok(answer) }
     }
 
+    /// Waits until the other side hangs up by itself; `false` if it says something instead.
+    async fn is_closed(&mut self) -> bool {
+        self.hear().await.map_or(true, |line| line.is_empty())
+    }
+
     /// Hangs up on this side and gives everything that the other side still says.
     async fn rest(mut self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
