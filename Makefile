@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush test lint setup
+.PHONY: help demo run rush drift test lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -31,6 +31,11 @@ run: ## The whole system, left running until Ctrl-C, with commands to try
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100)
 	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
 	@set -a; . target/run/env; API_URL=$$API_URLS exec target/release/rush
+
+drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
+	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
+	@cargo build --quiet --release --locked -p firstcome-drift
+	@set -a; . target/run/env; exec target/release/firstcome-drift
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh

@@ -1,0 +1,39 @@
+//! The counter.
+
+use anyhow::Result;
+use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::mysql::issued::{self, Claim, IssuedBy};
+
+use crate::injector::{Injected, Injector};
+use crate::kind::Kind;
+
+impl Injector {
+    pub(super) async fn set_count(&mut self, kind: Kind, by: i64) -> Result<Injected> {
+        let count = self.count().await?;
+        self.write_count(count + by).await?;
+        Ok(self.injected(kind, &[], &format!("count was {count} and is {}", count + by)))
+    }
+
+    /// Skips `n` slots; a new person with a row holds the one after them, so that the counter is right.
+    pub(super) async fn gap(&mut self, n: u32) -> Result<Injected> {
+        let count = self.needs_room(n + 1).await?;
+        let slot = count + i64::from(n) + 1;
+        for user in self.make_up(1) {
+            self.place_on(&user, slot, true).await?;
+            self.write_row(&user, Slot::try_from(slot)?).await?;
+        }
+        self.write_count(slot).await?;
+        Ok(self.injected(Kind::CountGap, &[], &format!("slots {} to {} were skipped", count + 1, slot - 1)))
+    }
+
+    pub(super) async fn write_count(&self, count: i64) -> Result<()> {
+        self.redis(redis::cmd("SET").arg(&self.keys.count).arg(count)).await
+    }
+
+    async fn write_row(&self, user: &UserId, slot: Slot) -> Result<()> {
+        let (coupon_id, drop_id) = self.place();
+        let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None };
+        self.db.run("insert row", async move |conn| issued::insert(conn, &[claim], IssuedBy::Consumer).await).await?;
+        Ok(())
+    }
+}

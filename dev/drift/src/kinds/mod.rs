@@ -1,0 +1,71 @@
+//! Each kind of drift, by where it is made.
+
+mod admissions;
+mod backup;
+mod counter;
+mod over;
+mod stores;
+mod unfilled;
+
+use anyhow::Result;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::mysql::schema::issued_coupons;
+
+use crate::injector::{Injected, Injector, signed};
+use crate::kind::Kind;
+
+impl Injector {
+    /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be counted).
+    ///
+    /// # Errors
+    /// When a store refuses, or the drop is not in a state in which this can be made: with a sentence that says why.
+    pub async fn make(&mut self, kind: Kind, n: u32) -> Result<Injected> {
+        match kind {
+            Kind::Unissued => self.unissued(n).await,
+            Kind::FailedClaim => self.failed_claim(n).await,
+            Kind::FailedDuplicate => self.failed_duplicate(n).await,
+            Kind::FailedSlotTaken => self.failed_slot_taken(n).await,
+            Kind::FailedUnrepairable => self.failed_unrepairable(n).await,
+            Kind::MissingAdmission => self.forget_people(n).await,
+            Kind::MissingClaimants => self.forget_claimants(n).await,
+            Kind::MissingMoved => self.move_to_new_slots(n).await,
+            Kind::CountLower => self.set_count(kind, -i64::from(n)).await,
+            Kind::CountHigher => self.set_count(kind, i64::from(n)).await,
+            Kind::CountGap => self.gap(n).await,
+            Kind::SlotConflict => self.share_slots(n).await,
+            Kind::ConflictMoved => self.move_onto_others(n).await,
+            Kind::ConflictExchanged => self.exchange(n).await,
+            Kind::OverAdmitted => self.above_quantity(n).await,
+            Kind::OverShrunk => self.shrink(n).await,
+            Kind::OverTwoDrops => self.in_two_drops(n).await,
+            Kind::Unfilled => self.free_while_waiting(n).await,
+            Kind::UnfilledClosed => self.close_below_quantity(n).await,
+            Kind::RedisLost => self.lose_keys().await,
+            Kind::RedisFlushed => self.flush().await,
+            Kind::RedisLicence => self.lose_licence().await,
+            Kind::Stalled => self.stall(n).await,
+        }
+    }
+
+    async fn unissued(&mut self, n: u32) -> Result<Injected> {
+        let people = self.pick(n).await?;
+        self.delete_rows(&people).await?;
+        Ok(self.injected(Kind::Unissued, &signed(&people), "rows deleted"))
+    }
+
+    pub(crate) async fn delete_rows(&self, people: &[(Slot, UserId)]) -> Result<()> {
+        let id = self.drop.id.0;
+        for chunk in people.chunks(1_000) {
+            let slots: Vec<Slot> = chunk.iter().map(|(slot, _)| *slot).collect();
+            self.db
+                .run("delete rows", async move |conn| {
+                    let these = issued_coupons::drop_id.eq(id).and(issued_coupons::slot.eq_any(slots));
+                    diesel::delete(issued_coupons::table.filter(these)).execute(conn).await
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Stores as a whole.
+
+use anyhow::{Context, Result};
+use firstcome_shared::event::ClaimEvent;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use std::time::Duration;
+
+use crate::injector::{Injected, Injector, signed};
+use crate::kind::Kind;
+use crate::stall::Stall;
+
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+impl Injector {
+    pub(super) async fn lose_keys(&mut self) -> Result<Injected> {
+        let own = self.keys.own();
+        self.redis::<i64>(redis::cmd("DEL").arg(&own[..])).await?;
+        Ok(self.injected(Kind::RedisLost, &[], "Redis lost the keys of this drop"))
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<Injected> {
+        self.redis::<()>(&redis::cmd("FLUSHALL")).await?;
+        Ok(self.injected(Kind::RedisFlushed, &[], "Redis lost everything, also what others keep there"))
+    }
+
+    pub(super) async fn lose_licence(&mut self) -> Result<Injected> {
+        self.redis::<()>(redis::cmd("SCRIPT").arg("FLUSH")).await?;
+        Ok(self.injected(Kind::RedisLicence, &[], "Redis lost its scripts, and with them the licence to admit"))
+    }
+
+    /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row is locked: nothing that
+    /// concerns this drop can be written until the lock goes, and nothing is different afterwards.
+    pub(super) async fn stall(&mut self, n: u32) -> Result<Injected> {
+        let people = self.pick(n).await?;
+        let stall = Stall::begin(&self.db_settings, self.drop.id).await?;
+        let producer: FutureProducer = self.kafka.producer(SEND_LIMIT).create()?;
+        let (coupon_id, drop_id) = self.place();
+        let now_ms = self.redis.time_ms().await?;
+        let claimed_at = chrono::DateTime::from_timestamp_millis(now_ms).context("Redis's clock")?;
+        for (slot, user) in &people {
+            let event = ClaimEvent { coupon_id, drop_id, slot: *slot, user_id: user.clone(), claimed_at };
+            let (key, payload) = (event.key(), event.encode());
+            let record = FutureRecord::to(&self.kafka.topic).key(&key).payload(&payload);
+            producer.send(record, SEND_LIMIT).await.map_err(|(error, _)| error).context("Kafka took no message")?;
+        }
+        let what = "the consumer can write nothing for this drop while this lasts; copies of claims wait on the topic";
+        Ok(Injected { stall: Some(stall), ..self.injected(Kind::Stalled, &signed(&people), what) })
+    }
+}

@@ -1,0 +1,27 @@
+//! The drift injector: makes each kind of drift on purpose in a running system, to try the reconciler out, and to prove
+//! that each kind is caught.
+//!
+//! It writes where the product writes, and by the product's own names of keys and tables, but past all its rules: what it
+//! does is what a crash, a lost disk or a hand at a console would have done. Never point it at a system that people use.
+//!
+//! ```no_run
+//! # async fn demo(place: firstcome_drift::Place) -> anyhow::Result<()> {
+//! use firstcome_drift::{Injector, Kind};
+//! let mut injector = Injector::new(&place, None, None).await?;
+//! let done = injector.make(Kind::Unissued, 3).await?;
+//! println!("{}", done.told); // and `done.people` names who lost their row
+//! # Ok(()) }
+//! ```
+//!
+//! Each call of one [`Injector`] hits people that no earlier call has hit, so that several kinds can be made in one drop.
+
+mod injector;
+mod kind;
+mod kinds;
+mod place;
+mod stall;
+
+pub use injector::{Hit, Injected, Injector};
+pub use kind::Kind;
+pub use place::Place;
+pub use stall::Stall;

@@ -1,0 +1,50 @@
+//! `firstcome-drift`: makes one kind of drift in a running system. `make drift KIND=…` runs it against `make run`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use firstcome_drift::{Injector, Kind, Place};
+
+/// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and mend it.
+///
+/// Never point it at a system that people use: it writes past every rule.
+#[derive(Parser)]
+#[command(name = "firstcome-drift", version, max_term_width = 120)]
+struct Cli {
+    /// What to make
+    #[arg(value_enum, env = "KIND")]
+    kind: Kind,
+    /// In this coupon; else in the newest
+    #[arg(long, env = "COUPON", value_name = "ID")]
+    coupon: Option<i64>,
+    /// In this drop; else in the newest that has opened
+    #[arg(long, env = "DROP", value_name = "ID")]
+    drop: Option<i64>,
+    /// How many people or messages it hits, or how far a counter is off
+    #[arg(long, env = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    count: u32,
+    /// How long `stalled` lasts, in seconds
+    #[arg(long, env = "SECONDS_STALLED", default_value_t = 90, value_name = "N")]
+    seconds: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let mut injector = Injector::new(&cli.place, cli.coupon, cli.drop).await?;
+    let done = injector.make(cli.kind, cli.count).await?;
+    println!("{}: {}", done.kind.name(), done.told);
+    if let Some(stall) = done.stall {
+        println!("held for {} s; Ctrl-C ends it sooner", cli.seconds);
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(cli.seconds)) => {}
+            signal = tokio::signal::ctrl_c() => signal?,
+        }
+        stall.end().await?;
+        println!("over");
+    }
+    Ok(())
+}
