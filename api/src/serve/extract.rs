@@ -69,6 +69,10 @@ pub(super) fn too_large() -> Problem {
 }
 
 fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    // serde would take an array for a struct, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body must be a JSON object".into());
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -96,7 +100,9 @@ mod tests {
         assert_eq!(read_json::<Sample>(br#" {"quantity": 3} "#), Ok(Sample { quantity: 3 }));
         let refused = |text: &str| read_json::<Sample>(text.as_bytes()).unwrap_err();
         for (text, expected) in [
-            ("", "EOF"),
+            ("", "object"),
+            ("[3]", "object"),
+            ("{", "EOF"),
             ("{}", "missing field `quantity`"),
             (r#"{"quantity": "3"}"#, "quantity: invalid type"),
             (r#"{"quantity": 3, "x": 1}"#, "unknown field `x`"),

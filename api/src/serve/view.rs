@@ -1,5 +1,8 @@
 //! Coupons as people and programs are shown them.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
@@ -66,6 +69,9 @@ impl CouponView {
     }
 }
 
+/// Longest wait for Redis: a page with an unknown is better than none.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Shows coupons as they are now. While Redis is away, how much is left is null.
 pub(super) async fn show(services: &Services, entries: &[&Entry]) -> Vec<CouponView> {
     let now = services.clock.now();
@@ -73,10 +79,13 @@ pub(super) async fn show(services: &Services, entries: &[&Entry]) -> Vec<CouponV
     // Redis has forgotten sealed drops; MySQL's figure of them is in the catalogue.
     let live: Vec<_> =
         shown.filter(|chosen| chosen.drop.sealed_at.is_none()).map(|chosen| (chosen.drop.id, chosen.keys)).collect();
-    let stocks = services.stocks.of(&services.redis, &live).await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "what is left of drops is shown as unknown");
-        std::collections::HashMap::new()
-    });
+    let stocks = match tokio::time::timeout(PATIENCE, services.stocks.of(&services.redis, &live)).await {
+        Ok(Ok(stocks)) => stocks,
+        unknown => {
+            tracing::debug!(?unknown, "what is left of drops is shown as unknown");
+            HashMap::new()
+        }
+    };
     let drop = |coupon: &Coupon, chosen: Chosen| drop_view(coupon, chosen, stocks.get(&chosen.drop.id).copied(), now);
     let view = |entry: &&Entry| CouponView {
         id: entry.coupon.id,

@@ -120,8 +120,14 @@ async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
     own.migrate().await;
     let api = own.api().await;
-    let (id, _) = api.make(open(50)).await;
-    assert_eq!(api.claim(id, "u-0").await.json["queued"], true);
+    let (id, _) = api.make(open(5_000)).await;
+    // A broker that has just started gives out no producer id for a moment.
+    let mut user = 100;
+    until("a claim is queued", async || {
+        user += 1;
+        api.claim(id, &format!("u-{user}")).await.json["queued"] == true
+    })
+    .await;
     kafka.kill().await.unwrap();
 
     let begun = Instant::now();
