@@ -39,7 +39,12 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let router = crate::http::router(engine.clone(), passes.clone(), args.http.token()?, metrics);
     let tasks = TaskTracker::new();
     tasks.spawn(pass_loop.run(stop.clone()));
-    tasks.spawn(firstcome_shared::http::serve(listener, router, firstcome_shared::http::Limits::default(), stop.clone()));
+    tasks.spawn(firstcome_shared::http::serve(
+        listener,
+        router,
+        firstcome_shared::http::Limits::default(),
+        stop.clone(),
+    ));
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(watch::redis(engine.clone(), passes.clone(), stop.clone()));
     println!("listening on http://{address}");
@@ -99,7 +104,14 @@ async fn by_schedule(
     scheduler.shutdown().await.context("the scheduler did not stop")
 }
 
-async fn handle(engine: &Engine, passes: &Passes, notifier: &Notifier, missed: &mut Missed, event: Event, trigger: Trigger) {
+async fn handle(
+    engine: &Engine,
+    passes: &Passes,
+    notifier: &Notifier,
+    missed: &mut Missed,
+    event: Event,
+    trigger: Trigger,
+) {
     let now = Utc::now();
     match event {
         Event::Digest => {

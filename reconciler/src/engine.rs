@@ -35,7 +35,15 @@ pub struct Request {
 impl Request {
     /// A pass over everything that is not sealed.
     pub fn new(trigger: Trigger) -> Self {
-        Self { trigger, coupon: None, drop: None, dry_run: false, deep: false, confirm: false, patience: Duration::ZERO }
+        Self {
+            trigger,
+            coupon: None,
+            drop: None,
+            dry_run: false,
+            deep: false,
+            confirm: false,
+            patience: Duration::ZERO,
+        }
     }
 
     /// Whether it looks at every drop that is not sealed: only then may the licence be granted.

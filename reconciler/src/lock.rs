@@ -100,7 +100,8 @@ async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: Cancellatio
         }
     }
     // Asked for, so that the next one finds it free at once. Where this fails, the connection ends here and the lock with it.
-    let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
+    let give_back =
+        diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }

@@ -12,16 +12,19 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     histogram!("firstcome_pass_seconds").record(took.as_secs_f64());
     for finding in run.all_findings() {
         counter!("firstcome_findings_total", "kind" => finding.kind.as_str()).increment(1);
-        counter!("firstcome_repairs_total", "kind" => finding.kind.as_str(), "result" => finding.result.as_str()).increment(1);
+        counter!("firstcome_repairs_total", "kind" => finding.kind.as_str(), "result" => finding.result.as_str())
+            .increment(1);
     }
     for drop in &run.drops {
         let left = drop.findings.iter().filter(|f| f.result != Outcome::Applied).count();
         #[allow(clippy::cast_precision_loss)] // far below 2^52
-        gauge!("firstcome_drift", "coupon" => drop.coupon_id.to_string(), "drop" => drop.drop_id.to_string()).set(left as f64);
+        gauge!("firstcome_drift", "coupon" => drop.coupon_id.to_string(), "drop" => drop.drop_id.to_string())
+            .set(left as f64);
     }
     if run.status != Status::Failed && !run.dry_run {
         #[allow(clippy::cast_precision_loss)]
-        gauge!("reconciler_last_success_timestamp_seconds").set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
+        gauge!("reconciler_last_success_timestamp_seconds")
+            .set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
 }
 

@@ -62,10 +62,20 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
 fn print(run: &Run) {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
-        "coupon", "drop", "quantity", "count", "users", "rows", "failed", "in flight", "exact", "findings",
+        "coupon",
+        "drop",
+        "quantity",
+        "count",
+        "users",
+        "rows",
+        "failed",
+        "in flight",
+        "exact",
+        "findings",
     ]);
     for drop in &run.drops {
-        let change = |before: u64, after: u64| if before == after { after.to_string() } else { format!("{before} → {after}") };
+        let change =
+            |before: u64, after: u64| if before == after { after.to_string() } else { format!("{before} → {after}") };
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
         table.add_row([
             format!("{} {}", drop.coupon_id, drop.coupon_name),
@@ -82,7 +92,8 @@ fn print(run: &Run) {
     }
     println!("{table}");
     for finding in run.all_findings().take(SHOWN) {
-        let person = finding.user_id.clone().map(UserId::from_store).map(|u| format!(" {}", u.masked())).unwrap_or_default();
+        let person =
+            finding.user_id.clone().map(UserId::from_store).map(|u| format!(" {}", u.masked())).unwrap_or_default();
         let slot = finding.slot.map(|s| format!(" slot {s}")).unwrap_or_default();
         let place = finding.drop_id.map(|d| format!("drop {d}")).unwrap_or_default();
         println!(
@@ -98,7 +109,11 @@ fn print(run: &Run) {
         println!("          … and {} more; `--json` shows all", total - SHOWN);
     }
     let (users, rows) = run.drops.iter().fold((0, 0), |(u, r), d| (u + d.examined.users, r + d.examined.rows));
-    println!("{}: {} drops, {users} people and {rows} rows examined, {total} findings", run.status.as_str(), run.drops.len());
+    println!(
+        "{}: {} drops, {users} people and {rows} rows examined, {total} findings",
+        run.status.as_str(),
+        run.drops.len()
+    );
     if let Some(error) = &run.error {
         println!("failed: {error}");
     }

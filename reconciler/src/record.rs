@@ -267,8 +267,7 @@ pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<Run
     .await
 }
 
-type FindingRow =
-    (i64, Option<i64>, Option<i64>, String, Option<i64>, Option<String>, String, String, Option<String>);
+type FindingRow = (i64, Option<i64>, Option<i64>, String, Option<i64>, Option<String>, String, String, Option<String>);
 
 /// A run with at most `limit` findings after the finding `after`, and where the next page begins.
 ///

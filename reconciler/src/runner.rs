@@ -104,7 +104,11 @@ impl PassLoop {
 /// Hands a run to the mails. What goes wrong there never touches the pass.
 pub async fn tell(notifier: &Notifier, run: &Run) {
     if let Err(error) = notifier.after_pass(run, Utc::now()).await {
-        tracing::error!(run_id = run.run_id, error = format!("{error:#}"), "the mails about this pass could not be prepared");
+        tracing::error!(
+            run_id = run.run_id,
+            error = format!("{error:#}"),
+            "the mails about this pass could not be prepared"
+        );
     }
 }
 

@@ -54,7 +54,11 @@ pub fn six_fields(text: &str) -> Result<String, String> {
 }
 
 fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
-    croner::parser::CronParser::builder().seconds(croner::parser::Seconds::Required).dom_and_dow(true).build().parse(text)
+    croner::parser::CronParser::builder()
+        .seconds(croner::parser::Seconds::Required)
+        .dom_and_dow(true)
+        .build()
+        .parse(text)
 }
 
 /// One schedule, with what is due and what was done.
@@ -95,7 +99,8 @@ pub async fn start(
     let scheduler = JobScheduler::new().await?;
     for (event, text) in schedules {
         let (event, signal) = (*event, signal.clone());
-        let job = Job::new(*text, move |_, _| signal(event)).with_context(|| format!("{} cannot be read", event.setting()))?;
+        let job = Job::new(*text, move |_, _| signal(event))
+            .with_context(|| format!("{} cannot be read", event.setting()))?;
         scheduler.add(job).await?;
     }
     scheduler.start().await?;

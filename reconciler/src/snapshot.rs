@@ -27,12 +27,16 @@ pub struct DropFacts {
     pub read_at_ms: i64,
     /// Whether the topic's unread tail is known; else nothing young may be called lost.
     pub tail_known: bool,
+    /// Redis has no licence: it may be older than what it promised, so evidence from elsewhere counts beyond its counter.
+    pub licence_lost: bool,
 }
 
 impl DropFacts {
     /// Redis lost this drop, or never had it: there is nothing admission could work on.
     pub fn is_lost(&self) -> bool {
-        self.meta_matches.is_none() || self.count.is_none() || (self.count > Some(0) && self.users == 0 && self.free == 0)
+        self.meta_matches.is_none()
+            || self.count.is_none()
+            || (self.count > Some(0) && self.users == 0 && self.free == 0)
     }
 
     /// Its window is over by Redis's clock.
@@ -174,8 +178,13 @@ impl Page {
             questions.ask_redis.push(user.clone());
             questions.ask_mysql.push(user.clone());
         }
-        let taken: std::collections::HashSet<i64> =
-            self.users.iter().map(|(slot, _)| *slot).chain(self.free.iter().copied()).chain(rows.keys().copied()).collect();
+        let taken: std::collections::HashSet<i64> = self
+            .users
+            .iter()
+            .map(|(slot, _)| *slot)
+            .chain(self.free.iter().copied())
+            .chain(rows.keys().copied())
+            .collect();
         let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
         questions.gaps = (self.from.max(1)..=last).filter(|slot| !taken.contains(slot)).collect();
         questions

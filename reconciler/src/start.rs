@@ -19,12 +19,22 @@ pub async fn check(engine: &Engine, args: &EngineArgs, stop: &CancellationToken)
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
     wait_for("MySQL", limit, stop, |_| true, async || engine.db.ping().await).await?;
     migrations::check(&engine.db_settings).await?;
-    wait_for("Redis", limit, stop, |e| matches!(e, Unsafe::Unreachable(_)), async || engine.redis.check_settings().await)
-        .await?;
+    wait_for(
+        "Redis",
+        limit,
+        stop,
+        |e| matches!(e, Unsafe::Unreachable(_)),
+        async || engine.redis.check_settings().await,
+    )
+    .await?;
     let kafka = args.kafka.settings();
-    wait_for("Kafka", limit, stop, |e| matches!(e, TopicError::Unreachable { .. }), async || {
-        check_topic(&kafka, Duration::from_secs(5)).await
-    })
+    wait_for(
+        "Kafka",
+        limit,
+        stop,
+        |e| matches!(e, TopicError::Unreachable { .. }),
+        async || check_topic(&kafka, Duration::from_secs(5)).await,
+    )
     .await?;
     Ok(())
 }

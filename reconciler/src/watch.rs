@@ -89,7 +89,11 @@ impl Missed {
     ///
     /// # Errors
     /// When MySQL can't be asked or an expression can't be read.
-    pub async fn load(engine: &Engine, schedules: &[(Event, &str)], tolerance: TimeDelta) -> anyhow::Result<Self> {
+    pub(crate) async fn load(
+        engine: &Engine,
+        schedules: &[(Event, &str)],
+        tolerance: TimeDelta,
+    ) -> anyhow::Result<Self> {
         let mut loaded = Vec::with_capacity(schedules.len());
         for (event, text) in schedules {
             let last = match record::recall(&engine.db, event.state_name()).await? {
@@ -106,14 +110,14 @@ impl Missed {
     }
 
     /// Notes that an event ran.
-    pub fn ran(&mut self, event: Event, now: DateTime<Utc>) {
+    pub(crate) fn ran(&mut self, event: Event, now: DateTime<Utc>) {
         for schedule in self.schedules.iter_mut().filter(|s| s.event == event) {
             schedule.last = now;
         }
     }
 
     /// What was missed at `now`, with since when.
-    pub fn at(&self, now: DateTime<Utc>) -> Vec<(Event, DateTime<Utc>)> {
+    pub(crate) fn at(&self, now: DateTime<Utc>) -> Vec<(Event, DateTime<Utc>)> {
         self.schedules.iter().filter_map(|s| Some((s.event, s.missed_since(now, self.tolerance)?))).collect()
     }
 }

@@ -48,6 +48,11 @@ impl UserId {
     /// Longest user id, in characters.
     pub const MAX_LEN: usize = 64;
 
+    /// An id as a store holds it. What a hand wrote there may not have the form of an id; it is a person all the same.
+    pub fn from_store(text: String) -> Self {
+        Self(text)
+    }
+
     /// The id in full. Not for logs or mails: see [`UserId::masked`].
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,7 +62,7 @@ impl UserId {
     /// two where the id is long enough for them not to give it away.
     pub fn masked(&self) -> String {
         let first = self.0.chars().next().unwrap_or('•');
-        if self.0.len() < 8 {
+        if self.0.len() < 8 || !self.0.is_ascii() {
             format!("{first}•••")
         } else {
             format!("{first}•••{}", &self.0[self.0.len() - 2..])

@@ -44,21 +44,35 @@ impl TailReader {
     ///
     /// # Errors
     /// When Kafka can't be reached.
-    pub async fn messages_of(&self, coupon: CouponId, user: &UserId, since: DateTime<Utc>) -> anyhow::Result<PersonMessages> {
+    pub async fn messages_of(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+        since: DateTime<Utc>,
+    ) -> anyhow::Result<PersonMessages> {
         let (reader, user) = (self.clone(), user.clone());
         tokio::task::spawn_blocking(move || reader.messages_blocking(coupon, &user, since))
             .await
             .context("reading the topic panicked")?
     }
 
-    fn messages_blocking(&self, coupon: CouponId, user: &UserId, since: DateTime<Utc>) -> anyhow::Result<PersonMessages> {
+    fn messages_blocking(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+        since: DateTime<Utc>,
+    ) -> anyhow::Result<PersonMessages> {
         // A client of its own: a story must not hold up a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
         let ranges = self.ranges(&consumer)?;
         let mut by_time = TopicPartitionList::new();
         for range in &ranges {
-            by_time.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(since.timestamp_millis()))?;
+            by_time.add_partition_offset(
+                &self.settings.topic,
+                range.partition,
+                Offset::Offset(since.timestamp_millis()),
+            )?;
         }
         let starts = consumer.offsets_for_times(by_time, self.limit)?;
         let mut assignment = TopicPartitionList::new();

@@ -44,6 +44,8 @@ pub struct Surroundings {
     pub tail: Option<Tail>,
     /// The backup table.
     pub backup: Vec<Backup>,
+    /// Redis has no licence to admit, so what it says may be older than what it promised.
+    pub licence_lost: bool,
 }
 
 /// A drop's facts, with what is needed to page through it.
@@ -86,7 +88,7 @@ impl Collector {
             Err(error) => (None, Some(error)),
         };
         let backup = rows::unresolved(&self.db).await?;
-        Ok((Surroundings { read_at_ms, tail, backup }, problem))
+        Ok((Surroundings { read_at_ms, tail, backup, licence_lost: false }, problem))
     }
 
     /// The facts of many drops in a few round trips.
@@ -118,6 +120,7 @@ impl Collector {
                 waiting: head.waiting,
                 read_at_ms: around.read_at_ms,
                 tail_known: around.tail.is_some(),
+                licence_lost: around.licence_lost,
             };
             Head { facts, upper, in_flight, failed }
         });

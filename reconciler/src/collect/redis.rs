@@ -62,7 +62,11 @@ fn head(coupon: &Coupon, drop: &Drop, raw: RawHead) -> Head {
 }
 
 /// Where people are now.
-pub(super) async fn slots_of(redis: &Redis, keys: &DropKeys, people: &[UserId]) -> Result<HashMap<UserId, i64>, RedisError> {
+pub(super) async fn slots_of(
+    redis: &Redis,
+    keys: &DropKeys,
+    people: &[UserId],
+) -> Result<HashMap<UserId, i64>, RedisError> {
     if people.is_empty() {
         return Ok(HashMap::new());
     }

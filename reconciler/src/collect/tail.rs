@@ -58,10 +58,7 @@ impl TailReader {
         let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + self.limit;
         let ranges = self.ranges(&consumer).context("Kafka did not tell how far the consumer is")?;
-        let mut tail = Tail {
-            committed: ranges.iter().map(|r| (r.partition, r.from)).collect(),
-            ..Tail::default()
-        };
+        let mut tail = Tail { committed: ranges.iter().map(|r| (r.partition, r.from)).collect(), ..Tail::default() };
         let unread: Vec<_> = ranges.into_iter().filter(|r| r.from < r.end).collect();
         if unread.is_empty() {
             return Ok(tail);

@@ -1,15 +1,18 @@
 //! The only module that changes anything. Each repair checks what it is based on and does nothing where that has changed, so
 //! every one may run twice, at any moment, beside live traffic and another reconciler.
 
+mod claimants;
 mod redis;
 mod rows;
+
+pub(crate) use claimants::restore_claimants;
 
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::repair::Generation;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::{Action, Plan, Planned};
@@ -80,8 +83,11 @@ impl<'a> Executor<'a> {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
-            // Rows follow from Redis: whatever moved there must add up before the first is written.
-            if unsettled && !changes_redis(&run[0].action) {
+            // Who is moved needs the counter and the free slots right, and rows follow from where people are.
+            if unsettled
+                && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle { .. })
+                || matches!(run[0].action, Action::Move { .. })
+            {
                 self.settle_all(plan).await?;
                 unsettled = false;
             }
@@ -124,11 +130,7 @@ impl<'a> Executor<'a> {
             Action::Settle { up_to } => self.settle(*up_to).await,
             Action::IssueFailed { id, claim, put_back } => self.issue_failed(*id, claim, *put_back).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
-            Action::ResolveDuplicate { id, slot } => {
-                let detail = format!("its person holds slot {slot}");
-                self.resolve_failed(*id, "duplicate", detail).await?;
-                Ok(Attempt::Done(None))
-            }
+            Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,
             Action::Promote { limit } => self.promote(*limit).await,
             Action::Report => Ok(Attempt::Told),
             Action::PutBack(_) | Action::Issue(_) => Ok(Attempt::Changed("planned out of order".into())),
@@ -136,30 +138,12 @@ impl<'a> Executor<'a> {
     }
 
     pub(crate) fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
-        Claim {
-            coupon_id: self.facts.coupon.id,
-            drop_id: self.facts.drop.id,
-            slot,
-            user_id: user.clone(),
-            claimed_at,
-        }
+        Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 
     pub(crate) fn drop_id(&self) -> DropId {
         self.facts.drop.id
     }
-}
-
-fn changes_redis(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::WriteMeta
-            | Action::Rebuild(_)
-            | Action::Move { .. }
-            | Action::Withdraw { .. }
-            | Action::PutBack(_)
-            | Action::Settle { .. }
-    )
 }
 
 /// Neighbours that go in one statement: the plan is sorted by action.

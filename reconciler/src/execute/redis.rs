@@ -46,6 +46,7 @@ impl Executor<'_> {
                 _ => return Ok(Attempt::Changed(EMPTIED.into())),
             }
         }
+        super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
         let meta = DropMeta::of(&self.facts.coupon, &self.facts.drop);
         match self.redis.load_drop(&self.keys, &generation, &meta).await? {
             Done::Applied(true) => {}
@@ -105,7 +106,9 @@ impl Executor<'_> {
                 // Listed first: a crash in between leaves a listed person with a slot, which the next pass puts right.
                 self.list_as_broken(user, from, "no slot was left for them").await?;
                 match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
-                    Done::Applied(()) => Ok(Attempt::Left("no slot is left: first on the waiting list, promise broken".into())),
+                    Done::Applied(()) => {
+                        Ok(Attempt::Left("no slot is left: first on the waiting list, promise broken".into()))
+                    }
                     Done::Changed => Ok(Attempt::Changed(CHANGED.into())),
                     Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
                 }

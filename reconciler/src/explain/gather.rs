@@ -48,7 +48,13 @@ pub(super) async fn gather(engine: &Engine, coupon: &Coupon, drops: &[Drop], use
     Ok(known)
 }
 
-async fn redis(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) -> Result<(), RedisError> {
+async fn redis(
+    engine: &Engine,
+    coupon: &Coupon,
+    drops: &[Drop],
+    user: &UserId,
+    known: &mut Known,
+) -> Result<(), RedisError> {
     let mut conn = engine.redis.connection();
     for drop in drops {
         let keys = engine.redis.keys(coupon.id, drop.id);
@@ -86,7 +92,11 @@ async fn mysql(engine: &Engine, coupon: &Coupon, user: &UserId, known: &mut Know
     known.rows = engine.db.rows_of_person(coupon.id, user).await?;
     for row in known.rows.clone() {
         let what = format!("row in drop {}, slot {}, written by the {}", row.drop_id, row.slot, row.issued_by);
-        known.tell(Some(row.claimed_at.and_utc()), "mysql", format!("claimed slot {} of drop {} (as its row says)", row.slot, row.drop_id));
+        known.tell(
+            Some(row.claimed_at.and_utc()),
+            "mysql",
+            format!("claimed slot {} of drop {} (as its row says)", row.slot, row.drop_id),
+        );
         known.tell(Some(row.issued_at.and_utc()), "mysql", what);
     }
     let name = user.as_str().to_owned();
@@ -117,7 +127,11 @@ fn tell_backup(row: &FailedRow, known: &mut Known) {
         _ => "put in by hand".to_owned(),
     };
     let why = row.error.as_deref().unwrap_or("no more is noted");
-    known.tell(Some(row.failed_at.and_utc()), "backup", format!("failed claim {} ({place}): {}: {why}", row.id, row.reason));
+    known.tell(
+        Some(row.failed_at.and_utc()),
+        "backup",
+        format!("failed claim {} ({place}): {}: {why}", row.id, row.reason),
+    );
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
@@ -152,7 +166,11 @@ async fn findings(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known
         let place = drop.map(|d| format!(" in drop {d}")).unwrap_or_default();
         let slot = slot.map(|s| format!(", slot {s}")).unwrap_or_default();
         let detail = detail.unwrap_or_default();
-        known.tell(Some(at.and_utc()), "reconciler", format!("{kind}{place}{slot}: {action} {result}: {detail} (pass {run})"));
+        known.tell(
+            Some(at.and_utc()),
+            "reconciler",
+            format!("{kind}{place}{slot}: {action} {result}: {detail} (pass {run})"),
+        );
     }
     Ok(())
 }
@@ -178,7 +196,9 @@ async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) 
     for (drop, reason, run, at, mended) in rows {
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
-            Some(at) => known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}")),
+            Some(at) => {
+                known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}"))
+            }
             None => known.broken = Some((DropId(drop), reason)),
         }
     }
@@ -188,7 +208,8 @@ async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) 
 /// The topic, from a little before the first drop that concerns the person; all of them, if none is known to.
 async fn topic(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
     let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
-    let since = known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);
+    let since =
+        known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);
     match engine.collector.tail().messages_of(coupon.id, user, since).await {
         Err(error) => known.no_longer_known.push(format!("Kafka cannot be asked right now: {error:#}")),
         Ok(found) => {

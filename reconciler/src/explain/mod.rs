@@ -102,14 +102,18 @@ impl Engine {
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let user: UserId = args.user.parse().context("--user")?;
     let engine = args.engine.engine()?;
-    let Some(story) = engine.explain(CouponId(args.coupon), &user).await? else { bail!("there is no coupon {}", args.coupon) };
+    let Some(story) = engine.explain(CouponId(args.coupon), &user).await? else {
+        bail!("there is no coupon {}", args.coupon)
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&story)?);
         return Ok(ExitCode::SUCCESS);
     }
     println!("{} and coupon {} ({})\n", story.user_id, story.coupon_id, story.coupon_name);
     for happening in &story.happenings {
-        let at = happening.at.map_or_else(|| "time not known".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
+        let at = happening
+            .at
+            .map_or_else(|| "time not known".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
         println!("{at:<23}  {:<10}  {}", happening.source, happening.what);
     }
     if story.happenings.is_empty() {

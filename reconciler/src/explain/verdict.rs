@@ -14,7 +14,10 @@ pub(super) fn verdict(known: &Known) -> Verdict {
         return (Holds::Issued, sentence, Some(drop), Some(slot));
     }
     if let Some((drop, reason)) = &known.broken {
-        let waits = known.waiting.map(|(_, place)| format!("; they are at position {place} of the waiting list")).unwrap_or_default();
+        let waits = known
+            .waiting
+            .map(|(_, place)| format!("; they are at position {place} of the waiting list"))
+            .unwrap_or_default();
         let sentence = format!("they were told yes for drop {drop} and it could not be kept: {reason}{waits}");
         return (Holds::Broken, sentence, Some(*drop), None);
     }

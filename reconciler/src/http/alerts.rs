@@ -62,7 +62,11 @@ pub(super) struct Acknowledge {
         (status = 409, description = "It does not fire", body = Problem),
     )
 )]
-pub(super) async fn acknowledge(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<AlertView>, Problem> {
+pub(super) async fn acknowledge(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<AlertView>, Problem> {
     let body: Acknowledge = read(&body)?;
     notify::acknowledge(&app.engine.db, number(&id)?, &body.by, Utc::now()).await.map(Json).map_err(refused)
 }
@@ -88,7 +92,11 @@ pub(super) struct Silence {
         (status = 409, description = "It concerns no drop", body = Problem),
     )
 )]
-pub(super) async fn silence(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<AlertView>, Problem> {
+pub(super) async fn silence(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<AlertView>, Problem> {
     let body: Silence = read(&body)?;
     notify::silence(&app.engine.db, number(&id)?, body.until, &body.by, Utc::now()).await.map(Json).map_err(refused)
 }
@@ -98,7 +106,8 @@ fn number(id: &str) -> Result<i64, Problem> {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))
 }
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over

@@ -57,8 +57,20 @@ pub fn router(engine: Engine, passes: Passes, token: OpsToken, metrics: Promethe
         .split_for_parts();
     let (db, redis) = (engine.db.clone(), engine.redis.clone());
     let checks = vec![
-        ("mysql", check(move || { let db = db.clone(); async move { db.ping().await.map_err(|e| e.to_string()) } })),
-        ("redis", check(move || { let redis = redis.clone(); async move { redis.ping().await.map_err(|e| e.to_string()) } })),
+        (
+            "mysql",
+            check(move || {
+                let db = db.clone();
+                async move { db.ping().await.map_err(|e| e.to_string()) }
+            }),
+        ),
+        (
+            "redis",
+            check(move || {
+                let redis = redis.clone();
+                async move { redis.ping().await.map_err(|e| e.to_string()) }
+            }),
+        ),
     ];
     ops.route_layer(from_fn_with_state(token, require))
         .with_state(app)

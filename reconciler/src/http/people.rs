@@ -18,8 +18,13 @@ use crate::explain::Story;
         (status = 404, description = "No such coupon", body = Problem),
     )
 )]
-pub(super) async fn explain(State(app): State<App>, Path((id, user)): Path<(String, String)>) -> Result<Json<Story>, Problem> {
-    let user: UserId = user.parse().map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
+pub(super) async fn explain(
+    State(app): State<App>,
+    Path((id, user)): Path<(String, String)>,
+) -> Result<Json<Story>, Problem> {
+    let user: UserId = user
+        .parse()
+        .map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
     let id: i64 = id.parse().map_err(|_| Problem::not_found("no such coupon"))?;
     match app.engine.explain(CouponId(id), &user).await {
         Ok(Some(story)) => Ok(Json(story)),

@@ -61,7 +61,8 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
     let body: Body = if body.iter().all(u8::is_ascii_whitespace) {
         Body::default()
     } else {
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))?
+        serde_json::from_slice(&body)
+            .map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))?
     };
     let request = Request {
         coupon: body.coupon_id.map(CouponId),
@@ -88,6 +89,10 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
 }
 
 fn busy(running: &str) -> Problem {
-    Problem::new(StatusCode::CONFLICT, "pass_running", "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended")
-        .with("run_id", running)
+    Problem::new(
+        StatusCode::CONFLICT,
+        "pass_running",
+        "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended",
+    )
+    .with("run_id", running)
 }

@@ -31,7 +31,10 @@ pub(super) struct Runs {
     get, path = "/v1/runs", params(ListQuery), security(("ops" = [])),
     responses((status = 200, description = "Runs, newest first", body = Runs))
 )]
-pub(super) async fn list(State(app): State<App>, query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>) -> Result<Json<Runs>, Problem> {
+pub(super) async fn list(
+    State(app): State<App>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Runs>, Problem> {
     let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
     let limit = query.limit.unwrap_or(20).clamp(1, 200);
     let runs = record::list(&app.engine.db, limit, query.before).await.map_err(unavailable)?;

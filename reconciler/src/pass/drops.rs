@@ -12,8 +12,8 @@ use firstcome_shared::mysql::schema::drops;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::findings::{Ledger, finding};
 use super::Broken;
+use super::findings::{Ledger, finding};
 use crate::collect::{CollectError, Head, Surroundings};
 use crate::engine::{Engine, Request};
 use crate::execute::{ExecuteError, Executor};
@@ -27,6 +27,9 @@ const ROUNDS: usize = 3;
 impl Engine {
     /// The drops this pass looks at: those not sealed, and sealed ones that the backup table still asks something of.
     pub(super) async fn drops_in_question(&self, request: &Request) -> Result<Vec<(Coupon, Drop)>, Broken> {
+        if !request.dry_run {
+            self.unseal_where_asked().await?;
+        }
         let mut catalogue = self.db.catalogue().await?;
         if request.covers_everything() && !request.dry_run {
             for (coupon, own) in &mut catalogue {
@@ -51,6 +54,9 @@ impl Engine {
         for (coupon, own) in catalogue {
             chosen.extend(own.into_iter().filter(|d| wanted(&coupon, d)).map(|d| (coupon.clone(), d)));
         }
+        if request.deep {
+            chosen.extend(self.sealed_with_keys(request).await?);
+        }
         if chosen.is_empty() && !request.covers_everything() {
             self.must_exist(request).await?;
         }
@@ -59,10 +65,17 @@ impl Engine {
 
     async fn must_exist(&self, request: &Request) -> Result<(), Broken> {
         let known = match request.coupon {
-            Some(coupon) => self.db.coupon(coupon).await?.is_some_and(|(_, own)| request.drop.is_none_or(|id| own.iter().any(|d| d.id == id))),
+            Some(coupon) => self
+                .db
+                .coupon(coupon)
+                .await?
+                .is_some_and(|(_, own)| request.drop.is_none_or(|id| own.iter().any(|d| d.id == id))),
             None => {
                 let id = request.drop.map_or(0, |d| d.0);
-                self.db.run("find drop", async move |conn| drops::table.find(id).count().get_result::<i64>(conn).await).await? > 0
+                self.db
+                    .run("find drop", async move |conn| drops::table.find(id).count().get_result::<i64>(conn).await)
+                    .await?
+                    > 0
             }
         };
         if known { Ok(()) } else { Err(CollectError::NotFound("there is no such coupon or drop".into()).into()) }
@@ -106,12 +119,18 @@ impl Engine {
                 if request.dry_run || plan.braked {
                     for item in &plan.items {
                         let told = matches!(item.action, Action::Report);
-                        ledger.note(finding(item, coupon, drop, if told { Outcome::Skipped } else { Outcome::Planned }));
+                        ledger.note(finding(
+                            item,
+                            coupon,
+                            drop,
+                            if told { Outcome::Skipped } else { Outcome::Planned },
+                        ));
                     }
                 } else if round == ROUNDS || !acts {
                     ledger.still_there(coupon, drop, &plan.items);
                 } else {
-                    let mut executor = Executor::new((&self.db, &self.redis), &head.facts, generation, &run.run_id, stop);
+                    let mut executor =
+                        Executor::new((&self.db, &self.redis), &head.facts, generation, &run.run_id, stop);
                     let began = Instant::now();
                     let carried = executor.carry_out(&plan).await;
                     crate::metrics::stage("execute", began.elapsed());
@@ -141,7 +160,7 @@ impl Engine {
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
             }
-            around = self.surroundings(run).await?;
+            around = self.surroundings(run, !around.licence_lost).await?;
             todo = again;
         }
         for report in &mut reports {

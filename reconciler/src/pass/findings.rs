@@ -106,7 +106,10 @@ impl Ledger {
     pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
         for item in items {
             let result = if matches!(item.action, Action::Report) { Outcome::Skipped } else { Outcome::Failed };
-            self.note(Finding { needs_person: item.needs_person || result == Outcome::Failed, ..finding(item, coupon, drop, result) });
+            self.note(Finding {
+                needs_person: item.needs_person || result == Outcome::Failed,
+                ..finding(item, coupon, drop, result)
+            });
         }
     }
 
@@ -124,7 +127,9 @@ fn add(detail: &mut String, more: Option<&str>) {
 
 /// Nothing is left in this drop that admission could trip over.
 pub(super) fn is_whole(drop: &DropReport) -> bool {
-    drop.findings.iter().all(|f| matches!(f.result, Outcome::Applied) || (f.result == Outcome::Skipped && f.kind != Kind::RedisLost))
+    drop.findings
+        .iter()
+        .all(|f| matches!(f.result, Outcome::Applied) || (f.result == Outcome::Skipped && f.kind != Kind::RedisLost))
 }
 
 /// How a pass ended, by what it found.

@@ -5,6 +5,7 @@
 
 mod drops;
 mod findings;
+mod sealed;
 
 use std::sync::PoisonError;
 
@@ -85,7 +86,9 @@ impl Engine {
             Err(error) => Err(error.into()),
         };
         let ended = match ended {
-            Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => Err(Broken::LockLost),
+            Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
+                Err(Broken::LockLost)
+            }
             other => other,
         };
         let run = match ended {
@@ -107,19 +110,25 @@ impl Engine {
     async fn work(&self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
         let mut watched = Watched::new(&self.redis).await?;
         let drops = self.drops_in_question(request).await?;
-        let around = self.look_around(request, run, &watched, &drops, stop).await?;
+        let (around, begun) = self.look_around(request, run, &watched, &drops, stop).await?;
         findings::stalled(self, run, &around);
         if request.covers_everything() {
-            let known: std::collections::HashSet<_> = drops.iter().map(|(_, d)| d.id).collect();
-            let loose = around.backup.iter().filter(|b| b.drop.is_none_or(|d| !known.contains(&d)));
+            let known: std::collections::HashMap<_, _> = drops.iter().map(|(c, d)| (d.id, c.id)).collect();
+            let loose = around.backup.iter().filter(|b| {
+                let coupon = b.drop.and_then(|d| known.get(&d));
+                coupon.is_none_or(|known| b.coupon.is_some_and(|named| named != *known))
+            });
             run.findings.extend(loose.map(|b| {
                 let planned = plan::loose(&b.failed);
                 findings::of_no_drop(&planned, b.coupon, b.drop)
             }));
         }
         self.go_through(request, run, drops, around, stop).await?;
+        if request.deep {
+            self.count_sealed(request, run).await?;
+        }
         if !watched.had_licence {
-            self.reopen(request, run, &mut watched).await?;
+            self.reopen(request, run, &mut watched, begun).await?;
         } else if request.covers_everything() && !request.dry_run {
             self.losses.clear();
         }
@@ -134,11 +143,11 @@ impl Engine {
         watched: &Watched,
         drops: &[(Coupon, Drop)],
         stop: &CancellationToken,
-    ) -> Result<Surroundings, Broken> {
-        let mut around = self.surroundings(run).await?;
+    ) -> Result<(Surroundings, bool), Broken> {
+        let mut around = self.surroundings(run, watched.had_licence).await?;
         let heads = self.collector.heads(drops, &around).await?;
-        let begun = |head: &crate::collect::Head| head.facts.has_opened();
-        let lost = heads.iter().any(|h| begun(h) && h.facts.is_lost()) || (!watched.had_licence && heads.iter().any(begun));
+        let begun = heads.iter().any(|h| h.facts.has_opened());
+        let lost = (begun && !watched.had_licence) || heads.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
         if lost && !request.dry_run {
             let wait = self.losses.wait_needed(self.publish_deadline());
             if !wait.is_zero() {
@@ -148,14 +157,15 @@ impl Engine {
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
                 run.findings.retain(|finding| finding.kind != Kind::Stalled);
-                around = self.surroundings(run).await?;
+                around = self.surroundings(run, watched.had_licence).await?;
             }
         }
-        Ok(around)
+        Ok((around, begun))
     }
 
-    async fn surroundings(&self, run: &mut Run) -> Result<Surroundings, Broken> {
-        let (around, kafka) = self.collector.surroundings().await?;
+    pub(super) async fn surroundings(&self, run: &mut Run, had_licence: bool) -> Result<Surroundings, Broken> {
+        let (mut around, kafka) = self.collector.surroundings().await?;
+        around.licence_lost = !had_licence;
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             run.error = Some(detail.clone());
@@ -165,7 +175,7 @@ impl Engine {
     }
 
     /// Grants the licence again, if this pass saw everything and left nothing behind.
-    async fn reopen(&self, request: &Request, run: &mut Run, watched: &mut Watched) -> Result<(), Broken> {
+    async fn reopen(&self, request: &Request, run: &mut Run, watched: &mut Watched, begun: bool) -> Result<(), Broken> {
         let mut finding = findings::told(
             Kind::RedisLost,
             "grant_licence",
@@ -188,7 +198,10 @@ impl Engine {
             Outcome::Failed
         };
         tracing::info!(result = finding.result.as_str(), "licence to admit: {}", finding.detail);
-        run.findings.push(finding);
+        // A new Redis before the first drop is nothing to tell anybody about.
+        if begun || finding.result != Outcome::Applied {
+            run.findings.push(finding);
+        }
         Ok(())
     }
 
@@ -249,4 +262,3 @@ fn blank(request: &Request, run_id: &str) -> Run {
         drops: Vec::new(),
     }
 }
-

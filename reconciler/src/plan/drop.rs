@@ -29,7 +29,8 @@ impl Planner<'_> {
         Plan {
             sealable: exact && self.sealable(),
             exact,
-            braked: repairs > limit && !self.policy.confirmed,
+            // Without a licence admission is closed anyway, and comparing is what it waits for.
+            braked: repairs > limit && !self.policy.confirmed && !self.facts.licence_lost,
             items: self.items,
             numbers: self.numbers,
             examined: self.examined,
@@ -59,7 +60,7 @@ impl Planner<'_> {
         let count = self.facts.count.unwrap_or(0);
         let held = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
         let will_be_held = held + self.coming - self.surplus;
-        if count != will_be_held || self.gaps > 0 {
+        if count.max(self.highest_restored) != will_be_held || self.gaps > 0 {
             let detail = format!(
                 "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
                 self.facts.users, self.facts.free, self.highest
@@ -68,9 +69,10 @@ impl Planner<'_> {
         }
     }
 
+    /// Slots that nobody will hold once everything else is repaired.
     fn left(&self) -> u64 {
-        let quantity = i64::from(self.facts.drop.quantity);
-        self.valid_free + u64::try_from(quantity - self.facts.count.unwrap_or(0)).unwrap_or(0)
+        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_coming - self.surplus;
+        u64::try_from(i64::from(self.facts.drop.quantity) - people).unwrap_or(0)
     }
 
     fn unfilled(&mut self) {
@@ -84,7 +86,11 @@ impl Planner<'_> {
                 let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
                 self.push(Kind::Unfilled, None, None, Action::Promote { limit }, detail);
             }
-        } else if self.facts.is_closed() && self.items.is_empty() && self.people_without_row == 0 && self.numbers.in_flight == 0 {
+        } else if self.facts.is_closed()
+            && self.items.is_empty()
+            && self.people_without_row == 0
+            && self.numbers.in_flight == 0
+        {
             let detail = format!("closed with {left} of {} slots left, and nobody waits", self.facts.drop.quantity);
             self.items.push(Planned {
                 kind: Kind::Unfilled,
@@ -114,15 +120,16 @@ impl Planner<'_> {
     }
 }
 
-/// The order in which repairs are carried out: Redis first, since rows follow from it; what frees slots before what takes them.
+/// The order in which repairs are carried out: Redis first, since rows follow from it; everybody with a row onto their slot and
+/// the counter right before anybody is moved, so that nobody is moved onto a slot that is another's.
 fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta => 0,
         Action::Rebuild(_) => 1,
         Action::Withdraw { .. } => 2,
-        Action::Move { .. } => 3,
-        Action::PutBack(_) => 4,
-        Action::Settle { .. } => 5,
+        Action::PutBack(_) => 3,
+        Action::Settle { .. } => 4,
+        Action::Move { .. } => 5,
         Action::Issue(_) => 6,
         Action::IssueFailed { .. } => 7,
         Action::Readmit { .. } => 8,

@@ -8,22 +8,36 @@ use crate::snapshot::{Failed, Page};
 
 impl Planner<'_> {
     pub(super) fn failed_claims(&mut self, page: &Page) {
-        let mut seen = std::collections::HashSet::new();
         for failed in &page.failed {
             match &failed.user {
                 None => self.leave(failed, "it names no person"),
-                // Two entries for one person: the first is issued, the next pass finds the rest to be duplicates of it.
-                Some(user) if !seen.insert(user.clone()) => {}
+                Some(user) if self.failed_people.contains(user) => {
+                    let detail = format!(
+                        "failed claim {} ({}): another one of its person is dealt with",
+                        failed.id, failed.reason
+                    );
+                    self.duplicate(failed, user, detail);
+                }
                 Some(user) => self.failed_claim(page, failed, user),
             }
         }
     }
 
     fn failed_claim(&mut self, page: &Page, failed: &Failed, user: &UserId) {
+        let before = self.items.len();
+        self.decide(page, failed, user);
+        if self.items[before..].iter().all(|item| !matches!(item.action, Action::Report)) {
+            self.failed_people.insert(user.clone());
+        }
+    }
+
+    fn decide(&mut self, page: &Page, failed: &Failed, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
-        if let Some((drop, slot)) = page.has_row.get(user).filter(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
+        if let Some((drop, slot)) =
+            page.has_row.get(user).filter(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id)
+        {
             let detail = format!("failed claim {}: its person holds slot {slot} of drop {drop} already", failed.id);
-            self.push(Kind::FailedClaim, failed.slot, Some(user), Action::ResolveDuplicate { id: failed.id, slot: *slot }, detail);
+            self.duplicate(failed, user, detail);
             return;
         }
         // Where Redis has the person is what they were told; else the slot that the failed claim is about, if it is nobody's.
@@ -38,9 +52,17 @@ impl Planner<'_> {
             let claim = self.claim(slot, user, failed.claimed_at);
             let put_back = admitted != Some(i64::from(slot));
             let detail = format!("failed claim {} ({})", failed.id, failed.reason);
-            self.push(Kind::FailedClaim, i64::from(slot), Some(user), Action::IssueFailed { id: failed.id, claim, put_back }, detail);
+            self.push(
+                Kind::FailedClaim,
+                i64::from(slot),
+                Some(user),
+                Action::IssueFailed { id: failed.id, claim, put_back },
+                detail,
+            );
         } else if admitted.is_some() {
-            // Their slot is another's: the conflict is found by itself, moves them and issues; then this one is a duplicate.
+            // The conflict is found by itself: it moves them and writes their row.
+            let detail = format!("failed claim {} ({}): its person is moved to another slot", failed.id, failed.reason);
+            self.duplicate(failed, user, detail);
         } else if failed.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
             self.leave(failed, "its slot is none of the drop's, and Redis does not know its person");
         } else if self.has_room() {
@@ -50,6 +72,11 @@ impl Planner<'_> {
         } else {
             self.leave(failed, "its slot is another's and no slot is left");
         }
+    }
+
+    fn duplicate(&mut self, failed: &Failed, user: &UserId, detail: String) {
+        let action = Action::ResolveDuplicate { id: failed.id, user: user.clone() };
+        self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
     }
 
     fn has_room(&self) -> bool {

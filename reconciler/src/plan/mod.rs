@@ -86,12 +86,12 @@ pub enum Action {
         /// When they were admitted first, where known.
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
     },
-    /// The person of a failed claim holds a row already.
+    /// The person of a failed claim holds a row already, or will once the repairs before this one are done.
     ResolveDuplicate {
         /// Number in the backup table.
         id: i64,
-        /// The row's slot.
-        slot: Slot,
+        /// Whose it is.
+        user: UserId,
     },
     /// Give free slots to the first on the waiting list.
     Promote {
@@ -175,9 +175,13 @@ pub struct Planner<'a> {
     /// People who will be in Redis again, and people who share another's slot or are beyond the counter: what the counter
     /// will not add up by until those findings are repaired. They explain a difference; they are no finding twice.
     coming: i64,
+    people_coming: i64,
     surplus: i64,
-    valid_free: u64,
+    /// Highest slot that somebody comes back to: the counter follows it.
+    highest_restored: i64,
     people_without_row: u64,
+    /// People a failed claim was planned for: any further one of theirs is a duplicate.
+    failed_people: std::collections::HashSet<UserId>,
 }
 
 impl<'a> Planner<'a> {
@@ -194,25 +198,28 @@ impl<'a> Planner<'a> {
             gaps: 0,
             highest: 0,
             coming: 0,
+            people_coming: 0,
             surplus: 0,
-            valid_free: 0,
+            highest_restored: 0,
             people_without_row: 0,
+            failed_people: std::collections::HashSet::new(),
         }
     }
 
-    fn push(&mut self, kind: Kind, slot: impl Into<Option<i64>>, user: Option<&UserId>, action: Action, detail: String) {
+    fn push(
+        &mut self,
+        kind: Kind,
+        slot: impl Into<Option<i64>>,
+        user: Option<&UserId>,
+        action: Action,
+        detail: String,
+    ) {
         let needs_person = matches!(action, Action::Report);
         self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
     }
 
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
-        Claim {
-            coupon_id: self.facts.coupon.id,
-            drop_id: self.facts.drop.id,
-            slot,
-            user_id: user.clone(),
-            claimed_at,
-        }
+        Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 }
 
@@ -222,7 +229,10 @@ pub fn loose(failed: &Failed) -> Planned {
         kind: Kind::FailedClaim,
         slot: failed.slot,
         user: failed.user.clone(),
-        detail: format!("failed claim {}: {}; it names no drop that exists, so it is left for a person", failed.id, failed.reason),
+        detail: format!(
+            "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
+            failed.id, failed.reason
+        ),
         action: Action::Report,
         needs_person: true,
     }

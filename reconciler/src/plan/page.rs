@@ -75,7 +75,7 @@ impl Planner<'_> {
                 self.people_on(page, &sorted, *slot);
             }
         }
-        if self.facts.is_lost() || page.count > 0 {
+        if self.facts.is_lost() || self.facts.licence_lost || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
         self.failed_claims(page);
@@ -94,13 +94,22 @@ impl Planner<'_> {
         let elsewhere = page.now_on_slot.get(&row.user);
         if elsewhere.is_none() {
             self.coming += 1;
+            self.people_coming += 1;
         }
         let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
-        self.put_back(row.slot, &row.user, Some(row.claimed_at), &format!("has a row{}", was.unwrap_or_default()));
+        self.put_back(
+            row.slot,
+            &row.user,
+            Some(row.claimed_at),
+            true,
+            &format!("has a row{}", was.unwrap_or_default()),
+        );
     }
 
-    fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, why: &str) {
-        let holding = Holding { user: user.clone(), slot, claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()) };
+    fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, certain: bool, why: &str) {
+        self.highest_restored = self.highest_restored.max(i64::from(slot));
+        let holding =
+            Holding { user: user.clone(), slot, claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()), certain };
         if self.facts.is_lost() {
             self.rebuild.push(holding);
         } else {
@@ -111,11 +120,7 @@ impl Planner<'_> {
 
     /// People whom Redis has on a slot.
     fn people_on(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
-        // Only the first of several people on a slot, and none beyond the counter, is in what the counter adds up to.
-        let beyond = slot > self.facts.count.unwrap_or(0) && self.facts.slot(slot).is_none();
-        let on_it = i64::try_from(sorted.owners(slot).len()).unwrap_or(i64::MAX);
-        let row_comes = sorted.rows.get(&slot).is_some_and(|row| !sorted.owners(slot).contains(&&row.user));
-        self.surplus += if beyond || row_comes { on_it } else { on_it - 1 };
+        self.account_for(page, sorted, slot);
         let row_owner = sorted.rows.get(&slot).map(|row| &row.user);
         let keeper = row_owner.or_else(|| sorted.keeper(slot));
         for user in sorted.owners(slot) {
@@ -145,6 +150,26 @@ impl Planner<'_> {
         }
     }
 
+    /// What the counter will add up to once the people on a slot are where they belong.
+    fn account_for(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
+        let count = self.facts.count.unwrap_or(0);
+        let leave = |user: &&&UserId| {
+            page.has_row.get(**user).is_some_and(|(d, at)| *d == self.facts.drop.id && i64::from(*at) != slot)
+        };
+        let owners = sorted.owners(slot);
+        let stay = i64::try_from(owners.len() - owners.iter().filter(leave).count()).unwrap_or(i64::MAX);
+        let row_comes = sorted.rows.get(&slot).is_some_and(|row| !owners.contains(&&row.user));
+        let beyond = self.facts.slot(slot).is_none() && (slot > count || slot < 1);
+        if beyond || row_comes {
+            self.surplus += stay;
+        } else if stay > 0 {
+            self.surplus += stay - 1;
+        } else if (1..=count).contains(&slot) {
+            // Everybody on it goes back to their row's slot, and it comes free.
+            self.coming += 1;
+        }
+    }
+
     /// The rightful holder of a slot has no row: on its way, too young to say, in the backup table, or lost.
     fn without_row(&mut self, page: &Page, sorted: &Sorted, slot: i64, user: &UserId) {
         self.people_without_row += 1;
@@ -154,7 +179,8 @@ impl Planner<'_> {
         }
         let admitted = page.admitted_at_ms.get(&slot).copied();
         let message = sorted.message(slot, user);
-        let age = admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis())).map(|at| self.facts.read_at_ms - at);
+        let age =
+            admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis())).map(|at| self.facts.read_at_ms - at);
         let patience = if message.is_some() || !self.facts.tail_known {
             self.policy.overdue_ms
         } else {
@@ -183,13 +209,20 @@ impl Planner<'_> {
             let slot = i64::from(message.slot);
             let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
             let elsewhere = page.now_on_slot.contains_key(&message.user) || page.has_row.contains_key(&message.user);
-            let known_to_be_given = self.facts.is_lost() || slot <= page.count;
+            let known_to_be_given = self.facts.is_lost() || self.facts.licence_lost || slot <= page.count;
             let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
             if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
                 restored.insert(slot);
                 self.coming += 1;
+                self.people_coming += 1;
                 self.highest = self.highest.max(slot);
-                self.put_back(message.slot, &message.user, Some(message.claimed_at), "has a message on the topic");
+                self.put_back(
+                    message.slot,
+                    &message.user,
+                    Some(message.claimed_at),
+                    false,
+                    "has a message on the topic",
+                );
             }
         }
     }
@@ -199,10 +232,13 @@ impl Planner<'_> {
         for user in &page.claimants_wrong {
             let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
             let rightful = sorted.rows.get(slot).is_none_or(|row| row.user == *user)
-                && page.has_row.get(user).is_none_or(|(drop, at)| *drop == self.facts.drop.id && i64::from(*at) == *slot)
+                && page
+                    .has_row
+                    .get(user)
+                    .is_none_or(|(drop, at)| *drop == self.facts.drop.id && i64::from(*at) == *slot)
                 && sorted.keeper(*slot) == Some(user);
             if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
-                let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None };
+                let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None, certain: false };
                 let detail = "the coupon's list of claimants does not have them on this slot".to_owned();
                 self.push(Kind::MissingAdmission, *slot, Some(user), Action::PutBack(holding), detail);
             }
@@ -215,8 +251,9 @@ impl Planner<'_> {
             if let Some(number) = self.facts.slot(*slot) {
                 restored.insert(*slot);
                 self.coming += 1;
+                self.people_coming += 1;
                 self.highest = self.highest.max(*slot);
-                self.put_back(number, user, None, "is in the coupon's list of claimants");
+                self.put_back(number, user, None, false, "is in the coupon's list of claimants");
                 let action = Action::Issue(self.claim(number, user, None));
                 self.push(Kind::Unissued, *slot, Some(user), action, "promised, and no row came".to_owned());
             }
@@ -232,7 +269,6 @@ impl Planner<'_> {
                 // Its person comes back onto it.
                 self.coming -= 1;
             } else {
-                self.valid_free += 1;
                 self.highest = self.highest.max(*slot);
             }
         }

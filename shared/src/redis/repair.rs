@@ -61,6 +61,8 @@ pub struct Holding {
     pub slot: Slot,
     /// Since when, Unix milliseconds, where known.
     pub claimed_at_ms: Option<i64>,
+    /// A row says so: they get the slot even where another person is on it, who has to be moved then.
+    pub certain: bool,
 }
 
 /// What became of one holding in [`Redis::put_back`].
@@ -192,6 +194,7 @@ impl Redis {
             args.push(holding.user.to_string());
             args.push(holding.slot.to_string());
             args.push(holding.claimed_at_ms.map(|ms| ms.to_string()).unwrap_or_default());
+            args.push(u8::from(holding.certain).to_string());
         }
         let names = [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation];
         let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;

@@ -1,6 +1,5 @@
 //! What a person is asked to do, by what is left.
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 
 use super::letter::Block;
@@ -8,23 +7,11 @@ use super::links::{Links, once};
 use crate::notify::alerts::About;
 use crate::report::Kind;
 
-/// Sentences and commands for one alert. `id` is its number, for the commands that name it.
-pub(super) fn advice(
-    about: About,
-    coupon: Option<CouponId>,
-    id: Option<i64>,
-    links: &Links,
-    now: DateTime<Utc>,
-) -> Vec<Block> {
-    let mut blocks = vec![Block::Paragraph(sentence(about).to_owned())];
+/// Sentences and commands for one alert. `id` is its number, for the command that names it.
+pub(super) fn advice(about: About, coupon: Option<CouponId>, id: Option<i64>, links: &Links) -> Vec<Block> {
+    let mut blocks = vec![Block::Paragraph(sentence(about).to_owned()), links.section(about.word())];
     blocks.extend(commands(about, coupon));
-    blocks.push(links.section(about.word()));
-    if let Some(id) = id {
-        blocks.push(links.acknowledge(id));
-        if coupon.is_some() {
-            blocks.push(links.silence(id, now));
-        }
-    }
+    blocks.extend(id.map(|id| links.acknowledge(id)));
     blocks
 }
 

@@ -52,7 +52,7 @@ impl Links {
         Block::Command {
             what: what.to_owned(),
             line: format!(
-                "curl -X POST -H \"Authorization: Bearer $OPS_TOKEN\" -H \"Content-Type: application/json\" \
+                "curl -H \"Authorization: Bearer $OPS_TOKEN\" -H \"Content-Type: application/json\" \
                  -d '{body}' {endpoint}{path}"
             ),
         }

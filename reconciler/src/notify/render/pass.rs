@@ -9,7 +9,7 @@ use super::advice::advice;
 use super::letter::{Block, Letter, Rendered, Section, Table, TableRow, Tone};
 use super::links::Links;
 use super::subject::{duration, subject};
-use crate::notify::alerts::{About, Observation, Say, Told, Verdict, is_repair};
+use crate::notify::alerts::{About, Alert, Observation, Say, Told, Verdict, is_repair};
 use crate::notify::{clean, words};
 use crate::report::{DropReport, Finding, Kind, Numbers, Run};
 
@@ -61,8 +61,9 @@ impl Pass<'_> {
     pub(super) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.run.drops.iter().find(|report| report.drop_id == drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
-            let told = self.verdict.problems.iter().find(|told| told.observation.drop_id == Some(drop));
-            told.and_then(|told| told.observation.coupon_id)
+            let told = self.told_of(Some(drop)).next().and_then(|told| told.observation.coupon_id);
+            let over = self.verdict.resolved.iter().find(|alert| alert.drop_id == Some(drop));
+            told.or_else(|| over.and_then(|alert| alert.coupon_id))
         });
         let name = report.map(|report| clean::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
         let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
@@ -81,33 +82,48 @@ fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
     pass.run.all_findings().chain(told).filter_map(|finding| finding.user_id.as_deref()).collect()
 }
 
-/// Drops with something to tell: those with problems first.
+/// Drops with something to tell: those with problems first, those where all is over last.
 fn drops_told(pass: &Pass<'_>) -> Vec<DropId> {
     let problems = pass.verdict.problems.iter().filter_map(|told| told.observation.drop_id);
     let rest = pass.verdict.repaired.iter().copied().flatten();
     let rest = rest.chain(pass.verdict.information.iter().filter_map(|told| told.observation.drop_id));
+    let rest = rest.chain(pass.verdict.resolved.iter().filter_map(|alert| alert.drop_id));
     let mut seen = BTreeSet::new();
     problems.chain(rest).filter(|drop| seen.insert(*drop)).collect()
 }
 
+/// What happened, most pressing first.
 fn lead(pass: &Pass<'_>) -> String {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
+    match verdict.problems.as_slice() {
+        [] => {}
+        [one] => parts.push(format!("A person is needed: {}.", at_place(pass, one))),
+        many => {
+            let first = many.iter().take(2).map(|told| at_place(pass, told)).collect::<Vec<_>>().join("; ");
+            let more = if many.len() > 2 { format!("; {} more", many.len() - 2) } else { String::new() };
+            parts.push(format!("A person is needed for {} things: {first}{more}.", many.len()));
+        }
+    }
     let repairs = repairs(pass);
     if !repairs.is_empty() {
-        parts.push(format!("The reconciler repaired by itself: {}.", words::done(repairs)));
+        parts.push(format!("Repaired by itself: {}.", words::done(repairs)));
     }
-    if !verdict.problems.is_empty() {
-        let n = verdict.problems.len();
-        parts.push(format!("{} a person.", words::count(n, "thing needs", "things need")));
+    match verdict.resolved.as_slice() {
+        [] => {}
+        [one] => parts.push(format!("Over: {}.", clean::line(&one.summary, clean::LONGEST))),
+        many => parts.push(format!("{} earlier alerts are over.", many.len())),
     }
-    if !verdict.resolved.is_empty() {
-        parts.push(format!("{} over.", words::count(verdict.resolved.len(), "earlier alert is", "earlier alerts are")));
-    }
-    if parts.is_empty() {
-        parts.push("For your information: nothing is to be done.".to_owned());
+    if let Some(told) = verdict.information.first().filter(|_| parts.is_empty()) {
+        parts.push(format!("For your information: {}. Nothing is to be done.", at_place(pass, told)));
     }
     parts.join(" ")
+}
+
+fn at_place(pass: &Pass<'_>, told: &Told) -> String {
+    let summary = clean::line(&told.observation.summary, clean::LONGEST);
+    let summary = summary.trim_end_matches('.');
+    told.observation.drop_id.map_or_else(|| summary.to_owned(), |drop| format!("{}, {summary}", pass.coupon_of(drop).1))
 }
 
 fn repairs<'a>(pass: &'a Pass<'_>) -> Vec<&'a Finding> {
@@ -119,7 +135,8 @@ fn repairs<'a>(pass: &'a Pass<'_>) -> Vec<&'a Finding> {
 
 /// What is of no drop.
 fn general(pass: &Pass<'_>, people: &HashSet<&str>) -> Vec<Block> {
-    let mut blocks: Vec<Block> = pass.told_of(None).flat_map(|told| problem(pass, told, people)).collect();
+    let mut blocks = problems(pass, None, people);
+    blocks.extend(over(pass, None));
     if pass.verdict.repaired.contains(&None) {
         let loose = pass.run.findings.iter().filter(|f| f.drop_id.is_none() && is_repair(f));
         blocks.extend(done(loose, people));
@@ -136,7 +153,8 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
         blocks.push(Block::Paragraph(state_of(report)));
         blocks.push(Block::Table(numbers(&report.before, &report.after)));
     }
-    blocks.extend(pass.told_of(Some(drop)).flat_map(|told| problem(pass, told, people)));
+    blocks.extend(problems(pass, Some(drop), people));
+    blocks.extend(over(pass, Some(drop)));
     if let Some(report) = report.filter(|_| pass.verdict.repaired.contains(&Some(drop))) {
         blocks.extend(done(report.findings.iter().filter(|f| is_repair(f)), people));
     }
@@ -183,11 +201,28 @@ fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &HashSet<&str>)
         kinds.entry(finding.kind).or_default().push(finding);
     }
     let group = |(kind, findings): (Kind, Vec<&Finding>)| {
-        let heading =
-            format!("Done: {} ({}: {})", words::done(findings.iter().copied()), kind.as_str(), words::meaning(kind));
-        [Block::Heading(heading), Block::List(lines(&findings, people, true))]
+        let done = words::done(findings.iter().copied());
+        let heading = format!("Done: {done} ({}: {})", kind.as_str(), words::meaning(kind));
+        // What the heading says of all need not be said of each.
+        let differ = findings.iter().any(|finding| words::deed_of(finding) != words::deed_of(findings[0]));
+        let word = |finding: &Finding| differ.then(|| words::deed_of(finding).to_owned());
+        [Block::Heading(heading), Block::List(lines(&findings, people, &word))]
     };
     kinds.into_iter().flat_map(group).collect()
+}
+
+fn problems(pass: &Pass<'_>, drop: Option<DropId>, people: &HashSet<&str>) -> Vec<Block> {
+    let told: Vec<&Told> = pass.told_of(drop).collect();
+    let mut blocks: Vec<Block> = told.iter().flat_map(|told| problem(pass, told, people)).collect();
+    // Silence is the whole drop's: once is enough.
+    let of_drop = told.iter().filter(|_| drop.is_some()).find_map(|told| id(pass, told));
+    blocks.extend(of_drop.map(|id| pass.links.silence(id, pass.now)));
+    blocks
+}
+
+fn id(pass: &Pass<'_>, told: &Told) -> Option<i64> {
+    let is_problem = told.observation.about != About::ClosedBelowQuantity;
+    pass.ids.get(&told.observation.fingerprint).copied().filter(|_| is_problem)
 }
 
 /// One problem: what it is, whom it concerns, what to do.
@@ -203,11 +238,23 @@ fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Vec<Block> {
     let mut blocks = vec![Block::Heading(format!("{label}: {}{how}", clean::line(&seen.summary, clean::LONGEST)))];
     if lists_people(seen) {
         let findings: Vec<&Finding> = seen.findings.iter().collect();
-        blocks.push(Block::List(lines(&findings, people, false)));
+        blocks.push(Block::List(lines(&findings, people, &open_line)));
     }
-    let id = pass.ids.get(&seen.fingerprint).copied().filter(|_| seen.about != About::ClosedBelowQuantity);
-    blocks.extend(advice(seen.about, seen.coupon_id, id, pass.links, pass.now));
+    blocks.extend(advice(seen.about, seen.coupon_id, id(pass, told), pass.links));
     blocks
+}
+
+/// What is over, as one list.
+fn over(pass: &Pass<'_>, drop: Option<DropId>) -> Vec<Block> {
+    let over = |alert: &Alert| {
+        let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
+        format!("{} (it lasted {lasted})", clean::line(&alert.summary, clean::LONGEST))
+    };
+    let lines: Vec<String> = pass.verdict.resolved.iter().filter(|alert| alert.drop_id == drop).map(over).collect();
+    if lines.is_empty() {
+        return Vec::new();
+    }
+    vec![Block::Heading("Over".to_owned()), Block::List(lines)]
 }
 
 /// Whether the summary alone does not say it all.
@@ -215,57 +262,30 @@ fn lists_people(seen: &Observation) -> bool {
     !matches!(seen.about, About::RunFailed | About::Stalled | About::ClosedBelowQuantity) || seen.findings.len() > 1
 }
 
-fn lines(findings: &[&Finding], people: &HashSet<&str>, repaired: bool) -> Vec<String> {
-    let mut lines: Vec<String> = findings.iter().take(LINES).map(|f| line(f, people, repaired)).collect();
+/// What would be done, where something was tried or held back.
+fn open_line(finding: &Finding) -> Option<String> {
+    (finding.action != "report").then(|| format!("{}: {}", finding.kind.as_str(), words::to_do(finding)))
+}
+
+fn lines(findings: &[&Finding], people: &HashSet<&str>, word: &dyn Fn(&Finding) -> Option<String>) -> Vec<String> {
+    let mut lines: Vec<String> = findings.iter().take(LINES).map(|f| line(f, people, word(f))).collect();
     if findings.len() > LINES {
         lines.push(format!("and {} more: see the run", words::grouped((findings.len() - LINES) as u64)));
     }
     lines
 }
 
-fn line(finding: &Finding, people: &HashSet<&str>, repaired: bool) -> String {
-    let mut parts = Vec::new();
-    if let Some(slot) = finding.slot {
-        parts.push(format!("slot {slot}"));
-    }
-    if let Some(user) = &finding.user_id {
-        parts.push(clean::person(user));
-    }
-    if repaired {
-        parts.push(words::deed_of(finding).to_owned());
-    } else if finding.action != "report" {
-        parts.push(format!("{}: {}", finding.kind.as_str(), words::to_do(finding)));
-    }
-    let detail = clean::detail(&finding.detail, people);
-    if detail.is_empty() {
-        parts.join(" · ")
-    } else {
-        format!("{} · {detail}", parts.join(" · ")).trim_start_matches(" · ").to_owned()
-    }
+fn line(finding: &Finding, people: &HashSet<&str>, word: Option<String>) -> String {
+    let slot = finding.slot.map(|slot| format!("slot {slot}"));
+    let user = finding.user_id.as_deref().map(clean::person);
+    let detail = Some(clean::detail(&finding.detail, people)).filter(|detail| !detail.is_empty());
+    [slot, user, word, detail].into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
 fn closing(pass: &Pass<'_>, drops: usize) -> Section {
     let mut blocks = Vec::new();
     if drops > DROPS {
         blocks.push(Block::Paragraph(format!("{} more drops are in the run.", drops - DROPS)));
-    }
-    let resolved = &pass.verdict.resolved;
-    if !resolved.is_empty() {
-        blocks.push(Block::Heading("Over".to_owned()));
-        let over = |alert: &crate::notify::alerts::Alert| {
-            let place = alert.drop_id.map(|drop| format!("{} (drop {drop}): ", pass.coupon_of(drop).1));
-            let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
-            format!(
-                "{}{} — over after {lasted}",
-                place.unwrap_or_default(),
-                clean::line(&alert.summary, clean::LONGEST)
-            )
-        };
-        let mut lines: Vec<String> = resolved.iter().take(LINES).map(over).collect();
-        if resolved.len() > LINES {
-            lines.push(format!("and {} more", resolved.len() - LINES));
-        }
-        blocks.push(Block::List(lines));
     }
     blocks.push(pass.links.run(&pass.run.run_id));
     Section { title: "This pass".to_owned(), blocks }

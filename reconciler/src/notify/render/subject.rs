@@ -84,7 +84,7 @@ fn resolved(pass: &Pass<'_>) -> String {
     let resolved = &pass.verdict.resolved;
     let drops: BTreeSet<DropId> = resolved.iter().filter_map(|alert| alert.drop_id).collect();
     let what = match resolved.as_slice() {
-        [one] => clean::line(&one.summary, 80),
+        [one] => format!("was: {}", clean::line(&one.summary, 80)),
         many => words::count(many.len(), "alert", "alerts"),
     };
     place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))

@@ -58,6 +58,9 @@ if not slot then
     return {'waiting', drop, waiting + 1, now}
 end
 
+-- A counter set back by hand can add up and still point at a slot that somebody holds.
+if redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 then return {'unverified', drop, 0, now} end
+
 if slot > count then redis.call('SET', KEYS[2], slot) else redis.call('ZREM', KEYS[4], slot) end
 redis.call('ZADD', KEYS[3], slot, user)
 redis.call('HSET', KEYS[7], slot, now)

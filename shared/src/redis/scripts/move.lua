@@ -15,10 +15,20 @@ if from == 0 and meta[2] == 'coupon' then
     local elsewhere = redis.call('HGET', KEYS[6], user)
     if elsewhere then return {'changed', 0} end
 end
+-- The counter and the free slots may be wrong at this point of a repair: a slot that somebody holds is never given.
+local function held(slot) return redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 end
 local slot = nil
-local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
-if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
-if not slot then return {'none', 0} end
+for _, free in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], 1, quantity)) do
+    if not held(free) then
+        slot = tonumber(free)
+        break
+    end
+end
+if not slot then
+    slot = math.max(count, 0) + 1
+    while slot <= quantity and held(slot) do slot = slot + 1 end
+    if slot > quantity then return {'none', 0} end
+end
 local time = redis.call('TIME')
 redis.call('ZREM', KEYS[4], slot)
 redis.call('ZREM', KEYS[8], user)

@@ -1,13 +1,15 @@
 -- Repair: gives people the slots their evidence (row, backup row, unread message) says they hold.
 -- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation
--- ARGV  1 generation  2 drop id  3 once_per  4.. triples: user, slot, claimed_at_ms ('' if unknown)
--- Reply {stale} or one word a triple: applied | same | taken (another person is on that slot; nothing was changed).
+-- ARGV  1 generation  2 drop id  3 once_per  4.. fours: user, slot, claimed_at_ms ('' if unknown), certain
+-- Reply {stale} or one word each: applied | same | taken (another person is on that slot; nothing was changed).
+-- `certain` = '1' means that a row says so: they get the slot even if another is on it, who is moved next. Until then two people
+-- on one slot keep count ~= |users| + |free|, so admission is closed.
 -- A slot above count raises count to it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays
 -- closed until `settle` has put them among the free ones.
 if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
 local replies = {}
-for i = 4, #ARGV, 3 do
-    local user, slot, at = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+for i = 4, #ARGV, 4 do
+    local user, slot, at, certain = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3] == '1'
     local current = tonumber(redis.call('ZSCORE', KEYS[2], user) or '')
     local claimed = ARGV[3] ~= 'coupon' or redis.call('HGET', KEYS[5], user) == ARGV[2] .. ':' .. slot
     local reply = 'applied'
@@ -15,7 +17,7 @@ for i = 4, #ARGV, 3 do
         if claimed then reply = 'same' end
     else
         for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], slot, slot)) do
-            if owner ~= user then reply = 'taken' end
+            if owner ~= user and not certain then reply = 'taken' end
         end
     end
     if reply == 'applied' then

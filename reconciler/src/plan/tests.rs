@@ -1,0 +1,333 @@
+//! The plan as tables and as properties: a small world in memory whose repairs act as the scripts and the schema do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use proptest::prelude::*;
+
+use super::{Action, Plan, Planner, Policy};
+use crate::report::Kind;
+use crate::snapshot::{DropFacts, Failed, InFlight, Page, Row};
+
+mod properties;
+mod table;
+
+/// Slots of a page: small, so that worlds of a dozen slots have several.
+const PAGE: i64 = 5;
+const NOW_MS: i64 = 1_000_000_000;
+
+/// A drop in all stores at once.
+#[derive(Debug, Clone)]
+struct World {
+    quantity: Slot,
+    once_per: OncePer,
+    closed: bool,
+    meta: Option<bool>,
+    licence_lost: bool,
+    count: Option<i64>,
+    users: BTreeMap<UserId, i64>,
+    free: BTreeSet<i64>,
+    waiting: Vec<UserId>,
+    rows: BTreeMap<Slot, UserId>,
+    elsewhere: BTreeSet<UserId>,
+    in_flight: Vec<(Slot, UserId)>,
+    /// Milliseconds since admission, by slot; a slot without one was admitted at a time not known.
+    ages: HashMap<i64, i64>,
+    failed: Vec<(i64, Option<i64>, Option<UserId>)>,
+    broken: BTreeSet<UserId>,
+}
+
+fn user(n: u32) -> UserId {
+    format!("u-{n}").parse().unwrap()
+}
+
+fn at(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap()
+}
+
+impl World {
+    /// `held` people on slots 1.., each with a row.
+    fn exact(quantity: Slot, held: u32) -> Self {
+        Self {
+            quantity,
+            once_per: OncePer::Drop,
+            closed: false,
+            meta: Some(true),
+            licence_lost: false,
+            count: Some(i64::from(held)),
+            users: (1..=held).map(|n| (user(n), i64::from(n))).collect(),
+            free: BTreeSet::new(),
+            waiting: Vec::new(),
+            rows: (1..=held).map(|n| (n, user(n))).collect(),
+            elsewhere: BTreeSet::new(),
+            in_flight: Vec::new(),
+            ages: HashMap::new(),
+            failed: Vec::new(),
+            broken: BTreeSet::new(),
+        }
+    }
+
+    fn facts(&self) -> DropFacts {
+        let opens = at(NOW_MS) - TimeDelta::hours(1);
+        let closes = if self.closed { at(NOW_MS) - TimeDelta::minutes(1) } else { at(NOW_MS) + TimeDelta::hours(1) };
+        DropFacts {
+            coupon: Coupon {
+                id: CouponId(1),
+                name: "c".into(),
+                quantity: self.quantity,
+                once_per: self.once_per,
+                waiting_list: 10,
+                paused: false,
+                schedule: None,
+            },
+            drop: Drop {
+                id: DropId(1),
+                coupon_id: CouponId(1),
+                local_date: None,
+                opens_at: opens,
+                closes_at: Some(closes),
+                quantity: self.quantity,
+                sealed_at: None,
+            },
+            meta_matches: self.meta,
+            count: self.count,
+            users: self.users.len() as u64,
+            free: self.free.len() as u64,
+            waiting: self.waiting.len() as u64,
+            read_at_ms: NOW_MS,
+            tail_known: true,
+            licence_lost: self.licence_lost,
+        }
+    }
+
+    fn row_of(&self, who: &UserId) -> Option<(DropId, Slot)> {
+        let here = self.rows.iter().find(|(_, u)| *u == who).map(|(slot, _)| (DropId(1), *slot));
+        here.or_else(|| self.elsewhere.contains(who).then_some((DropId(9), 1)))
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let top = [
+            self.count.unwrap_or(0).min(i64::from(self.quantity)),
+            self.rows.keys().next_back().map_or(0, |s| i64::from(*s)),
+        ];
+        let top = top.into_iter().max().unwrap_or(0);
+        let mut pages = Vec::new();
+        let mut from = 1;
+        while from + PAGE <= top {
+            pages.push(self.page(from, Some(from + PAGE - 1)));
+            from += PAGE;
+        }
+        pages.push(self.page(from, None));
+        pages
+    }
+
+    fn page(&self, from: i64, to: Option<i64>) -> Page {
+        let lowest = if from == 1 { i64::MIN } else { from };
+        let within = |slot: i64| slot >= lowest && to.is_none_or(|to| slot <= to);
+        let mut users: Vec<(i64, UserId)> =
+            self.users.iter().filter(|(_, s)| within(**s)).map(|(u, s)| (*s, u.clone())).collect();
+        users.sort();
+        let mut page = Page {
+            from: lowest,
+            to,
+            count: self.count.unwrap_or(0),
+            users,
+            free: self.free.iter().copied().filter(|s| within(*s)).collect(),
+            rows: self
+                .rows
+                .iter()
+                .filter(|(s, _)| within(i64::from(**s)))
+                .map(|(s, u)| Row { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 60_000) })
+                .collect(),
+            in_flight: self
+                .in_flight
+                .iter()
+                .filter(|(s, _)| within(i64::from(*s)))
+                .map(|(s, u)| InFlight { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 1_000) })
+                .collect(),
+            failed: self
+                .failed
+                .iter()
+                .filter(|(_, s, _)| within(s.unwrap_or(i64::MIN)))
+                .map(|(id, s, u)| Failed {
+                    id: *id,
+                    slot: *s,
+                    user: u.clone(),
+                    claimed_at: None,
+                    reason: "test".into(),
+                })
+                .collect(),
+            admitted_at_ms: self.ages.iter().map(|(slot, age)| (*slot, NOW_MS - age)).collect(),
+            ..Page::default()
+        };
+        let questions = page.questions(i64::from(self.quantity));
+        page.has_row = questions.ask_mysql.iter().filter_map(|u| Some((u.clone(), self.row_of(u)?))).collect();
+        page.now_on_slot = questions.ask_redis.iter().filter_map(|u| Some((u.clone(), *self.users.get(u)?))).collect();
+        page
+    }
+
+    fn plan(&self) -> Plan {
+        let facts = self.facts();
+        let mut planner = Planner::new(Policy::default(), &facts);
+        for page in self.pages() {
+            planner.page(&page);
+        }
+        planner.finish()
+    }
+
+    /// Kind, slot and person of each finding.
+    fn findings(&self) -> Vec<(Kind, Option<i64>, Option<String>)> {
+        self.plan().items.into_iter().map(|i| (i.kind, i.slot, i.user.map(|u| u.to_string()))).collect()
+    }
+}
+
+/// Repairs, acting as the Lua scripts and MySQL's schema do.
+impl World {
+    fn apply(&mut self, plan: &Plan) {
+        let mut unsettled = false;
+        for item in &plan.items {
+            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle { .. });
+            let moves = matches!(item.action, Action::Move { .. });
+            if unsettled && !goes_back || moves {
+                self.settle();
+                unsettled = false;
+            }
+            unsettled |= moves || matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. });
+            self.one(&item.action);
+        }
+        if unsettled {
+            self.settle();
+        }
+    }
+
+    fn one(&mut self, action: &Action) {
+        match action {
+            Action::WriteMeta => self.meta = Some(true),
+            Action::Rebuild(holdings) => {
+                for holding in holdings {
+                    self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
+                }
+                self.meta = Some(true);
+                self.settle();
+            }
+            Action::Move { user, from } => self.move_person(user, *from),
+            Action::Withdraw { user, from } => self.withdraw(user, *from),
+            Action::PutBack(holding) => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
+            Action::Settle { .. } => self.settle(),
+            Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
+            Action::IssueFailed { id, claim, put_back } => {
+                if self.row_of(&claim.user_id).is_none() {
+                    if *put_back {
+                        self.put_back(&claim.user_id, i64::from(claim.slot), false);
+                        self.settle();
+                    }
+                    self.insert(claim.slot, &claim.user_id);
+                }
+                self.resolve(*id, &claim.user_id);
+            }
+            Action::Readmit { id, user, .. } => {
+                if !self.users.contains_key(user)
+                    && let Some(slot) = self.next_slot()
+                {
+                    self.take(user, slot);
+                }
+                self.resolve(*id, user);
+            }
+            Action::ResolveDuplicate { id, user } => self.resolve(*id, user),
+            Action::Promote { limit } => {
+                for _ in 0..*limit {
+                    let Some(first) = self.waiting.first().cloned() else { break };
+                    if self.users.contains_key(&first) {
+                        self.waiting.remove(0);
+                    } else if let Some(slot) = self.next_slot() {
+                        self.take(&first, slot);
+                        self.broken.remove(&first);
+                    }
+                }
+            }
+            Action::Report => {}
+        }
+    }
+
+    fn insert(&mut self, slot: Slot, who: &UserId) {
+        let refused = slot < 1 || slot > self.quantity || self.rows.contains_key(&slot) || self.row_of(who).is_some();
+        if !refused {
+            self.rows.insert(slot, who.clone());
+        }
+    }
+
+    fn resolve(&mut self, id: i64, who: &UserId) {
+        if self.row_of(who).is_some() {
+            self.failed.retain(|(known, ..)| *known != id);
+        }
+    }
+
+    fn owners(&self, slot: i64) -> usize {
+        self.users.values().filter(|s| **s == slot).count()
+    }
+
+    fn put_back(&mut self, who: &UserId, slot: i64, certain: bool) {
+        if !certain && self.users.iter().any(|(u, s)| *s == slot && u != who) {
+            return;
+        }
+        let before = self.users.insert(who.clone(), slot);
+        self.free.remove(&slot);
+        self.count = Some(self.count.unwrap_or(0).max(slot));
+        if let Some(before) = before.filter(|b| *b != slot && self.owners(*b) == 0) {
+            self.free.insert(before);
+        }
+    }
+
+    fn settle(&mut self) {
+        let highest = self.users.values().copied().max().unwrap_or(0).max(0);
+        let top = highest.min(i64::from(self.quantity));
+        let used: BTreeSet<i64> = self.users.values().copied().collect();
+        self.free = (1..=top).filter(|slot| !used.contains(slot)).collect();
+        self.count = Some(highest);
+    }
+
+    fn next_slot(&mut self) -> Option<i64> {
+        let quantity = i64::from(self.quantity);
+        let free = self.free.iter().copied().find(|slot| (1..=quantity).contains(slot) && self.owners(*slot) == 0);
+        free.or_else(|| (self.count.unwrap_or(0).max(0) + 1..=quantity).find(|slot| self.owners(*slot) == 0))
+    }
+
+    /// A slot and its row.
+    fn take(&mut self, who: &UserId, slot: i64) {
+        self.free.remove(&slot);
+        self.waiting.retain(|u| u != who);
+        self.users.insert(who.clone(), slot);
+        self.count = Some(self.count.unwrap_or(0).max(slot));
+        self.insert(Slot::try_from(slot).unwrap(), who);
+    }
+
+    fn give_up(&mut self, from: i64) {
+        let in_use = from >= 1 && from <= i64::from(self.quantity) && from <= self.count.unwrap_or(0);
+        if in_use && self.owners(from) == 0 {
+            self.free.insert(from);
+        }
+    }
+
+    fn move_person(&mut self, who: &UserId, from: i64) {
+        if self.users.get(who) != Some(&from) {
+            return;
+        }
+        if let Some(slot) = self.next_slot() {
+            self.take(who, slot);
+            self.give_up(from);
+        } else {
+            self.withdraw(who, from);
+            self.waiting.insert(0, who.clone());
+            self.broken.insert(who.clone());
+        }
+    }
+
+    fn withdraw(&mut self, who: &UserId, from: i64) {
+        if self.users.get(who) == Some(&from) {
+            self.users.remove(who);
+            self.give_up(from);
+        }
+    }
+}

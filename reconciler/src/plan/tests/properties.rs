@@ -1,0 +1,112 @@
+//! Over generated worlds: any mix of people, counters, free slots, rows, messages, backup rows and waiting people.
+
+use super::*;
+
+prop_compose! {
+    fn worlds()(
+        quantity in 1_u32..14,
+        scope in any::<bool>(),
+        closed in any::<bool>(),
+        meta in prop::sample::select(vec![None, Some(true), Some(true), Some(true), Some(false)]),
+        licence_lost in prop::bool::weighted(0.2),
+        count in prop::option::weighted(0.95, -2_i64..20),
+        users in prop::collection::btree_map(1_u32..24, -1_i64..18, 0..16),
+        free in prop::collection::btree_set(1_i64..18, 0..4),
+        waiting in prop::collection::btree_set(20_u32..30, 0..4),
+        rows in prop::collection::btree_map(1_u32..14, 1_u32..24, 0..14),
+        elsewhere in prop::collection::btree_set(1_u32..24, 0..2),
+        in_flight in prop::collection::vec((1_u32..16, 1_u32..26), 0..3),
+        ages in prop::collection::hash_map(1_i64..18, prop::sample::select(vec![100_i64, 5_000, 90_000]), 0..8),
+        failed in prop::collection::vec((prop::option::of(-1_i64..18), prop::option::weighted(0.9, 1_u32..26)), 0..4),
+    ) -> World {
+        let once_per = if scope { OncePer::Coupon } else { OncePer::Drop };
+        // The schema holds in every world: slots within the quantity, one row a person, none for who holds one elsewhere.
+        let elsewhere: BTreeSet<UserId> = elsewhere.into_iter().filter(|_| scope).map(user).collect();
+        let mut people = BTreeSet::new();
+        let rows = rows
+            .into_iter()
+            .filter(|(slot, who)| *slot <= quantity && !elsewhere.contains(&user(*who)) && people.insert(*who))
+            .map(|(slot, who)| (slot, user(who)))
+            .collect();
+        World {
+            quantity, once_per, closed, meta, licence_lost, count,
+            users: users.into_iter().map(|(who, slot)| (user(who), slot)).collect(),
+            free,
+            waiting: waiting.into_iter().map(user).collect(),
+            rows,
+            elsewhere,
+            in_flight: in_flight.into_iter().map(|(slot, who)| (slot, user(who))).collect(),
+            ages,
+            failed: failed.into_iter().enumerate().map(|(i, (slot, who))| (i as i64 + 1, slot, who.map(user))).collect(),
+            broken: BTreeSet::new(),
+        }
+    }
+}
+
+fn actionable(plan: &Plan) -> Vec<&super::super::Planned> {
+    plan.items.iter().filter(|item| !matches!(item.action, Action::Report)).collect()
+}
+
+/// Repairs as a pass does: in rounds, since one repair may show another. How many were needed.
+fn repair(world: &mut World) -> usize {
+    for round in 0..4 {
+        let plan = world.plan();
+        if actionable(&plan).is_empty() {
+            return round;
+        }
+        world.apply(&plan);
+    }
+    4
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn repairs_come_to_an_end_and_a_second_pass_finds_nothing(world in worlds()) {
+        let mut mended = world.clone();
+        let rounds = repair(&mut mended);
+        prop_assert!(rounds <= 3, "{rounds} rounds, then {:#?}\nof {mended:#?}", mended.plan().items);
+    }
+
+    #[test]
+    fn no_row_is_one_too_many_no_person_has_two_and_rows_stay(world in worlds()) {
+        let mut mended = world.clone();
+        repair(&mut mended);
+        prop_assert!(mended.rows.keys().all(|slot| (1..=world.quantity).contains(slot)));
+        let people: BTreeSet<_> = mended.rows.values().collect();
+        prop_assert_eq!(people.len(), mended.rows.len());
+        prop_assert!(mended.rows.values().all(|who| !mended.elsewhere.contains(who)));
+        for (slot, who) in &world.rows {
+            prop_assert_eq!(mended.rows.get(slot), Some(who), "a row was taken away");
+        }
+    }
+
+    #[test]
+    fn every_promise_is_kept_where_it_could_be_and_else_listed(world in worlds()) {
+        let mut mended = world.clone();
+        repair(&mut mended);
+        for who in world.users.keys() {
+            let holds = mended.row_of(who).is_some() || mended.users.contains_key(who);
+            prop_assert!(holds || mended.broken.contains(who), "{who} was forgotten: {mended:#?}");
+        }
+        // A broken promise while a slot is left would have been kept.
+        let left = i64::from(mended.quantity) - i64::try_from(mended.users.len()).unwrap();
+        prop_assert!(mended.broken.is_empty() || left <= 0, "{left} slots left, broken: {mended:#?}");
+    }
+
+    #[test]
+    fn redis_adds_up_afterwards_and_is_filled_while_people_wait(world in worlds()) {
+        let mut mended = world;
+        repair(&mut mended);
+        let slots: BTreeSet<i64> = mended.users.values().copied().collect();
+        prop_assert_eq!(slots.len(), mended.users.len(), "two people on one slot");
+        prop_assert!(slots.iter().all(|s| (1..=i64::from(mended.quantity)).contains(s)));
+        prop_assert!(slots.is_disjoint(&mended.free));
+        prop_assert_eq!(mended.count.unwrap_or(-1), (mended.users.len() + mended.free.len()) as i64);
+        prop_assert!(mended.waiting.is_empty() || mended.users.len() >= mended.quantity as usize);
+        for (slot, who) in &mended.rows {
+            prop_assert_eq!(mended.users.get(who), Some(&i64::from(*slot)), "a row without its admission");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Each finding: what is seen, and what is called for.
+
+use super::*;
+
+fn found(kind: Kind, slot: i64, who: u32) -> (Kind, Option<i64>, Option<String>) {
+    (kind, Some(slot), Some(format!("u-{who}")))
+}
+
+fn of_drop(kind: Kind) -> (Kind, Option<i64>, Option<String>) {
+    (kind, None, None)
+}
+
+/// Repairs, and expects an exact world in which nothing more is found.
+fn mended(mut world: World) -> World {
+    world.apply(&world.plan());
+    assert_eq!(world.findings(), [], "{world:#?}");
+    assert!(world.plan().exact, "{world:#?}");
+    world
+}
+
+#[test]
+fn an_exact_drop_calls_for_nothing_and_says_how_much_was_looked_at() {
+    let plan = World::exact(12, 12).plan();
+    assert!(plan.items.is_empty() && plan.exact && !plan.sealable);
+    assert_eq!((plan.examined.users, plan.examined.rows), (12, 12));
+    assert!(World { closed: true, ..World::exact(12, 12) }.plan().sealable);
+}
+
+#[test]
+fn a_promise_without_a_row_is_issued_once_it_cannot_be_on_its_way() {
+    let mut world = World::exact(12, 12);
+    world.rows.remove(&7);
+    assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)], "an age that is not known is old");
+    world.ages.insert(7, 1_999);
+    assert_eq!((world.findings(), world.plan().young), (vec![], 1), "younger than the publishing deadline");
+    world.ages.insert(7, 2_000);
+    assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)]);
+    world.in_flight.push((7, user(7)));
+    assert_eq!((world.findings(), world.plan().young), (vec![], 0), "its message waits on the topic");
+    world.ages.insert(7, 60_000);
+    assert_eq!(world.findings(), [found(Kind::Unissued, 7, 7)], "for too long");
+    world.in_flight.clear();
+    assert_eq!(mended(world).rows[&7], user(7));
+}
+
+#[test]
+fn a_row_whose_person_redis_forgot_goes_back() {
+    let mut world = World::exact(12, 12);
+    world.users.remove(&user(3));
+    world.users.remove(&user(12));
+    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 3, 3), found(Kind::MissingAdmission, 12, 12)]);
+    assert_eq!(mended(world).users[&user(3)], 3);
+}
+
+#[test]
+fn a_person_on_another_slot_than_their_row_goes_back_to_it() {
+    let mut world = World::exact(12, 10);
+    world.users.insert(user(3), 11);
+    world.count = Some(11);
+    world.free.insert(3);
+    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 3, 3)]);
+    assert_eq!(mended(world).users[&user(3)], 3);
+}
+
+#[test]
+fn a_counter_that_does_not_add_up_is_set_right() {
+    for count in [0, 3, 11, 500] {
+        let mut world = World::exact(12, 10);
+        world.count = Some(count);
+        assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)], "count {count}");
+        assert_eq!(mended(world).count, Some(10));
+    }
+}
+
+#[test]
+fn a_slot_that_nobody_holds_and_nothing_speaks_for_is_free() {
+    let mut world = World::exact(12, 10);
+    world.users.remove(&user(4));
+    world.rows.remove(&4);
+    assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
+    assert_eq!(mended(world).free, BTreeSet::from([4]));
+}
+
+#[test]
+fn of_two_people_on_a_slot_the_row_s_keeps_it_and_the_other_gets_a_free_one() {
+    let mut world = World::exact(12, 10);
+    world.users.insert(user(99), 4);
+    assert_eq!(world.findings(), [found(Kind::SlotConflict, 4, 99)]);
+    let world = mended(world);
+    assert_eq!((world.users[&user(4)], world.users[&user(99)]), (4, 11));
+    assert_eq!(world.rows[&11], user(99));
+}
+
+#[test]
+fn without_a_free_slot_the_other_waits_first_and_is_listed_as_broken() {
+    let mut world = World::exact(12, 12);
+    world.waiting = vec![user(50)];
+    world.users.insert(user(99), 4);
+    let world = mended(world);
+    assert_eq!(world.waiting, [user(99), user(50)]);
+    assert_eq!(world.broken, BTreeSet::from([user(99)]));
+}
+
+#[test]
+fn above_the_quantity_the_earliest_get_what_is_free_and_the_rest_wait() {
+    let mut world = World::exact(12, 12);
+    world.users.remove(&user(5));
+    world.rows.remove(&5);
+    world.free.insert(5);
+    for n in [13, 14] {
+        world.users.insert(user(n), i64::from(n));
+    }
+    world.count = Some(14);
+    assert_eq!(world.findings(), [found(Kind::OverAdmitted, 13, 13), found(Kind::OverAdmitted, 14, 14)]);
+    let world = mended(world);
+    assert_eq!(world.rows[&5], user(13));
+    assert_eq!((world.waiting, world.broken), (vec![user(14)], BTreeSet::from([user(14)])));
+}
+
+#[test]
+fn who_holds_one_of_the_coupon_already_gives_the_second_back() {
+    let mut world = World { once_per: OncePer::Coupon, ..World::exact(12, 10) };
+    world.rows.remove(&10);
+    world.elsewhere.insert(user(10));
+    assert_eq!(world.findings(), [found(Kind::OverAdmitted, 10, 10)]);
+    assert!(!mended(world).users.contains_key(&user(10)));
+}
+
+#[test]
+fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
+    for closed in [false, true] {
+        let mut world = World { closed, ..World::exact(12, 11) };
+        world.waiting = vec![user(50), user(51)];
+        assert_eq!(world.findings(), [of_drop(Kind::Unfilled)]);
+        world.apply(&world.plan());
+        assert_eq!((&world.rows[&12], world.waiting.as_slice()), (&user(50), [user(51)].as_slice()));
+        assert_eq!(world.findings(), []);
+    }
+}
+
+#[test]
+fn closed_below_the_quantity_is_told_and_sealed() {
+    let plan = World { closed: true, ..World::exact(12, 11) }.plan();
+    assert_eq!(plan.items.len(), 1);
+    assert!(plan.items[0].kind == Kind::Unfilled && !plan.items[0].needs_person);
+    assert!(plan.exact && plan.sealable);
+}
+
+#[test]
+fn a_lost_drop_is_made_anew_from_rows_and_messages() {
+    let mut world = World::exact(12, 9);
+    world.rows.remove(&9);
+    world.in_flight = vec![(9, user(9))];
+    (world.meta, world.count) = (None, None);
+    world.users.clear();
+    assert_eq!(world.findings(), [of_drop(Kind::RedisLost)]);
+    world.apply(&world.plan());
+    assert_eq!(world.users, World::exact(12, 9).users);
+    assert_eq!(world.findings(), []);
+}
+
+#[test]
+fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
+    let mut world = World { licence_lost: true, ..World::exact(12, 9) };
+    world.rows.remove(&9);
+    world.in_flight = vec![(9, user(9))];
+    for n in [8, 9] {
+        world.users.remove(&user(n));
+    }
+    world.count = Some(7);
+    assert_eq!(world.findings(), [found(Kind::MissingAdmission, 8, 8), found(Kind::MissingAdmission, 9, 9)]);
+    world.apply(&world.plan());
+    assert_eq!((world.users.len(), world.count), (9, Some(9)));
+}
+
+#[test]
+fn failed_claims_are_issued_readmitted_resolved_or_left() {
+    let mut world = World::exact(12, 8);
+    world.rows.remove(&8);
+    world.failed = vec![
+        (1, Some(8), Some(user(8))),   // admitted, refused once
+        (2, Some(9), Some(user(9))),   // by hand, in a slot that is nobody's
+        (3, Some(2), Some(user(2))),   // has a row
+        (4, Some(3), Some(user(40))),  // the slot is another's
+        (5, Some(0), Some(user(41))),  // no slot of the drop's
+        (6, Some(99), Some(user(42))), // nor this
+        (7, Some(5), None),            // nobody's
+        (8, Some(8), Some(user(8))),   // a second one of the same person
+    ];
+    world.apply(&world.plan());
+    assert_eq!(world.rows[&8], user(8));
+    assert_eq!(world.rows[&9], user(9));
+    assert_eq!(world.rows[&10], user(40));
+    assert_eq!(world.failed.iter().map(|f| f.0).collect::<Vec<_>>(), [5, 6, 7]);
+    let plan = world.plan();
+    assert!(plan.items.iter().all(|i| i.needs_person && i.kind == Kind::FailedClaim) && plan.items.len() == 3);
+}
+
+#[test]
+fn the_brake_holds_many_repairs_but_never_what_was_promised() {
+    let mut forgotten = World::exact(300, 300);
+    for n in 1..=61 {
+        forgotten.users.remove(&user(n));
+    }
+    assert!(forgotten.plan().braked);
+    forgotten.users.insert(user(1), 1);
+    assert!(!forgotten.plan().braked, "60 is 20 % of 300");
+    let mut unissued = World::exact(300, 300);
+    unissued.rows.clear();
+    assert!(!unissued.plan().braked);
+    let mut emptied = World::exact(300, 300);
+    emptied.users.retain(|_, slot| *slot > 100);
+    emptied.rows.retain(|slot, _| *slot > 100);
+    assert!(emptied.plan().braked, "a hundred slots would come free");
+}
+
+#[test]
+fn an_operator_s_change_that_did_not_reach_redis_does_now() {
+    let world = World { meta: Some(false), ..World::exact(12, 5) };
+    assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
+}
