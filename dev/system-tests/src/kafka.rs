@@ -6,6 +6,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use crate::wait::{LIMIT, eventually_some};
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A topic and the group that reads it.
@@ -72,17 +74,21 @@ impl Topic {
         self.offsets().await.iter().map(|(committed, end)| end - committed).sum()
     }
 
-    /// Sets the group back to the beginning, as if no commit had ever reached the broker. The group must have no member.
+    /// Sets the group back to the beginning, as if no commit had ever reached the broker. Waits until the group has no member:
+    /// a killed one stays in it until its session ends.
     pub async fn forget_commits(&self) {
-        let (this, config) = (self.clone(), self.config());
-        tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
-            let mut list = this.partitions(&reader);
-            list.set_all_offsets(Offset::Offset(0)).unwrap();
-            reader.commit(&list, CommitMode::Sync).unwrap();
+        eventually_some("the group is without members", LIMIT, async || {
+            let (this, config) = (self.clone(), self.config());
+            tokio::task::spawn_blocking(move || {
+                let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
+                let mut list = this.partitions(&reader);
+                list.set_all_offsets(Offset::Offset(0)).unwrap();
+                reader.commit(&list, CommitMode::Sync)
+            })
+            .await
+            .unwrap()
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {

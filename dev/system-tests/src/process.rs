@@ -31,14 +31,18 @@ struct Stdout {
     ended: AtomicBool,
 }
 
-/// The program of this name that was built beside the test.
+/// The program of this name: in the folder `FIRSTCOME_BIN_DIR`, else as it was built beside the test.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test knows where it is");
-    // target/<profile>/deps/it-0123456789abcdef
-    let profile = test.parent().and_then(Path::parent).expect("a test lives in target/<profile>/deps");
-    let path = profile.join(name);
+    let folder = std::env::var_os("FIRSTCOME_BIN_DIR").map_or_else(beside_the_test, PathBuf::from);
+    let path = folder.join(name);
     assert!(path.is_file(), "{} is not built; run `cargo build --workspace` first", path.display());
     path
+}
+
+fn beside_the_test() -> PathBuf {
+    let test = std::env::current_exe().expect("the test knows where it is");
+    // target/<profile>/deps/it-0123456789abcdef
+    test.parent().and_then(Path::parent).expect("a test lives in target/<profile>/deps").to_owned()
 }
 
 impl Process {

@@ -51,6 +51,11 @@ impl Keys {
         format!("{}:{{{coupon}}}:claimants", self.prefix)
     }
 
+    /// The name of a key of the whole installation.
+    pub fn own(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
+    }
+
     /// Every key under the prefix, sorted.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;

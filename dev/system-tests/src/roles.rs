@@ -6,7 +6,7 @@ use firstcome_reconciler::report::Run;
 
 use crate::http::{Api, Http, Reconciler};
 use crate::process::Process;
-use crate::wait::LIMIT;
+use crate::wait::{LIMIT, eventually};
 use crate::world::World;
 
 /// A process and how to talk to it.
@@ -79,6 +79,18 @@ impl World {
         let process = self.start("firstcome-reconciler", &["daemon"], env);
         let base = process.line("listening on ").await;
         Running { client: Reconciler::new(&base), process }
+    }
+
+    /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now on is not theirs.
+    pub async fn settled_daemon(&self) -> Running<Reconciler> {
+        let daemon = self.daemon().await;
+        let canary = self.redis.own("canary");
+        eventually("the daemon has nothing more to do", LIMIT, async || {
+            let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+            self.redis.command::<bool>(&["EXISTS", &canary]).await && self.sql.number(running).await == 0
+        })
+        .await;
+        daemon
     }
 
     /// `firstcome-reconciler once --json ARGS`, to its end.

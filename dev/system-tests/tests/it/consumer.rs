@@ -1,6 +1,6 @@
 //! From the topic to rows: each message once, whatever it is and whoever is killed.
 
-use firstcome_stack::{KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, KafkaOptions, KafkaServer};
 use firstcome_system_tests::{LIMIT, Session, Stores, World, assert_exact, eventually, people, rows, rush};
 
 use crate::rush::{all_issued, open_world};
@@ -74,24 +74,24 @@ async fn a_batch_with_one_bad_message_issues_all_the_others() {
 
 #[tokio::test]
 async fn a_consumer_killed_between_the_commit_of_rows_and_of_offsets_loses_and_doubles_nothing() {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let (kafka, proxy) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka), "between").await;
     let api = world.serve().await;
     world.open().await;
     let coupon = api.open_coupon(50).await;
     let answers = rush(&[&api], coupon.id, &people(50), 50).await;
 
-    // The drop's row is locked, so the consumer's transaction waits; meanwhile Kafka is frozen. Then the rows commit and
-    // the offsets can't.
+    // The drop's row is locked, so the consumer's transaction waits; meanwhile its way to Kafka is cut. Then the
+    // rows commit and the offsets can't.
     let mut holding = Session::begin(&world.sql).await;
     holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
     let consumer = world.consume().await;
     eventually("the batch waits for the lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
-    kafka.freeze().await.unwrap();
+    proxy.set(Fault::Cut).await.unwrap();
     holding.commit().await;
     eventually("rows are committed", LIMIT, async || !rows(&world, coupon.drop).await.is_empty()).await;
     consumer.process.kill().await;
-    kafka.thaw().await.unwrap();
+    proxy.set(Fault::Pass).await.unwrap();
     let committed: i64 = world.topic.offsets().await.iter().map(|(committed, _)| committed).sum();
     assert_eq!(committed, 0, "it was killed between the two");
 
@@ -115,7 +115,6 @@ async fn a_topic_read_again_from_the_beginning_changes_no_row() {
     let all = "SELECT * FROM issued_coupons ORDER BY slot";
     let before = world.sql.query(all).await;
     consumer.process.kill().await;
-    // A killed member stays in its group until its session ends; only then can the group be set back.
     world.topic.forget_commits().await;
     let _next = world.consume().await;
     eventually("all was read again", LIMIT, async || world.topic.lag().await == 0).await;

@@ -125,9 +125,9 @@ async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_
     let consumer = world.consume().await;
     all_issued(&world, coupon.drop, 1_000).await;
     consumer.process.stop().await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot > 100").await;
 
-    let daemon = world.daemon().await;
+    let daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot > 100").await;
     let asked = daemon.ask(&json!({"wait": false})).await;
     assert_eq!(asked.status, 202, "{asked:?}");
     daemon.process.signal(Signal::TERM);

@@ -192,7 +192,7 @@ async fn failed_claims_put_in_by_hand_are_reissued_by_the_next_pass_of_the_comma
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
     let (world, api) = open_world("by-hand-http").await;
-    let daemon = world.daemon().await;
+    let daemon = world.settled_daemon().await;
     let (coupon, answers) = given_out(&world, &api).await;
     back_up_by_hand(&world, &coupon, &[3, 5]).await;
     let dry = daemon.reconcile(&json!({"dry_run": true, "coupon_id": coupon.id})).await;
@@ -249,7 +249,7 @@ async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_
         coupon.id, coupon.drop
     );
     world.sql.query(&by_hand).await;
-    let daemon = world.daemon().await;
+    let daemon = world.settled_daemon().await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Drift, "{run:#?}");
     let left = "SELECT user_id FROM failed_claims WHERE resolved_at IS NULL ORDER BY id";
@@ -285,7 +285,7 @@ fn plain(raw: &str) -> String {
 async fn what_was_repaired_is_mailed_and_recorded() {
     let (world, api) = open_world("mailed").await;
     let (coupon, answers) = given_out(&world, &api).await;
-    let daemon = world.daemon().await;
+    let daemon = world.settled_daemon().await;
     world.sql.query("DELETE FROM issued_coupons WHERE slot IN (2, 4)").await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
