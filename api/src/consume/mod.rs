@@ -28,6 +28,7 @@ mod throttle;
 mod worker;
 mod write;
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::Once;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let listener = TcpListener::bind(address).await.with_context(|| format!("{address} could not be listened on"))?;
     let address = listener.local_addr()?;
     let db = Db::new(&args.mysql.settings())?;
-    match start::check_stores(&args, &db, &shutdown).await {
+    match start::check_stores(&args, &shutdown).await {
         Ok(()) => {}
         Err(StartError::Stopped(store)) => {
             tracing::info!(store, "stopped before the start was complete");
@@ -74,7 +75,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
     let worker = start_worker(&args, db, Arc::clone(&health), shutdown)?;
-    println!("listening on http://{address}");
+    say(&format!("listening on http://{address}"));
     let done = CancellationToken::new();
     let limits = Limits { connections: 100, drain: Duration::from_secs(1), ..Limits::default() };
     let front = tokio::spawn(serve(listener, router, limits, done.clone()));
@@ -101,11 +102,18 @@ fn start_worker(
         stop,
     };
     let (topic, group, first) = (setup.kafka.topic.clone(), setup.kafka.group.clone(), Once::new());
-    let joined = move || first.call_once(|| println!("consuming {topic} as {group}"));
+    let joined = move || first.call_once(|| say(&format!("consuming {topic} as {group}")));
     let (tell, ended) = oneshot::channel();
     std::thread::Builder::new().name("consume".into()).spawn(move || {
         // The receiver is gone only when the whole process ends.
         let _ = tell.send(worker::run(setup, joined));
     })?;
     Ok(ended)
+}
+
+/// One line on standard output. Whoever started this process may have stopped reading; `println!` would panic.
+fn say(line: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        tracing::debug!(%error, line, "nobody reads standard output");
+    }
 }

@@ -1,5 +1,6 @@
 //! The Kafka consumer: polled by one thread, paused while a batch can't be written, closed without hanging.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::failed::Source as Origin;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 
 use super::decode::Record;
@@ -26,7 +27,8 @@ pub(super) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
     /// Records that came although fetching was paused; they come first when it goes on.
     carried: Vec<Record>,
-    logged: Option<(RDKafkaErrorCode, Instant)>,
+    /// When each kind of trouble was last told of.
+    logged: BTreeMap<String, Instant>,
 }
 
 impl Source {
@@ -37,12 +39,12 @@ impl Source {
     pub(super) fn subscribe(settings: &KafkaSettings, group: Group) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         // A commit blocks the loop until it is answered or this has passed; the default is a minute.
-        config.set("socket.timeout.ms", "10000");
+        config.set("socket.timeout.ms", "6000");
 
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
-        Ok(Self { consumer: Arc::new(consumer), carried: Vec::new(), logged: None })
+        Ok(Self { consumer: Arc::new(consumer), carried: Vec::new(), logged: BTreeMap::new() })
     }
 
     /// The consumer, for commits and for the lag.
@@ -89,10 +91,10 @@ impl Source {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(anyhow::Error::new(error).context("Kafka refuses this consumer for good"));
         }
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        if self.logged.is_none_or(|(last, at)| last != code || at.elapsed() > LOG_AGAIN) {
+        let trouble = error.to_string();
+        if self.logged.get(&trouble).is_none_or(|at| at.elapsed() > LOG_AGAIN) {
             tracing::warn!(%error, "Kafka reports a problem; polling on");
-            self.logged = Some((code, Instant::now()));
+            self.logged.insert(trouble, Instant::now());
         }
         Ok(())
     }
@@ -127,12 +129,13 @@ impl Source {
         Ok(())
     }
 
-    /// Leaves the group, for at most `longest`. Closing talks to the group's coordinator and may hang when Kafka does, so it
-    /// runs on a thread that is left behind.
+    /// Commits what is left to commit and leaves the group, for at most `longest`. Both talk to the group's coordinator and
+    /// may hang when Kafka does, so they run on a thread that is left behind.
     pub(super) fn close(self, lag: Lag, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;
         std::thread::spawn(move || {
+            consumer.context().commit(consumer.as_ref());
             lag.stop();
             drop(consumer);
             drop(done);

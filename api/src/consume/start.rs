@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use firstcome_shared::config::{StartError, wait_for};
 use firstcome_shared::kafka::{TopicError, check_topic};
-use firstcome_shared::mysql::{Db, migrations};
+use firstcome_shared::mysql::{DbError, migrations};
 use tokio_util::sync::CancellationToken;
 
 use super::ConsumeArgs;
+use crate::migrate::OneLine;
 
 /// Longest wait for one answer of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
@@ -16,20 +17,12 @@ const KAFKA_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`StartError`], with what to do.
-pub(super) async fn check_stores(args: &ConsumeArgs, db: &Db, shutdown: &CancellationToken) -> Result<(), StartError> {
+pub(super) async fn check_stores(args: &ConsumeArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
-    wait_for("MySQL", limit, shutdown, |_| true, async || db.ping().await).await?;
-    let mysql = args.mysql.settings();
-    wait_for(
-        "MySQL",
-        limit,
-        shutdown,
-        |_: &String| false,
-        async || migrations::check(&mysql).await.map_err(|error| format!("{error:#}")),
-    )
-    .await?;
-    let kafka = args.kafka.settings();
-    let may_come = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
-    wait_for("Kafka", limit, shutdown, may_come, async || check_topic(&kafka, KAFKA_LIMIT).await).await?;
-    Ok(())
+    let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());
+    let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
+    let tables = wait_for("MySQL", limit, shutdown, away, async || migrations::check(&mysql).await.map_err(OneLine));
+    let away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
+    let topic = wait_for("Kafka", limit, shutdown, away, async || check_topic(&kafka, KAFKA_LIMIT).await);
+    tokio::try_join!(tables, topic).map(|_| ())
 }

@@ -66,7 +66,6 @@ pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let size = setup.limits.max;
     let mut worker = Worker { setup, source, throttle, backoff: Backoff::default(), size, deadline: None };
     let ended = worker.work();
-    worker.source.group().commit(worker.source.consumer().as_ref());
     worker.source.close(lag, LEAVE);
     ended
 }

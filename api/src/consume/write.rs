@@ -182,3 +182,74 @@ impl Known {
         Ok(Self { rows, rules })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::{DateTime, Utc};
+    use firstcome_shared::domain::OncePer;
+    use firstcome_shared::event::ClaimEvent;
+    use firstcome_shared::mysql::catalogue::NewCoupon;
+    use firstcome_shared::mysql::{DbSettings, migrations};
+    use firstcome_shared::schedule::Schedule;
+    use firstcome_stack::{MysqlOptions, MysqlServer};
+
+    use super::super::decode::tests::record;
+    use super::*;
+
+    async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
+        loop {
+            // A deadlock, mostly: tried again, as the loop does.
+            if let Ok(written) = write(db, batch.to_vec()).await {
+                return written;
+            }
+        }
+    }
+
+    /// As when a partition moves while its old owner still writes: the look at what is there is out of date at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
+        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        let url = mysql.database_url("firstcome").into();
+        let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
+        migrations::migrate(&settings).await.unwrap();
+        let db = Db::new(&settings).unwrap();
+        let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
+        let (name, once_per) = ("Winter".into(), OncePer::Coupon);
+        let new = NewCoupon { name, quantity: 300, once_per, waiting_list: 0, schedule };
+        let (coupon, drops) = db.create_coupon(new, Utc::now()).await.unwrap();
+
+        // Every writer has the slots of the one before it half overlapping, some by other people, some people elsewhere.
+        let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
+            .map(|writer| {
+                let claims = (1..=100_u32).map(|i| {
+                    let slot = writer * 40 + i;
+                    let user = if i % 7 == writer { slot + 1_000 } else { slot + i % 3 };
+                    let (coupon_id, drop_id) = (coupon.id, drops[0].id);
+                    let user_id = format!("u-{user}").parse().unwrap();
+                    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: DateTime::UNIX_EPOCH };
+                    Arc::new(record(i32::try_from(writer).unwrap(), i64::from(i), 0, &event.encode()))
+                });
+                claims.collect()
+            })
+            .collect();
+        let twice = batches.iter().chain(&batches);
+        let told = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
+
+        let count = async |from: &str| -> u64 {
+            let sql = format!("SELECT COUNT(*) FROM firstcome.{from}");
+            mysql.query(&sql).await.unwrap()[0][0].parse().unwrap()
+        };
+        let rows = count("issued_coupons").await;
+        assert_eq!(told.iter().map(|w| w.issued).sum::<u64>(), rows);
+        for record in batches.iter().flatten() {
+            let claim = record.claim.as_ref().unwrap();
+            let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);
+            let row = count(&format!("issued_coupons WHERE slot = {slot} AND user_id = '{user}'")).await;
+            let (partition, offset) = (at.partition, at.offset);
+            let kept = format!("failed_claims WHERE source_partition = {partition} AND source_offset = {offset}");
+            assert_eq!(row + count(&kept).await, 1, "{slot} {partition} {offset}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! MySQL goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is lost.
+//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is lost.
 
 use std::time::Duration;
 
@@ -93,6 +93,30 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     assert_eq!(world.committed(), 400);
 }
 
+/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and go in mid-write.
+#[tokio::test(flavor = "multi_thread")]
+async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
+    let world = World::new().await;
+    let proxy = world.mysql.proxy().await.unwrap();
+    let drop = world.coupon(600, OncePer::Coupon).await;
+    let arguments = [&world.through(&proxy), "--consume-batch-max=25"];
+    world.claim(drop, 1..=600).await;
+    let first = world.consumer(&arguments);
+    eventually("some rows", async || world.rows().await > 0).await;
+    proxy.set(Fault::Delay(Duration::from_millis(60))).await.unwrap();
+    let second = world.consumer(&arguments);
+    eventually("more rows", async || world.rows().await > 150).await;
+    let third = world.consumer(&arguments);
+    eventually("more rows", async || world.rows().await > 300).await;
+    first.stop().await;
+    eventually("more rows", async || world.rows().await > 450).await;
+    second.stop().await;
+    world.until_rows(600).await;
+    third.stop().await;
+    world.assert_exact(600).await;
+    assert_eq!(world.committed(), 600);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn told_to_stop_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
     let world = World::new().await;
@@ -108,4 +132,34 @@ async fn told_to_stop_while_mysql_is_away_it_stops_in_seconds_and_commits_nothin
     assert_eq!(world.committed(), 100);
     world.consume_until("the rest", async || world.rows().await == 200).await;
     world.assert_exact(200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_is_killed_and_comes_back_costs_nothing() {
+    let (world, kafka) = World::with_own_kafka().await;
+    let drop = world.coupon(2_000, OncePer::Coupon).await;
+    let consumer = world.consumer(&["--consume-batch-max=20"]);
+    world.claim(drop, 1..=1_000).await;
+    eventually("some rows", async || world.rows().await > 100).await;
+    kafka.kill().await.unwrap();
+    kafka.start_again().await.unwrap();
+    world.claim(drop, 1_001..=2_000).await;
+    world.until_rows(2_000).await;
+    consumer.stop().await;
+    world.assert_exact(2_000).await;
+    assert_eq!(world.committed(), 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_kafka_does_not_answer_it_stops_in_seconds() {
+    let (world, kafka) = World::with_own_kafka().await;
+    let drop = world.coupon(100, OncePer::Coupon).await;
+    let consumer = world.consumer(&[]);
+    world.claim(drop, 1..=100).await;
+    world.until_rows(100).await;
+    kafka.freeze().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), consumer.stop()).await.unwrap();
+    kafka.thaw().await.unwrap();
+    world.consume_until("offsets", async || world.committed() == 100).await;
+    world.assert_exact(100).await;
 }

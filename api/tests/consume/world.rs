@@ -14,7 +14,7 @@ use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{FaultProxy, MysqlServer, Stack, StackOptions};
+use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, Stack, StackOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
@@ -44,15 +44,23 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::on(&stack().await.mysql).await
+        let stack = stack().await;
+        Self::on(&stack.mysql, &stack.kafka).await
     }
 
     /// With a MySQL of its own, that the test may stop.
     pub(crate) async fn with_own_mysql() -> Self {
-        Self::on(Box::leak(Box::new(MysqlServer::start(firstcome_stack::MysqlOptions::default()).await.unwrap()))).await
+        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        Self::on(Box::leak(Box::new(mysql)), &stack().await.kafka).await
     }
 
-    async fn on(mysql: &'static MysqlServer) -> Self {
+    /// With a Kafka of its own, that the test may stop.
+    pub(crate) async fn with_own_kafka() -> (Self, &'static KafkaServer) {
+        let kafka: &KafkaServer = Box::leak(Box::new(KafkaServer::start(KafkaOptions::default()).await.unwrap()));
+        (Self::on(&stack().await.mysql, kafka).await, kafka)
+    }
+
+    async fn on(mysql: &'static MysqlServer, kafka: &KafkaServer) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("consume-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let database = name.replace('-', "_");
@@ -60,7 +68,7 @@ impl World {
         let settings =
             DbSettings { url: mysql.database_url(&database).into(), pool_size: 4, limit: Duration::from_secs(20) };
         migrations::migrate(&settings).await.unwrap();
-        let brokers = stack().await.kafka.bootstrap();
+        let brokers = kafka.bootstrap();
         let kafka = KafkaSettings { brokers, topic: name.clone(), group: name };
         ensure_topic(&kafka, PARTITIONS, 1, LIMIT).await.unwrap();
         Self { mysql, database, db: Db::new(&settings).unwrap(), kafka }
