@@ -70,7 +70,6 @@ impl HttpArgs {
         Limits {
             connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
             header_read: Duration::from_millis(self.header_read_timeout_ms),
-            drain: self.request_timeout(),
             ..Limits::default()
         }
     }

@@ -1,4 +1,5 @@
-//! What goes on beside the requests: coupons are kept fresh, daily drops are made ahead, Redis is watched. None of it ends
+//! What goes on beside the requests: coupons are kept fresh, daily drops are made ahead, Redis and
+//! the producer are watched. None of it ends
 //! by itself; one that does is a bug, and the process stops rather than go on without it.
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::state::{App, Services};
 /// How often it is looked whether daily drops are to be made. They are made days ahead.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// How often Redis is asked for its time and the licence.
+/// How often Redis is asked for its time and the licence, and the producer whether it still works.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all of it. Dropping the set ends it.
@@ -35,6 +36,18 @@ pub(super) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     });
     let services = Arc::clone(app);
     tasks.spawn(async move { watch_redis(&services).await });
+    let services = Arc::clone(app);
+    tasks.spawn(async move {
+        let mut ticks = every(WATCH_EVERY);
+        loop {
+            ticks.tick().await;
+            match services.publisher.renew_if_failed() {
+                Ok(false) => {}
+                Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),
+            }
+        }
+    });
     tasks
 }
 

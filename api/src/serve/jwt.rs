@@ -106,6 +106,11 @@ impl Verifier {
         } else {
             rules.validate_aud = false;
         }
+        if required.len() == 2 {
+            tracing::warn!(
+                "neither JWT_ISSUER nor JWT_AUDIENCE is set: every token made with the key is taken, for whatever it was meant"
+            );
+        }
         rules.set_required_spec_claims(&required);
         Ok(Self { key, rules })
     }

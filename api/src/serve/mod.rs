@@ -7,6 +7,7 @@ mod catalogue;
 mod clock;
 mod entry;
 mod extract;
+mod figures;
 mod identity;
 mod in_hand;
 mod jwt;
@@ -29,7 +30,7 @@ use axum::Router;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{self, Limits};
 use firstcome_shared::telemetry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 pub use args::{HttpArgs, ServeArgs};
@@ -70,16 +71,17 @@ impl Server {
         let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
         let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
         let metrics = telemetry::init_metrics()?;
+        figures::describe();
         let Some(app) = start::services(&args, identity, shutdown).await? else { return Ok(None) };
         let app = Arc::new(app);
         let wanted = args.http.listen_addr;
-        let listener = TcpListener::bind(wanted).await.with_context(|| format!("cannot listen on {wanted}"))?;
+        let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         let address = listener.local_addr()?;
         let router = router::router(&app, token, metrics);
-        let limits = args.http.limits();
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim asks Redis twice at most, then waits for Kafka.
         let patience = args.publish.deadline() + 2 * args.redis.settings().timeout + Duration::from_secs(1);
+        let limits = Limits { drain: patience, ..args.http.limits() };
         Ok(Some(Self { app, listener, address, router, limits, refresh, patience }))
     }
 
@@ -111,6 +113,17 @@ impl Server {
             Some(what) => anyhow::bail!("{what} ended; start this process again"),
         }
     }
+}
+
+/// Connections that may wait to be taken: a drop's crowd comes at once, and whom the system turns away tries again only a
+/// second later. It lowers this to what it allows itself.
+const BACKLOG: u32 = 16_384;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Claims whose client is gone are still worked; then the producer sends what it holds.

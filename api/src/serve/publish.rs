@@ -1,17 +1,20 @@
 //! Handing admissions to Kafka.
 
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use metrics::{counter, histogram};
+use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
 /// Publishes admissions.
 pub(super) struct Publisher {
-    producer: FutureProducer,
+    settings: ClientConfig,
+    producer: RwLock<FutureProducer>,
     topic: String,
     deadline: Duration,
 }
@@ -22,8 +25,34 @@ impl Publisher {
     /// # Errors
     /// When librdkafka refuses the settings.
     pub(super) fn new(settings: &KafkaSettings, deadline: Duration) -> anyhow::Result<Self> {
-        let producer = settings.producer(deadline).create().context("the Kafka producer could not be made")?;
-        Ok(Self { producer, topic: settings.topic.clone(), deadline })
+        let topic = settings.topic.clone();
+        let settings = settings.producer(deadline);
+        let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
+        Ok(Self { settings, producer, topic, deadline })
+    }
+
+    fn producer(&self) -> FutureProducer {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a new producer where the old one has failed for good. An idempotent producer does so rather than risk a gap or a
+    /// double, and refuses every message from then on; here both are harmless.
+    ///
+    /// # Errors
+    /// When the new one can't be made.
+    pub(super) fn renew_if_failed(&self) -> anyhow::Result<bool> {
+        let Some((code, reason)) = self.producer().client().fatal_error() else { return Ok(false) };
+        tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
+        self.renew()?;
+        Ok(true)
+    }
+
+    fn renew(&self) -> anyhow::Result<()> {
+        let fresh = self.settings.create().context("the Kafka producer could not be made again")?;
+        let old = std::mem::replace(&mut *self.producer.write().unwrap_or_else(PoisonError::into_inner), fresh);
+        // Dropping it waits for its thread.
+        tokio::task::spawn_blocking(move || drop(old));
+        Ok(())
     }
 
     /// Publishes an admission and waits for its acknowledgement, until the deadline. `false` means that it is not certain
@@ -44,7 +73,7 @@ impl Publisher {
         let (key, payload) = (event.key(), event.encode());
         let record = FutureRecord::to(&self.topic).key(&key).payload(&payload);
         // A full queue is not waited for: Kafka is away, and the claim need not be.
-        let delivery = self.producer.send_result(record).map_err(|(error, _)| error.to_string())?;
+        let delivery = self.producer().send_result(record).map_err(|(error, _)| error.to_string())?;
         match tokio::time::timeout(self.deadline, delivery).await {
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err((error, _)))) => Err(error.to_string()),
@@ -55,7 +84,7 @@ impl Publisher {
 
     /// Waits, for at most `limit`, until nothing is on its way any more; gives how much is left.
     pub(super) async fn flush(&self, limit: Duration) -> i32 {
-        let producer = self.producer.clone();
+        let producer = self.producer();
         let flushed = tokio::task::spawn_blocking(move || {
             if let Err(error) = producer.flush(limit) {
                 tracing::warn!(%error, "some admissions are not acknowledged; the reconciler issues them if need be");
@@ -63,5 +92,38 @@ impl Publisher {
             producer.in_flight_count()
         });
         flushed.await.unwrap_or(-1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use firstcome_shared::domain::{CouponId, DropId};
+
+    use super::*;
+
+    fn publisher(brokers: &str) -> Publisher {
+        let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
+        let deadline = Duration::from_secs(5);
+        let mut made = Publisher::new(&KafkaSettings { brokers: brokers.into(), topic, group }, deadline).unwrap();
+        // librdkafka's own imitation of a broker: enough to see that messages are handed over.
+        made.settings.set("test.mock.num.brokers", "1");
+        made
+    }
+
+    fn event(slot: u32) -> ClaimEvent {
+        let (coupon_id, drop_id, claimed_at) = (CouponId(1), DropId(1), DateTime::UNIX_EPOCH);
+        ClaimEvent { coupon_id, drop_id, slot, user_id: "u-1".parse().unwrap(), claimed_at }
+    }
+
+    #[tokio::test]
+    async fn a_new_producer_takes_over() {
+        let publisher = publisher("127.0.0.1:1");
+        assert!(!publisher.renew_if_failed().unwrap(), "an unreachable broker is not a failure for good");
+        publisher.renew().unwrap();
+        assert!(publisher.publish(&event(1)).await);
+        publisher.renew().unwrap();
+        assert!(publisher.publish(&event(2)).await);
+        assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
     }
 }

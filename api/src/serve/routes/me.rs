@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::person::PersonRecord;
@@ -11,7 +12,7 @@ use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::serve::entry::Entry;
+use crate::serve::entry::{Chosen, Entry};
 use crate::serve::extract::CouponPath;
 use crate::serve::identity::Person;
 use crate::serve::state::{App, Services};
@@ -76,13 +77,13 @@ pub(in crate::serve) async fn mine(
 }
 
 async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyClaim, Problem> {
-    // Before the first drop has opened nobody can hold one of it, but whoever was put in by hand has a row.
-    let current = entry.current(services.clock.now()).or_else(|| entry.all().next());
+    let now = services.clock.now();
+    // Redis forgets sealed drops: that it knows nothing of one says nothing.
+    let asked = about(entry, now);
     let in_redis = async {
-        match current {
-            // Redis forgets sealed drops: that it knows nothing of one says nothing.
-            Some(chosen) if chosen.drop.sealed_at.is_none() => Some(services.redis.standing(chosen.keys, user).await),
-            _ => None,
+        match asked.filter(|chosen| chosen.drop.sealed_at.is_none()) {
+            Some(chosen) => Some(services.redis.standing(chosen.keys, user).await),
+            None => None,
         }
     };
     let (record, standing) = tokio::join!(services.db.person(entry.coupon.id, user), in_redis);
@@ -94,9 +95,20 @@ async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyCla
     if let Err(error) = &standing {
         tracing::debug!(%error, "a claim is looked up without Redis");
     }
-    let drop = current.map(|chosen| chosen.drop.id);
+    let drop = asked.map(|chosen| chosen.drop.id);
     judge(entry.coupon.once_per, drop, record.ok(), standing.ok())
         .ok_or_else(|| Problem::unavailable("where this claim stands is not known right now; try again"))
+}
+
+/// The drop that the answer is about. Before the first has opened nobody can hold one of it, but somebody may have been put
+/// in by hand. Where one each is allowed in the whole coupon, a drop that Redis still knows tells of all of them.
+fn about(entry: &Entry, now: DateTime<Utc>) -> Option<Chosen<'_>> {
+    let current = entry.current(now).or_else(|| entry.all().next());
+    if entry.coupon.once_per == OncePer::Drop || current.is_some_and(|chosen| chosen.drop.sealed_at.is_none()) {
+        return current;
+    }
+    let unsealed = |chosen: &Chosen| chosen.drop.sealed_at.is_none() && chosen.drop.opens_at <= now;
+    entry.all().rev().find(unsealed).or(current)
 }
 
 /// What can be said for certain from what the stores said; `None` where a store that said nothing could have said more.
@@ -135,7 +147,6 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use firstcome_shared::mysql::issued::IssuedRow;
 
     use super::*;
