@@ -8,6 +8,7 @@ mod clock;
 mod entry;
 mod extract;
 mod figures;
+mod files;
 mod identity;
 mod in_hand;
 mod jwt;
@@ -72,6 +73,7 @@ impl Server {
         let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
         let metrics = telemetry::init_metrics()?;
         figures::describe();
+        files::allow(args.http.max_connections);
         let Some(app) = start::services(&args, identity, shutdown).await? else { return Ok(None) };
         let app = Arc::new(app);
         let wanted = args.http.listen_addr;
