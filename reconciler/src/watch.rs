@@ -96,13 +96,12 @@ impl Missed {
     ) -> anyhow::Result<Self> {
         let mut loaded = Vec::with_capacity(schedules.len());
         for (event, text) in schedules {
-            let last = match record::recall(&engine.db, event.state_name()).await? {
-                Some(at) => at,
-                None => {
-                    let now = Utc::now();
-                    record::remember(&engine.db, event.state_name(), now).await?;
-                    now
-                }
+            let last = if let Some(at) = record::recall(&engine.db, event.state_name()).await? {
+                at
+            } else {
+                let now = Utc::now();
+                record::remember(&engine.db, event.state_name(), now).await?;
+                now
             };
             loaded.push(Schedule::new(*event, text, last)?);
         }

@@ -137,9 +137,8 @@ impl Executor<'_> {
             }
             let some = left.min(PROMOTED_AT_ONCE);
             left -= some;
-            let people = match self.redis.promote(&self.keys, &generation, self.drop_id(), some).await? {
-                Done::Applied(people) => people,
-                _ => return Ok(Attempt::Changed(CHANGED.into())),
+            let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), some).await? else {
+                return Ok(Attempt::Changed(CHANGED.into()));
             };
             if people.is_empty() {
                 break;

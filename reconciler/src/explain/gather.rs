@@ -197,7 +197,7 @@ async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) 
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
             Some(at) => {
-                known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}"))
+                known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}"));
             }
             None => known.broken = Some((DropId(drop), reason)),
         }

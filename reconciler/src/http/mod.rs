@@ -45,7 +45,8 @@ impl utoipa::Modify for OpsSecurity {
 
 /// All routes.
 pub fn router(engine: Engine, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
-    let app = App { engine: engine.clone(), passes };
+    let (db, redis) = (engine.db.clone(), engine.redis.clone());
+    let app = App { engine, passes };
     let (ops, openapi) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
@@ -55,7 +56,6 @@ pub fn router(engine: Engine, passes: Passes, token: OpsToken, metrics: Promethe
         .routes(routes!(alerts::silence))
         .routes(routes!(people::explain))
         .split_for_parts();
-    let (db, redis) = (engine.db.clone(), engine.redis.clone());
     let checks = vec![
         (
             "mysql",

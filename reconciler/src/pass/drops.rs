@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Broken;
-use super::findings::{Ledger, finding};
+use super::findings::Ledger;
 use crate::collect::{CollectError, Head, Surroundings};
 use crate::engine::{Engine, Request};
-use crate::execute::{ExecuteError, Executor};
+use crate::execute::Executor;
 use crate::plan::{Action, Plan, Planner};
-use crate::report::{DropReport, Numbers, Outcome, Run};
+use crate::report::{DropReport, Numbers, Run};
 
 /// Rounds of repair and second look in one pass. Two are enough for anything one repair leads to; more would only chase
 /// live traffic, which the next pass sees anyway.
@@ -64,19 +64,15 @@ impl Engine {
     }
 
     async fn must_exist(&self, request: &Request) -> Result<(), Broken> {
-        let known = match request.coupon {
-            Some(coupon) => self
-                .db
-                .coupon(coupon)
-                .await?
-                .is_some_and(|(_, own)| request.drop.is_none_or(|id| own.iter().any(|d| d.id == id))),
-            None => {
-                let id = request.drop.map_or(0, |d| d.0);
-                self.db
-                    .run("find drop", async move |conn| drops::table.find(id).count().get_result::<i64>(conn).await)
-                    .await?
-                    > 0
-            }
+        let known = if let Some(coupon) = request.coupon {
+            let found = self.db.coupon(coupon).await?;
+            found.is_some_and(|(_, own)| request.drop.is_none_or(|id| own.iter().any(|d| d.id == id)))
+        } else {
+            let id = request.drop.map_or(0, |d| d.0);
+            let count =
+                self.db.run("find drop", async move |conn| drops::table.find(id).count().get_result(conn).await);
+            let count: i64 = count.await?;
+            count > 0
         };
         if known { Ok(()) } else { Err(CollectError::NotFound("there is no such coupon or drop".into()).into()) }
     }
@@ -87,74 +83,30 @@ impl Engine {
         request: &Request,
         run: &mut Run,
         drops: Vec<(Coupon, Drop)>,
-        around: Surroundings,
+        mut around: Surroundings,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
-        let mut reports: Vec<DropReport> = Vec::with_capacity(drops.len());
-        let mut ledgers: HashMap<DropId, Ledger> = HashMap::new();
-        let (mut todo, mut around) = (drops, around);
+        let mut told = Told::default();
+        let mut todo = drops;
         for round in 0..=ROUNDS {
+            let heads = self.collector.heads(&todo, &around).await?;
             let mut again = Vec::new();
-            for (position, head) in self.collector.heads(&todo, &around).await?.into_iter().enumerate() {
+            let mut young = false;
+            for (drop, head) in todo.into_iter().zip(heads) {
                 if stop.is_cancelled() {
                     return Err(Broken::Stopped);
                 }
-                let generation = self.redis.generation(head.facts.coupon.id).await?;
-                let began = Instant::now();
-                let plan = self.look(&head).await?;
-                crate::metrics::stage("look", began.elapsed());
-                let ledger = ledgers.entry(head.drop_id()).or_default();
-                let report = match reports.iter_mut().find(|r| r.drop_id == head.drop_id()) {
-                    Some(report) => report,
-                    None => {
-                        reports.push(first_report(&head, &plan));
-                        let last = reports.len() - 1;
-                        &mut reports[last]
-                    }
-                };
-                report.after = plan.numbers;
-                report.exact = plan.exact && head.facts.users == plan.numbers.rows;
-                let (coupon, drop) = (head.facts.coupon.id, head.drop_id());
-                let acts = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
-                if request.dry_run || plan.braked {
-                    for item in &plan.items {
-                        let told = matches!(item.action, Action::Report);
-                        ledger.note(finding(
-                            item,
-                            coupon,
-                            drop,
-                            if told { Outcome::Skipped } else { Outcome::Planned },
-                        ));
-                    }
-                } else if round == ROUNDS || !acts {
-                    ledger.still_there(coupon, drop, &plan.items);
-                } else {
-                    let mut executor =
-                        Executor::new((&self.db, &self.redis), &head.facts, generation, &run.run_id, stop);
-                    let began = Instant::now();
-                    let carried = executor.carry_out(&plan).await;
-                    crate::metrics::stage("execute", began.elapsed());
-                    let attempts = carried.map_err(|error| match error {
-                        ExecuteError::Stopped => Broken::Stopped,
-                        other => other.into(),
-                    })?;
-                    ledger.attempts(coupon, drop, &plan.items, &attempts);
-                    again.push(todo[position].clone());
-                    continue;
-                }
-                // Too young to judge: where somebody waits for the answer, it is looked at once more when it is old enough.
-                if plan.young > 0 && request.is_awaited() && round == 0 {
-                    again.push(todo[position].clone());
-                }
-                if plan.sealable && !request.dry_run && self.old_enough_to_seal(&head) {
-                    self.seal(&head, plan.numbers.rows).await?;
-                    report.sealed = true;
+                let next = self.one_drop(request, &run.run_id, &head, round, &mut told, stop).await?;
+                young |= next.too_young;
+                if next.too_young || next.repaired {
+                    again.push(drop);
                 }
             }
             if again.is_empty() {
                 break;
             }
-            if round == 0 && request.is_awaited() && again.iter().any(|(_, d)| young(&reports, d.id)) {
+            if young {
+                // Somebody waits for the answer: what may still be on its way is given the time that it may take.
                 tokio::select! {
                     () = tokio::time::sleep(self.publish_deadline()) => {}
                     () = stop.cancelled() => return Err(Broken::Stopped),
@@ -163,11 +115,48 @@ impl Engine {
             around = self.surroundings(run, !around.licence_lost).await?;
             todo = again;
         }
-        for report in &mut reports {
-            report.findings = ledgers.remove(&report.drop_id).map(Ledger::into_findings).unwrap_or_default();
-        }
-        run.drops = reports;
+        run.drops = told.into_reports();
         Ok(())
+    }
+
+    /// One look at one drop, and its repairs.
+    async fn one_drop(
+        &self,
+        request: &Request,
+        run_id: &str,
+        head: &Head,
+        round: usize,
+        told: &mut Told,
+        stop: &CancellationToken,
+    ) -> Result<Next, Broken> {
+        let generation = self.redis.generation(head.facts.coupon.id).await?;
+        let began = Instant::now();
+        let plan = self.look(head).await?;
+        crate::metrics::stage("look", began.elapsed());
+        let mut next = Next { repaired: false, too_young: plan.young > 0 && request.is_awaited() && round == 0 };
+        let (report, ledger) = told.of(head, &plan);
+        report.after = plan.numbers;
+        report.exact = plan.exact;
+        let (coupon, drop) = (head.facts.coupon.id, head.drop_id());
+        let repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
+        if request.dry_run || (plan.braked && !request.confirm) {
+            ledger.planned(coupon, drop, &plan.items);
+        } else if repairs && round < ROUNDS {
+            let stores = (&self.db, &self.redis);
+            let began = Instant::now();
+            let mut executor = Executor::new(stores, &head.facts, generation, run_id, stop);
+            let attempts = executor.carry_out(&plan).await?;
+            crate::metrics::stage("execute", began.elapsed());
+            ledger.attempts(coupon, drop, &plan.items, &attempts);
+            next.repaired = true;
+        } else {
+            ledger.still_there(coupon, drop, &plan.items);
+        }
+        if plan.sealable && !next.repaired && !request.dry_run && self.old_enough_to_seal(head) {
+            self.seal(head, plan.numbers.rows).await?;
+            report.sealed = true;
+        }
+        Ok(next)
     }
 
     async fn look(&self, head: &Head) -> Result<Plan, Broken> {
@@ -205,8 +194,38 @@ impl Engine {
     }
 }
 
-fn young(reports: &[DropReport], drop: DropId) -> bool {
-    reports.iter().any(|r| r.drop_id == drop && r.after.users > r.after.rows)
+/// Why a drop is looked at once more.
+struct Next {
+    /// The next look says whether the repairs took.
+    repaired: bool,
+    /// Something may still be on its way.
+    too_young: bool,
+}
+
+/// What is told of the drops, in the order in which they were looked at.
+#[derive(Default)]
+struct Told {
+    drops: Vec<(DropReport, Ledger)>,
+    index: HashMap<DropId, usize>,
+}
+
+impl Told {
+    fn of(&mut self, head: &Head, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
+        let next = self.drops.len();
+        let at = *self.index.entry(head.drop_id()).or_insert(next);
+        if at == next {
+            self.drops.push((first_report(head, plan), Ledger::default()));
+        }
+        let (report, ledger) = &mut self.drops[at];
+        (report, ledger)
+    }
+
+    fn into_reports(self) -> Vec<DropReport> {
+        self.drops
+            .into_iter()
+            .map(|(report, ledger)| DropReport { findings: ledger.into_findings(), ..report })
+            .collect()
+    }
 }
 
 fn first_report(head: &Head, plan: &Plan) -> DropReport {

@@ -70,12 +70,20 @@ impl Ledger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding) {
         let key = (finding.kind, finding.slot, finding.user_id.clone(), finding.action.clone());
-        match self.index.get(&key) {
-            Some(at) => self.order[*at] = finding,
-            None => {
-                self.index.insert(key, self.order.len());
-                self.order.push(finding);
-            }
+        let next = self.order.len();
+        let at = *self.index.entry(key).or_insert(next);
+        if at == next {
+            self.order.push(finding);
+        } else {
+            self.order[at] = finding;
+        }
+    }
+
+    /// Notes what would be done.
+    pub(super) fn planned(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
+        for item in items {
+            let told = matches!(item.action, Action::Report);
+            self.note(finding(item, coupon, drop, if told { Outcome::Skipped } else { Outcome::Planned }));
         }
     }
 
@@ -138,9 +146,8 @@ pub(super) fn status(run: &Run) -> Status {
     if run.drops.iter().any(braked) {
         return Status::Braked;
     }
-    let left = |f: &Finding| {
-        matches!(f.result, Outcome::Failed | Outcome::Planned) || (f.needs_person && f.result == Outcome::Skipped)
-    };
+    // A broken promise is applied, as far as that goes, and still needs a person.
+    let left = |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
     if run.all_findings().any(left) {
         Status::Drift
     } else if run.all_findings().any(|f| f.result == Outcome::Applied) {

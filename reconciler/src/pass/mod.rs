@@ -89,6 +89,7 @@ impl Engine {
             Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
                 Err(Broken::LockLost)
             }
+            Err(Broken::Execute(ExecuteError::Stopped)) => Err(Broken::Stopped),
             other => other,
         };
         let run = match ended {

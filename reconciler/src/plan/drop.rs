@@ -143,8 +143,8 @@ fn rank(action: &Action) -> u8 {
 /// nothing: they can't harm, and people wait for them. Slots that would come free count each.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
-        (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _) => 0,
-        (_, Action::Report | Action::Promote { .. }) => 0,
+        (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
+        | (_, Action::Report | Action::Promote { .. }) => 0,
         (_, Action::Settle { .. }) => gaps.max(1),
         _ => 1,
     }
