@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chrono::SecondsFormat;
-use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply};
@@ -84,7 +84,21 @@ async fn ask(services: &Services, entry: &Entry, user: &UserId) -> Result<(DropI
             return Ok((second.drop.id, call(services, second, user).await?));
         }
     }
+    if reply.admission == Admission::Unloaded && first.drop.sealed_at.is_some() {
+        return Ok((first.drop.id, Reply { admission: sealed(services, entry, first, user).await?, ..reply }));
+    }
     Ok((first.drop.id, reply))
+}
+
+/// A sealed drop's keys leave Redis after a while. It was verified exact, so MySQL alone knows who holds one.
+async fn sealed(services: &Services, entry: &Entry, chosen: Chosen<'_>, user: &UserId) -> Result<Admission, Refused> {
+    let rows = services.db.rows_of_person(entry.coupon.id, user).await.map_err(|error| {
+        tracing::warn!(%error, "a claim on a sealed drop could not be answered");
+        ("mysql_error", Problem::unavailable("this coupon is closed; who holds one cannot be told right now, try again"))
+    })?;
+    let held = rows.iter().rev().find(|row| row.drop_id == chosen.drop.id.0 || entry.coupon.once_per == OncePer::Coupon);
+    let closed_at = chosen.drop.closes_at.map_or(0, |at| at.timestamp_millis());
+    Ok(held.map_or(Admission::Closed(closed_at), |row| Admission::Already(DropId(row.drop_id), row.slot)))
 }
 
 async fn call(services: &Services, chosen: Chosen<'_>, user: &UserId) -> Result<Reply, Refused> {
