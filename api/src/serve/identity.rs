@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, StatusCode};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
-use secrecy::SecretString;
 
 use super::jwt::{JwtArgs, Verifier};
 use super::state::App;
@@ -93,12 +92,6 @@ impl FromRequestParts<App> for Person {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         app.identity.person(&parts.headers).map(Self)
     }
-}
-
-/// A secret of which nothing was given.
-pub(super) fn is_blank(secret: &SecretString) -> bool {
-    use secrecy::ExposeSecret as _;
-    secret.expose_secret().is_empty()
 }
 
 #[cfg(test)]

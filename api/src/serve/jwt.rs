@@ -9,8 +9,6 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
-use super::identity::is_blank;
-
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
@@ -55,7 +53,7 @@ impl JwtArgs {
 
     // An empty variable, as compose files leave them, is no setting.
     fn secret(&self) -> Option<&SecretString> {
-        self.jwt_secret.as_ref().filter(|secret| !is_blank(secret))
+        self.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty())
     }
 
     fn key_file(&self) -> Option<&Path> {
