@@ -115,6 +115,9 @@ impl Worker {
             if rest.is_empty() {
                 return Ok(());
             }
+            if self.out_of_time() {
+                break;
+            }
             let part = rest[..rest.len().min(self.size)].to_vec();
             let size = part.len();
             let begun = Instant::now();
@@ -183,6 +186,12 @@ impl Worker {
         self.backoff.next()
     }
 
+    /// Whether it was told to stop, and the time for the batch in hand is over.
+    fn out_of_time(&mut self) -> bool {
+        let now = Instant::now();
+        self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
+    }
+
     /// Waits for something on the runtime, and stays in the group meanwhile. `None` when the time to stop has come first.
     fn wait<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);
@@ -194,11 +203,8 @@ impl Worker {
                 return Ok(Some(value));
             }
             self.setup.health.turned();
-            if self.setup.stop.is_cancelled() {
-                let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + LAST_BATCH);
-                if Instant::now() > deadline {
-                    return Ok(None);
-                }
+            if self.out_of_time() {
+                return Ok(None);
             }
             self.source.stay_in_group()?;
             patience = POLL_EVERY;
