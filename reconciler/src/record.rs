@@ -313,6 +313,7 @@ fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
         run_id: row.id,
         dry_run: row.dry_run,
         deep: row.deep,
+        partial: false,
         started_at: row.started_at.and_utc(),
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,

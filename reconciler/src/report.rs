@@ -172,6 +172,9 @@ pub struct Run {
     /// Sealed drops were looked at too.
     #[serde(default)]
     pub deep: bool,
+    /// Only one coupon or drop was looked at. Not kept: it only matters to what is told right after the pass.
+    #[serde(skip)]
+    pub partial: bool,
     /// How it ended.
     pub status: Status,
     /// When it began.

@@ -1,15 +1,18 @@
 //! MySQL can't be used: then there is no outbox to write to and no alert to keep, and people must hear of it all the same. So
 //! this one mail goes past the outbox, from memory; after a restart it may come again before its cooldown.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::alerts::is_repair;
 use super::message::Envelope;
 use super::render::{self, Rendered};
 use super::send::Sender;
 use super::{Notifier, store};
+use crate::report::Run;
 
 /// A restart of MySQL takes seconds: nobody is woken for it.
 const PATIENCE: TimeDelta = TimeDelta::seconds(60);
@@ -34,6 +37,30 @@ impl Gone {
     fn works(&self) -> Option<DateTime<Utc>> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         state.and_then(|(since, mailed)| mailed.map(|_| since))
+    }
+}
+
+/// Runs that repaired something and could not be told, oldest first. What is left needs no keeping: the next pass sees it too.
+#[derive(Debug, Default)]
+pub(super) struct Untold(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
+
+/// Most runs that wait to be told.
+const UNTOLD: usize = 20;
+
+impl Untold {
+    pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs.len() < UNTOLD && !run.dry_run && run.all_findings().any(is_repair) {
+            runs.push_back((run.clone(), at));
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<(Run, DateTime<Utc>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    pub(super) fn put_back(&self, run: Run, at: DateTime<Utc>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_front((run, at));
     }
 }
 

@@ -20,14 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::{Db, DbError};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
 use alerts::Policy;
-use gone::Gone;
+use gone::{Gone, Untold};
 use render::Rendered;
 use send::Sender;
 use store::Post;
@@ -47,6 +47,7 @@ pub struct Notifier {
     sender: Option<Sender>,
     wake: Arc<Notify>,
     gone: Arc<Gone>,
+    untold: Arc<Untold>,
 }
 
 impl Notifier {
@@ -81,7 +82,7 @@ impl Notifier {
             links: args.links(),
             policy: Policy { cooldown: seconds(args.alert_cooldown_seconds) },
         };
-        Ok(Self { db, post: Arc::new(post), sender, wake, gone: Arc::default() })
+        Ok(Self { db, post: Arc::new(post), sender, wake, gone: Arc::default(), untold: Arc::default() })
     }
 
     /// Keeps what a pass means for the alerts, and mails what is new. To be called once a pass has ended, whatever its end,
@@ -92,17 +93,33 @@ impl Notifier {
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         // As MySQL keeps it, so that what is read back compares equal.
         let now = now.trunc_subsecs(3);
-        match store::record_pass(&self.db, run.clone(), self.post.clone(), now).await {
-            Ok(_) => {
-                self.database_is_back(now).await?;
-                self.wake.notify_one();
-                Ok(())
-            }
-            Err(error) => {
-                self.database_is_gone(&error.to_string(), now);
-                Err(error.into())
+        if let Err(error) = self.record(run, now).await {
+            self.database_is_gone(&error.to_string(), now);
+            self.untold.keep(run, now);
+            return Err(error);
+        }
+        self.database_is_back(now).await?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Earlier runs first, whose repairs could not be told while MySQL was away.
+    async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
+        while let Some((earlier, at)) = self.untold.take() {
+            match store::record_pass(&self.db, earlier.clone(), self.post.clone(), at).await {
+                Ok(_) => {}
+                // One that MySQL will never take must not hold up those after it.
+                Err(error @ DbError::Query { .. }) => {
+                    tracing::error!(run_id = earlier.run_id, %error, "an earlier run could not be told");
+                }
+                Err(error) => {
+                    self.untold.put_back(earlier, at);
+                    return Err(error.into());
+                }
             }
         }
+        store::record_pass(&self.db, run.clone(), self.post.clone(), now).await?;
+        Ok(())
     }
 
     /// Mails that a run did not happen when it should have: `schedule` is the setting that asked for it, and the first missed

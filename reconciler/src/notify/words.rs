@@ -14,6 +14,10 @@ pub(super) fn summary(about: About, findings: &[Finding]) -> String {
         About::Stalled => format!("stalled: {}", first_detail(findings)),
         About::Braked => format!("{} held back until a person confirms", count(n, "repair is", "repairs are")),
         About::BrokenPromise => count(n, "broken promise", "broken promises"),
+        // What concerns no person in particular is said best by what was seen.
+        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => {
+            first_detail(findings)
+        }
         About::Left(kind) => format!("{} left", things(kind, n)),
         About::ClosedBelowQuantity => first_detail(findings),
     }
@@ -76,7 +80,7 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, &str), usize> = BTreeMap::new();
     for finding in findings {
-        *counts.entry(deed(&finding.action)).or_default() += 1;
+        *counts.entry(deed(finding)).or_default() += 1;
     }
     let phrases: Vec<String> = counts
         .into_iter()
@@ -89,31 +93,39 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
 }
 
 /// A deed with its rank: what concerns people comes first.
-fn deed(action: &str) -> (u8, &'static str) {
-    match action {
+fn deed(finding: &Finding) -> (u8, &'static str) {
+    match finding.action.as_str() {
         "issue" => (0, "reissued"),
         "readmit" => (1, "admitted anew"),
         "move" => (2, "moved to another slot"),
+        "promote" if finding.user_id.is_none() => (3, "people promoted from the waiting list"),
         "promote" => (3, "promoted from the waiting list"),
-        "withdraw" => (4, "withdrawn"),
+        "withdraw" => (4, "second slots taken back"),
         "put_back" => (5, "put back into Redis"),
         "resolve_duplicate" | "resolve" => (6, "settled as duplicate"),
         "rebuild" => (7, "rebuilt in Redis"),
         "set_count" => (8, "counter set right"),
         "write_meta" => (8, "settings in Redis set right"),
-        "load_licence" | "reopen" | "licence" => (9, "admission reopened"),
+        "grant_licence" => (9, "admission reopened"),
         _ => (10, "repaired"),
     }
 }
 
-/// There is only one counter to set right: a number before it would puzzle.
+/// One such finding may stand for many people, or for a single counter: a number before it would puzzle.
 fn is_counted(deed: &str) -> bool {
-    !matches!(deed, "counter set right" | "settings in Redis set right" | "admission reopened" | "rebuilt in Redis")
+    !matches!(
+        deed,
+        "counter set right"
+            | "settings in Redis set right"
+            | "admission reopened"
+            | "rebuilt in Redis"
+            | "people promoted from the waiting list"
+    )
 }
 
 /// The same deed as a heading: "Reissued".
 pub(super) fn deed_of(finding: &Finding) -> &'static str {
-    deed(&finding.action).1
+    deed(finding).1
 }
 
 /// What would be done about a finding that was held back or did not take.
@@ -124,6 +136,7 @@ pub(super) fn to_do(finding: &Finding) -> &'static str {
         "move" => "move to another slot",
         "promote" => "promote from the waiting list",
         "withdraw" => "take the second slot back",
+        "grant_licence" => "reopen admission",
         "put_back" => "put back into Redis",
         "resolve_duplicate" | "resolve" => "settle as duplicate",
         "rebuild" => "rebuild in Redis",

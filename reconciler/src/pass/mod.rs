@@ -255,6 +255,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         trigger: request.trigger,
         dry_run: request.dry_run,
         deep: request.deep,
+        partial: !request.covers_everything(),
         status: Status::Running,
         started_at: Utc::now(),
         finished_at: None,

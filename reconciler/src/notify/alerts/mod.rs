@@ -337,8 +337,12 @@ impl Judge<'_> {
 
     /// Whether this pass would have seen the drift, were it still there. One that failed may not have come so far.
     fn looked_at(&self, alert: &Alert) -> bool {
+        let is_general = alert.kind == About::RunFailed.word() || alert.kind == About::Stalled.word();
         self.run.status != Status::Failed
-            && alert.drop_id.is_none_or(|drop| self.run.drops.iter().any(|report| report.drop_id == drop))
+            && match alert.drop_id {
+                Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop),
+                None => is_general || !self.run.partial,
+            }
     }
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{About, BrokenPromise};
 use crate::notify::words;
+use crate::pass::Broken;
 use crate::report::{Finding, Kind, Outcome, Run, Status};
 
 /// One thing that is left, or that a person should know.
@@ -34,7 +35,7 @@ type Key = (About, Option<CouponId>, Option<DropId>, String);
 pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     let broken_people = people(broken);
     let mut groups: BTreeMap<Key, Vec<Finding>> = BTreeMap::new();
-    if run.status == Status::Failed {
+    if run.status == Status::Failed && !was_told_to_stop(run) {
         groups.insert((About::RunFailed, None, None, String::new()), vec![failed_run(run)]);
     }
     for (coupon, drop, finding) in placed(run) {
@@ -69,14 +70,22 @@ pub(in crate::notify) fn is_repair(finding: &Finding) -> bool {
     finding.result == Outcome::Applied && !finding.needs_person
 }
 
-/// Every finding with its coupon and drop. Those of a drop's report are that drop's, whether they say so or not.
+/// Every finding with its coupon and drop. What is told of no drop's report stays of no drop, even if it names one: no pass
+/// would report on that drop to say that it is over.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
-    let loose = run.findings.iter().map(|finding| (finding.coupon_id, finding.drop_id, finding));
+    // A pass that failed tells its error as a finding too.
+    let is_error = |finding: &Finding| run.error.as_ref() == Some(&finding.detail);
+    let loose = run.findings.iter().filter(move |finding| !is_error(finding)).map(|finding| (None, None, finding));
     let of_drops = run
         .drops
         .iter()
         .flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.coupon_id), Some(drop.drop_id), finding)));
     loose.chain(of_drops)
+}
+
+/// A process that was told to stop in the middle of a pass is nothing to wake anybody for: the next pass does it all.
+fn was_told_to_stop(run: &Run) -> bool {
+    run.error.as_deref() == Some(Broken::Stopped.to_string().as_str())
 }
 
 fn about(finding: &Finding) -> Option<About> {

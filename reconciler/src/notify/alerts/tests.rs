@@ -57,6 +57,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         trigger: Trigger::Cron,
         dry_run: false,
         deep: false,
+        partial: false,
         status,
         started_at: at(0),
         finished_at: Some(at(0)),
@@ -173,6 +174,34 @@ fn a_pass_that_did_not_look_there_ends_nothing() {
     assert_eq!(duty.sees(1, &elsewhere), "");
     assert_eq!(duty.sees(2, &failed("MySQL is away")), "run_failed New");
     assert_eq!(duty.sees(3, &clean()), "run_failed resolved, failed_claim resolved");
+}
+
+#[test]
+fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
+    let mut duty = Duty::default();
+    let loose = Finding { kind: Kind::FailedClaim, ..stalled("failed claim 12: undecodable") };
+    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
+    assert_eq!(duty.sees(1, &Run { partial: true, ..clean() }), "");
+    assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
+    let mut duty = Duty::default();
+    let loose = Finding { drop_id: Some(DropId(99)), ..left(Kind::FailedClaim, 3) };
+    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
+    assert_eq!(duty.sees(1, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
+    let mut duty = Duty::default();
+    let error = "MySQL cannot be reached: refused";
+    let run = Run { findings: vec![stalled(error)], ..failed(error) };
+    assert_eq!(duty.sees(0, &run), "run_failed New");
+    assert_eq!(duty.sees(1, &clean()), "run_failed resolved");
+    let stopped = "the process was told to stop";
+    assert_eq!(duty.sees(2, &Run { findings: vec![stalled(stopped)], ..failed(stopped) }), "");
 }
 
 #[test]

@@ -37,9 +37,13 @@ fn sentence(about: About) -> &'static str {
             "These claims can't be issued as they are; each says why. Correct the entry's slot or person in the table \
              failed_claims and the next pass issues it, or set resolved_at and resolution where it is to be dropped."
         }
+        About::Left(Kind::RedisLost) => {
+            "Admission may be closed: the API answers 503 until a pass over everything has verified Redis. The next pass \
+             tries again; if this stays, see what else this mail or the run says is left."
+        }
         About::Left(_) => {
-            "The repair was tried and the next look did not show it. The next pass tries again; if this stays, look at \
-             the reconciler's log and at the run."
+            "No repair took, or none is possible; each says why. Later passes try again where that can help; if this \
+             stays, look at the run and at the reconciler's log."
         }
         About::ClosedBelowQuantity => "Nothing is to be done: nobody waits. You are told this once.",
     }
@@ -55,6 +59,8 @@ fn commands(about: About, coupon: Option<CouponId>) -> Vec<Block> {
         About::Left(Kind::FailedClaim) => {
             vec![once("Once you have corrected it", coupon, ""), explain(coupon)]
         }
+        // Only a pass over everything may reopen admission.
+        About::Left(Kind::RedisLost) => vec![once("Try again now", None, "")],
         About::Left(_) => vec![once("Try again now", coupon, "")],
         About::BrokenPromise => {
             let id = coupon.map(|id| id.to_string()).unwrap_or_default();
