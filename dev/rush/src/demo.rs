@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
 use firstcome_stack::Mail;
-use mail_parser::MessageParser;
+use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +15,7 @@ use crate::crowd::Crowd;
 use crate::live::{Live, grouped, step};
 use crate::load::{Plan, rush};
 use crate::ops::Ops;
+use crate::outcome::{Outcome, subject};
 use crate::proof::Proof;
 use crate::system::{System, SystemOptions};
 use crate::tally::{Progress, Tally};
@@ -27,6 +28,7 @@ pub const COUPON_NAME: &str = "Winter coupon";
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
+const PASS_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 /// Messages of the rush that are copied afterwards.
 const COPIES: usize = 5;
@@ -44,23 +46,6 @@ pub struct Size {
     pub requests_per_person: u32,
     /// Connections.
     pub connections: usize,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What people were told.
-    pub tally: Tally,
-    /// What the tables hold.
-    pub proof: Proof,
-    /// The mails that went out.
-    pub mails: Vec<Mail>,
-    /// A pass of the reconciler after everything, as the endpoint told it.
-    pub last_pass: Value,
-    /// Passes it took until then.
-    pub passes: usize,
-    /// Processes that did not stop as they should.
-    pub complaints: Vec<String>,
 }
 
 /// Runs it, on servers of its own, and takes everything down again.
@@ -94,7 +79,7 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
     trouble::refuse_no_more(&system.stack.mysql).await?;
-    let last_pass = system.reconciler()?.post("/v1/reconcile", &json!({"wait": true})).await;
+    let last_pass = one_more_pass(&system.reconciler()?).await;
     let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
     let mails = mails(system).await;
     let proof = if proof.exact() {
@@ -198,68 +183,20 @@ async fn mails(system: &System) -> Vec<Mail> {
     system.stack.mail.mails()
 }
 
+/// Asks for a pass and waits for it; one that runs already is waited for first.
+async fn one_more_pass(reconciler: &Ops) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        let (status, run) = reconciler.try_post("/v1/reconcile", &json!({"wait": true})).await?;
+        if status != StatusCode::CONFLICT {
+            return Ok(run);
+        }
+        anyhow::ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
+        sleep(POLL).await;
+    }
+}
+
 fn count_runs(runs: &Value) -> usize {
     let list = runs.as_array().or_else(|| runs.as_object()?.values().find_map(Value::as_array));
     list.map_or(0, Vec::len)
-}
-
-fn subject(mail: &Mail) -> String {
-    let parsed = MessageParser::default().parse(&mail.raw);
-    parsed.and_then(|message| message.subject().map(str::to_owned)).unwrap_or_default()
-}
-
-/// A mail as a person reads it.
-pub fn mail_as_text(mail: &Mail) -> String {
-    let parsed = MessageParser::default().parse(&mail.raw);
-    let text = parsed.and_then(|message| message.body_text(0).map(|text| text.trim_end().replace("\r\n", "\n")));
-    let text = text.unwrap_or_else(|| mail.text());
-    format!("From: {}\nTo: {}\nSubject: {}\n\n{text}", mail.from, mail.to.join(", "), subject(mail))
-}
-
-impl Outcome {
-    /// Exact, no answer contradicts another, and every process ended as it should.
-    pub fn success(&self) -> bool {
-        self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
-    }
-
-    /// The table at the end.
-    pub fn table(&self) -> String {
-        let (tally, proof) = (&self.tally, &self.proof);
-        let mut rows = table::asked(tally);
-        let mut row = |what: &str, value: u64| rows.push((what.to_owned(), grouped(value)));
-        for (kind, count) in &tally.answers {
-            row(&format!("answered {}", kind.as_str()), *count);
-        }
-        row("people told yes", tally.admitted as u64);
-        row("rows", proof.rows as u64);
-        row("  by the consumer", proof.by_consumer as u64);
-        row("  by the reconciler", proof.by_reconciler as u64);
-        row("refused, kept in the backup table", proof.refused_in_all());
-        for refused in &proof.refused {
-            row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
-        }
-        row("people told yes without their row", proof.yes_without_row.len() as u64);
-        row("over-issued", proof.over_issued as u64);
-        row("duplicates", proof.duplicates as u64);
-        row("answers that contradict each other", tally.contradictions.len() as u64);
-        row("passes of the reconciler", self.passes as u64);
-        rows.push(("a last pass says".into(), self.last_pass_in_words()));
-        #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
-        rows.push(("from the last admission to exact".into(), format!("{:.1} s", proof.settled_after_ms as f64 / 1e3)));
-        table::of_rows(rows)
-    }
-
-    fn last_pass_in_words(&self) -> String {
-        let drops = self.last_pass["drops"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let left =
-            |of: &Value| of["findings"].as_array().into_iter().flatten().filter(|f| f["needs_person"] == true).count();
-        let left = left(&self.last_pass) + drops.iter().map(left).sum::<usize>();
-        let exact = !drops.is_empty() && drops.iter().all(|drop| drop["exact"] == true);
-        match (exact, left, self.last_pass["error"].as_str()) {
-            (true, 0, _) => "exact, nothing left".into(),
-            (true, left, _) => format!("exact, {left} left for a person"),
-            (false, _, Some(error)) => error.into(),
-            (false, _, None) => format!("not exact ({})", self.last_pass["status"].as_str().unwrap_or("no status")),
-        }
-    }
 }

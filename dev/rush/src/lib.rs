@@ -13,6 +13,7 @@ pub mod demo;
 pub mod live;
 pub mod load;
 pub mod ops;
+pub mod outcome;
 pub mod proof;
 pub mod system;
 pub mod table;

@@ -32,6 +32,15 @@ impl Ops {
         json(self.call(Method::POST, path, serde_json::to_vec(body)?).await?, path)
     }
 
+    /// `POST` with a JSON body, whatever the status; an answer that is not JSON is `null`.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn try_post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let (status, body) = self.call(Method::POST, path, serde_json::to_vec(body)?).await?;
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
     /// `GET`, as text, whatever the status.
     ///
     /// # Errors

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use firstcome_rush::demo::{Size, mail_as_text, run};
+use firstcome_rush::demo::{Size, run};
 use firstcome_rush::live::step;
+use firstcome_rush::outcome::mail_as_text;
 use firstcome_rush::system::{SystemOptions, stopped};
 
 /// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things meanwhile, and checks that the

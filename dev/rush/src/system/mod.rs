@@ -1,20 +1,20 @@
 //! The whole system on this machine: private servers, and the product's own release binaries as processes.
 
 mod janitor;
+mod launch;
 mod service;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use firstcome_stack::{MailOptions, Stack, StackOptions};
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use self::janitor::Janitor;
+use self::launch::{Launcher, beside_this_program, shared_settings};
 pub use self::service::Service;
 use crate::client::Target;
 use crate::live::step;
@@ -57,14 +57,6 @@ pub struct System {
     pub settings: Vec<(&'static str, String)>,
     logs: PathBuf,
     _temporary: Option<TempDir>,
-}
-
-/// Starts the product's processes with the settings they share.
-struct Launcher<'a> {
-    bin: PathBuf,
-    logs: &'a Path,
-    settings: Vec<(&'static str, String)>,
-    janitor: &'a Janitor,
 }
 
 impl System {
@@ -170,84 +162,8 @@ impl System {
     }
 }
 
-impl Launcher<'_> {
-    fn command(&self, program: &str, args: &[&str], own: &[(&str, String)]) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        command.args(args).envs(self.settings.iter().map(|(name, value)| (*name, value)));
-        command.envs(own.iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
-        command
-    }
-
-    async fn migrate(&self) -> Result<()> {
-        let output = self.command("firstcome-api", &["migrate"], &[]).output().await.context("firstcome-api")?;
-        if !output.status.success() {
-            bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
-    }
-
-    async fn reconciler(&self, usual_ports: bool) -> Result<Service> {
-        let listen = [("LISTEN_ADDR", address(usual_ports.then_some(8081)))];
-        self.start("reconciler", self.command("firstcome-reconciler", &["daemon"], &listen), "").await
-    }
-
-    async fn apis(&self, count: usize, usual_ports: bool) -> Result<Vec<Service>> {
-        let mut apis = Vec::new();
-        for number in 1..=count {
-            let listen = [("LISTEN_ADDR", address((usual_ports && number == 1).then_some(8080)))];
-            let command = self.command("firstcome-api", &["serve"], &listen);
-            apis.push(self.start(&format!("api-{number}"), command, "").await?);
-        }
-        Ok(apis)
-    }
-
-    async fn consumers(&self, count: usize) -> Result<Vec<Service>> {
-        let mut consumers = Vec::new();
-        for number in 1..=count {
-            let listen = [("CONSUME_LISTEN_ADDR", address(None))];
-            let command = self.command("firstcome-api", &["consume"], &listen);
-            consumers.push(self.start(&format!("consumer-{number}"), command, "consuming ").await?);
-        }
-        Ok(consumers)
-    }
-
-    async fn start(&self, name: &str, command: Command, ready: &str) -> Result<Service> {
-        Service::start(name, command, ready, self.logs, self.janitor).await
-    }
-}
-
-fn shared_settings(stack: &Stack, ops_token: &str, options: &SystemOptions) -> Vec<(&'static str, String)> {
-    let mut env = stack.env().to_vec();
-    env.extend([
-        ("OPS_TOKEN", ops_token.to_owned()),
-        ("USER_AUTH", "trusted-header".into()),
-        ("RECONCILE_CRON", options.reconcile_cron.clone()),
-        ("ALERT_FROM", "firstcome@example.com".into()),
-        ("ALERT_TO", "on-duty@example.com".into()),
-        ("KAFKA_TOPIC", TOPIC.into()),
-    ]);
-    env
-}
-
 /// The topic of claims.
 pub const TOPIC: &str = "coupon-claims";
-
-fn beside_this_program() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let folder = program.parent().context("this program has no folder")?.to_owned();
-    for name in ["firstcome-api", "firstcome-reconciler"] {
-        if !folder.join(name).exists() {
-            bail!("{} is missing: build the whole workspace with the same profile first", folder.join(name).display());
-        }
-    }
-    Ok(folder)
-}
-
-/// The wanted port where it is free, else any.
-fn address(wanted: Option<u16>) -> String {
-    let port = wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(0);
-    format!("127.0.0.1:{port}")
-}
 
 /// Waits for Ctrl-C or SIGTERM, and says which.
 ///
