@@ -1,5 +1,6 @@
 //! The main job from beginning to end: a rush with trouble in the middle of it, and the proof afterwards.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::answer::Kind;
 use crate::client::Target;
 use crate::crowd::Crowd;
 use crate::live::{Live, grouped, step};
@@ -129,13 +131,14 @@ async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) 
     let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
+    // Said at once, between two looks at the moving line.
+    let news = Cell::new(None);
     let kill = async {
         progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
-        let (name, admitted) = (consumer.name().to_owned(), progress.count(crate::answer::Kind::Accepted));
-        consumer
-            .kill()
-            .await
-            .map(|()| format!("trouble 3: {name} was killed (SIGKILL) when {admitted} people were admitted"))
+        let (name, admitted) = (consumer.name().to_owned(), progress.count(Kind::Accepted));
+        consumer.kill().await?;
+        news.set(Some(format!("trouble 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
+        anyhow::Ok(())
     };
     let rushing = async {
         let tally = rush(plan, progress.clone()).await;
@@ -143,10 +146,17 @@ async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) 
         progress.give_up();
         tally
     };
-    let (tally, killed) =
-        watch(async { tokio::join!(rushing, kill) }, || live.show(&table::progress(&progress, expected))).await;
+    let look = || {
+        live.show(&table::progress(&progress, expected));
+        if let Some(text) = news.take() {
+            live.finish(&table::progress(&progress, expected));
+            step(text);
+        }
+    };
+    let (tally, killed) = watch(async { tokio::join!(rushing, kill) }, look).await;
     live.finish(&table::progress(&progress, expected));
-    step(killed?);
+    news.take().into_iter().for_each(step);
+    killed?;
     tally
 }
 
