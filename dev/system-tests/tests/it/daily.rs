@@ -12,6 +12,7 @@ use firstcome_shared::schedule::Schedule;
 use firstcome_system_tests::{
     Answer, Api, Coupon, LIMIT, Running, World, assert_exact, eventually, people, rush, tally,
 };
+use serde_json::json;
 
 use crate::rush::all_issued;
 
@@ -125,4 +126,41 @@ async fn once_per_drop_a_person_gets_one_on_each_of_three_days_across_a_clock_ch
 #[tokio::test]
 async fn once_per_coupon_a_person_gets_one_in_three_days_across_a_clock_change() {
     three_days(OncePer::Coupon).await;
+}
+
+#[tokio::test]
+async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
+    let (world, api) = crate::rush::open_world("ahead").await;
+    let today = Utc::now().date_naive();
+    let schedule =
+        json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
+    let body = json!({"name": "Daily", "quantity": 5, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
+    let coupon = api.create_coupon(&body).await;
+    let days = "SELECT COUNT(*) FROM drops WHERE opens_at > UTC_TIMESTAMP()";
+    let made = world.sql.number(days).await;
+    assert!(made >= 6, "{made} days ahead");
+    api.process.kill().await;
+
+    // As if nobody had run for days: the later drops are still to be made.
+    let forget = async || {
+        world.sql.query("DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 2 DAY").await;
+        assert!(world.sql.number(days).await < made);
+    };
+    let known_to_admission = async || {
+        let mut known = 0;
+        for row in world.sql.query("SELECT id FROM drops WHERE opens_at > UTC_TIMESTAMP()").await {
+            let meta = world.redis.of_drop(coupon.id, row[0].parse().unwrap(), "meta");
+            known += i64::from(world.redis.command::<bool>(&["EXISTS", &meta]).await);
+        }
+        known
+    };
+    forget().await;
+    world.pass().await;
+    assert_eq!((world.sql.number(days).await, known_to_admission().await), (made, made), "a pass makes them");
+    forget().await;
+    let _other = world.serve().await;
+    eventually("an API makes them", LIMIT, async || {
+        world.sql.number(days).await == made && known_to_admission().await == made
+    })
+    .await;
 }

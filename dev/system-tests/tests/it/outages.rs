@@ -108,3 +108,84 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     assert!(daemon.process.status().is_none());
     assert_clean(&world.pass().await, &coupon);
 }
+
+#[tokio::test]
+async fn a_mysql_that_stands_still_delays_rows_and_fails_no_claim() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_mysql(&mysql), "mysql-frozen").await;
+    world.set("DATABASE_TIMEOUT_MS", "500");
+    let api = world.serve().await;
+    world.open().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(30).await;
+    let users = people(30);
+    let mut answers = rush(&[&api], coupon.id, &users[..10], 10).await;
+    all_issued(&world, coupon.drop, 10).await;
+
+    mysql.freeze().await.unwrap();
+    answers.extend(rush(&[&api], coupon.id, &users[10..], 20).await);
+    assert_eq!(tally(&answers), [("accepted".into(), 30)].into());
+    // The consumer has given a batch up, whose transaction may still go through when MySQL goes on.
+    eventually("the consumer tries", LIMIT, async || consumer.process.log().contains("did not answer")).await;
+    mysql.thaw().await.unwrap();
+    all_issued(&world, coupon.drop, 30).await;
+    assert_exact(&world, &coupon, 30, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_kafka_that_stands_still_and_delivers_late_gives_nobody_a_second_row() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(&kafka), "kafka-frozen").await;
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    let api = world.serve().await;
+    world.open().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(10).await;
+    let users = people(10);
+    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
+    all_issued(&world, coupon.drop, 5).await;
+
+    // Requests wait in the broker's sockets: it may take them after everybody has given them up.
+    kafka.freeze().await.unwrap();
+    answers.extend(rush(&[&api], coupon.id, &users[5..], 5).await);
+    let unqueued =
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. })).count();
+    assert_eq!((tally(&answers).get("accepted"), unqueued), (Some(&10), 5), "{answers:?}");
+    kafka.thaw().await.unwrap();
+
+    eventually("passes and the consumer between them issue all", LIMIT, async || {
+        world.once_with(&[], &[]).await.code == 0 && rows(&world, coupon.drop).await.len() == 10
+    })
+    .await;
+    all_issued(&world, coupon.drop, 10).await;
+    assert_exact(&world, &coupon, 10, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty(), "a late message is no failed claim");
+    assert_clean(&world.pass().await, &coupon);
+    assert!(consumer.process.status().is_none());
+}
+
+#[tokio::test]
+async fn a_redis_that_answers_too_late_may_have_admitted_and_a_retry_says_so() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "redis-frozen").await;
+    world.set("REDIS_TIMEOUT_MS", "300");
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(10).await;
+    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
+
+    redis.freeze().await.unwrap();
+    let late = Http::send(api.claim_request(coupon.id, "u-2")).await;
+    assert_eq!((late.status, late.body["code"].as_str()), (503, Some("unavailable")), "{late:?}");
+    assert!(late.retry_after().is_some());
+    redis.thaw().await.unwrap();
+    let holders = async || crate::rush::holders(&world, &coupon).await;
+    eventually("the script that was given up has run", LIMIT, async || holders().await == 2).await;
+    assert_eq!(api.claim(coupon.id, "u-2").await, Answer::Already { drop: coupon.drop, slot: 2 });
+    // Nobody published it: the API gave it up before it knew.
+    assert_eq!(world.pass().await.status, Status::Repaired);
+    all_issued(&world, coupon.drop, 2).await;
+    assert_exact(&world, &coupon, 2, &[("u-2".into(), Answer::Already { drop: coupon.drop, slot: 2 })]).await;
+}

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
-use firstcome_system_tests::{Answer, LIMIT, Promise, World, assert_exact, eventually, people, rows, rush};
+use firstcome_stack::{KafkaOptions, KafkaServer};
+use firstcome_system_tests::{Answer, LIMIT, Promise, Stores, World, assert_exact, eventually, people, rows, rush};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::repairs::assert_clean;
-use crate::rush::{all_issued, open_world};
+use crate::rush::{all_issued, holders, open_world};
 
 fn promised(answers: &[Promise]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
@@ -137,4 +138,49 @@ async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_
     world.pass().await;
     assert_exact(&world, &coupon, 1_000, &answers).await;
     assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(&kafka), "hang-up").await;
+    world.set("PUBLISH_DEADLINE_MS", "20000");
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(5).await;
+    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
+    all_issued(&world, coupon.drop, 1).await;
+
+    kafka.freeze().await.unwrap();
+    let waiting = tokio::spawn(api.claim_request(coupon.id, "u-2").send());
+    // Redis has admitted them, Kafka has not answered: this is when they hang up.
+    eventually("they are admitted", LIMIT, async || holders(&world, &coupon).await == 2).await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    kafka.thaw().await.unwrap();
+    all_issued(&world, coupon.drop, 2).await;
+    let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
+    assert_eq!(world.sql.number(by).await, 2, "published by the API, not mended by a pass");
+}
+
+#[tokio::test]
+async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
+    let (world, api) = open_world("take-over").await;
+    let coupon = api.open_coupon(500).await;
+    let first = world.consume().await;
+    let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
+    all_issued(&world, coupon.drop, 100).await;
+    let other = world.consume().await;
+    // One of the two has the coupon's partition; killing the one that has not proves nothing, so both go, one by one.
+    for (round, killed) in [first, other].into_iter().enumerate() {
+        let _next = world.consume().await;
+        killed.process.kill().await;
+        let at = std::time::Instant::now();
+        let users: Vec<String> = (0..100).map(|n| format!("r{round}-{n}")).collect();
+        answers.extend(rush(&[&api], coupon.id, &users, 100).await);
+        all_issued(&world, coupon.drop, 200 + 100 * round).await;
+        assert!(at.elapsed() < Duration::from_secs(12), "round {round}: {:?}", at.elapsed());
+    }
+    assert_exact(&world, &coupon, 300, &answers).await;
 }

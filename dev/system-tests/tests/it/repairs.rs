@@ -325,3 +325,18 @@ async fn a_dry_run_lists_what_it_would_do_and_changes_nothing() {
     world.pass().await;
     assert_exact(&world, &coupon, 20, &answers).await;
 }
+
+#[tokio::test]
+async fn a_daemon_mends_by_its_schedule_without_being_asked() {
+    let (world, api) = open_world("cron").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    let _daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'repaired'";
+    eventually("a scheduled pass has repaired", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+    let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
+    eventually("and the next find nothing", LIMIT, async || world.sql.number(passes).await >= 2).await;
+    assert_eq!(world.sql.number(repaired).await, 1);
+}

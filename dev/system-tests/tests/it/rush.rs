@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use firstcome_system_tests::{
-    Answer, Api, Promise, Running, World, assert_exact, eventually, people, rows, rush, tally,
+    Answer, Api, Coupon, Promise, Running, World, assert_exact, eventually, people, rows, rush, tally,
 };
 
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.
@@ -23,6 +23,11 @@ pub(crate) async fn all_issued(world: &World, drop: i64, quantity: usize) {
         rows(world, drop).await.len() == quantity && world.topic.lag().await == 0
     })
     .await;
+}
+
+/// How many people hold a slot in Redis.
+pub(crate) async fn holders(world: &World, coupon: &Coupon) -> i64 {
+    world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
 }
 
 /// Everyone's slot, no two the same.
@@ -99,4 +104,21 @@ async fn several_coupons_at_once_do_not_mix() {
         assert_eq!(accepted_slots(answers), (1..=*quantity).collect::<Vec<_>>());
         assert_exact(&world, coupon, *quantity, answers).await;
     }
+}
+
+#[tokio::test]
+async fn consumers_that_come_and_go_during_a_rush_leave_no_gap_and_no_double() {
+    let (world, api) = open_world("come-and-go").await;
+    let mut consumers = vec![world.consume().await];
+    let coupon = api.open_coupon(2_000).await;
+    let claims = tokio::spawn(rush(&[&api], coupon.id, &people(2_000), 100));
+    for target in [200, 600, 1_000] {
+        eventually("rows come", ISSUED, async || rows(&world, coupon.drop).await.len() > target).await;
+        consumers.push(world.consume().await);
+        assert_eq!(consumers.remove(0).process.stop().await, 0);
+    }
+    let answers = claims.await.unwrap();
+    all_issued(&world, coupon.drop, 2_000).await;
+    assert_exact(&world, &coupon, 2_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
 }

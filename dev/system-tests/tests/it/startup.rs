@@ -211,3 +211,26 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
+    let (world, api) = crate::rush::open_world("fronts").await;
+    let (consumer, daemon) = (world.consume().await, world.settled_daemon().await);
+    for http in [api.http(), &consumer, daemon.http()] {
+        assert_eq!(http.get("/healthz").await.status, 200);
+        let ready = http.get("/readyz").await;
+        assert_eq!(ready.status, 200, "{ready:?}");
+        let metrics = http.get("/metrics").await;
+        assert!(metrics.status == 200 && metrics.text.contains("# TYPE "), "{metrics:?}");
+    }
+    for (http, routes) in [
+        (api.http(), ["/v1/coupons", "/v1/coupons/{id}", "/v1/coupons/{id}/claims", "/v1/coupons/{id}/claims/me"]),
+        (daemon.http(), ["/v1/reconcile", "/v1/runs", "/v1/runs/{id}", "/v1/alerts"]),
+    ] {
+        let document = http.get("/openapi.json").await.body;
+        for route in routes {
+            assert!(document["paths"][route].is_object(), "{route} is not in {}", document["paths"]);
+        }
+    }
+    assert_eq!(daemon.http().get("/v1/runs").await.status, 401, "operators only");
+}
