@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs, hundreds of times while no broker
 /// answers.
-pub const DEFAULT_LOGS: &str = "info,librdkafka=warn,rdkafka::client=off";
+pub const DEFAULT_LOGS: &str = "info,tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Logs to standard error as the environment says: `RUST_LOG` chooses what, `LOG_FORMAT=json` one JSON object a line.
 /// A second call in one process (tests) changes nothing.

@@ -106,8 +106,8 @@ impl Executor<'_> {
             return Ok(None);
         };
         let detail = format!("its person holds slot {} of drop {}", row.slot, row.drop_id);
-        self.resolve_failed(id, "duplicate", detail.clone()).await?;
-        Ok(Some(Attempt::Done(Some(detail))))
+        self.resolve_failed(id, "duplicate", detail).await?;
+        Ok(Some(Attempt::Done(Some(format!("slot {} of drop {}", row.slot, row.drop_id)))))
     }
 
     pub(super) async fn resolve_failed(&self, id: i64, how: &'static str, detail: String) -> Result<(), ExecuteError> {

@@ -33,10 +33,8 @@ impl Planner<'_> {
 
     fn decide(&mut self, page: &Page, failed: &Failed, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
-        if let Some((drop, slot)) =
-            page.has_row.get(user).filter(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id)
-        {
-            let detail = format!("failed claim {}: its person holds slot {slot} of drop {drop} already", failed.id);
+        if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
+            let detail = format!("failed claim {} ({}): its person holds one already", failed.id, failed.reason);
             self.duplicate(failed, user, detail);
             return;
         }

@@ -8,7 +8,7 @@ use clap::{Arg, Command};
 use secrecy::SecretString;
 
 /// Says what is wrong with a secret, in words that do not show it.
-pub type Check = fn(&str) -> Result<(), String>;
+pub(super) type Check = fn(&str) -> Result<(), String>;
 
 /// Reads a secret and checks it; what is refused is named, never shown.
 #[derive(Clone)]

@@ -96,11 +96,13 @@ impl IntoResponse for Problem {
 }
 
 /// Answer for a route that does not exist.
+#[allow(clippy::unused_async)] // a handler
 pub async fn no_such_route() -> Problem {
     Problem::not_found("no such route; /openapi.json lists them")
 }
 
 /// Answer for a route that exists with another method.
+#[allow(clippy::unused_async)] // a handler
 pub async fn no_such_method() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
