@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use firstcome_shared::config::secret;
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::render::Links;
-use super::smtp::SmtpServer;
+use super::smtp::{Address, SmtpServer};
 
 /// Longest address that the outbox takes, in bytes.
 const LONGEST_ADDRESS: usize = 320;
@@ -22,13 +23,13 @@ const LONGEST_ADDRESS: usize = 320;
 pub struct NotifyArgs {
     /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS at once). Without it mails
     /// stay in the outbox
-    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = unchecked)]
+    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
     /// Longest that sending one mail may take, in milliseconds
     #[arg(long, env = "SMTP_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub smtp_timeout_ms: u64,
     /// Certificate authorities to trust for the mail server beside the usual ones, as a PEM file
-    #[arg(long, env = "SMTP_CA_FILE")]
+    #[arg(long, env = "SMTP_CA_FILE", value_parser = path)]
     pub smtp_ca_file: Option<PathBuf>,
     /// Sender of mails, as `Firstcome <firstcome@example.com>`
     #[arg(long, env = "ALERT_FROM", value_parser = one_mailbox)]
@@ -58,7 +59,7 @@ pub struct Sending {
 
 // A variable that is set but empty, as docker-compose makes them, counts as not set.
 impl NotifyArgs {
-    /// Checks what clap can't: the URL with the password, which clap would print, and settings that contradict each other.
+    /// Checks what clap can't: settings that contradict each other, and the file of certificate authorities.
     ///
     /// # Errors
     /// With a sentence that says what to change.
@@ -119,8 +120,13 @@ impl NotifyArgs {
     }
 }
 
-fn unchecked(text: &str) -> Result<SecretString, Infallible> {
-    Ok(text.to_owned().into())
+/// clap's own parser refuses an empty one.
+fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(PathBuf::from(text))
+}
+
+fn smtp_url(text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { Address::parse(&text.to_owned().into()).map(drop) }
 }
 
 fn one_mailbox(text: &str) -> Result<String, String> {

@@ -108,7 +108,7 @@ impl Sender {
         let raw = envelope.message()?.formatted();
         let server = &self.sending.server;
         server.deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {}).await?;
-        metrics::counter!("reconciler_mails_total", "result" => "sent").increment(1);
+        metrics::counter!("firstcome_mails_total", "result" => "sent").increment(1);
         Ok(())
     }
 }

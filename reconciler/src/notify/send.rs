@@ -86,7 +86,7 @@ impl Sender {
         join_all(mails.iter().map(|mail| self.send(mail))).await;
         if let Ok(waiting) = outbox::waiting(&self.db).await {
             #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 mails
-            metrics::gauge!("reconciler_mails_waiting").set(waiting as f64);
+            metrics::gauge!("firstcome_mails_waiting").set(waiting as f64);
         }
         Ok(mails.len())
     }
@@ -175,7 +175,7 @@ fn tell(mail: &Leased, fate: &Fate) {
             "given_up"
         }
     };
-    metrics::counter!("reconciler_mails_total", "result" => result).increment(1);
+    metrics::counter!("firstcome_mails_total", "result" => result).increment(1);
 }
 
 #[cfg(test)]

@@ -6,26 +6,20 @@ use super::alerts::About;
 use super::clean;
 use crate::report::{Finding, Kind};
 
-/// One line on something that is left, without anyone's full id.
-pub(super) fn summary(about: About, findings: &[Finding]) -> String {
+/// One line on something that is left, with the ids of `everyone` masked.
+pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
     let n = findings.len();
+    let seen = || findings.first().map(|finding| clean::detail(&finding.detail, everyone)).unwrap_or_default();
     match about {
-        About::RunFailed => format!("the pass failed: {}", first_detail(findings)),
-        About::Stalled => format!("stalled: {}", first_detail(findings)),
+        About::RunFailed => format!("the pass failed: {}", seen()),
+        About::Stalled => format!("stalled: {}", seen()),
         About::Braked => format!("{} held back until a person confirms", count(n, "repair is", "repairs are")),
         About::BrokenPromise => count(n, "broken promise", "broken promises"),
         // What concerns no person in particular is said best by what was seen.
-        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => {
-            first_detail(findings)
-        }
+        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
         About::Left(kind) => format!("{} left", things(kind, n)),
-        About::ClosedBelowQuantity => first_detail(findings),
+        About::ClosedBelowQuantity => seen(),
     }
-}
-
-fn first_detail(findings: &[Finding]) -> String {
-    let people: HashSet<&str> = findings.iter().filter_map(|f| f.user_id.as_deref()).collect();
-    findings.first().map(|finding| clean::detail(&finding.detail, &people)).unwrap_or_default()
 }
 
 /// A number with its noun.

@@ -215,7 +215,7 @@ pub fn judge(run: &Run, memory: &Memory, policy: Policy, now: DateTime<Utc>) -> 
         judge.seen(observation, &mut verdict);
     }
     let mut gone: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
-    gone.sort_by(|a, b| (a.drop_id, &a.fingerprint).cmp(&(b.drop_id, &b.fingerprint)));
+    gone.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
     for alert in gone {
         judge.gone(alert, &mut verdict);
     }

@@ -51,7 +51,9 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         let key = (About::BrokenPromise, Some(promise.coupon_id), Some(promise.drop_id), String::new());
         groups.entry(key).or_default().push(as_finding(promise));
     }
-    groups.into_iter().map(|(key, findings)| observation(key, findings)).collect()
+    let named = run.all_findings().filter_map(|finding| finding.user_id.as_deref());
+    let everyone: HashSet<&str> = named.chain(broken.iter().map(|promise| promise.user_id.as_str())).collect();
+    groups.into_iter().map(|(key, findings)| observation(key, findings, &everyone)).collect()
 }
 
 /// Drops in which something was repaired; `None` stands for repairs of no drop.
@@ -101,7 +103,11 @@ fn about(finding: &Finding) -> Option<About> {
     }
 }
 
-fn observation((about, coupon_id, drop_id, reason): Key, mut findings: Vec<Finding>) -> Observation {
+fn observation(
+    (about, coupon_id, drop_id, reason): Key,
+    mut findings: Vec<Finding>,
+    everyone: &HashSet<&str>,
+) -> Observation {
     findings.sort_by(|a, b| (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail)));
     let class = match about {
         About::Left(_) => "left",
@@ -112,7 +118,7 @@ fn observation((about, coupon_id, drop_id, reason): Key, mut findings: Vec<Findi
     Observation {
         fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
         content_hash: content(about, &findings),
-        summary: words::summary(about, &findings),
+        summary: words::summary(about, &findings, everyone),
         about,
         coupon_id,
         drop_id,
