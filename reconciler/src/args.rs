@@ -115,6 +115,7 @@ impl EngineArgs {
             stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
             losses: crate::licence::LossClock::default(),
             unrecorded: std::sync::Arc::default(),
+            progress: std::sync::Arc::default(),
             consumer_seen: std::sync::Arc::default(),
         })
     }

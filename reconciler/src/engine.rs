@@ -1,5 +1,6 @@
 //! What every pass needs: connections, policy, and what earlier passes saw.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,8 +79,21 @@ pub struct Engine {
     pub losses: LossClock,
     /// Runs that could not be recorded yet, since MySQL was away.
     pub unrecorded: Arc<Mutex<Vec<(Run, bool)>>>,
+    /// How far the pass is that runs now.
+    pub progress: Arc<Progress>,
     /// The consumer's offsets when they last moved.
     pub consumer_seen: Arc<Mutex<Option<ConsumerSeen>>>,
+}
+
+/// How far a pass is, for who watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Drops to look at in this round.
+    pub drops: AtomicU64,
+    /// Drops looked at.
+    pub drops_done: AtomicU64,
+    /// People and rows compared.
+    pub compared: AtomicU64,
 }
 
 /// Where the consumer was, and since when it has been there.

@@ -1,6 +1,8 @@
 //! `firstcome-reconciler once`: one pass now, told on the terminal.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
@@ -8,7 +10,7 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::engine::Request;
+use crate::engine::{Progress, Request};
 use crate::notify::Notifier;
 use crate::pass::{PassError, new_run_id};
 use crate::report::{Run, Status, Trigger};
@@ -37,7 +39,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         patience: Duration::from_secs(args.wait_seconds),
         ..Request::new(Trigger::Cli)
     };
+    let watch = tokio::spawn(show_progress(engine.progress.clone()));
     let ended = engine.pass(&request, &new_run_id(), &stop).await;
+    watch.abort();
     let run = match ended {
         Ok(run) => run,
         Err(error @ PassError::Busy) => anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds),
@@ -57,6 +61,18 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         Status::Drift | Status::Braked => 1,
         Status::Failed | Status::Running => 2,
     }))
+}
+
+/// Says on standard error how far a long pass is, so that whoever waits sees that it moves.
+async fn show_progress(progress: Arc<Progress>) {
+    let mut every = tokio::time::interval(Duration::from_secs(2));
+    every.tick().await;
+    loop {
+        every.tick().await;
+        let (done, drops) = (progress.drops_done.load(Relaxed), progress.drops.load(Relaxed));
+        let compared = progress.compared.load(Relaxed);
+        eprintln!("… {done} of {drops} drops, {compared} people and rows compared");
+    }
 }
 
 fn print(run: &Run) {

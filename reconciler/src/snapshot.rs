@@ -23,6 +23,8 @@ pub struct DropFacts {
     pub free: u64,
     /// People on the waiting list.
     pub waiting: u64,
+    /// The first of them, in order, where slots may be left for them; a thousand at most.
+    pub first_waiting: Vec<UserId>,
     /// Redis's clock just before the topic was read, Unix milliseconds. All ages are told from it.
     pub read_at_ms: i64,
     /// Whether the topic's unread tail is known; else nothing young may be called lost.

@@ -96,7 +96,8 @@ impl Collector {
     /// # Errors
     /// [`CollectError`].
     pub async fn heads(&self, drops: &[(Coupon, Drop)], around: &Surroundings) -> Result<Vec<Head>, CollectError> {
-        let numbers = redis::heads(&self.redis, drops).await?;
+        let mut numbers = redis::heads(&self.redis, drops).await?;
+        redis::first_in_line(&self.redis, drops, &mut numbers).await?;
         let highest_rows = rows::highest_slots(&self.db, drops.iter().map(|(_, d)| d.id).collect()).await?;
         let heads = drops.iter().zip(numbers).map(|((coupon, drop), head)| {
             let in_flight = around.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default();
@@ -118,6 +119,7 @@ impl Collector {
                 users: head.users,
                 free: head.free,
                 waiting: head.waiting,
+                first_waiting: head.first_waiting,
                 read_at_ms: around.read_at_ms,
                 tail_known: around.tail.is_some(),
                 licence_lost: around.licence_lost,

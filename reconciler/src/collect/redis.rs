@@ -17,6 +17,7 @@ pub(super) struct Head {
     pub(super) free: u64,
     pub(super) waiting: u64,
     pub(super) highest: i64,
+    pub(super) first_waiting: Vec<UserId>,
 }
 
 type RawHead = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
@@ -58,7 +59,30 @@ fn head(coupon: &Coupon, drop: &Drop, raw: RawHead) -> Head {
         free,
         waiting,
         highest,
+        first_waiting: Vec::new(),
     }
+}
+
+/// Most people looked at on a waiting list; more are promoted in the next round.
+const WAITING: u64 = 1_000;
+
+/// Asks who is first in line, where people wait although not everything is held.
+pub(super) async fn first_in_line(
+    redis: &Redis,
+    drops: &[(Coupon, Drop)],
+    heads: &mut [Head],
+) -> Result<(), RedisError> {
+    for ((coupon, drop), head) in drops.iter().zip(heads) {
+        let left = u64::from(drop.quantity).saturating_sub(head.users);
+        if head.waiting > 0 && left > 0 {
+            let keys = redis.keys(coupon.id, drop.id);
+            let last = left.min(WAITING) - 1;
+            let names: Vec<String> =
+                redis::cmd("ZRANGE").arg(&keys.waiting).arg(0).arg(last).query_async(&mut redis.connection()).await?;
+            head.first_waiting = names.into_iter().map(UserId::from_store).collect();
+        }
+    }
+    Ok(())
 }
 
 /// Where people are now.

@@ -108,6 +108,7 @@ impl<'a> Executor<'a> {
         match &run[0].action {
             Action::PutBack(_) => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
+            Action::Promote { .. } => self.promote(run).await,
             _ => {
                 let mut attempts = Vec::with_capacity(run.len());
                 for item in run {
@@ -131,9 +132,10 @@ impl<'a> Executor<'a> {
             Action::IssueFailed { id, claim, put_back } => self.issue_failed(*id, claim, *put_back).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,
-            Action::Promote { limit } => self.promote(*limit).await,
             Action::Report => Ok(Attempt::Told),
-            Action::PutBack(_) | Action::Issue(_) => Ok(Attempt::Changed("planned out of order".into())),
+            Action::PutBack(_) | Action::Issue(_) | Action::Promote { .. } => {
+                Ok(Attempt::Changed("planned out of order".into()))
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Repairs in Redis.
 
+use std::collections::HashMap;
+
 use firstcome_shared::domain::UserId;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::repair::{Done, Generation, Holding, PutBack};
@@ -127,29 +129,25 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn promote(&mut self, limit: u32) -> Result<Attempt, ExecuteError> {
-        const PROMOTED_AT_ONCE: u32 = 200;
+    /// As many as are planned, in the order of the list as it is by now; whoever gets a slot gets the row too.
+    pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let generation = self.generation().await?;
-        let (mut left, mut promoted) = (limit, 0_usize);
-        while left > 0 {
-            if self.stop.is_cancelled() {
-                return Err(ExecuteError::Stopped);
-            }
-            let some = left.min(PROMOTED_AT_ONCE);
-            left -= some;
-            let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), some).await? else {
-                return Ok(Attempt::Changed(CHANGED.into()));
-            };
-            if people.is_empty() {
-                break;
-            }
-            promoted += people.len();
-            for (user, slot) in people {
-                self.write_row(&self.claim(slot, &user, None)).await?;
-                self.mend(&user).await?;
-            }
+        let limit = u32::try_from(run.len()).unwrap_or(u32::MAX);
+        let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await? else {
+            return Ok(vec![Attempt::Changed(CHANGED.into()); run.len()]);
+        };
+        for (user, slot) in &people {
+            self.write_row(&self.claim(*slot, user, None)).await?;
+            self.mend(user).await?;
         }
-        Ok(Attempt::Done(Some(format!("{promoted} people promoted"))))
+        let promoted: HashMap<_, _> = people.into_iter().collect();
+        Ok(run
+            .iter()
+            .map(|item| match item.user.as_ref().and_then(|user| promoted.get(user)) {
+                Some(slot) => Attempt::Done(Some(format!("promoted to slot {slot}"))),
+                None => Attempt::Changed("the waiting list has changed meanwhile".into()),
+            })
+            .collect())
     }
 
     pub(super) async fn readmit(

@@ -1,6 +1,7 @@
 //! The drops of a pass, one after the other, in rounds: plan and repair, then look again at what was repaired.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -92,11 +93,14 @@ impl Engine {
             let heads = self.collector.heads(&todo, &around).await?;
             let mut again = Vec::new();
             let mut young = false;
+            self.progress.drops.store(todo.len() as u64, Relaxed);
+            self.progress.drops_done.store(0, Relaxed);
             for (drop, head) in todo.into_iter().zip(heads) {
                 if stop.is_cancelled() {
                     return Err(Broken::Stopped);
                 }
                 let next = self.one_drop(request, &run.run_id, &head, round, &mut told, stop).await?;
+                self.progress.drops_done.fetch_add(1, Relaxed);
                 young |= next.too_young;
                 if next.too_young || next.repaired {
                     again.push(drop);
@@ -162,7 +166,9 @@ impl Engine {
     async fn look(&self, head: &Head) -> Result<Plan, Broken> {
         let mut planner = Planner::new(self.policy, &head.facts);
         for range in self.collector.ranges(head) {
-            planner.page(&self.collector.page(head, range).await?);
+            let page = self.collector.page(head, range).await?;
+            self.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
+            planner.page(&page);
         }
         Ok(planner.finish())
     }

@@ -82,9 +82,12 @@ impl Planner<'_> {
         }
         if self.facts.waiting > 0 {
             if !self.facts.coupon.paused {
-                let limit = u32::try_from(left.min(self.facts.waiting)).unwrap_or(u32::MAX);
-                let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
-                self.push(Kind::Unfilled, None, None, Action::Promote { limit }, detail);
+                let people = self.facts.first_waiting.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+                for user in people.cloned().collect::<Vec<_>>() {
+                    let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
+                    let action = Action::Promote { user: user.clone() };
+                    self.push(Kind::Unfilled, None, Some(&user), action, detail);
+                }
             }
         } else if self.facts.is_closed()
             && self.items.is_empty()

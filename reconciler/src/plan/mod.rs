@@ -93,10 +93,10 @@ pub enum Action {
         /// Whose it is.
         user: UserId,
     },
-    /// Give free slots to the first on the waiting list.
+    /// Give a slot that is left to the first on the waiting list, who is this person.
     Promote {
-        /// At most so many.
-        limit: u32,
+        /// Who.
+        user: UserId,
     },
     /// Nothing can be done here; a person is told.
     Report,

@@ -96,6 +96,7 @@ impl World {
             users: self.users.len() as u64,
             free: self.free.len() as u64,
             waiting: self.waiting.len() as u64,
+            first_waiting: self.waiting.clone(),
             read_at_ms: NOW_MS,
             tail_known: true,
             licence_lost: self.licence_lost,
@@ -236,9 +237,8 @@ impl World {
                 self.resolve(*id, user);
             }
             Action::ResolveDuplicate { id, user } => self.resolve(*id, user),
-            Action::Promote { limit } => {
-                for _ in 0..*limit {
-                    let Some(first) = self.waiting.first().cloned() else { break };
+            Action::Promote { .. } => {
+                if let Some(first) = self.waiting.first().cloned() {
                     if self.users.contains_key(&first) {
                         self.waiting.remove(0);
                     } else if let Some(slot) = self.next_slot() {

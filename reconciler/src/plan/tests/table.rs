@@ -131,7 +131,7 @@ fn what_is_left_goes_to_who_waits_in_order_also_after_closing() {
     for closed in [false, true] {
         let mut world = World { closed, ..World::exact(12, 11) };
         world.waiting = vec![user(50), user(51)];
-        assert_eq!(world.findings(), [of_drop(Kind::Unfilled)]);
+        assert_eq!(world.findings(), [(Kind::Unfilled, None, Some("u-50".to_owned()))]);
         world.apply(&world.plan());
         assert_eq!((&world.rows[&12], world.waiting.as_slice()), (&user(50), [user(51)].as_slice()));
         assert_eq!(world.findings(), []);
