@@ -20,6 +20,7 @@ pub mod table;
 pub mod tally;
 pub mod trouble;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Awaits `work` and calls `look` every now and then meanwhile.
@@ -32,4 +33,12 @@ pub async fn watch<T>(work: impl Future<Output = T>, mut look: impl FnMut()) -> 
             _ = ticks.tick() => look(),
         }
     }
+}
+
+/// How a program ends: an error is said in one line, without a backtrace.
+pub fn ended(program: &str, outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{program}: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use firstcome_rush::demo::{Size, run};
+use firstcome_rush::ended;
 use firstcome_rush::live::step;
 use firstcome_rush::outcome::mail_as_text;
 use firstcome_rush::system::{SystemOptions, stopped};
@@ -35,8 +36,11 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    ended("firstcome-demo", work(Cli::parse()).await)
+}
+
+async fn work(cli: Cli) -> Result<ExitCode> {
     ensure!(cli.people >= cli.quantity, "PEOPLE must be at least QUANTITY, or not everything can be given away");
     let size = Size {
         quantity: cli.quantity,

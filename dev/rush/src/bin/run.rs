@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use firstcome_rush::ended;
 use firstcome_rush::live::step;
 use firstcome_rush::system::{System, SystemOptions, stopped};
 
@@ -28,8 +29,11 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    ended("firstcome-run", work(Cli::parse()).await)
+}
+
+async fn work(cli: Cli) -> Result<ExitCode> {
     let options = SystemOptions {
         apis: cli.apis.into(),
         consumers: cli.consumers.into(),

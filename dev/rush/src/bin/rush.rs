@@ -13,7 +13,7 @@ use firstcome_rush::live::{Live, grouped};
 use firstcome_rush::load::{Plan, rush};
 use firstcome_rush::ops::Ops;
 use firstcome_rush::tally::{Progress, Tally};
-use firstcome_rush::{table, watch};
+use firstcome_rush::{ended, table, watch};
 
 /// Lets a crowd ask a running Firstcome for a coupon, and says what it was told.
 ///
@@ -57,8 +57,11 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    ended("rush", work(Cli::parse()).await)
+}
+
+async fn work(cli: Cli) -> Result<ExitCode> {
     let prefix = cli.user_prefix.clone().unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8));
     let crowd = Crowd::gather(&prefix, cli.people, cli.requests_per_person, cli.seed)?;
     let coupon_id = match cli.coupon {
