@@ -82,28 +82,38 @@ async fn by_schedule(
     .await?;
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    handle(engine, passes, notifier, &mut missed, Event::Reconcile, Trigger::Startup).await;
+    // What is due and not begun. At the start that is a pass, late or not.
+    let mut pending = HashSet::new();
+    let mut trigger = Trigger::Startup;
     loop {
-        let mut events = HashSet::new();
+        let now = Utc::now();
+        for (event, since) in missed.at(now) {
+            if pending.insert(event) {
+                watch::tell_missed(notifier, event, since, now).await;
+            }
+        }
+        if trigger == Trigger::Startup {
+            pending.insert(Event::Reconcile);
+        }
+        // The deep pass first: it does what the other would have done.
+        for event in [Event::Deep, Event::Reconcile, Event::Digest] {
+            if pending.contains(&event) && handle(engine, passes, notifier, &mut missed, event, trigger).await {
+                pending.remove(&event);
+            }
+        }
+        trigger = Trigger::Cron;
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = due.recv() => {
-                events.insert(event);
+                pending.insert(event);
             }
             _ = look.tick() => {}
-        }
-        let now = Utc::now();
-        for (event, since) in missed.at(now) {
-            watch::tell_missed(notifier, event, since, now).await;
-            events.insert(event);
-        }
-        for event in events {
-            handle(engine, passes, notifier, &mut missed, event, Trigger::Cron).await;
         }
     }
     scheduler.shutdown().await.context("the scheduler did not stop")
 }
 
+/// `false` where it could not begin and must be tried again.
 async fn handle(
     engine: &Engine,
     passes: &Passes,
@@ -111,7 +121,7 @@ async fn handle(
     missed: &mut Missed,
     event: Event,
     trigger: Trigger,
-) {
+) -> bool {
     let now = Utc::now();
     match event {
         Event::Digest => {
@@ -123,6 +133,8 @@ async fn handle(
             let request = Request { deep: event == Event::Deep, ..Request::new(trigger) };
             match passes.start(request) {
                 Ok((run_id, _)) => tracing::debug!(run_id, schedule = event.setting(), "pass begins"),
+                // The next one comes in a moment. A deep pass comes once a day, often at the same second as another.
+                Err(_) if event == Event::Deep => return false,
                 Err(running) => tracing::debug!(running, schedule = event.setting(), "a pass is running already"),
             }
         }
@@ -131,4 +143,5 @@ async fn handle(
     if let Err(error) = record::remember(&engine.db, event.state_name(), now).await {
         tracing::warn!(%error, schedule = event.setting(), "that it ran could not be noted");
     }
+    true
 }

@@ -99,6 +99,8 @@ impl Executor<'_> {
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from)).await? {
             Done::Applied(Some(slot)) => {
                 let written = self.write_row(&self.claim(slot, user, None)).await?;
+                // Listed by an earlier pass that ended in the middle, perhaps.
+                self.mend(user).await?;
                 Ok(match written {
                     Attempt::Done(_) => Attempt::Done(Some(format!("moved to slot {slot}"))),
                     other => other,
