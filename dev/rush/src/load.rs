@@ -93,7 +93,11 @@ impl Worker {
             let answer = self.ask(path, &user_id).await;
             self.seen.note(person, &answer, begun.elapsed());
             self.progress.add(answer.kind);
-            if !answer.kind.may_pass() || Instant::now() > self.patience_ends {
+            if !answer.kind.may_pass() {
+                return;
+            }
+            if Instant::now() > self.patience_ends {
+                self.seen.gave_up += 1;
                 return;
             }
             sleep(RETRY_PAUSE).await;

@@ -42,6 +42,7 @@ pub fn of_tally(tally: &Tally) -> String {
     rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {}", kind.as_str()), grouped(*count))));
     rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
     rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
+    rows.push(("requests given up".into(), grouped(tally.gave_up)));
     rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));
     let mut text = of_rows(rows);
     for line in tally.contradictions.iter().take(20) {

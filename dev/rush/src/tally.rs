@@ -60,11 +60,12 @@ pub(crate) struct Seen {
     pub(crate) latency: Histogram<u32>,
     pub(crate) yes: Vec<(u32, Kind, Promise)>,
     pub(crate) not_queued: u64,
+    pub(crate) gave_up: u64,
 }
 
 impl Seen {
     pub(crate) fn new() -> Self {
-        Self { latency: latencies(), yes: Vec::new(), not_queued: 0 }
+        Self { latency: latencies(), yes: Vec::new(), not_queued: 0, gave_up: 0 }
     }
 
     pub(crate) fn note(&mut self, person: u32, answer: &Answer, took: Duration) {
@@ -115,6 +116,8 @@ pub struct Tally {
     pub admitted: usize,
     /// Yes answers that came without Kafka's acknowledgement.
     pub not_queued: u64,
+    /// Requests that were given up: unavailable, not open or without an answer until patience ended.
+    pub gave_up: u64,
     /// How long answers took.
     pub latency: Latency,
     /// What no correct system says: two slots to one person, one slot to two people, one person admitted twice.
@@ -134,11 +137,12 @@ impl Tally {
     ) -> Self {
         let mut latency = latencies();
         let mut ledger = Ledger::default();
-        let mut not_queued = 0;
+        let (mut not_queued, mut gave_up) = (0, 0);
         for part in seen {
             // Both have the same bounds, so nothing can fall outside.
             let _ = latency.add(&part.latency);
             not_queued += part.not_queued;
+            gave_up += part.gave_up;
             for (person, kind, promise) in part.yes {
                 ledger.note(person, kind, promise);
             }
@@ -153,6 +157,7 @@ impl Tally {
             answers: Kind::ALL.map(|kind| (kind, progress.count(kind))).into_iter().filter(|(_, n)| *n > 0).collect(),
             admitted: ledger.promises.len(),
             not_queued,
+            gave_up,
             latency: Latency::of(&latency),
             contradictions: ledger.contradictions(&name),
             promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),

@@ -17,7 +17,7 @@ use firstcome_rush::{ended, table, watch};
 
 /// Lets a crowd ask a running Firstcome for a coupon, and says what it was told.
 ///
-/// Exits 0 when every answer was understood and none contradicts another.
+/// Exits 0 when everybody was answered in the end, every answer was understood and none contradicts another.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -98,6 +98,6 @@ async fn make_coupon(cli: &Cli) -> Result<i64> {
 }
 
 fn verdict(tally: &Tally) -> ExitCode {
-    let unclear = tally.count(Kind::Failed) + tally.count(Kind::NoAnswer) + tally.count(Kind::Refused);
+    let unclear = tally.count(Kind::Failed) + tally.count(Kind::Refused) + tally.gave_up;
     if unclear == 0 && tally.contradictions.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

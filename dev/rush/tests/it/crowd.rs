@@ -73,7 +73,7 @@ async fn every_request_is_answered_and_every_yes_is_kept() {
 async fn who_finds_it_unavailable_asks_again() {
     let tally = crowd_at(open(10, 50).await, 20).await;
     assert_eq!(tally.count(Kind::Unavailable), 50);
-    assert_eq!((tally.requests, tally.admitted), (110, 10));
+    assert_eq!((tally.requests, tally.admitted, tally.gave_up), (110, 10, 0));
 }
 
 #[tokio::test]
