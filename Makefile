@@ -9,6 +9,9 @@ SHELL := bash
 
 release := cargo build --release --locked -p firstcome-api -p firstcome-reconciler -p firstcome-rush
 
+running := test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }; \
+	set -a; . target/run/env; set +a
+
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -29,13 +32,11 @@ run: ## The whole system, left running until Ctrl-C, with commands to try
 	@exec target/release/firstcome-run
 
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100)
-	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
-	@set -a; . target/run/env; API_URL=$$API_URLS exec target/release/rush
+	@$(running); API_URL=$$API_URLS exec target/release/rush
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
-	@test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }
 	@cargo build --quiet --release --locked -p firstcome-drift
-	@set -a; . target/run/env; exec target/release/firstcome-drift
+	@$(running); exec target/release/firstcome-drift
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh
