@@ -35,8 +35,7 @@ rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new
 	@$(running); API_URL=$$API_URLS exec target/release/rush
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
-	@cargo build --quiet --release --locked -p firstcome-drift
-	@$(running); exec target/release/firstcome-drift
+	@$(running); cargo build --quiet --release --locked -p firstcome-drift; exec target/release/firstcome-drift
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh
