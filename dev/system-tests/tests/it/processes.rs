@@ -184,3 +184,43 @@ async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
     }
     assert_exact(&world, &coupon, 300, &answers).await;
 }
+
+/// A rush in the middle of which every process is ended at once, each by this signal; then all start again, and everybody asks
+/// a second time.
+async fn everything_ended_and_started_again(name: &str, signal: Signal, code: i32) {
+    let (world, api) = open_world(name).await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    let (consumer, daemon) = (world.consume().await, world.daemon().await);
+    let coupon = api.open_coupon(2_000).await;
+    let users = people(2_500);
+    let claims = rush(&[&api], coupon.id, &users, 200);
+    let end = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        for process in [&api.process, &consumer.process, &daemon.process] {
+            process.signal(signal);
+        }
+        for process in [&api.process, &consumer.process, &daemon.process] {
+            assert_eq!(process.ended(LIMIT).await, code, "{}", process.log());
+        }
+    };
+    let (mut answers, ()) = tokio::join!(claims, end);
+    assert!(promised(&answers) >= 100 && answers.iter().any(|(_, answer)| matches!(answer, Answer::Unknown(_))));
+
+    let (api, _consumer, _daemon) = (world.serve().await, world.consume().await, world.daemon().await);
+    answers.extend(rush(&[&api], coupon.id, &users, 200).await);
+    assert_eq!(holders(&world, &coupon).await, 2_000);
+    all_issued(&world, coupon.drop, 2_000).await;
+    assert_exact(&world, &coupon, 2_000, &answers).await;
+    let failed = world.sql.query("SELECT reason, resolved_at FROM failed_claims WHERE resolved_at IS NULL").await;
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
+    everything_ended_and_started_again("all-term", Signal::TERM, 0).await;
+}
+
+#[tokio::test]
+async fn the_whole_system_killed_in_mid_rush_and_started_again_is_exact() {
+    everything_ended_and_started_again("all-kill", Signal::KILL, 128 + 9).await;
+}
