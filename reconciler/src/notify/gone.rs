@@ -19,16 +19,22 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(60);
 
 /// Since when MySQL can't be used, and when that was last mailed.
 #[derive(Debug, Default)]
-pub(super) struct Gone(Mutex<Option<(DateTime<Utc>, Option<DateTime<Utc>>)>>);
+pub(super) struct Gone(Mutex<Option<Outage>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    since: DateTime<Utc>,
+    mailed: Option<DateTime<Utc>>,
+}
 
 impl Gone {
     /// Another failure. Whether it is to be mailed.
     fn failed(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, mailed) = state.get_or_insert((now, None));
-        let is_due = now - *since >= PATIENCE && mailed.is_none_or(|at| now - at >= cooldown);
+        let outage = state.get_or_insert(Outage { since: now, mailed: None });
+        let is_due = now - outage.since >= PATIENCE && outage.mailed.is_none_or(|at| now - at >= cooldown);
         if is_due {
-            *mailed = Some(now);
+            outage.mailed = Some(now);
         }
         is_due
     }
@@ -36,7 +42,7 @@ impl Gone {
     /// It works. Since when it did not, if that was mailed.
     fn works(&self) -> Option<DateTime<Utc>> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        state.and_then(|(since, mailed)| mailed.map(|_| since))
+        state.and_then(|outage| outage.mailed.map(|_| outage.since))
     }
 }
 

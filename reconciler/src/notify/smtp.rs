@@ -163,7 +163,9 @@ impl SendError {
         let mut source = std::error::Error::source(cause);
         while let Some(error) = source {
             let more = error.to_string();
-            if !text.contains(&more) {
+            if more.contains(&text) {
+                text = more;
+            } else if !text.contains(&more) {
                 text = format!("{text}: {more}");
             }
             source = error.source();

@@ -27,9 +27,8 @@ fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links)
         memory.alerts.extend(last.alerts.iter().map(|alert| (alert.fingerprint.clone(), alert.clone())));
     }
     let (now, run) = runs.last()?;
-    let told = last.problems.iter().enumerate();
-    let ids: HashMap<String, i64> =
-        told.map(|(at, told)| (told.observation.fingerprint.clone(), 41 + at as i64)).collect();
+    let told = last.problems.iter().map(|told| told.observation.fingerprint.clone());
+    let ids: HashMap<String, i64> = told.zip(41..).collect();
     let pass = Pass { run, verdict: &last, ids: &ids, links, now: *now };
     last.says_something().then(|| render::pass(&pass).unwrap())
 }

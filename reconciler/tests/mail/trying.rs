@@ -7,7 +7,7 @@ use crate::desk::{A, B, args};
 
 async fn tried(args: &NotifyArgs) -> (bool, String) {
     let mut said = String::new();
-    let ok = test_email(args, |line| said.push_str(&format!("{line}\n"))).await.unwrap();
+    let ok = test_email(args, |line| said.extend([line, "\n"])).await.unwrap();
     (ok, said)
 }
 

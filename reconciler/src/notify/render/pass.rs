@@ -70,6 +70,14 @@ impl Pass<'_> {
         (coupon, name.unwrap_or_else(named))
     }
 
+    /// The repairs that are told.
+    pub(super) fn repairs(&self) -> Vec<&Finding> {
+        let told = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
+        let of_drops = self.run.drops.iter().filter(|drop| told(Some(drop.drop_id))).flat_map(|drop| &drop.findings);
+        let loose = self.run.findings.iter().filter(|_| told(None));
+        loose.chain(of_drops).filter(|finding| is_repair(finding)).collect()
+    }
+
     fn told_of(&self, drop: Option<DropId>) -> impl Iterator<Item = &Told> {
         let all = self.verdict.problems.iter().chain(&self.verdict.information);
         all.filter(move |told| told.observation.drop_id == drop)
@@ -105,7 +113,7 @@ fn lead(pass: &Pass<'_>) -> String {
             parts.push(format!("A person is needed for {} things: {first}{more}.", many.len()));
         }
     }
-    let repairs = repairs(pass);
+    let repairs = pass.repairs();
     if !repairs.is_empty() {
         parts.push(format!("Repaired by itself: {}.", words::done(repairs)));
     }
@@ -126,19 +134,12 @@ fn at_place(pass: &Pass<'_>, told: &Told) -> String {
     told.observation.drop_id.map_or_else(|| summary.to_owned(), |drop| format!("{}, {summary}", pass.coupon_of(drop).1))
 }
 
-fn repairs<'a>(pass: &'a Pass<'_>) -> Vec<&'a Finding> {
-    let told = |drop: Option<DropId>| pass.verdict.repaired.contains(&drop);
-    let of_drops = pass.run.drops.iter().filter(|drop| told(Some(drop.drop_id))).flat_map(|drop| &drop.findings);
-    let loose = pass.run.findings.iter().filter(|finding| told(finding.drop_id));
-    loose.chain(of_drops).filter(|finding| is_repair(finding)).collect()
-}
-
 /// What is of no drop.
 fn general(pass: &Pass<'_>, people: &HashSet<&str>) -> Vec<Block> {
     let mut blocks = problems(pass, None, people);
     blocks.extend(over(pass, None));
     if pass.verdict.repaired.contains(&None) {
-        let loose = pass.run.findings.iter().filter(|f| f.drop_id.is_none() && is_repair(f));
+        let loose = pass.run.findings.iter().filter(|f| is_repair(f));
         blocks.extend(done(loose, people));
     }
     blocks

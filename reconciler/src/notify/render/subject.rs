@@ -7,8 +7,7 @@ use firstcome_shared::domain::DropId;
 
 use super::pass::Pass;
 use crate::notify::alerts::{About, Say, Told};
-use crate::notify::{alerts, clean, words};
-use crate::report::{DropReport, Finding};
+use crate::notify::{clean, words};
 
 /// Longest name of a coupon in a subject, in characters.
 const NAME: usize = 60;
@@ -19,11 +18,12 @@ pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
     if !verdict.problems.is_empty() {
         return ("action", format!("action needed: {}", problems(pass)));
     }
-    if !verdict.repaired.is_empty() {
-        return ("repaired", format!("repaired: {}", repaired(pass)));
-    }
+    // That a person needs to do nothing any more is worth more than what was done for it.
     if !verdict.resolved.is_empty() {
         return ("resolved", format!("resolved: {}", resolved(pass)));
+    }
+    if !verdict.repaired.is_empty() {
+        return ("repaired", format!("repaired: {}", repaired(pass)));
     }
     let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|told| told.observation.drop_id).collect();
     let what = place(pass, &drops).unwrap_or_default();
@@ -37,14 +37,15 @@ fn problems(pass: &Pass<'_>) -> String {
     let more = problems.len() - 1;
     let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
     let again = again(problems, pass.now);
+    let also = also_repaired(pass).map(|done| format!("; {done}")).unwrap_or_default();
     // What is about everything says more than any one drop.
     let general = of_no_drop.filter(|told| matches!(told.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
         (Some(told), _, _) | (None, Some(told), None) => {
-            format!("{}{and_more}{again}", clean::line(&told.observation.summary, 90))
+            format!("{}{and_more}{again}{also}", clean::line(&told.observation.summary, 90))
         }
         (None, Some(told), Some(place)) => {
-            format!("{place} ({}{and_more}{again})", clean::line(&told.observation.summary, 60))
+            format!("{place} ({}{and_more}{again}{also})", clean::line(&told.observation.summary, 60))
         }
         (None, None, _) => String::new(),
     }
@@ -72,21 +73,25 @@ pub(super) fn duration(time: TimeDelta) -> String {
 
 fn repaired(pass: &Pass<'_>) -> String {
     let drops: BTreeSet<DropId> = pass.verdict.repaired.iter().copied().flatten().collect();
-    let told = |drop: &&DropReport| drops.contains(&drop.drop_id);
-    let of_drops = pass.run.drops.iter().filter(told).flat_map(|drop| &drop.findings);
-    let loose = pass.run.findings.iter().filter(|_| pass.verdict.repaired.contains(&None));
-    let done: Vec<&Finding> = of_drops.chain(loose).filter(|f| alerts::is_repair(f)).collect();
-    let done = words::done(done.iter().copied());
+    let done = words::done(pass.repairs());
     place(pass, &drops).map_or_else(|| done.clone(), |place| format!("{place} ({done})"))
+}
+
+/// What was repaired beside what the subject is about.
+fn also_repaired(pass: &Pass<'_>) -> Option<String> {
+    let done = words::done(pass.repairs());
+    (!done.is_empty()).then(|| format!("repaired: {done}"))
 }
 
 fn resolved(pass: &Pass<'_>) -> String {
     let resolved = &pass.verdict.resolved;
-    let drops: BTreeSet<DropId> = resolved.iter().filter_map(|alert| alert.drop_id).collect();
-    let what = match resolved.as_slice() {
+    let drops = resolved.iter().filter_map(|alert| alert.drop_id);
+    let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
+    let was = match resolved.as_slice() {
         [one] => format!("was: {}", clean::line(&one.summary, 80)),
         many => words::count(many.len(), "alert", "alerts"),
     };
+    let what = [Some(was), also_repaired(pass)].into_iter().flatten().collect::<Vec<_>>().join("; ");
     place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
 }
 

@@ -124,10 +124,12 @@ async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> 
     Ok((rows.into_iter().map(drop).collect(), unsigned(total)))
 }
 
+/// Number, summary, coupon's name, drop, since when, who took it on.
+type OpenRow = (i64, String, Option<String>, Option<i64>, NaiveDateTime, Option<String>);
+
 async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
     let total: i64 = alerts::table.filter(alerts::status.eq("firing")).count().get_result(conn).await?;
-    type Row = (i64, String, Option<String>, Option<i64>, NaiveDateTime, Option<String>);
-    let rows: Vec<Row> = alerts::table
+    let rows: Vec<OpenRow> = alerts::table
         .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
         .filter(alerts::status.eq("firing"))
         .order(alerts::first_seen_at)
@@ -142,7 +144,7 @@ async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
         ))
         .load(conn)
         .await?;
-    let alert = |(id, summary, coupon_name, drop, since, acknowledged_by): Row| OpenAlert {
+    let alert = |(id, summary, coupon_name, drop, since, acknowledged_by): OpenRow| OpenAlert {
         id,
         summary,
         coupon_name,
