@@ -8,6 +8,9 @@ pub enum Kind {
     /// Rows are deleted from MySQL; their people were promised a coupon
     #[value(name = "unissued")]
     Unissued,
+    /// New people are admitted, and no message of theirs reaches the topic
+    #[value(name = "unissued:unpublished")]
+    Unpublished,
     /// Rows move to the backup table: each can be issued in its slot
     #[value(name = "failed_claim")]
     FailedClaim,

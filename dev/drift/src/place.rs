@@ -1,6 +1,7 @@
 //! Where the system is.
 
-use clap::Args;
+use anyhow::Result;
+use clap::{Args, Parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs};
 
 /// The stores of the system that is to drift: the same settings as the product's.
@@ -15,4 +16,23 @@ pub struct Place {
     /// Where Kafka is.
     #[command(flatten)]
     pub kafka: KafkaArgs,
+}
+
+impl Place {
+    /// A place whose settings are looked up by the names of their variables: `REDIS_URL`, `REDIS_KEY_PREFIX`, `DATABASE_URL`,
+    /// `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
+    ///
+    /// # Errors
+    /// When one of them can't be read.
+    pub fn of(setting: impl Fn(&str) -> String) -> Result<Self> {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            place: Place,
+        }
+        let names = ["REDIS_URL", "REDIS_KEY_PREFIX", "DATABASE_URL", "KAFKA_BROKERS", "KAFKA_TOPIC", "KAFKA_GROUP"];
+        let flag = |name: &str| format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name));
+        let args = names.iter().map(|name| flag(name));
+        Ok(Only::try_parse_from(std::iter::once("place".to_owned()).chain(args))?.place)
+    }
 }

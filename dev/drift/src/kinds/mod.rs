@@ -7,11 +7,12 @@ mod over;
 mod stores;
 mod unfilled;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::schema::issued_coupons;
+use firstcome_shared::redis::admission::Admission;
 
 use crate::injector::{Injected, Injector, signed};
 use crate::kind::Kind;
@@ -24,6 +25,7 @@ impl Injector {
     pub async fn make(&mut self, kind: Kind, n: u32) -> Result<Injected> {
         match kind {
             Kind::Unissued => self.unissued(n).await,
+            Kind::Unpublished => self.unpublished(n).await,
             Kind::FailedClaim => self.failed_claim(n).await,
             Kind::FailedDuplicate => self.failed_duplicate(n).await,
             Kind::FailedSlotTaken => self.failed_slot_taken(n).await,
@@ -53,6 +55,18 @@ impl Injector {
         let people = self.pick(n).await?;
         self.delete_rows(&people).await?;
         Ok(self.injected(Kind::Unissued, &signed(&people), "rows deleted"))
+    }
+
+    /// As when an API process dies between Redis and Kafka.
+    async fn unpublished(&mut self, n: u32) -> Result<Injected> {
+        let mut people = Vec::new();
+        for user in self.make_up(n) {
+            match self.redis.claim(&self.keys, self.drop.id, &user).await?.admission {
+                Admission::Accepted(slot) => people.push((i64::from(slot), user)),
+                other => bail!("nobody is admitted now: {other:?}"),
+            }
+        }
+        Ok(self.injected(Kind::Unpublished, &people, "admitted, and never published"))
     }
 
     pub(crate) async fn delete_rows(&self, people: &[(Slot, UserId)]) -> Result<()> {

@@ -3,9 +3,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
 mod answers;
+mod checker;
 mod consumer;
 mod daily;
 mod database;
+mod drift_asked;
+mod drift_brake;
+mod drift_explain;
+mod drift_flight;
+mod drift_kinds;
+mod drift_load;
+mod drift_mail;
+mod drift_many;
+mod drift_missed;
+mod drift_outages;
+mod drift_sealing;
+mod drift_support;
+mod drift_waiting;
 mod outages;
 mod processes;
 mod repairs;
