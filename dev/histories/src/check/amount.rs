@@ -1,0 +1,51 @@
+//! Never more than the quantity where only the number was read, and never fewer at the end while people wanted one.
+
+use std::collections::HashSet;
+
+use super::{Index, drop_of, once_per_coupon};
+use crate::event::Answer;
+use crate::history::{Ended, History, Read};
+use crate::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for &(line, drop, rows) in &history.counts {
+        let quantity = history.drops.get(&drop).map_or(0, |facts| facts.quantity_at(line));
+        if rows > quantity {
+            found.push(Violation::TooMany { drop, rows, line, quantity });
+        }
+    }
+    found.extend(history.finals.values().filter_map(|last| too_few(history, index, last)));
+}
+
+/// Who wanted one: everybody who was answered, and everybody who got one. Whoever only ever saw timeouts may never have
+/// reached the system, and counts only if a row shows that they did.
+///
+/// Somebody who was told that it is sold out counts too. If a slot comes free after that with nobody waiting, they get it only
+/// by asking again; so whoever records lets people ask again once the faults are over.
+fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violation> {
+    let drop = last.drop;
+    let quantity = history.drops.get(&drop)?.quantity_at(last.line);
+    let rows = last.rows.len() as u64;
+    if rows >= quantity {
+        return None;
+    }
+    let mut wanted: HashSet<&str> = last.rows.iter().map(|row| row.person.as_str()).collect();
+    let mut waits = false;
+    for op in history.operations.iter().filter(|op| drop_of(history, op) == Some(drop)) {
+        let Ended::Ok(answer) = &op.ended else { continue };
+        if holds_elsewhere(history, index, drop, &op.person) {
+            continue;
+        }
+        let without = wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));
+        waits |= without && matches!(answer, Answer::Waiting { .. });
+    }
+    let asked = wanted.len() as u64;
+    // Whoever waits is to get what is left, however many people asked.
+    (asked >= quantity || waits).then_some(Violation::TooFew { drop, rows, quantity, asked })
+}
+
+fn holds_elsewhere(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
+    let Some(coupon) = once_per_coupon(history, drop) else { return false };
+    let mut others = history.drops.iter().filter(|(other, facts)| **other != drop && facts.coupon == coupon);
+    others.any(|(other, _)| index.holds.contains_key(&(*other, person)))
+}

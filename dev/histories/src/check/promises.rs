@@ -1,0 +1,53 @@
+//! Every promise has its row at the end, with its slot, or is listed as broken; and no two promises contradict each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Index, once_per_coupon, promise};
+use crate::history::History;
+use crate::verdict::Figures;
+use crate::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, figures: &mut Figures, found: &mut Vec<Violation>) {
+    let all: BTreeSet<(u64, i64, &str)> = history
+        .operations
+        .iter()
+        .filter_map(|op| promise(op).map(|(drop, slot)| (drop, slot, op.person.as_str())))
+        .collect();
+    figures.promises = all.len();
+    // What is listed as broken may have been given again, to the same person or to another.
+    let standing: Vec<_> =
+        all.iter().copied().filter(|(drop, slot, person)| !index.is_broken(*drop, *slot, person)).collect();
+    figures.kept = all.iter().filter(|promise| index.last.contains(*promise)).count();
+    figures.broken = all.iter().filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2)).count();
+    for &(drop, slot, person) in &standing {
+        if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {
+            continue;
+        }
+        let person_s = person.to_owned();
+        found.push(match index.holds.get(&(drop, person)) {
+            Some(&row) => Violation::OtherSlot { drop, slot, person: person_s, row },
+            None => Violation::Lost { drop, slot, person: person_s },
+        });
+    }
+    contradictions(history, &standing, found);
+}
+
+fn contradictions(history: &History, standing: &[(u64, i64, &str)], found: &mut Vec<Violation>) {
+    let mut by_slot = BTreeMap::new();
+    let mut by_person = BTreeMap::new();
+    let mut by_coupon = BTreeMap::new();
+    for &(drop, slot, person) in standing {
+        if let Some(one) = by_slot.insert((drop, slot), person) {
+            found.push(Violation::PromisedTwice { drop, slot, one: one.to_owned(), other: person.to_owned() });
+        }
+        if let Some(one) = by_person.insert((drop, person), slot) {
+            found.push(Violation::Contradiction { drop, person: person.to_owned(), one, other: slot });
+        }
+        let Some(coupon) = once_per_coupon(history, drop) else { continue };
+        if let Some(one) = by_coupon.insert((coupon, person), drop)
+            && one != drop
+        {
+            found.push(Violation::TwoDrops { person: person.to_owned(), one, other: drop });
+        }
+    }
+}

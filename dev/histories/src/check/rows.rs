@@ -1,0 +1,82 @@
+//! Rows, at every look: each asked for, each slot and person once, no more than there are slots; and none disappears.
+
+use std::collections::HashMap;
+
+use super::{Index, once_per_coupon};
+use crate::event::Answer;
+use crate::history::{Ended, History, Operation, Read};
+use crate::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, read: &Read, found: &mut Vec<Violation>) {
+    let (drop, line) = (read.drop, read.line);
+    let Some(facts) = history.drops.get(&drop) else { return };
+    let quantity = facts.quantity_at(line);
+    let rows = read.rows.len() as u64;
+    if rows > quantity {
+        found.push(Violation::TooMany { drop, rows, line, quantity });
+    }
+    let mut slots = HashMap::new();
+    let mut people = HashMap::new();
+    for row in &read.rows {
+        let (slot, person) = (row.slot, row.person.clone());
+        if u64::try_from(slot).map_or(true, |slot| slot < 1 || slot > quantity) {
+            found.push(Violation::NoSuchSlot { drop, slot, line, quantity });
+        }
+        if let Some(one) = slots.insert(slot, person.clone()) {
+            found.push(Violation::SlotDoubled { drop, slot, line, one, other: person.clone() });
+        }
+        if let Some(one) = people.insert(&row.person, slot) {
+            let person = person.clone();
+            found.push(Violation::PersonDoubled { person, one_drop: drop, one, other_drop: drop, other: slot });
+        }
+        let asked = index.asked.get(&(facts.coupon, row.person.as_str())).map_or(&[][..], Vec::as_slice);
+        let mut before = asked.iter().filter(|op| op.line < line).peekable();
+        if before.peek().is_none() {
+            found.push(Violation::NeverAsked { drop, slot, person, line });
+        } else if before.all(|op| refused(op)) {
+            found.push(Violation::NeverAdmitted { drop, slot, person, line });
+        }
+    }
+}
+
+fn refused(op: &Operation) -> bool {
+    matches!(op.ended, Ended::Failed | Ended::Ok(Answer::SoldOut))
+}
+
+/// One each in the whole coupon, where that is the rule.
+pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
+    let mut people = HashMap::new();
+    for read in history.finals.values() {
+        let Some(coupon) = once_per_coupon(history, read.drop) else { continue };
+        for row in &read.rows {
+            let here = (read.drop, row.slot);
+            let Some((one_drop, one)) = people.insert((coupon, &row.person), here) else { continue };
+            // Twice in one drop is told already.
+            if one_drop != read.drop {
+                let person = row.person.clone();
+                found.push(Violation::PersonDoubled { person, one_drop, one, other_drop: read.drop, other: row.slot });
+            }
+        }
+    }
+}
+
+/// What was in the table once is there at the end.
+pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for Read { line, drop, rows } in &history.reads {
+        let gone = rows.iter().filter(|row| {
+            history.finals.contains_key(drop) && !index.last.contains(&(*drop, row.slot, row.person.as_str()))
+        });
+        found.extend(gone.map(|row| Violation::Vanished {
+            drop: *drop,
+            slot: row.slot,
+            person: row.person.clone(),
+            line: *line,
+        }));
+    }
+    for &(line, drop, rows) in &history.counts {
+        let last = history.finals.get(&drop).map(|last| last.rows.len() as u64);
+        if last.is_some_and(|last| last < rows) {
+            found.push(Violation::RowsVanished { drop, rows, line });
+        }
+    }
+}

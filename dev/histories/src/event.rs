@@ -1,0 +1,203 @@
+//! The lines of a history.
+//!
+//! Their order is what counts, and each is written on the safe side of what it speaks of: `invoked` before the request is
+//! sent, its outcome after the answer came, a read after it was read, a quantity before it is raised (or after it was lowered).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Milliseconds since the recorder was made. For people to read; nothing is judged by it.
+    pub at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A drop and how much of it there is from here on.
+    Drop {
+        /// Its id.
+        drop: u64,
+        /// Its coupon.
+        coupon: u64,
+        /// Slots in all.
+        quantity: u64,
+        /// In which scope a person may have one.
+        once_per: OncePer,
+    },
+    /// A person asks for one.
+    Invoked {
+        /// Number of this operation; each has one of its own, also a retry.
+        op: u64,
+        /// The coupon asked for.
+        coupon: u64,
+        /// The drop that was open when it was asked, where the recorder knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drop: Option<u64>,
+        /// Who asks.
+        person: String,
+    },
+    /// It was answered.
+    Ok {
+        /// The operation.
+        op: u64,
+        /// What they were told.
+        answer: Answer,
+    },
+    /// It surely had no effect: refused before anything was given.
+    Failed {
+        /// The operation.
+        op: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Whether it had an effect is not known: a timeout, a cut connection, a 5xx.
+    Unknown {
+        /// The operation.
+        op: u64,
+        /// What was seen.
+        reason: String,
+    },
+    /// All rows of a drop at one instant.
+    Read {
+        /// The drop.
+        drop: u64,
+        /// Its rows.
+        rows: Vec<Row>,
+    },
+    /// The number of rows of a drop at one instant.
+    Counted {
+        /// The drop.
+        drop: u64,
+        /// How many.
+        rows: u64,
+    },
+    /// The system lists a promise as broken.
+    Broken {
+        /// The drop.
+        drop: u64,
+        /// Whose.
+        person: String,
+        /// Which slot was promised; without it, any of theirs in this drop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<i64>,
+    },
+    /// All rows of a drop once everything has healed.
+    Final {
+        /// The drop.
+        drop: u64,
+        /// Its rows.
+        rows: Vec<Row>,
+    },
+}
+
+/// In which scope a person may have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OncePer {
+    /// One in each drop.
+    Drop,
+    /// One in the whole coupon.
+    Coupon,
+}
+
+/// A row of `issued_coupons`, as far as it is judged. The slot is whatever the table held.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Row {
+    /// Its slot.
+    pub slot: i64,
+    /// Its person.
+    pub person: String,
+}
+
+/// What a person was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Answer {
+    /// A slot, just now: a promise.
+    Accepted {
+        /// The drop.
+        #[serde(alias = "drop_id")]
+        drop: u64,
+        /// The slot.
+        slot: i64,
+    },
+    /// They hold one already: a promise too.
+    AlreadyClaimed {
+        /// The drop.
+        #[serde(alias = "drop_id")]
+        drop: u64,
+        /// The slot.
+        slot: i64,
+    },
+    /// A place on the waiting list.
+    Waiting {
+        /// The place, 1 is next.
+        position: u64,
+    },
+    /// Nothing left and no room to wait.
+    SoldOut,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok(Answer),
+    /// Surely without effect.
+    Failed(String),
+    /// Not known.
+    Unknown(String),
+}
+
+impl Outcome {
+    /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have run. So is a 2xx that can't
+    /// be read.
+    pub fn of_http(status: u16, body: &Value) -> Self {
+        let code = || body.get("code").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
+        match status {
+            200..=299 => match serde_json::from_value(body.clone()) {
+                Ok(answer) => Self::Ok(answer),
+                Err(error) => Self::Unknown(format!("{status} with a body that says nothing: {error}")),
+            },
+            409 if code() == "sold_out" => Self::Ok(Answer::SoldOut),
+            408 => Self::Unknown(code()),
+            400..=499 => Self::Failed(code()),
+            _ => Self::Unknown(code()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn http_answers_are_read_as_the_contract_gives_them() {
+        let accepted = json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": false});
+        assert_eq!(Outcome::of_http(202, &accepted), Outcome::Ok(Answer::Accepted { drop: 3, slot: 7 }));
+        let already = json!({"status": "already_claimed", "drop_id": 3, "slot": 7});
+        assert_eq!(Outcome::of_http(200, &already), Outcome::Ok(Answer::AlreadyClaimed { drop: 3, slot: 7 }));
+        let waiting = json!({"status": "waiting", "position": 2});
+        assert_eq!(Outcome::of_http(202, &waiting), Outcome::Ok(Answer::Waiting { position: 2 }));
+        assert_eq!(Outcome::of_http(409, &json!({"code": "sold_out"})), Outcome::Ok(Answer::SoldOut));
+        assert_eq!(Outcome::of_http(410, &json!({"code": "closed"})), Outcome::Failed("closed".into()));
+        assert_eq!(Outcome::of_http(503, &json!({"code": "unavailable"})), Outcome::Unknown("unavailable".into()));
+        assert!(matches!(Outcome::of_http(202, &json!({"status": "accepted"})), Outcome::Unknown(_)));
+    }
+
+    #[test]
+    fn lines_read_as_they_are_documented() {
+        let line = Line { at_ms: 5, event: Event::Ok { op: 1, answer: Answer::Accepted { drop: 1, slot: 2 } } };
+        let text = r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Line>(text).unwrap(), line);
+    }
+}

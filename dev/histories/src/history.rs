@@ -1,0 +1,193 @@
+//! Reads a history back and puts what belongs together in one place.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::event::{Answer, Event, Line, OncePer, Row};
+
+/// Why a history can't be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The file can't be read.
+    #[error("cannot be read: {0}")]
+    File(#[from] std::io::Error),
+    /// A line is no event.
+    #[error("line {line}: {why}")]
+    Line {
+        /// Which, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// One request and how it ended.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Line of its `invoked`.
+    pub line: usize,
+    /// The coupon asked for.
+    pub coupon: u64,
+    /// The drop asked for, where known.
+    pub drop: Option<u64>,
+    /// Who asked.
+    pub person: String,
+    /// How it ended; an operation that never ended is unknown.
+    pub ended: Ended,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// Answered.
+    Ok(Answer),
+    /// Surely without effect.
+    Failed,
+    /// Not known.
+    Unknown,
+}
+
+/// What a drop was announced as.
+#[derive(Debug, Clone)]
+pub struct DropFacts {
+    /// Its coupon.
+    pub coupon: u64,
+    /// In which scope a person may have one.
+    pub once_per: OncePer,
+    /// Line and quantity, in order.
+    pub quantities: Vec<(usize, u64)>,
+}
+
+impl DropFacts {
+    /// The quantity in force at a line.
+    pub fn quantity_at(&self, line: usize) -> u64 {
+        self.quantities.iter().rev().find(|(since, _)| *since <= line).map_or(0, |(_, quantity)| *quantity)
+    }
+}
+
+/// One look at a drop's rows.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Its line.
+    pub line: usize,
+    /// The drop.
+    pub drop: u64,
+    /// What was there.
+    pub rows: Vec<Row>,
+}
+
+/// Everything that was recorded.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The drops.
+    pub drops: BTreeMap<u64, DropFacts>,
+    /// The operations, in the order in which they were invoked.
+    pub operations: Vec<Operation>,
+    /// The looks, in order, final ones not among them.
+    pub reads: Vec<Read>,
+    /// Line, drop and number.
+    pub counts: Vec<(usize, u64, u64)>,
+    /// Drop, person, slot: what the system lists as broken.
+    pub broken: Vec<(u64, String, Option<i64>)>,
+    /// The last look at each drop.
+    pub finals: BTreeMap<u64, Read>,
+}
+
+impl History {
+    /// Reads JSON lines. A history that contradicts its own form (an outcome without its operation, a drop never announced)
+    /// is unreadable: its recorder is wrong, and nothing can be concluded from it.
+    ///
+    /// # Errors
+    /// [`Unreadable::Line`].
+    pub fn parse(text: &str) -> Result<Self, Unreadable> {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let parsed = lines.map(|(at, line)| match serde_json::from_str::<Line>(line) {
+            Ok(line) => Ok((at + 1, line.event)),
+            Err(error) => Err(Unreadable::Line { line: at + 1, why: error.to_string() }),
+        });
+        Self::collect(parsed)
+    }
+
+    /// A history made of events, numbered as if each were a line.
+    ///
+    /// # Errors
+    /// [`Unreadable::Line`].
+    pub fn of(events: impl IntoIterator<Item = Event>) -> Result<Self, Unreadable> {
+        Self::collect(events.into_iter().enumerate().map(|(at, event)| Ok((at + 1, event))))
+    }
+
+    fn collect(events: impl Iterator<Item = Result<(usize, Event), Unreadable>>) -> Result<Self, Unreadable> {
+        let mut history = Self::default();
+        let mut open = HashMap::new();
+        let mut seen = HashMap::new();
+        for event in events {
+            let (line, event) = event?;
+            history.take(line, event, &mut open, &mut seen).map_err(|why| Unreadable::Line { line, why })?;
+        }
+        Ok(history)
+    }
+
+    /// `open` has the operations that did not end yet, `seen` every one there was.
+    fn take(
+        &mut self,
+        line: usize,
+        event: Event,
+        open: &mut HashMap<u64, usize>,
+        seen: &mut HashMap<u64, usize>,
+    ) -> Result<(), String> {
+        match event {
+            Event::Drop { drop, coupon, quantity, once_per } => {
+                let facts = DropFacts { coupon, once_per, quantities: Vec::new() };
+                let facts = self.drops.entry(drop).or_insert(facts);
+                if facts.coupon != coupon || facts.once_per != once_per {
+                    return Err(format!("drop {drop} was announced with another coupon or scope before"));
+                }
+                facts.quantities.push((line, quantity));
+            }
+            Event::Invoked { op, coupon, drop, person } => {
+                if seen.insert(op, line).is_some() {
+                    return Err(format!("operation {op} was invoked before"));
+                }
+                open.insert(op, self.operations.len());
+                let ended = Ended::Unknown;
+                self.operations.push(Operation { line, coupon, drop, person, ended });
+            }
+            Event::Ok { op, answer } => self.end(open, op, Ended::Ok(answer))?,
+            Event::Failed { op, .. } => self.end(open, op, Ended::Failed)?,
+            Event::Unknown { op, .. } => self.end(open, op, Ended::Unknown)?,
+            Event::Read { drop, rows } => {
+                self.known(drop)?;
+                self.reads.push(Read { line, drop, rows });
+            }
+            Event::Counted { drop, rows } => {
+                self.known(drop)?;
+                self.counts.push((line, drop, rows));
+            }
+            Event::Broken { drop, person, slot } => {
+                self.known(drop)?;
+                self.broken.push((drop, person, slot));
+            }
+            Event::Final { drop, rows } => {
+                self.known(drop)?;
+                if self.finals.insert(drop, Read { line, drop, rows }).is_some() {
+                    return Err(format!("drop {drop} has ended before"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, open: &mut HashMap<u64, usize>, op: u64, ended: Ended) -> Result<(), String> {
+        if let Ended::Ok(Answer::Accepted { drop, .. } | Answer::AlreadyClaimed { drop, .. }) = &ended {
+            self.known(*drop)?;
+        }
+        let at = open.remove(&op).ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
+        if let Some(operation) = self.operations.get_mut(at) {
+            operation.ended = ended;
+        }
+        Ok(())
+    }
+
+    fn known(&self, drop: u64) -> Result<(), String> {
+        if self.drops.contains_key(&drop) { Ok(()) } else { Err(format!("drop {drop} was never announced")) }
+    }
+}

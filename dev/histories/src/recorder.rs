@@ -1,0 +1,134 @@
+//! Writes a history while it happens.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::event::{Event, Line, OncePer, Outcome, Row};
+
+/// Writes lines in the order in which they happen, from any thread; clones write to the same history. Every line is handed to
+/// the system at once, so a process that dies leaves a history that can be judged.
+#[derive(Clone)]
+pub struct Recorder(Arc<Mutex<Inner>>);
+
+struct Inner {
+    out: Box<dyn Write + Send>,
+    begun: Instant,
+    ops: u64,
+    failed: Option<io::Error>,
+}
+
+impl Recorder {
+    /// Records into a new file.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self::new(File::create(path)?))
+    }
+
+    /// Records into anything that can be written to.
+    pub fn new(out: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Inner { out: Box::new(out), begun: Instant::now(), ops: 0, failed: None })))
+    }
+
+    /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was lowered.
+    pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: OncePer) {
+        self.write(Event::Drop { drop, coupon, quantity, once_per });
+    }
+
+    /// A person is about to ask. Call it before the request is sent.
+    #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
+    pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
+        let mut inner = self.lock();
+        inner.ops += 1;
+        let op = inner.ops;
+        inner.write(Event::Invoked { op, coupon, drop, person: person.to_owned() });
+        Pending { recorder: self.clone(), op, open: true }
+    }
+
+    /// All rows of a drop were read.
+    pub fn read(&self, drop: u64, rows: Vec<Row>) {
+        self.write(Event::Read { drop, rows });
+    }
+
+    /// The rows of a drop were counted.
+    pub fn counted(&self, drop: u64, rows: u64) {
+        self.write(Event::Counted { drop, rows });
+    }
+
+    /// The system lists a promise as broken.
+    pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
+        self.write(Event::Broken { drop, person: person.to_owned(), slot });
+    }
+
+    /// All rows of a drop, once everything has healed.
+    pub fn finally(&self, drop: u64, rows: Vec<Row>) {
+        self.write(Event::Final { drop, rows });
+    }
+
+    /// Says whether everything was written.
+    ///
+    /// # Errors
+    /// The first error of writing: the history lacks lines and must not be judged.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        inner.failed.take().map_or_else(|| inner.out.flush(), Err)
+    }
+
+    fn write(&self, event: Event) {
+        self.lock().write(event);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn write(&mut self, event: Event) {
+        let at_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let written = serde_json::to_vec(&Line { at_ms, event }).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.out.write_all(&line)
+        });
+        if let Err(error) = written {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+/// An operation under way. Dropped without a word it ends as unknown.
+#[must_use = "how it ended is recorded through it"]
+pub struct Pending {
+    recorder: Recorder,
+    op: u64,
+    open: bool,
+}
+
+impl Pending {
+    /// Records how it ended.
+    pub fn end(mut self, outcome: Outcome) {
+        self.record(outcome);
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        self.open = false;
+        let op = self.op;
+        self.recorder.write(match outcome {
+            Outcome::Ok(answer) => Event::Ok { op, answer },
+            Outcome::Failed(reason) => Event::Failed { op, reason },
+            Outcome::Unknown(reason) => Event::Unknown { op, reason },
+        });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.open {
+            self.record(Outcome::Unknown("abandoned".into()));
+        }
+    }
+}

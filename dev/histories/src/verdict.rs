@@ -1,0 +1,78 @@
+//! The judgement over a history.
+
+use std::fmt;
+
+use crate::violation::Violation;
+
+/// Passed, violated, or not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every promise was kept.
+    Pass,
+    /// These were not.
+    Violated(Vec<Violation>),
+    /// Nothing can be concluded, for this reason.
+    Unknown(String),
+}
+
+/// How much was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Requests.
+    pub operations: usize,
+    /// Answered ones.
+    pub answered: usize,
+    /// Of unknown outcome.
+    pub unknown: usize,
+    /// Distinct promises made.
+    pub promises: usize,
+    /// Of these, kept.
+    pub kept: usize,
+    /// Of these, listed as broken.
+    pub broken: usize,
+    /// Looks at rows or their number, the last ones included.
+    pub reads: usize,
+    /// Rows at the end.
+    pub rows: usize,
+}
+
+/// A verdict and what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was looked at.
+    pub figures: Figures,
+}
+
+impl Judgement {
+    /// 0 passed, 1 violated, 2 unknown.
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Verdict::Pass => 0,
+            Verdict::Violated(_) => 1,
+            Verdict::Unknown(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &self.figures;
+        match &self.verdict {
+            Verdict::Pass => writeln!(out, "pass")?,
+            Verdict::Unknown(why) => writeln!(out, "unknown: {why}")?,
+            Verdict::Violated(list) => {
+                writeln!(out, "violated: {} violations", list.len())?;
+                for violation in list {
+                    writeln!(out, "  {violation}")?;
+                }
+            }
+        }
+        write!(
+            out,
+            "{} operations ({} answered, {} unknown), {} promises ({} kept, {} listed as broken), {} reads, {} rows at the end",
+            f.operations, f.answered, f.unknown, f.promises, f.kept, f.broken, f.reads, f.rows
+        )
+    }
+}

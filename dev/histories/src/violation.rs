@@ -1,0 +1,43 @@
+//! What can be wrong with a history.
+
+/// A promise of the system that was not kept. Each is told in words that name whom and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[allow(missing_docs)] // the messages tell each
+pub enum Violation {
+    #[error("lost: {person} was promised slot {slot} of drop {drop}; there is no row, and it is not listed as broken")]
+    Lost { drop: u64, slot: i64, person: String },
+    #[error("other slot: {person} was promised slot {slot} of drop {drop} and has slot {row}")]
+    OtherSlot { drop: u64, slot: i64, person: String, row: i64 },
+    #[error("promised twice: slot {slot} of drop {drop} was promised to {one} and to {other}")]
+    PromisedTwice { drop: u64, slot: i64, one: String, other: String },
+    #[error("contradiction: {person} was told of slot {one} and of slot {other} of drop {drop}")]
+    Contradiction { drop: u64, person: String, one: i64, other: i64 },
+    #[error(
+        "contradiction: {person} was told of drop {one} and of drop {other}, though one each is allowed in the coupon"
+    )]
+    TwoDrops { person: String, one: u64, other: u64 },
+    #[error("asked for by nobody: slot {slot} of drop {drop} has a row for {person} (line {line}), who never asked")]
+    NeverAsked { drop: u64, slot: i64, person: String, line: usize },
+    #[error(
+        "never admitted: slot {slot} of drop {drop} has a row for {person} (line {line}), who was refused every time"
+    )]
+    NeverAdmitted { drop: u64, slot: i64, person: String, line: usize },
+    #[error("slot doubled: slot {slot} of drop {drop} has two rows (line {line}): {one} and {other}")]
+    SlotDoubled { drop: u64, slot: i64, line: usize, one: String, other: String },
+    #[error(
+        "person doubled: {person} has two rows, slot {one} of drop {one_drop} and slot {other} of drop {other_drop}"
+    )]
+    PersonDoubled { person: String, one_drop: u64, one: i64, other_drop: u64, other: i64 },
+    #[error("no such slot: drop {drop} has a row for slot {slot} (line {line}), the quantity is {quantity}")]
+    NoSuchSlot { drop: u64, slot: i64, line: usize, quantity: u64 },
+    #[error("too many: drop {drop} has {rows} rows (line {line}), the quantity is {quantity}")]
+    TooMany { drop: u64, rows: u64, line: usize, quantity: u64 },
+    #[error("too few: drop {drop} has {rows} rows at the end, the quantity is {quantity} and {asked} people asked")]
+    TooFew { drop: u64, rows: u64, quantity: u64, asked: u64 },
+    #[error(
+        "vanished: {person}'s row for slot {slot} of drop {drop} was read in line {line} and is not there at the end"
+    )]
+    Vanished { drop: u64, slot: i64, person: String, line: usize },
+    #[error("vanished: drop {drop} had {rows} rows in line {line} and has fewer at the end")]
+    RowsVanished { drop: u64, rows: u64, line: usize },
+}

@@ -1,0 +1,211 @@
+//! A good history, spoiled in one way at a time: each turns it red, and the violation says what it was.
+
+use firstcome_histories::{Answer, Event, History, OncePer, Row, Verdict, Violation, check};
+
+const DROP: u64 = 9;
+
+fn row(slot: i64, person: &str) -> Row {
+    Row { slot, person: person.into() }
+}
+
+fn asks(op: u64, person: &str, answer: Answer) -> [Event; 2] {
+    [Event::Invoked { op, coupon: 1, drop: Some(DROP), person: person.into() }, Event::Ok { op, answer }]
+}
+
+fn accepted(slot: i64) -> Answer {
+    Answer::Accepted { drop: DROP, slot }
+}
+
+/// A hundred slots, all taken, somebody waiting and somebody refused.
+fn good() -> Vec<Event> {
+    let mut events = vec![Event::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: OncePer::Drop }];
+    events.extend((1_u64..=100).flat_map(|n| asks(n, &format!("u-{n}"), accepted(i64::try_from(n).unwrap()))));
+    events.extend(asks(101, "u-1", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    events.extend(asks(102, "u-waits", Answer::Waiting { position: 1 }));
+    events.extend(asks(103, "u-late", Answer::SoldOut));
+    let rows = |upto: i64| (1..=upto).map(|n| row(n, &format!("u-{n}"))).collect::<Vec<_>>();
+    events.push(Event::Read { drop: DROP, rows: rows(60) });
+    events.push(Event::Counted { drop: DROP, rows: 80 });
+    events.push(Event::Final { drop: DROP, rows: rows(100) });
+    events
+}
+
+fn last(events: &mut [Event]) -> &mut Vec<Row> {
+    let Some(Event::Final { rows, .. }) = events.last_mut() else { panic!("a history ends with its end") };
+    rows
+}
+
+fn judged(events: Vec<Event>) -> Verdict {
+    check(&History::of(events).unwrap()).verdict
+}
+
+fn violations(spoil: impl FnOnce(&mut Vec<Event>)) -> Vec<Violation> {
+    let mut events = good();
+    spoil(&mut events);
+    match judged(events) {
+        Verdict::Violated(found) => found,
+        other => panic!("a spoiled history is {other:?}"),
+    }
+}
+
+/// Before the end, so that it counts.
+fn insert(events: &mut Vec<Event>, more: impl IntoIterator<Item = Event>) {
+    let at = events.len() - 1;
+    events.splice(at..at, more);
+}
+
+#[test]
+fn a_good_history_passes() {
+    assert_eq!(judged(good()), Verdict::Pass);
+}
+
+#[test]
+fn a_lost_row_is_lost_and_one_too_few() {
+    let found = violations(|events| _ = last(events).remove(36));
+    assert!(found.contains(&Violation::Lost { drop: DROP, slot: 37, person: "u-37".into() }), "{found:?}");
+    assert!(found.contains(&Violation::TooFew { drop: DROP, rows: 99, quantity: 100, asked: 102 }), "{found:?}");
+    assert!(found.iter().any(|v| matches!(v, Violation::Vanished { slot: 37, .. })), "it was read before: {found:?}");
+}
+
+#[test]
+fn a_promise_listed_as_broken_is_not_lost() {
+    let mut events = good();
+    last(&mut events)[98] = row(99, "u-waits");
+    assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "not listed");
+    insert(&mut events, [Event::Broken { drop: DROP, person: "u-99".into(), slot: Some(98) }]);
+    assert!(matches!(judged(events.clone()), Verdict::Violated(_)), "another slot was listed");
+    insert(&mut events, [Event::Broken { drop: DROP, person: "u-99".into(), slot: Some(99) }]);
+    assert_eq!(judged(events), Verdict::Pass);
+}
+
+#[test]
+fn a_doubled_person_and_a_doubled_slot_are_seen() {
+    let found = violations(|events| last(events)[1].person = "u-1".into());
+    let doubled = Violation::PersonDoubled { person: "u-1".into(), one_drop: DROP, one: 1, other_drop: DROP, other: 2 };
+    assert!(found.contains(&doubled), "{found:?}");
+    let found = violations(|events| last(events)[1].slot = 1);
+    assert!(found.iter().any(|v| matches!(v, Violation::SlotDoubled { slot: 1, .. })), "{found:?}");
+}
+
+#[test]
+fn a_person_with_one_in_each_of_two_drops_is_seen_where_one_a_coupon_is_allowed() {
+    for (once_per, fine) in [(OncePer::Drop, true), (OncePer::Coupon, false)] {
+        let drop = |drop| Event::Drop { drop, coupon: 1, quantity: 1, once_per };
+        let invoked = Event::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
+        let told = Event::Ok { op: 1, answer: Answer::Accepted { drop: 1, slot: 1 } };
+        let end = |drop| Event::Final { drop, rows: vec![row(1, "u")] };
+        let verdict = judged(vec![drop(1), drop(2), invoked, told, end(1), end(2)]);
+        assert_eq!(verdict == Verdict::Pass, fine, "{verdict:?}");
+    }
+}
+
+#[test]
+fn swapped_people_are_seen() {
+    let found = violations(|events| {
+        last(events)[80].person = "u-82".into();
+        last(events)[81].person = "u-81".into();
+    });
+    let swapped = |slot, person: &str, row| Violation::OtherSlot { drop: DROP, slot, person: person.into(), row };
+    assert_eq!(found, [swapped(81, "u-81", 82), swapped(82, "u-82", 81)]);
+}
+
+#[test]
+fn slots_101_and_0_are_seen() {
+    for slot in [101, 0, -1] {
+        let found = violations(|events| last(events)[99].slot = slot);
+        assert!(found.iter().any(|v| matches!(v, Violation::NoSuchSlot { slot: s, .. } if *s == slot)), "{found:?}");
+    }
+    let found = violations(|events| last(events).push(row(101, "u-waits")));
+    assert!(found.iter().any(|v| matches!(v, Violation::TooMany { rows: 101, .. })), "{found:?}");
+}
+
+#[test]
+fn too_many_in_the_middle_are_seen_though_the_end_is_right() {
+    let found = violations(|events| insert(events, [Event::Counted { drop: DROP, rows: 101 }]));
+    assert!(found.iter().any(|v| matches!(v, Violation::TooMany { rows: 101, .. })), "{found:?}");
+}
+
+#[test]
+fn a_raised_quantity_counts_from_its_line_on() {
+    let raise = Event::Drop { drop: DROP, coupon: 1, quantity: 101, once_per: OncePer::Drop };
+    let mut events = good();
+    last(&mut events).push(row(101, "u-waits"));
+    let mut late = events.clone();
+    insert(&mut events, [raise.clone(), Event::Counted { drop: DROP, rows: 101 }]);
+    assert_eq!(judged(events), Verdict::Pass);
+    insert(&mut late, [Event::Counted { drop: DROP, rows: 101 }, raise]);
+    assert!(matches!(judged(late), Verdict::Violated(_)), "101 rows were there before it was raised");
+}
+
+#[test]
+fn a_row_for_nobody_is_seen() {
+    let found = violations(|events| last(events)[99].person = "u-nobody".into());
+    assert!(found.iter().any(|v| matches!(v, Violation::NeverAsked { slot: 100, .. })), "{found:?}");
+}
+
+#[test]
+fn a_row_for_somebody_who_was_refused_every_time_is_seen() {
+    let found = violations(|events| last(events)[99].person = "u-late".into());
+    assert!(found.iter().any(|v| matches!(v, Violation::NeverAdmitted { slot: 100, .. })), "{found:?}");
+}
+
+#[test]
+fn a_row_before_its_person_asked_is_seen() {
+    let found = violations(|events| {
+        let early = Event::Read { drop: DROP, rows: vec![row(5, "u-5")] };
+        events.insert(1, early);
+    });
+    assert!(matches!(found[..], [Violation::NeverAsked { slot: 5, .. }]), "{found:?}");
+}
+
+#[test]
+fn too_few_while_somebody_waited_is_seen_though_nothing_promised_is_lost() {
+    let drop = Event::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: OncePer::Drop };
+    let mut events = vec![drop];
+    events.extend(asks(1, "u-1", accepted(1)));
+    let end = Event::Final { drop: DROP, rows: vec![row(1, "u-1")] };
+    assert_eq!(judged([&events[..], std::slice::from_ref(&end)].concat()), Verdict::Pass, "nobody else wanted one");
+    events.extend(asks(2, "u-2", Answer::Waiting { position: 1 }));
+    events.push(end);
+    let few = Violation::TooFew { drop: DROP, rows: 1, quantity: 100, asked: 2 };
+    assert_eq!(judged(events), Verdict::Violated(vec![few]));
+}
+
+#[test]
+fn contradictory_answers_are_seen() {
+    let found = violations(|events| insert(events, asks(200, "u-5", Answer::AlreadyClaimed { drop: DROP, slot: 6 })));
+    assert!(found.iter().any(|v| matches!(v, Violation::Contradiction { one: 5, other: 6, .. })), "{found:?}");
+    assert!(found.iter().any(|v| matches!(v, Violation::PromisedTwice { slot: 6, .. })), "{found:?}");
+}
+
+#[test]
+fn an_empty_history_shows_nothing() {
+    assert!(matches!(judged(Vec::new()), Verdict::Unknown(_)));
+    let mut unanswered = good();
+    for event in &mut unanswered {
+        if let Event::Ok { op, .. } = event {
+            *event = Event::Unknown { op: *op, reason: "timeout".into() };
+        }
+    }
+    assert!(matches!(judged(unanswered), Verdict::Unknown(_)), "nobody was promised anything");
+}
+
+#[test]
+fn without_its_end_a_history_shows_nothing_but_a_violation_stays_one() {
+    let mut events = good();
+    events.pop();
+    assert!(matches!(judged(events.clone()), Verdict::Unknown(_)));
+    events.push(Event::Counted { drop: DROP, rows: 101 });
+    assert!(matches!(judged(events), Verdict::Violated(_)));
+}
+
+#[test]
+fn a_history_that_contradicts_its_own_form_is_unreadable() {
+    let drop = Event::Drop { drop: DROP, coupon: 1, quantity: 1, once_per: OncePer::Drop };
+    let answer = Event::Ok { op: 1, answer: accepted(1) };
+    assert!(History::of([drop.clone(), answer.clone()]).is_err(), "never invoked");
+    let invoked = || Event::Invoked { op: 1, coupon: 1, drop: None, person: "u".into() };
+    assert!(History::of([drop.clone(), invoked(), answer.clone(), answer.clone()]).is_err(), "ended twice");
+    assert!(History::of([drop, invoked(), invoked()]).is_err(), "invoked twice");
+    assert!(History::of([invoked(), answer]).is_err(), "of no drop");
+}
