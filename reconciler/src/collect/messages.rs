@@ -74,11 +74,11 @@ impl TailReader {
                 Offset::Offset(since.timestamp_millis()),
             )?;
         }
-        let starts = consumer.offsets_for_times(by_time, self.limit)?;
+        let starts = consumer.offsets_for_times(by_time, self.answer())?;
         let mut assignment = TopicPartitionList::new();
         let mut open = std::collections::HashMap::new();
         for range in &ranges {
-            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, range.partition, self.limit)?;
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, range.partition, self.answer())?;
             let start = match starts.find_partition(&self.settings.topic, range.partition).map(|e| e.offset()) {
                 Some(Offset::Offset(offset)) => offset.max(low),
                 _ => end,

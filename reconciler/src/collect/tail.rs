@@ -27,6 +27,10 @@ pub struct Tail {
     pub committed: Vec<(i32, i64)>,
 }
 
+/// Longest wait for one answer about the topic. Short beside the whole look: brokers that are gone must not hold up a pass,
+/// nor the end of the process, which waits for whoever asks.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Reads the tail, again and again, over one connection.
 #[derive(Clone)]
 pub struct TailReader {
@@ -73,8 +77,13 @@ impl TailReader {
         read.map(|()| tail)
     }
 
+    /// Longest wait for one answer.
+    pub(super) fn answer(&self) -> Duration {
+        self.limit.min(ANSWER)
+    }
+
     pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<Vec<Range>> {
-        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), self.limit)?;
+        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), self.answer())?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
         for partition in topic.partitions() {
@@ -83,12 +92,12 @@ impl TailReader {
         if wanted.count() == 0 {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
-        let committed = consumer.committed_offsets(wanted, self.limit)?;
+        let committed = consumer.committed_offsets(wanted, self.answer())?;
         committed
             .elements()
             .iter()
             .map(|element| {
-                let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), self.limit)?;
+                let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), self.answer())?;
                 let from = match element.offset() {
                     Offset::Offset(offset) => offset.max(low),
                     _ => low,

@@ -13,7 +13,7 @@ use crate::drift_support::{
 };
 
 /// Clients of a broker that is gone take their time to give up.
-const GIVEN_UP: Duration = Duration::from_secs(150);
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 async fn until_failed(world: &World, run: &str) {
     eventually("the run is recorded as failed", GIVEN_UP, async || {
