@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use firstcome_reconciler::notify::{Clock as _, Notifier};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{Behaviour, Tls};
 use tokio_util::sync::CancellationToken;
@@ -131,7 +132,9 @@ async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_on
 async fn two_senders_at_once_send_each_mail_once() {
     let desk = Desk::new(&format!("{A},{B},c@example.org,d@example.org")).await;
     for n in 0..25 {
-        desk.notifier().after_pass(&repaired(&format!("r{n}")), desk.clock.now()).await.unwrap();
+        let mut run = repaired(&format!("r{n}"));
+        run.drops[0].drop_id = DropId(n);
+        desk.notifier().after_pass(&run, desk.clock.now()).await.unwrap();
     }
     let stop = CancellationToken::new();
     let senders: Vec<_> = (0..2).map(|_| tokio::spawn(desk.notifier().run_sender(stop.clone()))).collect();

@@ -90,6 +90,20 @@ fn repaired_by_itself() {
 }
 
 #[test]
+fn repaired_again_and_again() {
+    let (run, policy) = (repaired(), Policy { cooldown: chrono::TimeDelta::hours(4) });
+    let mut memory = Memory::default();
+    for seconds in 0..3 {
+        let verdict = judge(&run, &memory, policy, at(seconds));
+        memory.alerts.extend(verdict.alerts.into_iter().map(|alert| (alert.fingerprint.clone(), alert)));
+    }
+    memory.untold_repairs.insert(Some(DropId(7)), 24);
+    let verdict = judge(&run, &memory, policy, at(600));
+    let pass = Pass { run: &run, verdict: &verdict, ids: &HashMap::new(), links: &linked(), now: at(600) };
+    keep("repaired_again_and_again", &render::pass(&pass).unwrap());
+}
+
+#[test]
 fn needing_a_person() {
     let run = failed_claims();
     keep("action_needed", &mail(&[(at(1), &run)], &[], &linked()).unwrap());

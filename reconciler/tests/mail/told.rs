@@ -109,6 +109,50 @@ async fn a_broken_promise_stands_until_it_is_mended() {
     );
 }
 
+/// A run as the reconciler records it before it is told.
+async fn recorded(desk: &Desk, run: &Run) {
+    let (id, now) = (&run.run_id, desk.clock.now().format("%Y-%m-%d %H:%M:%S"));
+    desk.run(&format!(
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at) \
+         VALUES ('{id}', 'cron', 0, 0, '{}', 'me', '{now}', '{now}', '{now}')",
+        run.status.as_str()
+    ))
+    .await;
+    for finding in run.all_findings() {
+        let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
+        desk.run(&format!(
+            "INSERT INTO reconcile_findings (run_id, coupon_id, drop_id, kind, action, result) \
+             VALUES ('{id}', 1, 7, '{kind}', 'issue', '{result}')"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
+    let desk = Desk::new(A).await;
+    for n in 0..40 {
+        desk.clock.turn(TimeDelta::seconds(30));
+        let id = format!("r{n:02}");
+        let run = if n < 12 { repaired(&id) } else { clean(&id) };
+        recorded(&desk, &run).await;
+        desk.pass(&run).await;
+    }
+    let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued";
+    let subjects = desk.subjects(A);
+    let expected = [
+        format!("{one})"),
+        format!("{one})"),
+        format!("{one})"),
+        format!("{one}; 1 repair in earlier passes since 06:01 UTC)"),
+        format!("{one}; 3 repairs in earlier passes since 06:02 UTC)"),
+        "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 repairs in earlier passes since 06:04 UTC)"
+            .to_owned(),
+    ];
+    assert_eq!(subjects, expected);
+    assert_eq!(desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, [["0"]]);
+}
+
 #[tokio::test]
 async fn two_processes_that_saw_the_same_drift_mail_it_once() {
     let desk = Desk::new(A).await;

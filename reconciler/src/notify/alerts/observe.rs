@@ -56,15 +56,20 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     groups.into_iter().map(|(key, findings)| observation(key, findings, &everyone)).collect()
 }
 
-/// Drops in which something was repaired; `None` stands for repairs of no drop.
-pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> Vec<Option<DropId>> {
+/// Where something was repaired; `None` stands for repairs of no drop.
+pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> Vec<(Option<CouponId>, Option<DropId>)> {
     let broken = people(broken);
-    let mut drops: Vec<Option<DropId>> = placed(run)
+    let mut places: Vec<_> = placed(run)
         .filter(|(_, drop, finding)| is_repair(finding) && !is_broken(finding, *drop, &broken))
-        .map(|(_, drop, _)| drop)
+        .map(|(coupon, drop, _)| (coupon, drop))
         .collect();
-    drops.dedup();
-    drops
+    places.dedup();
+    places
+}
+
+/// What all repairs in one drop have in common.
+pub(super) fn repair_fingerprint(drop: Option<DropId>) -> String {
+    hash([format!("repaired/{:?}", drop.map(|d| d.0))])
 }
 
 /// Repaired, and nothing is left of it.

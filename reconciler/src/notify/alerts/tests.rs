@@ -2,7 +2,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{DropReport, Finding, Numbers, Outcome, Run, Trigger};
+use crate::report::{DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -95,8 +95,20 @@ impl Duty {
         }
         said.extend(verdict.resolved.iter().map(|alert| format!("{} resolved", alert.kind)));
         said.extend(verdict.repaired.iter().map(|drop| format!("repaired {:?}", drop.map(|d| d.0))));
+        said.extend(verdict.earlier.iter().map(|earlier| format!("{} earlier", earlier.repairs)));
+        self.count_untold(run, &verdict, said.is_empty());
         assert_eq!(verdict.says_something(), !said.is_empty());
         said.join(", ")
+    }
+
+    /// As the tables would count them. The tests repair one thing in one drop at a time.
+    fn count_untold(&mut self, run: &Run, verdict: &Verdict, nothing_said: bool) {
+        if !verdict.earlier.is_empty() {
+            self.memory.untold_repairs.clear();
+        }
+        if nothing_said && run.status == Status::Repaired {
+            *self.memory.untold_repairs.entry(Some(DropId(7))).or_default() += 1;
+        }
     }
 
     fn silence(&mut self, until_minutes: i64) {
@@ -135,12 +147,12 @@ fn clean_passes_and_dry_runs_say_nothing() {
 }
 
 #[test]
-fn a_repair_is_told_once_and_leaves_no_alert() {
+fn a_repair_is_told_once_and_nothing_fires() {
     let mut duty = Duty::default();
     let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
     assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
     assert_eq!(duty.sees(1, &clean()), "");
-    assert!(duty.memory.alerts.is_empty());
+    assert_eq!(duty.only().state, State::Resolved);
     let licence = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
     assert_eq!(duty.sees(2, &general(Status::Repaired, vec![licence])), "repaired None");
 }
@@ -249,6 +261,7 @@ fn the_brake_is_one_alert_a_drop_and_tells_again_once_it_has_doubled() {
     assert_eq!(duty.only().summary, "140 repairs are held back until a person confirms");
     let confirmed = run(Status::Repaired, vec![finding(Kind::MissingAdmission, 1, Outcome::Applied)]);
     assert_eq!(duty.sees(3, &confirmed), "braked resolved, repaired Some(7)");
+    assert_eq!(duty.sees(4, &clean()), "");
 }
 
 #[test]
@@ -327,6 +340,24 @@ fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_c
     assert!((5..=15).contains(&mails), "{mails}");
     assert_eq!(duty.sees(600, &growing(240)), "failed_claim Changed");
     assert_eq!(duty.sees(601, &growing(240)), "");
+}
+
+#[test]
+fn repairs_with_every_pass_are_told_together_ever_less_often_and_none_is_left_out() {
+    let mut duty = Duty::default();
+    let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
+    let said: Vec<String> = (0..120).map(|minute| duty.sees(minute, &repaired)).filter(|s| !s.is_empty()).collect();
+    assert_eq!(said[..4], ["repaired Some(7)", "repaired Some(7)", "repaired Some(7)", "repaired Some(7)"]);
+    assert!((6..=10).contains(&said.len()), "{said:?}");
+    assert!(said[5].starts_with("repaired Some(7), 3 earlier"), "{said:?}");
+    let quiet: Vec<String> = (120..900).map(|minute| duty.sees(minute, &clean())).filter(|s| !s.is_empty()).collect();
+    assert_eq!(quiet.len(), 1, "what was held back is told once, then nothing: {quiet:?}");
+    let told = |said: &String| {
+        let earlier = said.split(", ").find_map(|part| part.strip_suffix(" earlier")).map_or(0, |n| n.parse().unwrap());
+        earlier + u64::from(said.contains("repaired"))
+    };
+    assert_eq!(said.iter().chain(&quiet).map(told).sum::<u64>(), 120);
+    assert_eq!(duty.sees(2_000, &repaired), "repaired Some(7)", "after a quiet time it is told at once again");
 }
 
 #[test]

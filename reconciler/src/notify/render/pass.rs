@@ -1,20 +1,19 @@
 //! The digest of one pass.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::advice::advice;
-use super::letter::{Block, Letter, Rendered, Section, Table, TableRow, Tone};
+use super::letter::{Block, Letter, Rendered, Section, Tone};
+use super::lines::{done, lines, numbers, open_line};
 use super::links::Links;
 use super::subject::{duration, subject};
 use crate::notify::alerts::{About, Alert, Observation, Say, Told, Verdict, is_repair};
 use crate::notify::{clean, words};
-use crate::report::{DropReport, Finding, Kind, Numbers, Run};
+use crate::report::{DropReport, Finding, Run};
 
-/// Lines of one kind in one drop; the run has the others.
-const LINES: usize = 20;
 /// Drops with a section of their own.
 const DROPS: usize = 20;
 
@@ -78,6 +77,14 @@ impl Pass<'_> {
         loose.chain(of_drops).filter(|finding| is_repair(finding)).collect()
     }
 
+    /// Repairs of earlier passes, all together.
+    pub(super) fn earlier(&self) -> Option<String> {
+        let since = self.verdict.earlier.iter().map(|earlier| earlier.since).min()?;
+        let repairs: u64 = self.verdict.earlier.iter().map(|earlier| earlier.repairs).sum();
+        let repairs = words::count(usize::try_from(repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        Some(format!("{repairs} in earlier passes since {}", since.format("%H:%M UTC")))
+    }
+
     fn told_of(&self, drop: Option<DropId>) -> impl Iterator<Item = &Told> {
         let all = self.verdict.problems.iter().chain(&self.verdict.information);
         all.filter(move |told| told.observation.drop_id == drop)
@@ -95,6 +102,7 @@ fn drops_told(pass: &Pass<'_>) -> Vec<DropId> {
     let problems = pass.verdict.problems.iter().filter_map(|told| told.observation.drop_id);
     let rest = pass.verdict.repaired.iter().copied().flatten();
     let rest = rest.chain(pass.verdict.information.iter().filter_map(|told| told.observation.drop_id));
+    let rest = rest.chain(pass.verdict.earlier.iter().filter_map(|earlier| earlier.drop_id));
     let rest = rest.chain(pass.verdict.resolved.iter().filter_map(|alert| alert.drop_id));
     let mut seen = BTreeSet::new();
     problems.chain(rest).filter(|drop| seen.insert(*drop)).collect()
@@ -117,6 +125,7 @@ fn lead(pass: &Pass<'_>) -> String {
     if !repairs.is_empty() {
         parts.push(format!("Repaired by itself: {}.", words::done(repairs)));
     }
+    parts.extend(pass.earlier().map(|earlier| format!("Not told before: {earlier}.")));
     match verdict.resolved.as_slice() {
         [] => {}
         [one] => parts.push(format!("Over: {}.", clean::line(&one.summary, clean::LONGEST))),
@@ -154,6 +163,15 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
         blocks.push(Block::Paragraph(state_of(report)));
         blocks.push(Block::Table(numbers(&report.before, &report.after)));
     }
+    let earlier = pass.verdict.earlier.iter().find(|earlier| earlier.drop_id == Some(drop));
+    blocks.extend(earlier.map(|earlier| {
+        let repairs = words::count(usize::try_from(earlier.repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        Block::Paragraph(format!(
+            "Repairs came with pass after pass, so they are told together: {repairs} in earlier passes since {}, beside \
+             those below. GET /v1/runs has them all. Something makes this happen again and again; see what.",
+            time(earlier.since)
+        ))
+    }));
     blocks.extend(problems(pass, Some(drop), people));
     blocks.extend(over(pass, Some(drop)));
     if let Some(report) = report.filter(|_| pass.verdict.repaired.contains(&Some(drop))) {
@@ -170,46 +188,6 @@ fn state_of(report: &DropReport) -> String {
         (false, _) => "not exact yet",
     };
     format!("{} of {} issued: {exact}.", words::grouped(rows), words::grouped(quantity))
-}
-
-fn numbers(before: &Numbers, after: &Numbers) -> Table {
-    let count = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), words::grouped);
-    let row = |what: &str, before: String, after: String| TableRow {
-        strong: before != after,
-        cells: vec![what.to_owned(), before, after],
-    };
-    let unsigned = |what, before, after| row(what, words::grouped(before), words::grouped(after));
-    let mut rows = vec![
-        row("Highest slot given out", count(before.count), count(after.count)),
-        unsigned("People holding a slot", before.users, after.users),
-        unsigned("Rows", before.rows, after.rows),
-        unsigned("Failed claims", before.failed_claims, after.failed_claims),
-        unsigned("In flight", before.in_flight, after.in_flight),
-    ];
-    if before.free + after.free > 0 {
-        rows.push(unsigned("Slots given back", before.free, after.free));
-    }
-    if before.waiting + after.waiting > 0 {
-        rows.push(unsigned("People waiting", before.waiting, after.waiting));
-    }
-    Table { head: vec![String::new(), "before".to_owned(), "after".to_owned()], rows }
-}
-
-/// What was done by itself, by kind.
-fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &HashSet<&str>) -> Vec<Block> {
-    let mut kinds: BTreeMap<Kind, Vec<&Finding>> = BTreeMap::new();
-    for finding in findings {
-        kinds.entry(finding.kind).or_default().push(finding);
-    }
-    let group = |(kind, findings): (Kind, Vec<&Finding>)| {
-        let done = words::done(findings.iter().copied());
-        let heading = format!("Done: {done} ({}: {})", kind.as_str(), words::meaning(kind));
-        // What the heading says of all need not be said of each.
-        let differ = findings.iter().any(|finding| words::deed_of(finding) != words::deed_of(findings[0]));
-        let word = |finding: &Finding| differ.then(|| words::deed_of(finding).to_owned());
-        [Block::Heading(heading), Block::List(lines(&findings, people, &word))]
-    };
-    kinds.into_iter().flat_map(group).collect()
 }
 
 fn problems(pass: &Pass<'_>, drop: Option<DropId>, people: &HashSet<&str>) -> Vec<Block> {
@@ -261,26 +239,6 @@ fn over(pass: &Pass<'_>, drop: Option<DropId>) -> Vec<Block> {
 /// Whether the summary alone does not say it all.
 fn lists_people(seen: &Observation) -> bool {
     !matches!(seen.about, About::RunFailed | About::Stalled | About::ClosedBelowQuantity) || seen.findings.len() > 1
-}
-
-/// What would be done, where something was tried or held back.
-fn open_line(finding: &Finding) -> Option<String> {
-    (finding.action != "report").then(|| format!("{}: {}", finding.kind.as_str(), words::to_do(finding)))
-}
-
-fn lines(findings: &[&Finding], people: &HashSet<&str>, word: &dyn Fn(&Finding) -> Option<String>) -> Vec<String> {
-    let mut lines: Vec<String> = findings.iter().take(LINES).map(|f| line(f, people, word(f))).collect();
-    if findings.len() > LINES {
-        lines.push(format!("and {} more: see the run", words::grouped((findings.len() - LINES) as u64)));
-    }
-    lines
-}
-
-fn line(finding: &Finding, people: &HashSet<&str>, word: Option<String>) -> String {
-    let slot = finding.slot.map(|slot| format!("slot {slot}"));
-    let user = finding.user_id.as_deref().map(clean::person);
-    let detail = Some(clean::detail(&finding.detail, people)).filter(|detail| !detail.is_empty());
-    [slot, user, word, detail].into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
 fn closing(pass: &Pass<'_>, drops: usize) -> Section {

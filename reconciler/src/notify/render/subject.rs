@@ -22,7 +22,7 @@ pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
     if !verdict.resolved.is_empty() {
         return ("resolved", format!("resolved: {}", resolved(pass)));
     }
-    if !verdict.repaired.is_empty() {
+    if !(verdict.repaired.is_empty() && verdict.earlier.is_empty()) {
         return ("repaired", format!("repaired: {}", repaired(pass)));
     }
     let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|told| told.observation.drop_id).collect();
@@ -72,9 +72,12 @@ pub(super) fn duration(time: TimeDelta) -> String {
 }
 
 fn repaired(pass: &Pass<'_>) -> String {
-    let drops: BTreeSet<DropId> = pass.verdict.repaired.iter().copied().flatten().collect();
-    let done = words::done(pass.repairs());
-    place(pass, &drops).map_or_else(|| done.clone(), |place| format!("{place} ({done})"))
+    let verdict = pass.verdict;
+    let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
+    let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
+    let done = Some(words::done(pass.repairs())).filter(|done| !done.is_empty());
+    let what = [done, pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
 }
 
 /// What was repaired beside what the subject is about.
