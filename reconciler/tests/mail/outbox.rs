@@ -6,10 +6,10 @@ use chrono::TimeDelta;
 use firstcome_reconciler::notify::{Clock as _, Notifier};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_stack::{Behaviour, Tls};
+use firstcome_stack::{Behaviour, Fault, Tls};
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::{A, B, Desk, SOON, id};
+use crate::desk::{A, B, Desk, SOON, id, mysql};
 use crate::told::{clean, drift, repaired};
 
 /// Longest that a pass may wait for the tables; a mail server has no part in it.
@@ -192,20 +192,32 @@ async fn a_sender_with_a_mail_in_hand_stops_within_seconds() {
 #[tokio::test]
 async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let desk = Desk::new(A).await;
-    // A port that nobody listens on; its database is desk's as far as mails are concerned.
-    let nowhere = DbSettings {
-        url: "mysql://root@127.0.0.1:1/firstcome".to_owned().into(),
-        pool_size: 1,
-        limit: Duration::from_millis(500),
-    };
-    let lost = Notifier::with_clock(Db::new(&nowhere).unwrap(), &desk.args, desk.clock.clone()).unwrap();
-    assert!(lost.after_pass(&clean("r1"), desk.clock.now()).await.is_err());
-    for _ in 0..3 {
+    let proxy = mysql().await.proxy().await.unwrap();
+    let url = mysql().await.database_url_via(&proxy, &desk.database);
+    let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
+    let notifier = Notifier::with_clock(Db::new(&settings).unwrap(), &desk.args, desk.clock.clone()).unwrap();
+    notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
+
+    proxy.set(Fault::Cut).await.unwrap();
+    assert!(notifier.after_pass(&repaired("r1"), desk.clock.now()).await.is_err());
+    for n in 2..5 {
         let now = desk.clock.turn(TimeDelta::minutes(2));
-        assert!(lost.after_pass(&clean("r2"), now).await.is_err());
+        assert!(notifier.after_pass(&clean(&format!("r{n}")), now).await.is_err());
     }
-    desk.sink.wait_for(|_| true, SOON).await.unwrap();
+    desk.until_there_are(1).await;
     let subject = &desk.subjects(A)[0];
     assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
-    assert_eq!(desk.sink.mails().len(), 1, "once a cooldown");
+
+    proxy.set(Fault::Pass).await.unwrap();
+    let now = desk.clock.turn(TimeDelta::minutes(2));
+    notifier.after_pass(&clean("r6"), now).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A)[1..],
+        [
+            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued)",
+            "[firstcome] resolved: MySQL can be used again, after 8 min",
+        ],
+        "what was repaired meanwhile is told too"
+    );
 }

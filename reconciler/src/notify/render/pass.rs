@@ -166,9 +166,9 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
     let earlier = pass.verdict.earlier.iter().find(|earlier| earlier.drop_id == Some(drop));
     blocks.extend(earlier.map(|earlier| {
         let repairs = words::count(usize::try_from(earlier.repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        let below = if pass.verdict.repaired.contains(&Some(drop)) { ", beside those below" } else { "" };
         Block::Paragraph(format!(
-            "Repairs came with pass after pass, so they are told together: {repairs} in earlier passes since {}, beside \
-             those below. GET /v1/runs has them all. Something makes this happen again and again; see what.",
+            "Repairs came with pass after pass, so they are told together: {repairs} in earlier passes since {}{below}. GET /v1/runs has them all. Something makes this happen again and again; see what.",
             time(earlier.since)
         ))
     }));
