@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::{Db, DbError, refusal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -108,13 +108,14 @@ impl Notifier {
         while let Some((earlier, at)) = self.untold.take() {
             match store::record_pass(&self.db, earlier.clone(), self.post.clone(), at).await {
                 Ok(_) => {}
-                // One that MySQL will never take must not hold up those after it.
-                Err(error @ DbError::Query { .. }) => {
-                    tracing::error!(run_id = earlier.run_id, %error, "an earlier run could not be told");
+                Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
+                    tracing::error!(run_id = earlier.run_id, %source, "an earlier run can't be told");
                 }
+                // It must not hold up this pass, whose own error says whether MySQL is away.
                 Err(error) => {
+                    tracing::debug!(run_id = earlier.run_id, %error, "an earlier run can't be told yet");
                     self.untold.put_back(earlier, at);
-                    return Err(error.into());
+                    break;
                 }
             }
         }

@@ -44,6 +44,7 @@ fn keep(name: &str, mail: &Rendered) {
         insta::assert_snapshot!(format!("{name}.txt"), text);
         insta::assert_snapshot!(format!("{name}.html"), mail.html);
     });
+    // To look at them in a browser: KEEP_RENDERED_MAILS=target/mails.
     if let Ok(folder) = std::env::var("KEEP_RENDERED_MAILS") {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(format!("{folder}/{name}.html"), &mail.html).unwrap();
