@@ -1,5 +1,6 @@
 //! `firstcome-drift`: makes one kind of drift in a running system. `make drift KIND=…` runs it against `make run`.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -32,8 +33,17 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("firstcome-drift: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
     let mut injector = Injector::new(&cli.place, cli.coupon, cli.drop).await?;
     let done = injector.make(cli.kind, cli.count).await?;
     println!("{}: {}", done.kind.name(), done.told);

@@ -10,8 +10,10 @@ mod redis;
 mod rows;
 mod tail;
 
+use std::collections::HashSet;
+
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::{Redis, RedisError};
 
@@ -57,6 +59,8 @@ pub struct Head {
     upper: i64,
     in_flight: Vec<InFlight>,
     failed: Vec<Failed>,
+    /// Of a drop that Redis lost: whom the coupon's list of claimants still has in it. They would be told `already_claimed`.
+    claimants: Vec<(i64, UserId)>,
 }
 
 /// Looks at the stores.
@@ -124,9 +128,14 @@ impl Collector {
                 tail_known: around.tail.is_some(),
                 licence_lost: around.licence_lost,
             };
-            Head { facts, upper, in_flight, failed }
+            Head { facts, upper, in_flight, failed, claimants: Vec::new() }
         });
-        Ok(heads.collect())
+        let mut heads: Vec<Head> = heads.collect();
+        let listed = |facts: &DropFacts| facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon;
+        for head in heads.iter_mut().filter(|head| listed(&head.facts)) {
+            head.claimants = redis::claimants_of(&self.redis, head.facts.coupon.id, head.drop_id(), |_| true).await?;
+        }
+        Ok(heads)
     }
 
     /// The ranges of slots to look at, in order. The last one has no end.
@@ -158,11 +167,7 @@ impl Collector {
             from,
             to,
             count: seen.count.unwrap_or(0),
-            users: seen
-                .users
-                .into_iter()
-                .map(|(slot, user)| (slot, firstcome_shared::domain::UserId::from_store(user)))
-                .collect(),
+            users: seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect(),
             free: seen.free,
             rows: rows::page(&self.db, drop, from, to).await?,
             in_flight: head.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
@@ -180,7 +185,9 @@ impl Collector {
         let questions = page.questions(i64::from(head.facts.drop.quantity));
         if once_per == OncePer::Coupon {
             page.claimants_wrong = redis::claimants_wrong(&self.redis, coupon, drop, &page.users).await?;
-            if !questions.gaps.is_empty() {
+            if head.facts.is_lost() {
+                page.claimants_on_gaps = head.claimants_left(page);
+            } else if !questions.gaps.is_empty() {
                 page.claimants_on_gaps = redis::claimants_on(&self.redis, coupon, drop, &questions.gaps).await?;
             }
         }
@@ -212,6 +219,20 @@ impl Head {
             && self.facts.free == 0
             && self.in_flight.is_empty()
             && self.failed.is_empty()
+            && self.claimants.is_empty()
+    }
+
+    /// Claimants on slots of this page that nothing else says anything of.
+    fn claimants_left(&self, page: &Page) -> Vec<(i64, UserId)> {
+        let taken: HashSet<i64> = page
+            .users
+            .iter()
+            .map(|(slot, _)| *slot)
+            .chain(page.rows.iter().map(|row| i64::from(row.slot)))
+            .chain(page.in_flight.iter().map(|message| i64::from(message.slot)))
+            .collect();
+        let within = |slot: i64| slot >= page.from && page.to.is_none_or(|to| slot <= to);
+        self.claimants.iter().filter(|(slot, _)| within(*slot) && !taken.contains(slot)).cloned().collect()
     }
 
     /// The drop.

@@ -1,6 +1,6 @@
 //! What Redis says of drops and people.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
@@ -139,8 +139,19 @@ pub(super) async fn claimants_on(
     drop: DropId,
     slots: &[i64],
 ) -> Result<Vec<(i64, UserId)>, RedisError> {
-    let wanted: HashMap<String, i64> = slots.iter().map(|slot| (format!("{drop}:{slot}"), *slot)).collect();
+    let wanted: HashSet<i64> = slots.iter().copied().collect();
+    claimants_of(redis, coupon, drop, |slot| wanted.contains(&slot)).await
+}
+
+/// Whom `claimants` has in a drop, on the slots that are asked for. Reads the whole hash.
+pub(super) async fn claimants_of(
+    redis: &Redis,
+    coupon: CouponId,
+    drop: DropId,
+    is_asked: impl Fn(i64) -> bool,
+) -> Result<Vec<(i64, UserId)>, RedisError> {
     let key = keys::claimants(redis.prefix(), coupon);
+    let here = format!("{drop}:");
     let (mut cursor, mut found) = (0_u64, HashMap::new());
     loop {
         let (next, entries): (u64, Vec<(String, String)>) = redis::cmd("HSCAN")
@@ -151,8 +162,9 @@ pub(super) async fn claimants_on(
             .query_async(&mut redis.connection())
             .await?;
         for (user, held) in entries {
-            if let Some(slot) = wanted.get(&held) {
-                found.insert(UserId::from_store(user), *slot);
+            let slot = held.strip_prefix(&here).and_then(|slot| slot.parse().ok());
+            if let Some(slot) = slot.filter(|slot| is_asked(*slot)) {
+                found.insert(UserId::from_store(user), slot);
             }
         }
         cursor = next;

@@ -164,3 +164,23 @@ async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_on
         clean_pass(&scene.world, coupon).await;
     }
 }
+
+#[tokio::test]
+async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys() {
+    let scene = Scene::new("d-both-lost").await;
+    let (coupon, answers) = scene.held("Both lost", 20, 12).await;
+    let mut injector = injector(&scene.world, &coupon).await;
+    let done = injector.make(Drift::Unpublished, 2).await.unwrap();
+    injector.make(Drift::RedisLost, 1).await.unwrap();
+    // The coupon's list of claimants still has them, and it is what they would be told by.
+    let run = scene.world.once_with(&[], &[]).await;
+    assert!(run.code <= 1, "{}", run.log);
+    for hit in &done.people {
+        let answer = scene.api.claim(coupon.id, &hit.user).await;
+        assert_eq!(answer.promised(), Some((coupon.drop, u32::try_from(hit.slot).unwrap())), "{hit:?}: {answer:?}");
+    }
+    scene.world.once_with(&[], &[]).await;
+    assert_whole(&scene.world, &coupon, 20, 14).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    clean_pass(&scene.world, &coupon).await;
+}
