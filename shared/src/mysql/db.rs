@@ -173,9 +173,11 @@ impl Db {
 pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
     let mut conn = Conn::establish(&as_given(url)).await?;
     // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't block each other.
+    // wait_timeout: a process that stands still, or whose host is gone without a word, holds the locks of its transaction and
+    // its GET_LOCK until MySQL gives its connection up. The default is eight hours.
     conn.batch_execute(
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION time_zone = '+00:00'",
+         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, SESSION time_zone = '+00:00'",
     )
     .await
     .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;

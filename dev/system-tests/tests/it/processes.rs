@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{KafkaOptions, KafkaServer};
-use firstcome_system_tests::{Answer, LIMIT, Promise, Stores, World, assert_exact, eventually, people, rows, rush};
+use firstcome_system_tests::{
+    Answer, LIMIT, Promise, Session, Stores, World, assert_exact, eventually, people, rows, rush,
+};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::consumer::WAITS;
 use crate::repairs::assert_clean;
 use crate::rush::{all_issued, holders, open_world};
 
@@ -223,4 +226,34 @@ async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
 #[tokio::test]
 async fn the_whole_system_killed_in_mid_rush_and_started_again_is_exact() {
     everything_ended_and_started_again("all-kill", Signal::KILL, 128 + 9).await;
+}
+
+#[tokio::test]
+async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes() {
+    let (world, api) = open_world("reconciler-frozen").await;
+    let coupon = api.open_coupon(50).await;
+    let consumer = world.consume().await;
+    let answers = rush(&[&api], coupon.id, &people(50), 50).await;
+    all_issued(&world, coupon.drop, 50).await;
+    consumer.process.stop().await;
+    let daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot > 40").await;
+
+    // It stands still while it writes, with the pass lock and the rows' locks in its hands.
+    let mut holding = Session::begin(&world.sql).await;
+    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    let asked = daemon.ask(&json!({"wait": false})).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+    daemon.process.freeze();
+    holding.commit().await;
+
+    let once = world.once_with(&["--wait-seconds", "30"], &[]).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert_exact(&world, &coupon, 50, &answers).await;
+    daemon.process.thaw();
+    let left = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+    eventually("no run is left running", LIMIT, async || world.sql.number(left).await == 0).await;
+    assert_clean(&world.pass().await, &coupon);
+    assert_eq!(daemon.process.stop().await, 0);
 }
