@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_shared::config::wait_for;
 use firstcome_shared::kafka::{TopicError, check_topic};
-use firstcome_shared::mysql::migrations;
+use firstcome_shared::mysql::{DbError, migrations};
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,8 @@ use crate::engine::Engine;
 /// One sentence that says what to change.
 pub async fn check(engine: &Engine, args: &EngineArgs, stop: &CancellationToken) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
-    wait_for("MySQL", limit, stop, |_| true, async || engine.db.ping().await).await?;
+    let away = |error: &DbError| !matches!(error, DbError::Refused(_));
+    wait_for("MySQL", limit, stop, away, async || engine.db.ping().await).await?;
     migrations::check(&engine.db_settings).await?;
     wait_for(
         "Redis",

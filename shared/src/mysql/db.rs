@@ -34,6 +34,9 @@ pub enum DbError {
     /// No connection could be had in time.
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
+    /// MySQL answered and does not let this process in. Waiting does not mend it.
+    #[error("MySQL does not let this process in: {0}; see DATABASE_URL")]
+    Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
     #[error("MySQL did not answer {what} within {limit:?}")]
     TimedOut {
@@ -137,7 +140,7 @@ impl Db {
         let task = tokio::spawn(async move {
             let mut conn = match tokio::time::timeout(limit, pool.get()).await {
                 Ok(Ok(conn)) => conn,
-                Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
+                Ok(Err(error)) => return Err(no_connection(error.to_string())),
                 Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
             };
             match tokio::time::timeout(limit, op(&mut conn)).await {
@@ -194,6 +197,16 @@ fn as_given(mut url: String) -> String {
     url
 }
 
+/// Tells a wrong password or database from a server that is not there: MySQL says so in words only, as far as diesel passes
+/// them on.
+fn no_connection(reason: String) -> DbError {
+    if ["Access denied", "Unknown database"].iter().any(|words| reason.contains(words)) {
+        DbError::Refused(reason)
+    } else {
+        DbError::Unreachable(reason)
+    }
+}
+
 /// Errors after which the connection certainly waits for the next command. Any other may be an I/O error in disguise.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::NotFound) || super::refusal(error).is_some()
@@ -207,7 +220,7 @@ impl Db {
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
             Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(DbError::Unreachable(error.to_string())),
+            Ok(Err(error)) => Err(no_connection(error.to_string())),
             Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
         }
     }
