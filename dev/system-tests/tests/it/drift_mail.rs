@@ -1,6 +1,7 @@
 //! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive, once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
@@ -50,7 +51,9 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
     let world = &scene.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
     daemon.reconcile(&json!({})).await;
-    for behaviour in [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Down] {
+    for behaviour in
+        [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Slow(Duration::from_millis(300)), Behaviour::Down]
+    {
         world.mail.set(Behaviour::Normal).await.unwrap();
         all_sent(world).await;
         let name = format!("{behaviour:?}");
@@ -101,7 +104,7 @@ async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
     eventually("the mail is in hand", LIMIT, async || world.sql.number(in_hand).await == 1).await;
     let begun = std::time::Instant::now();
     assert_eq!(daemon.process.stop().await, 0);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(12), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
     // Another process sends it once the lease is over.
     world.mail.set(Behaviour::Normal).await.unwrap();
     due_now(world).await;

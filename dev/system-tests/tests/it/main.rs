@@ -5,10 +5,12 @@
 mod answers;
 mod checker;
 mod consumer;
+mod crashes;
 mod daily;
 mod database;
 mod drift_asked;
 mod drift_brake;
+mod drift_crashes;
 mod drift_explain;
 mod drift_flight;
 mod drift_kinds;
