@@ -30,11 +30,14 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let engine = args.engine.engine()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::start::check(&engine, &args.engine, &stop).await?;
-    let notifier = Notifier::new(engine.db.clone(), &args.notify)?;
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?;
     let address = listener.local_addr()?;
+    let mut notify = args.notify.clone();
+    // Whoever reads the mails on this host can follow its links then; elsewhere PUBLIC_URL says how.
+    notify.public_url.get_or_insert_with(|| format!("http://{address}"));
+    let notifier = Notifier::new(engine.db.clone(), &notify)?;
     let (passes, pass_loop) = Passes::new(engine.clone(), notifier.clone());
     let router = crate::http::router(engine.clone(), passes.clone(), args.http.token()?, metrics);
     let tasks = TaskTracker::new();

@@ -94,9 +94,13 @@ async fn ask(services: &Services, entry: &Entry, user: &UserId) -> Result<(DropI
 async fn sealed(services: &Services, entry: &Entry, chosen: Chosen<'_>, user: &UserId) -> Result<Admission, Refused> {
     let rows = services.db.rows_of_person(entry.coupon.id, user).await.map_err(|error| {
         tracing::warn!(%error, "a claim on a sealed drop could not be answered");
-        ("mysql_error", Problem::unavailable("this coupon is closed; who holds one cannot be told right now, try again"))
+        (
+            "mysql_error",
+            Problem::unavailable("this coupon is closed; who holds one cannot be told right now, try again"),
+        )
     })?;
-    let held = rows.iter().rev().find(|row| row.drop_id == chosen.drop.id.0 || entry.coupon.once_per == OncePer::Coupon);
+    let held =
+        rows.iter().rev().find(|row| row.drop_id == chosen.drop.id.0 || entry.coupon.once_per == OncePer::Coupon);
     let closed_at = chosen.drop.closes_at.map_or(0, |at| at.timestamp_millis());
     Ok(held.map_or(Admission::Closed(closed_at), |row| Admission::Already(DropId(row.drop_id), row.slot)))
 }
