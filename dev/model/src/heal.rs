@@ -1,0 +1,70 @@
+//! The system left alone: no more faults, everybody asks again, the reconciler passes. It must become exact.
+
+use crate::pass::Reconciler;
+use crate::state::State;
+use crate::{PEOPLE, Protocol, Step, step};
+
+/// Rounds until nothing changes any more. Each has a pass, and a lost Redis takes three.
+const ROUNDS: usize = 8;
+
+/// Whether a state becomes exact by itself: every promise has its row with its slot or is listed as broken, and, since more
+/// people ask than there are slots, every slot is issued.
+pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
+    let mut state = state.clone();
+    finish_what_is_begun(protocol, &mut state);
+    for _ in 0..ROUNDS {
+        let before = state.clone();
+        one_round(protocol, &mut state);
+        if state == before {
+            break;
+        }
+    }
+    state.licence
+        && state.rows.iter().all(Option::is_some)
+        && state.standing().all(|(person, slot)| state.row_on(*slot) == Some(*person))
+}
+
+/// Whatever was under way goes on first: messages, late loaders, repairs planned long ago.
+fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
+    publish_all(state);
+    if state.loader.is_some() {
+        step::take(protocol, state, Step::LoadLate);
+    }
+    for at in 0..state.reconcilers.len() {
+        finish_pass(protocol, state, at);
+        state.reconcilers[at] = Reconciler::Idle;
+    }
+    state.tidy();
+}
+
+fn one_round(protocol: &Protocol, state: &mut State) {
+    while state.in_hand.is_some() || !state.tail().is_empty() {
+        let mut steps = Vec::new();
+        step::possible(&Protocol { faults: crate::Faults::default(), ..protocol.clone() }, state, &mut steps);
+        let consumer = [Step::Fetch, Step::WriteRow, Step::Commit];
+        let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else { break };
+        step::take(protocol, state, next);
+    }
+    state.begin(0);
+    finish_pass(protocol, state, 0);
+    for person in (0_u8..).take(PEOPLE) {
+        step::ask(state, person);
+        publish_all(state);
+    }
+    state.tidy();
+}
+
+fn publish_all(state: &mut State) {
+    while !state.publishing.is_empty() {
+        step::publish(state, 0, true, true);
+    }
+}
+
+fn finish_pass(protocol: &Protocol, state: &mut State, at: usize) {
+    if matches!(state.reconcilers[at], Reconciler::Begun(_)) {
+        state.look(protocol, at);
+    }
+    while matches!(state.reconcilers[at], Reconciler::Repairing { .. }) {
+        state.repair(at);
+    }
+}

@@ -1,0 +1,226 @@
+//! A reconciler's pass: what it sees, what it plans, and its repairs, each one atomic step.
+
+use crate::redis::Moved;
+use crate::state::{Claim, State};
+use crate::{Person, Protocol, SLOTS, Slot, Wrong};
+
+/// Where a reconciler is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reconciler {
+    /// Between passes.
+    Idle,
+    /// A pass has begun.
+    Begun(Seen),
+    /// Repairs are planned.
+    Repairing {
+        /// The coupon's generation as the pass knows it; 0 where it looked late and there was none.
+        generation: u8,
+        /// The process of Redis that was looked at.
+        process: u8,
+        /// What is left to do, last first.
+        todo: Vec<Repair>,
+    },
+}
+
+/// What a pass saw first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seen {
+    process: u8,
+    /// The coupon's generation, made where Redis had none.
+    generation: u8,
+    had_licence: bool,
+    tail: Vec<Claim>,
+    /// Admissions older than the publishing deadline.
+    settled: Vec<Claim>,
+}
+
+/// One repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Repair {
+    /// Puts a person back onto a slot; `true`: a row says so.
+    PutBack(Person, Slot, bool),
+    /// Loads the drop.
+    Load,
+    /// Makes the counter right.
+    Settle,
+    /// Gives another slot.
+    Move(Person, Slot),
+    /// Takes a slot back from somebody who is listed as broken.
+    Withdraw(Person, Slot),
+    /// Writes a row.
+    Issue(Person, Slot),
+    /// Marks a backup row as done, if its person has a row or a slot.
+    Resolve(Person, Slot),
+    /// Opens admission.
+    Grant,
+}
+
+impl State {
+    fn is_lost(&self) -> bool {
+        !self.redis.meta
+    }
+
+    fn ensure_generation(&mut self) -> u8 {
+        if self.redis.generation == 0 {
+            self.generations += 1;
+            self.redis.generation = self.generations;
+        }
+        self.redis.generation
+    }
+
+    /// Where Redis lost something, a pass waits first until no message can be on its way any more.
+    pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
+        let loss = !self.licence || self.is_lost();
+        !loss || self.publishing.is_empty() || protocol.is(Wrong::NoWait)
+    }
+
+    /// The licence, the generation, the clock, the tail. In one step, because what comes between the generation and the tail is
+    /// noticed by the generation as well.
+    pub(crate) fn begin(&mut self, at: usize) {
+        self.ensure_generation();
+        let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
+        self.reconcilers[at] = Reconciler::Begun(Seen {
+            process: self.process,
+            generation: self.redis.generation,
+            had_licence: self.licence,
+            tail: self.tail().to_vec(),
+            settled: held.filter(|claim| !self.publishing.contains(claim)).collect(),
+        });
+    }
+
+    pub(crate) fn look(&mut self, protocol: &Protocol, at: usize) {
+        let Reconciler::Begun(seen) = std::mem::replace(&mut self.reconcilers[at], Reconciler::Idle) else { return };
+        let mut todo = self.plan(&seen);
+        if protocol.is(Wrong::SettleFirst) && self.is_lost() {
+            todo.retain(|repair| !matches!(repair, Repair::Load | Repair::Settle));
+            todo.splice(0..0, [Repair::Load, Repair::Settle]);
+        }
+        if todo.is_empty() && !seen.had_licence {
+            todo.push(Repair::Grant);
+        }
+        if !todo.is_empty() {
+            todo.reverse();
+            let late = protocol.is(Wrong::GenerationReadLate);
+            let generation = if late { self.redis.generation } else { seen.generation };
+            self.reconcilers[at] = Reconciler::Repairing { generation, process: seen.process, todo };
+        }
+    }
+
+    fn plan(&self, seen: &Seen) -> Vec<Repair> {
+        let mut todo = Vec::new();
+        self.plan_rows(&mut todo);
+        self.plan_messages(seen, &mut todo);
+        let lost = self.is_lost();
+        todo.extend(lost.then_some(Repair::Load));
+        if lost || !todo.is_empty() || !self.redis.adds_up() {
+            todo.push(Repair::Settle);
+        }
+        self.plan_people(seen, &mut todo);
+        self.plan_failed(&mut todo);
+        todo
+    }
+
+    /// A row is the truth.
+    fn plan_rows(&self, todo: &mut Vec<Repair>) {
+        let rows = (1..).zip(self.rows).filter_map(|(slot, row)| Some((row?, slot)));
+        let astray = rows.filter(|(person, slot)| self.redis.slot_of(*person) != *slot);
+        todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
+    }
+
+    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the admission.
+    fn plan_messages(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+        for (at, (person, slot)) in seen.tail.iter().enumerate() {
+            let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
+            let held = self.redis.on(*slot).next().is_some() || self.row_on(*slot).is_some();
+            let elsewhere = self.redis.slot_of(*person) > 0 || self.row_of(*person).is_some();
+            let known_to_be_given = self.is_lost() || !seen.had_licence || *slot <= self.redis.count;
+            if first && !held && !elsewhere && known_to_be_given {
+                todo.push(Repair::PutBack(*person, *slot, false));
+            }
+        }
+    }
+
+    /// Whoever shares a slot is moved; whoever has no row, and nothing on its way, gets it.
+    fn plan_people(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+        for slot in 1..=SLOTS {
+            let evidence =
+                |person: &Person| seen.tail.contains(&(*person, slot)) || self.failed.contains(&(*person, slot));
+            let keeper =
+                self.row_on(slot).or_else(|| self.redis.on(slot).find(evidence)).or(self.redis.on(slot).next());
+            for person in self.redis.on(slot) {
+                let claim = (person, slot);
+                if self.row_of(person).is_some() {
+                    // It is on its row's slot, or is put there.
+                } else if keeper != Some(person) {
+                    todo.push(Repair::Move(person, slot));
+                } else if seen.settled.contains(&claim) && !evidence(&person) {
+                    todo.push(Repair::Issue(person, slot));
+                }
+            }
+        }
+    }
+
+    fn plan_failed(&self, todo: &mut Vec<Repair>) {
+        for &(person, slot) in &self.failed {
+            let held = self.redis.slot_of(person);
+            let anothers = |slot: Slot| self.row_on(slot).is_some_and(|row| row != person);
+            if self.row_of(person).is_none() {
+                if held > 0 && !anothers(held) {
+                    todo.push(Repair::Issue(person, held));
+                } else if held == 0 && !anothers(slot) && self.redis.on(slot).next().is_none() {
+                    todo.extend([Repair::PutBack(person, slot, false), Repair::Settle, Repair::Issue(person, slot)]);
+                } else if held == 0 {
+                    todo.push(Repair::Move(person, 0));
+                }
+            }
+            todo.push(Repair::Resolve(person, slot));
+        }
+    }
+
+    pub(crate) fn repair(&mut self, at: usize) {
+        let Reconciler::Repairing { generation, .. } = &self.reconcilers[at] else { return };
+        let made = if *generation == 0 { self.ensure_generation() } else { 0 };
+        let Reconciler::Repairing { generation, process, todo } = &mut self.reconcilers[at] else { return };
+        let Some(repair) = todo.pop() else { return };
+        if *generation == 0 {
+            *generation = made;
+        }
+        let (generation, process) = (*generation, *process);
+        let more = self.carry_out(generation, process, repair);
+        if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
+            todo.extend(more);
+            if todo.is_empty() {
+                self.reconcilers[at] = Reconciler::Idle;
+            }
+        }
+    }
+
+    /// Carries out a repair; gives what has to follow it.
+    fn carry_out(&mut self, generation: u8, process: u8, repair: Repair) -> Option<Repair> {
+        match repair {
+            Repair::PutBack(person, slot, certain) => self.redis.put_back(generation, person, slot, certain),
+            Repair::Load => self.redis.load(generation, true),
+            Repair::Settle => self.redis.settle(generation),
+            Repair::Move(person, from) => match self.redis.move_person(generation, person, from) {
+                Moved::To(slot) => {
+                    self.admitted.push((person, slot));
+                    return Some(Repair::Issue(person, slot));
+                }
+                Moved::NoneLeft if from > 0 => {
+                    self.broken.push((person, from));
+                    return Some(Repair::Withdraw(person, from));
+                }
+                Moved::NoneLeft | Moved::Changed => {}
+            },
+            Repair::Withdraw(person, from) => self.redis.withdraw(generation, person, from),
+            Repair::Issue(person, slot) => _ = self.insert((person, slot)),
+            Repair::Resolve(person, slot) => {
+                if self.row_of(person).is_some() || self.redis.slot_of(person) > 0 {
+                    self.failed.retain(|claim| *claim != (person, slot));
+                }
+            }
+            Repair::Grant => self.licence |= self.process == process,
+        }
+        None
+    }
+}

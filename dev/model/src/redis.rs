@@ -1,0 +1,152 @@
+//! What Redis holds of the drop, and what each script does to it in one step.
+
+use crate::{PEOPLE, Person, SLOTS, Slot};
+
+/// The drop's keys and its coupon's generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Redis {
+    /// 0 is none.
+    pub generation: u8,
+    /// Whether the drop is loaded.
+    pub meta: bool,
+    /// The highest slot given out.
+    pub count: Slot,
+    /// Each person's slot.
+    pub users: [Slot; PEOPLE],
+    /// Whether each slot is free again.
+    pub free: [bool; SLOTS as usize],
+}
+
+/// What admission answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// A slot, just now.
+    Accepted(Slot),
+    /// They hold one.
+    Already(Slot),
+    /// No, or not now.
+    Refused,
+}
+
+/// What became of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// They are on this slot now.
+    To(Slot),
+    /// No slot is left.
+    NoneLeft,
+    /// They are not where the caller saw them.
+    Changed,
+}
+
+impl Redis {
+    /// Who is on a slot.
+    pub fn on(&self, slot: Slot) -> impl Iterator<Item = Person> {
+        let users = self.users;
+        (0_u8..).zip(users).filter(move |(_, held)| *held == slot).map(|(person, _)| person)
+    }
+
+    /// A person's slot; 0 is none.
+    pub fn slot_of(&self, person: Person) -> Slot {
+        self.users[usize::from(person)]
+    }
+
+    fn held(self) -> usize {
+        self.users.iter().filter(|slot| **slot > 0).count() + self.free.iter().filter(|free| **free).count()
+    }
+
+    /// count = |users| + |free|
+    pub fn adds_up(&self) -> bool {
+        usize::from(self.count) == self.held()
+    }
+
+    fn take(&mut self, person: Person, slot: Slot) {
+        self.users[usize::from(person)] = slot;
+        self.free[usize::from(slot) - 1] = false;
+        self.count = self.count.max(slot);
+    }
+
+    fn release(&mut self, slot: Slot) {
+        if self.on(slot).next().is_none() {
+            self.free[usize::from(slot) - 1] = true;
+        }
+    }
+
+    /// The lowest slot that is free, else the next number.
+    fn next(self) -> Option<Slot> {
+        let next = self.count + 1;
+        let freed = (1..=SLOTS).find(|slot| self.free[usize::from(*slot) - 1] && self.on(*slot).next().is_none());
+        freed.or_else(|| (next..=SLOTS).find(|slot| self.on(*slot).next().is_none()))
+    }
+
+    /// `claim.lua`
+    pub fn claim(&mut self, person: Person) -> Admission {
+        let held = self.slot_of(person);
+        if !self.meta {
+            return Admission::Refused;
+        }
+        if held > 0 {
+            return Admission::Already(held);
+        }
+        match self.next().filter(|_| self.adds_up()) {
+            Some(slot) => {
+                self.take(person, slot);
+                Admission::Accepted(slot)
+            }
+            None => Admission::Refused,
+        }
+    }
+
+    /// `load_drop.lua`
+    pub fn load(&mut self, generation: u8, checked: bool) {
+        if self.generation == generation || !checked {
+            self.meta = true;
+        }
+    }
+
+    /// `put_back.lua`
+    pub fn put_back(&mut self, generation: u8, person: Person, slot: Slot, certain: bool) {
+        let taken = self.on(slot).any(|other| other != person);
+        let before = self.slot_of(person);
+        if self.generation != generation || before == slot || (taken && !certain) {
+            return;
+        }
+        self.take(person, slot);
+        if before > 0 {
+            self.release(before);
+        }
+    }
+
+    /// `settle.lua`
+    pub fn settle(&mut self, generation: u8) {
+        if self.generation != generation || !self.meta {
+            return;
+        }
+        let highest = self.users.iter().copied().max().unwrap_or(0);
+        for slot in 1..=SLOTS {
+            self.free[usize::from(slot) - 1] = slot <= highest && self.on(slot).next().is_none();
+        }
+        self.count = highest;
+    }
+
+    /// `move.lua`
+    pub fn move_person(&mut self, generation: u8, person: Person, from: Slot) -> Moved {
+        if self.generation != generation || !self.meta || self.slot_of(person) != from {
+            return Moved::Changed;
+        }
+        let Some(slot) = self.next() else { return Moved::NoneLeft };
+        self.take(person, slot);
+        if from > 0 {
+            self.release(from);
+        }
+        Moved::To(slot)
+    }
+
+    /// `withdraw.lua`
+    pub fn withdraw(&mut self, generation: u8, person: Person, from: Slot) {
+        if self.generation == generation && self.slot_of(person) == from {
+            self.users[usize::from(person)] = 0;
+            self.release(from);
+        }
+    }
+}

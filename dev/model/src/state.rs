@@ -1,0 +1,145 @@
+//! Everything there is at one moment.
+
+use crate::pass::Reconciler;
+use crate::redis::Redis;
+use crate::{Faults, Person, Protocol, SLOTS, Slot};
+
+/// A person and a slot: an admission, a message, a promise.
+pub type Claim = (Person, Slot);
+
+/// The message a consumer has in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InHand {
+    /// Its offset.
+    pub offset: u8,
+    /// Whether the first of the two things to do with it (row, offset) is done.
+    pub half_done: bool,
+}
+
+/// The whole system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    /// What Redis holds.
+    pub redis: Redis,
+    /// Whether admission is open.
+    pub licence: bool,
+    /// Which process of Redis this is.
+    pub process: u8,
+    /// What it held when its copy was made.
+    pub copy: Option<Redis>,
+    /// The generation that a process has read before it loads the drop; it may be late.
+    pub loader: Option<u8>,
+    /// Generations given so far.
+    pub generations: u8,
+    /// Admissions whose message is on its way to the topic.
+    pub publishing: Vec<Claim>,
+    /// The topic.
+    pub topic: Vec<Claim>,
+    /// The group's committed offset.
+    pub committed: u8,
+    /// The consumer.
+    pub in_hand: Option<InHand>,
+    /// `issued_coupons`, by slot. Its keys are unique, as the schema has them.
+    pub rows: [Option<Person>; SLOTS as usize],
+    /// `failed_claims`, unresolved.
+    pub failed: Vec<Claim>,
+    /// The reconcilers.
+    pub reconcilers: Vec<Reconciler>,
+    /// Faults still to come.
+    pub faults: Faults,
+    /// What people were told.
+    pub promises: Vec<Claim>,
+    /// What is listed as broken.
+    pub broken: Vec<Claim>,
+    /// Everybody ever admitted by Redis, and where.
+    pub admitted: Vec<Claim>,
+    /// Somebody was given a slot that was somebody else's.
+    pub admitted_blindly: bool,
+}
+
+impl State {
+    /// The drop is loaded and admission is open. Some process is about to load it, too.
+    pub fn open(protocol: &Protocol) -> Self {
+        Self {
+            redis: Redis { generation: 1, meta: true, ..Redis::default() },
+            licence: true,
+            process: 0,
+            copy: None,
+            loader: Some(1),
+            generations: 1,
+            publishing: Vec::new(),
+            topic: Vec::new(),
+            committed: 0,
+            in_hand: None,
+            rows: [None; SLOTS as usize],
+            failed: Vec::new(),
+            reconcilers: vec![Reconciler::Idle; protocol.reconcilers],
+            faults: protocol.faults,
+            promises: Vec::new(),
+            broken: Vec::new(),
+            admitted: Vec::new(),
+            admitted_blindly: false,
+        }
+    }
+
+    /// What does not matter is made the same, so that there are fewer states: sets are sorted, and reconcilers are alike.
+    pub fn tidy(&mut self) {
+        for set in [&mut self.publishing, &mut self.failed, &mut self.promises, &mut self.broken, &mut self.admitted] {
+            set.sort_unstable();
+            set.dedup();
+        }
+        self.reconcilers.sort_unstable();
+        if self.faults.flushes == 0 && self.redis.generation == self.generations {
+            // Present already, and nothing will take it away: loading it late does nothing.
+            self.loader = self.loader.filter(|_| !self.redis.meta);
+        }
+        if self.faults.gone_back == 0 {
+            self.copy = None;
+        }
+    }
+
+    /// The slot that a person has a row for.
+    pub fn row_of(&self, person: Person) -> Option<Slot> {
+        (1..).zip(self.rows).find(|(_, row)| *row == Some(person)).map(|(slot, _)| slot)
+    }
+
+    /// Who has the row of a slot.
+    pub fn row_on(&self, slot: Slot) -> Option<Person> {
+        self.rows[usize::from(slot) - 1]
+    }
+
+    /// Writes a row, as the schema lets it. Whether it is there now.
+    pub fn insert(&mut self, (person, slot): Claim) -> bool {
+        let row = self.row_on(slot);
+        if row.is_none() && self.row_of(person).is_none() {
+            self.rows[usize::from(slot) - 1] = Some(person);
+        }
+        self.row_on(slot) == Some(person)
+    }
+
+    /// The unread tail of the topic.
+    pub fn tail(&self) -> &[Claim] {
+        &self.topic[usize::from(self.committed)..]
+    }
+
+    /// Promises that are not listed as broken.
+    pub fn standing(&self) -> impl Iterator<Item = &Claim> {
+        self.promises.iter().filter(|promise| !self.broken.contains(promise))
+    }
+
+    pub(crate) fn promises_agree(&self) -> bool {
+        self.standing().all(|(person, slot)| self.standing().all(|(other, on)| (person == other) == (slot == on)))
+    }
+
+    pub(crate) fn rows_are_admitted(&self) -> bool {
+        let rows = || (1..).zip(self.rows).filter_map(|(slot, row)| Some((row?, slot)));
+        rows().all(|claim| self.admitted.contains(&claim) && self.row_of(claim.0) == Some(claim.1))
+    }
+
+    /// Everybody but this person who has a right to a slot.
+    pub(crate) fn belongs_to_another(&self, (person, slot): Claim) -> bool {
+        let anothers = |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);
+        self.promises.iter().chain(&self.topic).any(|claim| anothers(&claim))
+            || self.row_on(slot).is_some_and(|row| row != person)
+    }
+}
