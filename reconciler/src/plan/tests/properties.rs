@@ -37,7 +37,7 @@ prop_compose! {
             elsewhere,
             in_flight: in_flight.into_iter().map(|(slot, who)| (slot, user(who))).collect(),
             ages,
-            failed: failed.into_iter().enumerate().map(|(i, (slot, who))| (i as i64 + 1, slot, who.map(user))).collect(),
+            failed: (1_i64..).zip(failed).map(|(id, (slot, who))| (id, slot, who.map(user))).collect(),
             broken: BTreeSet::new(),
         }
     }
@@ -103,7 +103,7 @@ proptest! {
         prop_assert_eq!(slots.len(), mended.users.len(), "two people on one slot");
         prop_assert!(slots.iter().all(|s| (1..=i64::from(mended.quantity)).contains(s)));
         prop_assert!(slots.is_disjoint(&mended.free));
-        prop_assert_eq!(mended.count.unwrap_or(-1), (mended.users.len() + mended.free.len()) as i64);
+        prop_assert_eq!(mended.count.unwrap_or(-1), i64::try_from(mended.users.len() + mended.free.len()).unwrap());
         prop_assert!(mended.waiting.is_empty() || mended.users.len() >= mended.quantity as usize);
         for (slot, who) in &mended.rows {
             prop_assert_eq!(mended.users.get(who), Some(&i64::from(*slot)), "a row without its admission");
