@@ -33,6 +33,15 @@ pub struct Service {
 }
 
 impl Service {
+    /// Starts a program that is no part of a [`super::System`], as one: it must say `listening on http://…`, and a line that
+    /// begins with `ready`.
+    ///
+    /// # Errors
+    /// When it can't be started or does not say so: with the end of its log.
+    pub async fn spawn(name: &str, command: Command, ready: &str, logs: &Path) -> Result<Self> {
+        Self::start(name, command, ready, logs, &Janitor::start()?).await
+    }
+
     /// Starts a program and waits until its stdout has said where it listens, and a line that begins with `ready`.
     pub(super) async fn start(
         name: &str,
@@ -69,6 +78,11 @@ impl Service {
     /// `api-1`, `consumer-2`, `reconciler`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Where it listens.

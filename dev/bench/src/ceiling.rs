@@ -1,0 +1,234 @@
+//! What can't be beaten: servers that do only the part that has to be done, and straight work on the stores.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use chrono::DateTime;
+use clap::Args;
+use firstcome_shared::code::new_code;
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::http::Problem;
+use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::{Redis, RedisSettings};
+use mysql_async::prelude::Queryable as _;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::designs::listen;
+use crate::world::{Coupon, Site};
+
+/// Longest wait for Kafka's acknowledgement, as the product's.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A route that does nothing and says what a sold-out claim is told, byte for byte as long.
+///
+/// # Errors
+/// When there is no free port.
+pub async fn nothing() -> Result<()> {
+    const BODY: &str =
+        r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
+    let answer = async || (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/problem+json")], BODY);
+    listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
+}
+
+/// Where the bare route finds what it needs.
+#[derive(Debug, Clone, Args)]
+pub struct Bare {
+    /// Redis.
+    #[arg(long)]
+    pub redis: String,
+    /// Prefix of the keys.
+    #[arg(long)]
+    pub prefix: String,
+    /// Kafka.
+    #[arg(long)]
+    pub brokers: String,
+    /// The topic.
+    #[arg(long)]
+    pub topic: String,
+    /// The coupon.
+    #[arg(long)]
+    pub coupon: i64,
+    /// Its drop.
+    #[arg(long)]
+    pub drop: i64,
+}
+
+struct BareShop {
+    redis: Redis,
+    keys: DropKeys,
+    producer: FutureProducer,
+    args: Bare,
+}
+
+/// A route that runs the admission script once, produces once and waits for the acknowledgement, and does nothing else: no
+/// catalogue, no figures, no task that outlives its client, no bound on what is in hand.
+///
+/// # Errors
+/// When a client can't be made.
+pub async fn bare(args: Bare) -> Result<()> {
+    let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(1) })?;
+    let kafka = KafkaSettings { brokers: args.brokers.clone(), topic: args.topic.clone(), group: String::new() };
+    let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
+    let shop = BareShop { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
+    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(shop))).await
+}
+
+async fn claim(State(shop): State<Arc<BareShop>>, headers: HeaderMap) -> Response {
+    admit(&shop, &headers).await.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        Problem::internal().into_response()
+    })
+}
+
+async fn admit(shop: &BareShop, headers: &HeaderMap) -> Result<Response> {
+    let user_id: UserId = headers.get("x-user-id").context("nobody is named")?.to_str()?.parse()?;
+    let (coupon_id, drop_id) = (CouponId(shop.args.coupon), DropId(shop.args.drop));
+    let reply = shop.redis.claim(&shop.keys, drop_id, &user_id).await?;
+    let Admission::Accepted(slot) = reply.admission else {
+        return Ok(Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response());
+    };
+    let claimed_at = DateTime::from_timestamp_millis(reply.now_ms).context("Redis's time")?;
+    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
+    let (key, payload) = (event.key(), event.encode());
+    let record = FutureRecord::to(&shop.args.topic).key(&key).payload(&payload);
+    shop.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+    let body = json!({"status": "accepted", "drop_id": drop_id, "slot": slot, "queued": true});
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+/// Rows in one statement.
+const ROWS: u32 = 1_000;
+
+/// Writes the rows of slots `from..=to` straight into the product's table, many in one statement, one statement after the
+/// other, each durable before the next; gives how long it took.
+///
+/// # Errors
+/// When MySQL refuses.
+pub async fn insert_rows(site: &Site<'_>, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
+    let mut conn = site.mysql().await?;
+    let begun = Instant::now();
+    let mut next = from;
+    while next <= to {
+        let last = to.min(next + ROWS - 1);
+        let values: Vec<String> = (next..=last)
+            .map(|slot| {
+                let (user, code) = (person(slot), new_code());
+                format!(
+                    "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer')",
+                    coupon.drop, coupon.id
+                )
+            })
+            .collect();
+        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
+        conn.query_drop(format!("INSERT INTO issued_coupons ({columns}) VALUES {}", values.join(","))).await?;
+        next = last + 1;
+    }
+    let took = begun.elapsed();
+    conn.disconnect().await?;
+    Ok(took)
+}
+
+/// The person on a slot, where nobody asked.
+pub fn person(slot: u32) -> String {
+    format!("q-{slot:07}")
+}
+
+/// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them a while ago.
+///
+/// # Errors
+/// When Redis refuses.
+pub async fn admit_straight(site: &Site<'_>, coupon: Coupon, to: u32) -> Result<()> {
+    let mut conn = site.redis().await?;
+    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
+    for first in (1..=to).step_by(ROWS as usize) {
+        let slots = first..=to.min(first + ROWS - 1);
+        let (mut users, mut times, mut claimants) = (redis::cmd("ZADD"), redis::cmd("HSET"), redis::cmd("HSET"));
+        users.arg(&keys.users);
+        times.arg(&keys.times);
+        claimants.arg(&keys.claimants);
+        for slot in slots {
+            users.arg(slot).arg(person(slot));
+            times.arg(slot).arg(long_ago);
+            claimants.arg(person(slot)).arg(format!("{}:{slot}", coupon.drop));
+        }
+        let mut all = redis::pipe();
+        all.add_command(users).add_command(times).add_command(claimants);
+        all.query_async::<()>(&mut conn).await?;
+    }
+    redis::cmd("SET").arg(&keys.count).arg(to).query_async::<()>(&mut conn).await?;
+    Ok(())
+}
+
+/// Slots read at a time, as the reconciler's default.
+const PAGE: u32 = 5_000;
+
+/// Reads every admission and every row of a drop and compares nothing; gives how long it took and how many there were.
+///
+/// # Errors
+/// When a store can't be read.
+pub async fn scan(site: &Site<'_>, coupon: Coupon) -> Result<(Duration, u64)> {
+    let (mut redis, mut mysql) = (site.redis().await?, site.mysql().await?);
+    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let sql = "SELECT slot, user_id FROM issued_coupons WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
+    let begun = Instant::now();
+    let mut seen = 0;
+    for first in (1..=coupon.quantity).step_by(PAGE as usize) {
+        let last = first + PAGE - 1;
+        let mut page = redis::cmd("ZRANGEBYSCORE");
+        page.arg(&keys.users).arg(first).arg(last).arg("WITHSCORES");
+        let users: Vec<(String, u32)> = page.query_async(&mut redis).await?;
+        let rows: Vec<(u32, String)> = mysql.exec(sql, (coupon.drop, first, last)).await?;
+        ensure!(users.len() == rows.len(), "the stores differ: the scan is of a clean drop");
+        seen += rows.len() as u64;
+    }
+    let took = begun.elapsed();
+    mysql.disconnect().await?;
+    Ok((took, seen))
+}
+
+/// Runs per second of the admission script, by redis-benchmark.
+///
+/// # Errors
+/// When redis-benchmark is missing or can't read its own result.
+pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usize, pipelined: u32) -> Result<f64> {
+    let url = site.setting("REDIS_URL").to_owned();
+    let port = url.rsplit(':').next().context("no port")?.trim_end_matches('/').to_owned();
+    let hash = licence(site);
+    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let names = [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times];
+    let output = Command::new("redis-benchmark")
+        .args(["-h", "127.0.0.1", "-p", &port, "--csv", "-r", "100000000"])
+        .args(["-n", &runs.to_string(), "-c", &connections.to_string(), "-P", &pipelined.to_string()])
+        .args(["EVALSHA", &hash, "7"])
+        .args(names)
+        .args([&coupon.drop.to_string(), "b-__rand_int__"])
+        .output()
+        .await
+        .context("redis-benchmark (Debian: redis-tools)")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().rfind(|line| line.contains("EVALSHA")).with_context(|| format!("no result: {text}"))?;
+    let number =
+        line.rsplit_once("EVALSHA").and_then(|(_, rest)| rest.split('"').find(|part| part.parse::<f64>().is_ok()));
+    Ok(number.context("no number in redis-benchmark's result")?.parse()?)
+}
+
+/// The hash under which Redis knows this installation's admission script.
+fn licence(site: &Site<'_>) -> String {
+    let text = format!("-- licence of {} in database 0\n{}", site.setting("REDIS_KEY_PREFIX"), CLAIM);
+    redis::Script::new(&text).get_hash().to_owned()
+}
+
+const CLAIM: &str = include_str!("../../../shared/src/redis/scripts/claim.lua");

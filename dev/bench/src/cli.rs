@@ -1,0 +1,153 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::ceiling::Bare;
+use crate::designs::Place;
+
+/// Measures Firstcome beside other designs and beside its own ceilings, on real servers of its own.
+///
+/// Figures of one run can be compared with each other, and with nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "firstcome-bench", version, max_term_width = 120)]
+pub struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything, in one run
+    All(Options),
+    /// The same rush on every design
+    Designs(Options),
+    /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside that
+    Ceilings(Options),
+    /// Claims while everyone wins, losers by the clock, memory, last admission to exact rows
+    Claims(Options),
+    /// Rows a second of the consumer
+    Consumer(Options),
+    /// Passes of the reconciler: clean, repairing, beside sealed drops
+    Passes(Options),
+    /// From process start to ready
+    Start(Options),
+    /// A crowd, as told on stdin
+    #[command(hide = true)]
+    Crowd,
+    /// The API of a design
+    #[command(hide = true)]
+    Serve(Place),
+    /// The consumer of a design
+    #[command(hide = true)]
+    Consume(Place),
+    /// The route that does nothing
+    #[command(hide = true)]
+    Nothing,
+    /// The route that does only what has to be done
+    #[command(hide = true)]
+    Bare(Bare),
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// A minute instead of many: to see that everything runs; the figures say little
+    #[arg(long)]
+    pub quick: bool,
+    /// Requests of the rush on every design
+    #[arg(long, env = "REQUESTS")]
+    pub requests: Option<u32>,
+    /// Coupons in it
+    #[arg(long, env = "QUANTITY")]
+    pub quantity: Option<u32>,
+    /// Connections
+    #[arg(long, env = "CONNECTIONS")]
+    pub connections: Option<usize>,
+    /// Only these designs
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<crate::designs::Design>,
+    /// Where report.json and report.html go
+    #[arg(long, default_value = "target/bench")]
+    pub out: PathBuf,
+}
+
+/// How large everything is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Size {
+    /// Requests of a rush.
+    pub requests: u32,
+    /// Coupons in it.
+    pub quantity: u32,
+    /// Connections.
+    pub connections: usize,
+    /// Requests of the rush whose statements are counted, and of sold-out and do-nothing runs.
+    pub many_requests: u32,
+    /// Claims while everyone wins, and rows of the consumer.
+    pub winners: u32,
+    /// Coupons while a process is killed.
+    pub trouble: u32,
+    /// Rushes for the time from last admission to exact rows.
+    pub rushes: u32,
+    /// Sizes of the drops that a clean pass looks at.
+    pub passes: [u32; 3],
+    /// Rows that are missing.
+    pub missing: u32,
+    /// Sealed drops beside ten open ones.
+    pub sealed: u32,
+    /// Claims for memory.
+    pub memory_claims: u32,
+    /// Process starts.
+    pub starts: u32,
+    /// Seconds of the open loop.
+    pub open_seconds: u32,
+}
+
+impl Options {
+    /// The sizes that these options ask for.
+    pub fn size(&self) -> Size {
+        let whole = Size {
+            requests: 20_000,
+            quantity: 100,
+            connections: 64,
+            many_requests: 100_000,
+            winners: 200_000,
+            trouble: 2_000,
+            rushes: 50,
+            passes: [10_000, 100_000, 1_000_000],
+            missing: 100_000,
+            sealed: 1_000,
+            memory_claims: 1_000_000,
+            starts: 10,
+            open_seconds: 10,
+        };
+        let base = if self.quick {
+            Size {
+                requests: 3_000,
+                many_requests: 10_000,
+                winners: 5_000,
+                trouble: 300,
+                rushes: 5,
+                passes: [1_000, 10_000, 50_000],
+                missing: 5_000,
+                sealed: 100,
+                memory_claims: 20_000,
+                starts: 3,
+                open_seconds: 2,
+                ..whole
+            }
+        } else {
+            whole
+        };
+        Size {
+            requests: self.requests.unwrap_or(base.requests),
+            quantity: self.quantity.unwrap_or(base.quantity),
+            connections: self.connections.unwrap_or(base.connections),
+            ..base
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A and E: nothing is held while a person is served.
+
+use anyhow::Result;
+use firstcome_shared::domain::UserId;
+use redis::aio::MultiplexedConnection;
+
+use super::sql::Rows;
+use super::{Place, Said, Shop};
+
+/// A: between the count and the insert others insert too, so there are more rows than coupons.
+pub(super) struct CountThenInsert {
+    pub(super) rows: Rows,
+    pub(super) quantity: u32,
+}
+
+impl CountThenInsert {
+    pub(super) async fn new(place: &Place) -> Result<Self> {
+        Ok(Self { rows: Rows::of(place).await?, quantity: place.quantity })
+    }
+}
+
+impl Shop for CountThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Said> {
+        let mut conn = self.rows.pool.get_conn().await?;
+        let (count, held) = self.rows.look(&mut conn, user.as_str()).await?;
+        if held {
+            return Ok(Said::Already);
+        }
+        if count >= self.quantity {
+            return Ok(Said::SoldOut);
+        }
+        let inserted = self.rows.insert(&mut conn, user.as_str(), count + 1).await?;
+        Ok(if inserted { Said::Accepted(count + 1) } else { Said::Already })
+    }
+}
+
+/// E: the counter decides, the row is written before the answer. Who holds one is known to MySQL alone, so it is asked by
+/// everybody.
+pub(super) struct CounterThenInsert {
+    rows: Rows,
+    redis: MultiplexedConnection,
+    counter: String,
+    quantity: u32,
+}
+
+impl CounterThenInsert {
+    pub(super) async fn new(place: &Place) -> Result<Self> {
+        let redis = redis::Client::open(place.redis.as_str())?.get_multiplexed_async_connection().await?;
+        Ok(Self { rows: Rows::of(place).await?, redis, counter: place.design.key("count"), quantity: place.quantity })
+    }
+
+    async fn move_counter(&self, by: i64) -> Result<u32> {
+        Ok(redis::cmd("INCRBY").arg(&self.counter).arg(by).query_async(&mut self.redis.clone()).await?)
+    }
+}
+
+impl Shop for CounterThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Said> {
+        let mut conn = self.rows.pool.get_conn().await?;
+        if self.rows.held(&mut conn, user.as_str()).await? {
+            return Ok(Said::Already);
+        }
+        let slot = self.move_counter(1).await?;
+        if slot > self.quantity {
+            return Ok(Said::SoldOut);
+        }
+        match self.rows.insert(&mut conn, user.as_str(), slot).await {
+            Ok(true) => Ok(Said::Accepted(slot)),
+            // Undone by hand; when the counter is past the end by then, this number is lost.
+            Ok(false) => self.move_counter(-1).await.map(|_| Said::Already),
+            Err(error) => self.move_counter(-1).await.and(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! F and G: Redis decides, Kafka carries, a consumer inserts.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use firstcome_shared::domain::UserId;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Place, Said, Shop};
+
+/// Longest wait for Kafka's acknowledgement, as Firstcome's.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Producer with Firstcome's settings.
+struct Topic {
+    producer: FutureProducer,
+    name: String,
+}
+
+impl Topic {
+    fn new(place: &Place) -> Result<Self> {
+        let settings = place.kafka();
+        Ok(Self { producer: settings.producer(DEADLINE).create()?, name: settings.topic })
+    }
+
+    async fn send(&self, user: &str, slot: u32) -> Result<()> {
+        let payload = format!("{{\"user_id\":\"{user}\",\"slot\":{slot}}}");
+        let record = FutureRecord::to(&self.name).key("1").payload(&payload);
+        self.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+        Ok(())
+    }
+}
+
+/// F: a set of people and a counter, two steps.
+pub(super) struct SetAndCounter {
+    redis: MultiplexedConnection,
+    topic: Topic,
+    people: String,
+    counter: String,
+    quantity: u32,
+}
+
+impl SetAndCounter {
+    pub(super) async fn new(place: &Place) -> Result<Self> {
+        Ok(Self {
+            redis: redis::Client::open(place.redis.as_str())?.get_multiplexed_async_connection().await?,
+            topic: Topic::new(place)?,
+            people: place.design.key("users"),
+            counter: place.design.key("count"),
+            quantity: place.quantity,
+        })
+    }
+
+    async fn take_back(&self, user: &str) -> Result<()> {
+        Ok(redis::cmd("SREM").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?)
+    }
+}
+
+impl Shop for SetAndCounter {
+    async fn claim(&self, user: &UserId) -> Result<Said> {
+        let user = user.as_str();
+        let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
+        if added == 0 {
+            // Also said to whoever asks twice at once and is a loser a moment later.
+            return Ok(Said::Already);
+        }
+        let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
+        if slot > self.quantity {
+            self.take_back(user).await?;
+            return Ok(Said::SoldOut);
+        }
+        self.topic.send(user, slot).await?;
+        Ok(Said::Accepted(slot))
+    }
+}
+
+/// Connections of G: a `WATCH` belongs to a connection, so nobody can share one.
+const CONNECTIONS: usize = 64;
+
+/// G: one set, changed only if nobody else changed it since it was counted.
+pub(super) struct WatchedSet {
+    free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
+    give_back: mpsc::Sender<MultiplexedConnection>,
+    waiting: Semaphore,
+    topic: Topic,
+    people: String,
+    quantity: u32,
+}
+
+impl WatchedSet {
+    pub(super) async fn new(place: &Place) -> Result<Self> {
+        let client = redis::Client::open(place.redis.as_str())?;
+        let (give_back, free) = mpsc::channel(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            give_back.send(client.get_multiplexed_async_connection().await?).await?;
+        }
+        Ok(Self {
+            free: tokio::sync::Mutex::new(free),
+            give_back,
+            waiting: Semaphore::new(CONNECTIONS),
+            topic: Topic::new(place)?,
+            people: place.design.key("users"),
+            quantity: place.quantity,
+        })
+    }
+
+    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Said> {
+        loop {
+            let mut look = redis::pipe();
+            look.cmd("WATCH").arg(&self.people).ignore();
+            look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+            let (held, count): (bool, u32) = look.query_async(conn).await?;
+            if held || count >= self.quantity {
+                redis::cmd("UNWATCH").query_async::<()>(conn).await?;
+                return Ok(if held { Said::Already } else { Said::SoldOut });
+            }
+            let mut add = redis::pipe();
+            add.atomic().cmd("SADD").arg(&self.people).arg(user);
+            // Nil: somebody else was quicker, and everybody who looked meanwhile looks again.
+            if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
+                return Ok(Said::Accepted(count + 1));
+            }
+        }
+    }
+}
+
+impl Shop for WatchedSet {
+    async fn claim(&self, user: &UserId) -> Result<Said> {
+        let said = {
+            let _place = self.waiting.acquire().await?;
+            let mut conn = self.free.lock().await.recv().await.context("no connection")?;
+            let said = self.decide(&mut conn, user.as_str()).await;
+            self.give_back.send(conn).await?;
+            said?
+        };
+        if let Said::Accepted(slot) = said {
+            self.topic.send(user.as_str(), slot).await?;
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,43 @@
+//! What the operating system says of a process.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Clock ticks a second in `/proc`; 100 on every Linux that Rust's standard library runs on.
+const TICKS: f64 = 100.0;
+
+/// Seconds of CPU that a process and all its threads took so far.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything, spaces too.
+    let after = stat.rsplit_once(')').context("no name in stat")?.1;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat is too short")?.parse()?) };
+    Ok((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the most it ever was).
+///
+/// # Errors
+/// When there is no such process.
+pub fn memory_kb(pid: u32, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such line")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_time() {
+        let own = std::process::id();
+        assert!(memory_kb(own, "VmHWM").unwrap() >= memory_kb(own, "VmRSS").unwrap() / 2);
+        assert!(cpu_seconds(own).unwrap() >= 0.0);
+    }
+}

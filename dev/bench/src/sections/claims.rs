@@ -1,0 +1,130 @@
+//! Claims while everyone wins, beside a route that does only what has to be done; and memory under many connections.
+
+use anyhow::{Context, Result, ensure};
+use firstcome_rush::live::step;
+use firstcome_rush::system::Service;
+use tokio::process::Command;
+
+use super::median;
+use crate::cli::Size;
+use crate::load::{Plan, Seen, crowd};
+use crate::process::memory_kb;
+use crate::report::{Figure, Target};
+use crate::world::{Site, World, address};
+
+const PART: &str = "claims";
+/// In turns, so that what else the machine does hits both.
+const TURNS: u32 = 3;
+
+/// Measures them.
+///
+/// # Errors
+/// When something does not start or can't be asked.
+pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    let site = Site::make(world, "claims").await?;
+    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    let consumer = site.consumer().await?;
+    let mut figures = everyone_wins(world, &site, &api, size).await?;
+    figures.extend(fsync(world, &site, &api, size).await?);
+    consumer.stop().await?;
+    api.stop().await?;
+    figures.extend(memory(&site, size).await?);
+    reconciler.stop().await?;
+    Ok(figures)
+}
+
+/// Firstcome and the bare route in turns, AOF `always`; rows flow in both cases, so that both have the same part of the
+/// machine.
+async fn everyone_wins(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+    step("everyone wins, in turns with a route that does only what has to be done");
+    let nothing = world.spawn("nothing", world.own(&["nothing"])?, "").await?;
+    let (mut own, mut bare, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        own.push(wins(site, api, size, size.winners / TURNS, size.connections).await?);
+        bare.push(bare_wins(world, site, api, size).await?);
+        let plan = Plan::once_each(address(&nothing)?, 1, size.winners / TURNS, size.connections);
+        idle.push(crowd(&plan).await?);
+    }
+    nothing.kill().await?;
+    let [own, bare, idle] =
+        [own, bare, idle].map(|seen: Vec<Seen>| median(seen.iter().map(|s| s.per_second).collect()));
+    let what = "everyone wins (always, rows flowing) ÷ bare route with one script and one produce";
+    let to_idle = Figure::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
+    Ok(vec![
+        Figure::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare))
+            .target(Target::AtLeast(0.9))
+            .note("both write to the same topic, and the same consumer writes the rows of both"),
+        to_idle.note("the disk: each admission is on it before its answer, and Kafka has it too"),
+    ])
+}
+
+/// How much `always` costs, at few and at many connections.
+async fn fsync(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for connections in [64, 512] {
+        let mut rates = Vec::new();
+        for policy in ["always", "everysec"] {
+            world.fsync(policy).await?;
+            rates.push(wins(site, api, size, size.winners / TURNS, connections).await?.per_second);
+        }
+        let what = format!("everyone wins: always ÷ everysec at {connections} connections");
+        figures.push(Figure::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1])));
+    }
+    world.fsync("always").await?;
+    Ok(figures)
+}
+
+async fn wins(site: &Site<'_>, api: &Service, size: &Size, people: u32, connections: usize) -> Result<Seen> {
+    let coupon = site.coupon(api, size.winners).await?;
+    let seen = crowd(&Plan::once_each(address(api)?, coupon.id, people, connections)).await?;
+    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
+    Ok(seen)
+}
+
+async fn bare_wins(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Seen> {
+    let coupon = site.coupon(api, size.winners).await?;
+    let mut command: Command = world.own(&["bare"])?;
+    for (flag, setting) in [
+        ("--redis", "REDIS_URL"),
+        ("--prefix", "REDIS_KEY_PREFIX"),
+        ("--brokers", "KAFKA_BROKERS"),
+        ("--topic", "KAFKA_TOPIC"),
+    ] {
+        command.args([flag, site.setting(setting)]);
+    }
+    command.args(["--coupon", &coupon.id.to_string(), "--drop", &coupon.drop.to_string()]);
+    let bare = world.spawn("bare", command, "").await?;
+    let people = size.winners / TURNS;
+    let seen = crowd(&Plan::once_each(address(&bare)?, coupon.id, people, size.connections)).await?;
+    bare.kill().await?;
+    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
+    Ok(seen)
+}
+
+/// A fresh API with a thousand connections: how much memory it has after more and more claims.
+async fn memory(site: &Site<'_>, size: &Size) -> Result<Vec<Figure>> {
+    const STEPS: u32 = 10;
+    step(format!("memory at 1,000 connections, {} claims", size.memory_claims));
+    let api = site.api().await?;
+    let coupon = site.coupon(&api, size.quantity).await?;
+    let mut seen = Vec::new();
+    for step in 0..STEPS {
+        let plan = Plan::once_each(address(&api)?, coupon.id, size.memory_claims / STEPS, 1_000);
+        crowd(&plan.named(&format!("m{step}-"))).await?;
+        #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
+        seen.push(memory_kb(api.pid(), "VmHWM")? as f64 / 1024.0);
+    }
+    api.stop().await?;
+    let (first, last) = (seen.first().copied().context("no step")?, seen.last().copied().context("no step")?);
+    let what = "API memory at 1,000 connections, the most it ever had";
+    Ok(vec![
+        Figure::of(PART, what, last, "MB").target(Target::AtMost(60.0)).with("claims", size.memory_claims.into()),
+        Figure::ratio(
+            PART,
+            "the same, all claims ÷ the first tenth of them",
+            ("MB at the end", last),
+            ("MB at first", first),
+        )
+        .target(Target::AtMost(1.1)),
+    ])
+}

@@ -1,0 +1,191 @@
+//! Passes of the reconciler: clean ones over more and more claims beside a bare scan, one that repairs, and one over a few
+//! open drops beside many sealed ones.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use firstcome_rush::live::step;
+use mysql_async::prelude::Queryable as _;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::median;
+use crate::ceiling::{admit_straight, insert_rows, scan};
+use crate::cli::Size;
+use crate::meter::Meter;
+use crate::process::memory_kb;
+use crate::report::{Figure, Target};
+use crate::world::{Coupon, Site, World};
+
+const PART: &str = "passes";
+const TURNS: usize = 3;
+const OPEN: usize = 10;
+
+/// One pass, as it was measured.
+struct Pass {
+    seconds: f64,
+    memory_mb: f64,
+    run: Value,
+}
+
+/// Measures them.
+///
+/// # Errors
+/// When something does not start, can't be asked, or a pass does not end as it must.
+pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    let site = Site::make(world, "passes").await?;
+    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    let mut coupons = Vec::new();
+    for quantity in [1].into_iter().chain(size.passes).chain([size.missing]) {
+        coupons.push(site.coupon(&api, quantity).await?);
+    }
+    api.stop().await?;
+    reconciler.stop().await?;
+    let missing = coupons.pop().context("no coupon")?;
+    let mut figures = clean(&site, &coupons).await?;
+    figures.push(repairing(&site, missing, size).await?);
+    figures.extend(beside_sealed(world, size).await?);
+    Ok(figures)
+}
+
+async fn clean(site: &Site<'_>, coupons: &[Coupon]) -> Result<Vec<Figure>> {
+    let mut seen = Vec::new();
+    for coupon in coupons {
+        step(format!("clean pass over {} claims", coupon.quantity));
+        admit_straight(site, *coupon, coupon.quantity).await?;
+        insert_rows(site, *coupon, 1, coupon.quantity).await?;
+        let (mut passes, mut scans, mut memory): (Vec<f64>, Vec<f64>, f64) = (Vec::new(), Vec::new(), 0.0);
+        for _ in 0..TURNS {
+            scans.push(scan(site, *coupon).await?.0.as_secs_f64());
+            let pass = once(site, *coupon).await?;
+            ensure!(pass.run["status"] == "clean", "the pass was not clean: {}", pass.run);
+            passes.push(pass.seconds);
+            memory = memory.max(pass.memory_mb);
+        }
+        seen.push((f64::from(coupon.quantity), median(passes), median(scans), memory));
+    }
+    let [empty, small, .., large] = seen.as_slice() else { anyhow::bail!("too few sizes") };
+    let mut figures: Vec<Figure> = seen[1..]
+        .iter()
+        .map(|(claims, pass, scan, memory)| {
+            let what = format!("clean pass ÷ bare scan, {claims} claims");
+            Figure::ratio(PART, what, ("pass s", *pass), ("scan s", *scan)).with("peak MB", *memory)
+        })
+        .collect();
+    if let Some(last) = figures.pop() {
+        figures.push(last.target(Target::AtMost(1.5)));
+    }
+    let memory =
+        Figure::of(PART, "memory of the largest clean pass over that of an empty one", large.3 - empty.3, "MB");
+    figures.push(memory.target(Target::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
+    let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
+    let linear =
+        Figure::ratio(PART, "time a claim, largest ÷ smallest drop", ("µs", each(large)), ("µs at first", each(small)));
+    figures.push(linear.note("linear: about 1 or less"));
+    Ok(figures)
+}
+
+/// Everybody is in Redis, and nobody has a row.
+async fn repairing(site: &Site<'_>, coupon: Coupon, size: &Size) -> Result<Figure> {
+    step(format!("repairing {} missing rows", size.missing));
+    admit_straight(site, coupon, size.missing).await?;
+    let pass = once(site, coupon).await?;
+    ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
+    let mut conn = site.mysql().await?;
+    conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ?", (coupon.drop,)).await?;
+    conn.disconnect().await?;
+    let straight = insert_rows(site, coupon, 1, size.missing).await?.as_secs_f64();
+    let what = "repairing missing rows ÷ straight inserts, in time";
+    let figure = Figure::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
+    Ok(figure.target(Target::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
+}
+
+/// One pass in a process of its own, over one coupon.
+async fn once(site: &Site<'_>, coupon: Coupon) -> Result<Pass> {
+    let id = coupon.id.to_string();
+    let mut command = site.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = child.id().context("it ended at once")?;
+    let mut ended = std::pin::pin!(child.wait_with_output());
+    let mut peak = 0;
+    let output = loop {
+        tokio::select! {
+            output = &mut ended => break output?,
+            () = sleep(Duration::from_millis(2)) => peak = memory_kb(pid, "VmHWM").unwrap_or(peak),
+        }
+    };
+    let run: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("no run: {}", String::from_utf8_lossy(&output.stderr)))?;
+    #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
+    let memory_mb = peak as f64 / 1024.0;
+    Ok(Pass { seconds: seconds(&run)?, memory_mb, run })
+}
+
+/// How long a run says that it took.
+fn seconds(run: &Value) -> Result<f64> {
+    let at = |name: &str| -> Result<DateTime<Utc>> { Ok(run[name].as_str().context("a time")?.parse()?) };
+    Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
+}
+
+/// A few open drops, first alone and then beside sealed ones.
+async fn beside_sealed(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    step(format!("a pass over {OPEN} open drops beside {} sealed ones", size.sealed));
+    let site = Site::make(world, "sealed").await?;
+    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    for _ in 0..OPEN {
+        let coupon = site.coupon(&api, 100).await?;
+        admit_straight(&site, coupon, 100).await?;
+        insert_rows(&site, coupon, 1, 100).await?;
+    }
+    // It reads the catalogue every second; only the pass is to be counted.
+    api.stop().await?;
+    let alone = asked(world, &site, &reconciler).await?;
+    seal_many(&site, size.sealed).await?;
+    let beside = asked(world, &site, &reconciler).await?;
+    reconciler.stop().await?;
+    let time = Figure::of(PART, "pass over 10 open drops beside sealed ones", beside.0, "ms");
+    let statements =
+        Figure::of(PART, "MySQL statements of that pass beyond those without sealed drops", beside.1 - alone.1, "");
+    Ok(vec![
+        time.target(Target::AtMost(50.0)).with("ms without", alone.0).with("sealed", size.sealed.into()),
+        statements.target(Target::AtMost(0.0)).with("statements", beside.1).with("without", alone.1),
+    ])
+}
+
+/// Milliseconds and statements of a pass that is asked for, the median and the fewest of several.
+async fn asked(world: &World, site: &Site<'_>, reconciler: &firstcome_rush::system::Service) -> Result<(f64, f64)> {
+    let ops = site.ops(reconciler)?;
+    let (mut times, mut statements) = (Vec::new(), f64::MAX);
+    for _ in 0..7 {
+        let mut meter = Meter::start(world).await?;
+        let run = ops.post("/v1/reconcile", &json!({"wait": true})).await?;
+        #[allow(clippy::cast_precision_loss, reason = "a small count")]
+        let count = meter.statements().await? as f64;
+        ensure!(run["status"] == "clean", "the pass was not clean: {run}");
+        times.push(seconds(&run)? * 1e3);
+        statements = count.min(statements);
+    }
+    Ok((median(times), statements))
+}
+
+/// Drops that are over and were verified: as the reconciler leaves them, without rows.
+async fn seal_many(site: &Site<'_>, count: u32) -> Result<()> {
+    let mut conn = site.mysql().await?;
+    conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')").await?;
+    let coupon = conn.last_insert_id().context("no id")?;
+    let values: Vec<String> = (0..count)
+        .map(|day| {
+            let opens = format!("UTC_TIMESTAMP(3) - INTERVAL {} DAY", day + 2);
+            format!(
+                "({coupon}, CURDATE() - INTERVAL {} DAY, {opens}, {opens} + INTERVAL 1 HOUR, 100, UTC_TIMESTAMP(3), 0)",
+                day + 2
+            )
+        })
+        .collect();
+    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    conn.query_drop(format!("INSERT INTO drops ({columns}) VALUES {}", values.join(","))).await?;
+    conn.disconnect().await?;
+    Ok(())
+}
