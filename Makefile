@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift test lint setup
+.PHONY: help demo run rush drift bench test lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -36,6 +36,12 @@ rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
 	@$(running); cargo build --quiet --release --locked -p firstcome-drift; exec target/release/firstcome-drift
+
+bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=20000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
+	@dev/setup.sh
+	@echo "[firstcome] building the release binaries" >&2
+	@$(release) -p firstcome-bench
+	@target/release/firstcome-bench all $(ARGS)
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh

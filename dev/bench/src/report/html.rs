@@ -18,7 +18,7 @@ pub(super) fn page(report: &Report) -> String {
     let mut css = include_str!("page.css").to_owned();
     for (number, colour) in COLOURS.iter().enumerate() {
         let _ =
-            write!(css, "svg rect.c{number} {{ fill: {colour}; }} svg polyline.c{number} {{ stroke: {colour}; }}\n");
+            writeln!(css, "svg rect.c{number} {{ fill: {colour}; }} svg polyline.c{number} {{ stroke: {colour}; }}");
     }
     let machine = &report.machine;
     let about = format!(

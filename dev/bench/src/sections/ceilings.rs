@@ -62,7 +62,7 @@ async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) ->
     let (idle_rate, lost_rate) = (rate(&idle), rate(&lost));
     let ratio =
         Figure::ratio(PART, "sold-out claims ÷ do-nothing route", ("sold out/s", lost_rate), ("nothing/s", idle_rate));
-    let crowd_share = idle.iter().map(|seen| seen.cpu_seconds / seen.seconds).sum::<f64>() / idle.len() as f64;
+    let crowd_share = median(idle.iter().map(|seen| seen.cpu_seconds / seen.seconds).collect());
     Ok(vec![
         ratio.target(Target::AtLeast(0.9)).with("cores the crowd took", crowd_share),
         by_the_clock(api, size, coupon, lost_rate / 2.0).await?,

@@ -11,7 +11,7 @@ use firstcome_shared::kafka::KafkaSettings;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
-use crate::ceiling::{admit_straight, insert_rows, person};
+use crate::ceiling::{insert_rows, person};
 use crate::cli::Size;
 use crate::report::{Figure, Target};
 use crate::world::{Coupon, Site, World, until};
@@ -29,7 +29,6 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     api.stop().await?;
     reconciler.stop().await?;
     step(format!("{} messages for the consumer", size.winners));
-    admit_straight(&site, consumed, size.winners).await?;
     publish(&site, consumed).await?;
     let seconds = insert_rows(&site, straight, 1, size.winners).await?.as_secs_f64();
     let inserted = f64::from(size.winners) / seconds;

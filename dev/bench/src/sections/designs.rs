@@ -108,8 +108,11 @@ async fn sampled(plan: &Plan, meter: &mut Meter) -> Result<(Seen, Vec<(f64, u64)
     Ok((seen, series))
 }
 
-fn judge(design: Design, quantity: u32, seen: Seen, held: &HashMap<String, u64>) -> DesignRun {
+fn judge(design: Design, quantity: u32, mut seen: Seen, held: &HashMap<String, u64>) -> DesignRun {
     let rows: u64 = held.values().sum();
+    let yes_without_row = lost(&seen, held);
+    // The report has no use for names.
+    seen.yes.clear();
     let wanted = u64::from(quantity);
     DesignRun {
         design,
@@ -117,7 +120,7 @@ fn judge(design: Design, quantity: u32, seen: Seen, held: &HashMap<String, u64>)
         too_many: rows.saturating_sub(wanted),
         too_few: wanted.saturating_sub(rows),
         twice: rows - held.len() as u64,
-        yes_without_row: lost(&seen, held),
+        yes_without_row,
         lost_by_consumer_kill: None,
         lost_by_mysql_crash: None,
         cost: Cost::default(),
@@ -222,13 +225,11 @@ fn own(world: &World, command: &str, place: &[String]) -> Result<tokio::process:
 
 impl Running<'_> {
     async fn new_consumer(&self, design: Design) -> Result<Service> {
-        match &self.site {
-            Some(site) => site.consumer().await,
-            None => {
-                let command = own(self.world, "consume", &self.place)?;
-                self.world.spawn(&format!("consumer-{}", design.word()), command, "consuming ").await
-            }
+        if let Some(site) = &self.site {
+            return site.consumer().await;
         }
+        let command = own(self.world, "consume", &self.place)?;
+        self.world.spawn(&format!("consumer-{}", design.word()), command, "consuming ").await
     }
 
     async fn count(&self, conn: &mut mysql_async::Conn) -> Result<u64> {
