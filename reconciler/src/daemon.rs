@@ -85,13 +85,14 @@ async fn by_schedule(
     .await?;
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // What is due and not begun. At the start that is a pass, late or not.
-    let mut pending = HashSet::new();
+    // What is due and not begun; at the start that is a pass, late or not. And what of it was told to be late.
+    let (mut pending, mut told) = (HashSet::new(), HashSet::new());
     let mut trigger = Trigger::Startup;
     loop {
         let now = Utc::now();
         for (event, since) in missed.at(now) {
-            if pending.insert(event) {
+            pending.insert(event);
+            if told.insert(event) {
                 watch::tell_missed(notifier, event, since, now).await;
             }
         }
@@ -102,6 +103,7 @@ async fn by_schedule(
         for event in [Event::Deep, Event::Reconcile, Event::Digest] {
             if pending.contains(&event) && handle(engine, passes, notifier, &mut missed, event, trigger).await {
                 pending.remove(&event);
+                told.remove(&event);
             }
         }
         trigger = Trigger::Cron;
