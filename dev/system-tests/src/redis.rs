@@ -82,7 +82,7 @@ impl Keys {
         let mut dump = BTreeMap::new();
         for name in self.names().await {
             let mut pipe = redis::pipe();
-            pipe.atomic().cmd("DUMP").arg(&name).cmd("PEXPIRETIME").arg(&name);
+            pipe.cmd("DUMP").arg(&name).cmd("PEXPIRETIME").arg(&name);
             dump.insert(name, pipe.query_async(&mut conn).await.unwrap());
         }
         dump

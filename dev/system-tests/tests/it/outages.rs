@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
-use firstcome_system_tests::{Answer, Http, LIMIT, Stores, World, assert_exact, eventually, people, rows, rush, tally};
+use firstcome_system_tests::{
+    Answer, Http, LIMIT, Session, Stores, World, assert_exact, eventually, people, rows, rush, tally,
+};
 
 use crate::repairs::{assert_clean, kinds};
 use crate::rush::all_issued;
@@ -188,4 +190,60 @@ async fn a_redis_that_answers_too_late_may_have_admitted_and_a_retry_says_so() {
     assert_eq!(world.pass().await.status, Status::Repaired);
     all_issued(&world, coupon.drop, 2).await;
     assert_exact(&world, &coupon, 2, &[("u-2".into(), Answer::Already { drop: coupon.drop, slot: 2 })]).await;
+}
+
+#[tokio::test]
+async fn a_mysql_that_is_read_only_or_locked_delays_rows_and_fails_no_claim() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_mysql(&mysql), "mysql-refuses").await;
+    let api = world.serve().await;
+    world.open().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(30).await;
+    let users = people(30);
+    let retries = async || consumer.process.log().matches("could not be written").count();
+
+    mysql.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    let mut answers = rush(&[&api], coupon.id, &users[..15], 15).await;
+    eventually("the consumer meets a MySQL that is read-only", LIMIT, async || retries().await == 1).await;
+    mysql.query("SET GLOBAL super_read_only = OFF").await.unwrap();
+    mysql.query("SET GLOBAL read_only = OFF").await.unwrap();
+    all_issued(&world, coupon.drop, 15).await;
+
+    let mut holding = Session::begin(&world.sql).await;
+    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    answers.extend(rush(&[&api], coupon.id, &users[15..], 15).await);
+    // Longer than the consumer waits for a lock.
+    eventually("the consumer meets a lock", LIMIT, async || retries().await == 2).await;
+    holding.commit().await;
+    all_issued(&world, coupon.drop, 30).await;
+
+    assert_eq!(tally(&answers), [("accepted".into(), 30)].into());
+    assert_exact(&world, &coupon, 30, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "redis-full").await;
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(10).await;
+    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
+    let before = world.redis.dump().await;
+    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for user in ["u-6", "u-7"] {
+        let reply = Http::send(api.claim_request(coupon.id, user)).await;
+        assert_eq!((reply.status, reply.body["code"].as_str()), (503, Some("unavailable")), "{reply:?}");
+    }
+    let again = api.claim(coupon.id, "u-1").await;
+    assert!(matches!(again, Answer::Already { .. } | Answer::Problem(503, _)), "{again:?}");
+    assert_eq!(world.redis.dump().await, before);
+    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    answers.extend(rush(&[&api], coupon.id, &people(12)[5..], 7).await);
+    assert_eq!(tally(&answers), [("accepted".into(), 10), ("sold_out".into(), 2)].into());
+    all_issued(&world, coupon.drop, 10).await;
+    assert_exact(&world, &coupon, 10, &answers).await;
 }
