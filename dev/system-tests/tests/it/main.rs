@@ -17,6 +17,7 @@ mod drift_kinds;
 mod drift_load;
 mod drift_mail;
 mod drift_many;
+mod drift_metrics;
 mod drift_missed;
 mod drift_outages;
 mod drift_sealing;
