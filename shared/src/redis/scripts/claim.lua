@@ -43,7 +43,8 @@ local slot = nil
 if waiting == 0 then
     if free > 0 then
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1])
-        if not lowest then return {'unverified', drop, 0, now} end
+        -- Free slots have been given out before, so none is above the counter.
+        if not lowest or lowest > count then return {'unverified', drop, 0, now} end
         if lowest <= quantity then slot = lowest end
     elseif count < quantity then
         slot = count + 1
@@ -52,7 +53,9 @@ end
 if not slot then
     local place = redis.call('ZRANK', KEYS[5], user)
     if place then return {'waiting', drop, place + 1, now} end
-    if waiting >= (tonumber(meta[6]) or 0) then return {'sold_out', drop, 0, now} end
+    -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only not given yet.
+    local room = math.max(tonumber(meta[6]) or 0, quantity - redis.call('ZCARD', KEYS[3]))
+    if waiting >= room then return {'sold_out', drop, 0, now} end
     local last = redis.call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0
     redis.call('ZADD', KEYS[5], last + 1, user)
     return {'waiting', drop, waiting + 1, now}

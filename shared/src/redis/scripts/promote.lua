@@ -20,8 +20,10 @@ for _ = 1, tonumber(ARGV[3]) do
     else
         local slot = nil
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
+        if lowest and lowest > count then break end
         if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
-        if not slot then break end
+        -- As in admission: what was changed by hand can add up and still point at a slot that somebody holds.
+        if not slot or redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 then break end
         redis.call('ZREM', KEYS[8], user)
         redis.call('ZREM', KEYS[4], slot)
         if slot > count then

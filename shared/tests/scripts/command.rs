@@ -1,0 +1,106 @@
+//! What may happen to a drop.
+
+use firstcome_shared::domain::OncePer;
+use proptest::prelude::*;
+
+/// People have one letter, so that a masked id still tells who it is.
+pub(crate) type Person = char;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    pub(crate) quantity: u32,
+    pub(crate) waiting_list: u32,
+    pub(crate) once_per: OncePer,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    Claim(Person),
+    Load,
+    Update(Option<u32>, Option<bool>),
+    Repair(Repair),
+    /// The same with a generation that Redis no longer has.
+    Stale(Repair),
+    Tamper(Tamper),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Repair {
+    PutBack(Vec<(Person, u32, bool)>),
+    Settle,
+    Move(Person, Option<i64>),
+    Withdraw(Person, i64, bool),
+    Promote(u32),
+}
+
+/// What a hand may do, or a Redis that went back in time may look like.
+#[derive(Debug, Clone)]
+pub(crate) enum Tamper {
+    DropMeta,
+    DropCount,
+    DropUsers,
+    DropFree,
+    DropWaiting,
+    SetCount(i64),
+    AddUser(Person, i64),
+    RemoveUser(Person),
+    AddFree(i64),
+    ClaimedElsewhere(Person),
+    /// Everything goes, the generation too, and a new one is made.
+    Empty,
+}
+
+fn person() -> impl Strategy<Value = Person> {
+    prop::char::range('a', 'h')
+}
+
+fn slot() -> impl Strategy<Value = i64> {
+    1..=7_i64
+}
+
+fn repair() -> impl Strategy<Value = Repair> {
+    let holding = (person(), 1..=7_u32, any::<bool>());
+    prop_oneof![
+        2 => prop::collection::vec(holding, 1..4).prop_map(Repair::PutBack),
+        3 => Just(Repair::Settle),
+        2 => (person(), prop::option::weighted(0.7, slot())).prop_map(|(who, from)| Repair::Move(who, from)),
+        2 => (person(), slot(), any::<bool>()).prop_map(|(who, from, front)| Repair::Withdraw(who, from, front)),
+        3 => (1..4_u32).prop_map(Repair::Promote),
+    ]
+}
+
+fn tamper() -> impl Strategy<Value = Tamper> {
+    prop_oneof![
+        Just(Tamper::DropMeta),
+        Just(Tamper::DropCount),
+        Just(Tamper::DropUsers),
+        Just(Tamper::DropFree),
+        Just(Tamper::DropWaiting),
+        (0..=7_i64).prop_map(Tamper::SetCount),
+        (person(), slot()).prop_map(|(who, slot)| Tamper::AddUser(who, slot)),
+        person().prop_map(Tamper::RemoveUser),
+        slot().prop_map(Tamper::AddFree),
+        person().prop_map(Tamper::ClaimedElsewhere),
+        Just(Tamper::Empty),
+    ]
+}
+
+/// A drop, and about thirty commands.
+pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<Command>)> {
+    let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
+    let start = (1..=5_u32, 0..=3_u32, once_per).prop_map(|(quantity, waiting_list, once_per)| Start {
+        quantity,
+        waiting_list,
+        once_per,
+    });
+    let update = (prop::option::of(1..=7_u32), prop::option::weighted(0.3, any::<bool>()));
+    let command = prop_oneof![
+        14 => person().prop_map(Command::Claim),
+        1 => Just(Command::Load),
+        1 => update.prop_map(|(quantity, paused)| Command::Update(quantity, paused)),
+        8 => repair().prop_map(Command::Repair),
+        1 => repair().prop_map(Command::Stale),
+        2 => tamper().prop_map(Command::Tamper),
+    ];
+    (start, prop::collection::vec(command, 1..60))
+}

@@ -1,0 +1,136 @@
+//! The scripts, as they are, on a real Redis, against a model of what each promises. Whatever sequence of claims, repairs,
+//! operators' changes and tampering: every answer and every key is what the model says, and the invariants hold besides.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod command;
+mod model;
+mod world;
+
+use std::cell::{Cell, RefCell};
+
+use firstcome_shared::redis::admission::Admission;
+use firstcome_stack::{RedisOptions, RedisServer};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use command::{Command, Start, commands};
+use model::Model;
+use world::World;
+
+const CASES: u32 = 256;
+
+#[test]
+fn the_scripts_do_what_their_model_says() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // What is on disk is not in question here, and a flush a command would cost minutes.
+    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let server = runtime.block_on(RedisServer::start(options)).unwrap();
+    let coupon = Cell::new(0);
+    let seen = RefCell::new(Seen::default());
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let result = TestRunner::new(config).run(&commands(), |(start, commands)| {
+        coupon.set(coupon.get() + 1);
+        let url = server.url();
+        let shown = runtime.block_on(play(&url, coupon.get(), &start, &commands))?;
+        seen.borrow_mut().add(&shown);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{}", error.to_string().replace(char::is_whitespace, " "));
+    }
+    seen.borrow().must_be_worth_something();
+}
+
+async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Result<Seen, TestCaseError> {
+    let mut world = World::open(url, coupon, start).await;
+    let mut model = Model::new(start, world.generation());
+    let mut seen = Seen::default();
+    for (at, command) in commands.iter().enumerate() {
+        let before = model.clone();
+        let bytes_before = world.dump().await;
+        let (answer, admission) = world.apply(command).await;
+        let expected = model.apply(command, world.generation());
+        prop_assert_eq!(&answer, &expected, "answer {} to {:?}, from {:?}", at, command, &before);
+        prop_assert_eq!(world.look().await, model.shown(), "after {} {:?}, from {:?}", at, command, &before);
+        if answer == "Stale" || matches!(command, Command::Stale(_)) {
+            prop_assert_eq!(
+                world.dump().await,
+                bytes_before,
+                "{:?} is of another generation and changed something",
+                command
+            );
+        }
+        if let Some(admission) = admission {
+            admitted_rightly(&before, admission)?;
+            seen.admission(admission);
+        }
+        seen.answers += 1;
+        seen.stale += u32::from(answer == "Stale");
+    }
+    Ok(seen)
+}
+
+/// What holds of every claim, whatever the model says: nothing is given while the numbers do not add up, no slot is given twice,
+/// none above the quantity, and nobody is told that it is sold out while more slots are left than people wait.
+fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
+    let quantity = before.quantity().unwrap_or(0);
+    match admission {
+        Admission::Accepted(slot) => {
+            let slot = i64::from(slot);
+            prop_assert!(before.adds_up(), "slot {} was given although the numbers do not add up: {:?}", slot, before);
+            prop_assert!((1..=quantity).contains(&slot), "slot {} of {}", slot, quantity);
+            prop_assert!(!before.is_held(slot), "slot {} was given twice: {:?}", slot, before);
+        }
+        Admission::Waiting(_) => prop_assert!(before.adds_up(), "{:?}", before),
+        Admission::SoldOut => {
+            prop_assert!(before.adds_up(), "{:?}", before);
+            prop_assert!(
+                before.left() <= before.waiting(),
+                "sold out with slots left for more than wait: {:?}",
+                before
+            );
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What the histories showed, so that a test of nothing does not pass.
+#[derive(Default)]
+struct Seen {
+    answers: u32,
+    accepted: u32,
+    waiting: u32,
+    sold_out: u32,
+    unverified: u32,
+    stale: u32,
+}
+
+impl Seen {
+    fn admission(&mut self, admission: Admission) {
+        match admission {
+            Admission::Accepted(_) => self.accepted += 1,
+            Admission::Waiting(_) => self.waiting += 1,
+            Admission::SoldOut => self.sold_out += 1,
+            Admission::Unverified => self.unverified += 1,
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.answers += other.answers;
+        self.accepted += other.accepted;
+        self.waiting += other.waiting;
+        self.sold_out += other.sold_out;
+        self.unverified += other.unverified;
+        self.stale += other.stale;
+    }
+
+    fn must_be_worth_something(&self) {
+        let Self { answers, accepted, waiting, sold_out, unverified, stale } = *self;
+        println!(
+            "{answers} commands: {accepted} accepted, {waiting} waiting, {sold_out} sold out, {unverified} unverified, {stale} stale"
+        );
+        assert!([accepted, waiting, sold_out, unverified, stale].iter().all(|count| *count > CASES / 4));
+    }
+}

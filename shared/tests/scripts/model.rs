@@ -1,0 +1,284 @@
+//! What each script promises, said once more in Rust.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firstcome_shared::domain::{DropId, OncePer, UserId};
+use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::repair::{Done, PutBack};
+
+use crate::command::{Command, Person, Repair, Start, Tamper};
+use crate::world::Shown;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    start: (u32, u32, OncePer),
+    /// Quantity and pause; `None` where the drop is not loaded.
+    meta: Option<(i64, bool)>,
+    count: Option<i64>,
+    users: BTreeMap<Person, i64>,
+    free: BTreeSet<i64>,
+    waiting: Vec<Person>,
+    claimants: BTreeMap<Person, (i64, i64)>,
+    generation: u32,
+}
+
+const DROP: i64 = 3;
+
+fn words(answer: &impl std::fmt::Debug) -> String {
+    format!("{answer:?}")
+}
+
+fn narrow(slot: i64) -> u32 {
+    u32::try_from(slot).unwrap()
+}
+
+impl Model {
+    pub(crate) fn new(start: &Start, generation: u32) -> Self {
+        Self {
+            start: (start.quantity, start.waiting_list, start.once_per),
+            meta: Some((i64::from(start.quantity), false)),
+            count: Some(0),
+            users: BTreeMap::new(),
+            free: BTreeSet::new(),
+            waiting: Vec::new(),
+            claimants: BTreeMap::new(),
+            generation,
+        }
+    }
+
+    pub(crate) fn quantity(&self) -> Option<i64> {
+        self.meta.map(|(quantity, _)| quantity)
+    }
+
+    /// count = |users| + |free|
+    pub(crate) fn adds_up(&self) -> bool {
+        self.count == Some(self.held_and_free())
+    }
+
+    pub(crate) fn is_held(&self, slot: i64) -> bool {
+        self.users.values().any(|held| *held == slot)
+    }
+
+    pub(crate) fn left(&self) -> i64 {
+        self.quantity().unwrap_or(0) - i64::try_from(self.users.len()).unwrap()
+    }
+
+    pub(crate) fn waiting(&self) -> i64 {
+        i64::try_from(self.waiting.len()).unwrap()
+    }
+
+    fn held_and_free(&self) -> i64 {
+        i64::try_from(self.users.len() + self.free.len()).unwrap()
+    }
+
+    fn once_per_coupon(&self) -> bool {
+        self.start.2 == OncePer::Coupon
+    }
+
+    pub(crate) fn shown(&self) -> Shown {
+        Shown {
+            quantity_and_pause: self.meta.map(|(q, paused)| (q.to_string(), u8::from(paused).to_string())),
+            count: self.count.map(|count| count.to_string()),
+            users: self.users.iter().map(|(person, slot)| (*slot, person.to_string())).collect(),
+            free: self.free.clone(),
+            waiting: self.waiting.iter().map(char::to_string).collect(),
+            claimants: self.claimants.iter().map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}"))).collect(),
+        }
+    }
+
+    pub(crate) fn apply(&mut self, command: &Command, generation: u32) -> String {
+        match command {
+            Command::Claim(person) => words(&self.claim(*person)),
+            Command::Load => {
+                let fresh = self.meta.is_none();
+                if fresh {
+                    self.meta = Some((i64::from(self.start.0), false));
+                    self.count.get_or_insert(0);
+                }
+                words(&Done::Applied(fresh))
+            }
+            Command::Update(quantity, paused) => words(&self.update(quantity.map(i64::from), *paused)),
+            Command::Repair(Repair::PutBack(people)) => {
+                words(&Done::Applied(people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>()))
+            }
+            Command::Repair(Repair::Settle) => words(&self.settle()),
+            Command::Repair(Repair::Move(person, from)) => words(&self.move_person(*person, from.unwrap_or(0))),
+            Command::Repair(Repair::Withdraw(person, from, front)) => words(&self.withdraw(*person, *from, *front)),
+            Command::Repair(Repair::Promote(limit)) => words(&self.promote(*limit)),
+            Command::Stale(_) => "Stale".into(),
+            Command::Tamper(tamper) => {
+                self.tamper(tamper);
+                self.generation = generation;
+                String::new()
+            }
+        }
+    }
+
+    fn give(&mut self, person: Person, slot: i64) {
+        self.free.remove(&slot);
+        self.count = self.count.max(Some(slot));
+        self.users.insert(person, slot);
+        if self.once_per_coupon() {
+            self.claimants.insert(person, (DROP, slot));
+        }
+    }
+
+    fn claim(&mut self, person: Person) -> Admission {
+        let Some((quantity, paused)) = self.meta else { return Admission::Unloaded };
+        if let Some(slot) = self.users.get(&person) {
+            return Admission::Already(DropId(DROP), narrow(*slot));
+        }
+        let elsewhere = self.claimants.get(&person).filter(|_| self.once_per_coupon());
+        if let Some((drop, slot)) = elsewhere {
+            return Admission::Already(DropId(*drop), narrow(*slot));
+        }
+        if paused {
+            return Admission::Paused;
+        }
+        if !self.adds_up() {
+            return Admission::Unverified;
+        }
+        if self.waiting.is_empty() && self.has_free_above_count() {
+            return Admission::Unverified;
+        }
+        if let Some(slot) = self.next(quantity).filter(|_| self.waiting.is_empty()) {
+            if self.is_held(slot) {
+                return Admission::Unverified;
+            }
+            self.give(person, slot);
+            return Admission::Accepted(narrow(slot));
+        }
+        let place = self.waiting.iter().position(|waits| *waits == person);
+        // There is always room for as many as there are slots left.
+        if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
+            return Admission::SoldOut;
+        }
+        let place = place.unwrap_or_else(|| {
+            self.waiting.push(person);
+            self.waiting.len() - 1
+        });
+        Admission::Waiting(u32::try_from(place).unwrap() + 1)
+    }
+
+    /// The lowest free slot was never given out, so it can't have been given back.
+    fn has_free_above_count(&self) -> bool {
+        self.free.first().is_some_and(|lowest| Some(*lowest) > self.count)
+    }
+
+    /// The lowest free slot, else the next number.
+    fn next(&self, quantity: i64) -> Option<i64> {
+        let next = self.count.unwrap_or(0) + 1;
+        Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
+    }
+
+    fn update(&mut self, quantity: Option<i64>, paused: Option<bool>) -> Done<()> {
+        let (Some(meta), Some(count)) = (&mut self.meta, self.count) else { return Done::Stale };
+        if quantity.is_some_and(|quantity| quantity < count) {
+            return Done::Changed;
+        }
+        *meta = (quantity.unwrap_or(meta.0), paused.unwrap_or(meta.1));
+        Done::Applied(())
+    }
+
+    fn put_back(&mut self, (person, slot, certain): (Person, u32, bool)) -> PutBack {
+        let slot = i64::from(slot);
+        let before = self.users.get(&person).copied();
+        if before == Some(slot) {
+            if !self.once_per_coupon() || self.claimants.get(&person) == Some(&(DROP, slot)) {
+                return PutBack::Same;
+            }
+        } else if self.is_held(slot) && !certain {
+            return PutBack::Taken;
+        }
+        self.give(person, slot);
+        if let Some(before) = before.filter(|before| *before != slot && !self.is_held(*before)) {
+            self.free.insert(before);
+        }
+        PutBack::Applied
+    }
+
+    fn settle(&mut self) -> Done<u64> {
+        let Some((quantity, _)) = self.meta else { return Done::Stale };
+        let highest = self.users.values().copied().max().unwrap_or(0);
+        let free: BTreeSet<i64> = (1..=highest.min(quantity)).filter(|slot| !self.is_held(*slot)).collect();
+        let freed = free.difference(&self.free).count() as u64;
+        self.free = free;
+        self.count = Some(highest);
+        if self.adds_up() { Done::Applied(freed) } else { Done::Changed }
+    }
+
+    fn move_person(&mut self, person: Person, from: i64) -> Done<Option<u32>> {
+        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
+        let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
+        if self.users.get(&person).copied().unwrap_or(0) != from || elsewhere {
+            return Done::Changed;
+        }
+        let mut slots = self.free.iter().copied().chain(count.max(0) + 1..=quantity);
+        let Some(slot) = slots.find(|slot| *slot <= quantity && !self.is_held(*slot)) else {
+            return Done::Applied(None);
+        };
+        self.waiting.retain(|waits| *waits != person);
+        self.give(person, slot);
+        if from > 0 && from <= quantity && !self.is_held(from) {
+            self.free.insert(from);
+        }
+        Done::Applied(Some(narrow(slot)))
+    }
+
+    fn withdraw(&mut self, person: Person, from: i64, front: bool) -> Done<()> {
+        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
+        if self.users.get(&person) != Some(&from) {
+            return Done::Changed;
+        }
+        self.users.remove(&person);
+        if self.claimants.get(&person) == Some(&(DROP, from)) {
+            self.claimants.remove(&person);
+        }
+        if !self.is_held(from) && from <= quantity && from <= count {
+            self.free.insert(from);
+        }
+        if front {
+            self.waiting.retain(|waits| *waits != person);
+            self.waiting.insert(0, person);
+        }
+        Done::Applied(())
+    }
+
+    fn promote(&mut self, limit: u32) -> Done<Vec<(UserId, u32)>> {
+        let Some((quantity, _)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
+        let mut promoted = Vec::new();
+        for _ in 0..limit {
+            let Some(person) = self.waiting.first().copied() else { break };
+            let holds =
+                self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person));
+            if !holds {
+                // As admission: a slot that somebody holds is never given, whatever the counter says.
+                let next = self.next(quantity).filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
+                let Some(slot) = next else { break };
+                self.give(person, slot);
+                promoted.push((person.to_string().parse().unwrap(), narrow(slot)));
+            }
+            self.waiting.remove(0);
+        }
+        Done::Applied(promoted)
+    }
+
+    fn tamper(&mut self, tamper: &Tamper) {
+        match tamper {
+            Tamper::DropMeta => self.meta = None,
+            Tamper::DropCount => self.count = None,
+            Tamper::DropUsers => self.users.clear(),
+            Tamper::DropFree => self.free.clear(),
+            Tamper::DropWaiting => self.waiting.clear(),
+            Tamper::SetCount(count) => self.count = Some(*count),
+            Tamper::AddUser(person, slot) => _ = self.users.insert(*person, *slot),
+            Tamper::RemoveUser(person) => _ = self.users.remove(person),
+            Tamper::AddFree(slot) => _ = self.free.insert(*slot),
+            Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
+            Tamper::Empty => {
+                let start = Start { quantity: self.start.0, waiting_list: self.start.1, once_per: self.start.2 };
+                *self = Self { meta: None, count: None, ..Self::new(&start, self.generation) };
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! One drop on the real Redis.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::repair::{Done, Generation, Holding};
+use firstcome_shared::redis::{Redis, RedisSettings};
+
+use crate::command::{Command, Person, Repair, Start, Tamper};
+
+const DROP: DropId = DropId(3);
+
+/// A drop in words, as Redis has it or as the model says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) quantity_and_pause: Option<(String, String)>,
+    pub(crate) count: Option<String>,
+    pub(crate) users: BTreeSet<(i64, String)>,
+    pub(crate) free: BTreeSet<i64>,
+    pub(crate) waiting: Vec<String>,
+    pub(crate) claimants: BTreeMap<String, String>,
+}
+
+pub(crate) struct World {
+    redis: Redis,
+    keys: DropKeys,
+    coupon: CouponId,
+    generation: Generation,
+    meta: DropMeta,
+    generations: u32,
+}
+
+fn user(person: Person) -> UserId {
+    person.to_string().parse().unwrap()
+}
+
+impl World {
+    pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
+        let timeout = Duration::from_secs(10);
+        let redis = Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout }).unwrap();
+        let coupon = CouponId(coupon);
+        let generation = redis.ensure_generation(coupon).await.unwrap();
+        let meta = DropMeta {
+            quantity: start.quantity,
+            opens_at_ms: 0,
+            closes_at_ms: None,
+            paused: false,
+            once_per: start.once_per,
+            waiting_list: start.waiting_list,
+        };
+        let keys = redis.keys(coupon, DROP);
+        redis.grant_licence(&mut redis.connection()).await.unwrap();
+        assert_eq!(redis.load_drop(&keys, &generation, &meta).await.unwrap(), Done::Applied(true));
+        Self { redis, keys, coupon, generation, meta, generations: 1 }
+    }
+
+    /// Counts the times that Redis was emptied.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generations
+    }
+
+    /// The answer in words, and what admission said.
+    pub(crate) async fn apply(&mut self, command: &Command) -> (String, Option<Admission>) {
+        let (redis, keys) = (&self.redis, &self.keys);
+        let words = |answer: &dyn Debug| format!("{answer:?}");
+        let answer = match command {
+            Command::Claim(person) => {
+                let admission = redis.claim(keys, DROP, &user(*person)).await.unwrap().admission;
+                return (words(&admission), Some(admission));
+            }
+            Command::Load => words(&redis.load_drop(keys, &self.generation, &self.meta).await.unwrap()),
+            Command::Update(quantity, paused) => words(&redis.update_drop(keys, *quantity, *paused).await.unwrap()),
+            Command::Repair(repair) => self.repair(repair, &self.generation).await,
+            Command::Stale(repair) => {
+                let other = redis.ensure_generation(CouponId(1_000_000)).await.unwrap();
+                self.repair(repair, &other).await
+            }
+            Command::Tamper(tamper) => {
+                self.tamper(tamper).await;
+                String::new()
+            }
+        };
+        (answer, None)
+    }
+
+    async fn repair(&self, repair: &Repair, generation: &Generation) -> String {
+        let (redis, keys) = (&self.redis, &self.keys);
+        match repair {
+            Repair::PutBack(people) => {
+                let holding = |(person, slot, certain): &(Person, u32, bool)| Holding {
+                    user: user(*person),
+                    slot: *slot,
+                    claimed_at_ms: certain.then_some(5),
+                    certain: *certain,
+                };
+                let holdings: Vec<_> = people.iter().map(holding).collect();
+                format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
+            }
+            Repair::Settle => format!("{:?}", redis.settle(keys, generation, 7).await.unwrap()),
+            Repair::Move(person, from) => {
+                format!("{:?}", redis.move_person(keys, generation, DROP, &user(*person), *from).await.unwrap())
+            }
+            Repair::Withdraw(person, from, front) => {
+                format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
+            }
+            Repair::Promote(limit) => {
+                format!("{:?}", redis.promote(keys, generation, DROP, *limit).await.unwrap())
+            }
+        }
+    }
+
+    async fn tamper(&mut self, tamper: &Tamper) {
+        let k = &self.keys;
+        let mut cmd = match tamper {
+            Tamper::SetCount(_) => redis::cmd("SET"),
+            Tamper::AddUser(..) | Tamper::AddFree(_) => redis::cmd("ZADD"),
+            Tamper::RemoveUser(_) => redis::cmd("ZREM"),
+            Tamper::ClaimedElsewhere(_) => redis::cmd("HSET"),
+            _ => redis::cmd("DEL"),
+        };
+        match tamper {
+            Tamper::DropMeta => cmd.arg(&k.meta),
+            Tamper::DropCount => cmd.arg(&k.count),
+            Tamper::DropUsers => cmd.arg(&k.users),
+            Tamper::DropFree => cmd.arg(&k.free),
+            Tamper::DropWaiting => cmd.arg(&k.waiting),
+            Tamper::SetCount(count) => cmd.arg(&k.count).arg(count),
+            Tamper::AddUser(person, slot) => cmd.arg(&k.users).arg(slot).arg(person.to_string()),
+            Tamper::RemoveUser(person) => cmd.arg(&k.users).arg(person.to_string()),
+            Tamper::AddFree(slot) => cmd.arg(&k.free).arg(slot).arg(slot),
+            Tamper::ClaimedElsewhere(person) => cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3"),
+            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation),
+        };
+        cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+        if matches!(tamper, Tamper::Empty) {
+            self.generation = self.redis.ensure_generation(self.coupon).await.unwrap();
+            self.generations += 1;
+        }
+    }
+
+    /// Every key of the drop and its coupon, byte for byte.
+    pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
+        let mut pipe = redis::pipe();
+        for key in self.keys.own().into_iter().chain([&*self.keys.claimants, &self.keys.generation]) {
+            pipe.cmd("DUMP").arg(key);
+        }
+        pipe.query_async(&mut self.redis.connection()).await.unwrap()
+    }
+
+    pub(crate) async fn look(&self) -> Shown {
+        type Found = (
+            (Option<String>, Option<String>),
+            Option<String>,
+            Vec<(String, i64)>,
+            BTreeSet<i64>,
+            Vec<String>,
+            BTreeMap<String, String>,
+        );
+        let k = &self.keys;
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(&k.meta).arg("quantity").arg("paused").cmd("GET").arg(&k.count);
+        pipe.cmd("ZRANGE").arg(&k.users).arg(0).arg(-1).arg("WITHSCORES");
+        pipe.cmd("ZRANGE").arg(&k.free).arg(0).arg(-1).cmd("ZRANGE").arg(&k.waiting).arg(0).arg(-1);
+        pipe.cmd("HGETALL").arg(&k.claimants);
+        let (meta, count, users, free, waiting, claimants): Found =
+            pipe.query_async(&mut self.redis.connection()).await.unwrap();
+        let users = users.into_iter().map(|(user, slot)| (slot, user)).collect();
+        Shown { quantity_and_pause: meta.0.zip(meta.1), count, users, free, waiting, claimants }
+    }
+}
