@@ -6,6 +6,7 @@ use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_system_tests::{Coupon, Promise, Stores, people, rush};
+use serde_json::json;
 
 use crate::drift_support::{
     Found, Scene, assert_kept, assert_whole, body, clean_pass, everything, expected, found, injector, mailed,
@@ -31,6 +32,8 @@ fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
 async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-all").await;
+    // Six pages: people and the slots they belong to are seldom on the same.
+    scene.world.set("RECONCILE_PAGE_SLOTS", "10");
     let (coupon, answers) = scene.held("All at once", 60, 30).await;
     let mut injector = injector(&scene.world, &coupon).await;
     let mut all = BTreeSet::new();
@@ -183,4 +186,37 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
     assert_whole(&scene.world, &coupon, 20, 14).await;
     assert_kept(&scene.world, &coupon, &answers, &[]).await;
     clean_pass(&scene.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
+    let scene = Scene::new("d-per-drop").await;
+    let per_drop = json!({
+        "name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
+    });
+    let (first, first_answers) = scene.held_of(&per_drop, 12).await;
+    let next = format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)", first.id);
+    scene.world.sql.query(&next).await;
+    scene.world.pass().await;
+    let second = Coupon { drop: scene.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
+    let second_answers = rush(&[&scene.api], second.id, &people(12), 10).await;
+    all_issued(&scene.world, second.drop, 12).await;
+    clean_pass(&scene.world, &first).await;
+
+    let mut all = BTreeSet::new();
+    let (mut in_first, mut in_second) = (injector(&scene.world, &first).await, injector(&scene.world, &second).await);
+    for drift in [Drift::Unissued, Drift::FailedClaim, Drift::FailedDuplicate, Drift::MissingAdmission] {
+        all.extend(expected(word(drift), &in_first.make(drift, 2).await.unwrap()));
+    }
+    for drift in [Drift::ConflictExchanged, Drift::SlotConflict, Drift::OverAdmitted] {
+        all.extend(expected(word(drift), &in_second.make(drift, 2).await.unwrap()));
+    }
+    let run = scene.world.pass().await;
+    assert_eq!(found(&run).into_keys().collect::<BTreeSet<_>>(), all, "{run:#?}");
+    assert_whole(&scene.world, &first, 20, 12).await;
+    assert_whole(&scene.world, &second, 20, 16).await;
+    assert_kept(&scene.world, &first, &first_answers, &[]).await;
+    assert_kept(&scene.world, &second, &second_answers, &[]).await;
+    clean_pass(&scene.world, &second).await;
 }
