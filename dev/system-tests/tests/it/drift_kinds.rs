@@ -319,3 +319,40 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
     assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
     assert_kept(&scene.world, &coupon, &answers, &[]).await;
 }
+
+#[tokio::test]
+async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
+    let daemon = scene.world.daemon().await;
+    daemon.reconcile(&json!({})).await;
+    for (round, drift) in [Drift::RedisFlushed, Drift::RedisLicence, Drift::RedisFlushed].into_iter().enumerate() {
+        let (coupon, answers) = scene.held(&format!("Watched {round}"), 20, 12).await;
+        injector(&scene.world, &coupon).await.make(drift, 1).await.unwrap();
+        assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+        eventually("it is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.promised().is_some())
+            .await;
+        crate::rush::all_issued(&scene.world, coupon.drop, 13).await;
+        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        clean_pass(&scene.world, &coupon).await;
+    }
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_their_row_back() {
+    let scene = Scene::new("d-claimants").await;
+    let (coupon, answers) = scene.held("Half forgotten", 20, 20).await;
+    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let users = scene.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    for hit in &done.people {
+        scene.world.redis.command::<i64>(&["ZREM", &users, &hit.user]).await;
+    }
+    let mut both = expected(Kind::Unissued, &done);
+    both.extend(expected(Kind::MissingAdmission, &done));
+    dry_run_lists(&scene.world, &both).await;
+    pass_repairs(&scene.world, &both).await;
+    assert_whole(&scene.world, &coupon, QUANTITY, 20).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    clean_pass(&scene.world, &coupon).await;
+}
