@@ -51,6 +51,9 @@ pub async fn consume(place: &Place) -> Result<()> {
 
 async fn handle(rows: &Rows, place: &Place, message: &BorrowedMessage<'_>) {
     let payload = message.payload().unwrap_or_default();
+    if payload.is_empty() {
+        return;
+    }
     let mut reason = String::new();
     for _ in 0..TRIES {
         match insert(rows, payload).await {

@@ -1,6 +1,6 @@
 //! Inside the crowd's process: connections that ask, and what they are told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -43,7 +43,7 @@ struct Told {
     counts: [u64; Kind::ALL.len()],
     winners: Histogram<u64>,
     losers: Histogram<u64>,
-    yes: Vec<(u32, u32)>,
+    yes: Vec<(u32, Kind, u32)>,
     admissions: Vec<u32>,
 }
 
@@ -63,7 +63,7 @@ impl Told {
         self.counts[answer.kind as usize] += 1;
         let micros = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         if let Some(promise) = answer.promise {
-            self.yes.push((person, promise.slot));
+            self.yes.push((person, answer.kind, promise.slot));
         }
         if answer.kind == Kind::Accepted {
             self.winners.saturating_record(micros);
@@ -121,12 +121,15 @@ fn is_sold_out(body: &[u8]) -> bool {
 fn sum(told: Vec<Told>, crowd: &Crowd, seconds: f64) -> Seen {
     let mut counts = [0; Kind::ALL.len()];
     let (mut winners, mut losers): (Option<Histogram<u64>>, Option<Histogram<u64>>) = (None, None);
-    let (mut yes, mut admissions) = (HashMap::new(), Vec::new());
+    let (mut yes, mut accepted, mut admissions) = (HashMap::new(), HashSet::new(), Vec::new());
     for part in told {
         counts.iter_mut().zip(part.counts).for_each(|(sum, count)| *sum += count);
         add(&mut winners, part.winners);
         add(&mut losers, part.losers);
-        for (person, slot) in part.yes {
+        for (person, kind, slot) in part.yes {
+            if kind == Kind::Accepted {
+                accepted.insert(crowd.user_id(person));
+            }
             // The first yes may come from a design that names no slot when asked again.
             let told = yes.entry(crowd.user_id(person)).or_insert(slot);
             *told = (*told).max(slot);
@@ -146,6 +149,7 @@ fn sum(told: Vec<Told>, crowd: &Crowd, seconds: f64) -> Seen {
         winners: winners.and_then(|all| Latency::of(&all)),
         losers: losers.and_then(|all| Latency::of(&all)),
         yes,
+        accepted,
         admissions,
         cpu_seconds: crate::process::cpu_seconds(std::process::id()).unwrap_or(0.0),
     }

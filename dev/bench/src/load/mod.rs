@@ -5,7 +5,7 @@ mod drive;
 mod open;
 mod wire;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
 
@@ -79,6 +79,8 @@ pub struct Seen {
     pub losers: Option<Latency>,
     /// People who were told yes, with the slot they were told (0: the design names none).
     pub yes: HashMap<String, u32>,
+    /// Those of them who were told `accepted`, not only `already_claimed`.
+    pub accepted: HashSet<String>,
     /// Admissions by time: count in each [`BUCKET_MS`].
     pub admissions: Vec<u32>,
     /// Seconds of CPU that this process took.
@@ -151,4 +153,22 @@ pub async fn crowd(plan: &Plan) -> Result<Seen> {
     let output = child.wait_with_output().await?;
     ensure!(output.status.success(), "the crowd ended with {}", output.status);
     serde_json::from_slice(&output.stdout).context("what the crowd said could not be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_but_this_machine_is_asked() {
+        let plan = Plan::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
+        assert!(crowd(&plan).await.unwrap_err().to_string().contains("not this machine"));
+        assert!(drive(&plan).await.unwrap_err().to_string().contains("not this machine"));
+    }
+
+    #[test]
+    fn everybody_of_a_rush_asks_twice() {
+        let plan = Plan::rush(([127, 0, 0, 1], 80).into(), 1, 20_000, 64);
+        assert_eq!((plan.people, plan.each, plan.requests()), (10_000, 2, 20_000));
+    }
 }

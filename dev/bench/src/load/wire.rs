@@ -82,8 +82,7 @@ mod tests {
     #[test]
     fn an_answer_is_read_once_its_head_is_whole() {
         let answer = b"HTTP/1.1 409 Conflict\r\nContent-Length: 5\r\ndate: x\r\n\r\nhello";
-        assert_eq!(read_head(answer).unwrap(), Some(Head { status: 409, body_at: 54, length: 5 }));
-        assert_eq!(&answer[54..], b"hello");
+        assert_eq!(read_head(answer).unwrap(), Some(Head { status: 409, body_at: answer.len() - 5, length: 5 }));
         assert_eq!(read_head(&answer[..40]).unwrap(), None);
         assert!(read_head(b"nonsense\r\n\r\n").is_err());
     }

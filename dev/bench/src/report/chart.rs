@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 12.0;
 const HEIGHT: f64 = 280.0;
 const BOTTOM: f64 = 36.0;
@@ -117,7 +117,7 @@ pub(super) fn lines(title: &str, lines: &[Line], x: (Scale, &str), y: (Scale, &s
     let up = Axis::over(y.0, points().map(|point| point.1));
     let (wide, high) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
     let (px, py) = (|v: f64| LEFT + v * wide, |v: f64| TOP + (1.0 - v) * high);
-    let mut svg = open(title, HEIGHT + 22.0 * (count(lines.len()) / 3.0).ceil());
+    let mut svg = open(title, HEIGHT + 22.0 * (count(lines.len()) / 2.0).ceil());
     for (place, word) in up.marks() {
         let at = py(place);
         let _ = write!(
@@ -148,7 +148,7 @@ pub(super) fn lines(title: &str, lines: &[Line], x: (Scale, &str), y: (Scale, &s
     for (number, line) in lines.iter().enumerate() {
         let path: Vec<String> =
             line.points.iter().map(|(a, b)| format!("{:.1},{:.1}", px(across.at(*a)), py(up.at(*b)))).collect();
-        let (lx, ly) = (LEFT + 270.0 * count(number % 3), HEIGHT + 14.0 + 22.0 * count(number / 3));
+        let (lx, ly) = (LEFT + 390.0 * count(number % 2), HEIGHT + 14.0 + 22.0 * count(number / 2));
         let _ = write!(
             svg,
             r#"<polyline points="{}" class="l c{colour}"/><rect x="{lx:.0}" y="{:.0}" width="12" height="12" class="c{colour}"/><text x="{:.0}" y="{ly:.0}" class="t">{}</text>"#,

@@ -102,7 +102,7 @@ fn comparison(runs: &[DesignRun]) -> String {
     for run in runs {
         html += if run.design == Design::H { "<tr class=\"own\">" } else { "<tr>" };
         for (number, cell) in cells(run).iter().enumerate() {
-            let class = if number < 2 { " class=\"l\"" } else { "" };
+            let class = if number < 2 { " class=\"l nowrap\"" } else { "" };
             let _ = write!(html, "<td{class}>{}</td>", escape(cell));
         }
         html += "</tr>";

@@ -38,9 +38,10 @@ pub struct DesignRun {
     pub too_few: u64,
     /// Rows of people who have another one.
     pub twice: u64,
-    /// People told yes who have no row.
+    /// People told `accepted` or `already_claimed` who have no row.
     pub yes_without_row: u64,
-    /// The same after the consumer was killed in the middle of it; only for designs that have one.
+    /// People told `accepted` who have no row after the consumer was killed in the middle of another rush; only for designs
+    /// that have one.
     pub lost_by_consumer_kill: Option<u64>,
     /// The same after MySQL was killed in the middle of it and came back.
     pub lost_by_mysql_crash: Option<u64>,
@@ -79,7 +80,7 @@ pub async fn run(world: &World, design: Design, size: &Size) -> Result<DesignRun
     let plan = Plan::rush(address(&running.api)?, running.coupon, size.requests, size.connections);
     let mut meter = Meter::start(world).await?;
     let (seen, statements) = sampled(&plan, &mut meter).await?;
-    let looks = running.settle(seen.yes.len() as u64).await?;
+    let looks = running.settle(seen.accepted.len() as u64).await?;
     meter.leave_out(looks);
     let cost = meter.stop(world).await?;
     let held = running.held().await?;
@@ -110,9 +111,10 @@ async fn sampled(plan: &Plan, meter: &mut Meter) -> Result<(Seen, Vec<(f64, u64)
 
 fn judge(design: Design, quantity: u32, mut seen: Seen, held: &HashMap<String, u64>) -> DesignRun {
     let rows: u64 = held.values().sum();
-    let yes_without_row = lost(&seen, held);
+    let yes_without_row = lost(seen.yes.keys(), held);
     // The report has no use for names.
     seen.yes.clear();
+    seen.accepted.clear();
     let wanted = u64::from(quantity);
     DesignRun {
         design,
@@ -129,11 +131,11 @@ fn judge(design: Design, quantity: u32, mut seen: Seen, held: &HashMap<String, u
     }
 }
 
-fn lost(seen: &Seen, held: &HashMap<String, u64>) -> u64 {
-    seen.yes.keys().filter(|user| !held.contains_key(*user)).count() as u64
+fn lost<'a>(told: impl Iterator<Item = &'a String>, held: &HashMap<String, u64>) -> u64 {
+    told.filter(|user| !held.contains_key(*user)).count() as u64
 }
 
-/// A rush in which something is killed once a third of the rows stand; people told yes who have no row afterwards.
+/// A rush in which something is killed once a third of the rows stand; people told `accepted` who have no row afterwards.
 async fn trouble(world: &World, design: Design, size: &Size, what: Trouble) -> Result<u64> {
     let mut running = start(world, design, size.trouble).await?;
     let plan = Plan::rush(address(&running.api)?, running.coupon, size.trouble * 4, size.connections);
@@ -152,8 +154,8 @@ async fn trouble(world: &World, design: Design, size: &Size, what: Trouble) -> R
         }
     }
     let seen = asking.await??;
-    running.settle(seen.yes.len() as u64).await?;
-    let missing = lost(&seen, &running.held().await?);
+    running.settle(seen.accepted.len() as u64).await?;
+    let missing = lost(seen.accepted.iter(), &running.held().await?);
     running.stop().await;
     Ok(missing)
 }
@@ -317,7 +319,7 @@ async fn large(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let mut meter = Meter::start(world).await?;
     let begun = Instant::now();
     let seen = crowd(&plan).await?;
-    let looks = running.settle(seen.yes.len() as u64).await?;
+    let looks = running.settle(seen.accepted.len() as u64).await?;
     meter.leave_out(looks);
     let took = begun.elapsed().as_secs_f64();
     let cost = meter.stop(world).await?;
