@@ -6,6 +6,7 @@
 pub mod code;
 pub mod config;
 pub mod coupon;
+pub mod crash;
 pub mod domain;
 pub mod drops;
 pub mod event;

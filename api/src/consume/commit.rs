@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use firstcome_shared::crash::{Point, crash_point};
 use rdkafka::consumer::{BaseConsumer, CommitMode, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
@@ -52,6 +53,7 @@ impl Offsets {
         }
         match client.commit(topic, &self.next) {
             Ok(()) => {
+                crash_point(Point::OffsetsCommitted);
                 self.next.clear();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("offsets are committed again");

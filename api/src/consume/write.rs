@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel_async::AsyncConnection as _;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
 use firstcome_shared::mysql::failed::{self, FailedClaim};
@@ -31,7 +32,12 @@ pub(super) struct Written {
 /// [`DbError`] when MySQL is away, locked or out of time: nothing is written, or everything is and the answer was lost.
 /// Writing the same batch again is right in both cases.
 pub(super) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
-    db.run("write a batch", async move |conn| conn.transaction(async |conn| write_in(conn, &batch).await).await).await
+    crash_point(Point::RowsBegun);
+    let written = db
+        .run("write a batch", async move |conn| conn.transaction(async |conn| write_in(conn, &batch).await).await)
+        .await?;
+    crash_point(Point::RowsCommitted);
+    Ok(written)
 }
 
 async fn write_in(conn: &mut Conn, batch: &[Arc<Record>]) -> QueryResult<Written> {
@@ -49,7 +55,11 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>]) -> QueryResult<Written
         Err(error) if refusal(&error).is_some() => work.sort_out(conn, &claims).await?,
         Err(error) => return Err(error),
     }
+    crash_point(Point::RowsInserted);
     failed::keep(conn, &work.failed).await?;
+    if !work.failed.is_empty() {
+        crash_point(Point::BackupInserted);
+    }
     Ok(work.done)
 }
 

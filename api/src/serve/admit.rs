@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chrono::SecondsFormat;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
@@ -61,7 +62,9 @@ pub(super) async fn admit(services: &Services, entry: Arc<Entry>, user: UserId) 
                 user_id: user,
                 claimed_at: instant(reply.now_ms),
             };
+            crash_point(Point::ClaimAdmitted);
             let queued = services.publisher.publish(&event).await;
+            crash_point(Point::ClaimPublished);
             Ok(Yes::Accepted { drop_id, slot, queued })
         }
         Admission::Already(drop_id, slot) => Ok(Yes::AlreadyClaimed { drop_id, slot }),
@@ -107,6 +110,7 @@ async fn sealed(services: &Services, entry: &Entry, chosen: Chosen<'_>, user: &U
 
 async fn call(services: &Services, chosen: Chosen<'_>, user: &UserId) -> Result<Reply, Refused> {
     let begun = Instant::now();
+    crash_point(Point::ClaimAsked);
     let asked = services.redis.claim(chosen.keys, chosen.drop.id, user).await;
     histogram!("firstcome_admission_seconds").record(begun.elapsed().as_secs_f64());
     match asked {

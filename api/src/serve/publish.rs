@@ -4,6 +4,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use metrics::{counter, histogram};
@@ -74,6 +75,7 @@ impl Publisher {
         let record = FutureRecord::to(&self.topic).key(&key).payload(&payload);
         // A full queue is not waited for: Kafka is away, and the claim need not be.
         let delivery = self.producer().send_result(record).map_err(|(error, _)| error.to_string())?;
+        crash_point(Point::ClaimSent);
         match tokio::time::timeout(self.deadline, delivery).await {
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err((error, _)))) => Err(error.to_string()),

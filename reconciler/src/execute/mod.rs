@@ -7,6 +7,7 @@ mod rows;
 
 pub(crate) use claimants::restore_claimants;
 
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
@@ -92,7 +93,9 @@ impl<'a> Executor<'a> {
                 unsettled = false;
             }
             unsettled |= matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
+            crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
+            crash_point(Point::RepairDone);
         }
         if unsettled {
             self.settle_all(plan).await?;

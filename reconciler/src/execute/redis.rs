@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::repair::{Done, Generation, Holding, PutBack};
@@ -48,6 +49,7 @@ impl Executor<'_> {
                 _ => return Ok(Attempt::Changed(EMPTIED.into())),
             }
         }
+        crash_point(Point::PeopleRebuilt);
         super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
         let meta = DropMeta::of(&self.facts.coupon, &self.facts.drop);
         match self.redis.load_drop(&self.keys, &generation, &meta).await? {
@@ -56,6 +58,7 @@ impl Executor<'_> {
             Done::Applied(false) => self.redis.write_meta(&self.keys, &meta).await?,
             _ => return Ok(Attempt::Changed(EMPTIED.into())),
         }
+        crash_point(Point::DropLoaded);
         let settled = self.settle(i64::from(self.facts.drop.quantity)).await?;
         Ok(match settled {
             Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
@@ -98,6 +101,7 @@ impl Executor<'_> {
         let generation = self.generation().await?;
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from)).await? {
             Done::Applied(Some(slot)) => {
+                crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, None)).await?;
                 // Listed by an earlier pass that ended in the middle, perhaps.
                 self.mend(user).await?;
@@ -109,6 +113,7 @@ impl Executor<'_> {
             Done::Applied(None) => {
                 // Listed first: a crash in between leaves a listed person with a slot, which the next pass puts right.
                 self.list_as_broken(user, from, "no slot was left for them").await?;
+                crash_point(Point::BrokenListed);
                 match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
                     Done::Applied(()) => {
                         Ok(Attempt::Left("no slot is left: first on the waiting list, promise broken".into()))
@@ -138,6 +143,7 @@ impl Executor<'_> {
         let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await? else {
             return Ok(vec![Attempt::Changed(CHANGED.into()); run.len()]);
         };
+        crash_point(Point::PersonPromoted);
         for (user, slot) in &people {
             self.write_row(&self.claim(*slot, user, None)).await?;
             self.mend(user).await?;
@@ -161,6 +167,7 @@ impl Executor<'_> {
         let generation = self.generation().await?;
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None).await? {
             Done::Applied(Some(slot)) => {
+                crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;
                 if let Attempt::Done(_) = written {
                     self.resolve_failed(id, "readmitted", format!("admitted anew in slot {slot}")).await?;

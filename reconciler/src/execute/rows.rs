@@ -3,6 +3,7 @@
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::mysql::issued::{self, Claim, IssuedBy};
 use firstcome_shared::mysql::schema::{broken_promises, failed_claims};
@@ -86,6 +87,7 @@ impl Executor<'_> {
             }
         }
         let written = self.write_row(claim).await?;
+        crash_point(Point::RowReissued);
         if let Attempt::Done(_) = written {
             self.resolve_failed(id, "issued", format!("issued in slot {}", claim.slot)).await?;
         }

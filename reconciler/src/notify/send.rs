@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::{Db, DbError};
 use futures_util::future::join_all;
 use lettre::message::Mailbox;
@@ -92,7 +93,9 @@ impl Sender {
     }
 
     async fn send(&self, mail: &Leased) {
+        crash_point(Point::MailDue);
         let handed_over = self.hand_over(mail).await;
+        crash_point(Point::MailSent);
         let now = self.clock.now();
         let fate = match handed_over {
             Ok(()) => Fate::Sent,

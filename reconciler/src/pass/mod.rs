@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::crash::{Point, crash_point};
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::{CollectError, Surroundings};
@@ -70,6 +71,7 @@ impl Engine {
         self.record_leftovers().await;
         let ended = match record::begin(&self.db, &run, request.confirm, Self::owner()).await {
             Ok(()) => {
+                crash_point(Point::RunBegun);
                 // Work under the lock stops when the lock is lost; nothing is cut in the middle of a repair.
                 let working = stop.child_token();
                 let watch = tokio::spawn({
@@ -190,7 +192,7 @@ impl Engine {
             finding.detail.push_str("; it stays closed, since not everything could be verified");
             finding.needs_person = true;
             Outcome::Failed
-        } else if watched.grant(&self.redis).await? {
+        } else if self.grant(watched).await? {
             self.losses.clear();
             finding.detail.push_str("; every drop was verified and it is open again");
             Outcome::Applied
@@ -204,6 +206,13 @@ impl Engine {
             run.findings.push(finding);
         }
         Ok(())
+    }
+
+    async fn grant(&self, watched: &mut Watched) -> Result<bool, Broken> {
+        crash_point(Point::LicenceDue);
+        let granted = watched.grant(&self.redis).await?;
+        crash_point(Point::LicenceGranted);
+        Ok(granted)
     }
 
     async fn finish(&self, mut run: Run, request: &Request) -> Run {
@@ -227,6 +236,7 @@ impl Engine {
     }
 
     async fn keep(&self, run: &Run, request: &Request) {
+        crash_point(Point::RunDone);
         if let Err(error) = record::finish(&self.db, run, request.confirm, Self::owner()).await {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
             let mut waiting = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,6 +245,7 @@ impl Engine {
                 waiting.push((run.clone(), request.confirm));
             }
         }
+        crash_point(Point::RunRecorded);
     }
 
     /// Records runs that ended while MySQL was away.
