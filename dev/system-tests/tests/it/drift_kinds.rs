@@ -1,15 +1,15 @@
-//! Every kind of drift, made on purpose: a dry run lists exactly that and changes nothing, a pass mends it, the next finds
-//! nothing, and people are told.
+//! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes nothing, a pass mends it, the next
+//! finds nothing, and people are told.
 
 use firstcome_drift::{Injected, Kind as Drift};
-use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_system_tests::{Coupon, LIMIT, Promise, Stores, eventually, eventually_some};
+use firstcome_system_tests::{Coupon, LIMIT, Promise, Stores, eventually};
 use serde_json::json;
 
 use crate::drift_support::{
-    Scene, assert_found, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector,
-    mailed, pass_repairs,
+    Scene, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed,
+    pass_repairs,
 };
 
 /// How it begins, what is made, and how it must end.
@@ -63,29 +63,6 @@ async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitt
 }
 
 #[tokio::test]
-async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolved_it() {
-    let scene = Scene::new("d-unrepairable").await;
-    let (coupon, answers) = scene.held("Winter", 20, 12).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
-    let expected = expected(Kind::FailedClaim, &done);
-    dry_run_lists(&scene.world, &expected).await;
-    let before = everything(&scene.world).await;
-    let once = scene.world.once_with(&[], &[]).await;
-    let run = once.run();
-    assert_found(&run, &expected);
-    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-    assert!(run.all_findings().all(|f| f.result == Outcome::Skipped && f.needs_person), "{run:#?}");
-    assert_eq!(before, everything(&scene.world).await, "there was nothing to change");
-    mailed(&scene.world, &["action needed", "Winter", "12 of 20 issued"]).await;
-
-    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
-    clean_pass(&scene.world, &coupon).await;
-    mailed(&scene.world, &["resolved", "Winter"]).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-}
-
-#[tokio::test]
 async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
     let scene = Scene::new("d-missing").await;
     let kind = Kind::MissingAdmission;
@@ -134,53 +111,6 @@ async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
 async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
     let scene = Scene::new("d-above").await;
     mends(&scene, Case { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }).await;
-}
-
-#[tokio::test]
-async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_in_line_when_one_comes() {
-    let scene = Scene::new("d-broken").await;
-    for (drift, quantity) in [(Drift::OverAdmitted, 20), (Drift::OverShrunk, 18), (Drift::SlotConflict, 20)] {
-        let name = drift.name();
-        let (coupon, answers) = scene.held(&name, 20, 20).await;
-        let done = injector(&scene.world, &coupon).await.make(drift, 2).await.unwrap();
-        let kind = if drift == Drift::SlotConflict { Kind::SlotConflict } else { Kind::OverAdmitted };
-        let expected = expected(kind, &done);
-        dry_run_lists(&scene.world, &expected).await;
-        let once = scene.world.once_with(&[], &[]).await;
-        let run = once.run();
-        assert_found(&run, &expected);
-        assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-        let broken: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-        assert_whole(&scene.world, &coupon, quantity, quantity as usize).await;
-        assert_kept(&scene.world, &coupon, &answers, &broken).await;
-        let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {} ORDER BY user_id", coupon.drop);
-        let mut names: Vec<Vec<String>> = broken.iter().map(|user| vec![(*user).to_owned()]).collect();
-        names.sort();
-        assert_eq!(scene.world.sql.query(&listed).await, names);
-        for user in &broken {
-            let me = scene.api.me(coupon.id, user).await;
-            assert!(me["status"] == "waiting" && me["position"].as_u64() <= Some(2), "first in line: {me}");
-        }
-        mailed(&scene.world, &["action needed", &name, &format!("{quantity} of {quantity} issued")]).await;
-
-        // Told once, and still listed: the passes that follow have nothing new.
-        let again = scene.world.once_with(&[], &[]).await;
-        assert!(again.code <= 1 && found(&again.run()).is_empty(), "{}", again.log);
-
-        // Room is made for them: they are the first to get it.
-        let reply = scene.api.patch(coupon.id, &json!({"quantity": 22})).await;
-        assert_eq!(reply.status, 200, "{reply:?}");
-        let mended = scene.world.once_with(&[], &[]).await;
-        assert_eq!((mended.run().status, mended.code), (Status::Repaired, 0), "{}", mended.log);
-        for user in &broken {
-            assert_eq!(scene.api.me(coupon.id, user).await["status"], "issued");
-        }
-        assert_whole(&scene.world, &coupon, 22, quantity as usize + 2).await;
-        mailed(&scene.world, &["repaired", &name, &format!("{} of 22 issued", quantity + 2)]).await;
-        clean_pass(&scene.world, &coupon).await;
-        let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
-        assert_eq!(scene.world.sql.number(open).await, 0, "nothing is left to tell");
-    }
 }
 
 #[tokio::test]
@@ -237,25 +167,6 @@ async fn slots_that_are_free_while_people_wait_go_to_them() {
 }
 
 #[tokio::test]
-async fn a_drop_that_closed_below_its_quantity_is_told_once() {
-    let scene = Scene::new("d-below").await;
-    let (coupon, answers) = scene.held("Left over", 20, 12).await;
-    injector(&scene.world, &coupon).await.make(Drift::UnfilledClosed, 2).await.unwrap();
-    let before = everything(&scene.world).await;
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&scene.world).await);
-    assert_found(&dry.run(), &[(Kind::Unfilled, None, None)].into());
-    let run = scene.world.once_with(&[], &[]).await.run();
-    assert_found(&run, &[(Kind::Unfilled, None, None)].into());
-    assert_eq!(run.status, Status::Clean, "every promise is kept: {run:#?}");
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-    mailed(&scene.world, &["closed below its quantity", "Left over", "12 of 20 issued"]).await;
-    let told = scene.world.mail.mails().len();
-    scene.world.pass().await;
-    assert_eq!(scene.world.mail.mails().len(), told, "told once");
-}
-
-#[tokio::test]
 async fn a_drop_whose_keys_are_gone_is_rebuilt() {
     let scene = Scene::new("d-keys").await;
     mends(&scene, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 20, end: 20 }).await;
@@ -289,35 +200,6 @@ async fn a_redis_that_lost_everything_or_its_licence_is_verified_and_opened_agai
         mailed(&scene.world, &["repaired"]).await;
         scene.world.mail.clear();
     }
-}
-
-#[tokio::test]
-async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
-    let scene = Scene::new("d-stalled").await;
-    let (coupon, answers) = scene.held("Held up", 20, 12).await;
-    let daemon = scene.world.daemon_with(&[("CONSUMER_STALL_SECONDS", "1")]).await;
-    daemon.reconcile(&json!({})).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::Stalled, 3).await.unwrap();
-    let run = eventually_some("a pass sees it", LIMIT, async || {
-        let run = daemon.reconcile(&json!({})).await;
-        if found(&run).is_empty() { Err("not yet") } else { Ok(run) }
-    })
-    .await;
-    assert_found(&run, &[(Kind::Stalled, None, None)].into());
-    assert_eq!(run.status, Status::Drift, "{run:#?}");
-    mailed(&scene.world, &["action needed", "consumer"]).await;
-    let before = everything(&scene.world).await;
-    let dry = daemon.reconcile(&json!({"dry_run": true})).await;
-    assert_found(&dry, &[(Kind::Stalled, None, None)].into());
-    assert_eq!(before, everything(&scene.world).await);
-
-    done.stall.unwrap().end().await.unwrap();
-    eventually("the consumer has caught up", LIMIT, async || scene.world.topic.lag().await == 0).await;
-    let run = daemon.reconcile(&json!({})).await;
-    assert_found(&run, &[].into());
-    mailed(&scene.world, &["resolved"]).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
 }
 
 #[tokio::test]

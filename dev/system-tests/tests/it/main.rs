@@ -14,6 +14,7 @@ mod drift_crashes;
 mod drift_explain;
 mod drift_flight;
 mod drift_kinds;
+mod drift_left;
 mod drift_load;
 mod drift_mail;
 mod drift_many;
