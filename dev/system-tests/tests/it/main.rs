@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
 mod answers;
+mod backup;
 mod checker;
 mod consumer;
 mod crashes;
