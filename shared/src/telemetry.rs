@@ -36,6 +36,9 @@ const SECONDS: &[f64] =
 /// Buckets for how many rows were handled at once.
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
 
+/// How often timed calls are summed up.
+const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that has one already (tests
 /// run several services in one), the same handle is given again.
 ///
@@ -52,5 +55,19 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_rows".into()), ROWS)?
         .install_recorder()?;
+    keep_small(handle.clone());
     Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// Every timed call is kept until somebody sums it up, and a process that nobody scrapes would grow by each claim.
+fn keep_small(handle: PrometheusHandle) {
+    let upkeep = move || {
+        loop {
+            std::thread::sleep(UPKEEP);
+            handle.run_upkeep();
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("metrics".into()).spawn(upkeep) {
+        tracing::warn!(%error, "figures are summed up only when they are asked for");
+    }
 }
