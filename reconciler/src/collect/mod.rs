@@ -10,11 +10,12 @@ mod redis;
 mod rows;
 mod tail;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, OncePer, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::repair::Generation;
 use firstcome_shared::redis::{Redis, RedisError};
 
 pub use messages::{PersonMessage, PersonMessages};
@@ -40,6 +41,8 @@ pub enum CollectError {
 /// What one pass saw before it went through the drops.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
+    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt from a tail that is older.
+    pub generations: HashMap<CouponId, Generation>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
@@ -53,6 +56,8 @@ pub struct Surroundings {
 /// A drop's facts, with what is needed to page through it.
 #[derive(Debug, Clone)]
 pub struct Head {
+    /// The coupon's generation when the pass began: what a repair may be based on.
+    pub generation: Option<Generation>,
     /// The drop as a whole.
     pub facts: DropFacts,
     /// Highest slot that anything is known of.
@@ -92,7 +97,7 @@ impl Collector {
             Err(error) => (None, Some(error)),
         };
         let backup = rows::unresolved(&self.db).await?;
-        Ok((Surroundings { read_at_ms, tail, backup, licence_lost: false }, problem))
+        Ok((Surroundings { generations: HashMap::new(), read_at_ms, tail, backup, licence_lost: false }, problem))
     }
 
     /// The facts of many drops in a few round trips.
@@ -128,7 +133,8 @@ impl Collector {
                 tail_known: around.tail.is_some(),
                 licence_lost: around.licence_lost,
             };
-            Head { facts, upper, in_flight, failed, claimants: Vec::new() }
+            let generation = around.generations.get(&coupon.id).cloned();
+            Head { generation, facts, upper, in_flight, failed, claimants: Vec::new() }
         });
         let mut heads: Vec<Head> = heads.collect();
         let listed = |facts: &DropFacts| facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon;

@@ -116,7 +116,8 @@ impl Engine {
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
             }
-            around = self.surroundings(run, !around.licence_lost).await?;
+            let generations = std::mem::take(&mut around.generations);
+            around = Surroundings { generations, ..self.surroundings(run, !around.licence_lost).await? };
             todo = again;
         }
         run.drops = told.into_reports();
@@ -133,7 +134,6 @@ impl Engine {
         told: &mut Told,
         stop: &CancellationToken,
     ) -> Result<Next, Broken> {
-        let generation = self.redis.generation(head.facts.coupon.id).await?;
         let began = Instant::now();
         let plan = self.look(head).await?;
         crate::metrics::stage("look", began.elapsed());
@@ -148,7 +148,7 @@ impl Engine {
         } else if repairs && round < ROUNDS {
             let stores = (&self.db, &self.redis);
             let began = Instant::now();
-            let mut executor = Executor::new(stores, &head.facts, generation, run_id, stop);
+            let mut executor = Executor::new(stores, &head.facts, head.generation.clone(), run_id, stop);
             let attempts = executor.carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);

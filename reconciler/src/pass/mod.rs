@@ -7,11 +7,14 @@ mod drops;
 mod findings;
 mod sealed;
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::repair::Generation;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::{CollectError, Surroundings};
@@ -116,7 +119,7 @@ impl Engine {
         let (around, begun) = self.look_around(request, run, &watched, &drops, stop).await?;
         findings::stalled(self, run, &around);
         if request.covers_everything() {
-            let known: std::collections::HashMap<_, _> = drops.iter().map(|(c, d)| (d.id, c.id)).collect();
+            let known: HashMap<_, _> = drops.iter().map(|(c, d)| (d.id, c.id)).collect();
             let loose = around.backup.iter().filter(|b| {
                 let coupon = b.drop.and_then(|d| known.get(&d));
                 coupon.is_none_or(|known| b.coupon.is_some_and(|named| named != *known))
@@ -147,7 +150,8 @@ impl Engine {
         drops: &[(Coupon, Drop)],
         stop: &CancellationToken,
     ) -> Result<(Surroundings, bool), Broken> {
-        let mut around = self.surroundings(run, watched.had_licence).await?;
+        let generations = self.generations(request, drops).await?;
+        let mut around = Surroundings { generations, ..self.surroundings(run, watched.had_licence).await? };
         let heads = self.collector.heads(drops, &around).await?;
         let begun = heads.iter().any(|h| h.facts.has_opened());
         let lost = (begun && !watched.had_licence) || heads.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
@@ -160,10 +164,32 @@ impl Engine {
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
                 run.findings.retain(|finding| finding.kind != Kind::Stalled);
-                around = self.surroundings(run, watched.had_licence).await?;
+                let generations = self.generations(request, drops).await?;
+                around = Surroundings { generations, ..self.surroundings(run, watched.had_licence).await? };
             }
         }
         Ok((around, begun))
+    }
+
+    /// The generation that every write of this pass names. It is read before the topic and kept for the whole pass: what Redis
+    /// loses from here on, the next pass rebuilds, after waiting for what may still be on its way.
+    async fn generations(
+        &self,
+        request: &Request,
+        drops: &[(Coupon, Drop)],
+    ) -> Result<HashMap<CouponId, Generation>, Broken> {
+        let mut generations = HashMap::new();
+        for (coupon, _) in drops {
+            if generations.contains_key(&coupon.id) {
+                continue;
+            }
+            let found = match self.redis.generation(coupon.id).await? {
+                None if !request.dry_run => Some(self.redis.ensure_generation(coupon.id).await?),
+                found => found,
+            };
+            generations.extend(found.map(|generation| (coupon.id, generation)));
+        }
+        Ok(generations)
     }
 
     pub(super) async fn surroundings(&self, run: &mut Run, had_licence: bool) -> Result<Surroundings, Broken> {
