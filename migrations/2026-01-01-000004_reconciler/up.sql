@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     action     VARCHAR(32) NOT NULL,
     result     VARCHAR(16) NOT NULL,
     detail     TEXT        NULL,
+    needs_person BOOLEAN   NOT NULL DEFAULT FALSE,
     created_at DATETIME(3) NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     KEY reconcile_findings_run (run_id, id),
     KEY reconcile_findings_person (coupon_id, user_id),

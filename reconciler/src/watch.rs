@@ -3,32 +3,30 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::redis::{Redis, RedisError, keys};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Request};
 use crate::notify::Notifier;
 use crate::record;
-use crate::report::Trigger;
+use crate::report::{Status, Trigger};
 use crate::runner::Passes;
 use crate::schedule::{Event, Schedule};
 
+/// How long to wait after a pass that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 /// How often Redis is asked whether it still has what admission needs.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// A key that only says "nothing was emptied since it was set": `FLUSHALL` keeps the script cache, so the licence alone does
-/// not tell.
-fn canary(redis: &Redis) -> String {
-    format!("{}:canary", redis.prefix())
-}
 
 /// Why Redis needs a pass at once; `None` while all is well.
 async fn trouble(redis: &Redis) -> Result<Option<&'static str>, RedisError> {
     if !redis.has_licence().await? {
         return Ok(Some("Redis has no licence to admit"));
     }
-    let there: bool = redis::cmd("EXISTS").arg(canary(redis)).query_async(&mut redis.connection()).await?;
+    let there: bool =
+        redis::cmd("EXISTS").arg(keys::canary(redis.prefix())).query_async(&mut redis.connection()).await?;
     Ok((!there).then_some("Redis was emptied"))
 }
 
@@ -49,7 +47,11 @@ pub(crate) async fn redis(engine: Engine, passes: Passes, stop: CancellationToke
                 engine.losses.seen();
                 if let Ok((run_id, answer)) = passes.start(Request::new(Trigger::Startup)) {
                     tracing::warn!(run_id, "{what}: admission is closed; verifying at once");
-                    after(&engine, answer.await.is_ok_and(|run| run.is_ok())).await;
+                    let failed = !answer.await.is_ok_and(|ended| ended.is_ok_and(|run| run.status != Status::Failed));
+                    if failed {
+                        // Another store is away, most likely: no new pass every second.
+                        ticks.reset_after(AFTER_FAILURE);
+                    }
                 }
             }
             Err(error) => {
@@ -59,20 +61,6 @@ pub(crate) async fn redis(engine: Engine, passes: Passes, stop: CancellationToke
                 reachable = false;
             }
         }
-    }
-}
-
-async fn after(engine: &Engine, verified: bool) {
-    if !verified {
-        return;
-    }
-    let set = redis::cmd("SET")
-        .arg(canary(&engine.redis))
-        .arg(Utc::now().to_rfc3339())
-        .query_async::<()>(&mut engine.redis.connection())
-        .await;
-    if let Err(error) = set {
-        tracing::debug!(%error, "the canary could not be set; it is tried again");
     }
 }
 

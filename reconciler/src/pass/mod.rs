@@ -7,6 +7,9 @@ mod drops;
 mod findings;
 mod sealed;
 
+#[cfg(test)]
+pub(crate) use drops::ROUNDS;
+
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
@@ -14,6 +17,7 @@ use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::keys;
 use firstcome_shared::redis::repair::Generation;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +76,7 @@ impl Engine {
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
         };
         self.record_leftovers().await;
+        let mut canary_was_gone = false;
         let ended = match record::begin(&self.db, &run, request.confirm, Self::owner()).await {
             Ok(()) => {
                 crash_point(Point::RunBegun);
@@ -84,7 +89,7 @@ impl Engine {
                         working.cancel();
                     }
                 });
-                let ended = self.work(request, &mut run, &working).await;
+                let ended = self.work(request, &mut run, &mut canary_was_gone, &working).await;
                 watch.abort();
                 ended
             }
@@ -107,14 +112,29 @@ impl Engine {
                 lock.release().await;
                 return Err(PassError::NotFound(what));
             }
-            Err(error) => self.fail(run, request, &error).await,
+            Err(error) => {
+                if canary_was_gone {
+                    self.take_canary_back().await;
+                }
+                self.fail(run, request, &error).await
+            }
         };
         lock.release().await;
         Ok(run)
     }
 
-    async fn work(&self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
+    async fn work(
+        &self,
+        request: &Request,
+        run: &mut Run,
+        canary_was_gone: &mut bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Broken> {
         let mut watched = Watched::new(&self.redis).await?;
+        if request.covers_everything() && !request.dry_run {
+            // Before anything is looked at: what is emptied from here on takes it away again.
+            *canary_was_gone = self.set_canary().await?;
+        }
         let drops = self.drops_in_question(request).await?;
         let (around, begun) = self.look_around(request, run, &watched, &drops, stop).await?;
         findings::stalled(self, run, &around);
@@ -139,6 +159,21 @@ impl Engine {
             self.losses.clear();
         }
         Ok(())
+    }
+
+    /// Whether it was gone.
+    async fn set_canary(&self) -> Result<bool, Broken> {
+        let key = keys::canary(self.redis.prefix());
+        let now = Utc::now().to_rfc3339();
+        Ok(redis::cmd("SET").arg(key).arg(now).arg("NX").query_async(&mut self.redis.connection()).await?)
+    }
+
+    /// A pass that failed has not made good what the canary was gone for.
+    async fn take_canary_back(&self) {
+        let key = keys::canary(self.redis.prefix());
+        if let Err(error) = redis::cmd("DEL").arg(key).query_async::<()>(&mut self.redis.connection()).await {
+            tracing::debug!(%error, "the canary stays; the next scheduled pass looks at everything anyway");
+        }
     }
 
     /// Looks around; where Redis lost something, not before everything from before the loss has reached the topic or never will.

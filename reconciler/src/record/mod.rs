@@ -130,6 +130,7 @@ async fn insert_findings(conn: &mut Conn, run: &Run) -> QueryResult<()> {
                     reconcile_findings::action.eq(&finding.action),
                     reconcile_findings::result.eq(finding.result.as_str()),
                     reconcile_findings::detail.eq(&finding.detail),
+                    reconcile_findings::needs_person.eq(finding.needs_person),
                 )
             })
             .collect();

@@ -109,7 +109,8 @@ pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<Run
     .await
 }
 
-type FindingRow = (i64, Option<i64>, Option<i64>, String, Option<i64>, Option<String>, String, String, Option<String>);
+type FindingRow =
+    (i64, Option<i64>, Option<i64>, String, Option<i64>, Option<String>, String, String, Option<String>, bool);
 
 /// A run with at most `limit` findings after the finding `after`, and where the next page begins.
 ///
@@ -134,6 +135,7 @@ pub async fn read(db: &Db, id: String, limit: u32, after: i64) -> Result<Option<
                 reconcile_findings::action,
                 reconcile_findings::result,
                 reconcile_findings::detail,
+                reconcile_findings::needs_person,
             ))
             .load(conn)
             .await?;
@@ -161,14 +163,14 @@ fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
         error: row.error,
         findings: Vec::new(),
     };
-    for (_, coupon, drop, kind, slot, user_id, action, result, detail) in findings {
+    for (_, coupon, drop, kind, slot, user_id, action, result, detail, needs_person) in findings {
         let finding = Finding {
             kind: word(&kind, crate::report::Kind::Stalled),
             coupon_id: coupon.map(firstcome_shared::domain::CouponId),
             drop_id: drop.map(firstcome_shared::domain::DropId),
             slot,
             user_id,
-            needs_person: result == Outcome::Failed.as_str() || action == "report",
+            needs_person,
             action,
             result: word(&result, Outcome::Skipped),
             detail: detail.unwrap_or_default(),

@@ -103,6 +103,7 @@ diesel::table! {
         action -> Text,
         result -> Text,
         detail -> Nullable<Text>,
+        needs_person -> Bool,
         created_at -> Datetime,
     }
 }

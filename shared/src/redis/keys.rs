@@ -11,6 +11,7 @@
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied, which stops late writers |
+//! | `fc:canary` | string | set by every pass that looks at everything; gone once Redis was emptied |
 //!
 //! Always: count = |users| + |free|.
 
@@ -58,6 +59,12 @@ impl DropKeys {
 /// The coupon's hash of who holds any claim.
 pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
+}
+
+/// The installation's canary: it only says that nothing was emptied since a pass began that looked at everything. `FLUSHALL`
+/// keeps the script cache, so the licence alone does not tell.
+pub fn canary(prefix: &str) -> String {
+    format!("{prefix}:canary")
 }
 
 /// The coupon's generation.

@@ -129,6 +129,12 @@ fn judge(
         let (drop_id, slot) = (Some(drop_id), Some(slot));
         return Some(MyClaim { status: ClaimStatus::Accepted, drop_id, slot, ..MyClaim::NONE });
     }
+    // Broken before waiting: they were told yes once, and stand in line because that could not be kept.
+    if let Some((drop_id, slot)) = record.iter().flat_map(|r| &r.broken).rev().find(|(id, _)| counts(*id)) {
+        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
+        let (drop_id, position) = (Some(*drop_id), standing.position);
+        return Some(MyClaim { status: ClaimStatus::Broken, drop_id, slot, position, ..MyClaim::NONE });
+    }
     if standing.position.is_some() {
         return Some(MyClaim {
             status: ClaimStatus::Waiting,
@@ -137,11 +143,7 @@ fn judge(
             ..MyClaim::NONE
         });
     }
-    let record = record?;
-    if let Some((drop_id, slot)) = record.broken.iter().rev().find(|(id, _)| counts(*id)) {
-        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-        return Some(MyClaim { status: ClaimStatus::Broken, drop_id: Some(*drop_id), slot, ..MyClaim::NONE });
-    }
+    record?;
     standing.trusted.then_some(MyClaim::NONE)
 }
 
