@@ -42,7 +42,7 @@ async fn poison_messages_are_kept_once_and_what_follows_them_is_issued() {
     all_issued(&world, drop, 3).await;
     assert_exact(&world, &coupon, 3, &answers).await;
 
-    let kept = "SELECT reason FROM failed_claims ORDER BY id";
+    let kept = "SELECT reason FROM failed_claims ORDER BY source_offset";
     let mut expected: Vec<&str> = poison.iter().map(|(reason, _)| *reason).collect();
     expected.extend(["undecodable", "undecodable"]);
     assert_eq!(world.sql.query(kept).await.concat(), expected);
