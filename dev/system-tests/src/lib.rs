@@ -4,7 +4,7 @@
 //!
 //! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all tests share, or on
 //! private ones where a test breaks them. From the world come the processes: [`World::serve`], [`World::consume`],
-//! [`World::daemon`], [`World::once`].
+//! [`World::daemon`], `once`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
 
 mod answer;
