@@ -10,7 +10,7 @@
 //! The invariant: an offset is committed only after every message before it is a row, was one before, or is kept in
 //! `failed_claims`. Everything may stop between the two; what is read again changes nothing.
 //!
-//! One thread ([`worker`]) owns the Kafka consumer, since its calls block; MySQL is spoken to on the runtime.
+//! One thread (`worker`) owns the Kafka consumer, since its calls block; MySQL is spoken to on the runtime.
 
 mod args;
 mod backoff;
