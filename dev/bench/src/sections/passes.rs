@@ -45,6 +45,7 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     reconciler.stop().await?;
     let missing = coupons.pop().context("no coupon")?;
     let mut figures = clean(&site, &coupons).await?;
+    figures.push(scattered(&site, *coupons.last().context("no coupon")?).await?);
     figures.push(repairing(&site, missing, size).await?);
     figures.extend(beside_sealed(world, size).await?);
     Ok(figures)
@@ -85,6 +86,23 @@ async fn clean(site: &Site<'_>, coupons: &[Coupon]) -> Result<Vec<Figure>> {
         Figure::ratio(PART, "time a claim, largest ÷ smallest drop", ("µs", each(large)), ("µs at first", each(small)));
     figures.push(linear.note("linear: about 1 or less"));
     Ok(figures)
+}
+
+/// The largest drop again, with one row in a hundred gone: a hundred times the same look, and repairs in every page.
+async fn scattered(site: &Site<'_>, coupon: Coupon) -> Result<Figure> {
+    step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
+    let mut conn = site.mysql().await?;
+    conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0", (coupon.drop,)).await?;
+    let drifts = conn.affected_rows();
+    conn.disconnect().await?;
+    let scan = scan(site, coupon).await?.0.as_secs_f64();
+    let pass = once(site, coupon).await?;
+    ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
+    let what = format!("pass with scattered drifts ÷ bare scan, {} claims", coupon.quantity);
+    #[allow(clippy::cast_precision_loss, reason = "a small count")]
+    let drifts = drifts as f64;
+    let figure = Figure::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
+    Ok(figure.with("drifts", drifts).with("peak MB", pass.memory_mb))
 }
 
 /// Everybody is in Redis, and nobody has a row.
