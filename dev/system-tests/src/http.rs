@@ -197,6 +197,20 @@ impl Reconciler {
         Http::send(self.0.ops(Method::POST, "/v1/reconcile").json(body)).await
     }
 
+    /// Begins a pass and gives its id. One that runs already is waited for first.
+    pub async fn begin(&self) -> String {
+        crate::eventually_some("the pass is accepted", crate::LIMIT, async || {
+            let reply = self.ask(&json!({"wait": false})).await;
+            if reply.status == 409 {
+                return Err("another pass runs");
+            }
+            assert_eq!(reply.status, 202, "{reply:?}");
+            let location = reply.location().expect("where to read it");
+            Ok(location.rsplit('/').next().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
     /// A pass, waited for. One that runs already is waited for first.
     pub async fn reconcile(&self, body: &Value) -> Run {
         crate::eventually_some("the pass is accepted", crate::LIMIT, async || {

@@ -8,7 +8,6 @@ use firstcome_system_tests::{
     Answer, LIMIT, Promise, Session, Stores, World, assert_exact, eventually, people, rows, rush,
 };
 use rustix::process::Signal;
-use serde_json::json;
 
 use crate::consumer::WAITS;
 use crate::repairs::assert_clean;
@@ -132,8 +131,7 @@ async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_
 
     let daemon = world.settled_daemon().await;
     world.sql.query("DELETE FROM issued_coupons WHERE slot > 100").await;
-    let asked = daemon.ask(&json!({"wait": false})).await;
-    assert_eq!(asked.status, 202, "{asked:?}");
+    daemon.begin().await;
     daemon.process.signal(Signal::TERM);
     assert_eq!(daemon.process.ended(Duration::from_secs(15)).await, 0, "{}", daemon.process.log());
     assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'").await, 0);
@@ -242,8 +240,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     // It stands still while it writes, with the pass lock and the rows' locks in its hands.
     let mut holding = Session::begin(&world.sql).await;
     holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
-    let asked = daemon.ask(&json!({"wait": false})).await;
-    assert_eq!(asked.status, 202, "{asked:?}");
+    daemon.begin().await;
     eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
     daemon.process.freeze();
     holding.commit().await;
