@@ -56,7 +56,7 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
         assert_eq!(scene.world.sql.query(&listed).await, names);
         for user in &broken {
             let me = scene.api.me(coupon.id, user).await;
-            assert!(me["status"] == "waiting" && me["position"].as_u64() <= Some(2), "first in line: {me}");
+            assert!(me["status"] == "broken" && me["position"].as_u64() <= Some(2), "first in line: {me}");
         }
         mailed(&scene.world, &["action needed", &name, &format!("{quantity} of {quantity} issued")]).await;
 
