@@ -91,11 +91,11 @@ async fn clean(site: &Site<'_>, coupons: &[Coupon]) -> Result<Vec<Figure>> {
 /// The largest drop again, with one row in a hundred gone: a hundred times the same look, and repairs in every page.
 async fn scattered(site: &Site<'_>, coupon: Coupon) -> Result<Figure> {
     step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
+    let scan = scan(site, coupon).await?.0.as_secs_f64();
     let mut conn = site.mysql().await?;
     conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0", (coupon.drop,)).await?;
     let drifts = conn.affected_rows();
     conn.disconnect().await?;
-    let scan = scan(site, coupon).await?.0.as_secs_f64();
     let pass = once(site, coupon).await?;
     ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
     let what = format!("pass with scattered drifts ÷ bare scan, {} claims", coupon.quantity);
