@@ -6,14 +6,12 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use firstcome_shared::mysql::schema::{reconcile_findings, reconcile_runs, reconciler_state};
+use firstcome_shared::mysql::state::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run, Status};
 
 pub use read::{RunSummary, list, read, running};
-
-/// Name in `reconciler_state` of the last pass that neither failed nor was a dry run.
-pub const LAST_SUCCESS: &str = "last_success_at";
 
 /// Findings written in one statement.
 const FINDINGS_AT_ONCE: usize = 500;
@@ -75,7 +73,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool, owner: String) -> Resul
             update(conn, &run).await?;
             insert_findings(conn, &run).await?;
             if run.status != Status::Failed && !run.dry_run {
-                set_state(conn, LAST_SUCCESS, &run.finished_at.unwrap_or_else(Utc::now).to_rfc3339()).await?;
+                set_state(conn, LAST_SUCCESS_AT, &run.finished_at.unwrap_or_else(Utc::now).to_rfc3339()).await?;
             }
             Ok(())
         })
@@ -163,10 +161,6 @@ pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<
 /// # Errors
 /// [`DbError`].
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
-    let text: Option<String> = db
-        .run("recall", async move |conn| {
-            reconciler_state::table.find(name).select(reconciler_state::value).first(conn).await.optional()
-        })
-        .await?;
+    let text = db.state(name).await?;
     Ok(text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map(|at| at.with_timezone(&Utc)))
 }
