@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench test lint setup
+.PHONY: help demo run rush drift bench test crashes lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -48,6 +48,12 @@ test: ## Every test, on real servers; set-up included
 	@cargo build --workspace --all-targets --locked
 	@cargo run --quiet --locked -p firstcome-stack -- setup
 	@dev/test.sh
+
+crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
+	@dev/setup.sh
+	@cargo build --locked -p firstcome-api -p firstcome-reconciler
+	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@CYCLES=$${CYCLES:-100} cargo test --locked -p firstcome-system-tests --test it cycles:: -- --nocapture
 
 lint: ## Formatting, clippy, documentation, licences, docker-compose.yml
 	@dev/setup.sh

@@ -31,6 +31,7 @@ points! {
     ClaimAdmitted "claim_admitted" "API: Redis gave a slot; nothing is published.",
     ClaimSent "claim_sent" "API: the message is handed to the producer; no delivery report yet.",
     ClaimPublished "claim_published" "API: the delivery report came, or did not in time; nobody is told yet.",
+    ClaimKept "claim_kept" "API: the backup table keeps what Kafka has not acknowledged; nobody is told yet.",
     RowsBegun "rows_begun" "Consumer: before the transaction of a batch.",
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
     BackupInserted "backup_inserted" "Consumer: failed claims are kept too, the transaction is open.",

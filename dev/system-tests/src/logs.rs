@@ -8,6 +8,9 @@ use tempfile::TempDir;
 /// Lines of each process shown for a failed test.
 const SHOWN: usize = 80;
 
+/// Processes shown, the last ones: a test that starts hundreds fails at the end of them.
+const PROCESSES: usize = 24;
+
 /// A folder with one file a process.
 #[derive(Clone)]
 pub(crate) struct Logs(Arc<Inner>);
@@ -31,9 +34,19 @@ impl Logs {
         path
     }
 
+    /// Copies each file into a folder.
+    pub(crate) fn keep(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for path in self.0.files.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            std::fs::copy(path, folder.join(path.file_name().unwrap_or_default()))?;
+        }
+        Ok(())
+    }
+
     /// The end of each file, to stderr, which the test runner shows for failed tests only.
     pub(crate) fn print(&self) {
-        for path in self.0.files.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in &files[files.len().saturating_sub(PROCESSES)..] {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             eprintln!("--- {name}: its last lines ---\n{}", tail(path));
         }

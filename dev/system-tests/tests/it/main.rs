@@ -7,6 +7,7 @@ mod backup;
 mod checker;
 mod consumer;
 mod crashes;
+mod cycles;
 mod daily;
 mod database;
 mod drift_asked;

@@ -1,0 +1,77 @@
+//! What was done at each point, and what came of it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use firstcome_shared::crash::Point;
+
+/// What one cycle saw.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// Processes that died at the point.
+    pub(super) fired: usize,
+    /// People told yes, whose row and slot were compared.
+    pub(super) promises: usize,
+    /// Of these, people without the row they were told of.
+    pub(super) broken: usize,
+    /// Rows above the quantity, or of a person who has one already.
+    pub(super) over_issued: usize,
+}
+
+/// Cycles so far, by point.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Mutex<HashMap<Point, (usize, Seen)>>);
+
+impl Tally {
+    /// Adds a cycle.
+    pub(super) fn add(&self, point: Point, seen: Seen) {
+        let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cycles, sum) = points.entry(point).or_default();
+        *cycles += 1;
+        sum.fired += seen.fired;
+        sum.promises += seen.promises;
+        sum.broken += seen.broken;
+        sum.over_issued += seen.over_issued;
+        if *cycles % 10 == 0 {
+            eprintln!("{}: {cycles} cycles", point.name());
+        }
+    }
+
+    /// Every point there is must have had its cycles and have fired twice in each; no promise may be broken.
+    pub(super) fn judge(&self, cycles: usize) {
+        let points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for point in Point::ALL {
+            let (done, sum) = points.get(point).copied().unwrap_or_default();
+            assert_eq!((done, sum.fired), (cycles, 2 * cycles), "{}: cycles, and times it fired", point.name());
+            assert!(sum.promises > 0, "{}: no promise was checked", point.name());
+            assert_eq!((sum.broken, sum.over_issued), (0, 0), "{}: broken, over-issued", point.name());
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, cycles: usize, sum: Seen| {
+            let Seen { fired, promises, broken, over_issued } = sum;
+            writeln!(f, "{name:<18}{cycles:>7}{fired:>7}{promises:>10}{broken:>8}{over_issued:>13}")
+        };
+        writeln!(
+            f,
+            "\n{:<18}{:>7}{:>7}{:>10}{:>8}{:>13}",
+            "point", "cycles", "fired", "promises", "broken", "over-issued"
+        )?;
+        let (mut cycles, mut all) = (0, Seen::default());
+        for point in Point::ALL {
+            let (done, sum) = points.get(point).copied().unwrap_or_default();
+            row(f, point.name(), done, sum)?;
+            cycles += done;
+            all.fired += sum.fired;
+            all.promises += sum.promises;
+            all.broken += sum.broken;
+            all.over_issued += sum.over_issued;
+        }
+        row(f, "all", cycles, all)
+    }
+}
