@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,8 +41,10 @@ pub(crate) fn binary(name: &str) -> PathBuf {
 
 fn beside_the_test() -> PathBuf {
     let test = std::env::current_exe().expect("the test knows where it is");
-    // target/<profile>/deps/it-0123456789abcdef
-    test.parent().and_then(Path::parent).expect("a test lives in target/<profile>/deps").to_owned()
+    // target/<profile>/deps/it-0123456789abcdef, or a program in target/<profile>
+    let folder = test.parent().expect("a program lives in a folder");
+    let above = if folder.ends_with("deps") { folder.parent() } else { None };
+    above.unwrap_or(folder).to_owned()
 }
 
 impl Process {

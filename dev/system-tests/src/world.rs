@@ -38,6 +38,11 @@ impl Stores {
         Self { redis: stack.redis.url(), mysql: stack.mysql.database_url(""), kafka: stack.kafka.bootstrap() }
     }
 
+    /// Those at these addresses; MySQL's without a database.
+    pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
+        Self { redis: redis.to_owned(), mysql: mysql.to_owned(), kafka: kafka.to_owned() }
+    }
+
     /// A Redis of the test's own, which it may break.
     #[must_use]
     pub fn with_redis(mut self, server: &RedisServer) -> Self {
@@ -125,6 +130,14 @@ impl World {
     /// The value of a setting.
     pub fn setting(&self, name: &str) -> String {
         self.env.lock().unwrap_or_else(PoisonError::into_inner)[name].clone()
+    }
+
+    /// Copies what the processes said so far into a folder, a file each.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn keep_logs(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        self.logs.keep(folder)
     }
 
     /// Starts a program of the product with this world's settings; `env` comes on top, and an empty value takes one away.

@@ -1,0 +1,155 @@
+//! Many schedules, several at once, each worker on servers of its own.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use futures_util::FutureExt as _;
+
+use crate::ground::Ground;
+use crate::report::Report;
+use crate::run::{Ran, run};
+use crate::schedule::Schedule;
+use crate::shrink::shrink;
+
+/// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
+const FRESH_AFTER: u32 = 40;
+
+/// Which schedules, and how.
+#[derive(Debug, Clone)]
+pub struct Campaign {
+    /// The first seed.
+    pub first: u64,
+    /// How many.
+    pub seeds: u64,
+    /// Schedules at once.
+    pub workers: usize,
+    /// Where failures are kept.
+    pub out: PathBuf,
+    /// Whether a failure is tried again with fewer faults.
+    pub shrink: bool,
+}
+
+impl Campaign {
+    /// Runs all of it and prints a line a schedule.
+    ///
+    /// # Errors
+    /// When a folder can't be written or a worker gets no servers.
+    pub async fn run(&self) -> Result<Report> {
+        std::fs::create_dir_all(&self.out)?;
+        let (next, report, begun) = (AtomicU64::new(self.first), Mutex::new(Report::default()), Instant::now());
+        let workers = (0..self.workers).map(|_| self.work(&next, &report));
+        futures_util::future::try_join_all(workers).await?;
+        let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+        report.seconds = begun.elapsed().as_secs();
+        Ok(report)
+    }
+
+    async fn work(&self, next: &AtomicU64, report: &Mutex<Report>) -> Result<()> {
+        let mut bench = Bench::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= self.first + self.seeds {
+                return Ok(());
+            }
+            let schedule = Schedule::draw(seed);
+            let folder = self.out.join(format!("seed-{seed}"));
+            let ran = bench.try_twice(&schedule, &folder).await;
+            let done = {
+                let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                report.add(seed, ran.as_ref());
+                report.schedules() + report.not_run.len()
+            };
+            say(done, self.seeds, &schedule, ran.as_ref(), &folder);
+            match ran {
+                Ok(ran) if ran.wrong.is_empty() => std::fs::remove_dir_all(&folder)?,
+                Ok(_) if self.shrink => shrink(&mut bench, &schedule, &folder).await?,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A worker's servers, renewed now and then.
+#[derive(Default)]
+pub struct Bench {
+    ground: Option<Arc<Ground>>,
+    used: u32,
+}
+
+impl Bench {
+    /// Runs a schedule; once more on new servers when they or the machine failed.
+    ///
+    /// # Errors
+    /// When that failed too.
+    pub async fn try_twice(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+        match self.run(schedule, folder).await {
+            Ok(ran) => Ok(ran),
+            Err(first) => {
+                println!("seed {}: tried again on new servers: {first:#}", schedule.seed);
+                self.run(schedule, folder).await
+            }
+        }
+    }
+
+    /// Runs a schedule.
+    ///
+    /// # Errors
+    /// When servers or the machine failed.
+    pub async fn run(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+        if self.used >= FRESH_AFTER {
+            self.ground = None;
+        }
+        let ground = match self.ground.take() {
+            Some(ground) => ground,
+            None => {
+                self.used = 0;
+                Arc::new(Ground::start().await?)
+            }
+        };
+        self.used += 1;
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
+        // What the harness asserts ends this schedule, not all of them.
+        let ran = AssertUnwindSafe(run(&ground, schedule, folder)).catch_unwind().await;
+        let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
+        ground.restore().await?;
+        self.ground = Some(ground);
+        Ok(ran)
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".into())
+}
+
+fn say(done: usize, all: u64, schedule: &Schedule, ran: Result<&Ran, &anyhow::Error>, folder: &Path) {
+    match ran {
+        Ok(ran) if ran.wrong.is_empty() => {
+            let faults: Vec<String> = ran
+                .faults
+                .iter()
+                .map(|hit| format!("{}{}", hit.name, if hit.took { "" } else { " (no effect)" }))
+                .collect();
+            println!(
+                "[{done}/{all}] seed {:>5} ok: {} promises, {} listed, exact {} ms after healing · {}",
+                ran.seed,
+                ran.promises,
+                ran.listed,
+                ran.exact_after_ms.unwrap_or_default(),
+                faults.join(", ")
+            );
+        }
+        Ok(ran) => {
+            println!("[{done}/{all}] {schedule}\n  FAILED, kept in {}", folder.display());
+            ran.wrong.iter().take(10).for_each(|wrong| println!("    {wrong}"));
+        }
+        Err(error) => println!("[{done}/{all}] {schedule}\n  not run: {error:#}"),
+    }
+}

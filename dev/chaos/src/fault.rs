@@ -1,0 +1,239 @@
+//! What can go wrong, each with how long it lasts.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One of our processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// `firstcome-api serve`.
+    Api,
+    /// `firstcome-api consume`.
+    Consumer,
+    /// `firstcome-reconciler daemon`.
+    Reconciler,
+}
+
+impl Role {
+    /// In lower case, as it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Consumer => "consumer",
+            Self::Reconciler => "reconciler",
+        }
+    }
+}
+
+/// One of the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Store {
+    /// Redis.
+    Redis,
+    /// MySQL.
+    Mysql,
+    /// Kafka.
+    Kafka,
+}
+
+impl Store {
+    /// In lower case, as it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Mysql => "mysql",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// What the proxy before a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// Every piece of data waits 150 ms.
+    Delay,
+    /// Connections are closed, new ones refused.
+    Cut,
+    /// Connections stay, nothing passes; what was held back passes at the end.
+    BlackHole,
+    /// Requests reach the server, replies are thrown away.
+    DropReplies,
+    /// The server's side of each connection is closed, the client's is not.
+    HalfClose,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fault {
+    /// SIGKILL of a process of ours; it is started again after `ms`.
+    Kill {
+        /// Which kind.
+        role: Role,
+        /// Which of them, from 0.
+        number: usize,
+        /// How long it stays away.
+        ms: u64,
+    },
+    /// SIGSTOP, and SIGCONT after `ms`.
+    Freeze {
+        /// Which kind.
+        role: Role,
+        /// Which of them, from 0.
+        number: usize,
+        /// For how long.
+        ms: u64,
+    },
+    /// A process of ours is started again such that it dies at this point, then as usual.
+    Crash {
+        /// Which kind.
+        role: Role,
+        /// Which of them, from 0.
+        number: usize,
+        /// As `FIRSTCOME_CRASH_AT` has it.
+        point: String,
+        /// How long it may take to get there before it is killed.
+        ms: u64,
+    },
+    /// The clock of one process is wrong by so many seconds from now on.
+    Clock {
+        /// Which kind.
+        role: Role,
+        /// Which of them, from 0.
+        number: usize,
+        /// Forward, or backward if negative.
+        seconds: i64,
+    },
+    /// SIGKILL of a server, started again after `ms`.
+    KillServer {
+        /// Which.
+        store: Store,
+        /// How long it stays away.
+        ms: u64,
+    },
+    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing deadline half of the time.
+    FreezeServer {
+        /// Which.
+        store: Store,
+        /// For how long.
+        ms: u64,
+    },
+    /// The connection to a server is disturbed for `ms`.
+    Wire {
+        /// Which.
+        store: Store,
+        /// How.
+        wire: Wire,
+        /// For how long.
+        ms: u64,
+    },
+    /// Redis is killed and comes back without the last part of its append-only file.
+    TruncatedAof {
+        /// Share of what was written in this schedule that is cut off, in percent.
+        percent: u64,
+    },
+    /// `FLUSHALL`.
+    Flush,
+    /// Redis is killed and comes back with what it had `age_ms` before.
+    OldCopy {
+        /// How old the copy is.
+        age_ms: u64,
+    },
+    /// A replica whose link was cut `lag_ms` before takes the place of the master.
+    StaleReplica {
+        /// How long the link was cut.
+        lag_ms: u64,
+    },
+    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after `ms`.
+    RedisDiskFull {
+        /// How long it stays away.
+        ms: u64,
+    },
+    /// Redis has no memory left for new keys.
+    RedisMemory {
+        /// For how long.
+        ms: u64,
+    },
+    /// MySQL takes no writes.
+    MysqlReadOnly {
+        /// For how long.
+        ms: u64,
+    },
+    /// A stranger holds locks on the rows of the drop: writers run into lock wait timeouts.
+    MysqlLocks {
+        /// For how long.
+        ms: u64,
+    },
+    /// A stranger's transactions deadlock with those of the product.
+    MysqlDeadlocks {
+        /// For how long.
+        ms: u64,
+    },
+    /// MySQL's disk is full (its files may not grow).
+    MysqlDiskFull {
+        /// For how long.
+        ms: u64,
+    },
+}
+
+impl Fault {
+    /// A name for counting, without durations.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Kill { role, .. } => format!("kill {}", role.name()),
+            Self::Freeze { role, .. } => format!("freeze {}", role.name()),
+            Self::Crash { role, .. } => format!("crash point in {}", role.name()),
+            Self::Clock { role, .. } => format!("clock step of {}", role.name()),
+            Self::KillServer { store, .. } => format!("kill {}", store.name()),
+            Self::FreezeServer { store, .. } => format!("freeze {}", store.name()),
+            Self::Wire { store, wire, .. } => {
+                let what = match wire {
+                    Wire::Delay => "delayed",
+                    Wire::Cut => "cut",
+                    Wire::BlackHole => "black hole",
+                    Wire::DropReplies => "replies dropped",
+                    Wire::HalfClose => "half closed",
+                };
+                format!("{} wire {what}", store.name())
+            }
+            Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
+            Self::Flush => "redis FLUSHALL".into(),
+            Self::OldCopy { .. } => "redis back from an old copy".into(),
+            Self::StaleReplica { .. } => "stale redis replica promoted".into(),
+            Self::RedisDiskFull { .. } => "redis disk full".into(),
+            Self::RedisMemory { .. } => "redis out of memory".into(),
+            Self::MysqlReadOnly { .. } => "mysql read-only".into(),
+            Self::MysqlLocks { .. } => "mysql rows locked".into(),
+            Self::MysqlDeadlocks { .. } => "mysql deadlocks".into(),
+            Self::MysqlDiskFull { .. } => "mysql disk full".into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.name())?;
+        match self {
+            Self::Kill { number, ms, .. } | Self::Freeze { number, ms, .. } => write!(out, " {number} for {ms} ms"),
+            Self::Crash { number, point, .. } => write!(out, " {number} at {point}"),
+            Self::Clock { number, seconds, .. } => write!(out, " {number} by {seconds} s"),
+            Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
+            Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
+            Self::StaleReplica { lag_ms } => write!(out, ", {lag_ms} ms behind"),
+            Self::Flush => Ok(()),
+            Self::KillServer { ms, .. }
+            | Self::FreezeServer { ms, .. }
+            | Self::Wire { ms, .. }
+            | Self::RedisDiskFull { ms }
+            | Self::RedisMemory { ms }
+            | Self::MysqlReadOnly { ms }
+            | Self::MysqlLocks { ms }
+            | Self::MysqlDeadlocks { ms }
+            | Self::MysqlDiskFull { ms } => write!(out, " for {ms} ms"),
+        }
+    }
+}

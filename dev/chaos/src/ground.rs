@@ -1,0 +1,206 @@
+//! The servers on which schedules run one after the other, each behind a proxy. A schedule may break them as it likes;
+//! [`Ground::restore`] makes them whole for the next.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use firstcome_stack::{
+    Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer,
+};
+use tokio::sync::Mutex;
+
+use crate::fault::Store;
+
+/// A lock wait ends after this long, so that schedules see it happen.
+const LOCK_WAIT_SECONDS: u64 = 2;
+
+/// Redis, MySQL and Kafka, and a proxy before each.
+pub struct Ground {
+    redis: SyncMutex<Arc<RedisServer>>,
+    first_redis: Arc<RedisServer>,
+    /// MySQL.
+    pub mysql: MysqlServer,
+    /// Kafka; all of its clients go through the proxy.
+    pub kafka: KafkaServer,
+    redis_proxy: FaultProxy,
+    mysql_proxy: FaultProxy,
+    kafka_proxy: FaultProxy,
+    /// One fault at a time on a server: the next waits.
+    busy: [Mutex<()>; 3],
+}
+
+impl Ground {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// When a server can't be started.
+    pub async fn start() -> Result<Self> {
+        let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
+        let (redis, mysql, kafka) = tokio::try_join!(
+            RedisServer::start(RedisOptions::default()),
+            MysqlServer::start(MysqlOptions { extra_args: vec![wait] }),
+            KafkaServer::start_behind_proxy(KafkaOptions::default()),
+        )?;
+        let redis = Arc::new(redis);
+        Ok(Self {
+            redis_proxy: redis.proxy().await?,
+            mysql_proxy: mysql.proxy().await?,
+            redis: SyncMutex::new(Arc::clone(&redis)),
+            first_redis: redis,
+            mysql,
+            kafka: kafka.0,
+            kafka_proxy: kafka.1,
+            busy: Default::default(),
+        })
+    }
+
+    /// The Redis that is the master now.
+    pub fn redis(&self) -> Arc<RedisServer> {
+        Arc::clone(&self.redis.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The proxy before a server.
+    pub fn proxy(&self, store: Store) -> &FaultProxy {
+        match store {
+            Store::Redis => &self.redis_proxy,
+            Store::Mysql => &self.mysql_proxy,
+            Store::Kafka => &self.kafka_proxy,
+        }
+    }
+
+    /// Keeps other faults away from a server while it is held.
+    pub async fn alone(&self, store: Store) -> tokio::sync::MutexGuard<'_, ()> {
+        self.busy[store as usize].lock().await
+    }
+
+    /// A database's address through the proxy.
+    pub fn database_url(&self, name: &str) -> String {
+        self.mysql.database_url_via(&self.mysql_proxy, name)
+    }
+
+    /// Redis's address through the proxy.
+    pub fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.redis_proxy.port())
+    }
+
+    /// Another Redis takes the place of the master; connections of before are cut.
+    ///
+    /// # Errors
+    /// When the proxy can't listen any more.
+    pub async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
+        self.redis_proxy.set(Fault::Cut).await?;
+        self.redis_proxy.set_upstream(replica.port());
+        *self.redis.lock().unwrap_or_else(PoisonError::into_inner) = replica;
+        self.redis_proxy.set(Fault::Pass).await
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&self, store: Store) -> Result<()> {
+        match store {
+            Store::Redis => self.redis().kill().await,
+            Store::Mysql => self.mysql.kill().await,
+            Store::Kafka => self.kafka.kill().await,
+        }
+    }
+
+    /// Starts it after [`Ground::kill`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_again(&self, store: Store) -> Result<()> {
+        match store {
+            Store::Redis => self.redis().start_again().await,
+            Store::Mysql => self.mysql.start_again().await,
+            Store::Kafka => self.kafka.start_again().await,
+        }
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn hold(&self, store: Store, held: bool) -> Result<()> {
+        match (store, held) {
+            (Store::Redis, true) => self.redis().freeze().await,
+            (Store::Redis, false) => self.redis().thaw().await,
+            (Store::Mysql, true) => self.mysql.freeze().await,
+            (Store::Mysql, false) => self.mysql.thaw().await,
+            (Store::Kafka, true) => self.kafka.freeze().await,
+            (Store::Kafka, false) => self.kafka.thaw().await,
+        }
+    }
+
+    /// The process of a server.
+    pub fn pid(&self, store: Store) -> Option<u32> {
+        match store {
+            Store::Redis => self.redis().pid(),
+            Store::Mysql => self.mysql.pid(),
+            Store::Kafka => self.kafka.pid(),
+        }
+    }
+
+    /// Makes the first Redis the master again and empties it.
+    ///
+    /// # Errors
+    /// When a server does not answer any more: the ground is lost, take a new one.
+    pub async fn restore(&self) -> Result<()> {
+        for store in [Store::Redis, Store::Mysql, Store::Kafka] {
+            self.proxy(store).set(Fault::Pass).await?;
+        }
+        if !Arc::ptr_eq(&self.redis(), &self.first_redis) {
+            self.promote(Arc::clone(&self.first_redis)).await?;
+        }
+        if self.first_redis.pid().is_none() {
+            self.first_redis.start_again().await?;
+        }
+        let mut conn = self.redis_connection().await?;
+        redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?;
+        redis::cmd("FLUSHALL").query_async::<()>(&mut conn).await?;
+        redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut conn).await?;
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query_async::<()>(&mut conn).await?;
+        Ok(())
+    }
+
+    /// A connection straight to the master.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn redis_connection(&self) -> Result<redis::aio::MultiplexedConnection> {
+        let client = redis::Client::open(self.redis().url())?;
+        let conn = client.get_multiplexed_async_connection();
+        tokio::time::timeout(Duration::from_secs(5), conn).await.context("Redis does not answer")?.map_err(Into::into)
+    }
+
+    /// The append-only file that the master writes to now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn append_only_file(&self) -> Result<PathBuf> {
+        let folder = self.redis().data_dir()?.join("appendonlydir");
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .with_context(|| format!("{}", folder.display()))?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .collect();
+        files.sort();
+        files.pop().context("Redis has no append-only file")
+    }
+}
+
+/// Makes `to` a copy of the folder `from`.
+///
+/// # Errors
+/// When it can't be copied.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! `firstcome-chaos`: runs, replays and shows fault schedules.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use firstcome_chaos::campaign::{Bench, Campaign};
+use firstcome_chaos::schedule::Schedule;
+
+/// Breaks real servers and processes in drawn ways, and shows whether every promise was kept.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs schedules, one a seed; failures are kept and shrunk.
+    Run {
+        /// How many.
+        #[arg(long, env = "SEEDS", default_value_t = 20)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, env = "FIRST", default_value_t = 1)]
+        first: u64,
+        /// Schedules at once, each on servers of its own (about 1 GB each).
+        #[arg(long, env = "WORKERS", default_value_t = 2)]
+        workers: usize,
+        /// Where failures and the report are kept.
+        #[arg(long, default_value = "target/chaos")]
+        out: PathBuf,
+        /// Does not try failures again with fewer faults.
+        #[arg(long)]
+        no_shrink: bool,
+    },
+    /// Runs a schedule that was kept, or that of a seed, and keeps what happened.
+    Replay {
+        /// A `schedule.json` or `shrunk.json`, or a seed.
+        what: String,
+        /// How often.
+        #[arg(long, env = "TIMES", default_value_t = 1)]
+        times: u32,
+        /// Where what happened is kept.
+        #[arg(long, default_value = "target/chaos/replay")]
+        out: PathBuf,
+    },
+    /// Prints the schedule of a seed.
+    Show {
+        /// The seed.
+        seed: u64,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let good = match Args::parse().verb {
+        Verb::Run { seeds, first, workers, out, no_shrink } => {
+            let campaign = Campaign { first, seeds, workers, out: out.clone(), shrink: !no_shrink };
+            let report = campaign.run().await?;
+            std::fs::write(out.join("report.json"), serde_json::to_string_pretty(&report)?)?;
+            println!("\n{report}");
+            println!("\n{} schedules passed, {} failed", report.schedules() - report.failed(), report.failed());
+            report.passed()
+        }
+        Verb::Replay { what, times, out } => replay(&what, times, &out).await?,
+        Verb::Show { seed } => {
+            println!("{}", Schedule::draw(seed));
+            true
+        }
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn replay(what: &str, times: u32, out: &std::path::Path) -> Result<bool> {
+    let schedule = match what.parse() {
+        Ok(seed) => Schedule::draw(seed),
+        Err(_) => {
+            let text = std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
+            serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
+        }
+    };
+    println!("{schedule}");
+    let mut bench = Bench::default();
+    let mut good = true;
+    for _ in 0..times {
+        let ran = bench.run(&schedule, out).await?;
+        for hit in &ran.faults {
+            println!("  {} · {}: {}", hit.fault, if hit.took { "took effect" } else { "no effect" }, hit.note);
+        }
+        println!(
+            "{} promises, {} kept, {} listed, exact after {:?} ms",
+            ran.promises, ran.kept, ran.listed, ran.exact_after_ms
+        );
+        ran.wrong.iter().for_each(|wrong| println!("  WRONG: {wrong}"));
+        good &= ran.wrong.is_empty();
+    }
+    println!("history, logs and verdict are in {}", out.display());
+    Ok(good)
+}

@@ -1,0 +1,103 @@
+//! What a campaign has shown, as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::run::Ran;
+
+/// All schedules together.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// What each came to.
+    pub runs: Vec<Ran>,
+    /// Seeds that could not be run, and why: the machine's or a server's fault.
+    pub not_run: Vec<(u64, String)>,
+    /// How long it took.
+    pub seconds: u64,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, seed: u64, ran: Result<&Ran, &anyhow::Error>) {
+        match ran {
+            Ok(ran) => self.runs.push(ran.clone()),
+            Err(error) => self.not_run.push((seed, format!("{error:#}"))),
+        }
+    }
+
+    /// Schedules that ran.
+    pub fn schedules(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Schedules that showed something wrong.
+    pub fn failed(&self) -> usize {
+        self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
+    }
+
+    /// Whether everything ran and nothing was wrong, and something was looked at.
+    pub fn passed(&self) -> bool {
+        self.failed() == 0 && self.not_run.is_empty() && self.runs.iter().any(|ran| ran.promises > 0)
+    }
+
+    fn wrong(&self, beginnings: &[&str]) -> usize {
+        let all = self.runs.iter().flat_map(|ran| &ran.wrong);
+        all.filter(|wrong| beginnings.iter().any(|beginning| wrong.starts_with(beginning))).count()
+    }
+
+    /// How often each fault was tried, and how often it took effect.
+    fn faults(&self) -> BTreeMap<&str, (usize, usize)> {
+        let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for hit in self.runs.iter().flat_map(|ran| &ran.faults) {
+            let entry = faults.entry(&hit.name).or_default();
+            entry.0 += 1;
+            entry.1 += usize::from(hit.took);
+        }
+        faults
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |of: fn(&Ran) -> usize| self.runs.iter().map(of).sum::<usize>();
+        writeln!(out, "faults (took effect / tried)")?;
+        for (name, (tried, took)) in self.faults() {
+            writeln!(out, "  {name:<36} {took:>5} / {tried}")?;
+        }
+        let mut times: Vec<u64> = self.runs.iter().filter_map(|ran| ran.exact_after_ms).collect();
+        times.sort_unstable();
+        let (median, worst) = (times.get(times.len() / 2).copied(), times.last().copied());
+        let single = self.runs.iter().filter(|ran| ran.faults.len() == 1).count();
+        writeln!(
+            out,
+            "schedules run          {} ({single} with a single fault), {} not run",
+            self.schedules(),
+            self.not_run.len()
+        )?;
+        writeln!(
+            out,
+            "requests               {} ({} of unknown outcome)",
+            sum(|ran| ran.operations),
+            sum(|ran| ran.unknown)
+        )?;
+        writeln!(out, "promises checked       {} ({} kept)", sum(|ran| ran.promises), sum(|ran| ran.kept))?;
+        writeln!(out, "listed as broken       {}", sum(|ran| ran.listed))?;
+        writeln!(
+            out,
+            "lost and not listed    {}",
+            self.wrong(&["lost", "other slot", "contradiction", "promised twice"])
+        )?;
+        writeln!(out, "over-issued            {}", self.wrong(&["too many", "no such slot"]))?;
+        writeln!(out, "doubled                {}", self.wrong(&["slot doubled", "person doubled"]))?;
+        writeln!(out, "rows without admission {}", self.wrong(&["asked for by nobody", "never admitted", "vanished"]))?;
+        writeln!(
+            out,
+            "not exact in the end   {}",
+            self.runs.iter().filter(|ran| ran.exact_after_ms.is_none()).count()
+        )?;
+        writeln!(out, "healed to exact        median {} ms, worst {} ms", median.unwrap_or(0), worst.unwrap_or(0))?;
+        writeln!(out, "looks at the rows      {}", sum(|ran| ran.reads))?;
+        write!(out, "took                   {} s", self.seconds)
+    }
+}

@@ -1,0 +1,177 @@
+//! One seed, one schedule: who asks for how many, and what goes wrong when.
+
+use std::fmt;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, Role, Store, Wire};
+
+/// Processes of each kind.
+pub const EACH: usize = 2;
+
+/// What happens in one run, in milliseconds since its begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// Slots of the drop.
+    pub quantity: u32,
+    /// Room on the waiting list.
+    pub waiting_list: u32,
+    /// `coupon` or `drop`.
+    pub once_per: String,
+    /// How many people ask.
+    pub people: u32,
+    /// Over how long they come.
+    pub crowd_ms: u64,
+    /// Of whoever was answered, so many in a hundred ask again at once.
+    pub repeat_percent: u32,
+    /// What goes wrong, by time.
+    pub faults: Vec<Timed>,
+}
+
+/// A fault and when it begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Milliseconds since the begin.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+impl Schedule {
+    /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to five.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let quantity = rng.random_range(30..=200);
+        let crowd_ms = rng.random_range(3_000..=6_000);
+        let number = if rng.random_bool(0.33) { 1 } else { rng.random_range(2..=5) };
+        let mut faults: Vec<Timed> =
+            (0..number).map(|_| Timed { at_ms: rng.random_range(200..crowd_ms), fault: fault(&mut rng) }).collect();
+        faults.sort_by_key(|timed| timed.at_ms);
+        Self {
+            seed,
+            quantity,
+            waiting_list: if rng.random_bool(0.3) { quantity / 4 } else { 0 },
+            once_per: if rng.random_bool(0.5) { "coupon" } else { "drop" }.into(),
+            people: quantity * rng.random_range(13..=25) / 10,
+            crowd_ms,
+            repeat_percent: rng.random_range(0..=30),
+            faults,
+        }
+    }
+
+    /// When the last fault is over at the latest, if none waits for another: milliseconds since the begin.
+    pub fn ends_ms(&self) -> u64 {
+        self.crowd_ms + 20_000 * self.faults.len() as u64
+    }
+}
+
+fn fault(rng: &mut StdRng) -> Fault {
+    let role = |rng: &mut StdRng| *[Role::Api, Role::Consumer, Role::Reconciler].choose(rng).unwrap_or(&Role::Api);
+    let store = |rng: &mut StdRng| *[Store::Redis, Store::Mysql, Store::Kafka].choose(rng).unwrap_or(&Store::Redis);
+    let number = rng.random_range(0..EACH);
+    let ms = rng.random_range(200..=3_000);
+    match rng.random_range(0..25) {
+        0..=2 => Fault::Kill { role: role(rng), number, ms },
+        3..=4 => {
+            // A consumer held still for longer than its session loses its partitions, and wakes up with a batch in hand.
+            let long = rng.random_bool(0.3);
+            Fault::Freeze { role: role(rng), number, ms: if long { ms + 6_000 } else { ms } }
+        }
+        5..=8 => {
+            let role = role(rng);
+            let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
+            // Not always the first time that it gets there.
+            let nth = rng.random_range(1..=4);
+            Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + 1_000 }
+        }
+        9 => {
+            let step = *[-7_200, -90, -10, 10, 90, 7_200].choose(rng).unwrap_or(&90);
+            Fault::Clock { role: role(rng), number, seconds: step }
+        }
+        10..=11 => Fault::KillServer { store: store(rng), ms },
+        12..=13 => Fault::FreezeServer { store: store(rng), ms: if rng.random_bool(0.5) { ms } else { ms + 2_000 } },
+        14..=16 => {
+            let all = [Wire::Delay, Wire::Cut, Wire::BlackHole, Wire::DropReplies, Wire::HalfClose];
+            let wire = *all.choose(rng).unwrap_or(&Wire::Cut);
+            Fault::Wire { store: store(rng), wire, ms }
+        }
+        17 => Fault::TruncatedAof { percent: rng.random_range(5..=100) },
+        18 => Fault::Flush,
+        19 => Fault::OldCopy { age_ms: rng.random_range(100..=2_000) },
+        20 => Fault::StaleReplica { lag_ms: rng.random_range(100..=2_000) },
+        21 => [Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
+        22 => Fault::MysqlReadOnly { ms },
+        23 => [Fault::MysqlLocks { ms }, Fault::MysqlDeadlocks { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
+        _ => Fault::MysqlDiskFull { ms },
+    }
+}
+
+/// Crash points of a kind of process (`shared/src/crash.rs`), those that a schedule can reach.
+fn points(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Api => &["claim_asked", "claim_admitted", "claim_sent", "claim_published"],
+        Role::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
+        Role::Reconciler => &[
+            "run_begun",
+            "repair_begun",
+            "repair_done",
+            "people_rebuilt",
+            "drop_loaded",
+            "licence_due",
+            "licence_granted",
+            "run_done",
+            "run_recorded",
+            "mail_due",
+            "mail_sent",
+        ],
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, quantity, people, crowd_ms, once_per, waiting_list, .. } = self;
+        write!(out, "seed {seed}: {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}")?;
+        if *waiting_list > 0 {
+            write!(out, ", {waiting_list} may wait")?;
+        }
+        for timed in &self.faults {
+            write!(out, "\n  {:>5} ms  {}", timed.at_ms, timed.fault)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_one_schedule_and_it_can_be_kept_as_text() {
+        for seed in 0..200 {
+            let schedule = Schedule::draw(seed);
+            assert_eq!(schedule, Schedule::draw(seed));
+            let text = serde_json::to_string(&schedule).unwrap();
+            assert_eq!(schedule, serde_json::from_str(&text).unwrap());
+            assert!(schedule.people > schedule.quantity && !schedule.faults.is_empty(), "{schedule}");
+        }
+        assert_ne!(Schedule::draw(1).faults, Schedule::draw(2).faults);
+    }
+
+    #[test]
+    fn five_hundred_seeds_draw_every_kind_of_fault() {
+        let drawn: BTreeSet<String> =
+            (1..=500).flat_map(|seed| Schedule::draw(seed).faults).map(|timed| timed.fault.name()).collect();
+        assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
+    }
+
+    /// 4 faults for each of 3 processes, 2 and 5 for each of 3 servers, 6 of Redis, 4 of MySQL.
+    const KINDS: usize = 4 * 3 + 7 * 3 + 6 + 4;
+}

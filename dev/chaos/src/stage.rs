@@ -1,0 +1,139 @@
+//! One run of the system on a ground: a database, keys and a topic of its own, our processes, and one open coupon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use firstcome_system_tests::{OPS_TOKEN, Stores, World};
+use serde_json::{Value, json};
+
+use crate::cast::{Cast, Clock};
+use crate::fault::Store;
+use crate::ground::Ground;
+use crate::inflict::{pause, until};
+use crate::schedule::Schedule;
+
+const READY: Duration = Duration::from_secs(40);
+
+/// Everything that a schedule happens to.
+pub struct Stage {
+    /// The servers.
+    pub ground: Arc<Ground>,
+    /// Our processes.
+    pub cast: Cast,
+    /// Database, keys, topic, mails and logs.
+    pub world: World,
+    _clock: Option<Clock>,
+    coupon: i64,
+    drop: i64,
+    written_before: u64,
+}
+
+impl Stage {
+    /// Starts the system and makes the coupon. What it needs to keep running is [`Stage::look_after`].
+    ///
+    /// # Errors
+    /// When it does not get ready on healthy servers.
+    pub async fn set(ground: Arc<Ground>, schedule: &Schedule) -> Result<Self> {
+        let stores = Stores::at(&ground.redis().url(), &ground.mysql.url(), &ground.kafka.bootstrap());
+        let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
+        world.set("REDIS_URL", &ground.redis_url());
+        world.set("DATABASE_URL", &ground.database_url(world.database()));
+        world.set("RECONCILE_CRON", "* * * * * *");
+        world.set("REDIS_TIMEOUT_MS", "2000");
+        world.set("PUBLISH_DEADLINE_MS", "1000");
+        world.set("DATABASE_TIMEOUT_MS", "5000");
+        world.set("ALERT_COOLDOWN_SECONDS", "3600");
+        world.set("STARTUP_WAIT_SECONDS", "20");
+        let clock = Clock::find()?;
+        if let Some(clock) = &clock {
+            clock.wind(&world);
+        }
+        let cast = Cast::new(clock.as_ref());
+        let mut stage = Self { ground, cast, world, _clock: clock, coupon: 0, drop: 0, written_before: 0 };
+        tokio::select! {
+            opened = stage.cast_and_open(schedule) => { let made = opened?; (stage.coupon, stage.drop) = made; }
+            () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
+        }
+        stage.written_before = std::fs::metadata(stage.ground.append_only_file()?)?.len();
+        Ok(stage)
+    }
+
+    async fn cast_and_open(&self, schedule: &Schedule) -> Result<(i64, i64)> {
+        tokio::select! {
+            () = self.look_after() => anyhow::bail!("nobody looks after the processes"),
+            made = self.open(schedule) => made,
+        }
+    }
+
+    async fn open(&self, schedule: &Schedule) -> Result<(i64, i64)> {
+        ensure!(until(READY, || self.cast.apis().len() == 2).await, "the APIs did not start");
+        let canary = self.world.redis.own("canary");
+        let mut conn = self.ground.redis_connection().await?;
+        while !redis::cmd("EXISTS").arg(&canary).query_async::<bool>(&mut conn).await? {
+            pause(50).await;
+        }
+        let body = json!({
+            "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
+            "waiting_list": schedule.waiting_list, "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
+        });
+        let api = self.cast.apis().into_iter().next().context("an API")?;
+        let made = reqwest::Client::builder().no_proxy().build()?.post(format!("{api}/v1/coupons"));
+        let made = made.bearer_auth(OPS_TOKEN).json(&body).send().await?;
+        let (status, made) = (made.status(), made.json::<Value>().await?);
+        ensure!(status == 201, "the coupon was not made: {status} {made}");
+        Ok((made["id"].as_i64().context("an id")?, made["current_drop"]["id"].as_i64().context("a drop")?))
+    }
+
+    /// Keeps the processes running, for ever.
+    pub async fn look_after(&self) {
+        self.cast.look_after(&self.world).await;
+    }
+
+    /// The coupon.
+    pub fn coupon(&self) -> i64 {
+        self.coupon
+    }
+
+    /// Its drop.
+    pub fn drop(&self) -> i64 {
+        self.drop
+    }
+
+    /// The database's name.
+    pub fn database(&self) -> &str {
+        self.world.database()
+    }
+
+    /// Length of Redis's append-only file when the schedule began, bytes.
+    pub fn written_before(&self) -> u64 {
+        self.written_before
+    }
+
+    /// Redis's set of the people in the drop.
+    pub fn users_key(&self) -> String {
+        self.world.redis.of_drop(self.coupon, self.drop, "users")
+    }
+
+    /// Rows of a query straight to MySQL; an error while it is broken.
+    ///
+    /// # Errors
+    /// When MySQL does not answer soon.
+    pub async fn sql(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        let sql = sql.replace("$db", self.database());
+        let rows = self.ground.mysql.query(&sql);
+        tokio::time::timeout(Duration::from_secs(3), rows).await.context("MySQL does not answer")?
+    }
+
+    /// All servers answer and no proxy disturbs.
+    ///
+    /// # Errors
+    /// When one can't be brought back.
+    pub async fn heal(&self) -> Result<()> {
+        for store in [Store::Redis, Store::Mysql, Store::Kafka] {
+            self.ground.proxy(store).set(firstcome_stack::Fault::Pass).await?;
+        }
+        self.cast.set_clocks_right()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What the stores say in the end, read past the product and its proxies.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::inflict::pause;
+use crate::stage::Stage;
+
+/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
+///
+/// # Errors
+/// What differs, or a store that can't be read.
+pub async fn exact(stage: &Stage, quantity: u32) -> Result<()> {
+    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {} ORDER BY slot", stage.drop());
+    let rows = stage.sql(&sql).await?;
+    let rows: BTreeMap<u32, String> =
+        rows.into_iter().map(|row| Ok((row[0].parse()?, row[1].clone()))).collect::<Result<_>>()?;
+    ensure!(rows.keys().copied().eq(1..=quantity), "{} rows of {quantity}", rows.len());
+
+    let mut conn = stage.ground.redis_connection().await?;
+    let mut zrange = redis::cmd("ZRANGE");
+    zrange.arg(stage.users_key()).arg(0).arg(-1).arg("WITHSCORES");
+    let users: Vec<(String, u32)> = zrange.query_async(&mut conn).await?;
+    let users: BTreeMap<u32, String> = users.into_iter().map(|(user, slot)| (slot, user)).collect();
+    let differ = rows.iter().filter(|(slot, user)| users.get(slot) != Some(user)).count();
+    ensure!(users.len() == rows.len() && differ == 0, "Redis has {} people, {differ} slots differ", users.len());
+    let of = |name: &str| stage.world.redis.of_drop(stage.coupon(), stage.drop(), name);
+    let count: Option<u32> = redis::cmd("GET").arg(of("count")).query_async(&mut conn).await?;
+    ensure!(count == Some(quantity), "Redis counts {count:?} of {quantity}");
+    let free: u32 = redis::cmd("ZCARD").arg(of("free")).query_async(&mut conn).await?;
+    ensure!(free == 0, "{free} slots are free");
+
+    let left = stage.sql("SELECT COUNT(*) FROM $db.failed_claims WHERE resolved_at IS NULL").await?;
+    ensure!(left[0][0] == "0", "{} failed claims are not resolved", left[0][0]);
+    Ok(())
+}
+
+/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the deadline.
+///
+/// # Errors
+/// What the last pass said.
+pub async fn clean(stage: &Stage, deadline: Instant) -> std::result::Result<(), String> {
+    let told = |error: anyhow::Error| format!("{error:#}");
+    let now = stage.sql("SELECT UTC_TIMESTAMP(3)").await.map_err(told)?[0][0].clone();
+    let mut last = "no pass began".to_owned();
+    while Instant::now() < deadline {
+        let sql = format!(
+            "SELECT status, COALESCE(error, ''), id FROM $db.reconcile_runs WHERE started_at >= '{now}' AND finished_at IS NOT NULL
+             ORDER BY started_at DESC LIMIT 1"
+        );
+        if let Some(run) = stage.sql(&sql).await.map_err(told)?.first() {
+            if run[0] == "clean" {
+                return Ok(());
+            }
+            last = format!("the last pass was {} {}: {}", run[0], run[1], findings(stage, &run[2]).await);
+        }
+        pause(200).await;
+    }
+    Err(last)
+}
+
+async fn findings(stage: &Stage, run: &str) -> String {
+    let sql = format!(
+        "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '')
+         FROM $db.reconcile_findings WHERE run_id = '{run}' LIMIT 5"
+    );
+    let rows = stage.sql(&sql).await.unwrap_or_default();
+    rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")
+}
+
+/// Whom the system lists as having lost a promise, or as having another slot than they were told.
+///
+/// # Errors
+/// When MySQL can't be read.
+pub async fn listed(stage: &Stage) -> Result<Vec<(String, Option<i64>)>> {
+    let drop = stage.drop();
+    let broken = format!("SELECT user_id, COALESCE(slot, '') FROM $db.broken_promises WHERE drop_id = {drop}");
+    // A conflict that was settled by moving somebody names them with the slot they had.
+    let moved = format!(
+        "SELECT DISTINCT user_id, '' FROM $db.reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
+         AND kind IN ('slot_conflict', 'over_admitted') AND result = 'applied'"
+    );
+    let mut listed = stage.sql(&broken).await?;
+    listed.extend(stage.sql(&moved).await?);
+    Ok(listed.into_iter().map(|row| (row[0].clone(), row[1].parse().ok())).collect())
+}
