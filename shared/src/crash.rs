@@ -1,7 +1,8 @@
 //! Crash points: the durable steps at which a test lets a process die, to see that each may be run twice.
 //!
 //! `FIRSTCOME_CRASH_AT=rows_committed` kills the process the first time it gets there, `rows_committed:3` the third time. It says
-//! so on stderr first (`crash point rows_committed`). In release builds a point is nothing at all, unless the feature
+//! so on stderr first (`crash point rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` lets the thread that gets
+//! there stand still instead, for so many milliseconds, or without the last number for ever. In release builds a point is nothing at all, unless the feature
 //! `crash-points` is on.
 
 macro_rules! points {
@@ -54,23 +55,59 @@ points! {
     MailSent "mail_sent" "Sender: the mail server took it, and it is not marked as sent.",
 }
 
-/// Dies here, if `FIRSTCOME_CRASH_AT` says so.
+/// Dies here if `FIRSTCOME_CRASH_AT` says so, or stands still if `FIRSTCOME_STALL_AT` does.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub fn crash_point(point: Point) {
+    if wanted::CRASH.is_due(point) {
+        eprintln!("crash point {}", point.name());
+        std::process::abort();
+    }
+    if wanted::STALL.is_due(point) {
+        eprintln!("stall point {}", point.name());
+        std::thread::sleep(wanted::STALL.time());
+    }
+}
+
+#[cfg(any(debug_assertions, feature = "crash-points"))]
+mod wanted {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
-    static WANTED: LazyLock<Option<(String, u32)>> = LazyLock::new(|| {
-        let wanted = std::env::var("FIRSTCOME_CRASH_AT").ok()?;
-        let (name, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-        Some((name.to_owned(), nth.parse().unwrap_or(1)))
-    });
-    static TIMES: AtomicU32 = AtomicU32::new(0);
+    use super::Point;
 
-    let Some((name, nth)) = WANTED.as_ref() else { return };
-    if name == point.name() && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *nth {
-        eprintln!("crash point {name}");
-        std::process::abort();
+    pub(super) static CRASH: LazyLock<Wanted> = LazyLock::new(|| Wanted::read("FIRSTCOME_CRASH_AT"));
+    pub(super) static STALL: LazyLock<Wanted> = LazyLock::new(|| Wanted::read("FIRSTCOME_STALL_AT"));
+
+    /// `name`, `name:nth` or `name:nth:milliseconds`.
+    pub(super) struct Wanted {
+        name: Option<String>,
+        nth: u32,
+        millis: Option<u64>,
+        times: AtomicU32,
+    }
+
+    impl Wanted {
+        fn read(variable: &str) -> Self {
+            let text = std::env::var(variable).ok();
+            let mut words = text.iter().flat_map(|text| text.split(':'));
+            Self {
+                name: words.next().map(str::to_owned),
+                nth: words.next().and_then(|nth| nth.parse().ok()).unwrap_or(1),
+                millis: words.next().and_then(|time| time.parse().ok()),
+                times: AtomicU32::new(0),
+            }
+        }
+
+        /// Whether this is the time and the place.
+        pub(super) fn is_due(&self, point: Point) -> bool {
+            self.name.as_deref() == Some(point.name()) && self.times.fetch_add(1, Ordering::Relaxed) + 1 == self.nth
+        }
+
+        /// How long to stand still.
+        pub(super) fn time(&self) -> Duration {
+            self.millis.map_or(Duration::MAX, Duration::from_millis)
+        }
     }
 }
 

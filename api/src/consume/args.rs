@@ -7,6 +7,7 @@ use clap::{Args, value_parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 
 use super::batch::Limits;
+use super::watchdog::Patience;
 
 /// Settings of `firstcome-api consume`.
 #[derive(Debug, Clone, Args)]
@@ -42,9 +43,26 @@ pub struct TuningArgs {
     /// Most rows this process writes in a second; 0 for no limit. For a database that others need too
     #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
     pub consume_max_rows_per_second: u32,
+    /// Silence after which the group takes a dead consumer's partitions away, in milliseconds. The brokers must allow it
+    /// (`group.min.session.timeout.ms`)
+    #[arg(long, env = "CONSUME_SESSION_TIMEOUT_MS", default_value_t = 6_000, value_parser = value_parser!(u64).range(1_000..=300_000))]
+    pub consume_session_timeout_ms: u64,
+    /// Time without progress after which this process calls itself stuck, in seconds: it is not ready then; after twice the
+    /// time its partitions go to others, and after three times it ends with code 1, for its supervisor to start it again. A
+    /// store that is away is no such case
+    #[arg(long, env = "CONSUME_STUCK_SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(3..=3_600))]
+    pub consume_stuck_seconds: u64,
 }
 
 impl TuningArgs {
+    /// When this process counts as dead, and as stuck.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            session: Duration::from_millis(self.consume_session_timeout_ms),
+            stuck: Duration::from_secs(self.consume_stuck_seconds),
+        }
+    }
+
     /// The limits of one batch.
     pub(super) fn limits(&self) -> Limits {
         Limits { max: usize::from(self.consume_batch_max), wait: Duration::from_millis(self.consume_batch_wait_ms) }

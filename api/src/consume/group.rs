@@ -98,6 +98,11 @@ impl Group {
         lock(&self.assignment).in_hand = in_hand;
     }
 
+    /// Whether a write is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        lock(&self.assignment).in_hand.is_some()
+    }
+
     /// Notes that messages are dealt with. Those that are no longer ours are left to whoever reads them now.
     pub(super) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = lock(&self.assignment);

@@ -1,10 +1,13 @@
 //! What the process says about itself: the loop turns, MySQL takes batches, Kafka answers.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use firstcome_shared::http::health::{Check, check};
 use firstcome_shared::mysql::Db;
+
+use super::watchdog::Signs;
 
 /// A loop that did not come round for so long is stuck. Waiting for MySQL or for messages comes round all the time.
 const STUCK: Duration = Duration::from_secs(30);
@@ -15,6 +18,11 @@ pub(super) struct Health {
     turned_at: Mutex<Instant>,
     mysql: Mutex<Option<String>>,
     kafka: Mutex<Option<String>>,
+    /// Of the watchdog.
+    stuck: Mutex<Option<String>>,
+    /// Whether messages wait, and how often something was heard that explains it: a batch written, a store away.
+    waits: AtomicBool,
+    heard: AtomicU64,
 }
 
 impl Health {
@@ -24,6 +32,9 @@ impl Health {
             turned_at: Mutex::new(Instant::now()),
             mysql: Mutex::default(),
             kafka: Mutex::new(Some("not in the group yet".into())),
+            stuck: Mutex::default(),
+            waits: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
         })
     }
 
@@ -34,12 +45,35 @@ impl Health {
 
     /// MySQL takes batches (`None`), or why it does not.
     pub(super) fn mysql(&self, trouble: Option<String>) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         *lock(&self.mysql) = trouble;
     }
 
     /// Kafka answers (`None`), or what it said.
     pub(super) fn kafka(&self, trouble: Option<String>) {
+        if trouble.is_some() {
+            self.heard.fetch_add(1, Ordering::Relaxed);
+        }
         *lock(&self.kafka) = trouble;
+    }
+
+    /// Whether messages wait for this process, and none of them is being written.
+    pub(super) fn messages_wait(&self, wait: bool) {
+        self.waits.store(wait, Ordering::Relaxed);
+    }
+
+    /// What the watchdog goes by.
+    pub(super) fn signs(&self) -> Signs {
+        let (waits, heard) = (self.waits.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed));
+        Signs { turned_at: *lock(&self.turned_at), waits, heard }
+    }
+
+    /// The watchdog's word; whether it is news.
+    pub(super) fn stuck(&self, trouble: Option<String>) -> bool {
+        let mut stuck = lock(&self.stuck);
+        let news = stuck.is_some() != trouble.is_some();
+        *stuck = trouble;
+        news
     }
 
     fn alive_at(&self, now: Instant) -> Result<(), String> {
@@ -66,7 +100,9 @@ impl Health {
             }
         });
         let kafka = check(move || std::future::ready(lock(&of_kafka.kafka).clone().map_or(Ok(()), Err)));
-        vec![("mysql", mysql), ("kafka", kafka)]
+        let of_loop = Arc::clone(self);
+        let progress = check(move || std::future::ready(lock(&of_loop.stuck).clone().map_or(Ok(()), Err)));
+        vec![("mysql", mysql), ("kafka", kafka), ("loop", progress)]
     }
 }
 

@@ -58,6 +58,7 @@ fn look(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
             #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
             metrics::gauge!(super::metrics::LAG).set(lag as f64);
             health.kafka(None);
+            health.messages_wait(lag > 0 && !consumer.context().is_writing());
         }
         Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
     }

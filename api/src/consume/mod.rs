@@ -25,6 +25,7 @@ mod metrics;
 mod source;
 mod start;
 mod throttle;
+mod watchdog;
 mod worker;
 mod write;
 
@@ -97,6 +98,7 @@ fn start_worker(
         kafka: args.kafka.settings(),
         limits: args.tuning.limits(),
         max_rows_per_second: args.tuning.consume_max_rows_per_second,
+        patience: args.tuning.patience(),
         health,
         runtime: Handle::current(),
         stop,

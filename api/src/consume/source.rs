@@ -15,6 +15,7 @@ use rdkafka::message::BorrowedMessage;
 use super::decode::Record;
 use super::group::Group;
 use super::lag::Lag;
+use super::watchdog::Patience;
 
 /// Least time between two lines about the same trouble.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
@@ -36,10 +37,11 @@ impl Source {
     ///
     /// # Errors
     /// When librdkafka refuses the settings.
-    pub(super) fn subscribe(settings: &KafkaSettings, group: Group) -> anyhow::Result<Self> {
+    pub(super) fn subscribe(settings: &KafkaSettings, patience: Patience, group: Group) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         // A commit blocks the loop until it is answered or this has passed; the default is a minute.
         config.set("socket.timeout.ms", "6000");
+        patience.set(&mut config);
 
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;

@@ -18,6 +18,7 @@ use super::lag::Lag;
 use super::metrics;
 use super::source::Source;
 use super::throttle::Throttle;
+use super::watchdog::{Patience, Watchdog};
 use super::write::{Written, write};
 
 /// Longest that the loop sleeps without looking whether it is to stop.
@@ -37,6 +38,7 @@ pub(super) struct Setup {
     pub(super) kafka: KafkaSettings,
     pub(super) limits: Limits,
     pub(super) max_rows_per_second: u32,
+    pub(super) patience: Patience,
     pub(super) health: Arc<Health>,
     pub(super) runtime: Handle,
     pub(super) stop: CancellationToken,
@@ -60,12 +62,14 @@ pub(super) struct Worker {
 /// When Kafka refuses this consumer for good.
 pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
-    let source = Source::subscribe(&setup.kafka, group)?;
+    let source = Source::subscribe(&setup.kafka, setup.patience, group)?;
     let lag = Lag::watch(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
+    let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.patience)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
     let size = setup.limits.max;
     let mut worker = Worker { setup, source, throttle, backoff: Backoff::default(), size, deadline: None };
     let ended = worker.work();
+    drop(watchdog);
     worker.source.close(lag, LEAVE);
     ended
 }
