@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ceiling::Bare;
 use crate::designs::Place;
@@ -28,14 +28,18 @@ pub enum Command {
     Designs(Options),
     /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside that
     Ceilings(Options),
-    /// Claims while everyone wins, losers by the clock, memory, last admission to exact rows
+    /// Claims while everyone wins, and memory
     Claims(Options),
+    /// From the last admission to exact rows, again and again
+    Exact(Options),
     /// Rows a second of the consumer
     Consumer(Options),
     /// Passes of the reconciler: clean, repairing, beside sealed drops
     Passes(Options),
     /// From process start to ready
     Start(Options),
+    /// The picture and the table of the README, out of a report
+    Picture(Picture),
     /// A crowd, as told on stdin
     #[command(hide = true)]
     Crowd,
@@ -76,8 +80,22 @@ pub struct Options {
     pub out: PathBuf,
 }
 
+/// Where the README's picture and table come from, and where they go.
+#[derive(Debug, Clone, Args)]
+pub struct Picture {
+    /// The report of a run
+    #[arg(long, default_value = "target/bench/report.json")]
+    pub report: PathBuf,
+    /// Folder for the pictures
+    #[arg(long, default_value = "docs/pictures")]
+    pub out: PathBuf,
+    /// The text in which the table is put between its two marks
+    #[arg(long, default_value = "README.md")]
+    pub readme: PathBuf,
+}
+
 /// How large everything is.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Size {
     /// Requests of a rush.
     pub requests: u32,
@@ -85,7 +103,7 @@ pub struct Size {
     pub quantity: u32,
     /// Connections.
     pub connections: usize,
-    /// Requests of the rush whose statements are counted, and of sold-out and do-nothing runs.
+    /// Requests of sold-out and do-nothing runs, and runs of the script.
     pub many_requests: u32,
     /// Claims while everyone wins, and rows of the consumer.
     pub winners: u32,
@@ -111,7 +129,7 @@ impl Options {
     /// The sizes that these options ask for.
     pub fn size(&self) -> Size {
         let whole = Size {
-            requests: 20_000,
+            requests: 100_000,
             quantity: 100,
             connections: 64,
             many_requests: 100_000,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use mysql_async::prelude::Queryable as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::world::{World, connection};
 
@@ -18,7 +18,7 @@ pub struct Meter {
 }
 
 /// What it came to.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Statements that clients sent to MySQL.
     pub mysql_statements: u64,

@@ -24,19 +24,32 @@ impl Crowd {
     /// # Errors
     /// When there would be nobody, or more requests than fit.
     pub fn gather(prefix: &str, people: u32, requests_per_person: u32, seed: u64) -> Result<Self> {
-        let Some(requests) = people.checked_mul(requests_per_person).filter(|requests| *requests > 0) else {
-            bail!("{people} people with {requests_per_person} requests each is no crowd");
+        Self::gather_mixed(prefix, people, requests_per_person, 1.0, seed)
+    }
+
+    /// The same where only a share of the people (0 to 1) asks more than once.
+    ///
+    /// # Errors
+    /// When there would be nobody, or more requests than fit.
+    pub fn gather_mixed(prefix: &str, people: u32, each: u32, share: f64, seed: u64) -> Result<Self> {
+        let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
+            bail!("{people} people with {each} requests each is no crowd");
         };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, clamped")]
+        let repeaters = (f64::from(people) * share.clamp(0.0, 1.0)).round() as usize;
         let mut random = StdRng::seed_from_u64(seed);
         let mut everyone: Vec<u32> = (0..people).collect();
         let mut order = Vec::with_capacity(requests as usize);
         everyone.shuffle(&mut random);
+        // Who repeats is independent of when: numbers below this, anywhere in the shuffled order.
+        let repeats = |person: u32| (person as usize) < repeaters;
         for person in &everyone {
-            order.extend(std::iter::repeat_n(*person, requests_per_person.min(2) as usize));
+            let times = if repeats(*person) { each.min(2) } else { 1 };
+            order.extend(std::iter::repeat_n(*person, times as usize));
         }
-        for _ in 2..requests_per_person {
+        for _ in 2..each {
             everyone.shuffle(&mut random);
-            order.extend(&everyone);
+            order.extend(everyone.iter().copied().filter(|person| repeats(*person)));
         }
         Ok(Self { prefix: prefix.to_owned(), order, people })
     }
@@ -78,6 +91,16 @@ mod tests {
         assert_eq!(crowd.person(0), crowd.person(1));
         assert_eq!(crowd.person(150), None);
         assert_eq!(crowd.user_id(7), "p-000007");
+    }
+
+    #[test]
+    fn only_a_share_of_the_people_repeats() {
+        for (share, requests) in [(0.0, 100), (0.25, 150), (1.0, 300)] {
+            let crowd = Crowd::gather_mixed("p-", 100, 3, share, 1).unwrap();
+            assert_eq!(crowd.requests(), requests, "{share}");
+            let people: std::collections::HashSet<_> = (0..requests).map(|n| crowd.person(n).unwrap()).collect();
+            assert_eq!(people.len(), 100);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::answer::Kind;
 use crate::client::Target;
 use crate::crowd::Crowd;
+use crate::identity::Identity;
 use crate::live::{Live, grouped, step};
 use crate::load::{Plan, rush};
 use crate::ops::Ops;
@@ -127,7 +128,15 @@ async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) 
     let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
     step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
     let targets: Vec<Target> = system.targets()?;
-    let plan = Plan { targets, coupon_id, crowd, connections: size.connections, patience: Duration::from_secs(30) };
+    let plan = Plan {
+        targets,
+        coupon_id,
+        crowd,
+        connections: size.connections,
+        identity: Identity::TrustedHeader,
+        rate: None,
+        patience: Duration::from_secs(30),
+    };
     let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);

@@ -11,11 +11,16 @@ use tokio::time::sleep;
 
 use crate::answer::{Answer, Kind};
 use crate::client::{Call, Connection, Target};
+use crate::clock::Clock;
 use crate::crowd::Crowd;
+use crate::identity::Identity;
 use crate::tally::{Progress, Seen, Tally};
 
 /// Pause before the same person asks again after an answer that may pass.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request of an open loop that was sent so much after its instant counts as late: every connection was waiting.
+const LATE: Duration = Duration::from_millis(10);
 
 /// How a rush is driven.
 #[derive(Debug, Clone)]
@@ -28,6 +33,11 @@ pub struct Plan {
     pub crowd: Crowd,
     /// Connections at a time, each with one request under way: that many ask at once.
     pub connections: usize,
+    /// How people prove who they are.
+    pub identity: Identity,
+    /// Requests a second, by the clock and not by the answers (open loop); without it each connection asks again as soon as it
+    /// was answered (closed loop).
+    pub rate: Option<f64>,
     /// How long, from the beginning, people go on asking while the answer may pass (not open yet, unavailable, no answer).
     pub patience: Duration,
 }
@@ -44,12 +54,14 @@ pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
         ready.push((number, Connection::open(target(&plan, number)).await?));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    let begun = Instant::now();
+    let clock = Clock::start(plan.rate);
+    let begun = clock.begun;
     let mut workers = JoinSet::new();
     for (number, connection) in ready {
         let worker = Worker {
             plan: plan.clone(),
             progress: progress.clone(),
+            clock,
             number,
             connection: Some(connection),
             seen: Seen::new(),
@@ -71,6 +83,7 @@ fn target(plan: &Plan, number: usize) -> &Target {
 struct Worker {
     plan: Arc<Plan>,
     progress: Arc<Progress>,
+    clock: Clock,
     number: usize,
     connection: Option<Connection>,
     seen: Seen,
@@ -80,18 +93,22 @@ struct Worker {
 impl Worker {
     async fn work(mut self, next: Arc<AtomicUsize>) -> Seen {
         let path = format!("/v1/coupons/{}/claims", self.plan.coupon_id);
-        while let Some(person) = self.plan.crowd.person(next.fetch_add(1, Ordering::Relaxed)) {
-            self.ask_until_answered(&path, person).await;
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(person) = self.plan.crowd.person(number) else { return self.seen };
+            let due = self.clock.turn(number).await;
+            self.seen.late += u64::from(due.elapsed() > LATE);
+            self.ask_until_answered(&path, person, due).await;
         }
-        self.seen
     }
 
-    async fn ask_until_answered(&mut self, path: &str, person: u32) {
-        let user_id = self.plan.crowd.user_id(person);
+    async fn ask_until_answered(&mut self, path: &str, person: u32, due: Instant) {
+        let plan = self.plan.clone();
+        let (name, value) = plan.identity.header(&plan.crowd, person);
+        let mut asked = due;
         loop {
-            let begun = Instant::now();
-            let answer = self.ask(path, &user_id).await;
-            self.seen.note(person, &answer, begun.elapsed());
+            let answer = self.ask(path, (name, &value)).await;
+            self.seen.note(person, &answer, asked.elapsed());
             self.progress.add(answer.kind);
             if !answer.kind.may_pass() {
                 return;
@@ -101,11 +118,12 @@ impl Worker {
                 return;
             }
             sleep(RETRY_PAUSE).await;
+            asked = Instant::now();
         }
     }
 
-    async fn ask(&mut self, path: &str, user_id: &str) -> Answer {
-        let headers = [("x-user-id", user_id)];
+    async fn ask(&mut self, path: &str, who: (&str, &str)) -> Answer {
+        let headers = [who];
         let call = Call { method: Method::POST, path, headers: &headers, body: Vec::new() };
         let answered = match &mut self.connection {
             Some(connection) => connection.send(call).await,

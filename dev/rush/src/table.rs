@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::answer::Kind;
 use crate::live::grouped;
-use crate::tally::{Progress, Tally};
+use crate::tally::{Latency, Progress, Tally};
 
 /// Two columns: what, and how much.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
@@ -36,15 +36,9 @@ pub fn progress(progress: &Progress, expected: u64) -> String {
     )
 }
 
-/// What a rush brought.
-pub fn of_tally(tally: &Tally) -> String {
-    let mut rows = asked(tally);
-    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {}", kind.as_str()), grouped(*count))));
-    rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
-    rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
-    rows.push(("requests given up".into(), grouped(tally.gave_up)));
-    rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));
-    let mut text = of_rows(rows);
+/// What a rush brought, and something more.
+pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
+    let mut text = of_rows(rows_of(tally).into_iter().chain(more));
     for line in tally.contradictions.iter().take(20) {
         text.push_str("\n  ");
         text.push_str(line);
@@ -52,19 +46,32 @@ pub fn of_tally(tally: &Tally) -> String {
     text
 }
 
+/// The same as rows.
+pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
+    let mut rows = asked(tally);
+    for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.losers)] {
+        if latency.count > 0 {
+            rows.push((format!("  {who}"), in_words(latency)));
+        }
+    }
+    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {}", kind.as_str()), grouped(*count))));
+    rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
+    rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
+    rows.push(("requests given up".into(), grouped(tally.gave_up)));
+    rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));
+    rows
+}
+
+fn in_words(latency: &Latency) -> String {
+    format!("{:.1} · {:.1} · {:.1} · {:.1} ms", latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms)
+}
+
 /// The first rows of every table: the size of the rush.
 pub(crate) fn asked(tally: &Tally) -> Vec<(String, String)> {
-    let latency = &tally.latency;
     vec![
         ("people who asked".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
         ("took".into(), format!("{:.1} s, {:.0} requests a second", tally.seconds, tally.per_second)),
-        (
-            "latency p50 · p99 · p99.9 · max".into(),
-            format!(
-                "{:.1} · {:.1} · {:.1} · {:.1} ms",
-                latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms
-            ),
-        ),
+        ("latency p50 · p99 · p99.9 · max".into(), in_words(&tally.latency)),
     ]
 }

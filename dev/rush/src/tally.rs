@@ -57,7 +57,9 @@ impl Progress {
 /// What one connection saw. Each has its own, so that counting costs no lock.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) latency: Histogram<u32>,
+    pub(crate) winners: Histogram<u32>,
+    pub(crate) losers: Histogram<u32>,
+    pub(crate) late: u64,
     pub(crate) yes: Vec<(u32, Kind, Promise)>,
     pub(crate) not_queued: u64,
     pub(crate) gave_up: u64,
@@ -65,11 +67,13 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn new() -> Self {
-        Self { latency: latencies(), yes: Vec::new(), not_queued: 0, gave_up: 0 }
+        let (winners, losers) = (latencies(), latencies());
+        Self { winners, losers, late: 0, yes: Vec::new(), not_queued: 0, gave_up: 0 }
     }
 
     pub(crate) fn note(&mut self, person: u32, answer: &Answer, took: Duration) {
-        self.latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let of_kind = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.losers };
+        of_kind.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         if let Some(promise) = answer.promise {
             self.yes.push((person, answer.kind, promise));
         }
@@ -84,8 +88,10 @@ fn latencies() -> Histogram<u32> {
 }
 
 /// Latencies of answers, in milliseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Latency {
+    /// How many answers.
+    pub count: u64,
     /// Half were faster.
     pub p50_ms: f64,
     /// Nine of ten were faster.
@@ -96,6 +102,8 @@ pub struct Latency {
     pub p999_ms: f64,
     /// The slowest.
     pub max_ms: f64,
+    /// The whole curve: quantile and milliseconds.
+    pub curve: Vec<(f64, f64)>,
 }
 
 /// Everything that came back.
@@ -118,8 +126,14 @@ pub struct Tally {
     pub not_queued: u64,
     /// Requests that were given up: unavailable, not open or without an answer until patience ended.
     pub gave_up: u64,
-    /// How long answers took.
+    /// Requests of an open loop that could not be sent on time, because every connection was waiting for an answer.
+    pub late: u64,
+    /// How long answers took; in an open loop from the instant at which the request was due.
     pub latency: Latency,
+    /// The same of those who were told `accepted`.
+    pub winners: Latency,
+    /// The same of every other answer.
+    pub losers: Latency,
     /// What no correct system says: two slots to one person, one slot to two people, one person admitted twice.
     pub contradictions: Vec<String>,
     /// Every yes: user id and what was promised.
@@ -135,12 +149,16 @@ impl Tally {
         seen: Vec<Seen>,
         name: impl Fn(u32) -> String,
     ) -> Self {
-        let mut latency = latencies();
+        let (mut latency, mut winners, mut losers) = (latencies(), latencies(), latencies());
         let mut ledger = Ledger::default();
-        let (mut not_queued, mut gave_up) = (0, 0);
+        let (mut not_queued, mut gave_up, mut late) = (0, 0, 0);
         for part in seen {
-            // Both have the same bounds, so nothing can fall outside.
-            let _ = latency.add(&part.latency);
+            for (sum, part) in [(&mut winners, &part.winners), (&mut losers, &part.losers)] {
+                // All have the same bounds, so nothing can fall outside.
+                let _ = sum.add(part);
+                let _ = latency.add(part);
+            }
+            late += part.late;
             not_queued += part.not_queued;
             gave_up += part.gave_up;
             for (person, kind, promise) in part.yes {
@@ -158,7 +176,10 @@ impl Tally {
             admitted: ledger.promises.len(),
             not_queued,
             gave_up,
+            late,
             latency: Latency::of(&latency),
+            winners: Latency::of(&winners),
+            losers: Latency::of(&losers),
             contradictions: ledger.contradictions(&name),
             promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),
         }
@@ -178,9 +199,20 @@ impl Latency {
     fn of(histogram: &Histogram<u32>) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "at most a minute in microseconds")]
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Self { p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
+        Self {
+            count: histogram.len(),
+            p50_ms: at(0.5),
+            p90_ms: at(0.9),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: at(1.0),
+            curve: if histogram.is_empty() { Vec::new() } else { POINTS.map(|point| (point, at(point))).to_vec() },
+        }
     }
 }
+
+/// Where the curve of latencies has its points.
+const POINTS: [f64; 15] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0];
 
 /// Who was told what.
 #[derive(Default)]

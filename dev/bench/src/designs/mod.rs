@@ -39,6 +39,8 @@ pub enum Design {
     DLook,
     /// Redis `INCR`, then insert in the request.
     E,
+    /// The same, but MySQL is asked only by those whom the counter lets through.
+    EFirst,
     /// `SADD`, `INCR`, Kafka, one insert a message, failures to a table nobody reads.
     F,
     /// `SCARD` and `SADD` in `MULTI`/`EXEC` with `WATCH`, then as F.
@@ -49,8 +51,19 @@ pub enum Design {
 
 impl Design {
     /// All, in the order of the table.
-    pub const ALL: [Self; 10] =
-        [Self::A, Self::B, Self::C, Self::CLook, Self::D, Self::DLook, Self::E, Self::F, Self::G, Self::H];
+    pub const ALL: [Self; 11] = [
+        Self::A,
+        Self::B,
+        Self::C,
+        Self::CLook,
+        Self::D,
+        Self::DLook,
+        Self::E,
+        Self::EFirst,
+        Self::F,
+        Self::G,
+        Self::H,
+    ];
 
     /// The word for tables, keys and topics.
     pub fn word(self) -> &'static str {
@@ -62,6 +75,7 @@ impl Design {
             Self::D => "d",
             Self::DLook => "d-look",
             Self::E => "e",
+            Self::EFirst => "e-first",
             Self::F => "f",
             Self::G => "g",
             Self::H => "h",
@@ -78,6 +92,7 @@ impl Design {
             Self::D => "SELECT … FOR UPDATE on the stock row",
             Self::DLook => "… FOR UPDATE, after a look without it",
             Self::E => "Redis INCR, then insert in the request",
+            Self::EFirst => "… INCR first, holders not looked up",
             Self::F => "SADD, INCR, Kafka, insert by insert",
             Self::G => "WATCH, SCARD, MULTI SADD, Kafka",
             Self::H => "Firstcome",
@@ -157,7 +172,9 @@ pub async fn serve(place: &Place) -> Result<()> {
         Design::B => front::serve(lock::InProcess::new(place).await?).await,
         Design::C | Design::CLook => front::serve(lock::InRedis::new(place, design == Design::CLook).await?).await,
         Design::D | Design::DLook => front::serve(row_lock::RowLock::new(place, design == Design::DLook).await?).await,
-        Design::E => front::serve(insert::CounterThenInsert::new(place).await?).await,
+        Design::E | Design::EFirst => {
+            front::serve(insert::CounterThenInsert::new(place, design == Design::E).await?).await
+        }
         Design::F => front::serve(queue::SetAndCounter::new(place).await?).await,
         Design::G => front::serve(queue::WatchedSet::new(place).await?).await,
         Design::H => bail!("Firstcome has programs of its own"),

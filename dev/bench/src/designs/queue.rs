@@ -89,6 +89,7 @@ pub(super) struct WatchedSet {
     free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
     give_back: mpsc::Sender<MultiplexedConnection>,
     waiting: Semaphore,
+    shared: MultiplexedConnection,
     topic: Topic,
     people: String,
     quantity: u32,
@@ -105,10 +106,19 @@ impl WatchedSet {
             free: tokio::sync::Mutex::new(free),
             give_back,
             waiting: Semaphore::new(CONNECTIONS),
+            shared: client.get_multiplexed_async_connection().await?,
             topic: Topic::new(place).await?,
             people: place.design.key("users"),
             quantity: place.quantity,
         })
+    }
+
+    /// The set only grows: whoever finds it full needs no `WATCH`, and no connection of their own.
+    async fn settled(&self, user: &str) -> Result<Option<Said>> {
+        let mut look = redis::pipe();
+        look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+        let (held, count): (bool, u32) = look.query_async(&mut self.shared.clone()).await?;
+        Ok(if held { Some(Said::Already) } else { (count >= self.quantity).then_some(Said::SoldOut) })
     }
 
     async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Said> {
@@ -133,6 +143,9 @@ impl WatchedSet {
 
 impl Shop for WatchedSet {
     async fn claim(&self, user: &UserId) -> Result<Said> {
+        if let Some(said) = self.settled(user.as_str()).await? {
+            return Ok(said);
+        }
         let said = {
             let _place = self.waiting.acquire().await?;
             let mut conn = self.free.lock().await.recv().await.context("no connection")?;

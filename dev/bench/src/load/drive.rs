@@ -8,11 +8,11 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use axum::http::StatusCode;
 use firstcome_rush::answer::{Answer, Kind};
+use firstcome_rush::clock::Clock;
 use firstcome_rush::crowd::Crowd;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-use super::open::Clock;
 use super::{BUCKET_MS, Latency, Plan, Seen, Wire};
 
 /// Opens all connections, lets the crowd ask, and counts.
@@ -44,6 +44,7 @@ struct Told {
     winners: Histogram<u64>,
     losers: Histogram<u64>,
     yes: Vec<(u32, Kind, u32)>,
+    denied: Vec<u32>,
     admissions: Vec<u32>,
 }
 
@@ -55,6 +56,7 @@ impl Told {
             winners: latencies()?,
             losers: latencies()?,
             yes: Vec::new(),
+            denied: Vec::new(),
             admissions: Vec::new(),
         })
     }
@@ -64,6 +66,9 @@ impl Told {
         let micros = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         if let Some(promise) = answer.promise {
             self.yes.push((person, answer.kind, promise.slot));
+        }
+        if answer.kind == Kind::SoldOut {
+            self.denied.push(person);
         }
         if answer.kind == Kind::Accepted {
             self.winners.saturating_record(micros);
@@ -122,11 +127,14 @@ fn sum(told: Vec<Told>, crowd: &Crowd, seconds: f64) -> Seen {
     let mut counts = [0; Kind::ALL.len()];
     let (mut winners, mut losers): (Option<Histogram<u64>>, Option<Histogram<u64>>) = (None, None);
     let (mut yes, mut accepted, mut admissions) = (HashMap::new(), HashSet::new(), Vec::new());
+    let (mut holders, mut denied) = (HashSet::new(), HashSet::new());
     for part in told {
+        denied.extend(part.denied);
         counts.iter_mut().zip(part.counts).for_each(|(sum, count)| *sum += count);
         add(&mut winners, part.winners);
         add(&mut losers, part.losers);
         for (person, kind, slot) in part.yes {
+            holders.insert(person);
             if kind == Kind::Accepted {
                 accepted.insert(crowd.user_id(person));
             }
@@ -150,6 +158,7 @@ fn sum(told: Vec<Told>, crowd: &Crowd, seconds: f64) -> Seen {
         losers: losers.and_then(|all| Latency::of(&all)),
         yes,
         accepted,
+        holders_denied: holders.intersection(&denied).count() as u64,
         admissions,
         cpu_seconds: crate::process::cpu_seconds(std::process::id()).unwrap_or(0.0),
     }

@@ -2,7 +2,6 @@
 //! that does as little as HTTP/1.1 allows.
 
 mod drive;
-mod open;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -81,6 +80,8 @@ pub struct Seen {
     pub yes: HashMap<String, u32>,
     /// Those of them who were told `accepted`, not only `already_claimed`.
     pub accepted: HashSet<String>,
+    /// People who were told yes and also told that it is sold out.
+    pub holders_denied: u64,
     /// Admissions by time: count in each [`BUCKET_MS`].
     pub admissions: Vec<u32>,
     /// Seconds of CPU that this process took.
@@ -88,7 +89,7 @@ pub struct Seen {
 }
 
 /// Width of the time series, in milliseconds.
-pub const BUCKET_MS: u64 = 20;
+pub const BUCKET_MS: u64 = 5;
 
 impl Seen {
     /// How many answers of a kind came.

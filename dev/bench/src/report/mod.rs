@@ -1,45 +1,54 @@
 //! What a run found.
 
-mod chart;
 mod html;
 mod machine;
+mod picture;
 mod table;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
+pub use picture::picture;
 pub use table::print;
 
+use crate::load::Seen;
 use crate::sections::designs::DesignRun;
 
 /// All of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Where and when.
     pub machine: Machine,
     /// How large.
     pub size: crate::cli::Size,
+    /// The crowd of the designs beside a route that does nothing.
+    pub nothing: Option<Seen>,
     /// The designs side by side.
     pub designs: Vec<DesignRun>,
     /// Ceilings and targets.
     pub figures: Vec<Figure>,
+    /// How long each part took, in seconds, in order.
+    pub took: Vec<(String, f64)>,
+    /// What could not be measured, and why.
+    pub failed: Vec<(String, String)>,
 }
 
 /// One figure, with everything it was worked out from.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figure {
     /// Which part of the run.
-    pub section: &'static str,
+    pub section: Cow<'static, str>,
     /// What.
     pub what: String,
     /// In the unit below.
     pub value: f64,
     /// `×`, `ms`, `/s`, …
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// What it is to be, where there is a target.
     pub target: Option<Target>,
     /// What was measured to get it.
@@ -49,13 +58,15 @@ pub struct Figure {
 }
 
 /// A target.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// This or more.
     AtLeast(f64),
     /// This or less.
     AtMost(f64),
+    /// Only to be shown, with what limits it.
+    Shown,
 }
 
 impl Target {
@@ -64,6 +75,7 @@ impl Target {
         match self {
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
+            Self::Shown => true,
         }
     }
 }
@@ -72,7 +84,7 @@ impl Figure {
     /// A plain figure.
     pub fn of(section: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let (what, measured, note) = (what.into(), BTreeMap::new(), String::new());
-        Self { section, what, value, unit, target: None, measured, note }
+        Self { section: section.into(), what, value, unit: unit.into(), target: None, measured, note }
     }
 
     /// One figure through another, both kept.
@@ -104,6 +116,17 @@ impl Figure {
 }
 
 impl Report {
+    /// Nothing measured yet.
+    pub fn new(size: crate::cli::Size) -> Self {
+        let (machine, nothing, designs) = (Machine::look(), None, Vec::new());
+        Self { machine, size, nothing, designs, figures: Vec::new(), took: Vec::new(), failed: Vec::new() }
+    }
+
+    /// Figures with a target, in order.
+    pub fn targets(&self) -> impl Iterator<Item = &Figure> {
+        self.figures.iter().filter(|figure| figure.target.is_some())
+    }
+
     /// Writes `report.json` and `report.html`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use firstcome_rush::live::step;
 use firstcome_rush::system::Service;
 use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
 use mysql_async::prelude::Queryable as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::cli::Size;
@@ -24,7 +24,7 @@ const STILL: Duration = Duration::from_secs(12);
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// What a rush on one design came to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesignRun {
     /// Which.
     pub design: Design,
@@ -289,53 +289,58 @@ impl Running<'_> {
     }
 }
 
-/// What follows from the comparison.
+/// The same crowd and a route that does nothing.
 ///
 /// # Errors
-/// When the larger rush on Firstcome can't be run.
-pub async fn figures(world: &World, size: &Size, runs: &[DesignRun]) -> Result<Vec<Figure>> {
-    let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.seen.per_second);
-    let mut figures = Vec::new();
-    if let Some(own) = rate(Design::H) {
-        for (what, designs) in [
-            ("whole rush ÷ best of c, d, e", &[Design::C, Design::D, Design::E][..]),
-            ("whole rush ÷ best of c, d, e, looks before the lock too", &[Design::CLook, Design::DLook, Design::E]),
-        ] {
-            let best = designs.iter().filter_map(|design| rate(*design)).fold(0.0, f64::max);
-            if best > 0.0 {
-                let ratio = Figure::ratio(PART, what, ("Firstcome/s", own), ("best/s", best));
-                figures.push(ratio.target(Target::AtLeast(10.0)));
-            }
-        }
-        figures.extend(large(world, size).await?);
-    }
-    Ok(figures)
+/// When it does not start.
+pub async fn nothing(world: &World, size: &Size) -> Result<Seen> {
+    step("a route that does nothing");
+    let service = world.spawn("nothing", world.own(&["nothing"])?, "").await?;
+    let mut seen = crowd(&Plan::rush(address(&service)?, 1, size.requests, size.connections)).await?;
+    service.kill().await?;
+    seen.yes.clear();
+    seen.accepted.clear();
+    Ok(seen)
 }
 
-/// Firstcome with the larger rush, for its statements.
-async fn large(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let running = firstcome(world, size.quantity).await?;
-    let plan = Plan::rush(address(&running.api)?, running.coupon, size.many_requests, size.connections);
-    let mut meter = Meter::start(world).await?;
-    let begun = Instant::now();
-    let seen = crowd(&plan).await?;
-    let looks = running.settle(seen.accepted.len() as u64).await?;
-    meter.leave_out(looks);
-    let took = begun.elapsed().as_secs_f64();
-    let cost = meter.stop(world).await?;
-    running.stop().await;
-    #[allow(clippy::cast_precision_loss, reason = "a small count")]
-    let statements = cost.mysql_statements as f64;
+/// What follows from the comparison.
+pub fn figures(nothing: Option<&Seen>, runs: &[DesignRun]) -> Vec<Figure> {
+    let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.seen.per_second);
+    let Some(own) = runs.iter().find(|run| run.design == Design::H) else { return Vec::new() };
+    let mut figures = Vec::new();
+    for (what, designs) in [
+        ("whole rush ÷ best of c, d, e", &[Design::C, Design::D, Design::E][..]),
+        ("whole rush ÷ best of them when they look before they lock", &[Design::CLook, Design::DLook]),
+        ("whole rush ÷ e with its counter first, which tells holders that it is sold out", &[Design::EFirst]),
+    ] {
+        let best = designs.iter().filter_map(|design| rate(*design)).fold(0.0, f64::max);
+        if best > 0.0 {
+            figures.push(beside(what, own.seen.per_second, best, nothing));
+        }
+    }
+    if let Some(first) = figures.first_mut() {
+        first.target = Some(Target::AtLeast(10.0));
+    }
+    #[allow(clippy::cast_precision_loss, reason = "counts")]
+    let (statements, requests) = (own.cost.mysql_statements as f64, own.seen.requests as f64);
     let figure = Figure::of(PART, "MySQL statements of a whole rush, all processes, without passes", statements, "");
-    let rate = Figure::of(PART, "claims of that rush", seen.per_second, "/s");
-    Ok(vec![
-        figure
-            .with("requests", f64::from(plan.requests()))
-            .with("seconds", took)
-            .with("MySQL CPU s", cost.mysql_cpu)
-            .target(Target::AtMost(50.0)),
-        rate.with("crowd CPU s", seen.cpu_seconds).with("unclear answers", unclear(&seen)),
-    ])
+    figures
+        .push(figure.with("requests", requests).with("MySQL CPU s", own.cost.mysql_cpu).target(Target::AtMost(50.0)));
+    let rate = Figure::of(PART, "claims of that rush", own.seen.per_second, "/s");
+    figures.push(rate.with("crowd CPU s", own.seen.cpu_seconds).with("unclear answers", unclear(&own.seen)));
+    figures
+}
+
+/// Firstcome beside the best of some; where even a route that does nothing is not ten times as fast, that is the limit.
+fn beside(what: &str, own: f64, best: f64, nothing: Option<&Seen>) -> Figure {
+    let figure = Figure::ratio(PART, what, ("Firstcome/s", own), ("best/s", best));
+    let Some(nothing) = nothing else { return figure };
+    let figure = figure.with("nothing/s", nothing.per_second);
+    let most = nothing.per_second / best;
+    figure.note(format!(
+        "the HTTP server on these cores: a route that does nothing is {most:.1} times the best, and Firstcome does {:.0} % of that route",
+        own / nothing.per_second * 100.0
+    ))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a small count")]

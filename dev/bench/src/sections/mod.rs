@@ -8,11 +8,15 @@ pub mod exact;
 pub mod passes;
 pub mod start;
 
-use anyhow::{Context as _, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
 use firstcome_rush::live::step;
+use tokio::time::timeout;
 
 use crate::cli::{Options, Size};
-use crate::report::{Figure, Machine, Report, print};
+use crate::designs::Design;
+use crate::report::{Report, print};
 use crate::world::World;
 
 /// A part of a run.
@@ -22,8 +26,10 @@ pub enum Part {
     Designs,
     /// [`ceilings`].
     Ceilings,
-    /// [`claims`] and [`exact`].
+    /// [`claims`].
     Claims,
+    /// [`exact`].
+    Exact,
     /// [`consumer`].
     Consumer,
     /// [`passes`].
@@ -32,53 +38,115 @@ pub enum Part {
     Start,
 }
 
+/// No step takes longer on any machine that is worth measuring on.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 6] = [Self::Designs, Self::Ceilings, Self::Claims, Self::Consumer, Self::Passes, Self::Start];
+    pub const ALL: [Self; 7] =
+        [Self::Designs, Self::Ceilings, Self::Claims, Self::Exact, Self::Consumer, Self::Passes, Self::Start];
+
+    /// What it is made of: each step can fail without the others.
+    fn steps(self, options: &Options) -> Vec<Step> {
+        if self != Self::Designs {
+            return vec![Step::Figures(self)];
+        }
+        let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
+        [Step::Nothing].into_iter().chain(wanted.map(Step::Design)).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Nothing,
+    Design(Design),
+    Figures(Part),
+}
+
+impl Step {
+    fn name(self) -> String {
+        match self {
+            Self::Nothing => "the do-nothing route".into(),
+            Self::Design(design) => format!("design {}", design.word()),
+            Self::Figures(part) => format!("{part:?}").to_lowercase(),
+        }
+    }
+
+    async fn measure(self, world: &World, size: &Size, report: &mut Report) -> Result<()> {
+        let figures = match self {
+            Self::Nothing => {
+                report.nothing = Some(designs::nothing(world, size).await?);
+                return Ok(());
+            }
+            Self::Design(design) => {
+                report.designs.push(designs::run(world, design, size).await?);
+                return Ok(());
+            }
+            // They are worked out once all designs are there.
+            Self::Figures(Part::Designs) => return Ok(()),
+            Self::Figures(Part::Ceilings) => ceilings::measure(world, size).await?,
+            Self::Figures(Part::Claims) => claims::measure(world, size).await?,
+            Self::Figures(Part::Exact) => exact::measure(world, size).await?,
+            Self::Figures(Part::Consumer) => consumer::measure(world, size).await?,
+            Self::Figures(Part::Passes) => passes::measure(world, size).await?,
+            Self::Figures(Part::Start) => start::measure(world, size).await?,
+        };
+        report.figures.extend(figures);
+        Ok(())
+    }
 }
 
 /// Measures these parts on servers of their own, prints what came out and writes the report.
 ///
 /// # Errors
-/// When something could not be started or measured. A target that is not met is no error.
+/// When something could not be started or measured: at the end, with everything else measured and written. A target that is
+/// not met is no error.
 pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
-    let (machine, size) = (Machine::look(), options.size());
-    let mut report = Report { machine, size: size.clone(), designs: Vec::new(), figures: Vec::new() };
-    let world = World::start().await?;
+    let size = options.size();
+    let mut report = Report::new(size.clone());
+    let begun = Instant::now();
+    let mut world = None;
     for part in parts {
-        step(format!("measuring: {part:?}"));
-        let measured = measure(*part, &world, &size, options, &mut report).await;
+        for one in part.steps(options) {
+            let here = match world.take() {
+                Some(world) => world,
+                None => World::start().await?,
+            };
+            world = try_one(one, here, &size, &mut report).await;
+        }
+        if *part == Part::Designs {
+            let figures = designs::figures(report.nothing.as_ref(), &report.designs);
+            report.figures.extend(figures);
+        }
         // What was measured before is worth keeping.
         report.write(&options.out)?;
-        measured.with_context(|| format!("{part:?}"))?;
     }
+    drop(world);
     print(&report);
-    step(format!("{} has the charts", options.out.join("report.html").display()));
+    step(format!(
+        "{:.0} s; {} has the charts",
+        begun.elapsed().as_secs_f64(),
+        options.out.join("report.html").display()
+    ));
+    ensure!(report.failed.is_empty(), "{} could not be measured", report.failed.len());
     Ok(())
 }
 
-async fn measure(part: Part, world: &World, size: &Size, options: &Options, report: &mut Report) -> Result<()> {
-    let figures: Vec<Figure> = match part {
-        Part::Designs => {
-            for design in crate::designs::Design::ALL {
-                if options.only.is_empty() || options.only.contains(&design) {
-                    report.designs.push(designs::run(world, design, size).await?);
-                }
-            }
-            designs::figures(world, size, &report.designs).await?
+/// Gives the world back for the next step; not after a failure, when nobody knows what state its servers are in.
+async fn try_one(one: Step, world: World, size: &Size, report: &mut Report) -> Option<World> {
+    step(format!("measuring {}", one.name()));
+    let begun = Instant::now();
+    let measured = timeout(LIMIT, one.measure(&world, size, report)).await;
+    let measured = measured.context("it does not come to an end").flatten();
+    report.took.push((one.name(), begun.elapsed().as_secs_f64()));
+    match measured {
+        Ok(()) => Some(world),
+        Err(error) => {
+            step(format!("{} FAILED: {error:#}", one.name()));
+            report.failed.push((one.name(), format!("{error:#}")));
+            None
         }
-        Part::Ceilings => ceilings::measure(world, size).await?,
-        Part::Claims => {
-            let mut figures = claims::measure(world, size).await?;
-            figures.extend(exact::measure(world, size).await?);
-            figures
-        }
-        Part::Consumer => consumer::measure(world, size).await?,
-        Part::Passes => passes::measure(world, size).await?,
-        Part::Start => start::measure(world, size).await?,
-    };
-    report.figures.extend(figures);
-    Ok(())
+    }
 }
 
 /// The middle one.

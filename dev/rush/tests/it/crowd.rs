@@ -12,6 +12,7 @@ use axum::routing::post;
 use firstcome_rush::answer::Kind;
 use firstcome_rush::client::Target;
 use firstcome_rush::crowd::Crowd;
+use firstcome_rush::identity::Identity;
 use firstcome_rush::load::{Plan, rush};
 use firstcome_rush::tally::{Progress, Tally};
 
@@ -56,7 +57,8 @@ async fn open(quantity: usize, unavailable: usize) -> Target {
 async fn crowd_at(target: Target, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let plan = Plan { targets: vec![target], coupon_id: 7, crowd, connections: 32, patience };
+    let identity = Identity::TrustedHeader;
+    let plan = Plan { targets: vec![target], coupon_id: 7, crowd, connections: 32, identity, rate: None, patience };
     rush(plan, Arc::new(Progress::default())).await.unwrap()
 }
 
@@ -80,7 +82,43 @@ async fn who_finds_it_unavailable_asks_again() {
 async fn nobody_there_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
     let targets = vec!["http://127.0.0.1:1".parse().unwrap()];
-    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, patience: Duration::ZERO };
+    let (identity, patience) = (Identity::TrustedHeader, Duration::ZERO);
+    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, identity, rate: None, patience };
     let error = rush(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
+}
+
+/// Answers at once, but once, for a while, nobody.
+async fn stalling(pause: Duration) -> Target {
+    let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
+    let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {
+        let mut asked = asked.lock().await;
+        *asked += 1;
+        if *asked == 20 {
+            tokio::time::sleep(pause).await;
+        }
+        (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#)
+    };
+    let router = Router::new().route("/v1/coupons/7/claims", post(answer)).with_state(asked);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    target
+}
+
+async fn asked_at(rate: Option<f64>) -> Tally {
+    let targets = vec![stalling(Duration::from_millis(500)).await];
+    let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
+    let (identity, patience) = (Identity::TrustedHeader, Duration::ZERO);
+    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, identity, rate, patience };
+    rush(plan, Arc::new(Progress::default())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stall_shows_by_the_clock_and_hides_in_a_closed_loop() {
+    let (closed, open) = (asked_at(None).await, asked_at(Some(1_000.0)).await);
+    assert!(closed.losers.p90_ms < 250.0, "one of a thousand waited: {:?}", closed.losers);
+    assert!(open.losers.p90_ms > 250.0, "everybody who came meanwhile waited: {:?}", open.losers);
+    assert_eq!((closed.late, open.requests), (0, 1_000));
+    assert!(open.late > 100, "{}", open.late);
 }

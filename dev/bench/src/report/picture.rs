@@ -1,0 +1,196 @@
+//! What the README shows of a run: one picture, light and dark, and one table.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use firstcome_rush::chart::{escape, number, standalone};
+use firstcome_rush::live::{grouped, step};
+
+use super::Report;
+use super::html::{colour, speeds};
+use crate::cli::Picture;
+use crate::designs::Design;
+use crate::load::Latency;
+use crate::sections::designs::DesignRun;
+
+const BEGIN: &str = "<!-- bench: begin -->";
+const END: &str = "<!-- bench: end -->";
+
+/// Draws the pictures and puts the table into the text, between its marks.
+///
+/// # Errors
+/// When there is no report, no design in it, or no mark in the text.
+pub fn picture(options: &Picture) -> Result<()> {
+    let name = options.report.display();
+    let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;
+    let report: Report = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
+    ensure!(!report.designs.is_empty(), "{name} has no designs: it is of a part of a run");
+    fs::create_dir_all(&options.out)?;
+    let svg = drawn(&report);
+    for (file, dark) in [("designs-light.svg", false), ("designs-dark.svg", true)] {
+        let path = options.out.join(file);
+        fs::write(&path, standalone(&svg, dark))?;
+        step(format!("wrote {}", path.display()));
+    }
+    let readme = fs::read_to_string(&options.readme)?;
+    fs::write(&options.readme, put(&readme, &table(&report))?)?;
+    step(format!("the table is in {}", options.readme.display()));
+    Ok(())
+}
+
+/// The text with something else between its marks.
+fn put(text: &str, table: &str) -> Result<String> {
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no mark {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("no mark {END}"))?;
+    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+const ROW: f64 = 30.0;
+const HEAD: f64 = 62.0;
+/// Where bars begin and end, and where the two columns of numbers stand.
+const BARS: (f64, f64) = (282.0, 500.0);
+const OVER: f64 = 640.0;
+const LOST: f64 = 800.0;
+
+/// Requests a second as bars; beside them what came out wrong.
+fn drawn(report: &Report) -> String {
+    let bars = speeds(report);
+    let most = bars.iter().map(|bar| bar.value).fold(1.0, f64::max);
+    let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0)) + 12.0;
+    let title = format!(
+        "{} requests on {} coupons: requests a second, rows too many or too few, and people told yes without a row",
+        grouped(report.size.requests.into()),
+        report.size.quantity
+    );
+    let mut svg = format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
+    );
+    for (x, first, second) in [
+        (BARS.0, "requests a second", "more is better"),
+        (OVER - 70.0, "over-issued, of", &format!("{} offered", report.size.quantity)),
+        (LOST - 100.0, "told yes, no row", "without / with a crash"),
+    ] {
+        words(&mut svg, x, 18.0, "t v", first);
+        words(&mut svg, x, 36.0, "t", second);
+    }
+    let mut y = HEAD;
+    for bar in &bars {
+        let run = report.designs.iter().find(|run| colour(run.design) == bar.colour);
+        let own = run.is_some_and(|run| run.design == Design::H);
+        words(&mut svg, BARS.0 - 12.0, y + 15.0, if own { "t e v" } else { "t e" }, &bar.name);
+        let length = (bar.value / most * (BARS.1 - BARS.0)).max(1.0);
+        let _ = write!(
+            svg,
+            r#"<rect x="{}" y="{y:.0}" width="{length:.1}" height="21" rx="3" class="f c{}"/>"#,
+            BARS.0, bar.colour
+        );
+        words(&mut svg, BARS.0 + length + 6.0, y + 15.0, "t v", &number(bar.value));
+        if let Some(run) = run {
+            judged(&mut svg, OVER - 70.0, y + 15.0, &[over(run)]);
+            judged(&mut svg, LOST - 100.0, y + 15.0, &[run.yes_without_row.to_string(), crashed(run)]);
+        }
+        y += ROW;
+    }
+    svg + "</svg>"
+}
+
+/// `0`, or how many too many, or how many too few.
+fn over(run: &DesignRun) -> String {
+    match (run.too_many, run.too_few) {
+        (0, 0) => "0".into(),
+        (0, few) => format!("{few} too few"),
+        (many, _) => format!("{many} too many"),
+    }
+}
+
+/// The most that any crash cost.
+fn crashed(run: &DesignRun) -> String {
+    let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
+    most.map_or_else(|| "–".into(), |lost| lost.to_string())
+}
+
+fn judged(svg: &mut String, x: f64, y: f64, parts: &[String]) {
+    let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="t">"#);
+    for (at, part) in parts.iter().enumerate() {
+        let class = match part.as_str() {
+            "0" => "good",
+            "–" => "t",
+            _ => "bad",
+        };
+        let between = if at > 0 { " / " } else { "" };
+        let _ = write!(svg, r#"{between}<tspan class="{class}">{}</tspan>"#, escape(part));
+    }
+    svg.push_str("</text>");
+}
+
+fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
+    let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{}</text>"#, escape(text));
+}
+
+/// The table of the README.
+fn table(report: &Report) -> String {
+    let (size, machine) = (&report.size, &report.machine);
+    let mut text = format!(
+        "\n{} requests of {} people on {} coupons over {} connections; everybody asks twice at once. {} cores for the crowd, \
+         the design, Redis (AOF `always`), MySQL and Kafka together; compare the figures with each other only.\n\n",
+        grouped(size.requests.into()),
+        grouped((size.requests / 2).into()),
+        size.quantity,
+        size.connections,
+        machine.cores
+    );
+    text += "| Design | requests/s | winners p50 · p99 ms | losers p50 · p99 ms | rows | told yes, no row | after a killed \
+             consumer · MySQL crash | holders told sold out | MySQL statements |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    for run in &report.designs {
+        text += &row(run);
+    }
+    if let Some(nothing) = &report.nothing {
+        let _ =
+            writeln!(text, "| *a route that does nothing* | *{}* | | | | | | | |", number(nothing.per_second.round()));
+    }
+    text.push('\n');
+    text
+}
+
+fn row(run: &DesignRun) -> String {
+    let lost = |lost: Option<u64>| lost.map_or_else(|| "–".to_owned(), bad);
+    let own = if run.design == Design::H { "**" } else { "" };
+    let right = run.too_many + run.too_few + run.twice == 0;
+    format!(
+        "| {own}{} {}{own} | {own}{}{own} | {} | {} | {} | {} | {} · {} | {} | {} |\n",
+        run.design.word(),
+        run.design.title(),
+        number(run.seen.per_second.round()),
+        latency(run.seen.winners.as_ref()),
+        latency(run.seen.losers.as_ref()),
+        if right { run.rows.to_string() } else { format!("**{}**", run.rows) },
+        bad(run.yes_without_row),
+        lost(run.lost_by_consumer_kill),
+        lost(run.lost_by_mysql_crash),
+        bad(run.seen.holders_denied),
+        grouped(run.cost.mysql_statements),
+    )
+}
+
+/// Anything but 0 stands out.
+fn bad(count: u64) -> String {
+    if count == 0 { "0".into() } else { format!("**{}**", grouped(count)) }
+}
+
+fn latency(latency: Option<&Latency>) -> String {
+    latency.map_or_else(|| "–".into(), |l| format!("{} · {}", number(l.p50), number(l.p99)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
+        assert_eq!(put(&text, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nz\n"));
+        assert!(put("no marks", "new").is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! How people of a crowd prove who they are: as a gateway would say it, or by a token.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey, Header, encode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+
+use crate::crowd::Crowd;
+
+/// How long a made token is good.
+const GOOD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// How the API is told who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UserAuth {
+    /// `X-User-Id`, as from a gateway
+    TrustedHeader,
+    /// `Authorization: Bearer` with a JWT for each person
+    Jwt,
+}
+
+/// Settings of identity, named as the API's.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Who people are")]
+pub struct IdentityArgs {
+    /// How the API is told who asks, as it was started
+    #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
+    pub user_auth: UserAuth,
+    /// File with tokens that were made elsewhere, one a line, one for each person
+    #[arg(long)]
+    pub tokens: Option<PathBuf>,
+    /// Algorithm to sign tokens with
+    #[arg(long, env = "JWT_ALGORITHM", default_value = "HS256")]
+    pub jwt_algorithm: Algorithm,
+    /// Shared secret to sign tokens with, for HS256, HS384, HS512
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<SecretString>,
+    /// File with the private key to sign tokens with, in PEM form, for the other algorithms
+    #[arg(long, env = "JWT_PRIVATE_KEY_FILE")]
+    pub jwt_private_key_file: Option<PathBuf>,
+    /// Issuer in the tokens (`iss`)
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// Audience in the tokens (`aud`)
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+}
+
+/// How people prove who they are.
+#[derive(Clone)]
+pub enum Identity {
+    /// `X-User-Id`.
+    TrustedHeader,
+    /// `Authorization`, made beforehand: signing is no part of what is measured.
+    Bearer(Vec<String>),
+}
+
+impl fmt::Debug for Identity {
+    /// Without the tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TrustedHeader => f.write_str("TrustedHeader"),
+            Self::Bearer(tokens) => write!(f, "Bearer({} tokens)", tokens.len()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: String,
+    exp: u64,
+    iat: u64,
+    iss: Option<&'a str>,
+    aud: Option<&'a str>,
+}
+
+impl Identity {
+    /// Makes or reads what everybody of a crowd needs.
+    ///
+    /// # Errors
+    /// One sentence about what is missing or can't be read, never with a secret.
+    pub fn new(args: &IdentityArgs, crowd: &Crowd) -> Result<Self> {
+        match (args.user_auth, &args.tokens) {
+            (UserAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
+            (UserAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
+            (UserAuth::Jwt, Some(path)) => {
+                let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+                let tokens: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                let (there, wanted) = (tokens.len(), crowd.people());
+                ensure!(there >= wanted as usize, "{} has {there} tokens for {wanted} people", path.display());
+                Ok(Self::Bearer(tokens.iter().map(|token| format!("Bearer {token}")).collect()))
+            }
+            (UserAuth::Jwt, None) => sign(args, crowd),
+        }
+    }
+
+    /// The header that says who a person is.
+    pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
+        match self {
+            Self::TrustedHeader => ("x-user-id", crowd.user_id(person)),
+            Self::Bearer(tokens) => ("authorization", tokens.get(person as usize).cloned().unwrap_or_default()),
+        }
+    }
+}
+
+fn sign(args: &IdentityArgs, crowd: &Crowd) -> Result<Identity> {
+    let (key, header) = (key(args)?, Header::new(args.jwt_algorithm));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let filled = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
+    let (iss, aud) = (filled(&args.jwt_issuer), filled(&args.jwt_audience));
+    let token = |person| -> Result<String> {
+        let claims = Claims {
+            sub: crowd.user_id(person),
+            exp: (now + GOOD_FOR).as_secs(),
+            iat: now.as_secs(),
+            iss: iss.as_deref(),
+            aud: aud.as_deref(),
+        };
+        Ok(format!("Bearer {}", encode(&header, &claims, &key).context("a token cannot be signed")?))
+    };
+    Ok(Identity::Bearer((0..crowd.people()).map(token).collect::<Result<_>>()?))
+}
+
+fn key(args: &IdentityArgs) -> Result<EncodingKey> {
+    let algorithm = args.jwt_algorithm;
+    let secret = args.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
+    let file = args.jwt_private_key_file.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let family = algorithm.family();
+    if family == AlgorithmFamily::Hmac {
+        let secret = secret.with_context(|| {
+            format!("--user-auth jwt needs tokens: give --tokens FILE, or JWT_SECRET to sign them with ({algorithm:?})")
+        })?;
+        return Ok(EncodingKey::from_secret(secret.expose_secret().as_bytes()));
+    }
+    let file = file.with_context(|| {
+        format!("--user-auth jwt needs tokens: give --tokens FILE, or --jwt-private-key-file for {algorithm:?}")
+    })?;
+    let name = file.display();
+    let pem = fs::read(file).with_context(|| format!("{name} cannot be read"))?;
+    match family {
+        AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(&pem),
+        AlgorithmFamily::Ec => EncodingKey::from_ec_pem(&pem),
+        _ => EncodingKey::from_ed_pem(&pem),
+    }
+    .with_context(|| format!("{name} is no private key in PEM form for {algorithm:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use jsonwebtoken::{DecodingKey, Validation, decode};
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        identity: IdentityArgs,
+    }
+
+    fn identity(args: &[&str], people: u32) -> Result<Identity> {
+        let cli = Cli::parse_from([&["rush"], args].concat());
+        Identity::new(&cli.identity, &Crowd::gather("p-", people, 1, 1).unwrap())
+    }
+
+    #[test]
+    fn tokens_are_signed_for_each_person() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let args = ["--user-auth", "jwt", "--jwt-secret", secret, "--jwt-issuer", "me", "--jwt-audience", "firstcome"];
+        let identity = identity(&args, 3).unwrap();
+        assert_eq!(format!("{identity:?}"), "Bearer(3 tokens)");
+        let (name, value) = identity.header(&Crowd::gather("p-", 3, 1, 1).unwrap(), 2);
+        assert_eq!(name, "authorization");
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.set_issuer(&["me"]);
+        rules.set_audience(&["firstcome"]);
+        let token = value.strip_prefix("Bearer ").unwrap();
+        let key = DecodingKey::from_secret(secret.as_bytes());
+        let claims = decode::<serde_json::Value>(token, &key, &rules).unwrap().claims;
+        assert_eq!(claims["sub"], "p-000002");
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "one\ntwo\n\n").unwrap();
+        let tokens = file.path().to_str().unwrap();
+        for (args, words) in [
+            (&["--user-auth", "jwt"][..], "JWT_SECRET"),
+            (&["--user-auth", "jwt", "--jwt-algorithm", "RS256"], "--jwt-private-key-file"),
+            (&["--user-auth", "jwt", "--jwt-algorithm", "ES256", "--jwt-private-key-file", tokens], "no private key"),
+            (&["--user-auth", "jwt", "--tokens", "/nowhere/tokens"], "cannot be read"),
+            (&["--user-auth", "jwt", "--tokens", tokens], "2 tokens for 3 people"),
+            (&["--tokens", tokens], "--user-auth jwt"),
+        ] {
+            let error = format!("{:#}", identity(args, 3).unwrap_err());
+            assert!(error.contains(words), "{args:?}: {error}");
+        }
+        assert!(identity(&["--user-auth", "jwt", "--tokens", tokens], 2).is_ok());
+    }
+}
