@@ -29,6 +29,8 @@ mod drift_waiting;
 mod outages;
 mod processes;
 mod repairs;
+mod restarts;
 mod rush;
 mod schema;
+mod second_store;
 mod startup;

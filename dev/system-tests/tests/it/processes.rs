@@ -105,22 +105,6 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
 }
 
 #[tokio::test]
-async fn consumers_killed_in_mid_batch_again_and_again_leave_no_gap_and_no_double() {
-    let (world, api) = open_world("consumer-kill").await;
-    let coupon = api.open_coupon(2_000).await;
-    let answers = rush(&[&api], coupon.id, &people(2_000), 200).await;
-    for round in 1..=3 {
-        let consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "2000")]).await;
-        eventually("it has written some", LIMIT, async || rows(&world, coupon.drop).await.len() > round * 300).await;
-        consumer.process.kill().await;
-    }
-    let _last = world.consume().await;
-    all_issued(&world, coupon.drop, 2_000).await;
-    assert_exact(&world, &coupon, 2_000, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
-}
-
-#[tokio::test]
 async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_finishes_the_work() {
     let (world, api) = open_world("reconciler-term").await;
     let coupon = api.open_coupon(1_000).await;

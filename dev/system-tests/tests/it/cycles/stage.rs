@@ -42,6 +42,7 @@ impl Stage {
         // Passes wait for as long before they judge what is young; the claims here are few.
         world.set("PUBLISH_DEADLINE_MS", "500");
         world.set("BACKUP_DEADLINE_MS", "500");
+        world.set("CONSUME_SESSION_TIMEOUT_MS", "1000");
         world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
         let api = world.serve().await;
         world.open().await;
