@@ -82,6 +82,9 @@ pub struct PolicyArgs {
     /// How long the keys of sealed drops stay in Redis, in seconds
     #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub sealed_keys_ttl_seconds: u64,
+    /// How long runs that found nothing are kept in the table of runs, in seconds; those that found something stay for a year
+    #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u32).range(1..))]
+    pub clean_runs_kept_seconds: u32,
     /// A consumer that stands still for longer although messages wait is reported, in seconds
     #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub consumer_stall_seconds: u64,
@@ -112,7 +115,9 @@ impl EngineArgs {
                 confirmed: false,
             },
             sealed_keys_ttl: Duration::from_secs(self.policy.sealed_keys_ttl_seconds),
+            clean_runs_kept: Duration::from_secs(u64::from(self.policy.clean_runs_kept_seconds)),
             stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
+            settled_after: self.publish.settled_after(),
             losses: crate::licence::LossClock::default(),
             unrecorded: std::sync::Arc::default(),
             progress: std::sync::Arc::default(),

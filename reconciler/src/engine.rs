@@ -71,8 +71,12 @@ pub struct Engine {
     pub collector: Collector,
     /// What may be repaired, and when.
     pub policy: Policy,
+    /// How long after admission a claim can still be on its way to the topic or the backup table.
+    pub settled_after: Duration,
     /// How long keys of sealed drops stay in Redis.
     pub sealed_keys_ttl: Duration,
+    /// How long runs that found nothing are kept in the table of runs.
+    pub clean_runs_kept: Duration,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.
     pub stall_after: Duration,
     /// Since when Redis is known to have lost something.

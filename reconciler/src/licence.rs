@@ -7,11 +7,11 @@ use firstcome_shared::redis::safety::ServerFacts;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::time::Instant;
 
-/// What the clock may be off, and what a message may take on its way, beyond the publishing deadline.
+/// What the clock may be off, and what a message or a row may take on its way, beyond the deadlines.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Remembers since when Redis is known to have lost something. Admissions made before that may still be on their way to the
-/// topic until the publishing deadline has passed.
+/// Remembers since when Redis is known to have lost something. Admissions made before that may still be on their way: to the
+/// topic until the publishing deadline has passed, then to the backup table until its deadline has.
 #[derive(Clone, Default)]
 pub struct LossClock(Arc<Mutex<Option<Instant>>>);
 
@@ -27,8 +27,8 @@ impl LossClock {
     }
 
     /// How long to wait until nothing from before the loss can still be on its way.
-    pub fn wait_needed(&self, publish_deadline: Duration) -> Duration {
-        (self.seen() + publish_deadline + MARGIN).saturating_duration_since(Instant::now())
+    pub fn wait_needed(&self, settled_after: Duration) -> Duration {
+        (self.seen() + settled_after + MARGIN).saturating_duration_since(Instant::now())
     }
 }
 

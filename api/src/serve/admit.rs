@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::clock::instant;
 use super::entry::{Chosen, Entry};
+use super::held::Holder;
 use super::state::Services;
 
 /// Yes, in one of three ways.
@@ -30,7 +31,8 @@ pub(super) enum Yes {
         drop_id: DropId,
         /// Which slot.
         slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the coupon comes all the same, a little later.
+        /// Whether the message is certain to be on the topic. If not, the backup table holds it, and the coupon comes all the
+        /// same, a little later.
         queued: bool,
     },
     /// This person holds a slot already.
@@ -49,31 +51,84 @@ pub(super) enum Yes {
 
 /// Works one claim to its end.
 pub(super) async fn admit(services: &Services, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
-    let answered = ask(services, &entry, &user).await;
-    let outcome = answered.as_ref().map_or_else(|refused| refused.0, |(_, reply)| word(reply.admission));
+    let answered = match ask(services, &entry, &user).await {
+        Ok((drop_id, reply)) => answer(services, &entry, user, drop_id, reply).await,
+        Err(refused) => Err(refused),
+    };
+    let outcome = answered.as_ref().map_or_else(|refused| refused.0, Yes::word);
     counter!("firstcome_claims_total", "outcome" => outcome).increment(1);
-    let (drop_id, reply) = answered.map_err(|refused| refused.1)?;
+    answered.map_err(|refused| refused.1)
+}
+
+/// What is told of an answer of admission: a yes only once a second store beside Redis holds it.
+async fn answer(
+    services: &Services,
+    entry: &Entry,
+    user: UserId,
+    drop_id: DropId,
+    reply: Reply,
+) -> Result<Yes, Refused> {
     match reply.admission {
         Admission::Accepted(slot) => {
-            let event = ClaimEvent {
-                coupon_id: entry.coupon.id,
-                drop_id,
-                slot,
-                user_id: user,
-                claimed_at: instant(reply.now_ms),
-            };
             crash_point(Point::ClaimAdmitted);
-            let queued = services.publisher.publish(&event).await;
-            crash_point(Point::ClaimPublished);
-            Ok(Yes::Accepted { drop_id, slot, queued })
+            let admitted = Admitted { drop_id, slot, user, at_ms: Some(reply.now_ms), now_ms: reply.now_ms };
+            let holder = secure(services, entry, admitted).await?;
+            Ok(Yes::Accepted { drop_id, slot, queued: holder == Holder::Topic })
         }
-        Admission::Already(drop_id, slot) => Ok(Yes::AlreadyClaimed { drop_id, slot }),
+        Admission::Already(held_in, slot) => {
+            let now_ms = reply.now_ms;
+            let at_ms = if held_in == drop_id { reply.admitted_at_ms } else { None };
+            secure(services, entry, Admitted { drop_id: held_in, slot, user, at_ms, now_ms }).await?;
+            Ok(Yes::AlreadyClaimed { drop_id: held_in, slot })
+        }
         Admission::Waiting(position) => Ok(Yes::Waiting { position }),
-        refusal => Err(no(refusal)),
+        refusal => Err((word(refusal), no(refusal))),
     }
 }
 
-type Refused = (&'static str, Problem);
+/// Somebody whom Redis has on a slot.
+pub(super) struct Admitted {
+    pub(super) drop_id: DropId,
+    pub(super) slot: Slot,
+    pub(super) user: UserId,
+    /// When they were admitted, by Redis's clock, where that is known.
+    pub(super) at_ms: Option<i64>,
+    /// Redis's clock.
+    pub(super) now_ms: i64,
+}
+
+/// Sees to it that a second store beside Redis holds what is about to be promised.
+///
+/// # Errors
+/// 503 where neither Kafka nor MySQL took it in time. The admission stands, and a retry finds it.
+pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitted) -> Result<Holder, Refused> {
+    let Admitted { drop_id, slot, user, at_ms, now_ms } = admitted;
+    let drop = entry.drops.iter().find(|drop| drop.id == drop_id);
+    if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
+        // Verified: every slot has its row.
+        return Ok(Holder::Topic);
+    }
+    let claimed_at = instant(at_ms.unwrap_or(now_ms));
+    let event = ClaimEvent { coupon_id: entry.coupon.id, drop_id, slot, user_id: user, claimed_at };
+    let quantity = drop.map_or(0, |drop| drop.quantity);
+    services.promises.secure(&event, at_ms, quantity).await.ok_or_else(|| {
+        let detail = "a place is kept for you, but cannot be promised right now; try again";
+        ("not_held", Problem::unavailable(detail))
+    })
+}
+
+impl Yes {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::AlreadyClaimed { .. } => "already_claimed",
+            Self::Waiting { .. } => "waiting",
+        }
+    }
+}
+
+/// A word for the figures, and what is told.
+pub(super) type Refused = (&'static str, Problem);
 
 /// Asks admission, and once more for the right drop where the window that this host's clock chose turned out to be the
 /// wrong one by Redis's. The first asking admitted nobody then.
@@ -153,15 +208,13 @@ fn no(refusal: Admission) -> Problem {
 
 fn word(admission: Admission) -> &'static str {
     match admission {
-        Admission::Accepted(_) => "accepted",
-        Admission::Already(..) => "already_claimed",
-        Admission::Waiting(_) => "waiting",
         Admission::SoldOut => "sold_out",
         Admission::NotOpen(_) => "not_open",
         Admission::Closed(_) => "closed",
         Admission::Paused => "paused",
         Admission::Unloaded => "unloaded",
-        Admission::Unverified => "unverified",
+        // Unverified, and (never here) the answers that are a yes.
+        _ => "unverified",
     }
 }
 

@@ -2,9 +2,11 @@
 //! the producer are watched. None of it ends
 //! by itself; one that does is a bug, and the process stops rather than go on without it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
@@ -41,7 +43,7 @@ pub(super) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         let mut ticks = every(WATCH_EVERY);
         loop {
             ticks.tick().await;
-            match services.publisher.renew_if_failed() {
+            match services.promises.publisher().renew_if_failed() {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),
@@ -85,6 +87,7 @@ async fn watch_redis(services: &Services) -> &'static str {
         }
         gauge!("firstcome_redis_up").set(f64::from(u8::from(licence.is_ok())));
         gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(licence, Ok(true)))));
+        forget_sealed(services);
         let state = licence.as_ref().ok().copied();
         if last != Some(state) {
             match &licence {
@@ -95,4 +98,12 @@ async fn watch_redis(services: &Services) -> &'static str {
             last = Some(state);
         }
     }
+}
+
+/// What is known of claims is needed until every slot has its row.
+fn forget_sealed(services: &Services) {
+    let coupons = services.catalogue.coupons();
+    let unsealed = coupons.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
+    let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
+    services.promises.keep_only(|drop| unsealed.contains(&drop));
 }

@@ -6,7 +6,12 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 pub(super) fn describe() {
     describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
     describe_counter!("firstcome_claims_shed_total", "Claims refused because too many were in hand");
-    describe_counter!("firstcome_claims_not_queued_total", "Admissions answered before Kafka had acknowledged them");
+    describe_counter!("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time");
+    describe_counter!("firstcome_claims_backed_up_total", "Admissions kept in the backup table instead of the topic");
+    describe_counter!(
+        "firstcome_claims_not_held_total",
+        "Admissions answered 503, because neither Kafka nor the backup table took them in time"
+    );
     describe_counter!(
         "firstcome_producer_renewals_total",
         "Times the Kafka producer had failed for good and was replaced"
@@ -26,6 +31,8 @@ pub(super) fn describe() {
     for name in [
         "firstcome_claims_shed_total",
         "firstcome_claims_not_queued_total",
+        "firstcome_claims_backed_up_total",
+        "firstcome_claims_not_held_total",
         "firstcome_producer_renewals_total",
         "firstcome_drop_making_failures_total",
     ] {

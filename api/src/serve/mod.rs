@@ -3,16 +3,19 @@
 mod admit;
 mod args;
 mod background;
+mod backup;
 mod catalogue;
 mod clock;
 mod entry;
 mod extract;
 mod figures;
 mod files;
+mod held;
 mod identity;
 mod in_hand;
 mod jwt;
 mod openapi;
+mod promise;
 mod publish;
 mod router;
 mod routes;
@@ -81,8 +84,8 @@ impl Server {
         let address = listener.local_addr()?;
         let router = router::router(&app, token, metrics);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim asks Redis twice at most, then waits for Kafka.
-        let patience = args.publish.deadline() + 2 * args.redis.settings().timeout + Duration::from_secs(1);
+        // A claim asks Redis twice at most, then waits for Kafka, then for the backup table.
+        let patience = args.publish.settled_after() + 2 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain: patience, ..args.http.limits() };
         Ok(Some(Self { app, listener, address, router, limits, refresh, patience }))
     }
@@ -134,9 +137,9 @@ async fn finish(app: &App, patience: Duration) {
     if left > 0 {
         tracing::warn!(left, "claims were still in hand at shutdown; the reconciler finishes what was admitted");
     }
-    let unsent = app.publisher.flush(patience).await;
+    let unsent = app.promises.publisher().flush(patience).await;
     if unsent > 0 {
-        tracing::warn!(unsent, "admissions were not acknowledged by Kafka; the reconciler issues them");
+        tracing::warn!(unsent, "messages were not acknowledged by Kafka; the backup table holds what was promised");
     }
     tracing::info!("stopped");
 }

@@ -57,7 +57,7 @@ impl Publisher {
     }
 
     /// Publishes an admission and waits for its acknowledgement, until the deadline. `false` means that it is not certain
-    /// to be on the topic: it may still get there, and if it does not, the reconciler issues it.
+    /// to be on the topic: it may still get there.
     pub(super) async fn publish(&self, event: &ClaimEvent) -> bool {
         let begun = Instant::now();
         let problem = self.send(event).await.err();

@@ -12,10 +12,12 @@ use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
+use super::backup::Backup;
 use super::catalogue::Catalogue;
 use super::clock::Clock;
 use super::identity::Identity;
 use super::in_hand::InHand;
+use super::promise::Promises;
 use super::publish::Publisher;
 use super::state::Services;
 use super::stock::Stocks;
@@ -43,10 +45,11 @@ pub(super) async fn services(
     let clock = Clock::default();
     clock.seen(redis.time_ms().await.context("Redis does not tell its time")?);
     let catalogue = Catalogue::load(db.clone(), redis.clone()).await?;
+    let promises = Promises::new(publisher, Backup::new(db.clone(), args.publish.backup_deadline()));
     Ok(Some(Services {
         db,
         redis,
-        publisher,
+        promises,
         catalogue,
         stocks: Stocks::default(),
         clock,

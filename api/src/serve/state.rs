@@ -10,14 +10,14 @@ use super::catalogue::Catalogue;
 use super::clock::Clock;
 use super::identity::Identity;
 use super::in_hand::InHand;
-use super::publish::Publisher;
+use super::promise::Promises;
 use super::stock::Stocks;
 
 /// The services of one process.
 pub(super) struct Services {
     pub(super) db: Db,
     pub(super) redis: Redis,
-    pub(super) publisher: Publisher,
+    pub(super) promises: Promises,
     pub(super) catalogue: Catalogue,
     pub(super) stocks: Stocks,
     pub(super) clock: Clock,

@@ -5,6 +5,7 @@ mod admission;
 mod defences;
 mod operators;
 mod people;
+mod promises;
 mod settings;
 mod stores_away;
 mod world;

@@ -94,7 +94,7 @@ async fn an_admission_whose_answer_was_lost_is_found_by_the_retry_and_never_trie
     redis.set(Fault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
     until("the retry finds it", async || api.claim(id, "u-1").await.json == retried).await;
-    assert_eq!(world.messages().await, 0, "it is the reconciler's to issue");
+    assert_eq!(world.messages().await, 1, "it was published before it was promised");
     assert_eq!(api.claim(id, "u-2").await.json["slot"], 2);
 }
 

@@ -158,6 +158,32 @@ impl World {
     }
 }
 
+impl World {
+    /// What the messages of the topic say.
+    pub(crate) async fn payloads(&self) -> Vec<Value> {
+        use rdkafka::consumer::{BaseConsumer, Consumer as _};
+        use rdkafka::{Message as _, Offset, TopicPartitionList};
+        let all = self.messages().await;
+        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.topic.clone());
+        let read = move || {
+            let mut config = rdkafka::ClientConfig::new();
+            let client: BaseConsumer =
+                config.set("bootstrap.servers", brokers).set("group.id", "reader").create().unwrap();
+            let mut from = TopicPartitionList::new();
+            for partition in 0..2 {
+                from.add_partition_offset(&topic, partition, Offset::Beginning).unwrap();
+            }
+            client.assign(&from).unwrap();
+            let next = |_| {
+                let message = client.poll(LIMIT).expect("a message").unwrap();
+                serde_json::from_slice(message.payload().unwrap()).unwrap()
+            };
+            (0..all).map(next).collect()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+}
+
 /// One API, running in this process.
 pub(crate) struct Api {
     pub(crate) base: String,

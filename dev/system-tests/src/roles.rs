@@ -107,7 +107,7 @@ impl World {
     /// Has the first licence granted. Nothing was admitted yet, so nothing can be on its way to the topic, and the pass
     /// need not wait for the publishing deadline.
     pub async fn open(&self) {
-        let once = self.once_with(&[], &[("PUBLISH_DEADLINE_MS", "100")]).await;
+        let once = self.once_with(&[], &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;
         assert_eq!(once.code, 0, "{}", once.log);
     }
 

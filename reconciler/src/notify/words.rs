@@ -59,7 +59,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
 pub(super) fn meaning(kind: Kind) -> &'static str {
     match kind {
         Kind::Unissued => "people were told yes and their row never came",
-        Kind::FailedClaim => "claims the consumer could not turn into rows",
+        Kind::FailedClaim => "claims were kept in the backup table instead of becoming rows",
         Kind::MissingAdmission => "people hold a row but Redis did not know them",
         Kind::CountMismatch => "what Redis counts did not add up",
         Kind::SlotConflict => "two people were on one slot",

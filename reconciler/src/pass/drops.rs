@@ -175,7 +175,8 @@ impl Engine {
 
     fn old_enough_to_seal(&self, head: &Head) -> bool {
         let closed = head.facts.drop.closes_at.map(|at| at.timestamp_millis());
-        closed.is_some_and(|at| at + self.policy.publish_deadline_ms < head.facts.read_at_ms)
+        let settled = i64::try_from(self.settled_after.as_millis()).unwrap_or(i64::MAX);
+        closed.is_some_and(|at| at.saturating_add(settled) < head.facts.read_at_ms)
     }
 
     /// Marks a drop as verified exact; passes skip it from now on, and its keys leave Redis after a while.

@@ -176,7 +176,8 @@ impl Engine {
         }
     }
 
-    /// Looks around; where Redis lost something, not before everything from before the loss has reached the topic or never will.
+    /// Looks around; where Redis lost something, not before everything from before the loss has reached the topic
+    /// or the backup table, or never will.
     async fn look_around(
         &self,
         request: &Request,
@@ -191,7 +192,7 @@ impl Engine {
         let begun = heads.iter().any(|h| h.facts.has_opened());
         let lost = (begun && !watched.had_licence) || heads.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
         if lost && !request.dry_run {
-            let wait = self.losses.wait_needed(self.publish_deadline());
+            let wait = self.losses.wait_needed(self.settled_after);
             if !wait.is_zero() {
                 tracing::warn!(?wait, "Redis lost drops or the licence: waiting for what may still be on its way");
                 tokio::select! {
@@ -307,6 +308,16 @@ impl Engine {
             }
         }
         crash_point(Point::RunRecorded);
+        if run.status == Status::Clean && !run.dry_run {
+            self.forget_old_runs().await;
+        }
+    }
+
+    /// Only after a good pass: what the last good one was stays known through any time of trouble.
+    async fn forget_old_runs(&self) {
+        if let Err(error) = record::forget_old(&self.db, self.clean_runs_kept).await {
+            tracing::warn!(%error, "old runs stay in the table until the next pass");
+        }
     }
 
     /// Records runs that ended while MySQL was away.

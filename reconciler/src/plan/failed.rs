@@ -1,6 +1,7 @@
 //! What the backup table calls for.
 
 use firstcome_shared::domain::{OncePer, UserId};
+use firstcome_shared::mysql::failed::UNPUBLISHED;
 
 use super::{Action, Planner};
 use crate::report::Kind;
@@ -12,10 +13,7 @@ impl Planner<'_> {
             match &failed.user {
                 None => self.leave(failed, "it names no person"),
                 Some(user) if self.failed_people.contains(user) => {
-                    let detail = format!(
-                        "failed claim {} ({}): another one of its person is dealt with",
-                        failed.id, failed.reason
-                    );
+                    let detail = format!("{}: another one of its person is dealt with", name(failed));
                     self.duplicate(failed, user, detail);
                 }
                 Some(user) => self.failed_claim(page, failed, user),
@@ -34,7 +32,7 @@ impl Planner<'_> {
     fn decide(&mut self, page: &Page, failed: &Failed, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
-            let detail = format!("failed claim {} ({}): its person holds one already", failed.id, failed.reason);
+            let detail = format!("{}: its person holds one already", name(failed));
             self.duplicate(failed, user, detail);
             return;
         }
@@ -49,7 +47,7 @@ impl Planner<'_> {
         if let Some(slot) = in_its_slot {
             let claim = self.claim(slot, user, failed.claimed_at);
             let put_back = admitted != Some(i64::from(slot));
-            let detail = format!("failed claim {} ({})", failed.id, failed.reason);
+            let detail = name(failed);
             self.push(
                 Kind::FailedClaim,
                 i64::from(slot),
@@ -59,12 +57,12 @@ impl Planner<'_> {
             );
         } else if admitted.is_some() {
             // The conflict is found by itself: it moves them and writes their row.
-            let detail = format!("failed claim {} ({}): its person is moved to another slot", failed.id, failed.reason);
+            let detail = format!("{}: its person is moved to another slot", name(failed));
             self.duplicate(failed, user, detail);
         } else if failed.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
             self.leave(failed, "its slot is none of the drop's, and Redis does not know its person");
         } else if self.has_room() {
-            let detail = format!("failed claim {} ({}): its slot is another's", failed.id, failed.reason);
+            let detail = format!("{}: its slot is another's", name(failed));
             let action = Action::Readmit { id: failed.id, user: user.clone(), claimed_at: failed.claimed_at };
             self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
         } else {
@@ -82,7 +80,14 @@ impl Planner<'_> {
     }
 
     fn leave(&mut self, failed: &Failed, why: &str) {
-        let detail = format!("failed claim {} ({}): {why}, so it is left for a person", failed.id, failed.reason);
+        let detail = format!("{}: {why}, so it is left for a person", name(failed));
         self.push(Kind::FailedClaim, failed.slot, failed.user.as_ref(), Action::Report, detail);
     }
+}
+
+/// A failed claim as mails and runs name it.
+fn name(failed: &Failed) -> String {
+    let Failed { id, reason, .. } = failed;
+    let meaning = if reason == UNPUBLISHED { ", Kafka did not acknowledge it in time" } else { "" };
+    format!("failed claim {id} ({reason}{meaning})")
 }

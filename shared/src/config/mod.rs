@@ -100,16 +100,30 @@ impl KafkaArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is answered with
-    /// `"queued": false` and the reconciler issues it. Give the API and the reconciler the same value
+    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is kept in the backup table,
+    /// answered with `"queued": false`, and issued by the reconciler. Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
+    /// Longest wait for the backup table to keep a claim that Kafka has not acknowledged, in milliseconds; after it the
+    /// answer is 503. Give the API and the reconciler the same value
+    #[arg(long, env = "BACKUP_DEADLINE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub backup_deadline_ms: u64,
 }
 
 impl PublishArgs {
     /// The deadline.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.publish_deadline_ms)
+    }
+
+    /// The deadline of the backup table.
+    pub fn backup_deadline(&self) -> Duration {
+        Duration::from_millis(self.backup_deadline_ms)
+    }
+
+    /// How long after admission a claim can still be on its way to a second store.
+    pub fn settled_after(&self) -> Duration {
+        self.deadline() + self.backup_deadline()
     }
 }
 

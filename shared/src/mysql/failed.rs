@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::Conn;
 use super::schema::failed_claims;
 use crate::domain::UserId;
+use crate::event::ClaimEvent;
 
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it from another message on
 /// the same offset of a topic that was made anew.
@@ -86,6 +87,40 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
             .await?;
     }
     Ok(())
+}
+
+/// The word for an admission that Kafka has not acknowledged in time.
+pub const UNPUBLISHED: &str = "unpublished";
+
+/// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already counts another attempt.
+///
+/// # Errors
+/// Of the connection; none is kept then.
+pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryResult<()> {
+    let rows = claims.iter().map(|claim| {
+        let payload = claim.encode().into_bytes();
+        let source_hash = Sha256::new().chain_update(UNPUBLISHED).chain_update([0]).chain_update(&payload).finalize();
+        (
+            failed_claims::coupon_id.eq(claim.coupon_id.0),
+            failed_claims::drop_id.eq(claim.drop_id.0),
+            failed_claims::slot.eq(i64::from(claim.slot)),
+            failed_claims::user_id.eq(claim.user_id.as_str()),
+            failed_claims::claimed_at.eq(claim.claimed_at.naive_utc()),
+            failed_claims::payload.eq(payload),
+            failed_claims::reason.eq(UNPUBLISHED),
+            failed_claims::error.eq("Kafka had not acknowledged it when the answer was due"),
+            failed_claims::source_hash.eq(source_hash.to_vec()),
+        )
+    });
+    let rows: Vec<_> = rows.collect();
+    diesel::insert_into(failed_claims::table)
+        .values(rows)
+        .on_conflict(diesel::dsl::DuplicatedKeys)
+        .do_update()
+        .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// A row of the backup table, as the reconciler and `explain` read it.

@@ -15,6 +15,8 @@ pub struct Reply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
+    /// When whoever holds a slot was admitted, Unix milliseconds by the same clock; `None` where that is not known.
+    pub admitted_at_ms: Option<i64>,
 }
 
 /// The answers of the admission script.
@@ -108,7 +110,7 @@ impl Redis {
 
 fn read_reply(value: &Value) -> Option<Reply> {
     let Value::Array(items) = value else { return None };
-    let [word, drop, number, now] = items.as_slice() else { return None };
+    let [word, drop, number, now, rest @ ..] = items.as_slice() else { return None };
     let Value::BulkString(word) = word else { return None };
     let Value::BulkString(drop) = drop else { return None };
     let (Value::Int(number), Value::Int(now_ms)) = (number, now) else { return None };
@@ -125,5 +127,6 @@ fn read_reply(value: &Value) -> Option<Reply> {
         b"unverified" => Admission::Unverified,
         _ => return None,
     };
-    Some(Reply { admission, now_ms: *now_ms })
+    let admitted_at_ms = rest.first().and_then(|at| if let Value::Int(ms) = at { Some(*ms) } else { None });
+    Some(Reply { admission, now_ms: *now_ms, admitted_at_ms: admitted_at_ms.filter(|ms| *ms > 0) })
 }

@@ -77,6 +77,14 @@ impl Redis {
         })
     }
 
+    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where that is not known.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
+        redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
+    }
+
     /// The highest slot given out in each drop, in the order asked; `None` for one that admission does not know.
     ///
     /// # Errors

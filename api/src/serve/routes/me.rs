@@ -12,6 +12,7 @@ use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::serve::admit::{Admitted, secure};
 use crate::serve::entry::{Chosen, Entry};
 use crate::serve::extract::CouponPath;
 use crate::serve::identity::Person;
@@ -96,8 +97,25 @@ async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyCla
         tracing::debug!(%error, "a claim is looked up without Redis");
     }
     let drop = asked.map(|chosen| chosen.drop.id);
-    judge(entry.coupon.once_per, drop, record.ok(), standing.ok())
-        .ok_or_else(|| Problem::unavailable("where this claim stands is not known right now; try again"))
+    let claim = judge(entry.coupon.once_per, drop, record.ok(), standing.ok())
+        .ok_or_else(|| Problem::unavailable("where this claim stands is not known right now; try again"))?;
+    hold(services, entry, user, &claim).await?;
+    Ok(claim)
+}
+
+/// `accepted` is a promise here as well: it is told only when a second store holds it.
+async fn hold(services: &Services, entry: &Entry, user: &UserId, claim: &MyClaim) -> Result<(), Problem> {
+    let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) = (claim.status, claim.drop_id, claim.slot) else {
+        return Ok(());
+    };
+    let keys = services.redis.keys(entry.coupon.id, drop_id);
+    let at_ms = services.redis.admitted_at(&keys, slot).await.map_err(|error| {
+        tracing::debug!(%error, "when a claim was admitted could not be looked up");
+        Problem::unavailable("where this claim stands is not known right now; try again")
+    })?;
+    let now_ms = services.clock.now().timestamp_millis();
+    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms };
+    secure(services, entry, admitted).await.map(|_| ()).map_err(|refused| refused.1)
 }
 
 /// The drop that the answer is about. Before the first has opened nobody can hold one of it, but somebody may have been put
@@ -126,6 +144,10 @@ fn judge(
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
+        // Without the licence this may be older than what was promised since.
+        if !standing.trusted {
+            return None;
+        }
         let (drop_id, slot) = (Some(drop_id), Some(slot));
         return Some(MyClaim { status: ClaimStatus::Accepted, drop_id, slot, ..MyClaim::NONE });
     }
@@ -210,5 +232,8 @@ mod tests {
         assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), None), None);
         let doubtful = Standing { trusted: false, ..NOWHERE };
         assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), Some(doubtful)), None);
+        let perhaps = Standing { slot: Some(3), ..doubtful };
+        assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), Some(perhaps)), None);
+        assert_eq!(said(OncePer::Coupon, Some(record(&[2], &[])), Some(perhaps)), Some((ClaimStatus::Issued, 2)));
     }
 }

@@ -2,7 +2,8 @@
 -- being in Redis's script cache: only the reconciler loads it, after it has verified every drop that is not sealed.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times
 -- ARGV  1 drop id  2 user id
--- Reply {word, drop id, number, Redis's time in ms}; number is the slot, the position, or the instant a window speaks of:
+-- Reply {word, drop id, number, Redis's time in ms, instant of admission in ms}; number is the slot, the position, or the
+-- instant a window speaks of; the instant of admission is 0 where it is not known, or of another drop:
 --   accepted slot · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
 --   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
@@ -16,14 +17,17 @@ if not quantity or not opens then return {'unloaded', drop, 0, now} end
 
 -- Who holds one is told so at any time, also after closing: a retry is always safe.
 local held = redis.call('ZSCORE', KEYS[3], user)
-if held then return {'already', drop, tonumber(held), now} end
+if held then
+    held = tonumber(held)
+    return {'already', drop, held, now, tonumber(redis.call('HGET', KEYS[7], string.format('%.0f', held))) or 0}
+end
 local per_coupon = meta[5] == 'coupon'
 if per_coupon then
     local elsewhere = redis.call('HGET', KEYS[6], user)
     if elsewhere then
         local d, s = string.match(elsewhere, '^(%d+):(%d+)$')
         if not d then return {'unverified', drop, 0, now} end
-        return {'already', d, tonumber(s), now}
+        return {'already', d, tonumber(s), now, 0}
     end
 end
 
@@ -68,4 +72,4 @@ if slot > count then redis.call('SET', KEYS[2], slot) else redis.call('ZREM', KE
 redis.call('ZADD', KEYS[3], slot, user)
 redis.call('HSET', KEYS[7], slot, now)
 if per_coupon then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
-return {'accepted', drop, slot, now}
+return {'accepted', drop, slot, now, now}

@@ -1,0 +1,141 @@
+//! A yes is told only when a second store beside Redis holds it.
+
+use chrono::{TimeDelta, Utc};
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::world::{Answer, Api, World, open, stack, until, with};
+
+/// A world whose Kafka is its own, so that it can be taken away, behind a proxy before MySQL.
+async fn own_kafka(world: &World) -> (World, KafkaServer, FaultProxy) {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let mysql = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&mysql, &world.database);
+    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 300);
+    own.migrate().await;
+    (own.with("database-url", url), kafka, mysql)
+}
+
+async fn backup(world: &World) -> Vec<Vec<String>> {
+    let columns = "coupon_id, drop_id, slot, user_id, reason, attempts";
+    world.sql(&format!("SELECT {columns} FROM {{db}}.failed_claims ORDER BY slot")).await
+}
+
+async fn queued(api: &Api, id: i64) {
+    let mut user = 0;
+    until("a claim is queued", async || {
+        user += 1;
+        api.claim(id, &format!("first-{user}")).await.json["queued"] == true
+    })
+    .await;
+}
+
+async fn crowd(api: &Api, id: i64, people: u32) -> Vec<Answer> {
+    join_all((1..=people).map(async |n| api.claim(id, &format!("u-{n}")).await)).await
+}
+
+#[tokio::test]
+async fn what_kafka_does_not_take_the_backup_table_keeps_and_mysql_sees_nothing_before() {
+    let world = World::new().await;
+    let (own, kafka, _mysql) = own_kafka(&world).await;
+    let (api, other) = (own.api().await, own.api().await);
+    let (id, drop) = api.make(open(5_000)).await;
+    queued(&api, id).await;
+    let before = backup(&world).await;
+    assert!(before.iter().all(|row| row[4] == "unpublished"), "{before:?}");
+    assert!(crowd(&api, id, 3).await.iter().all(|answer| answer.json["queued"] == true));
+    assert_eq!(backup(&world).await.len(), before.len(), "Kafka took them");
+
+    kafka.kill().await.unwrap();
+    let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
+    let rows = backup(&world).await;
+    for (answer, n) in answers.iter().zip(4..) {
+        assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)), "{answer:?}");
+        let slot = answer.json["slot"].to_string();
+        let kept = [id.to_string(), drop.to_string(), slot, format!("u-{n}"), "unpublished".into(), "1".into()];
+        assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
+    }
+    // It knows: nothing is written again.
+    assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
+    assert_eq!(backup(&world).await, rows);
+    // Another does not, and cannot publish; the table keeps it once.
+    assert_eq!(other.claim(id, "u-4").await.code(), (200, "already_claimed"));
+    let again = backup(&world).await;
+    assert_eq!(again.len(), rows.len());
+    assert_eq!(again.iter().find(|row| row[3] == "u-4").unwrap()[5], "2", "the same claim");
+}
+
+#[tokio::test]
+async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_later() {
+    let world = World::new().await;
+    let (own, kafka, mysql) = own_kafka(&world).await;
+    let api = own.with("backup-deadline-ms", 300).api().await;
+    let (id, _) = api.make(open(5_000)).await;
+    queued(&api, id).await;
+    kafka.kill().await.unwrap();
+    for fault in [Fault::Cut, Fault::BlackHole] {
+        mysql.set(fault).await.unwrap();
+        let user = format!("x-{fault:?}").to_lowercase();
+        for answer in [api.claim(id, &user).await, api.claim(id, &user).await, api.mine(id, &user).await] {
+            assert_eq!(answer.code(), (503, "unavailable"), "{fault:?}: {answer:?}");
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+    }
+    mysql.set(Fault::Pass).await.unwrap();
+    until("MySQL alone is enough", async || api.claim(id, "x-cut").await.code() == (200, "already_claimed")).await;
+    assert_eq!(api.mine(id, "x-cut").await.json["status"], "accepted");
+    assert_eq!(backup(&world).await.iter().filter(|row| row[3] == "x-cut").count(), 1);
+    mysql.set(Fault::Cut).await.unwrap();
+    kafka.start_again().await.unwrap();
+    until("Kafka alone is enough", async || api.claim(id, "x-blackhole").await.code() == (200, "already_claimed"))
+        .await;
+}
+
+#[tokio::test]
+async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admission() {
+    let world = World::new().await;
+    let (first, other) = (world.api().await, world.with("max-claims-in-hand", 2_000).api().await);
+    let (id, drop) = first.make(open(5)).await;
+    let told = first.claim(id, "u-1").await.json["slot"].clone();
+    assert_eq!(world.messages().await, 1);
+    assert_eq!(first.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(world.messages().await, 1, "it published that itself");
+    let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
+    let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": told});
+    assert!(answers.iter().all(|answer| answer.json == expected));
+    assert_eq!(world.messages().await, 2, "once by each process");
+    let messages: Vec<Value> = world.payloads().await;
+    assert_eq!(messages[0], messages[1], "to the millisecond");
+}
+
+#[tokio::test]
+async fn a_slot_of_an_earlier_drop_is_made_sure_of_as_well() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let today = Utc::now().date_naive();
+    let days = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": today, "last_day": today + TimeDelta::days(1),
+    });
+    let (id, drop) = api.make(with(open(5), "schedule", days)).await;
+    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
+    let other: i64 = drops[0][0].parse().unwrap();
+    // Redis has it in the list of claimants alone, where it is not told when they were admitted.
+    let mut conn = world.redis.connection();
+    let keys = world.keys(id, drop);
+    let _: () = redis::cmd("HSET")
+        .arg(&keys.claimants)
+        .arg("u-1")
+        .arg(format!("{other}:4"))
+        .query_async(&mut conn)
+        .await
+        .unwrap();
+    let told = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
+    for _ in 0..3 {
+        assert_eq!(api.claim(id, "u-1").await.json, told);
+    }
+    let messages = world.payloads().await;
+    assert_eq!(messages.len(), 1);
+    assert_eq!((&messages[0]["drop_id"], &messages[0]["slot"]), (&json!(other), &json!(4)));
+}
