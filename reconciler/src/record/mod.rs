@@ -2,8 +2,11 @@
 
 mod read;
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::Datetime;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use firstcome_shared::mysql::schema::{reconcile_findings, reconcile_runs, reconciler_state};
 use firstcome_shared::mysql::state::LAST_SUCCESS_AT;
@@ -63,7 +66,7 @@ async fn insert(conn: &mut Conn, run: &Run, confirmed: bool, owner: &str) -> Que
 /// [`DbError`]; nothing was noted.
 pub async fn finish(db: &Db, run: &Run, confirmed: bool, owner: String) -> Result<(), DbError> {
     let run = run.clone();
-    db.run_within(std::time::Duration::from_secs(60), "finish run", async move |conn| {
+    db.run_within(Duration::from_secs(60), "finish run", async move |conn| {
         conn.transaction(async |conn| {
             let known: i64 =
                 reconcile_runs::table.filter(reconcile_runs::id.eq(&run.run_id)).count().get_result(conn).await?;
@@ -78,6 +81,32 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool, owner: String) -> Resul
             Ok(())
         })
         .await
+    })
+    .await
+}
+
+/// Runs thrown away in one statement: short locks, and thousands of passes are caught up with in a few.
+const FORGOTTEN_AT_ONCE: u32 = 500;
+
+/// Runs that found something are the memory of `explain` and stay for this long.
+const TELLING_RUNS_KEPT: Duration = Duration::from_secs(366 * 86_400);
+
+/// Throws away runs that began longer ago: `kept` for those that found nothing, a year for the others (with their findings).
+///
+/// # Errors
+/// [`DbError`].
+pub async fn forget_old(db: &Db, kept: Duration) -> Result<(), DbError> {
+    db.run("forget old runs", async move |conn| {
+        for (of, kept) in [("status = 'clean'", kept), ("status NOT IN ('clean', 'running')", TELLING_RUNS_KEPT)] {
+            let sql = format!(
+                "DELETE FROM reconcile_runs WHERE {of} AND started_at < ? ORDER BY started_at LIMIT {FORGOTTEN_AT_ONCE}"
+            );
+            // Longer than time itself: nothing is old.
+            let before = TimeDelta::from_std(kept).ok().and_then(|kept| Utc::now().checked_sub_signed(kept));
+            let Some(before) = before else { continue };
+            diesel::sql_query(sql).bind::<Datetime, _>(before.naive_utc()).execute(conn).await?;
+        }
+        Ok(())
     })
     .await
 }

@@ -125,3 +125,26 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
     holder.commit().await;
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
 }
+
+#[tokio::test]
+async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay() {
+    let scene = Scene::new("d-old").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("Old", 20, 20).await;
+    world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");
+    injector(world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    assert_eq!(world.pass().await.status, Status::Repaired);
+    let young = world.pass().await;
+    // As if all of them had been two hours ago.
+    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
+    let last = world.pass().await;
+    let kept = |runs: Vec<Vec<String>>| runs.into_iter().map(|mut row| row.remove(0)).collect::<Vec<_>>();
+    let clean = world.sql.query("SELECT id FROM reconcile_runs WHERE status = 'clean'").await;
+    assert_eq!(kept(clean), [last.run_id.as_str()], "and not {}", young.run_id);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'").await, 1);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await, 2);
+    // A failed pass throws nothing away, a dry one neither.
+    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
+    assert_eq!(world.once_with(&["--dry-run"], &[]).await.code, 0);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run").await, 1);
+}
