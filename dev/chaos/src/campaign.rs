@@ -104,12 +104,11 @@ impl Bench {
         if self.used >= FRESH_AFTER {
             self.ground = None;
         }
-        let ground = match self.ground.take() {
-            Some(ground) => ground,
-            None => {
-                self.used = 0;
-                Arc::new(Ground::start().await?)
-            }
+        let ground = if let Some(ground) = self.ground.take() {
+            ground
+        } else {
+            self.used = 0;
+            Arc::new(Ground::start().await?)
         };
         self.used += 1;
         if folder.exists() {

@@ -21,8 +21,11 @@ pub struct Crowd<'a> {
     stage: &'a Stage,
     recorder: Recorder,
     client: reqwest::Client,
-    told: Mutex<HashMap<u32, Answer>>,
+    told: Mutex<HashMap<Person, Answer>>,
 }
+
+/// Which of the coupons they want, and their number.
+type Person = (usize, u32);
 
 impl<'a> Crowd<'a> {
     /// Nobody has asked yet.
@@ -37,7 +40,7 @@ impl<'a> Crowd<'a> {
     /// Everyone comes in their time and asks until they are answered.
     pub async fn come(&self, schedule: &Schedule) {
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
-        let people = (0..schedule.people).map(|person| {
+        let people = self.everyone(schedule.people).map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
             let again = rng.random_range(0..100) < schedule.repeat_percent;
             async move {
@@ -51,7 +54,12 @@ impl<'a> Crowd<'a> {
         futures_util::future::join_all(people).await;
     }
 
-    async fn until_answered(&self, person: u32) {
+    fn everyone(&self, people: u32) -> impl Iterator<Item = Person> + use<> {
+        let coupons = self.stage.drops().len();
+        (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
+    }
+
+    async fn until_answered(&self, person: Person) {
         let mut wait = 50;
         while !self.ask(person).await {
             pause(wait).await;
@@ -63,28 +71,29 @@ impl<'a> Crowd<'a> {
     pub async fn the_others_ask_again(&self, people: u32) -> bool {
         let told = self.told().clone();
         let holds =
-            |person: &u32| matches!(told.get(person), Some(Answer::Accepted { .. } | Answer::AlreadyClaimed { .. }));
-        self.ask_all((0..people).filter(|person| !holds(person))).await
+            |person: &Person| matches!(told.get(person), Some(Answer::Accepted { .. } | Answer::AlreadyClaimed { .. }));
+        self.ask_all(self.everyone(people).filter(|person| !holds(person))).await
     }
 
     /// Everyone asks once more; true when all were answered.
     pub async fn all_ask_again(&self, people: u32) -> bool {
-        self.ask_all(0..people).await
+        self.ask_all(self.everyone(people)).await
     }
 
-    async fn ask_all(&self, people: impl Iterator<Item = u32>) -> bool {
+    async fn ask_all(&self, people: impl Iterator<Item = Person>) -> bool {
         use futures_util::StreamExt as _;
         let asked = futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
         asked.fold(true, async |all, answered| all && answered).await
     }
 
     /// One request, recorded. True when the answer settles it for now.
-    async fn ask(&self, person: u32) -> bool {
+    async fn ask(&self, person: Person) -> bool {
         let apis = self.stage.cast.apis();
         let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
-        let (coupon, name) = (self.stage.coupon(), format!("u-{person}"));
+        let (drop, name) = (self.stage.drops()[person.0], format!("u-{}", person.1));
+        let coupon = drop.coupon;
         let id = |number: i64| u64::try_from(number).unwrap_or_default();
-        let pending = self.recorder.invoke(id(coupon), Some(id(self.stage.drop())), &name);
+        let pending = self.recorder.invoke(id(coupon), Some(id(drop.id)), &name);
         let request = self.client.post(format!("{api}/v1/coupons/{coupon}/claims")).header("x-user-id", &name);
         let outcome = match read(request).await {
             Ok((status, body)) => Outcome::of_http(status, &body),
@@ -99,7 +108,7 @@ impl<'a> Crowd<'a> {
         settled
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Answer>> {
+    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<Person, Answer>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

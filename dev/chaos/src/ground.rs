@@ -114,7 +114,12 @@ impl Ground {
     /// When it does not start.
     pub async fn start_again(&self, store: Store) -> Result<()> {
         match store {
-            Store::Redis => self.redis().start_again().await,
+            Store::Redis => {
+                self.redis().start_again().await?;
+                // One that was promoted was started as a replica, and is started as one again.
+                let mut conn = self.redis_connection().await?;
+                Ok(redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?)
+            }
             Store::Mysql => self.mysql.start_again().await,
             Store::Kafka => self.kafka.start_again().await,
         }

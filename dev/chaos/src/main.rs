@@ -75,12 +75,11 @@ async fn main() -> Result<ExitCode> {
 }
 
 async fn replay(what: &str, times: u32, out: &std::path::Path) -> Result<bool> {
-    let schedule = match what.parse() {
-        Ok(seed) => Schedule::draw(seed),
-        Err(_) => {
-            let text = std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
-            serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
-        }
+    let schedule = if let Ok(seed) = what.parse() {
+        Schedule::draw(seed)
+    } else {
+        let text = std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;
+        serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
     };
     println!("{schedule}");
     let mut bench = Bench::default();

@@ -12,7 +12,7 @@ use crate::crowd::Crowd;
 use crate::ground::Ground;
 use crate::inflict::{Effect, inflict, pause};
 use crate::schedule::{Schedule, Timed};
-use crate::stage::Stage;
+use crate::stage::{Drop, Stage};
 use crate::truth;
 
 /// After the last fault is over, everything must be exact within this time.
@@ -70,7 +70,9 @@ pub async fn run(ground: &Arc<Ground>, schedule: &Schedule, folder: &Path) -> Re
     let path = folder.join("history.jsonl");
     let recorder = Recorder::create(&path)?;
     let once_per = if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop };
-    recorder.drop_is(id(stage.drop()), id(stage.coupon()), u64::from(schedule.quantity), once_per);
+    for drop in stage.drops() {
+        recorder.drop_is(id(drop.id), id(drop.coupon), u64::from(schedule.quantity), once_per);
+    }
     let played = tokio::select! {
         played = play(&stage, schedule, &recorder) => played,
         () = stage.look_after() => unreachable!("processes are looked after for ever"),
@@ -120,8 +122,10 @@ async fn play(stage: &Stage, schedule: &Schedule, recorder: &Recorder) -> Result
     };
     let watched = async {
         loop {
-            if let Ok(rows) = rows(stage).await {
-                recorder.read(id(stage.drop()), rows);
+            for drop in stage.drops() {
+                if let Ok(rows) = rows(stage, *drop).await {
+                    recorder.read(id(drop.id), rows);
+                }
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -162,8 +166,8 @@ fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-async fn rows(stage: &Stage) -> Result<Vec<Row>> {
-    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {}", stage.drop());
+async fn rows(stage: &Stage, drop: Drop) -> Result<Vec<Row>> {
+    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {}", drop.id);
     let rows = stage.sql(&sql).await?;
     rows.into_iter().map(|row| Ok(Row { slot: row[0].parse()?, person: row[1].clone() })).collect()
 }
@@ -199,10 +203,11 @@ async fn until_exact(
 }
 
 async fn record_the_end(stage: &Stage, recorder: &Recorder) -> Result<()> {
-    let drop = id(stage.drop());
-    for (person, slot) in truth::listed(stage).await? {
-        recorder.broken(drop, &person, slot);
+    for drop in stage.drops() {
+        for (person, slot) in truth::listed(stage, *drop).await? {
+            recorder.broken(id(drop.id), &person, slot);
+        }
+        recorder.finally(id(drop.id), rows(stage, *drop).await?);
     }
-    recorder.finally(drop, rows(stage).await?);
     Ok(())
 }

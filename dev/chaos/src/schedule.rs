@@ -17,13 +17,15 @@ pub const EACH: usize = 2;
 pub struct Schedule {
     /// What it was drawn from.
     pub seed: u64,
-    /// Slots of the drop.
+    /// Coupons, each with one open drop.
+    pub coupons: u32,
+    /// Slots of each drop.
     pub quantity: u32,
     /// Room on the waiting list.
     pub waiting_list: u32,
     /// `coupon` or `drop`.
     pub once_per: String,
-    /// How many people ask.
+    /// How many people ask for each coupon.
     pub people: u32,
     /// Over how long they come.
     pub crowd_ms: u64,
@@ -47,18 +49,23 @@ impl Schedule {
     /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to five.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let quantity = rng.random_range(30..=200);
+        let coupons = rng.random_range(1..=3);
+        let quantity = rng.random_range(30..=200) / coupons;
+        let people = quantity * rng.random_range(13..=25) / 10;
         let crowd_ms = rng.random_range(3_000..=6_000);
         let number = if rng.random_bool(0.33) { 1 } else { rng.random_range(2..=5) };
+        // Once all is sold, little can still go wrong.
+        let sold_out_ms = crowd_ms * u64::from(quantity) / u64::from(people);
         let mut faults: Vec<Timed> =
-            (0..number).map(|_| Timed { at_ms: rng.random_range(200..crowd_ms), fault: fault(&mut rng) }).collect();
+            (0..number).map(|_| Timed { at_ms: rng.random_range(200..sold_out_ms), fault: fault(&mut rng) }).collect();
         faults.sort_by_key(|timed| timed.at_ms);
         Self {
             seed,
+            coupons,
             quantity,
             waiting_list: if rng.random_bool(0.3) { quantity / 4 } else { 0 },
             once_per: if rng.random_bool(0.5) { "coupon" } else { "drop" }.into(),
-            people: quantity * rng.random_range(13..=25) / 10,
+            people,
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
             faults,
@@ -87,7 +94,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
             // Not always the first time that it gets there.
-            let nth = rng.random_range(1..=4);
+            let nth = rng.random_range(1..=2);
             Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + 1_000 }
         }
         9 => {
@@ -103,8 +110,8 @@ fn fault(rng: &mut StdRng) -> Fault {
         }
         17 => Fault::TruncatedAof { percent: rng.random_range(5..=100) },
         18 => Fault::Flush,
-        19 => Fault::OldCopy { age_ms: rng.random_range(100..=2_000) },
-        20 => Fault::StaleReplica { lag_ms: rng.random_range(100..=2_000) },
+        19 => Fault::OldCopy { age_ms: rng.random_range(200..=2_500) },
+        20 => Fault::StaleReplica { lag_ms: rng.random_range(300..=2_500) },
         21 => [Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
         22 => Fault::MysqlReadOnly { ms },
         23 => [Fault::MysqlLocks { ms }, Fault::MysqlDeadlocks { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
@@ -135,8 +142,11 @@ fn points(role: Role) -> &'static [&'static str] {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, quantity, people, crowd_ms, once_per, waiting_list, .. } = self;
-        write!(out, "seed {seed}: {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}")?;
+        let Self { seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, .. } = self;
+        write!(
+            out,
+            "seed {seed}: {coupons} × {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}"
+        )?;
         if *waiting_list > 0 {
             write!(out, ", {waiting_list} may wait")?;
         }

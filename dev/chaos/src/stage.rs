@@ -15,6 +15,15 @@ use crate::schedule::Schedule;
 
 const READY: Duration = Duration::from_secs(40);
 
+/// An open coupon and its drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drop {
+    /// The coupon's number.
+    pub coupon: i64,
+    /// The drop's number.
+    pub id: i64,
+}
+
 /// Everything that a schedule happens to.
 pub struct Stage {
     /// The servers.
@@ -24,13 +33,12 @@ pub struct Stage {
     /// Database, keys, topic, mails and logs.
     pub world: World,
     _clock: Option<Clock>,
-    coupon: i64,
-    drop: i64,
+    drops: Vec<Drop>,
     written_before: u64,
 }
 
 impl Stage {
-    /// Starts the system and makes the coupon. What it needs to keep running is [`Stage::look_after`].
+    /// Starts the system and makes the coupons. What it needs to keep running is [`Stage::look_after`].
     ///
     /// # Errors
     /// When it does not get ready on healthy servers.
@@ -50,23 +58,23 @@ impl Stage {
             clock.wind(&world);
         }
         let cast = Cast::new(clock.as_ref());
-        let mut stage = Self { ground, cast, world, _clock: clock, coupon: 0, drop: 0, written_before: 0 };
+        let mut stage = Self { ground, cast, world, _clock: clock, drops: Vec::new(), written_before: 0 };
         tokio::select! {
-            opened = stage.cast_and_open(schedule) => { let made = opened?; (stage.coupon, stage.drop) = made; }
+            opened = stage.cast_and_open(schedule) => stage.drops = opened?,
             () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
         }
         stage.written_before = std::fs::metadata(stage.ground.append_only_file()?)?.len();
         Ok(stage)
     }
 
-    async fn cast_and_open(&self, schedule: &Schedule) -> Result<(i64, i64)> {
+    async fn cast_and_open(&self, schedule: &Schedule) -> Result<Vec<Drop>> {
         tokio::select! {
             () = self.look_after() => anyhow::bail!("nobody looks after the processes"),
             made = self.open(schedule) => made,
         }
     }
 
-    async fn open(&self, schedule: &Schedule) -> Result<(i64, i64)> {
+    async fn open(&self, schedule: &Schedule) -> Result<Vec<Drop>> {
         ensure!(until(READY, || self.cast.apis().len() == 2).await, "the APIs did not start");
         let canary = self.world.redis.own("canary");
         let mut conn = self.ground.redis_connection().await?;
@@ -78,11 +86,17 @@ impl Stage {
             "waiting_list": schedule.waiting_list, "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
         });
         let api = self.cast.apis().into_iter().next().context("an API")?;
-        let made = reqwest::Client::builder().no_proxy().build()?.post(format!("{api}/v1/coupons"));
-        let made = made.bearer_auth(OPS_TOKEN).json(&body).send().await?;
-        let (status, made) = (made.status(), made.json::<Value>().await?);
-        ensure!(status == 201, "the coupon was not made: {status} {made}");
-        Ok((made["id"].as_i64().context("an id")?, made["current_drop"]["id"].as_i64().context("a drop")?))
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let mut drops = Vec::new();
+        for _ in 0..schedule.coupons {
+            let asked = client.post(format!("{api}/v1/coupons")).bearer_auth(OPS_TOKEN).json(&body);
+            let made = asked.send().await?;
+            let (status, made) = (made.status(), made.json::<Value>().await?);
+            ensure!(status == 201, "a coupon was not made: {status} {made}");
+            let id = made["current_drop"]["id"].as_i64().context("a drop")?;
+            drops.push(Drop { coupon: made["id"].as_i64().context("an id")?, id });
+        }
+        Ok(drops)
     }
 
     /// Keeps the processes running, for ever.
@@ -90,14 +104,9 @@ impl Stage {
         self.cast.look_after(&self.world).await;
     }
 
-    /// The coupon.
-    pub fn coupon(&self) -> i64 {
-        self.coupon
-    }
-
-    /// Its drop.
-    pub fn drop(&self) -> i64 {
-        self.drop
+    /// The open drops, at least one.
+    pub fn drops(&self) -> &[Drop] {
+        &self.drops
     }
 
     /// The database's name.
@@ -110,9 +119,9 @@ impl Stage {
         self.written_before
     }
 
-    /// Redis's set of the people in the drop.
-    pub fn users_key(&self) -> String {
-        self.world.redis.of_drop(self.coupon, self.drop, "users")
+    /// A key of a drop in Redis.
+    pub fn key(&self, drop: Drop, name: &str) -> String {
+        self.world.redis.of_drop(drop.coupon, drop.id, name)
     }
 
     /// Rows of a query straight to MySQL; an error while it is broken.

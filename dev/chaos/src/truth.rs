@@ -6,14 +6,23 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::inflict::pause;
-use crate::stage::Stage;
+use crate::stage::{Drop, Stage};
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
 ///
 /// # Errors
 /// What differs, or a store that can't be read.
 pub async fn exact(stage: &Stage, quantity: u32) -> Result<()> {
-    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {} ORDER BY slot", stage.drop());
+    for drop in stage.drops() {
+        exact_drop(stage, *drop, quantity).await?;
+    }
+    let left = stage.sql("SELECT COUNT(*) FROM $db.failed_claims WHERE resolved_at IS NULL").await?;
+    ensure!(left[0][0] == "0", "{} failed claims are not resolved", left[0][0]);
+    Ok(())
+}
+
+async fn exact_drop(stage: &Stage, drop: Drop, quantity: u32) -> Result<()> {
+    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {} ORDER BY slot", drop.id);
     let rows = stage.sql(&sql).await?;
     let rows: BTreeMap<u32, String> =
         rows.into_iter().map(|row| Ok((row[0].parse()?, row[1].clone()))).collect::<Result<_>>()?;
@@ -21,19 +30,16 @@ pub async fn exact(stage: &Stage, quantity: u32) -> Result<()> {
 
     let mut conn = stage.ground.redis_connection().await?;
     let mut zrange = redis::cmd("ZRANGE");
-    zrange.arg(stage.users_key()).arg(0).arg(-1).arg("WITHSCORES");
+    zrange.arg(stage.key(drop, "users")).arg(0).arg(-1).arg("WITHSCORES");
     let users: Vec<(String, u32)> = zrange.query_async(&mut conn).await?;
     let users: BTreeMap<u32, String> = users.into_iter().map(|(user, slot)| (slot, user)).collect();
     let differ = rows.iter().filter(|(slot, user)| users.get(slot) != Some(user)).count();
     ensure!(users.len() == rows.len() && differ == 0, "Redis has {} people, {differ} slots differ", users.len());
-    let of = |name: &str| stage.world.redis.of_drop(stage.coupon(), stage.drop(), name);
+    let of = |name: &str| stage.key(drop, name);
     let count: Option<u32> = redis::cmd("GET").arg(of("count")).query_async(&mut conn).await?;
     ensure!(count == Some(quantity), "Redis counts {count:?} of {quantity}");
     let free: u32 = redis::cmd("ZCARD").arg(of("free")).query_async(&mut conn).await?;
     ensure!(free == 0, "{free} slots are free");
-
-    let left = stage.sql("SELECT COUNT(*) FROM $db.failed_claims WHERE resolved_at IS NULL").await?;
-    ensure!(left[0][0] == "0", "{} failed claims are not resolved", left[0][0]);
     Ok(())
 }
 
@@ -74,8 +80,8 @@ async fn findings(stage: &Stage, run: &str) -> String {
 ///
 /// # Errors
 /// When MySQL can't be read.
-pub async fn listed(stage: &Stage) -> Result<Vec<(String, Option<i64>)>> {
-    let drop = stage.drop();
+pub async fn listed(stage: &Stage, drop: Drop) -> Result<Vec<(String, Option<i64>)>> {
+    let drop = drop.id;
     let broken = format!("SELECT user_id, COALESCE(slot, '') FROM $db.broken_promises WHERE drop_id = {drop}");
     // A conflict that was settled by moving somebody names them with the slot they had.
     let moved = format!(

@@ -28,7 +28,7 @@ pub(super) async fn locks(stage: &Stage, ms: u64) -> Result<Effect> {
     let before = counter(stage, "lock_timeouts").await?;
     let mut stranger = stranger(stage).await?;
     stranger.query_drop("BEGIN").await?;
-    stranger.query_drop(format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", stage.drop())).await?;
+    stranger.query_drop(format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", drop(stage))).await?;
     pause(ms + 1_500).await;
     let held = waiting(stage).await?;
     stranger.query_drop("ROLLBACK").await?;
@@ -41,7 +41,7 @@ pub(super) async fn locks(stage: &Stage, ms: u64) -> Result<Effect> {
 pub(super) async fn deadlocks(stage: &Stage, ms: u64) -> Result<Effect> {
     let _alone = stage.ground.alone(Store::Mysql).await;
     let before = counter(stage, "lock_deadlocks").await?;
-    let (drop, begun) = (stage.drop(), Instant::now());
+    let (drop, begun) = (drop(stage), Instant::now());
     let mut stranger = stranger(stage).await?;
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
         stranger.query_drop("BEGIN").await?;
@@ -74,6 +74,10 @@ pub(super) async fn disk_full(stage: &Stage, ms: u64) -> Result<Effect> {
     stage.ground.kill(Store::Mysql).await?;
     stage.ground.start_again(Store::Mysql).await?;
     Ok(Effect::of(true, if ended { "ended itself" } else { "writes failed" }))
+}
+
+fn drop(stage: &Stage) -> i64 {
+    stage.drops().first().map_or(0, |drop| drop.id)
 }
 
 async fn stranger(stage: &Stage) -> Result<Conn> {

@@ -12,12 +12,14 @@ use crate::fault::Store;
 use crate::ground::copy;
 use crate::stage::Stage;
 
-/// How many people Redis knows in the drop.
+/// How many people Redis knows in the drops.
 async fn people(stage: &Stage) -> Result<u64> {
     let mut conn = stage.ground.redis_connection().await?;
-    let mut zcard = redis::cmd("ZCARD");
-    zcard.arg(stage.users_key());
-    Ok(zcard.query_async(&mut conn).await?)
+    let mut people = 0;
+    for drop in stage.drops() {
+        people += redis::cmd("ZCARD").arg(stage.key(*drop, "users")).query_async::<u64>(&mut conn).await?;
+    }
+    Ok(people)
 }
 
 fn forgotten(before: u64, after: u64) -> Effect {
