@@ -53,6 +53,12 @@ impl UserId {
         Self(text)
     }
 
+    /// Whether a text has the form of an id. One [`UserId::from_store`] need not.
+    pub fn has_form(text: &str) -> bool {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-');
+        !text.is_empty() && text.len() <= Self::MAX_LEN && text.bytes().all(fits)
+    }
+
     /// The id in full. Not for logs or mails: see [`UserId::masked`].
     pub fn as_str(&self) -> &str {
         &self.0
@@ -74,11 +80,7 @@ impl FromStr for UserId {
     type Err = BadUserId;
 
     fn from_str(text: &str) -> Result<Self, BadUserId> {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-');
-        if text.is_empty() || text.len() > Self::MAX_LEN || !text.bytes().all(fits) {
-            return Err(BadUserId);
-        }
-        Ok(Self(text.to_owned()))
+        if Self::has_form(text) { Ok(Self(text.to_owned())) } else { Err(BadUserId) }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Rows people hold.
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use std::fmt::Write as _;
+
+use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::schema::issued_coupons;
 use super::{Conn, Db, DbError};
@@ -67,29 +69,58 @@ pub struct IssuedRow {
 
 /// Inserts claims as one multi-row statement: all of them, or none.
 ///
+/// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters, each described by MySQL in a
+/// packet of its own before the values are even sent, and it is used once (docs/PERFORMANCE.md has the figures).
+///
 /// # Errors
 /// Of the first row that the schema refuses ([`super::refusal`]), or of the connection.
 pub async fn insert(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
     }
-    let now = Utc::now().naive_utc();
-    let rows: Vec<_> = claims
-        .iter()
-        .map(|claim| {
-            (
-                issued_coupons::drop_id.eq(claim.drop_id.0),
-                issued_coupons::slot.eq(claim.slot),
-                issued_coupons::coupon_id.eq(claim.coupon_id.0),
-                issued_coupons::user_id.eq(claim.user_id.as_str()),
-                issued_coupons::code.eq(new_code()),
-                issued_coupons::claimed_at.eq(claim.claimed_at.map_or(now, |at| at.naive_utc())),
-                issued_coupons::issued_at.eq(now),
-                issued_coupons::issued_by.eq(by.as_str()),
-            )
-        })
-        .collect();
-    diesel::insert_into(issued_coupons::table).values(rows).execute(conn).await
+    conn.batch_execute(&statement(claims, by, Utc::now().naive_utc())).await?;
+    Ok(claims.len())
+}
+
+/// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in SQL; see [`push_text`].
+fn statement(claims: &[Claim], by: IssuedBy, now: NaiveDateTime) -> String {
+    let now = instant(now);
+    let mut sql = String::with_capacity(256 + claims.len() * 160);
+    sql.push_str(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by) VALUES ",
+    );
+    for (i, claim) in claims.iter().enumerate() {
+        if i > 0 {
+            sql.push(',');
+        }
+        // Writing to a `String` does not fail.
+        let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
+        push_text(&mut sql, claim.user_id.as_str());
+        let claimed_at = claim.claimed_at.map_or(now, |at| instant(at.naive_utc()));
+        let _ = write!(sql, ",'{}','{claimed_at}','{now}','{}')", new_code(), by.as_str());
+    }
+    sql
+}
+
+/// Microseconds are the finest that MySQL reads; it rounds to what its column keeps.
+fn instant(at: NaiveDateTime) -> NaiveDateTime {
+    at.trunc_subsecs(6)
+}
+
+/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what does not have the form of an
+/// id is written in hexadecimal, so that no text can end its own literal.
+fn push_text(sql: &mut String, text: &str) {
+    if UserId::has_form(text) {
+        sql.push('\'');
+        sql.push_str(text);
+        sql.push('\'');
+    } else {
+        sql.push_str("_utf8mb4 X'");
+        for byte in text.bytes() {
+            let _ = write!(sql, "{byte:02X}");
+        }
+        sql.push('\'');
+    }
 }
 
 /// The rows on these slots of one drop.
@@ -136,5 +167,41 @@ impl Db {
             issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0)).count().get_result(conn).await
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(user_id: UserId) -> Claim {
+        let claimed_at = Some(DateTime::from_timestamp_nanos(1_796_104_800_123_456_789));
+        Claim { coupon_id: CouponId(1), drop_id: DropId(2), slot: 37, user_id, claimed_at }
+    }
+
+    #[test]
+    fn a_claim_is_written_as_it_is() {
+        let now = DateTime::UNIX_EPOCH.naive_utc();
+        let sql = statement(&[claim("u-37".parse().unwrap())], IssuedBy::Consumer, now);
+        let (columns, values) = sql.split_once(" VALUES ").unwrap();
+        assert_eq!(columns.split(", ").count(), 8, "{columns}");
+        let parts: Vec<&str> = values.split(',').collect();
+        assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
+        assert_eq!(&parts[5..], ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer')"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_user_id_ends_its_own_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {
+            for text in [text.clone(), signs.clone(), format!("{text}{signs}"), format!("u{signs}")] {
+                let mut sql = String::new();
+                push_text(&mut sql, &text);
+                let inner = sql.strip_suffix('\'').unwrap();
+                let inner = inner.strip_prefix("_utf8mb4 X'").or_else(|| inner.strip_prefix('\'')).unwrap();
+                prop_assert!(inner.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b)), "{}", sql);
+            }
+        }
     }
 }
