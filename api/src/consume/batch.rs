@@ -11,28 +11,62 @@ pub(super) struct Limits {
     pub(super) wait: Duration,
 }
 
-/// Takes messages from `next`, which waits at most as long as it is told. A full batch never waits; what is there is taken
-/// at once, also when the time is over. Empty where nothing came within `idle`.
-pub(super) fn gather<T>(
-    limits: Limits,
-    idle: Duration,
-    now: impl Fn() -> Instant,
-    mut next: impl FnMut(Duration) -> Option<T>,
-) -> Vec<T> {
-    let mut batch = Vec::new();
-    let Some(first) = next(idle) else { return batch };
-    batch.push(first);
-    let deadline = now() + limits.wait;
-    while batch.len() < limits.max {
-        let left = deadline.saturating_duration_since(now());
-        match next(left) {
-            Some(message) => batch.push(message),
-            // `next` may come back early: it also serves rebalances.
-            None if left.is_zero() => break,
-            None => {}
-        }
+/// Messages that wait to be written, in order.
+#[derive(Debug)]
+pub(super) struct Ahead<T> {
+    messages: Vec<T>,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+impl<T> Default for Ahead<T> {
+    fn default() -> Self {
+        Self { messages: Vec::new(), since: None }
     }
-    batch
+}
+
+impl<T> Ahead<T> {
+    /// One more.
+    pub(super) fn push(&mut self, message: T, now: Instant) {
+        self.since.get_or_insert(now);
+        self.messages.push(message);
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether they may be written without waiting for more.
+    pub(super) fn is_ready(&self, limits: Limits, now: Instant) -> bool {
+        self.len() >= limits.max || self.since.is_some_and(|since| now >= since + limits.wait)
+    }
+
+    /// Takes messages from `next`, which waits at most as long as it is told, until they are ready. A full batch never waits;
+    /// what is there is taken at once, also when the time is over. Empty where there are none and none came within `idle`.
+    pub(super) fn gather(
+        mut self,
+        limits: Limits,
+        idle: Duration,
+        now: impl Fn() -> Instant,
+        mut next: impl FnMut(Duration) -> Option<T>,
+    ) -> Vec<T> {
+        if self.messages.is_empty() {
+            let Some(first) = next(idle) else { return self.messages };
+            self.push(first, now());
+        }
+        let deadline = self.since.unwrap_or_else(&now) + limits.wait;
+        while self.len() < limits.max {
+            let left = deadline.saturating_duration_since(now());
+            match next(left) {
+                Some(message) => self.messages.push(message),
+                // `next` may come back early: it also serves rebalances.
+                None if left.is_zero() => break,
+                None => {}
+            }
+        }
+        self.messages
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +83,7 @@ mod tests {
         let start = Instant::now();
         let clock = Cell::new(start);
         let mut waiting = arrivals.iter().copied().peekable();
-        let batch = gather(
+        let batch = Ahead::default().gather(
             Limits { max, wait: Duration::from_millis(wait_ms) },
             IDLE,
             || clock.get(),
@@ -75,6 +109,38 @@ mod tests {
         ] {
             assert_eq!(gathered(arrivals, max, wait), (expected.to_vec(), ready_at), "{arrivals:?} {max} {wait}");
         }
+    }
+
+    #[test]
+    fn messages_that_came_during_a_write_have_waited_already() {
+        let start = Instant::now();
+        let limits = Limits { max: 3, wait: Duration::from_millis(10) };
+        let mut ahead = Ahead::default();
+        assert!(!ahead.is_ready(limits, start + Duration::from_secs(9)), "of nothing there is nothing to write");
+        ahead.push(1, start);
+        assert!(!ahead.is_ready(limits, start + Duration::from_millis(9)));
+        assert!(ahead.is_ready(limits, start + Duration::from_millis(10)), "its time is over");
+        ahead.push(2, start + Duration::from_millis(9));
+        let mut waits = Vec::new();
+        let clock = Cell::new(start + Duration::from_millis(7));
+        let batch = ahead.gather(
+            limits,
+            IDLE,
+            || clock.get(),
+            |longest| {
+                waits.push(longest.as_millis());
+                clock.set(clock.get() + longest);
+                None
+            },
+        );
+        assert_eq!((batch, waits), (vec![1, 2], vec![3, 0]), "three milliseconds were left");
+
+        let mut full = Ahead::default();
+        for message in 1..=3 {
+            full.push(message, start);
+        }
+        assert!(full.is_ready(limits, start));
+        assert_eq!(full.gather(limits, IDLE, || start, |_| panic!("it is full")), [1, 2, 3]);
     }
 
     proptest::proptest! {

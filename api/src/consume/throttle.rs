@@ -1,4 +1,4 @@
-//! The cap on rows a second: a token bucket, asked before a batch is gathered and charged after it was written.
+//! The cap on rows a second: a token bucket, asked before a batch is written and charged after.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,12 @@ impl Throttle {
 
     fn capacity(&self) -> f64 {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
+    }
+
+    /// Most rows that are ever written at once: a batch that is larger would wait between its parts, unpolled.
+    pub(super) fn most(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 100,000.0")]
+        self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
     /// How many rows may be written now, out of `wanted`; where it is none, how long to wait.
@@ -60,6 +66,7 @@ mod tests {
         let mut throttle = Throttle::new(0, Instant::now());
         throttle.spend(1_000_000);
         assert_eq!(throttle.allow(5_000, Instant::now()), Ok(5_000));
+        assert_eq!(throttle.most(), usize::MAX);
     }
 
     #[test]
@@ -80,7 +87,7 @@ mod tests {
             let (mut now, mut rows) = (start, 0);
             while now.duration_since(start) < Duration::from_secs(5) {
                 match throttle.allow(batch, now) {
-                    Ok(allowed) => { throttle.spend(allowed); rows += allowed; }
+                    Ok(allowed) => { prop_assert!(allowed <= throttle.most()); throttle.spend(allowed); rows += allowed; }
                     Err(wait) => { prop_assert!(wait <= Duration::from_secs(1)); now += wait; }
                 }
             }

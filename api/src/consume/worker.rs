@@ -1,4 +1,5 @@
-//! The loop: gather → write → commit, on one thread that owns the Kafka consumer.
+//! The loop: gather → write → commit, on one thread that owns the Kafka consumer. While MySQL writes a batch, the thread
+//! commits the offsets of the one before it and gathers the next: neither adds to the time that a batch takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::batch::{Limits, gather};
+use super::batch::{Ahead, Limits};
 use super::decode::Record;
-use super::group::{Group, InHand};
+use super::group::{Group, InHand, Outcome};
 use super::health::Health;
 use super::lag::Lag;
 use super::metrics;
@@ -27,6 +28,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const UNPOLLED: Duration = Duration::from_millis(250);
 /// How often it polls then.
 const POLL_EVERY: Duration = Duration::from_millis(50);
+/// Longest wait for a message while a batch is being written: that it is written is noticed after it.
+const GLANCE: Duration = Duration::from_millis(1);
 /// Time to finish the batch in hand once told to stop.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group then.
@@ -50,6 +53,8 @@ pub(super) struct Worker {
     source: Source,
     throttle: Throttle,
     backoff: Backoff,
+    /// Read while the batch before them was written.
+    ahead: Ahead<Arc<Record>>,
     /// Most messages in one transaction now: less than the limit after MySQL took too long for more.
     size: usize,
     /// When to give up the batch in hand; set once told to stop.
@@ -67,7 +72,8 @@ pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.patience)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
     let size = setup.limits.max;
-    let mut worker = Worker { setup, source, throttle, backoff: Backoff::default(), size, deadline: None };
+    let (ahead, backoff) = (Ahead::default(), Backoff::default());
+    let mut worker = Worker { setup, source, throttle, backoff, ahead, size, deadline: None };
     let ended = worker.work();
     drop(watchdog);
     worker.source.close(lag, LEAVE);
@@ -79,37 +85,44 @@ impl Worker {
         let mut committed_at = Instant::now();
         while !self.setup.stop.is_cancelled() {
             self.setup.health.turned();
-            let batch = match self.throttle.allow(self.size, Instant::now()) {
-                Ok(allowed) => self.gather(allowed)?,
-                Err(wait) => {
-                    self.wait(async move { tokio::time::sleep(wait).await })?;
-                    continue;
-                }
-            };
+            let batch = self.gather()?;
             if !batch.is_empty() {
                 self.write_out(batch)?;
+                // Where the next batch is ready, the offsets of this one are committed while that is written.
+                if self.ahead.is_ready(self.limits(), Instant::now()) {
+                    continue;
+                }
             } else if committed_at.elapsed() < Duration::from_secs(1) {
                 continue;
             }
             // Also with nothing new: what Kafka refused to commit before is tried again.
             committed_at = Instant::now();
-            self.source.group().commit(self.source.consumer().as_ref());
+            self.commit();
         }
         Ok(())
     }
 
-    fn gather(&mut self, max: usize) -> anyhow::Result<Vec<Arc<Record>>> {
+    /// Commits what is written.
+    fn commit(&self) {
+        self.source.group().commit(self.source.consumer().as_ref());
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max: self.size.min(self.throttle.most()), ..self.setup.limits }
+    }
+
+    fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
         self.source.go_on()?;
         let mut failed = None;
-        let limits = Limits { max, ..self.setup.limits };
-        let batch = gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
-            Ok(record) => record,
+        let (ahead, limits) = (std::mem::take(&mut self.ahead), self.limits());
+        let batch = ahead.gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
+            Ok(record) => record.map(Arc::new),
             Err(error) => {
                 failed = Some(error);
                 None
             }
         });
-        failed.map_or(Ok(batch.into_iter().map(Arc::new).collect()), Err)
+        failed.map_or(Ok(batch), Err)
     }
 
     /// Writes a batch, and goes on trying for as long as MySQL is away: Kafka is the buffer.
@@ -122,18 +135,26 @@ impl Worker {
             if self.out_of_time() {
                 break;
             }
-            let part = rest[..rest.len().min(self.size)].to_vec();
-            let size = part.len();
+            let allowed = match self.throttle.allow(rest.len().min(self.size), Instant::now()) {
+                Ok(allowed) => allowed,
+                Err(pause) => {
+                    if self.wait(async move { tokio::time::sleep(pause).await })?.is_none() {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            let part = rest[..allowed].to_vec();
             let begun = Instant::now();
             let Some(outcome) = self.attempt(part.clone())? else { break };
             match outcome.as_ref() {
                 Ok(written) => {
-                    metrics::batch(size, begun.elapsed().as_secs_f64(), written);
+                    metrics::batch(part.len(), begun.elapsed().as_secs_f64(), written);
                     self.wrote(&part, written);
-                    rest.drain(..size);
+                    rest.drain(..allowed);
                 }
                 Err(error) => {
-                    let pause = self.failed(error, size);
+                    let pause = self.failed(error, part.len());
                     if self.wait(async move { tokio::time::sleep(pause).await })?.is_none() {
                         break;
                     }
@@ -154,13 +175,32 @@ impl Worker {
         });
         self.source.group().hold(Some(InHand { batch, outcome: outcome.clone() }));
         let mut seen = outcome;
-        let waited = self.wait(async move {
-            let seen = seen.wait_for(Option::is_some).await;
-            seen.ok().and_then(|outcome| outcome.clone())
+        let waited = self.meanwhile(&seen).and_then(|()| {
+            self.wait(async move {
+                let seen = seen.wait_for(Option::is_some).await;
+                seen.ok().and_then(|outcome| outcome.clone())
+            })
         });
         self.source.group().hold(None);
         let lost = || Arc::new(Err(DbError::Panicked { what: "write a batch" }));
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
+    }
+
+    /// What is done while a batch is written: the offsets of those before it are committed, and the next one is gathered.
+    fn meanwhile(&mut self, outcome: &Outcome) -> anyhow::Result<()> {
+        self.commit();
+        let (begun, most) = (Instant::now(), self.limits().max);
+        let is_under_way = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
+        while is_under_way()
+            && self.ahead.len() < most
+            && begun.elapsed() < UNPOLLED
+            && !self.source.group().is_paused()
+        {
+            if let Some(record) = self.source.next(GLANCE)? {
+                self.ahead.push(Arc::new(record), Instant::now());
+            }
+        }
+        Ok(())
     }
 
     fn wrote(&mut self, part: &[Arc<Record>], written: &Written) {
