@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench test crashes lint setup
+.PHONY: help demo run rush drift bench picture test crashes lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -31,13 +31,16 @@ run: ## The whole system, left running until Ctrl-C, with commands to try
 	@$(release)
 	@exec target/release/firstcome-run
 
-rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100)
-	@$(running); API_URL=$$API_URLS exec target/release/rush
+rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100; ARGS="--rate 5000")
+	@$(running); API_URL=$$API_URLS exec target/release/rush --json target/rush/report.json --html target/rush/report.html $(ARGS)
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
 	@$(running); cargo build --quiet --release --locked -p firstcome-drift; exec target/release/firstcome-drift
 
-bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=20000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
+picture: ## The README's picture and table, out of the last `make bench`
+	@target/release/firstcome-bench picture
+
+bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh
 	@echo "[firstcome] building the release binaries" >&2
 	@$(release) -p firstcome-bench

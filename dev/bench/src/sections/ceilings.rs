@@ -5,7 +5,7 @@ use firstcome_rush::live::step;
 use firstcome_rush::system::Service;
 
 use super::median;
-use crate::ceiling::{insert_rows, script};
+use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;
 use crate::load::{Plan, Seen, crowd};
 use crate::report::{Figure, Target};
@@ -40,6 +40,11 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let took = insert_rows(&site, coupon, 1, size.missing).await?.as_secs_f64();
     let rate = f64::from(size.missing) / took;
     figures.push(Figure::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took));
+    step("both stores read, nothing compared");
+    admit_straight(&site, coupon, size.missing).await?;
+    let took = scan(&site, coupon).await?.0.as_secs_f64();
+    let rate = f64::from(size.missing) / took;
+    figures.push(Figure::of(PART, "claims read from both stores, nothing compared", rate, "/s").with("seconds", took));
     api.stop().await?;
     reconciler.stop().await?;
     Ok(figures)
@@ -62,9 +67,17 @@ async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) ->
     let (idle_rate, lost_rate) = (rate(&idle), rate(&lost));
     let ratio =
         Figure::ratio(PART, "sold-out claims ÷ do-nothing route", ("sold out/s", lost_rate), ("nothing/s", idle_rate));
+    let spread = |seen: &[Seen]| {
+        let rates = || seen.iter().map(|seen| seen.per_second);
+        (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max))
+    };
+    let (own, bare) = (spread(&lost), spread(&idle));
     let crowd_share = median(idle.iter().map(|seen| seen.cpu_seconds / seen.seconds).collect());
     Ok(vec![
-        ratio.target(Target::AtLeast(0.9)).with("cores the crowd took", crowd_share),
+        ratio.target(Target::AtLeast(0.9)).with("cores the crowd took", crowd_share).note(format!(
+            "medians of {TURNS} turns; sold out {:.0} to {:.0}, nothing {:.0} to {:.0} a second",
+            own.0, own.1, bare.0, bare.1
+        )),
         by_the_clock(api, size, coupon, lost_rate / 2.0).await?,
     ])
 }

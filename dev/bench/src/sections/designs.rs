@@ -21,7 +21,10 @@ use crate::world::{Site, World, address, connection};
 const PART: &str = "designs";
 /// Rows that do not come for so long do not come any more. Longer than a killed consumer's session.
 const STILL: Duration = Duration::from_secs(12);
+/// The shortest time between two looks at MySQL's counters.
 const SAMPLE: Duration = Duration::from_millis(100);
+/// A slow design is looked at so often in all, since each look costs MySQL a millisecond too.
+const LOOKS: u32 = 50;
 
 /// What a rush on one design came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub struct DesignRun {
     pub lost_by_mysql_crash: Option<u64>,
     /// What it cost the servers, until the last row stood.
     pub cost: Cost,
-    /// MySQL statements so far, every tenth of a second.
+    /// MySQL statements so far, by seconds.
     pub statements: Vec<(f64, u64)>,
 }
 
@@ -100,9 +103,10 @@ async fn sampled(plan: &Plan, meter: &mut Meter) -> Result<(Seen, Vec<(f64, u64)
     let mut series = vec![(0.0, 0)];
     let mut asking = std::pin::pin!(crowd(plan));
     let seen = loop {
+        let pause = SAMPLE.max(begun.elapsed() / LOOKS);
         tokio::select! {
             seen = &mut asking => break seen?,
-            () = sleep(SAMPLE) => series.push((begun.elapsed().as_secs_f64(), meter.statements().await?)),
+            () = sleep(pause) => series.push((begun.elapsed().as_secs_f64(), meter.statements().await?)),
         }
     };
     series.push((begun.elapsed().as_secs_f64(), meter.statements().await?));
