@@ -20,12 +20,13 @@ impl Planner<'_> {
             self.counter();
             self.unfilled();
         }
+        let waits = !self.facts.tail_known && self.wait_for_the_topic();
         self.items.sort_by_key(|item| rank(&item.action));
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let repairs: usize = self.items.iter().map(|item| weight(item, gaps)).sum();
         let quantity = self.facts.drop.quantity as usize;
         let limit = (quantity * self.policy.brake_percent as usize / 100).max(self.policy.brake_at_least);
-        let exact = self.exact();
+        let exact = self.exact() && !waits;
         Plan {
             sealable: exact && self.sealable(),
             exact,
@@ -44,9 +45,38 @@ impl Planner<'_> {
         let detail = if never_opened {
             "Redis does not have this drop, which has not opened yet".to_owned()
         } else {
-            format!("Redis does not have this drop; {} people are known from rows and messages", holdings.len())
+            format!(
+                "Redis does not have this drop; {} people are known from rows, messages and failed claims",
+                holdings.len()
+            )
         };
         self.push(Kind::RedisLost, None, None, Action::Rebuild(holdings), detail);
+    }
+
+    /// Nobody knows whose messages are on a topic that can't be read. Until it can, no slot is given to anybody who does not
+    /// have it already, and a lost drop is not rebuilt: what only its messages tell would be forgotten and given away.
+    /// Whether anything has to wait.
+    fn wait_for_the_topic(&mut self) -> bool {
+        let (lost, opened) = (self.facts.is_lost(), self.facts.has_opened());
+        let mut waits = false;
+        for item in &mut self.items {
+            let must_wait = match &item.action {
+                Action::Report | Action::ResolveDuplicate { .. } => false,
+                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueFailed { .. } => lost,
+                Action::Rebuild(_) => opened,
+                Action::Withdraw { .. }
+                | Action::Settle { .. }
+                | Action::Move { .. }
+                | Action::Readmit { .. }
+                | Action::Promote { .. } => true,
+            };
+            if must_wait {
+                item.action = Action::Report;
+                item.detail.push_str("; it waits until the topic can be read");
+            }
+            waits |= must_wait;
+        }
+        waits
     }
 
     fn meta(&mut self) {

@@ -1,7 +1,8 @@
 //! What the backup table calls for.
 
-use firstcome_shared::domain::{OncePer, UserId};
+use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::failed::UNPUBLISHED;
+use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
 use crate::report::Kind;
@@ -47,6 +48,9 @@ impl Planner<'_> {
         if let Some(slot) = in_its_slot {
             let claim = self.claim(slot, user, failed.claimed_at);
             let put_back = admitted != Some(i64::from(slot));
+            if put_back && self.facts.is_lost() {
+                self.rebuild_with(page, user, slot, failed);
+            }
             let detail = name(failed);
             self.push(
                 Kind::FailedClaim,
@@ -67,6 +71,15 @@ impl Planner<'_> {
             self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
         } else {
             self.leave(failed, "its slot is another's and no slot is left");
+        }
+    }
+
+    /// The table may hold the only copy of a promise, and a drop that is loaded before its people are back gives their slots
+    /// away. A message is the older word, and is put back instead.
+    fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, failed: &Failed) {
+        if page.in_flight.iter().all(|message| message.user != *user && message.slot != slot) {
+            let claimed_at_ms = failed.claimed_at.map(|at| at.timestamp_millis());
+            self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
         }
     }
 

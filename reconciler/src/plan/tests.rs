@@ -33,6 +33,8 @@ struct World {
     rows: BTreeMap<Slot, UserId>,
     elsewhere: BTreeSet<UserId>,
     in_flight: Vec<(Slot, UserId)>,
+    /// The topic can't be read.
+    topic_away: bool,
     /// Milliseconds since admission, by slot; a slot without one was admitted at a time not known.
     ages: HashMap<i64, i64>,
     failed: Vec<(i64, Option<i64>, Option<UserId>)>,
@@ -63,6 +65,7 @@ impl World {
             rows: (1..=held).map(|n| (n, user(n))).collect(),
             elsewhere: BTreeSet::new(),
             in_flight: Vec::new(),
+            topic_away: false,
             ages: HashMap::new(),
             failed: Vec::new(),
             broken: BTreeSet::new(),
@@ -98,7 +101,7 @@ impl World {
             waiting: self.waiting.len() as u64,
             first_waiting: self.waiting.clone(),
             read_at_ms: NOW_MS,
-            tail_known: true,
+            tail_known: !self.topic_away,
             licence_lost: self.licence_lost,
         }
     }

@@ -36,6 +36,7 @@ prop_compose! {
             waiting: waiting.into_iter().map(user).collect(),
             rows,
             elsewhere,
+            topic_away: false,
             in_flight: in_flight.into_iter().map(|(slot, who)| (slot, user(who))).collect(),
             ages,
             failed: (1_i64..).zip(failed).map(|(id, (slot, who))| (id, slot, who.map(user))).collect(),

@@ -160,6 +160,39 @@ fn a_lost_drop_is_made_anew_from_rows_and_messages() {
 }
 
 #[test]
+fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_it() {
+    let reports = |world: &World| {
+        let plan = world.plan();
+        assert!(!plan.exact && !plan.sealable, "{plan:#?}");
+        plan.items.iter().all(|item| item.action == Action::Report && item.detail.contains("until the topic"))
+    };
+    let mut lost = World { topic_away: true, ..World::exact(12, 9) };
+    (lost.meta, lost.count) = (None, None);
+    lost.users.clear();
+    assert!(reports(&lost), "people whom only messages know would be forgotten");
+    lost.rows.clear();
+    assert!(reports(&lost), "nothing is known, which is not the same as nobody");
+    // Somebody removed by hand: their message may be all that is left of them.
+    let mut gap = World { topic_away: true, ..World::exact(12, 9) };
+    gap.users.remove(&user(4));
+    gap.rows.remove(&4);
+    assert!(reports(&gap));
+    let mut waits = World { topic_away: true, ..World::exact(12, 9) };
+    waits.waiting = vec![user(20)];
+    assert!(reports(&waits));
+    // Rows and admissions in their own slots harm nobody.
+    let mut own = World { topic_away: true, ..World::exact(12, 9) };
+    own.rows.remove(&4);
+    own.users.remove(&user(5));
+    assert_eq!(own.findings(), [found(Kind::MissingAdmission, 5, 5), found(Kind::Unissued, 4, 4)]);
+    mended(own);
+    for mut world in [lost, gap, waits] {
+        world.topic_away = false;
+        mended(world);
+    }
+}
+
+#[test]
 fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
     let mut world = World { licence_lost: true, ..World::exact(12, 9) };
     world.rows.remove(&9);
