@@ -78,6 +78,7 @@ pub async fn run(ground: &Arc<Ground>, schedule: &Schedule, folder: &Path) -> Re
         () = stage.look_after() => unreachable!("processes are looked after for ever"),
     };
     stage.world.keep_logs(&folder.join("logs"))?;
+    std::fs::write(folder.join("notes.txt"), truth::notes(&stage).await)?;
     let (faults, exact_after, why_not) = played?;
     recorder.finish()?;
     let history = History::parse(&std::fs::read_to_string(&path)?)?;
