@@ -35,8 +35,9 @@ impl Shop for CountThenInsert {
 }
 
 /// E: the counter decides, the row is written before the answer. Who holds one is known to MySQL alone, so it is asked by
-/// everybody; or, with the counter first, by nobody who comes too late: faster, but whoever holds one and asks again is then
-/// told that it is sold out, and each number that a second click took is lost.
+/// everybody, and whoever comes too late takes back their step, so that a number which a second click took is free again.
+/// Or, with the counter first, MySQL is asked by nobody who comes too late, and nothing is taken back: faster, but whoever
+/// holds one and asks again is told that it is sold out, and each number that a second click took is lost.
 pub(super) struct CounterThenInsert {
     look_first: bool,
     rows: Rows,
@@ -67,12 +68,15 @@ impl Shop for CounterThenInsert {
         }
         let slot = self.move_counter(1).await?;
         if slot > self.quantity {
+            if self.look_first {
+                self.move_counter(-1).await?;
+            }
             return Ok(Said::SoldOut);
         }
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(Said::Accepted(slot)),
-            // Undone by hand; when the counter is past the end by then, this number is lost.
+            // Undone by hand; with nobody else's step taken back, this number is lost once the counter is past the end.
             Ok(false) => self.move_counter(-1).await.map(|_| Said::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

@@ -58,6 +58,15 @@ impl SetAndCounter {
         })
     }
 
+    /// The counter only grows: whoever finds it at the end changes nothing any more.
+    async fn settled(&self, user: &str) -> Result<Option<Said>> {
+        let mut look = redis::pipe();
+        look.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
+        let (count, held): (Option<u32>, bool) = look.query_async(&mut self.redis.clone()).await?;
+        let over = count.is_some_and(|count| count >= self.quantity);
+        Ok(over.then_some(if held { Said::Already } else { Said::SoldOut }))
+    }
+
     async fn take_back(&self, user: &str) -> Result<()> {
         Ok(redis::cmd("SREM").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?)
     }
@@ -66,9 +75,12 @@ impl SetAndCounter {
 impl Shop for SetAndCounter {
     async fn claim(&self, user: &UserId) -> Result<Said> {
         let user = user.as_str();
+        if let Some(said) = self.settled(user).await? {
+            return Ok(said);
+        }
         let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
         if added == 0 {
-            // Also said to whoever asks twice at once and is a loser a moment later.
+            // Also said to whoever asks twice at once and is a loser a moment later: the two steps are not one.
             return Ok(Said::Already);
         }
         let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;

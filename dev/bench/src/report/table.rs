@@ -54,7 +54,7 @@ pub(super) const TRUTH: [Column; 12] = [
     ("told yes, no row", |run| run.yes_without_row.to_string()),
     ("… after a killed consumer", |run| lost(run.lost_by_consumer_kill)),
     ("… after a MySQL crash", |run| lost(run.lost_by_mysql_crash)),
-    ("holders told sold out", |run| run.seen.holders_denied.to_string()),
+    ("told both yes and sold out", |run| run.seen.holders_denied.to_string()),
     ("MySQL statements", |run| whole(run.cost.mysql_statements)),
     ("MySQL CPU s", |run| format!("{:.2}", run.cost.mysql_cpu)),
     ("Redis commands", |run| whole(run.cost.redis_commands)),

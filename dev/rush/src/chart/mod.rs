@@ -21,7 +21,7 @@ const BOTTOM: f64 = 46.0;
 /// Rows of bars and of the legend.
 const ROW: f64 = 24.0;
 /// Where bars begin, and how much is kept free behind the longest for its number.
-const NAMES: f64 = 290.0;
+const NAMES: f64 = 316.0;
 const NUMBERS: f64 = 90.0;
 
 /// A line.

@@ -17,6 +17,9 @@ use crate::tally::Tally;
 /// From this share of its ceiling on, the tool may be what is measured.
 const NEAR: f64 = 0.7;
 
+/// One late request in so many is worth a word.
+const MANY: u64 = 100;
+
 /// Everything that is known afterwards.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -105,10 +108,10 @@ impl Report {
         if self.tally.per_second > NEAR * self.ceiling_per_second {
             warnings.push("the tool was near its own ceiling: it may be what was measured, not the system".to_owned());
         }
-        if self.tally.late > 0 {
+        if self.tally.late * MANY > self.tally.requests {
             warnings.push(format!(
-                "{} requests were due while every connection was waiting; their wait is counted, but more --connections \
-                 would have let more people ask at once",
+                "{} requests could not be sent on time, mostly because every connection was waiting; their wait is counted, \
+                 but more --connections would let more people ask at once",
                 grouped(self.tally.late)
             ));
         }

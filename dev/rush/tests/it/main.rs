@@ -3,4 +3,5 @@
 
 mod compose;
 mod crowd;
+mod rehearse;
 mod trouble;
