@@ -49,11 +49,12 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
         Some(url) => Some(Watch::open(url).await?),
         None => None,
     };
-    let (coupon_id, made) = coupon(options, &prefix).await?;
+    let targets = options.targets()?;
+    let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
     step(format!("measuring this tool's own ceiling over {} connections", options.connections));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let plan = Plan {
-        targets: options.url.clone(),
+        targets,
         coupon_id,
         crowd,
         connections: options.connections,
@@ -92,14 +93,14 @@ async fn watched(plan: Plan, mut watch: Option<&mut Watch>) -> Result<(Tally, Se
 }
 
 /// The coupon to ask for, and whether it was made for this.
-async fn coupon(options: &Options, prefix: &str) -> Result<(i64, bool)> {
-    let (id, made) = match (options.coupon, &options.ops_token, options.url.first()) {
+async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
+    let (id, made) = match (options.coupon, &options.ops_token, targets.first()) {
         (Some(id), _, _) => (id, false),
         (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
         _ => bail!("give --coupon, or --ops-token to make one"),
     };
     let begun = Instant::now();
-    for target in &options.url {
+    for target in targets {
         loop {
             let shown = shown(target, id).await?;
             let state = shown["current_drop"]["state"].as_str().unwrap_or("none");

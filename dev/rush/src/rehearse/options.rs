@@ -7,6 +7,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, value_parser};
 use firstcome_shared::domain::UserId;
 use tokio::net::lookup_host;
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::client::Target;
 use crate::identity::IdentityArgs;
@@ -21,9 +24,12 @@ use crate::identity::IdentityArgs;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct Options {
-    /// Address of an API, `http://host:port`; several times for several, the crowd is spread over them
+    /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
+    /// File with the certificates, in PEM form, that `https` addresses are to be trusted by, instead of the usual public ones
+    #[arg(long)]
+    pub ca_file: Option<PathBuf>,
     /// The addresses are not this machine, and may be put under load
     #[arg(long)]
     pub remote: bool,
@@ -98,6 +104,21 @@ impl Options {
         self.user_prefix.clone().unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
     }
 
+    /// Where the crowd asks, and by which certificates it is trusted.
+    ///
+    /// # Errors
+    /// When the file can't be read or holds no certificate.
+    pub(super) fn targets(&self) -> Result<Vec<Target>> {
+        let Some(path) = &self.ca_file else { return Ok(self.url.clone()) };
+        let name = path.display();
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path).with_context(|| format!("{name} cannot be read"))? {
+            roots.add(certificate.with_context(|| format!("{name} is not in PEM form"))?)?;
+        }
+        ensure!(!roots.is_empty(), "{name} holds no certificate");
+        self.url.iter().map(|target| target.clone().trusting(roots.clone())).collect()
+    }
+
     /// What the command line alone can't tell.
     ///
     /// # Errors
@@ -144,7 +165,7 @@ mod tests {
             (&["--rate", "inf"], "at most"),
             (&["--rate", "many"], "a number"),
             (&["--connections", "0"], "from 1"),
-            (&["--url", "https://api.example"], "http://host:port"),
+            (&["--url", "ftp://api.example"], "http://host:port"),
             (&["--url", "http://127.0.0.1:1/v1"], "without a path"),
             (&["--user-auth", "cookie"], "trusted-header"),
             (&["--jwt-algorithm", "none"], "--jwt-algorithm"),

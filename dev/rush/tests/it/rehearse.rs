@@ -13,6 +13,9 @@ use axum::{Json, Router};
 use clap::Parser as _;
 use firstcome_rush::rehearse::{Options, run};
 use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 /// Coupon 7 is open and has ten, coupon 8 is closed; a token is as good as a header. Who asks twice is given two: no person
 /// here does.
@@ -91,6 +94,44 @@ async fn people_may_come_with_tokens() {
     std::fs::write(tokens.path(), "token\n".repeat(300)).unwrap();
     let args = ["--coupon", "7", "--user-auth", "jwt", "--tokens", tokens.path().to_str().unwrap()];
     assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
+}
+
+/// The same system behind TLS, and the certificate to trust it by.
+async fn behind_tls() -> (String, tempfile::NamedTempFile) {
+    let plain: std::net::SocketAddr = system().await.trim_start_matches("http://").parse().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                let mut inside = tokio::net::TcpStream::connect(plain).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    (url, file)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_spoken_to_whom_the_given_certificate_trusts_and_to_nobody_else() {
+    let (url, certificate) = behind_tls().await;
+    let trusted = ["--coupon", "7", "--ca-file", certificate.path().to_str().unwrap()];
+    assert_eq!(rehearse(&url, &trusted).await.unwrap(), ExitCode::SUCCESS);
+    let error = format!("{:#}", rehearse(&url, &["--coupon", "7"]).await.unwrap_err());
+    assert!(error.contains("TLS") && error.contains("UnknownIssuer"), "{error}");
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let error = rehearse(&url, &["--coupon", "7", "--ca-file", empty.path().to_str().unwrap()]).await.unwrap_err();
+    assert!(error.to_string().contains("holds no certificate"), "{error:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
