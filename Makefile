@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench picture test crashes lint setup
+.PHONY: help demo run rush drift bench picture test crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -57,6 +57,18 @@ crashes: ## Every crash point, again and again, on real servers, with a table (C
 	@cargo build --locked -p firstcome-api -p firstcome-reconciler
 	@cargo run --quiet --locked -p firstcome-stack -- setup
 	@CYCLES=$${CYCLES:-100} cargo test --locked -p firstcome-system-tests --test it cycles:: -- --nocapture
+
+chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2; REPLAY=seed or file)
+	@dev/setup.sh clocks
+	@cargo build --locked -p firstcome-api -p firstcome-reconciler -p firstcome-chaos
+	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@target/debug/firstcome-chaos $(if $(REPLAY),replay $(REPLAY),run)
+
+soak: ## Mixed traffic and faults for half an hour; memory, sockets, statements and tables must stay flat (MINUTES=30)
+	@dev/setup.sh
+	@cargo build --locked -p firstcome-api -p firstcome-reconciler -p firstcome-chaos
+	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@target/debug/firstcome-chaos soak
 
 lint: ## Formatting, clippy, documentation, licences, docker-compose.yml
 	@dev/setup.sh

@@ -168,6 +168,11 @@ impl Member {
         }
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.state().process.as_ref().filter(|process| process.status().is_none()).map(Process::pid)
+    }
+
     /// How often it was started.
     pub fn starts(&self) -> u32 {
         self.state().starts

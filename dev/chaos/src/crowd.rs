@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::inflict::pause;
 use crate::schedule::Schedule;
-use crate::stage::Stage;
+use crate::stage::{Drop, Stage};
 
 /// A person gives up on an answer after this long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Everyone of a schedule.
 pub struct Crowd<'a> {
     stage: &'a Stage,
+    drops: Vec<Drop>,
     recorder: Recorder,
     client: reqwest::Client,
     told: Mutex<HashMap<Person, Answer>>,
@@ -32,9 +33,9 @@ impl<'a> Crowd<'a> {
     ///
     /// # Errors
     /// When the HTTP client can't be made.
-    pub fn new(stage: &'a Stage, recorder: Recorder) -> reqwest::Result<Self> {
+    pub fn new(stage: &'a Stage, drops: Vec<Drop>, recorder: Recorder) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        Ok(Self { stage, recorder, client, told: Mutex::default() })
+        Ok(Self { stage, drops, recorder, client, told: Mutex::default() })
     }
 
     /// Everyone comes in their time and asks until they are answered.
@@ -55,7 +56,7 @@ impl<'a> Crowd<'a> {
     }
 
     fn everyone(&self, people: u32) -> impl Iterator<Item = Person> + use<> {
-        let coupons = self.stage.drops().len();
+        let coupons = self.drops.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
@@ -90,7 +91,7 @@ impl<'a> Crowd<'a> {
     async fn ask(&self, person: Person) -> bool {
         let apis = self.stage.cast.apis();
         let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
-        let (drop, name) = (self.stage.drops()[person.0], format!("u-{}", person.1));
+        let (drop, name) = (self.drops[person.0], format!("u-{}", person.1));
         let coupon = drop.coupon;
         let id = |number: i64| u64::try_from(number).unwrap_or_default();
         let pending = self.recorder.invoke(id(coupon), Some(id(drop.id)), &name);

@@ -178,6 +178,9 @@ pub enum Fault {
         /// For how long.
         ms: u64,
     },
+    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can be promised against it. It
+    /// is there to show that the judge sees a lost promise.
+    EveryCopyDeleted,
 }
 
 impl Fault {
@@ -210,6 +213,7 @@ impl Fault {
             Self::MysqlLocks { .. } => "mysql rows locked".into(),
             Self::MysqlDeadlocks { .. } => "mysql deadlocks".into(),
             Self::MysqlDiskFull { .. } => "mysql disk full".into(),
+            Self::EveryCopyDeleted => "every copy deleted".into(),
         }
     }
 }
@@ -224,7 +228,7 @@ impl fmt::Display for Fault {
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
             Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
             Self::StaleReplica { lag_ms } => write!(out, ", {lag_ms} ms behind"),
-            Self::Flush => Ok(()),
+            Self::Flush | Self::EveryCopyDeleted => Ok(()),
             Self::KillServer { ms, .. }
             | Self::FreezeServer { ms, .. }
             | Self::Wire { ms, .. }

@@ -6,17 +6,20 @@
 //! - [`crowd`]: people who ask until they are answered, recorded in a history (`firstcome-histories`).
 //! - [`run`]: faults on, healed, exact, judged; [`truth`]: what the stores say in the end.
 //! - [`campaign`]: many of them; [`mod@shrink`]: which faults a failure needs; [`report`]: what was shown.
+//! - [`soak`]: half an hour of traffic and faults on one system, and what it holds on to meanwhile ([`gauge`]).
 
 pub mod campaign;
 pub mod cast;
 pub mod crowd;
 pub mod fault;
+pub mod gauge;
 pub mod ground;
 pub mod inflict;
 pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod shrink;
+pub mod soak;
 pub mod stage;
 pub mod truth;
 

@@ -47,6 +47,15 @@ enum Verb {
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
     },
+    /// Traffic and faults on one system for a long time: nothing may pile up.
+    Soak {
+        /// For how long.
+        #[arg(long, env = "MINUTES", default_value_t = 30)]
+        minutes: u64,
+        /// Where histories of failures and the figures are kept.
+        #[arg(long, default_value = "target/chaos/soak")]
+        out: PathBuf,
+    },
     /// Prints the schedule of a seed.
     Show {
         /// The seed.
@@ -66,6 +75,7 @@ async fn main() -> Result<ExitCode> {
             report.passed()
         }
         Verb::Replay { what, times, out } => replay(&what, times, &out).await?,
+        Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
         Verb::Show { seed } => {
             println!("{}", Schedule::draw(seed));
             true

@@ -66,7 +66,7 @@ pub struct Hit {
 pub async fn run(ground: &Arc<Ground>, schedule: &Schedule, folder: &Path) -> Result<Ran> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
-    let stage = Stage::set(Arc::clone(ground), schedule).await.context("before the first fault")?;
+    let stage = Stage::set(Arc::clone(ground), schedule, &[]).await.context("before the first fault")?;
     let path = folder.join("history.jsonl");
     let recorder = Recorder::create(&path)?;
     let once_per = if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop };
@@ -114,7 +114,7 @@ type Played = (Vec<Hit>, Option<Duration>, Option<String>);
 
 /// Faults, healing, and the wait until everything is exact.
 async fn play(stage: &Stage, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
-    let crowd = Crowd::new(stage, recorder.clone())?;
+    let crowd = Crowd::new(stage, stage.drops().to_vec(), recorder.clone())?;
     let broken = async {
         let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(stage, timed)));
         let hits = faults.await?;
@@ -163,11 +163,11 @@ async fn at_its_time(stage: &Stage, timed: &Timed) -> Result<Hit> {
     Ok(Hit { name: timed.fault.name(), fault: format!("{:>5} ms  {}", timed.at_ms, timed.fault), took, note })
 }
 
-fn id(number: i64) -> u64 {
+pub(crate) fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-async fn rows(stage: &Stage, drop: Drop) -> Result<Vec<Row>> {
+pub(crate) async fn rows(stage: &Stage, drop: Drop) -> Result<Vec<Row>> {
     let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {}", drop.id);
     let rows = stage.sql(&sql).await?;
     rows.into_iter().map(|row| Ok(Row { slot: row[0].parse()?, person: row[1].clone() })).collect()
@@ -205,10 +205,16 @@ async fn until_exact(
 
 async fn record_the_end(stage: &Stage, recorder: &Recorder) -> Result<()> {
     for drop in stage.drops() {
-        for (person, slot) in truth::listed(stage, *drop).await? {
-            recorder.broken(id(drop.id), &person, slot);
-        }
-        recorder.finally(id(drop.id), rows(stage, *drop).await?);
+        record_end_of(stage, *drop, recorder).await?;
     }
+    Ok(())
+}
+
+/// Records what the tables hold of a drop in the end, and whom the system lists.
+pub(crate) async fn record_end_of(stage: &Stage, drop: Drop, recorder: &Recorder) -> Result<()> {
+    for (person, slot) in truth::listed(stage, drop).await? {
+        recorder.broken(id(drop.id), &person, slot);
+    }
+    recorder.finally(id(drop.id), rows(stage, drop).await?);
     Ok(())
 }

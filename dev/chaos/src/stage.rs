@@ -42,7 +42,7 @@ impl Stage {
     ///
     /// # Errors
     /// When it does not get ready on healthy servers.
-    pub async fn set(ground: Arc<Ground>, schedule: &Schedule) -> Result<Self> {
+    pub async fn set(ground: Arc<Ground>, schedule: &Schedule, settings: &[(&str, &str)]) -> Result<Self> {
         let stores = Stores::at(&ground.redis().url(), &ground.mysql.url(), &ground.kafka.bootstrap());
         let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
         world.set("REDIS_URL", &ground.redis_url());
@@ -53,6 +53,9 @@ impl Stage {
         world.set("DATABASE_TIMEOUT_MS", "5000");
         world.set("ALERT_COOLDOWN_SECONDS", "3600");
         world.set("STARTUP_WAIT_SECONDS", "20");
+        for (name, value) in settings {
+            world.set(name, value);
+        }
         let clock = Clock::find()?;
         if let Some(clock) = &clock {
             clock.wind(&world);
@@ -81,22 +84,31 @@ impl Stage {
         while !redis::cmd("EXISTS").arg(&canary).query_async::<bool>(&mut conn).await? {
             pause(50).await;
         }
-        let body = json!({
-            "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
-            "waiting_list": schedule.waiting_list, "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
-        });
-        let api = self.cast.apis().into_iter().next().context("an API")?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
         let mut drops = Vec::new();
         for _ in 0..schedule.coupons {
-            let asked = client.post(format!("{api}/v1/coupons")).bearer_auth(OPS_TOKEN).json(&body);
-            let made = asked.send().await?;
-            let (status, made) = (made.status(), made.json::<Value>().await?);
-            ensure!(status == 201, "a coupon was not made: {status} {made}");
-            let id = made["current_drop"]["id"].as_i64().context("a drop")?;
-            drops.push(Drop { coupon: made["id"].as_i64().context("an id")?, id });
+            drops.push(self.make_coupon(schedule, None).await?);
         }
         Ok(drops)
+    }
+
+    /// Makes a coupon that is open, until an instant if one is given.
+    ///
+    /// # Errors
+    /// When no API makes it.
+    pub async fn make_coupon(&self, schedule: &Schedule, closes_at: Option<&str>) -> Result<Drop> {
+        let body = json!({
+            "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
+            "waiting_list": schedule.waiting_list,
+            "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes_at},
+        });
+        let api = self.cast.apis().into_iter().next().context("no API runs")?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        let asked = client.post(format!("{api}/v1/coupons")).bearer_auth(OPS_TOKEN).json(&body);
+        let made = asked.send().await?;
+        let (status, made) = (made.status(), made.json::<Value>().await?);
+        ensure!(status == 201, "a coupon was not made: {status} {made}");
+        let id = made["current_drop"]["id"].as_i64().context("a drop")?;
+        Ok(Drop { coupon: made["id"].as_i64().context("an id")?, id })
     }
 
     /// Keeps the processes running, for ever.

@@ -72,6 +72,11 @@ impl Process {
         Self { name, child: Mutex::new(child), pid, log, stdout }
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// What it printed to stdout so far.
     pub fn stdout(&self) -> String {
         self.stdout.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")

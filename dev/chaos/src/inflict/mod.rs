@@ -92,7 +92,23 @@ pub async fn inflict(stage: &Stage, fault: &Fault) -> Result<Effect> {
         Fault::MysqlLocks { ms } => mysql::locks(stage, *ms).await,
         Fault::MysqlDeadlocks { ms } => mysql::deadlocks(stage, *ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(stage, *ms).await,
+        Fault::EveryCopyDeleted => delete_every_copy(stage).await,
     }
+}
+
+/// The row of a person who has one, and their admission.
+async fn delete_every_copy(stage: &Stage) -> Result<Effect> {
+    let Some(drop) = stage.drops().first().copied() else { return Ok(Effect::of(false, "no drop")) };
+    let held = format!("SELECT user_id FROM $db.issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1", drop.id);
+    let rows = stage.sql(&held).await?;
+    let Some(person) = rows.first().map(|row| row[0].clone()) else { return Ok(Effect::of(false, "no row yet")) };
+    let mut conn = stage.ground.redis_connection().await?;
+    ::redis::cmd("ZREM").arg(stage.key(drop, "users")).arg(&person).query_async::<()>(&mut conn).await?;
+    let claimants = stage.world.redis.claimants(drop.coupon);
+    ::redis::cmd("HDEL").arg(claimants).arg(&person).query_async::<()>(&mut conn).await?;
+    let row = format!("DELETE FROM $db.issued_coupons WHERE drop_id = {} AND user_id = '{person}'", drop.id);
+    stage.sql(&row).await?;
+    Ok(Effect::of(true, "a row and its admission"))
 }
 
 async fn disturb(stage: &Stage, store: Store, wire: Wire, ms: u64) -> Result<Effect> {

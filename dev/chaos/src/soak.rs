@@ -1,0 +1,243 @@
+//! A long run: coupons come, are sold, close and are sealed, while faults come and go. Nothing may pile up, and every coupon
+//! is judged like those of a schedule.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use firstcome_histories::{History, OncePer, Recorder, Verdict, check};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use rand::seq::IndexedRandom as _;
+
+use crate::crowd::Crowd;
+use crate::fault::{Fault, Role, Store, Wire};
+use crate::gauge::Gauges;
+use crate::ground::Ground;
+use crate::inflict::{inflict, pause};
+use crate::run::{id, record_end_of};
+use crate::schedule::Schedule;
+use crate::stage::{Drop, Stage};
+
+/// A new coupon this often.
+const COUPON_EVERY: Duration = Duration::from_secs(10);
+/// A coupon is open for this long.
+const OPEN_FOR: Duration = Duration::from_secs(45);
+/// People ask for this long.
+const ASKED_FOR: Duration = Duration::from_secs(40);
+/// Gauges are read this often.
+const GAUGES_EVERY: Duration = Duration::from_secs(10);
+/// Between the end of a fault and the next.
+const FAULT_PAUSE_MS: u64 = 8_000;
+/// A closed coupon must be sealed, which is to say verified exact, within this time.
+const SEALED_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long it goes on.
+#[derive(Clone, Copy)]
+struct Span {
+    begun: Instant,
+    lasts: Duration,
+}
+
+impl Span {
+    fn left(self) -> Duration {
+        self.lasts.saturating_sub(self.begun.elapsed())
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    coupons: AtomicU64,
+    promises: AtomicU64,
+    listed: AtomicU64,
+    faults: AtomicU64,
+    wrong: AtomicU64,
+}
+
+/// Runs for so many minutes, prints what was held on to, and says whether all was well.
+///
+/// # Errors
+/// When servers or the machine fail.
+pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
+    std::fs::create_dir_all(out)?;
+    let ground = Arc::new(Ground::start().await?);
+    let schedule = Schedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, ..Schedule::draw(0) };
+    // Short times of keeping, so that half an hour shows what is thrown away.
+    let settings = [("CLEAN_RUNS_KEPT_SECONDS", "120"), ("SEALED_KEYS_TTL_SECONDS", "60")];
+    let stage = Stage::set(Arc::clone(&ground), &schedule, &settings).await?;
+    let (tally, mut gauges) = (Tally::default(), Gauges::default());
+    let span = Span { begun: Instant::now(), lasts: Duration::from_secs(minutes * 60) };
+    let all = async {
+        tokio::join!(
+            traffic(&stage, &schedule, &tally, out, span),
+            trouble(&stage, &tally, span),
+            watch(&stage, &tally, &mut gauges, span)
+        )
+    };
+    tokio::select! {
+        (traffic, trouble, ()) = all => { traffic?; trouble?; }
+        () = stage.look_after() => unreachable!("processes are looked after for ever"),
+    }
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    println!("\n{gauges}");
+    println!(
+        "{minutes} minutes, {} looks: {} coupons judged, {} promises ({} listed as broken), {} faults took effect, {} coupons wrong",
+        gauges.looks(),
+        count(&tally.coupons),
+        count(&tally.promises),
+        count(&tally.listed),
+        count(&tally.faults),
+        count(&tally.wrong)
+    );
+    std::fs::write(out.join("gauges.json"), serde_json::to_string_pretty(&gauges)?)?;
+    let grown = gauges.grown();
+    let good = grown.is_empty() && count(&tally.wrong) == 0 && count(&tally.promises) > 0 && gauges.looks() >= 8;
+    println!(
+        "{}",
+        if good { "nothing grew, every promise was kept".to_owned() } else { format!("NOT GOOD; grew: {grown:?}") }
+    );
+    if !good {
+        stage.world.keep_logs(&out.join("logs"))?;
+    }
+    Ok(good)
+}
+
+async fn traffic(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, span: Span) -> Result<()> {
+    let mut under_way = FuturesUnordered::new();
+    let mut number = 0_u64;
+    // The last ones end before the others stop.
+    let more = || span.left() > OPEN_FOR + SEALED_WITHIN;
+    let mut tick = tokio::time::interval(COUPON_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick(), if more() => {
+                number += 1;
+                under_way.push(one_coupon(stage, schedule, tally, out, number));
+            }
+            Some(done) = under_way.next(), if !under_way.is_empty() => done?,
+            () = tokio::time::sleep(Duration::from_secs(1)), if under_way.is_empty() => {
+                if !more() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn one_coupon(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, number: u64) -> Result<()> {
+    let Some(drop) = make(stage, schedule).await else { return Ok(()) };
+    let path = out.join(format!("coupon-{number}.jsonl"));
+    let recorder = Recorder::create(&path)?;
+    recorder.drop_is(id(drop.id), id(drop.coupon), u64::from(schedule.quantity), once_per(schedule));
+    let crowd = Crowd::new(stage, vec![drop], recorder.clone())?;
+    let schedule = Schedule { seed: number, ..schedule.clone() };
+    let _ = tokio::time::timeout(ASKED_FOR, async {
+        crowd.come(&schedule).await;
+        // A slot that came free goes to whoever asks next.
+        loop {
+            pause(5_000).await;
+            crowd.the_others_ask_again(schedule.people).await;
+        }
+    })
+    .await;
+    let sealed = until_sealed(stage, drop).await;
+    while record_end_of(stage, drop, &recorder).await.is_err() {
+        pause(500).await;
+    }
+    recorder.finish()?;
+    let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
+    tally.coupons.fetch_add(1, Ordering::Relaxed);
+    tally.promises.fetch_add(judgement.figures.promises as u64, Ordering::Relaxed);
+    tally.listed.fetch_add(judgement.figures.broken as u64, Ordering::Relaxed);
+    if judgement.verdict == Verdict::Pass && sealed {
+        std::fs::remove_file(&path)?;
+    } else {
+        tally.wrong.fetch_add(1, Ordering::Relaxed);
+        println!("coupon {number} (drop {}), sealed: {sealed}: {judgement}\n  kept in {}", drop.id, path.display());
+    }
+    Ok(())
+}
+
+fn once_per(schedule: &Schedule) -> OncePer {
+    if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop }
+}
+
+/// A coupon, as soon as it can be made; none when it can't for long.
+async fn make(stage: &Stage, schedule: &Schedule) -> Option<Drop> {
+    for _ in 0..20 {
+        let closes = stage.sql("SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 45 SECOND, '%Y-%m-%dT%H:%i:%sZ')").await;
+        if let Ok(closes) = closes
+            && let Ok(drop) = stage.make_coupon(schedule, Some(&closes[0][0])).await
+        {
+            return Some(drop);
+        }
+        pause(500).await;
+    }
+    None
+}
+
+async fn until_sealed(stage: &Stage, drop: Drop) -> bool {
+    let begun = Instant::now();
+    let sql = format!("SELECT sealed_at IS NOT NULL FROM $db.drops WHERE id = {}", drop.id);
+    while begun.elapsed() < SEALED_WITHIN {
+        if stage.sql(&sql).await.is_ok_and(|rows| rows[0][0] == "1") {
+            return true;
+        }
+        pause(500).await;
+    }
+    false
+}
+
+/// One fault after the other. The first process of each kind is never killed: it shows what a process gathers.
+async fn trouble(stage: &Stage, tally: &Tally, span: Span) -> Result<()> {
+    while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
+        pause(FAULT_PAUSE_MS).await;
+        let fault = draw();
+        let effect = inflict(stage, &fault).await?;
+        tally.faults.fetch_add(u64::from(effect.took), Ordering::Relaxed);
+    }
+    stage.heal().await
+}
+
+fn draw() -> Fault {
+    let mut rng = rand::rng();
+    let role = *[Role::Api, Role::Consumer, Role::Reconciler].choose(&mut rng).unwrap_or(&Role::Api);
+    let store = *[Store::Redis, Store::Mysql, Store::Kafka].choose(&mut rng).unwrap_or(&Store::Redis);
+    let wires = [Wire::Delay, Wire::Cut, Wire::BlackHole, Wire::DropReplies, Wire::HalfClose];
+    let wire = *wires.choose(&mut rng).unwrap_or(&Wire::Cut);
+    let ms = 1_500;
+    let all = [
+        Fault::Kill { role, number: 1, ms },
+        Fault::Freeze { role, number: 0, ms },
+        Fault::KillServer { store, ms },
+        Fault::FreezeServer { store, ms },
+        Fault::Wire { store, wire, ms },
+        Fault::Wire { store, wire, ms },
+        Fault::OldCopy { age_ms: ms },
+        Fault::Flush,
+        Fault::MysqlReadOnly { ms },
+    ];
+    all.choose(&mut rng).cloned().unwrap_or(Fault::Flush)
+}
+
+async fn watch(stage: &Stage, tally: &Tally, gauges: &mut Gauges, span: Span) {
+    let mut looks = 0_u64;
+    while !span.left().is_zero() {
+        tokio::time::sleep(GAUGES_EVERY).await;
+        gauges.read(stage).await;
+        looks += 1;
+        if looks.is_multiple_of(12) {
+            let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+            println!(
+                "{} min: {} coupons judged, {} promises, {} faults, {} wrong",
+                looks * GAUGES_EVERY.as_secs() / 60,
+                count(&tally.coupons),
+                count(&tally.promises),
+                count(&tally.faults),
+                count(&tally.wrong)
+            );
+        }
+    }
+}
