@@ -117,11 +117,19 @@ const ROWS: u32 = 1_000;
 /// # Errors
 /// When MySQL refuses.
 pub async fn insert_rows(site: &Site<'_>, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
+    insert_rows_by(site, coupon, from, to, ROWS).await
+}
+
+/// [`insert_rows`] with so many rows in a statement.
+///
+/// # Errors
+/// When MySQL refuses.
+pub async fn insert_rows_by(site: &Site<'_>, coupon: Coupon, from: u32, to: u32, rows: u32) -> Result<Duration> {
     let mut conn = site.mysql().await?;
     let begun = Instant::now();
     let mut next = from;
     while next <= to {
-        let last = to.min(next + ROWS - 1);
+        let last = to.min(next + rows - 1);
         let values: Vec<String> = (next..=last)
             .map(|slot| {
                 let (user, code) = (person(slot), new_code());

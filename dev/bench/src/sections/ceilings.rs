@@ -1,8 +1,10 @@
 //! What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside the first of these.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use firstcome_rush::live::step;
 use firstcome_rush::system::Service;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::keys::DropKeys;
 
 use super::median;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
@@ -111,6 +113,11 @@ async fn by_the_clock(api: &Service, size: &Size, coupon: Coupon, rate: f64) -> 
 async fn admitted(site: &Site<'_>, api: &Service, size: &Size, policy: &str, pipelined: u32) -> Result<Figure> {
     let coupon = site.coupon(api, 10_000_000).await?;
     let rate = script(site, coupon, size.many_requests, size.connections, pipelined).await?;
+    let mut redis = site.redis().await?;
+    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let admitted: u32 = redis::cmd("ZCARD").arg(&keys.users).query_async(&mut redis).await?;
+    // Names are drawn by chance, so some come twice.
+    ensure!(admitted > size.many_requests / 2, "the script admitted {admitted} only of {}", size.many_requests);
     let what = format!("script, everyone wins, by redis-benchmark, {policy}, pipeline {pipelined}");
     Ok(Figure::of(PART, what, rate, "/s"))
 }
