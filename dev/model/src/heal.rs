@@ -2,6 +2,7 @@
 
 use crate::pass::Reconciler;
 use crate::state::State;
+use crate::step::End;
 use crate::{PEOPLE, Protocol, Step, step};
 
 /// Rounds until nothing changes any more. Each has a pass, and a lost Redis takes three.
@@ -26,7 +27,7 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
 
 /// Whatever was under way goes on first: messages, late loaders, repairs planned long ago.
 fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
-    publish_all(state);
+    publish_all(protocol, state);
     if state.loader.is_some() {
         step::take(protocol, state, Step::LoadLate);
     }
@@ -48,15 +49,17 @@ fn one_round(protocol: &Protocol, state: &mut State) {
     state.begin(0);
     finish_pass(protocol, state, 0);
     for person in (0_u8..).take(PEOPLE) {
-        step::ask(state, person);
-        publish_all(state);
+        step::ask(protocol, state, person);
+        publish_all(protocol, state);
     }
     state.tidy();
 }
 
-fn publish_all(state: &mut State) {
-    while !state.publishing.is_empty() {
-        step::publish(state, 0, true, true);
+fn publish_all(protocol: &Protocol, state: &mut State) {
+    for again in [false, true] {
+        while !(if again { &state.again } else { &state.publishing }).is_empty() {
+            step::publish(protocol, state, again, 0, End::Acknowledged);
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Faults {
     pub crashes: u8,
     /// Messages already committed are delivered once more.
     pub repeats: u8,
-    /// A message never gets to the topic, and the person is told `accepted` all the same (`queued: false`).
+    /// A message is not acknowledged in time: it gets to the topic or not, and the backup table keeps the claim or is away too.
     pub lost: u8,
     /// Redis restarts with everything it had.
     pub restarts: u8,
@@ -64,6 +64,12 @@ pub enum Wrong {
     LoadUnchecked,
     /// A lost drop is loaded and settled before people are put back.
     SettleFirst,
+    /// A lost drop is loaded before the people of the backup table are put back.
+    BackupLate,
+    /// A person is told `accepted` although neither the topic nor the backup table holds it.
+    ToldUnheld,
+    /// A retry is told `already_claimed` although nobody has made sure that the topic or the backup table holds it.
+    RetryToldUnheld,
 }
 
 /// The protocol, with the faults it is to withstand.
@@ -90,6 +96,8 @@ pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promi
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
 /// Rows are for people whom Redis admitted, one each.
 pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
+/// Whatever Redis forgets, a promise is on the topic, in the backup table, or a row.
+pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
 /// Left alone, every promise has its row, and every slot is issued.
 pub const HEALS: &str = "left alone, it becomes exact";
 
@@ -117,6 +125,7 @@ impl Model for Protocol {
             Property::always(NEVER_UNVERIFIED, |_, state: &State| !state.admitted_blindly),
             Property::always(ONE_EACH, |_, state: &State| state.promises_agree()),
             Property::always(ROWS_ADMITTED, |_, state: &State| state.rows_are_admitted()),
+            Property::always(HELD_TWICE, |_, state: &State| state.promises_are_held()),
             Property::always(HEALS, heal::becomes_exact),
             Property::sometimes("everything is issued", |_, state: &State| state.rows.iter().all(Option::is_some)),
         ]

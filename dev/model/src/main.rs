@@ -13,11 +13,6 @@ fn main() -> ExitCode {
         print(broken.as_ref());
         good &= broken.is_none();
     }
-    for (name, protocol) in cases::silent_losses() {
-        let (_, broken) = explore(protocol);
-        println!("two faults at once ({name}): {}", if broken.is_some() { "a promise can be lost" } else { "holds" });
-        print(broken.as_ref());
-    }
     for (wrong, protocol) in cases::wrong() {
         let (_, broken) = explore(protocol);
         println!("{wrong:?}: {}", if broken.is_some() { "caught" } else { "NOT CAUGHT" });

@@ -49,7 +49,7 @@ pub enum Repair {
     Withdraw(Person, Slot),
     /// Writes a row.
     Issue(Person, Slot),
-    /// Marks a backup row as done, if its person has a row or a slot.
+    /// Marks a backup row as done, if its person has a row.
     Resolve(Person, Slot),
     /// Opens admission.
     Grant,
@@ -68,10 +68,10 @@ impl State {
         self.redis.generation
     }
 
-    /// Where Redis lost something, a pass waits first until no message can be on its way any more.
+    /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic or the backup table any more.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.licence || self.is_lost();
-        !loss || self.publishing.is_empty() || protocol.is(Wrong::NoWait)
+        !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
     /// The licence, the generation, the clock, the tail. In one step, because what comes between the generation and the tail is
@@ -90,7 +90,7 @@ impl State {
 
     pub(crate) fn look(&mut self, protocol: &Protocol, at: usize) {
         let Reconciler::Begun(seen) = std::mem::replace(&mut self.reconcilers[at], Reconciler::Idle) else { return };
-        let mut todo = self.plan(&seen);
+        let mut todo = self.plan(protocol, &seen);
         if protocol.is(Wrong::SettleFirst) && self.is_lost() {
             todo.retain(|repair| !matches!(repair, Repair::Load | Repair::Settle));
             todo.splice(0..0, [Repair::Load, Repair::Settle]);
@@ -106,11 +106,14 @@ impl State {
         }
     }
 
-    fn plan(&self, seen: &Seen) -> Vec<Repair> {
+    fn plan(&self, protocol: &Protocol, seen: &Seen) -> Vec<Repair> {
         let mut todo = Vec::new();
         self.plan_rows(&mut todo);
         self.plan_messages(seen, &mut todo);
         let lost = self.is_lost();
+        if lost && !protocol.is(Wrong::BackupLate) {
+            self.plan_kept(seen, &mut todo);
+        }
         todo.extend(lost.then_some(Repair::Load));
         if lost || !todo.is_empty() || !self.redis.adds_up() {
             todo.push(Repair::Settle);
@@ -136,6 +139,16 @@ impl State {
             let known_to_be_given = self.is_lost() || !seen.had_licence || *slot <= self.redis.count;
             if first && !held && !elsewhere && known_to_be_given {
                 todo.push(Repair::PutBack(*person, *slot, false));
+            }
+        }
+    }
+
+    /// The backup table may hold the only copy of a promise: its people are back before the drop is loaded.
+    fn plan_kept(&self, seen: &Seen, todo: &mut Vec<Repair>) {
+        for &(person, slot) in &self.failed {
+            let told_otherwise = seen.tail.iter().any(|claim| claim.0 == person || claim.1 == slot);
+            if !told_otherwise && self.row_on(slot).is_none() && self.row_of(person).is_none() {
+                todo.push(Repair::PutBack(person, slot, false));
             }
         }
     }
@@ -215,7 +228,7 @@ impl State {
             Repair::Withdraw(person, from) => self.redis.withdraw(generation, person, from),
             Repair::Issue(person, slot) => _ = self.insert((person, slot)),
             Repair::Resolve(person, slot) => {
-                if self.row_of(person).is_some() || self.redis.slot_of(person) > 0 {
+                if self.row_of(person).is_some() {
                     self.failed.retain(|claim| *claim != (person, slot));
                 }
             }

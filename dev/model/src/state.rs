@@ -33,6 +33,10 @@ pub struct State {
     pub generations: u8,
     /// Admissions whose message is on its way to the topic.
     pub publishing: Vec<Claim>,
+    /// Claims that are published again, because the process that a retry came to does not know that they are held.
+    pub again: Vec<Claim>,
+    /// What processes know to be held by a second store.
+    pub held: Vec<Claim>,
     /// The topic.
     pub topic: Vec<Claim>,
     /// The group's committed offset.
@@ -68,6 +72,8 @@ impl State {
             loader: Some(1),
             generations: 1,
             publishing: Vec::new(),
+            again: Vec::new(),
+            held: Vec::new(),
             topic: Vec::new(),
             committed: 0,
             in_hand: None,
@@ -84,7 +90,9 @@ impl State {
 
     /// What does not matter is made the same, so that there are fewer states: sets are sorted, and reconcilers are alike.
     pub fn tidy(&mut self) {
-        for set in [&mut self.publishing, &mut self.failed, &mut self.promises, &mut self.broken, &mut self.admitted] {
+        let on_the_way = [&mut self.publishing, &mut self.again, &mut self.held];
+        let told = [&mut self.failed, &mut self.promises, &mut self.broken, &mut self.admitted];
+        for set in on_the_way.into_iter().chain(told) {
             set.sort_unstable();
             set.dedup();
         }
@@ -129,6 +137,13 @@ impl State {
 
     pub(crate) fn promises_agree(&self) -> bool {
         self.standing().all(|(person, slot)| self.standing().all(|(other, on)| (person == other) == (slot == on)))
+    }
+
+    pub(crate) fn promises_are_held(&self) -> bool {
+        let held = |claim: &Claim| {
+            self.tail().contains(claim) || self.failed.contains(claim) || self.row_on(claim.1) == Some(claim.0)
+        };
+        self.standing().all(held)
     }
 
     pub(crate) fn rows_are_admitted(&self) -> bool {

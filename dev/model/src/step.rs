@@ -10,14 +10,14 @@ use crate::{PEOPLE, Person, Protocol, Wrong};
 pub enum Step {
     /// A person asks, for the first time or again.
     Ask(Person),
-    /// A message gets to the topic or not, and its person gets an answer or not.
+    /// A claim gets to a second store or not, and its person gets an answer or not.
     Publish {
+        /// Whether it is of those that are published again.
+        again: bool,
         /// Which of those on their way.
         at: usize,
-        /// It is on the topic.
-        arrives: bool,
-        /// Their person is told `accepted`.
-        answered: bool,
+        /// What comes of it.
+        end: End,
     },
     /// The consumer takes the next message.
     Fetch,
@@ -49,6 +49,31 @@ pub enum Step {
     Flush,
 }
 
+/// What comes of a claim on its way to a second store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Kafka acknowledges it, and the person is told yes.
+    Acknowledged,
+    /// Fault: no acknowledgement comes in time, whether the message arrives or not. The backup table keeps the claim, and the
+    /// person is told yes.
+    Kept {
+        /// It is on the topic all the same.
+        arrives: bool,
+    },
+    /// Fault: the backup table is away as well, and the person is told to try again.
+    Unheld {
+        /// It is on the topic all the same.
+        arrives: bool,
+    },
+    /// Fault: the process dies, and nobody is told anything.
+    Dies {
+        /// It is on the topic.
+        arrives: bool,
+        /// It is in the backup table.
+        kept: bool,
+    },
+}
+
 /// All that can happen now.
 pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     people(state, steps);
@@ -73,13 +98,18 @@ fn people(state: &State, steps: &mut Vec<Step>) {
     // People are alike too: the next newcomer is always the one with the lowest number.
     let known = (0..PEOPLE).filter(|p| state.admitted.iter().any(|(person, _)| usize::from(*person) == *p)).count();
     steps.extend((0_u8..).take(PEOPLE.min(known + 1)).map(Step::Ask));
-    for at in 0..state.publishing.len() {
-        steps.push(Step::Publish { at, arrives: true, answered: true });
-        if state.faults.lost > 0 {
-            steps.push(Step::Publish { at, arrives: false, answered: true });
-        }
-        if state.faults.crashes > 0 {
-            steps.extend([true, false].map(|arrives| Step::Publish { at, arrives, answered: false }));
+    let mut ends = vec![End::Acknowledged];
+    if state.faults.lost > 0 {
+        ends.extend([true, false].map(|arrives| End::Kept { arrives }));
+        ends.extend([true, false].map(|arrives| End::Unheld { arrives }));
+    }
+    if state.faults.crashes > 0 {
+        let deaths = [(false, false), (true, false), (false, true)];
+        ends.extend(deaths.map(|(arrives, kept)| End::Dies { arrives, kept }));
+    }
+    for (again, number) in [(false, state.publishing.len()), (true, state.again.len())] {
+        for at in 0..number {
+            steps.extend(ends.iter().map(|end| Step::Publish { again, at, end: *end }));
         }
     }
 }
@@ -114,8 +144,8 @@ fn redis(state: &State, steps: &mut Vec<Step>) {
 /// Makes it happen.
 pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
     match step {
-        Step::Ask(person) => ask(state, person),
-        Step::Publish { at, arrives, answered } => publish(state, at, arrives, answered),
+        Step::Ask(person) => ask(protocol, state, person),
+        Step::Publish { again, at, end } => publish(protocol, state, again, at, end),
         Step::Fetch => state.in_hand = Some(InHand { offset: state.committed, half_done: false }),
         Step::WriteRow => {
             write_row(state);
@@ -173,7 +203,7 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
     }
 }
 
-pub(crate) fn ask(state: &mut State, person: Person) {
+pub(crate) fn ask(protocol: &Protocol, state: &mut State, person: Person) {
     if !state.licence {
         return;
     }
@@ -183,22 +213,43 @@ pub(crate) fn ask(state: &mut State, person: Person) {
             state.publishing.push((person, slot));
             state.admitted.push((person, slot));
         }
-        Admission::Already(slot) => state.promises.push((person, slot)),
+        Admission::Already(slot) => {
+            let claim = (person, slot);
+            if state.held.contains(&claim) || protocol.is(Wrong::RetryToldUnheld) {
+                state.promises.push(claim);
+            } else if !state.publishing.contains(&claim) {
+                state.again.push(claim);
+            }
+        }
         Admission::Refused => {}
     }
 }
 
-pub(crate) fn publish(state: &mut State, at: usize, arrives: bool, answered: bool) {
-    let claim = state.publishing.remove(at);
+pub(crate) fn publish(protocol: &Protocol, state: &mut State, again: bool, at: usize, end: End) {
+    let claim = if again { state.again.remove(at) } else { state.publishing.remove(at) };
+    let (arrives, kept) = match end {
+        End::Acknowledged => (true, false),
+        End::Kept { arrives } => (arrives, true),
+        End::Unheld { arrives } => (arrives, false),
+        End::Dies { arrives, kept } => (arrives, kept),
+    };
     if arrives {
         state.topic.push(claim);
-    } else if answered {
-        state.faults.lost -= 1;
     }
-    if answered {
+    if kept {
+        state.failed.push(claim);
+    }
+    match end {
+        End::Acknowledged => {}
+        End::Kept { .. } | End::Unheld { .. } => state.faults.lost -= 1,
+        End::Dies { .. } => state.faults.crashes -= 1,
+    }
+    let held = matches!(end, End::Acknowledged | End::Kept { .. });
+    if held {
+        state.held.push(claim);
+    }
+    if held || (protocol.is(Wrong::ToldUnheld) && matches!(end, End::Unheld { .. })) {
         state.promises.push(claim);
-    } else {
-        state.faults.crashes -= 1;
     }
 }
 

@@ -40,7 +40,12 @@ impl Planner<'_> {
         // Where Redis has the person is what they were told; else the slot that the failed claim is about, if it is nobody's.
         let admitted = page.now_on_slot.get(user).copied();
         let row_is_anothers = |slot: i64| page.rows.iter().any(|row| i64::from(row.slot) == slot && row.user != *user);
-        let anothers = |slot: i64| row_is_anothers(slot) || page.users.iter().any(|(s, on)| *s == slot && on != user);
+        let on_the_way = |slot: i64| page.in_flight.iter().any(|m| i64::from(m.slot) == slot && m.user != *user);
+        let anothers = |slot: i64| {
+            row_is_anothers(slot)
+                || page.users.iter().any(|(s, on)| *s == slot && on != user)
+                || (self.facts.is_lost() && on_the_way(slot))
+        };
         let in_its_slot = admitted
             .filter(|slot| !row_is_anothers(*slot))
             .or_else(|| failed.slot.filter(|slot| admitted.is_none() && !anothers(*slot)))
@@ -77,7 +82,7 @@ impl Planner<'_> {
     /// The table may hold the only copy of a promise, and a drop that is loaded before its people are back gives their slots
     /// away. A message is the older word, and is put back instead.
     fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, failed: &Failed) {
-        if page.in_flight.iter().all(|message| message.user != *user && message.slot != slot) {
+        if page.in_flight.iter().all(|message| message.user != *user) {
             let claimed_at_ms = failed.claimed_at.map(|at| at.timestamp_millis());
             self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
         }

@@ -173,7 +173,7 @@ fn all_kinds_over_many_drops() {
                 Kind::RedisLost,
                 "rebuild",
                 Outcome::Applied,
-                "Redis does not have this drop; 97 people are known from rows and messages",
+                "Redis does not have this drop; 97 people are known from rows, messages and failed claims",
             ),
         ];
         if drop == 2 {

@@ -101,6 +101,35 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
 }
 
 #[tokio::test]
+async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(&kafka).with_redis(&redis), "second-flush").await;
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let users = people(15);
+    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
+    all_issued(&world, coupon.drop, 5).await;
+    kafka.kill().await.unwrap();
+    answers.extend(rush(&[&api], coupon.id, &users[5..], 10).await);
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    kafka.start_again().await.unwrap();
+
+    // The licence is still there: admission is open again the moment the drop is loaded.
+    let newcomer = eventually_some("somebody new gets a slot", LIMIT, async || {
+        let answer = api.claim(coupon.id, "u-new").await;
+        if answer.promised().is_some() { Ok(answer) } else { Err(format!("{answer:?}")) }
+    });
+    let (told, _) = tokio::join!(newcomer, mended(&world));
+    assert!(told.promised().is_some_and(|(_, slot)| slot > 15), "{told:?}");
+    answers.push(("u-new".into(), told));
+    filled_up(&world, &api, &coupon, answers).await;
+}
+
+#[tokio::test]
 async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_redis(&redis), "second-retry").await;

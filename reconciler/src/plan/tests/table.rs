@@ -193,6 +193,34 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
 }
 
 #[test]
+fn a_lost_drop_is_not_loaded_before_whom_the_backup_table_alone_knows() {
+    let mut world = World::exact(12, 9);
+    (world.meta, world.count) = (None, None);
+    world.users.clear();
+    for slot in [3, 4, 5] {
+        world.rows.remove(&slot);
+    }
+    world.in_flight = vec![(5, user(5))];
+    // The last two contradict a row and a message, which count for more.
+    world.failed = vec![
+        (1, Some(3), Some(user(3))),
+        (2, Some(4), Some(user(4))),
+        (3, Some(1), Some(user(30))),
+        (4, Some(5), Some(user(31))),
+    ];
+    let plan = world.plan();
+    let rebuilt = plan.items.iter().find_map(|item| match &item.action {
+        Action::Rebuild(holdings) => Some(holdings),
+        _ => None,
+    });
+    let mut rebuilt: Vec<_> = rebuilt.unwrap().iter().map(|h| (h.slot, h.user.clone(), h.certain)).collect();
+    rebuilt.sort();
+    assert_eq!(rebuilt, [1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| (n, user(n), !(3..=5).contains(&n))));
+    world.apply(&world.plan());
+    assert_eq!(world.findings(), [], "only a message is left on its way: {world:#?}");
+}
+
+#[test]
 fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
     let mut world = World { licence_lost: true, ..World::exact(12, 9) };
     world.rows.remove(&9);
