@@ -227,7 +227,10 @@ pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usi
         .await
         .context("redis-benchmark (Debian: redis-tools)")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().rfind(|line| line.contains("EVALSHA")).with_context(|| format!("no result: {text}"))?;
+    let line = text.lines().rfind(|line| line.contains("EVALSHA")).with_context(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!("redis-benchmark gave no result ({}): {text}{said}", output.status)
+    })?;
     let number =
         line.rsplit_once("EVALSHA").and_then(|(_, rest)| rest.split('"').find(|part| part.parse::<f64>().is_ok()));
     Ok(number.context("no number in redis-benchmark's result")?.parse()?)

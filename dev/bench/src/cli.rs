@@ -125,9 +125,9 @@ pub struct Size {
     pub open_seconds: u32,
 }
 
-impl Options {
-    /// The sizes that these options ask for.
-    pub fn size(&self) -> Size {
+impl Size {
+    /// The usual sizes, or those of a quick look.
+    pub fn of(quick: bool) -> Self {
         let whole = Size {
             requests: 100_000,
             quantity: 100,
@@ -143,7 +143,7 @@ impl Options {
             starts: 10,
             open_seconds: 10,
         };
-        let base = if self.quick {
+        if quick {
             Size {
                 requests: 3_000,
                 many_requests: 10_000,
@@ -160,7 +160,14 @@ impl Options {
             }
         } else {
             whole
-        };
+        }
+    }
+}
+
+impl Options {
+    /// The sizes that these options ask for.
+    pub fn size(&self) -> Size {
+        let base = Size::of(self.quick);
         Size {
             requests: self.requests.unwrap_or(base.requests),
             quantity: self.quantity.unwrap_or(base.quantity),

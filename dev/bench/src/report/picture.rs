@@ -186,6 +186,62 @@ fn latency(latency: Option<&Latency>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Size;
+    use crate::report::{Figure, Target};
+
+    fn report() -> Report {
+        let seen = serde_json::json!({
+            "requests": 2_000, "seconds": 0.1, "per_second": 20_000.0, "answers": {"accepted": 100}, "losers": null,
+            "winners": {"count": 100, "p50": 1.5, "p99": 12.0, "p999": 13.0, "max": 14.0, "curve": [[0.0, 1.0], [1.0, 14.0]]},
+            "yes": {}, "accepted": [], "holders_denied": 0, "admissions": [40, 60], "cpu_seconds": 0.1,
+        });
+        let design = |design: &str, rows: u32, lost: Option<u32>| {
+            serde_json::json!({
+                "design": design, "seen": seen, "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
+                "yes_without_row": 0, "lost_by_consumer_kill": lost, "lost_by_mysql_crash": lost,
+                "cost": {"mysql_statements": 9, "mysql_cpu": 0.1, "redis_commands": 3, "redis_by_command": {},
+                         "redis_cpu": 0.1, "kafka_cpu": 0.1},
+                "statements": [[0.0, 0], [0.1, 9]],
+            })
+        };
+        let mut report = Report::new(Size::of(true));
+        report.designs = [design("a", 114, None), design("h", 100, Some(0))]
+            .map(|run| serde_json::from_value(run).unwrap())
+            .to_vec();
+        report.nothing = Some(serde_json::from_value(seen.clone()).unwrap());
+        report.figures.push(Figure::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
+        report.failed.push(("passes".into(), "<gone>".into()));
+        report
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_design_stands_in_picture_and_table() {
+        let report = report();
+        let svg = standalone(&drawn(&report), true);
+        assert!(svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#), "{svg}");
+        assert!(svg.contains("h · Firstcome") && svg.contains("a route that does nothing"), "{svg}");
+        let table = table(&report);
+        assert!(
+            table.contains("| a count rows, then insert | 20,000 | 1.50 · 12 | – | **114** | 0 | – · – |"),
+            "{table}"
+        );
+        assert!(table.contains("| **h Firstcome** | **20,000** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"), "{table}");
+    }
+
+    #[test]
+    fn a_report_is_read_back_as_it_was_written_and_its_page_needs_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        report().write(folder.path()).unwrap();
+        let text = fs::read_to_string(folder.path().join("report.json")).unwrap();
+        let again: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(table(&again), table(&report()));
+        assert_eq!(again.figures[0].target.map(|target| target.met(1.0)), Some(false));
+        let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
+        for words in ["NOT MET", "a &amp; b", "the disk", "&lt;gone&gt;", "waited, ms", "statements so far"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "{page}");
+    }
 
     #[test]
     fn only_what_is_between_the_marks_changes() {
