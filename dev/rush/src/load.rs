@@ -133,7 +133,12 @@ impl Worker {
             },
         };
         if let Ok((status, body)) = answered {
-            return Answer::read(status, &body);
+            let answer = Answer::read(status, &body);
+            if matches!(answer.kind, Kind::Refused | Kind::Failed) && self.seen.unclear.is_none() {
+                let body: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+                self.seen.unclear = Some(format!("{status} {body}"));
+            }
+            return answer;
         }
         self.connection = None;
         // The next try may be luckier with another process.

@@ -60,6 +60,7 @@ pub(crate) struct Seen {
     pub(crate) winners: Histogram<u32>,
     pub(crate) losers: Histogram<u32>,
     pub(crate) late: u64,
+    pub(crate) unclear: Option<String>,
     pub(crate) yes: Vec<(u32, Kind, Promise)>,
     pub(crate) not_queued: u64,
     pub(crate) gave_up: u64,
@@ -68,7 +69,7 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn new() -> Self {
         let (winners, losers) = (latencies(), latencies());
-        Self { winners, losers, late: 0, yes: Vec::new(), not_queued: 0, gave_up: 0 }
+        Self { winners, losers, late: 0, unclear: None, yes: Vec::new(), not_queued: 0, gave_up: 0 }
     }
 
     pub(crate) fn note(&mut self, person: u32, answer: &Answer, took: Duration) {
@@ -128,6 +129,8 @@ pub struct Tally {
     pub gave_up: u64,
     /// Requests of an open loop that could not be sent on time, because every connection was waiting for an answer.
     pub late: u64,
+    /// One of the answers that are none of the contract's, for whoever looks for the reason.
+    pub unclear: Option<String>,
     /// How long answers took; in an open loop from the instant at which the request was due.
     pub latency: Latency,
     /// The same of those who were told `accepted`.
@@ -151,7 +154,7 @@ impl Tally {
     ) -> Self {
         let (mut latency, mut winners, mut losers) = (latencies(), latencies(), latencies());
         let mut ledger = Ledger::default();
-        let (mut not_queued, mut gave_up, mut late) = (0, 0, 0);
+        let (mut not_queued, mut gave_up, mut late, mut unclear) = (0, 0, 0, None);
         for part in seen {
             for (sum, part) in [(&mut winners, &part.winners), (&mut losers, &part.losers)] {
                 // All have the same bounds, so nothing can fall outside.
@@ -159,6 +162,7 @@ impl Tally {
                 let _ = latency.add(part);
             }
             late += part.late;
+            unclear = unclear.or(part.unclear);
             not_queued += part.not_queued;
             gave_up += part.gave_up;
             for (person, kind, promise) in part.yes {
@@ -177,6 +181,7 @@ impl Tally {
             not_queued,
             gave_up,
             late,
+            unclear,
             latency: Latency::of(&latency),
             winners: Latency::of(&winners),
             losers: Latency::of(&losers),

@@ -115,6 +115,9 @@ impl Report {
                 grouped(self.tally.late)
             ));
         }
+        if let Some(answer) = &self.tally.unclear {
+            warnings.push(format!("an answer that no claim should get: {answer}"));
+        }
         if let Some(rows) = self.rows.as_ref().filter(|rows| rows.yes_without_row > 0) {
             warnings.push(format!("told yes and have no row: {}", rows.named.join(", ")));
         }

@@ -20,7 +20,8 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// Coupon 7 is open and has ten, coupon 8 is closed; a token is as good as a header. Who asks twice is given two: no person
 /// here does.
 async fn claim(State(given): State<Arc<AtomicUsize>>, headers: HeaderMap) -> (StatusCode, String) {
-    if !headers.contains_key("x-user-id") && !headers.contains_key("authorization") {
+    let refused = headers.get("authorization").is_some_and(|token| token == "Bearer refused");
+    if refused || (!headers.contains_key("x-user-id") && !headers.contains_key("authorization")) {
         return (StatusCode::UNAUTHORIZED, r#"{"status":401,"code":"unauthorized"}"#.into());
     }
     let slot = given.fetch_add(1, Ordering::SeqCst) + 1;
@@ -94,6 +95,16 @@ async fn people_may_come_with_tokens() {
     std::fs::write(tokens.path(), "token\n".repeat(300)).unwrap();
     let args = ["--coupon", "7", "--user-auth", "jwt", "--tokens", tokens.path().to_str().unwrap()];
     assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_is_a_failure_with_the_answer_that_says_why() {
+    let (tokens, json) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(tokens.path(), "refused\n".repeat(300)).unwrap();
+    let files = ["--tokens", tokens.path().to_str().unwrap(), "--json", json.path().to_str().unwrap()];
+    let args = [&["--coupon", "7", "--user-auth", "jwt"][..], &files].concat();
+    assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::FAILURE);
+    assert!(read(json.path()).contains("401 Unauthorized"), "{}", read(json.path()));
 }
 
 /// The same system behind TLS, and the certificate to trust it by.
