@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::answer::Answer;
+use crate::history::judge;
 use crate::http::Coupon;
 use crate::world::World;
 
@@ -45,4 +46,5 @@ pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers
     };
     assert_eq!(number("GET", "count").await, Some(quantity), "count");
     assert_eq!(number("ZCARD", "free").await, Some(0), "free slots");
+    judge(world, coupon, quantity).await;
 }

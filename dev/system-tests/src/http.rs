@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firstcome_histories::{Outcome, Recorder};
 use firstcome_reconciler::report::Run;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder};
@@ -101,36 +102,46 @@ pub struct Coupon {
     pub body: Value,
 }
 
-/// The API.
-#[derive(Debug, Clone)]
-pub struct Api(Http);
+/// The API. What is claimed through it is recorded.
+#[derive(Clone)]
+pub struct Api {
+    http: Http,
+    recorder: Recorder,
+}
 
 impl Api {
-    pub(crate) fn new(base: &str) -> Self {
-        Self(Http::new(base))
+    pub(crate) fn new(base: &str, recorder: Recorder) -> Self {
+        Self { http: Http::new(base), recorder }
     }
 
     /// For requests that are not as they should be.
     pub fn http(&self) -> &Http {
-        &self.0
+        &self.http
     }
 
     /// A person claims.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
+        let pending = self.recorder.invoke(u64::try_from(coupon).unwrap_or_default(), None, user);
         match Http::try_send(self.claim_request(coupon, user)).await {
-            Ok(reply) => Answer::read(&reply),
-            Err(error) => Answer::Unknown(format!("{error:?}")),
+            Ok(reply) => {
+                pending.end(Outcome::of_http(reply.status, &reply.body));
+                Answer::read(&reply)
+            }
+            Err(error) => {
+                pending.end(Outcome::Unknown(error.to_string()));
+                Answer::Unknown(format!("{error:?}"))
+            }
         }
     }
 
     /// The request of [`Api::claim`].
     pub fn claim_request(&self, coupon: i64, user: &str) -> RequestBuilder {
-        self.0.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
+        self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }
 
     /// Makes a coupon.
     pub async fn create_coupon(&self, body: &Value) -> Coupon {
-        let reply = Http::send(self.0.ops(Method::POST, "/v1/coupons").json(body)).await;
+        let reply = Http::send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         assert_eq!(reply.status, 201, "{reply:?}");
         assert!(
             reply.location().is_some_and(|l| l.ends_with(&format!("/v1/coupons/{}", reply.body["id"]))),
@@ -151,20 +162,20 @@ impl Api {
 
     /// The coupon as people see it.
     pub async fn coupon(&self, coupon: i64) -> Value {
-        let reply = self.0.get(&format!("/v1/coupons/{coupon}")).await;
+        let reply = self.http.get(&format!("/v1/coupons/{coupon}")).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
     }
 
     /// An operator changes a coupon.
     pub async fn patch(&self, coupon: i64, change: &Value) -> Reply {
-        Http::send(self.0.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change)).await
+        Http::send(self.http.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change)).await
     }
 
     /// What a person holds.
     pub async fn me(&self, coupon: i64, user: &str) -> Value {
         let path = format!("/v1/coupons/{coupon}/claims/me");
-        let reply = Http::send(self.0.request(Method::GET, &path).header("x-user-id", user)).await;
+        let reply = Http::send(self.http.request(Method::GET, &path).header("x-user-id", user)).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
     }

@@ -9,6 +9,7 @@
 
 mod answer;
 mod check;
+mod history;
 mod http;
 mod janitor;
 mod kafka;

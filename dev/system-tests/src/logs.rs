@@ -26,6 +26,11 @@ impl Logs {
         Self(Arc::new(Inner { dir, files: Mutex::default() }))
     }
 
+    /// Where they are.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.0.dir.path()
+    }
+
     /// A new file for a process of this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let mut files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);

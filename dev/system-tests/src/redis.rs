@@ -13,7 +13,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(url: &str, prefix: &str) -> Self {
+    /// The keys with this prefix of the Redis at this address.
+    pub fn new(url: &str, prefix: &str) -> Self {
         Self { client: Client::open(url).unwrap(), prefix: prefix.to_owned() }
     }
 

@@ -53,7 +53,7 @@ impl World {
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<Api> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
-        Running { client: Api::new(&base), process }
+        Running { client: Api::new(&base, self.claims.recorder.clone()), process }
     }
 
     /// `firstcome-api consume`, joined to its group; the client is that of its health and metrics.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use firstcome_stack::{KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions};
 use tokio::sync::OnceCell;
 
+use crate::history::Claims;
 use crate::http::OPS_TOKEN;
 use crate::kafka::Topic;
 use crate::logs::Logs;
@@ -50,6 +51,13 @@ impl Stores {
         self
     }
 
+    /// A Redis by an address that the test can lead elsewhere.
+    #[must_use]
+    pub fn with_redis_at(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.redis);
+        self
+    }
+
     /// A MySQL of the test's own.
     #[must_use]
     pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
@@ -78,6 +86,7 @@ pub struct World {
     database: String,
     env: Mutex<BTreeMap<String, String>>,
     logs: Logs,
+    pub(crate) claims: Claims,
 }
 
 impl World {
@@ -106,14 +115,16 @@ impl World {
         env.insert("REDIS_URL".into(), stores.redis.clone());
         env.insert("KAFKA_BROKERS".into(), stores.kafka.clone());
         env.insert("SMTP_URL".into(), mail.url());
+        let logs = Logs::new();
         Self {
+            claims: Claims::new(logs.folder()),
             sql: Sql::new(&database_url),
             redis: Keys::new(&stores.redis, &id),
             topic: Topic::new(&stores.kafka, &id, &id),
             mail,
             database,
             env: Mutex::new(env),
-            logs: Logs::new(),
+            logs,
         }
     }
 
