@@ -1,7 +1,7 @@
 //! `firstcome-reconciler daemon`: schedules, the endpoint, the watch over Redis, and the mails, around one serial loop of passes.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
@@ -16,7 +16,7 @@ use crate::notify::Notifier;
 use crate::record;
 use crate::report::Trigger;
 use crate::runner::Passes;
-use crate::schedule::{self, Event};
+use crate::schedule::{self, ClockWatch, Event};
 use crate::watch::{self, Missed};
 
 /// Longest wait for a pass, a mail and open requests at shutdown.
@@ -77,12 +77,13 @@ async fn by_schedule(
     let mut missed = Missed::load(engine, &crons, tolerance).await?;
     // One place an event: a pass longer than its interval leaves one signal behind, never a pile.
     let (signals, mut due) = mpsc::channel::<Event>(crons.len());
-    let mut scheduler = schedule::start(&crons, move |event| {
+    let signal = move |event: Event| {
         if signals.try_send(event).is_err() {
             tracing::debug!(schedule = event.setting(), "signalled already");
         }
-    })
-    .await?;
+    };
+    let mut scheduler = schedule::start(&crons, signal.clone()).await?;
+    let mut clock = ClockWatch::new(Utc::now(), Instant::now());
     let mut look = tokio::time::interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // What is due and not begun; at the start that is a pass, late or not. And what of it was told to be late.
@@ -90,6 +91,11 @@ async fn by_schedule(
     let mut trigger = Trigger::Startup;
     loop {
         let now = Utc::now();
+        if clock.went_back(now, Instant::now()) {
+            tracing::warn!("the clock was set back; the schedules begin anew");
+            scheduler.shutdown().await.context("the scheduler did not stop")?;
+            scheduler = schedule::start(&crons, signal.clone()).await?;
+        }
         for (event, since) in missed.at(now) {
             pending.insert(event);
             if told.insert(event) {

@@ -3,6 +3,8 @@
 //! tokio-cron-scheduler fires; its jobs only signal. It would start a job again while the last still runs, and forgets running
 //! ones at shutdown, so no work is done inside a job. It also freezes a zone's offset, so all times are UTC.
 
+use std::time::Instant;
+
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
@@ -88,6 +90,29 @@ impl Schedule {
     }
 }
 
+/// Notices when the host's clock was set back: the scheduler goes by instants that were worked out ahead, and would be silent
+/// for as long as the clock went back.
+#[derive(Debug)]
+pub struct ClockWatch {
+    wall: DateTime<Utc>,
+    at: Instant,
+}
+
+impl ClockWatch {
+    /// Goes by both clocks as they are now.
+    pub fn new(now: DateTime<Utc>, at: Instant) -> Self {
+        Self { wall: now, at }
+    }
+
+    /// Whether the wall clock has lost more than two seconds since the last look.
+    pub fn went_back(&mut self, now: DateTime<Utc>, at: Instant) -> bool {
+        let passed = TimeDelta::from_std(at.duration_since(self.at)).unwrap_or(TimeDelta::MAX);
+        let lost = (self.wall + passed).signed_duration_since(now);
+        *self = Self::new(now, at);
+        lost > TimeDelta::seconds(2)
+    }
+}
+
 /// Starts the scheduler: each event is handed to `signal` at its time. Keep what comes back; it stops when told.
 ///
 /// # Errors
@@ -123,6 +148,18 @@ mod tests {
         assert!(six_fields("* * * * *").unwrap_err().contains("5 fields"));
         assert!(six_fields("0 0 0 31 2 *").unwrap_err().contains("never"));
         assert!(six_fields("x * * * * *").is_err());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed_once() {
+        let (wall, start) = (at("2026-01-01T03:00:00Z"), Instant::now());
+        let after = |seconds: u64| start + std::time::Duration::from_secs(seconds);
+        let mut watch = ClockWatch::new(wall, start);
+        assert!(!watch.went_back(wall + TimeDelta::seconds(10), after(10)));
+        assert!(!watch.went_back(wall + TimeDelta::hours(1), after(11)), "set forward");
+        assert!(!watch.went_back(wall + TimeDelta::hours(1), after(12)), "a second is no step");
+        assert!(watch.went_back(wall, after(13)));
+        assert!(!watch.went_back(wall + TimeDelta::seconds(1), after(14)));
     }
 
     #[test]

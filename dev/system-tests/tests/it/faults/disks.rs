@@ -1,0 +1,113 @@
+//! The disk of a server is full. Shown on a small tmpfs, where mounts are allowed; where not, that is said.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_system_tests::{Stores, eventually};
+
+use super::scene::{HEALED, Scene, impatient};
+
+/// A file system of its own over the data of a server that is down. Unmounted when dropped: before the server goes, whose
+/// folder it is in, so declare it after.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// With so many bytes left over; `None` where nothing can be mounted.
+    fn over(data: &Path, left: u64) -> Option<Self> {
+        let aside = data.with_file_name("aside");
+        run(Command::new("mv").args([data, &aside]));
+        std::fs::create_dir(data).unwrap();
+        let used = Command::new("du").args(["-s", "-B1"]).arg(&aside).output().unwrap().stdout;
+        let used: u64 = String::from_utf8(used).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={}", used + left), "firstcome-test"]).arg(data);
+        if !mount.output().is_ok_and(|done| done.status.success()) {
+            eprintln!("NOT SHOWN: nothing can be mounted here, so no disk can be made that is full");
+            return None;
+        }
+        let disk = Self(data.to_owned());
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(data));
+        std::fs::remove_dir_all(aside).unwrap();
+        Some(disk)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) {
+        // It ends when the disk is full, with an error that is meant.
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4096"])
+            .arg(format!("of={}", self.ballast().display()))
+            .output();
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the server may still have files open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
+
+#[tokio::test]
+async fn a_redis_whose_disk_is_full_breaks_no_promise() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    redis.stop().await.unwrap();
+    let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else { return };
+    redis.start_again().await.unwrap();
+    let scene = Scene::begin(impatient(Stores::shared().await.with_redis(&redis), "redis-disk").await).await;
+    scene
+        .survives(async |scene| {
+            disk.fill();
+            let told = scene.wave().await;
+            assert!(told.contains_key("unavailable"), "what can't be kept is not promised: {told:?}");
+            assert!(redis.log_tail(40).contains("AOF write error"), "{}", redis.log_tail(40));
+            disk.free();
+            // With `appendfsync always` it ends itself rather than say what it could not write.
+            redis.start_again().await.unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    mysql.stop().await.unwrap();
+    let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else { return };
+    mysql.start_again().await.unwrap();
+    let scene = Scene::begin(impatient(Stores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
+    scene
+        .survives(async |scene| {
+            scene.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;
+            disk.fill();
+            // What is left in files that are larger than they need be goes too: first of the tables, then of the binary log.
+            for size in [1_000_000, 500] {
+                eventually("MySQL can write no more", HEALED, async || {
+                    let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");
+                    let more = scene.world.sql.try_query(&sql);
+                    !matches!(tokio::time::timeout(Duration::from_secs(3), more).await, Ok(Ok(_)))
+                })
+                .await;
+            }
+            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into(), "claims do not need MySQL");
+            scene.consumer_says("could not be written").await;
+            disk.free();
+            // One that waits for room looks again once a minute; an operator does not wait for that.
+            mysql.kill().await.unwrap();
+            mysql.start_again().await.unwrap();
+        })
+        .await;
+}

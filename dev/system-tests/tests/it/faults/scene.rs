@@ -1,0 +1,135 @@
+//! What every fault meets: the whole system with people coming, and the judge of what is left of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_system_tests::{
+    Answer, Api, Coupon, Http, Promise, Reconciler, Running, Stores, World, assert_exact, eventually, people, rush,
+    tally,
+};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use crate::rush::all_issued;
+
+/// Until everything runs again, on a busy machine.
+pub(super) const HEALED: Duration = Duration::from_secs(60);
+
+const QUANTITY: u32 = 60;
+/// How many come at a time.
+const WAVE: usize = 20;
+
+/// An API, a consumer, a daemon with a pass every second, a drop, and people.
+pub(super) struct Scene {
+    pub(super) world: World,
+    pub(super) api: Running<Api>,
+    pub(super) consumer: Running<Http>,
+    pub(super) daemon: Running<Reconciler>,
+    pub(super) coupon: Coupon,
+    users: Vec<String>,
+    answers: Vec<Promise>,
+}
+
+/// A world whose processes give up early, so that a test need not wait for them.
+pub(super) async fn impatient(stores: Stores, name: &str) -> World {
+    let world = World::on(stores, name).await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    world.set("REDIS_TIMEOUT_MS", "1000");
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    world.set("BACKUP_DEADLINE_MS", "500");
+    world.set("DATABASE_TIMEOUT_MS", "1500");
+    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
+    world
+}
+
+impl Scene {
+    /// With the world's settings.
+    pub(super) async fn begin(world: World) -> Self {
+        let api = world.serve().await;
+        world.open().await;
+        let (consumer, daemon) = (world.consume().await, world.daemon().await);
+        let coupon = api.open_coupon(QUANTITY).await;
+        let users = people(QUANTITY as usize + 10);
+        Self { world, api, consumer, daemon, coupon, users, answers: Vec::new() }
+    }
+
+    /// The next people ask, once each; how many were told what.
+    pub(super) async fn wave(&mut self) -> BTreeMap<String, usize> {
+        let asked = self.answers.len();
+        let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
+        let answers = rush(&[&self.api], self.coupon.id, some, WAVE).await;
+        let told = tally(&answers);
+        self.answers.extend(answers);
+        told
+    }
+
+    /// How many were told that they have one which is not on the topic yet.
+    pub(super) fn unqueued(&self) -> usize {
+        let is_unqueued = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
+        self.answers.iter().filter(|(_, answer)| is_unqueued(answer)).count()
+    }
+
+    /// Another consumer takes the place of the one there is.
+    pub(super) async fn consumer_with(&mut self, env: &[(&str, &str)]) {
+        assert_eq!(self.consumer.process.stop().await, 0);
+        self.consumer = self.world.consume_with(env).await;
+    }
+
+    /// Waits until the consumer has said this.
+    pub(super) async fn consumer_says(&self, what: &str) {
+        let what_for = format!("the consumer says {what}");
+        eventually(&what_for, HEALED, async || self.consumer.process.log().contains(what)).await;
+    }
+
+    /// So many rows, and nothing on its way.
+    pub(super) async fn issued(&self, rows: usize) {
+        all_issued(&self.world, self.coupon.drop, rows).await;
+    }
+
+    /// All is well at first; then the fault, which is over when `fault` returns; then everybody asks until they are told, and
+    /// everything promised must be there, and nothing else.
+    pub(super) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
+        assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
+        self.issued(WAVE).await;
+        fault(&mut self).await;
+        self.healed().await;
+    }
+
+    async fn healed(mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        eventually("everybody has an answer", HEALED, async || {
+            let told = |user: &String| {
+                answers.iter().any(|(u, answer)| u == user && (answer.promised().is_some() || answer.is("sold_out")))
+            };
+            let asking: Vec<String> = self.users.iter().filter(|user| !told(user)).cloned().collect();
+            answers.extend(rush(&[&self.api], self.coupon.id, &asking, WAVE).await);
+            asking.is_empty()
+        })
+        .await;
+        self.issued(QUANTITY as usize).await;
+        assert_exact(&self.world, &self.coupon, QUANTITY, &answers).await;
+        assert!(self.world.sql.query("SELECT * FROM broken_promises").await.is_empty());
+        let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+        eventually("no failed claim is left", HEALED, async || self.world.sql.number(open).await == 0).await;
+        eventually("a pass finds nothing", HEALED, async || {
+            let once = self.world.once_with(&[], &[]).await;
+            once.code == 0 && once.run().all_findings().count() == 0
+        })
+        .await;
+        for process in [&self.api.process, &self.consumer.process, &self.daemon.process] {
+            assert_eq!(process.status(), None, "{}", process.log());
+        }
+    }
+}
+
+static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The one Kafka whose clients all go through a proxy; whoever holds the guard has it for themselves.
+pub(super) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
+    let turn = TURN.lock().await;
+    let start = async || KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
+    let (kafka, proxy) = KAFKA.get_or_init(start).await;
+    proxy.set(Fault::Pass).await.unwrap();
+    (kafka, proxy, turn)
+}
