@@ -26,6 +26,7 @@ mod drift_outages;
 mod drift_sealing;
 mod drift_support;
 mod drift_waiting;
+mod faults;
 mod outages;
 mod processes;
 mod repairs;
