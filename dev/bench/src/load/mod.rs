@@ -156,6 +156,17 @@ pub async fn crowd(plan: &Plan) -> Result<Seen> {
     serde_json::from_slice(&output.stdout).context("what the crowd said could not be read")
 }
 
+/// The same, with the microseconds of CPU that the process of this number took for each request meanwhile.
+///
+/// # Errors
+/// As [`crowd`], or when there is no such process.
+pub async fn crowd_at(pid: u32, plan: &Plan) -> Result<(Seen, f64)> {
+    let before = crate::process::cpu_seconds(pid)?;
+    let seen = crowd(plan).await?;
+    let each = (crate::process::cpu_seconds(pid)? - before) * 1e6 / f64::from(plan.requests().max(1));
+    Ok((seen, each))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use firstcome_rush::chart::{Bar, Line, OWN, Scale, bars, escape, lines, page as whole};
 
-use super::table::{Column, SPEED, TRUTH, measured, target, value, verdict};
+use super::table::{Column, SPEED, TRUTH, measured, remark, target, value, verdict};
 use super::{Figure, Report};
 use crate::designs::Design;
 use crate::load::{BUCKET_MS, Latency};
@@ -169,7 +169,7 @@ fn targets(report: &Report) -> String {
             escape(&value(figure)),
             escape(&target(figure)),
             verdict(figure),
-            escape(&figure.note),
+            escape(&remark(figure)),
         );
     }
     html + "</table></div>"

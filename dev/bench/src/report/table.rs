@@ -101,13 +101,7 @@ fn targets(report: &Report) -> Table {
     let mut table = plain();
     table.set_header(["target of", "is", "to be", "", "how it is read, what limits it"]);
     for figure in report.targets() {
-        table.add_row([
-            figure.what.clone(),
-            value(figure),
-            target(figure),
-            verdict(figure).to_owned(),
-            figure.note.clone(),
-        ]);
+        table.add_row([figure.what.clone(), value(figure), target(figure), verdict(figure).to_owned(), remark(figure)]);
     }
     for (part, _) in &report.failed {
         table.add_row([
@@ -144,6 +138,12 @@ pub(super) fn value(figure: &Figure) -> String {
 pub(super) fn measured(figure: &Figure) -> String {
     let measured: Vec<_> = figure.measured.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
     measured.join(" · ")
+}
+
+/// How it is read and what limits it; where nothing is said of one that is not met, what it was worked out from.
+pub(super) fn remark(figure: &Figure) -> String {
+    let missed = figure.target.is_some_and(|target| !target.met(figure.value));
+    if missed && figure.note.is_empty() { measured(figure) } else { figure.note.clone() }
 }
 
 /// Its target.

@@ -9,7 +9,7 @@ use firstcome_shared::redis::keys::DropKeys;
 use super::median;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;
-use crate::load::{Plan, Seen, crowd};
+use crate::load::{Plan, Seen, crowd, crowd_at};
 use crate::report::{Figure, Target};
 use crate::world::{Coupon, Site, World, address};
 
@@ -60,11 +60,17 @@ async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) ->
         Plan::once_each(target, coupon.id, size.many_requests / TURNS, size.connections).named(name)
     };
     let (mut idle, mut lost): (Vec<Seen>, Vec<Seen>) = (Vec::new(), Vec::new());
+    let (mut idle_cpu, mut lost_cpu) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
-        idle.push(crowd(&plan(address(&nothing)?, &format!("n{turn}-"))).await?);
-        lost.push(crowd(&plan(address(api)?, &format!("l{turn}-"))).await?);
+        let (seen, cpu) = crowd_at(nothing.pid(), &plan(address(&nothing)?, &format!("n{turn}-"))).await?;
+        idle.push(seen);
+        idle_cpu.push(cpu);
+        let (seen, cpu) = crowd_at(api.pid(), &plan(address(api)?, &format!("l{turn}-"))).await?;
+        lost.push(seen);
+        lost_cpu.push(cpu);
     }
     nothing.kill().await?;
+    let (idle_cpu, lost_cpu) = (median(idle_cpu), median(lost_cpu));
     let rate = |seen: &[Seen]| median(seen.iter().map(|seen| seen.per_second).collect());
     let (idle_rate, lost_rate) = (rate(&idle), rate(&lost));
     let ratio =
@@ -77,7 +83,8 @@ async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) ->
     let crowd_share = median(idle.iter().map(|seen| seen.cpu_seconds / seen.seconds).collect());
     Ok(vec![
         ratio.target(Target::AtLeast(0.9)).with("cores the crowd took", crowd_share).note(format!(
-            "medians of {TURNS} turns; sold out {:.0} to {:.0}, nothing {:.0} to {:.0} a second",
+            "a claim takes the API {lost_cpu:.1} µs of CPU, the route that does nothing {idle_cpu:.1} µs; medians of {TURNS} \
+             turns, sold out {:.0} to {:.0}, nothing {:.0} to {:.0} a second",
             own.0, own.1, bare.0, bare.1
         )),
         by_the_clock(api, size, coupon, lost_rate / 2.0).await?,
