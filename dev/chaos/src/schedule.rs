@@ -52,12 +52,12 @@ impl Schedule {
         let coupons = rng.random_range(1..=3);
         let quantity = rng.random_range(30..=200) / coupons;
         let people = quantity * rng.random_range(13..=25) / 10;
-        let crowd_ms = rng.random_range(3_000..=6_000);
+        let crowd_ms = rng.random_range(4_000..=8_000);
         let number = if rng.random_bool(0.33) { 1 } else { rng.random_range(2..=5) };
-        // Once all is sold, little can still go wrong.
-        let sold_out_ms = crowd_ms * u64::from(quantity) / u64::from(people);
+        // Once all is sold, little can still go wrong; and some faults take a while to begin.
+        let latest = crowd_ms * u64::from(quantity) / u64::from(people) * 2 / 3;
         let mut faults: Vec<Timed> =
-            (0..number).map(|_| Timed { at_ms: rng.random_range(200..sold_out_ms), fault: fault(&mut rng) }).collect();
+            (0..number).map(|_| Timed { at_ms: rng.random_range(200..latest), fault: fault(&mut rng) }).collect();
         faults.sort_by_key(|timed| timed.at_ms);
         Self {
             seed,
@@ -93,9 +93,10 @@ fn fault(rng: &mut StdRng) -> Fault {
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
-            // Not always the first time that it gets there.
-            let nth = rng.random_range(1..=2);
-            Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + 1_000 }
+            // Not always the first time that it gets there. A consumer gets there only when the group has noticed that its
+            // forerunner is dead.
+            let (nth, patience) = if role == Role::Api { (rng.random_range(1..=3), 2_000) } else { (1, 9_000) };
+            Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + patience }
         }
         9 => {
             let step = *[-7_200, -90, -10, 10, 90, 7_200].choose(rng).unwrap_or(&90);

@@ -56,7 +56,7 @@ pub async fn inflict(stage: &Stage, fault: &Fault) -> Result<Effect> {
             let starts = member.starts();
             member.come_back(Some(point));
             // It is started with the point, dies there, and is started once more.
-            let died = until(Duration::from_millis(*ms + 3_000), || member.starts() >= starts + 2).await;
+            let died = until(Duration::from_millis(*ms), || member.starts() >= starts + 2).await;
             if !died {
                 member.kill().await;
                 member.come_back(None);
