@@ -68,6 +68,18 @@ pub struct Head {
     claimants: Vec<(i64, UserId)>,
 }
 
+/// First and last slot of a page; the last page has no end.
+pub type Range = (i64, Option<i64>);
+
+/// What Redis said of a range of slots.
+#[derive(Debug)]
+pub struct FirstLook {
+    range: Range,
+    count: i64,
+    users: Vec<(i64, UserId)>,
+    free: Vec<i64>,
+}
+
 /// Looks at the stores.
 #[derive(Clone)]
 pub struct Collector {
@@ -145,7 +157,7 @@ impl Collector {
     }
 
     /// The ranges of slots to look at, in order. The last one has no end.
-    pub fn ranges(&self, head: &Head) -> Vec<(i64, Option<i64>)> {
+    pub fn ranges(&self, head: &Head) -> Vec<Range> {
         if head.is_untouched() {
             return Vec::new();
         }
@@ -160,25 +172,44 @@ impl Collector {
         ranges
     }
 
-    /// One look at a range of slots, and a second at whom it leaves in question.
+    /// The first look at a range of slots: Redis. It may be taken while an earlier page is still read from MySQL.
     ///
     /// # Errors
     /// [`CollectError`].
-    pub async fn page(&self, head: &Head, (from, to): (i64, Option<i64>)) -> Result<Page, CollectError> {
-        let (coupon, drop) = (head.facts.coupon.id, head.facts.drop.id);
-        let keys = self.redis.keys(coupon, drop);
+    pub async fn first_look(&self, head: &Head, (from, to): Range) -> Result<FirstLook, CollectError> {
+        let keys = self.redis.keys(head.facts.coupon.id, head.drop_id());
         let seen = self.redis.slot_page(&keys, from, to).await?;
+        let users = seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect();
+        Ok(FirstLook { range: (from, to), count: seen.count.unwrap_or(0), users, free: seen.free })
+    }
+
+    /// MySQL after Redis, and a second look at whom the two leave in question.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub async fn page(&self, head: &Head, seen: FirstLook) -> Result<Page, CollectError> {
+        let (coupon, drop) = (head.facts.coupon.id, head.facts.drop.id);
+        let (from, to) = seen.range;
         let within = |slot: i64| slot >= from && to.is_none_or(|to| slot <= to);
+        let claimants = async {
+            match head.facts.once_per() {
+                OncePer::Coupon => Ok(redis::claimants_wrong(&self.redis, coupon, drop, &seen.users).await?),
+                OncePer::Drop => Ok(Vec::new()),
+            }
+        };
+        let rows = async { Ok::<_, CollectError>(rows::page(&self.db, drop, from, to).await?) };
+        let (rows, claimants_wrong) = tokio::try_join!(rows, claimants)?;
         let mut page = Page {
             from,
             to,
-            count: seen.count.unwrap_or(0),
-            users: seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect(),
+            count: seen.count,
+            users: seen.users,
             free: seen.free,
-            rows: rows::page(&self.db, drop, from, to).await?,
+            rows,
             in_flight: head.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
             // What names no slot belongs to the first page.
             failed: head.failed.iter().filter(|f| within(f.slot.unwrap_or(LOWEST).max(LOWEST))).cloned().collect(),
+            claimants_wrong,
             ..Page::default()
         };
         self.second_look(head, &mut page).await?;
@@ -190,7 +221,6 @@ impl Collector {
         let keys = self.redis.keys(coupon, drop);
         let questions = page.questions(i64::from(head.facts.drop.quantity));
         if once_per == OncePer::Coupon {
-            page.claimants_wrong = redis::claimants_wrong(&self.redis, coupon, drop, &page.users).await?;
             if head.facts.is_lost() {
                 page.claimants_on_gaps = head.claimants_left(page);
             } else if !questions.gaps.is_empty() {

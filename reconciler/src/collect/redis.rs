@@ -1,6 +1,7 @@
 //! What Redis says of drops and people.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
@@ -128,7 +129,13 @@ pub(super) async fn claimants_wrong(
         .arg(names)
         .query_async(&mut redis.connection())
         .await?;
-    let wrong = users.iter().zip(held).filter(|((slot, _), held)| held.as_ref() != Some(&format!("{drop}:{slot}")));
+    let mut expected = String::new();
+    let wrong = users.iter().zip(held).filter(|((slot, _), held)| {
+        expected.clear();
+        // Writing to a `String` does not fail.
+        let _ = write!(expected, "{drop}:{slot}");
+        held.as_ref() != Some(&expected)
+    });
     Ok(wrong.map(|((_, user), _)| user.clone()).collect())
 }
 

@@ -10,6 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
 use firstcome_shared::mysql::schema::drops;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,9 @@ use crate::report::{DropReport, Numbers, Run};
 /// Rounds of repair and second look in one pass. One is enough for nearly everything, four for the worst of the generated
 /// worlds that the plan's properties are checked on; more would only chase live traffic, which the next pass sees anyway.
 pub(crate) const ROUNDS: usize = 5;
+
+/// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read; more only takes memory.
+const AHEAD: usize = 2;
 
 impl Engine {
     /// The drops this pass looks at: those not sealed, and sealed ones that the backup table still asks something of.
@@ -163,10 +167,15 @@ impl Engine {
         Ok(next)
     }
 
+    /// Page by page, several on their way at once: while one is compared, MySQL reads the next and Redis the ones after. Each
+    /// page is still read from Redis first, and they are compared in order.
     async fn look(&self, head: &Head) -> Result<Plan, Broken> {
         let mut planner = Planner::new(self.policy, &head.facts);
-        for range in self.collector.ranges(head) {
-            let page = self.collector.page(head, range).await?;
+        let first_looks = self.collector.ranges(head).into_iter().map(|range| self.collector.first_look(head, range));
+        let pages =
+            stream::iter(first_looks).buffered(AHEAD).map(|seen| async { self.collector.page(head, seen?).await });
+        let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+        while let Some(page) = pages.try_next().await? {
             self.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
         }

@@ -14,7 +14,6 @@ use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
 static UPDATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/update_drop.lua")));
-static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/read_page.lua")));
 static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/settle.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
@@ -160,16 +159,23 @@ impl Redis {
 
     /// One consistent look at the slots `from..=to`; without `to`, at all from `from` on.
     ///
+    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and back, which cost Redis more
+    /// than the reading did (docs/PERFORMANCE.md).
+    ///
     /// # Errors
     /// When Redis can't be reached.
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
-        let args = [from.to_string(), to.map_or("+inf".to_owned(), |t| t.to_string())];
-        let (count, users_total, free_total, users, free): (String, u64, u64, Vec<(String, f64)>, Vec<String>) =
-            PAGE.run(&mut self.conn.clone(), &[&keys.count, &keys.users, &keys.free], &args).await?;
+        type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
+        let to = to.map_or("+inf".to_owned(), |t| t.to_string());
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("GET").arg(&*keys.count).cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free);
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
+        let (count, users_total, free_total, users, free): Seen = pipe.query_async(&mut self.conn.clone()).await?;
         #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
         let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
         Ok(SlotPage {
-            count: count.parse().ok(),
+            count: count.and_then(|text| text.parse().ok()),
             users_total,
             free_total,
             users,
