@@ -38,6 +38,8 @@ pub enum Command {
     Passes(Options),
     /// From process start to ready
     Start(Options),
+    /// Claims while slow clients hold sockets
+    Slow(Options),
     /// The picture and the table of the README, out of a report
     Picture(Picture),
     /// A crowd, as told on stdin

@@ -29,6 +29,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Consumer(options) => sections::run(&[sections::Part::Consumer], &options).await,
         Command::Passes(options) => sections::run(&[sections::Part::Passes], &options).await,
         Command::Start(options) => sections::run(&[sections::Part::Start], &options).await,
+        Command::Slow(options) => sections::run(&[sections::Part::Slow], &options).await,
         Command::Picture(picture) => firstcome_bench::report::picture(&picture),
         Command::Crowd => crowd().await,
         Command::Serve(place) => designs::serve(&place).await,

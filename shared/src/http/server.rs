@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
+
 /// What one client may ask of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -39,6 +41,8 @@ impl Default for Limits {
 
 /// Serves `router` until `shutdown`, then finishes the requests in hand and closes.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+    metrics::describe_counter!(HUNG_UP_ON, "Connections closed because no whole request head came in time");
+    metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -59,6 +63,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         tokio::spawn(async move {
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
+                if error.is_timeout() {
+                    metrics::counter!(HUNG_UP_ON).increment(1);
+                }
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(slot);

@@ -6,6 +6,7 @@ pub mod consumer;
 pub mod designs;
 pub mod exact;
 pub mod passes;
+pub mod slow;
 pub mod start;
 
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub enum Part {
     Passes,
     /// [`start`].
     Start,
+    /// [`slow`].
+    Slow,
 }
 
 /// No step takes longer on any machine that is worth measuring on.
@@ -43,8 +46,16 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Designs, Self::Ceilings, Self::Claims, Self::Exact, Self::Consumer, Self::Passes, Self::Start];
+    pub const ALL: [Self; 8] = [
+        Self::Designs,
+        Self::Ceilings,
+        Self::Claims,
+        Self::Exact,
+        Self::Consumer,
+        Self::Passes,
+        Self::Start,
+        Self::Slow,
+    ];
 
     /// What it is made of: each step can fail without the others.
     fn steps(self, options: &Options) -> Vec<Step> {
@@ -90,6 +101,7 @@ impl Step {
             Self::Figures(Part::Consumer) => consumer::measure(world, size).await?,
             Self::Figures(Part::Passes) => passes::measure(world, size).await?,
             Self::Figures(Part::Start) => start::measure(world, size).await?,
+            Self::Figures(Part::Slow) => slow::measure(world, size).await?,
         };
         report.figures.extend(figures);
         Ok(())

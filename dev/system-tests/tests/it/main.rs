@@ -34,4 +34,5 @@ mod restarts;
 mod rush;
 mod schema;
 mod second_store;
+mod slow;
 mod startup;

@@ -1,0 +1,95 @@
+//! Claims of people with good connections, while two hundred slow clients hold sockets and never finish a request.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use firstcome_rush::live::step;
+use firstcome_rush::system::Service;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::median;
+use crate::cli::Size;
+use crate::load::{Plan, crowd};
+use crate::report::{Figure, Target};
+use crate::world::{Site, World, address};
+
+const PART: &str = "slow";
+const SLOW: usize = 200;
+/// In turns, so that what else the machine does hits both.
+const TURNS: u32 = 3;
+/// Requests a second, far below what the API can do: what is measured is waiting, not load.
+const RATE: f64 = 1_000.0;
+/// What a slow client sends, a byte at a time. Half of them never end the head, half never end the body.
+const HEAD: &[u8] = b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-slow: ";
+const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16000\r\nauthorization: Bearer ";
+const A_BYTE_EVERY: Duration = Duration::from_millis(100);
+
+/// Measures the 99th percentile without and with them, in turns.
+///
+/// # Errors
+/// When something does not start or a claim is not answered.
+pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    let site = Site::make(world, "slow").await?;
+    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    let consumer = site.consumer().await?;
+    step(format!("claims beside {SLOW} slow clients, in turns with claims without them"));
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    // The first crowd warms up.
+    p99(&site, &api, size).await?;
+    for _ in 0..TURNS {
+        alone.push(p99(&site, &api, size).await?);
+        let slow = hold(address(&api)?, site.setting("OPS_TOKEN")).await?;
+        beside.push(p99(&site, &api, size).await?);
+        drop(slow);
+    }
+    consumer.stop().await?;
+    api.kill().await?;
+    reconciler.stop().await?;
+    let what = format!("p99 of claims beside {SLOW} slow clients ÷ without them");
+    let figure = Figure::ratio(PART, what, ("ms beside them", median(beside)), ("ms without", median(alone)));
+    Ok(vec![figure.target(Target::AtMost(2.0)).note(format!("open loop, {RATE} claims a second; everyone wins"))])
+}
+
+async fn p99(site: &Site<'_>, api: &Service, size: &Size) -> Result<f64> {
+    let people = (size.winners / 20).clamp(1_000, 5_000);
+    let coupon = site.coupon(api, people).await?;
+    let plan = Plan { rate: Some(RATE), ..Plan::once_each(address(api)?, coupon.id, people, size.connections) };
+    let seen = crowd(&plan).await?;
+    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
+    Ok(seen.winners.context("nobody won")?.p99)
+}
+
+/// Slow clients, until the set is dropped. Each comes again when it is hung up on.
+async fn hold(target: SocketAddr, token: &str) -> Result<JoinSet<()>> {
+    let body = [BODY, token.as_bytes(), b"\r\n\r\n"].concat();
+    let mut slow = JoinSet::new();
+    for client in 0..SLOW {
+        let connection = TcpStream::connect(target).await?;
+        let (begins, first) = if client % 2 == 0 { (HEAD.to_vec(), 0) } else { (body.clone(), body.len()) };
+        slow.spawn(dawdle(connection, target, begins, first));
+    }
+    Ok(slow)
+}
+
+/// Sends `begins`, its first bytes at once, the rest and what follows a byte at a time.
+async fn dawdle(mut connection: TcpStream, target: SocketAddr, begins: Vec<u8>, first: usize) {
+    loop {
+        let sent = connection.write_all(&begins[..first]).await;
+        let mut rest = begins[first..].iter().copied().chain(std::iter::repeat(b'x'));
+        let mut answer = [0; 256];
+        let mut is_open = sent.is_ok();
+        while is_open {
+            let byte = rest.next().unwrap_or(b'x');
+            is_open = connection.write_all(&[byte]).await.is_ok();
+            // The end of the stream, or an answer to what is not complete: it is over.
+            is_open &= tokio::time::timeout(A_BYTE_EVERY, connection.read(&mut answer)).await.is_err();
+        }
+        match TcpStream::connect(target).await {
+            Ok(again) => connection = again,
+            Err(_) => return,
+        }
+    }
+}
