@@ -94,11 +94,12 @@ async fn watched(plan: Plan, mut watch: Option<&mut Watch>) -> Result<(Tally, Se
 
 /// The coupon to ask for, and whether it was made for this.
 async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
-    let (id, made) = match (options.coupon, &options.ops_token, targets.first()) {
-        (Some(id), _, _) => (id, false),
-        (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
-        _ => bail!("give --coupon, or --ops-token to make one"),
-    };
+    let (id, made) =
+        match (options.coupon, options.ops_token.as_deref().filter(|token| !token.is_empty()), targets.first()) {
+            (Some(id), _, _) => (id, false),
+            (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
+            _ => bail!("give --coupon, or --ops-token to make one"),
+        };
     let begun = Instant::now();
     for target in targets {
         loop {

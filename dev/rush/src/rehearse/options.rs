@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, value_parser};
 use firstcome_shared::domain::UserId;
 use tokio::net::lookup_host;
@@ -37,7 +36,7 @@ pub struct Options {
     #[arg(long, env = "COUPON", required_unless_present = "ops_token", value_parser = value_parser!(i64).range(1..))]
     pub coupon: Option<i64>,
     /// Ops token of the API, to make a coupon
-    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: Option<String>,
     /// How many the made coupon has
     #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = value_parser!(u32).range(1..=10_000_000))]

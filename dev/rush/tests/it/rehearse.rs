@@ -151,6 +151,7 @@ async fn what_can_t_work_is_said_before_anybody_asks() {
     for (args, words) in [
         (&["--coupon", "9"][..], "there is no coupon 9"),
         (&["--coupon", "8"], "coupon 8 is closed"),
+        (&["--ops-token", ""], "give --coupon"),
         (&["--ops-token", "another"], "is --ops-token that of the API?"),
         (&["--coupon", "7", "--html", "/dev/null/x.html"], "/dev/null"),
         (&["--coupon", "7", "--database-url", "postgres://x"], "DATABASE_URL is no mysql://"),
