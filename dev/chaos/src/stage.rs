@@ -8,8 +8,9 @@ use firstcome_system_tests::{OPS_TOKEN, Stores, World};
 use serde_json::{Value, json};
 
 use crate::cast::{Cast, Clock};
-use crate::fault::Store;
+use crate::fault::{Fault, Store};
 use crate::ground::Ground;
+use crate::inflict::redis::{Replica, follow};
 use crate::inflict::{pause, until};
 use crate::schedule::Schedule;
 
@@ -33,6 +34,8 @@ pub struct Stage {
     /// Database, keys, topic, mails and logs.
     pub world: World,
     _clock: Option<Clock>,
+    /// A replica that has everything, for a schedule that promotes one.
+    pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
     drops: Vec<Drop>,
     written_before: u64,
 }
@@ -61,10 +64,21 @@ impl Stage {
             clock.wind(&world);
         }
         let cast = Cast::new(clock.as_ref());
-        let mut stage = Self { ground, cast, world, _clock: clock, drops: Vec::new(), written_before: 0 };
+        let mut stage = Self {
+            ground,
+            cast,
+            world,
+            _clock: clock,
+            replica: tokio::sync::Mutex::default(),
+            drops: Vec::new(),
+            written_before: 0,
+        };
         tokio::select! {
             opened = stage.cast_and_open(schedule) => stage.drops = opened?,
             () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
+        }
+        if schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::StaleReplica { .. })) {
+            *stage.replica.lock().await = Some(follow(&stage).await?);
         }
         stage.written_before = std::fs::metadata(stage.ground.append_only_file()?)?.len();
         Ok(stage)

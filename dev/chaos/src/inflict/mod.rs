@@ -1,7 +1,7 @@
 //! Makes a fault happen, undoes it after its time, and says whether it really took effect.
 
 mod mysql;
-mod redis;
+pub(crate) mod redis;
 
 use std::time::{Duration, Instant};
 

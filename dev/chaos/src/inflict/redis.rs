@@ -63,11 +63,19 @@ pub(super) async fn old_copy(stage: &Stage, age_ms: u64) -> Result<Effect> {
     Ok(forgotten(before, people(stage).await?))
 }
 
-/// A replica that no longer hears of the master takes its place.
-pub(super) async fn stale_replica(stage: &Stage, lag_ms: u64) -> Result<Effect> {
-    let _alone = stage.ground.alone(Store::Redis).await;
-    let master = stage.ground.redis();
-    let link = FaultProxy::start(master.port()).await?;
+/// A replica that follows the master through a link of its own.
+pub(crate) struct Replica {
+    server: RedisServer,
+    link: FaultProxy,
+    conn: redis::aio::MultiplexedConnection,
+}
+
+/// Starts a replica of the master and waits until it has everything.
+///
+/// # Errors
+/// When it can't be started or never catches up.
+pub(crate) async fn follow(stage: &Stage) -> Result<Replica> {
+    let link = FaultProxy::start(stage.ground.redis().port()).await?;
     let replica = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;
     let client = redis::Client::open(replica.url())?;
     let mut conn = client.get_multiplexed_async_connection().await?;
@@ -80,11 +88,20 @@ pub(super) async fn stale_replica(stage: &Stage, lag_ms: u64) -> Result<Effect> 
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {role:?}");
         pause(20).await;
     }
+    Ok(Replica { server: replica, link, conn })
+}
+
+/// A replica that no longer hears of the master takes its place.
+pub(super) async fn stale_replica(stage: &Stage, lag_ms: u64) -> Result<Effect> {
+    let _alone = stage.ground.alone(Store::Redis).await;
+    let ready = stage.replica.lock().await.take();
+    let Replica { server, link, mut conn } = if let Some(ready) = ready { ready } else { follow(stage).await? };
+    let master = stage.ground.redis();
     link.set(Proxied::Cut).await?;
     pause(lag_ms).await;
     let before = people(stage).await?;
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?;
-    stage.ground.promote(Arc::new(replica)).await?;
+    stage.ground.promote(Arc::new(server)).await?;
     master.kill().await?;
     Ok(forgotten(before, people(stage).await?))
 }
