@@ -217,9 +217,7 @@ mod tests {
         }
     }
 
-    /// As when a partition moves while its old owner still writes: the look at what is there is out of date at once.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
+    async fn shop(quantity: Slot) -> (MysqlServer, Db, CouponId, DropId) {
         let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
         let url = mysql.database_url("firstcome").into();
         let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
@@ -227,8 +225,40 @@ mod tests {
         let db = Db::new(&settings).unwrap();
         let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
         let (name, once_per) = ("Winter".into(), OncePer::Coupon);
-        let new = NewCoupon { name, quantity: 300, once_per, waiting_list: 0, schedule };
+        let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule };
         let (coupon, drops) = db.create_coupon(new, Utc::now()).await.unwrap();
+        (mysql, db, coupon.id, drops[0].id)
+    }
+
+    /// Rows are written as text. What a hand put into a store as a person's name is a text like any other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_of_any_signs_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
+        let (_mysql, db, coupon_id, drop_id) = shop(100).await;
+        let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
+        let insert_one = async |slot: Slot, name: &str| {
+            let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
+            let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at) };
+            db.run("insert", async move |conn| insert(conn, &[claim], IssuedBy::Consumer).await).await
+        };
+        let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];
+        for (slot, name) in (1..).zip(names) {
+            assert_eq!(insert_one(slot, name).await.unwrap(), 1, "{name:?}");
+        }
+        let slots: Vec<Slot> = (1..=7).collect();
+        let mut rows = db.run("rows", async move |conn| on_slots(conn, drop_id, &slots).await).await.unwrap();
+        rows.sort_by_key(|row| row.slot);
+        assert_eq!(rows.iter().map(|row| row.user_id.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(rows[0].claimed_at.and_utc().timestamp_millis(), claimed_at.timestamp_millis());
+        for (slot, name) in [(8, "josé"), (9, &*"x".repeat(65)), (101, "u-1")] {
+            let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else { panic!("{name}") };
+            assert!(refusal(&source).is_some(), "{name}: {source}");
+        }
+    }
+
+    /// As when a partition moves while its old owner still writes: the look at what is there is out of date at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
+        let (mysql, db, coupon_id, drop_id) = shop(300).await;
 
         // Every writer has the slots of the one before it half overlapping, some by other people, some people elsewhere.
         let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
@@ -236,7 +266,6 @@ mod tests {
                 let claims = (1..=100_u32).map(|i| {
                     let slot = writer * 40 + i;
                     let user = if i % 7 == writer { slot + 1_000 } else { slot + i % 3 };
-                    let (coupon_id, drop_id) = (coupon.id, drops[0].id);
                     let user_id = format!("u-{user}").parse().unwrap();
                     let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: DateTime::UNIX_EPOCH };
                     Arc::new(record(i32::try_from(writer).unwrap(), i64::from(i), 0, &event.encode()))
