@@ -49,6 +49,17 @@ pub(super) enum Yes {
     },
 }
 
+/// The answer to a claim that is certain to be lost, without asking admission. Nothing is begun, so nothing is lost when the
+/// caller hangs up.
+pub(super) async fn lost(services: &Services, entry: &Entry, user: &UserId) -> Option<Problem> {
+    let chosen = entry.for_claim(services.clock.now())?;
+    if !services.sold_out.tells(chosen.drop.id, user).await {
+        return None;
+    }
+    counter!("firstcome_claims_total", "outcome" => word(Admission::SoldOut)).increment(1);
+    Some(no(Admission::SoldOut))
+}
+
 /// Works one claim to its end.
 pub(super) async fn admit(services: &Services, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
     let answered = match ask(services, &entry, &user).await {
@@ -171,6 +182,9 @@ async fn call(services: &Services, chosen: Chosen<'_>, user: &UserId) -> Result<
     match asked {
         Ok(reply) => {
             services.clock.seen(reply.now_ms);
+            if reply.admission == Admission::SoldOut {
+                services.sold_out.heard(chosen.drop.id, chosen.keys);
+            }
             Ok(reply)
         }
         Err(error) => Err(failed(&error)),

@@ -106,4 +106,5 @@ fn forget_sealed(services: &Services) {
     let unsealed = coupons.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
     services.promises.keep_only(|drop| unsealed.contains(&drop));
+    services.sold_out.keep_only(|drop| unsealed.contains(&drop));
 }

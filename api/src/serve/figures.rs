@@ -4,6 +4,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 /// Gives every figure its description.
 pub(super) fn describe() {
+    describe_counter!("firstcome_sold_out_looks_total", "Questions to Redis that served losers together");
     describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
     describe_counter!("firstcome_claims_shed_total", "Claims refused because too many were in hand");
     describe_counter!("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time");

@@ -20,6 +20,7 @@ mod publish;
 mod router;
 mod routes;
 mod rules;
+mod sold_out;
 mod start;
 mod state;
 mod stock;

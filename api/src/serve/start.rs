@@ -1,6 +1,7 @@
 //! Start-up: the stores are waited for and checked, all at once. A store that is not there yet is waited for; one whose
 //! settings lose promises is refused at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use super::identity::Identity;
 use super::in_hand::InHand;
 use super::promise::Promises;
 use super::publish::Publisher;
+use super::sold_out::SoldOut;
 use super::state::Services;
 use super::stock::Stocks;
 use crate::migrate::OneLine;
@@ -48,8 +50,9 @@ pub(super) async fn services(
     let promises = Promises::new(publisher, Backup::new(db.clone(), args.publish.backup_deadline()));
     Ok(Some(Services {
         db,
-        redis,
+        sold_out: Arc::new(SoldOut::new(redis.clone())),
         promises,
+        redis,
         catalogue,
         stocks: Stocks::default(),
         clock,

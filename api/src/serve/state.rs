@@ -11,12 +11,14 @@ use super::clock::Clock;
 use super::identity::Identity;
 use super::in_hand::InHand;
 use super::promise::Promises;
+use super::sold_out::SoldOut;
 use super::stock::Stocks;
 
 /// The services of one process.
 pub(super) struct Services {
     pub(super) db: Db,
     pub(super) redis: Redis,
+    pub(super) sold_out: Arc<SoldOut>,
     pub(super) promises: Promises,
     pub(super) catalogue: Catalogue,
     pub(super) stocks: Stocks,

@@ -7,5 +7,6 @@ mod operators;
 mod people;
 mod promises;
 mod settings;
+mod sold_out;
 mod stores_away;
 mod world;

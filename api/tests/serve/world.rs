@@ -159,6 +159,13 @@ impl World {
 }
 
 impl World {
+    /// The same on another Redis, on which admission is closed.
+    pub(crate) fn on_redis(&self, url: &str) -> Self {
+        let redis_args =
+            RedisArgs { redis_url: url.into(), redis_key_prefix: self.prefix.clone(), redis_timeout_ms: 5_000 };
+        Self { redis: Redis::new(&redis_args.settings()).unwrap(), ..self.with("redis-url", url) }
+    }
+
     /// What the messages of the topic say.
     pub(crate) async fn payloads(&self) -> Vec<Value> {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};

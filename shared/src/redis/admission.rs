@@ -42,6 +42,15 @@ pub enum Admission {
     Unverified,
 }
 
+/// What somebody of whom Redis knows nothing would be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// `sold_out`. As long as this state stays the same, so does everybody who would be told otherwise.
+    SoldOut(String),
+    /// Anything else.
+    Other,
+}
+
 /// Why admission gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
@@ -81,6 +90,26 @@ impl Redis {
         }
     }
 
+    /// What admission would tell somebody unknown, by the same script and the same licence. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub async fn look(&self, keys: &DropKeys, drop: DropId) -> Result<Look, AdmissionError> {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(&*self.claim_hash)
+            .arg(8)
+            .arg(&[&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times])
+            .arg(&keys.generation)
+            .arg(drop.0)
+            .arg("");
+        match cmd.query_async::<Value>(&mut self.conn.clone()).await {
+            Ok(Value::Array(items)) => Ok(read_look(&items)),
+            Ok(_) => Err(AdmissionError::Unexpected),
+            Err(error) if is_noscript(&error) => Err(AdmissionError::NoLicence),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the licence is there.
     ///
     /// # Errors
@@ -106,6 +135,11 @@ impl Redis {
     pub async fn grant_licence(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
         redis::cmd("SCRIPT").arg("LOAD").arg(&*self.claim_text).query_async::<Value>(conn).await.map(|_| ())
     }
+}
+
+fn read_look(items: &[Value]) -> Look {
+    let [Value::BulkString(word), _, _, _, _, Value::BulkString(state)] = items else { return Look::Other };
+    if word == b"sold_out" { Look::SoldOut(String::from_utf8_lossy(state).into_owned()) } else { Look::Other }
 }
 
 fn read_reply(value: &Value) -> Option<Reply> {

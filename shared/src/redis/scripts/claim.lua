@@ -1,14 +1,18 @@
 -- Admission: gives a person a slot, a place on the waiting list, or a reason why not. The licence to admit is this script
 -- being in Redis's script cache: only the reconciler loads it, after it has verified every drop that is not sealed.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times
--- ARGV  1 drop id  2 user id
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 generation (for a look only)
+-- ARGV  1 drop id  2 user id; empty for a look: what somebody unknown would be told, nothing is written
 -- Reply {word, drop id, number, Redis's time in ms, instant of admission in ms}; number is the slot, the position, or the
 -- instant a window speaks of; the instant of admission is 0 where it is not known, or of another drop:
 --   accepted slot · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
+--   a look has `open` 0 where they would get a slot or a place; after sold_out a sixth element, the state: as long as it stays
+--   the same, nobody new is among users, waiting or claimants. Whatever adds somebody makes one of its numbers grow, and the
+--   repairs that make one shrink count themselves in meta's `changes`.
 --   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback.
 local drop, user = ARGV[1], ARGV[2]
+local look = user == ''
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list')
@@ -16,13 +20,13 @@ local quantity, opens = tonumber(meta[1]), tonumber(meta[2])
 if not quantity or not opens then return {'unloaded', drop, 0, now} end
 
 -- Who holds one is told so at any time, also after closing: a retry is always safe.
-local held = redis.call('ZSCORE', KEYS[3], user)
+local held = not look and redis.call('ZSCORE', KEYS[3], user)
 if held then
     held = tonumber(held)
     return {'already', drop, held, now, tonumber(redis.call('HGET', KEYS[7], string.format('%.0f', held))) or 0}
 end
 local per_coupon = meta[5] == 'coupon'
-if per_coupon then
+if per_coupon and not look then
     local elsewhere = redis.call('HGET', KEYS[6], user)
     if elsewhere then
         local d, s = string.match(elsewhere, '^(%d+):(%d+)$')
@@ -54,12 +58,19 @@ if waiting == 0 then
         slot = count + 1
     end
 end
+if look and slot then return {'open', drop, 0, now} end
 if not slot then
-    local place = redis.call('ZRANK', KEYS[5], user)
+    local place = not look and redis.call('ZRANK', KEYS[5], user)
     if place then return {'waiting', drop, place + 1, now} end
     -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only not given yet.
     local room = math.max(tonumber(meta[6]) or 0, quantity - redis.call('ZCARD', KEYS[3]))
-    if waiting >= room then return {'sold_out', drop, 0, now} end
+    if waiting >= room then
+        if not look then return {'sold_out', drop, 0, now} end
+        local marks = {redis.call('GET', KEYS[8]) or '', redis.call('HGET', KEYS[1], 'changes') or ''}
+        local sizes = {quantity, count, redis.call('ZCARD', KEYS[3]), free, waiting, redis.call('HLEN', KEYS[6])}
+        return {'sold_out', drop, 0, now, 0, table.concat(marks, ' ') .. ' ' .. table.concat(sizes, ' ')}
+    end
+    if look then return {'open', drop, 0, now} end
     local last = redis.call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0
     redis.call('ZADD', KEYS[5], last + 1, user)
     return {'waiting', drop, waiting + 1, now}

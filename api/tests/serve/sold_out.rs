@@ -1,0 +1,146 @@
+//! Losers are answered from memory, and a change that was acknowledged is seen by the next request.
+
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_stack::{RedisOptions, RedisServer};
+use serde_json::{Value, json};
+
+use crate::world::{Api, World, open, until, with};
+
+/// A drop of two, sold out, whose losers this API answers from memory.
+async fn sold_out(world: &World, api: &Api, body: Value) -> (i64, i64) {
+    let (id, drop) = api.make(body).await;
+    for user in ["u-1", "u-2"] {
+        assert_eq!(api.claim(id, user).await.code(), (202, "accepted"));
+    }
+    from_memory(world, api, id).await;
+    (id, drop)
+}
+
+/// Waits until losers are answered from memory: admission itself looks for the person's score, a look for nobody's.
+async fn from_memory(world: &World, api: &Api, id: i64) {
+    let asked = async || {
+        let stats: String =
+            redis::cmd("INFO").arg("commandstats").query_async(&mut world.redis.connection()).await.unwrap();
+        stats.lines().find(|line| line.starts_with("cmdstat_zscore:")).map(str::to_owned)
+    };
+    let mut loser = 0;
+    until("losers are answered from memory", async || {
+        loser += 1;
+        let before = asked().await;
+        assert_eq!(api.claim(id, &format!("loser-{loser}")).await.code(), (409, "sold_out"));
+        asked().await == before
+    })
+    .await;
+}
+
+/// A world on a Redis of its own, with admission open.
+async fn own_redis() -> (World, RedisServer) {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::closed().await.on_redis(&redis.url());
+    world.grant_licence().await;
+    (world, redis)
+}
+
+async fn set<T: redis::ToRedisArgs>(world: &World, words: &[T]) {
+    let mut cmd = redis::Cmd::new();
+    for word in words {
+        cmd.arg(word);
+    }
+    let _: redis::Value = cmd.query_async(&mut world.redis.connection()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_holds_one_or_waits_is_told_so_by_every_process() {
+    let (world, _redis) = own_redis().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
+    for (user, said) in [("u-1", "accepted"), ("u-2", "accepted"), ("u-3", "waiting")] {
+        assert_eq!(other.claim(id, user).await.code(), (202, said));
+    }
+    for api in [&api, &other] {
+        from_memory(&world, api, id).await;
+        for (user, slot) in [("u-1", 1), ("u-2", 2)] {
+            let told = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
+            assert_eq!(api.claim(id, user).await.json, told);
+        }
+        assert_eq!(api.claim(id, "u-3").await.json, json!({"status": "waiting", "position": 1}));
+        assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
+    }
+}
+
+#[tokio::test]
+async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
+    let (world, _redis) = own_redis().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    assert_eq!(other.patch(id, json!({"paused": true})).await.status, 200);
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "paused"));
+    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(other.patch(id, json!({"paused": false})).await.status, 200);
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+
+    from_memory(&world, &api, id).await;
+    assert_eq!(other.patch(id, json!({"quantity": 3})).await.status, 200);
+    assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
+    assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
+
+    from_memory(&world, &api, id).await;
+    let meta = world.keys(id, drop).meta;
+    set(&world, &["HSET", &meta, "closes_at_ms", "1"]).await;
+    assert_eq!(api.claim(id, "u-4").await.code(), (410, "closed"));
+    assert_eq!(api.claim(id, "u-3").await.code(), (200, "already_claimed"));
+}
+
+#[tokio::test]
+async fn a_slot_that_comes_free_is_given_and_its_new_holder_is_told_so_where_the_old_copy_was() {
+    let (world, _redis) = own_redis().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
+    let keys = world.keys(id, drop);
+    for (leaves, comes) in [("u-1", "u-3"), ("u-3", "u-4")] {
+        from_memory(&world, &api, id).await;
+        let user = leaves.parse().unwrap();
+        world.redis.withdraw(&keys, &generation, DropId(drop), &user, 1, false).await.unwrap();
+        // Every number is as it was once the slot is given again, elsewhere.
+        assert_eq!(other.claim(id, comes).await.json["slot"], 1);
+        assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));
+        assert_eq!(api.claim(id, leaves).await.code(), (409, "sold_out"));
+    }
+}
+
+#[tokio::test]
+async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() {
+    let (world, _redis) = own_redis().await;
+    let api = world.api().await;
+    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    let keys = world.keys(id, drop);
+    set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
+    for _ in 0..2 {
+        assert_eq!(api.claim(id, "u-3").await.json, json!({"status": "waiting", "position": 1}));
+    }
+    from_memory(&world, &api, id).await;
+    set(&world, &["HSET", &keys.claimants, "u-9", &format!("{drop}:2")]).await;
+    assert_eq!(api.claim(id, "u-9").await.code(), (200, "already_claimed"));
+}
+
+#[tokio::test]
+async fn without_the_licence_or_redis_losers_are_not_told_anything() {
+    let (world, redis) = own_redis().await;
+    let api = world.with("redis-timeout-ms", 500).api().await;
+    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    set(&world, &["SCRIPT", "FLUSH"]).await;
+    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+    world.grant_licence().await;
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+
+    from_memory(&world, &api, id).await;
+    redis.freeze().await.unwrap();
+    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+    redis.thaw().await.unwrap();
+    until("it is told again", async || api.claim(id, "u-3").await.code() == (409, "sold_out")).await;
+
+    from_memory(&world, &api, id).await;
+    set(&world, &["FLUSHALL"]).await;
+    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+}
