@@ -31,11 +31,19 @@ pub struct Tail {
 /// nor the end of the process, which waits for whoever asks.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// A look that gets nowhere for this long is given up, well after the longest answer should have come: librdkafka waits by the
+/// host's clock, and stands still for as long as that was set back.
+const STANDS_STILL: Duration = Duration::from_secs(15);
+
 /// Reads the tail, again and again, over one connection.
 #[derive(Clone)]
 pub struct TailReader {
     pub(super) settings: KafkaSettings,
-    consumer: Arc<Mutex<BaseConsumer>>,
+    /// Empty while a look has it. A look that never ends keeps it, and the next one takes a new one.
+    consumer: Arc<Mutex<Option<BaseConsumer>>>,
+    /// When a look last got an answer.
+    moved: Arc<Mutex<Instant>>,
+    patience: Duration,
     pub(super) limit: Duration,
 }
 
@@ -45,23 +53,56 @@ impl TailReader {
     /// # Errors
     /// When the client can't be made.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
-        let consumer = Arc::new(Mutex::new(settings.reader().create()?));
-        Ok(Self { settings, consumer, limit })
+        let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
+        Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
     }
 
     /// Everything between the group's offsets and the end as it is now.
     ///
     /// # Errors
-    /// When Kafka can't be reached, or does not give all of it in time.
+    /// When Kafka can't be reached, does not give all of it in time, or its client stands still.
     pub async fn read(&self) -> anyhow::Result<Tail> {
-        let reader = self.clone();
-        tokio::task::spawn_blocking(move || reader.read_blocking()).await.context("reading the topic panicked")?
+        self.watched(Self::with_consumer).await
     }
 
-    fn read_blocking(&self) -> anyhow::Result<Tail> {
-        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A look on a thread of its own, which is left to itself when it stands still.
+    async fn watched<T, F>(&self, look: F) -> anyhow::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    {
+        let reader = self.clone();
+        self.moves();
+        let look = tokio::task::spawn_blocking(move || look(&reader));
+        tokio::select! {
+            read = look => read.context("reading the topic panicked")?,
+            () = self.stands_still() => bail!("the Kafka client stands still for {:?}", self.patience),
+        }
+    }
+
+    fn moves(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    async fn stands_still(&self) {
+        loop {
+            let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(left) = self.patience.checked_sub(moved.elapsed()) else { return };
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn with_consumer(&self) -> anyhow::Result<Tail> {
+        let taken = self.consumer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let consumer = taken.map_or_else(|| self.settings.reader().create(), Ok)?;
+        let read = self.read_blocking(&consumer);
+        *self.consumer.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        read
+    }
+
+    fn read_blocking(&self, consumer: &BaseConsumer) -> anyhow::Result<Tail> {
         let deadline = Instant::now() + self.limit;
-        let ranges = self.ranges(&consumer).context("Kafka did not tell how far the consumer is")?;
+        let ranges = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
         let mut tail = Tail { committed: ranges.iter().map(|r| (r.partition, r.from)).collect(), ..Tail::default() };
         let unread: Vec<_> = ranges.into_iter().filter(|r| r.from < r.end).collect();
         if unread.is_empty() {
@@ -72,7 +113,7 @@ impl TailReader {
             assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(range.from))?;
         }
         consumer.assign(&assignment)?;
-        let read = drain(&consumer, &unread, deadline, &mut tail);
+        let read = self.drain(consumer, &unread, deadline, &mut tail);
         consumer.unassign()?;
         read.map(|()| tail)
     }
@@ -97,6 +138,7 @@ impl TailReader {
             .elements()
             .iter()
             .map(|element| {
+                self.moves();
                 let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), self.answer())?;
                 let from = match element.offset() {
                     Offset::Offset(offset) => offset.max(low),
@@ -116,32 +158,69 @@ pub(super) struct Range {
     pub(super) end: i64,
 }
 
-fn drain(consumer: &BaseConsumer, unread: &[Range], deadline: Instant, tail: &mut Tail) -> anyhow::Result<()> {
-    let mut open: HashMap<i32, i64> = unread.iter().map(|r| (r.partition, r.end)).collect();
-    while !open.is_empty() {
-        if Instant::now() > deadline {
-            bail!("the topic's unread messages could not be read in time; {} partitions are left", open.len());
-        }
-        match consumer.poll(Duration::from_millis(100)) {
-            None => {}
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                open.remove(&partition);
+impl TailReader {
+    fn drain(
+        &self,
+        consumer: &BaseConsumer,
+        unread: &[Range],
+        deadline: Instant,
+        tail: &mut Tail,
+    ) -> anyhow::Result<()> {
+        let mut open: HashMap<i32, i64> = unread.iter().map(|r| (r.partition, r.end)).collect();
+        while !open.is_empty() {
+            if Instant::now() > deadline {
+                bail!("the topic's unread messages could not be read in time; {} partitions are left", open.len());
             }
-            Some(Err(error)) => return Err(error.into()),
-            Some(Ok(message)) => {
-                let Some(end) = open.get(&message.partition()).copied() else { continue };
-                if message.offset() < end {
-                    tail.unread += 1;
-                    if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default()) {
-                        let claim = InFlight { slot: event.slot, user: event.user_id, claimed_at: event.claimed_at };
-                        tail.by_drop.entry(event.drop_id).or_default().push(claim);
+            self.moves();
+            match consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(message)) => {
+                    let Some(end) = open.get(&message.partition()).copied() else { continue };
+                    if message.offset() < end {
+                        tail.unread += 1;
+                        if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default()) {
+                            let claim =
+                                InFlight { slot: event.slot, user: event.user_id, claimed_at: event.claimed_at };
+                            tail.by_drop.entry(event.drop_id).or_default().push(claim);
+                        }
+                    }
+                    if message.offset() + 1 >= end {
+                        open.remove(&message.partition());
                     }
                 }
-                if message.offset() + 1 >= end {
-                    open.remove(&message.partition());
-                }
             }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
+        let settings = KafkaSettings { brokers: "127.0.0.1:1".into(), topic: "t".into(), group: "g".into() };
+        let limit = Duration::from_millis(100);
+        let reader = TailReader { patience: limit, ..TailReader::new(settings, limit).unwrap() };
+        let (end, ended) = channel::<()>();
+        let stuck = reader.watched(move |reader| {
+            let _kept = reader.consumer.lock().unwrap().take();
+            Ok(ended.recv()?)
+        });
+        let error = stuck.await.unwrap_err().to_string();
+        assert!(error.contains("stands still"), "{error}");
+        // It still has the first consumer; this one takes another, and says that nobody answers.
+        let patient = TailReader { patience: STANDS_STILL, ..reader };
+        let error = format!("{:#}", patient.read().await.unwrap_err());
+        assert!(error.contains("did not tell how far"), "{error}");
+        assert!(patient.consumer.lock().unwrap().is_some());
+        drop(end);
+    }
 }
