@@ -7,4 +7,5 @@ mod links;
 mod mysql;
 mod redis;
 mod scene;
+mod stops;
 mod stuck;
