@@ -49,15 +49,9 @@ pub(super) enum Yes {
     },
 }
 
-/// The answer to a claim that is certain to be lost, without asking admission. Nothing is begun, so nothing is lost when the
-/// caller hangs up.
-pub(super) async fn lost(services: &Services, entry: &Entry, user: &UserId) -> Option<Problem> {
-    let chosen = entry.for_claim(services.clock.now())?;
-    if !services.sold_out.tells(chosen.drop.id, user).await {
-        return None;
-    }
-    counter!("firstcome_claims_total", "outcome" => word(Admission::SoldOut)).increment(1);
-    Some(no(Admission::SoldOut))
+/// `sold_out`, as everybody is told it.
+pub(super) fn sold_out() -> Problem {
+    no(Admission::SoldOut)
 }
 
 /// Works one claim to its end.

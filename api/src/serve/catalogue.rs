@@ -76,6 +76,11 @@ impl Catalogue {
         Arc::clone(&self.copy.borrow().coupons)
     }
 
+    /// One coupon, if the copy has it.
+    pub(super) fn known(&self, id: CouponId) -> Option<Arc<Entry>> {
+        self.copy.borrow().coupons.get(&id).map(Arc::clone)
+    }
+
     /// One coupon; looked for in MySQL where the copy has it not.
     ///
     /// # Errors

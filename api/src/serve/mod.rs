@@ -17,6 +17,7 @@ mod jwt;
 mod openapi;
 mod promise;
 mod publish;
+mod quick;
 mod router;
 mod routes;
 mod rules;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{self, Limits};
 use firstcome_shared::telemetry;
@@ -43,6 +43,7 @@ pub use identity::{IdentityArgs, UserAuth};
 pub use jwt::JwtArgs;
 
 use identity::Identity;
+use quick::Quick;
 use state::App;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
@@ -60,7 +61,7 @@ pub struct Server {
     app: App,
     listener: TcpListener,
     address: SocketAddr,
-    router: Router,
+    router: Quick,
     limits: Limits,
     refresh: Duration,
     /// Longest time that claims in hand may take to end.
@@ -83,7 +84,7 @@ impl Server {
         let wanted = args.http.listen_addr;
         let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         let address = listener.local_addr()?;
-        let router = router::router(&app, token, metrics);
+        let router = Quick::new(&app, router::router(&app, token, metrics));
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim asks Redis twice at most, then waits for Kafka, then for the backup table.
         let patience = args.publish.settled_after() + 2 * args.redis.settings().timeout + Duration::from_secs(1);

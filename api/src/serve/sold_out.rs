@@ -48,15 +48,17 @@ impl SoldOut {
         Self { redis, drops: Mutex::default(), hashing: RandomState::new() }
     }
 
-    /// Whether `user` is to be told `sold_out`. `false`: ask admission.
-    pub(super) async fn tells(&self, drop: DropId, user: &UserId) -> bool {
-        let Some(copy) = self.copy(drop) else { return false };
-        if copy.people.contains(&self.hashing.hash_one(user.as_str())) {
-            return false;
-        }
-        let holds = copy.holds_still(&self.redis).await;
+    /// Somebody who is to be told `sold_out`, if what the copy says holds still. `None`: ask admission.
+    pub(super) fn asking(&self, copy: Arc<Copy>, user: &UserId) -> Option<Asking> {
+        let known = copy.people.contains(&self.hashing.hash_one(user.as_str()));
+        (!known).then_some(Asking(copy))
+    }
+
+    /// Whether they are to be told so. `false`: ask admission.
+    pub(super) async fn holds(&self, asking: &Asking) -> bool {
+        let holds = asking.0.holds_still(&self.redis).await;
         if !holds {
-            self.forget(&copy);
+            self.forget(&asking.0);
         }
         holds
     }
@@ -87,7 +89,8 @@ impl SoldOut {
         lock(&self.drops).retain(|drop, _| wanted(*drop));
     }
 
-    fn copy(&self, drop: DropId) -> Option<Arc<Copy>> {
+    /// The copy of a drop that was sold out when last looked at.
+    pub(super) fn copy(&self, drop: DropId) -> Option<Arc<Copy>> {
         match lock(&self.drops).get(&drop) {
             Some(Known::Copy(copy)) => Some(Arc::clone(copy)),
             _ => None,
@@ -117,7 +120,7 @@ impl SoldOut {
 }
 
 /// One drop, sold out, and everybody whom admission knows.
-struct Copy {
+pub(super) struct Copy {
     drop: DropId,
     keys: DropKeys,
     state: String,
@@ -125,6 +128,9 @@ struct Copy {
     gate: Mutex<Gate>,
     turned: Notify,
 }
+
+/// Somebody who is not in a copy.
+pub(super) struct Asking(Arc<Copy>);
 
 /// Questions to Redis, numbered from 1.
 #[derive(Default)]

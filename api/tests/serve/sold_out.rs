@@ -2,9 +2,10 @@
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_stack::{RedisOptions, RedisServer};
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Api, World, open, until, with};
+use crate::world::{Answer, Api, World, open, until, with};
 
 /// A drop of two, sold out, whose losers this API answers from memory.
 async fn sold_out(world: &World, api: &Api, body: Value) -> (i64, i64) {
@@ -128,7 +129,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 async fn without_the_licence_or_redis_losers_are_not_told_anything() {
     let (world, redis) = own_redis().await;
     let api = world.with("redis-timeout-ms", 500).api().await;
-    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    let (id, _) = sold_out(&world, &api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     world.grant_licence().await;
@@ -143,4 +144,33 @@ async fn without_the_licence_or_redis_losers_are_not_told_anything() {
     from_memory(&world, &api, id).await;
     set(&world, &["FLUSHALL"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+}
+
+#[tokio::test]
+async fn the_answer_is_the_same_by_either_way_and_is_counted() {
+    let (world, _redis) = own_redis().await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(1)).await;
+    api.claim(id, "u-1").await;
+    // The first is told by admission, since nothing is known yet.
+    let first = api.claim(id, "u-2").await;
+    from_memory(&world, &api, id).await;
+    let series = r#"firstcome_http_requests_total{method="POST",path="/v1/coupons/{id}/claims",status="409"}"#;
+    let counted = api.metric(series).await;
+    let quick = api.claim(id, "u-2").await;
+    assert_eq!((quick.status, &quick.json), (first.status, &first.json));
+    let headers = |answer: &Answer| {
+        let mut names: Vec<_> = answer.headers.iter().filter(|(name, _)| *name != "date").collect::<Vec<_>>();
+        names.sort_by_key(|(name, _)| name.as_str());
+        format!("{names:?}")
+    };
+    assert_eq!(headers(&quick), headers(&first));
+    assert!(api.metric(series).await > counted);
+    // What is wrong with a request is told as ever.
+    let path = format!("/v1/coupons/{id}/claims");
+    assert_eq!(api.ask(Method::POST, &path, &[], "").await.code(), (401, "unauthorized"));
+    assert_eq!(api.ask(Method::POST, &path, &[("x-user-id", "no good")], "").await.code(), (400, "bad_user_id"));
+    assert_eq!(api.ask(Method::GET, &path, &[("x-user-id", "u-2")], "").await.status, 405);
+    let huge = "x".repeat(20_000);
+    assert_eq!(api.ask(Method::POST, &path, &[("x-user-id", "u-2")], huge).await.status, 413);
 }

@@ -1,10 +1,13 @@
 //! A server on hyper-util, because `axum::serve` has no header-read timeout and no connection cap: slow clients would hold
 //! sockets for ever.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
@@ -39,8 +43,12 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` until `shutdown`, then finishes the requests in hand and closes.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+/// Serves `router`, or a service before one, until `shutdown`, then finishes the requests in hand and closes.
+pub async fn serve<S>(listener: TcpListener, router: S, limits: Limits, shutdown: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     metrics::describe_counter!(HUNG_UP_ON, "Connections closed because no whole request head came in time");
     metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();

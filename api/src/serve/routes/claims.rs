@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use firstcome_shared::http::Problem;
 
-use crate::serve::admit::{Yes, admit, lost};
+use crate::serve::admit::{Yes, admit};
 use crate::serve::extract::CouponPath;
 use crate::serve::identity::Person;
 use crate::serve::state::App;
@@ -37,9 +37,6 @@ pub(in crate::serve) async fn claim(
     CouponPath(id): CouponPath,
 ) -> Result<Response, Problem> {
     let entry = app.catalogue.find(id).await?;
-    if let Some(sold_out) = lost(&app, &entry, &user).await {
-        return Err(sold_out);
-    }
     let services = Arc::clone(&app);
     let yes = app.in_hand.run(async move { admit(&services, entry, user).await }).await??;
     let status = match yes {
