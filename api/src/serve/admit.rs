@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use super::clock::instant;
 use super::entry::{Chosen, Entry};
 use super::held::Holder;
+use super::sold_out::TOLD_AFTER;
 use super::state::Services;
 
 /// Yes, in one of three ways.
@@ -86,7 +87,10 @@ async fn answer(
             secure(services, entry, Admitted { drop_id: held_in, slot, user, at_ms, now_ms }).await?;
             Ok(Yes::AlreadyClaimed { drop_id: held_in, slot })
         }
-        Admission::Waiting(position) => Ok(Yes::Waiting { position }),
+        Admission::Waiting(position) => {
+            tokio::time::sleep(TOLD_AFTER).await;
+            Ok(Yes::Waiting { position })
+        }
         refusal => Err((word(refusal), no(refusal))),
     }
 }
@@ -113,14 +117,22 @@ pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitte
         // Verified: every slot has its row.
         return Ok(Holder::Topic);
     }
+    let begun = Instant::now();
     let claimed_at = instant(at_ms.unwrap_or(now_ms));
     let event = ClaimEvent { coupon_id: entry.coupon.id, drop_id, slot, user_id: user, claimed_at };
     let quantity = drop.map_or(0, |drop| drop.quantity);
-    services.promises.secure(&event, at_ms, quantity).await.ok_or_else(|| {
+    let holder = services.promises.secure(&event, at_ms, quantity).await.ok_or_else(|| {
         let detail = "a place is kept for you, but cannot be promised right now; try again";
         ("not_held", Problem::unavailable(detail))
-    })
+    })?;
+    if at_ms.is_none_or(|at| now_ms - at <= JUST_NOW_MS) {
+        tokio::time::sleep_until(begun + TOLD_AFTER).await;
+    }
+    Ok(holder)
 }
+
+/// Somebody admitted longer ago than this by Redis's clock, which counts whole milliseconds, was so for [`TOLD_AFTER`].
+const JUST_NOW_MS: i64 = 2;
 
 impl Yes {
     fn word(&self) -> &'static str {

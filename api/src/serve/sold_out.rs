@@ -1,15 +1,18 @@
 //! Losers, answered without a question to Redis each.
 //!
 //! Once a drop is sold out, this process holds a copy of everybody whom admission knows (as hashes), with the state that Redis was
-//! in. Whoever is not in it is told `sold_out`, but only after Redis has said, *since they asked*, that its state is still the
-//! same: one question serves all who wait for it at that moment. So the answer is as true as admission's own, and a
-//! change that was acknowledged is seen by the next request. The question is admission's script, and closed without the licence.
+//! in. Whoever is not in it is told `sold_out`, but only if Redis has just said that its state is still the same: since they
+//! asked, or [`LASTS`] before at most. One question serves all who come in that time or wait for it. Nothing that changes who
+//! holds a slot or may have one is told to anybody before that time has passed ([`TOLD_AFTER`]), so the answer is as true as
+//! admission's own: a change that was acknowledged is seen by the next request. The question is admission's script, and
+//! closed without the licence.
 //!
 //! Whoever is in the copy, and everybody as soon as anything differs, goes to admission as ever. A copy never says yes.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firstcome_shared::domain::{DropId, UserId};
@@ -22,6 +25,13 @@ use tokio::time::Instant;
 
 /// Most people of a copy: 19 MB. A drop with more is asked about one by one.
 const MOST_PEOPLE: usize = 1_000_000;
+
+/// How long what Redis said of its state is taken for granted, counted from before it was asked.
+pub(super) const LASTS: Duration = Duration::from_millis(1);
+
+/// A yes, a place on the waiting list and an operator's change are told no sooner after Redis made them so. Longer than
+/// [`LASTS`] by more than two hosts' clocks can differ over it.
+pub(super) const TOLD_AFTER: Duration = Duration::from_micros(1_100);
 
 /// Shortest pause between two copies of a drop.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -115,7 +125,15 @@ impl SoldOut {
         all.await.ok()?;
         let whole = people.len() <= MOST_PEOPLE;
         let same = whole && matches!(self.redis.look(&keys, drop).await, Ok(Look::SoldOut(now)) if now == state);
-        same.then(|| Copy { drop, keys, state, people, gate: Mutex::default(), turned: Notify::new() })
+        same.then(|| Copy {
+            drop,
+            keys,
+            state,
+            people,
+            good_until: AtomicU64::new(0),
+            gate: Mutex::default(),
+            turned: Notify::new(),
+        })
     }
 }
 
@@ -125,12 +143,27 @@ pub(super) struct Copy {
     keys: DropKeys,
     state: String,
     people: HashSet<u64, std::hash::BuildHasherDefault<AsIs>>,
+    /// What Redis said last is taken for granted until then; see [`since_start`].
+    good_until: AtomicU64,
     gate: Mutex<Gate>,
     turned: Notify,
 }
 
 /// Somebody who is not in a copy.
 pub(super) struct Asking(Arc<Copy>);
+
+impl Asking {
+    /// Whether Redis said so just now, and nobody need be asked.
+    pub(super) fn just_said(&self) -> bool {
+        since_start(Instant::now()) < self.0.good_until.load(Ordering::Relaxed)
+    }
+}
+
+/// Nanoseconds between the first use of this and an instant.
+fn since_start(at: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(at.saturating_duration_since(*START).as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Questions to Redis, numbered from 1.
 #[derive(Default)]
@@ -193,11 +226,13 @@ impl Copy {
                 gate.begun += 1;
                 gate.begun
             };
+            let begun = Instant::now();
             let same = matches!(redis.look(&self.keys, self.drop).await, Ok(Look::SoldOut(now)) if now == self.state);
             counter!("firstcome_sold_out_looks_total").increment(1);
             if !same {
                 return;
             }
+            self.good_until.store(since_start(begun + LASTS), Ordering::Relaxed);
             lock(&self.gate).same = number;
             self.turned.notify_waiters();
         }

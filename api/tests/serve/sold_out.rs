@@ -1,5 +1,7 @@
 //! Losers are answered from memory, and a change that was acknowledged is seen by the next request.
 
+use std::time::Duration;
+
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
@@ -48,6 +50,12 @@ async fn set<T: redis::ToRedisArgs>(world: &World, words: &[T]) {
         cmd.arg(word);
     }
     let _: redis::Value = cmd.query_async(&mut world.redis.connection()).await.unwrap();
+    as_told().await;
+}
+
+/// The product tells nobody of a change sooner than every process is certain to see it; what a test does by hand takes as long.
+async fn as_told() {
+    tokio::time::sleep(Duration::from_millis(2)).await;
 }
 
 #[tokio::test]
@@ -137,6 +145,7 @@ async fn without_the_licence_or_redis_losers_are_not_told_anything() {
 
     from_memory(&world, &api, id).await;
     redis.freeze().await.unwrap();
+    as_told().await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     redis.thaw().await.unwrap();
     until("it is told again", async || api.claim(id, "u-3").await.code() == (409, "sold_out")).await;

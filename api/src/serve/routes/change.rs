@@ -25,6 +25,7 @@ use super::mysql_away;
 use crate::serve::entry::Entry;
 use crate::serve::extract::{Body, CouponPath, invalid, no_such_coupon};
 use crate::serve::rules;
+use crate::serve::sold_out::TOLD_AFTER;
 use crate::serve::state::{App, Services};
 use crate::serve::view::{CouponView, show};
 
@@ -144,6 +145,7 @@ impl<'a> Plan<'a> {
             tracing::warn!(%error, coupon = %self.id, "Redis did not follow a change; the reconciler sees to it");
             Problem::unavailable("the change stands in MySQL; admission follows within a minute, or when you repeat it")
         })?;
+        tokio::time::sleep(TOLD_AFTER).await;
         Ok(true)
     }
 
