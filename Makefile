@@ -58,7 +58,7 @@ crashes: ## Every crash point, again and again, on real servers, with a table (C
 	@cargo run --quiet --locked -p firstcome-stack -- setup
 	@CYCLES=$${CYCLES:-100} cargo test --locked -p firstcome-system-tests --test it cycles:: -- --nocapture
 
-chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2; REPLAY=seed or file)
+chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
 	@dev/setup.sh clocks
 	@cargo build --locked -p firstcome-api -p firstcome-reconciler -p firstcome-chaos
 	@cargo run --quiet --locked -p firstcome-stack -- setup

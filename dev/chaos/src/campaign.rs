@@ -26,6 +26,8 @@ pub struct Campaign {
     pub first: u64,
     /// How many.
     pub seeds: u64,
+    /// Only schedules with a fault whose name has this in it.
+    pub fault: Option<String>,
     /// Schedules at once.
     pub workers: usize,
     /// Where failures are kept.
@@ -57,6 +59,10 @@ impl Campaign {
                 return Ok(());
             }
             let schedule = Schedule::draw(seed);
+            let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
+            if !schedule.faults.iter().any(|timed| wanted(&timed.fault.name())) {
+                continue;
+            }
             let folder = self.out.join(format!("seed-{seed}"));
             let ran = bench.try_twice(&schedule, &folder).await;
             let done = {

@@ -26,6 +26,9 @@ enum Verb {
         /// The first seed.
         #[arg(long, env = "FIRST", default_value_t = 1)]
         first: u64,
+        /// Only those with a fault whose name has this in it (`clock`, `redis wire`).
+        #[arg(long, env = "FAULT")]
+        fault: Option<String>,
         /// Schedules at once, each on servers of its own (about 1 GB each).
         #[arg(long, env = "WORKERS", default_value_t = 2)]
         workers: usize,
@@ -66,8 +69,8 @@ enum Verb {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let good = match Args::parse().verb {
-        Verb::Run { seeds, first, workers, out, no_shrink } => {
-            let campaign = Campaign { first, seeds, workers, out: out.clone(), shrink: !no_shrink };
+        Verb::Run { seeds, first, fault, workers, out, no_shrink } => {
+            let campaign = Campaign { first, seeds, fault, workers, out: out.clone(), shrink: !no_shrink };
             let report = campaign.run().await?;
             std::fs::write(out.join("report.json"), serde_json::to_string_pretty(&report)?)?;
             println!("\n{report}");
