@@ -31,7 +31,6 @@ struct State {
     /// `FIRSTCOME_CRASH_AT` of the next start.
     crash_at: Option<String>,
     starts: u32,
-    unasked: u32,
 }
 
 /// All of them.
@@ -80,11 +79,6 @@ impl Cast {
     pub fn set_clocks_right(&self) -> std::io::Result<()> {
         self.members.iter().filter_map(|member| member.clock.as_ref()).try_for_each(|path| std::fs::write(path, "+0"))
     }
-
-    /// Starts that no fault asked for.
-    pub fn unasked_starts(&self) -> u32 {
-        self.members.iter().map(|member| member.state().unasked).sum()
-    }
 }
 
 impl Member {
@@ -97,11 +91,9 @@ impl Member {
         if state.away {
             return;
         }
-        match &state.process {
-            Some(process) if process.status().is_none() => return,
-            // It ended by itself, at a crash point or because a store was away for longer than it waits at start-up.
-            Some(_) => state.unasked += 1,
-            None => {}
+        // One that ended by itself did so at a crash point, or because a store was away for longer than it waits at start-up.
+        if state.process.as_ref().is_some_and(|process| process.status().is_none()) {
+            return;
         }
         let crash_at = state.crash_at.take();
         state.starts += 1;
