@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -45,6 +46,8 @@ pub(super) struct Catalogue {
     db: Db,
     redis: Redis,
     copy: watch::Sender<Reading>,
+    /// The same coupons; read for each claim of a loser, so without a lock.
+    shown: ArcSwap<Snapshot>,
     tickets: AtomicU64,
     wanted: Notify,
 }
@@ -65,10 +68,11 @@ impl Catalogue {
     /// When MySQL can't be reached.
     pub(super) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (coupons, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
-        let first =
-            Reading { coupons: Arc::new(coupons), read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
+        let coupons = Arc::new(coupons);
+        let shown = ArcSwap::new(Arc::clone(&coupons));
+        let first = Reading { coupons, read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
         let (tickets, wanted) = (AtomicU64::new(0), Notify::new());
-        Ok(Self { db, redis, copy: watch::Sender::new(first), tickets, wanted })
+        Ok(Self { db, redis, copy: watch::Sender::new(first), shown, tickets, wanted })
     }
 
     /// The copy as it is.
@@ -76,9 +80,9 @@ impl Catalogue {
         Arc::clone(&self.copy.borrow().coupons)
     }
 
-    /// One coupon, if the copy has it.
-    pub(super) fn known(&self, id: CouponId) -> Option<Arc<Entry>> {
-        self.copy.borrow().coupons.get(&id).map(Arc::clone)
+    /// The drop that a claim at `now` is for, if the copy has the coupon.
+    pub(super) fn drop_for_claim(&self, id: CouponId, now: DateTime<Utc>) -> Option<DropId> {
+        self.shown.load().get(&id)?.for_claim(now).map(|chosen| chosen.drop.id)
     }
 
     /// One coupon; looked for in MySQL where the copy has it not.
@@ -132,6 +136,8 @@ impl Catalogue {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
                 let (coupons, read_at) = (Arc::new(coupons), Instant::now());
+                // First, so that whoever waits for this reading tells of nothing that another claim can't see.
+                self.shown.store(Arc::clone(&coupons));
                 self.copy.send_replace(Reading { coupons, read_at, reconciled_at, served, fresh: true });
             }
             Err(error) => {

@@ -25,6 +25,7 @@ mod sold_out;
 mod start;
 mod state;
 mod stock;
+mod tally;
 mod view;
 
 use std::net::SocketAddr;
@@ -103,7 +104,7 @@ impl Server {
     /// When a part that must go on has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
-        let serving = http::serve(self.listener, self.router, self.limits, shutdown.clone());
+        let serving = http::serve_by(self.listener, self.router, self.limits, shutdown.clone());
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,

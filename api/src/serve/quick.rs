@@ -3,83 +3,83 @@
 //! the long way.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
-use axum::http::{self, HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
-use axum::{BoxError, Router};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use firstcome_shared::domain::CouponId;
-use metrics::{Counter, Histogram, counter, histogram};
+use futures_util::future::{BoxFuture, Either as EitherFuture};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use metrics::{counter, histogram};
 use tokio::time::Instant;
-use tower::Service;
+use tower::ServiceExt as _;
 
 use super::admit::sold_out;
-use super::sold_out::Asking;
+use super::sold_out::Loser;
 use super::state::App;
+use super::tally::Tally;
 
 /// As `routes/claims.rs` and the figures have it.
 const PATH: &str = "/v1/coupons/{id}/claims";
 
-/// The routes, with the short way before them.
+/// The routes, with the short way before them. A service of hyper's, not of tower's: it is asked by reference, so that the
+/// short way neither clones nor boxes anything.
 #[derive(Clone)]
-pub(super) struct Quick {
+pub(super) struct Quick(Arc<Inner>);
+
+struct Inner {
     app: App,
     routes: Router,
-    answer: Arc<Answer>,
+    answer: Answer,
 }
+
+/// The answer made once, or that of a route.
+type Told = Response<Either<Full<Bytes>, Body>>;
 
 /// `sold_out`, ready to be sent, and the figures that it counts in.
 struct Answer {
     body: Bytes,
-    claims: Counter,
-    requests: Counter,
-    seconds: Histogram,
+    tally: Tally,
 }
 
 impl Quick {
     /// Before `routes`.
     pub(super) fn new(app: &App, routes: Router) -> Self {
         let body = serde_json::to_vec(&sold_out()).unwrap_or_default().into();
-        let answer = Answer {
-            body,
-            claims: counter!("firstcome_claims_total", "outcome" => "sold_out"),
-            requests: counter!("firstcome_http_requests_total", "method" => "POST", "path" => PATH, "status" => "409"),
-            seconds: histogram!("firstcome_http_request_seconds", "method" => "POST", "path" => PATH),
-        };
-        Self { app: App::clone(app), routes, answer: Arc::new(answer) }
+        let claims = counter!("firstcome_claims_total", "outcome" => "sold_out");
+        let requests = counter!("firstcome_http_requests_total", "method" => "POST", "path" => PATH, "status" => "409");
+        let seconds = histogram!("firstcome_http_request_seconds", "method" => "POST", "path" => PATH);
+        let answer = Answer { body, tally: Tally::new(vec![claims, requests], seconds) };
+        Self(Arc::new(Inner { app: App::clone(app), routes, answer }))
     }
+}
 
+impl Inner {
     /// Whether this is a claim that is lost unless Redis says that something has changed.
-    fn loser(&self, request: &Request) -> Option<Asking> {
+    fn loser<B>(&self, request: &Request<B>, begun: Instant) -> Option<Loser> {
         if request.method() != Method::POST || !has_no_body(request) {
             return None;
         }
         let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
-        let entry = self.app.catalogue.known(CouponId(id.parse().ok()?))?;
-        let drop = entry.for_claim(self.app.clock.now())?.drop.id;
-        let copy = self.app.sold_out.copy(drop)?;
-        let user = self.app.identity.person(request.headers()).ok()?;
-        self.app.sold_out.asking(copy, &user)
+        let drop = self.app.catalogue.drop_for_claim(CouponId(id.parse().ok()?), self.app.clock.now())?;
+        self.app.sold_out.of(drop, begun, || self.app.identity.person(request.headers()).ok())
     }
 }
 
-fn has_no_body(request: &Request) -> bool {
+fn has_no_body<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     !headers.contains_key(header::TRANSFER_ENCODING)
         && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
 }
 
 impl Answer {
-    fn give(&self, begun: Instant) -> Response {
-        self.claims.increment(1);
-        self.requests.increment(1);
-        self.seconds.record(begun.elapsed().as_secs_f64());
-        let mut response = Response::new(Body::from(self.body.clone()));
+    fn give(&self, begun: Instant) -> Told {
+        self.tally.note(begun.elapsed().as_secs_f64());
+        let mut response = Response::new(Either::Left(Full::new(self.body.clone())));
         *response.status_mut() = StatusCode::CONFLICT;
         let problem = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
@@ -87,33 +87,35 @@ impl Answer {
     }
 }
 
-impl<B> Service<http::Request<B>> for Quick
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let begun = Instant::now();
-        let request = request.map(Body::new);
-        let Some(asking) = self.loser(&request) else { return Box::pin(self.routes.call(request)) };
-        if asking.just_said() {
-            return Box::pin(std::future::ready(Ok(self.answer.give(begun))));
+impl Inner {
+    async fn by_routes(&self, request: Request<Incoming>) -> Result<Told, Infallible> {
+        // Whoever reads the figures reads all of them.
+        if request.uri().path() == "/metrics" {
+            self.answer.tally.settle();
         }
-        let quick = self.clone();
-        Box::pin(async move {
-            if quick.app.sold_out.holds(&asking).await {
-                return Ok(quick.answer.give(begun));
+        let answer = self.routes.clone().oneshot(request).await?;
+        Ok(answer.map(Either::Right))
+    }
+}
+
+impl Service<Request<Incoming>> for Quick {
+    type Response = Told;
+    type Error = Infallible;
+    type Future = EitherFuture<Ready<Result<Told, Infallible>>, BoxFuture<'static, Result<Told, Infallible>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let begun = Instant::now();
+        let asking = match self.0.loser(&request, begun) {
+            Some(Loser::Told) => return EitherFuture::Left(ready(Ok(self.0.answer.give(begun)))),
+            Some(Loser::Asking(asking)) => Some(asking),
+            None => None,
+        };
+        let quick = Arc::clone(&self.0);
+        EitherFuture::Right(Box::pin(async move {
+            match asking {
+                Some(asking) if quick.app.sold_out.holds(&asking).await => Ok(quick.answer.give(begun)),
+                _ => quick.by_routes(request).await,
             }
-            let mut routes = quick.routes;
-            routes.call(request).await
-        })
+        }))
     }
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Look;
@@ -40,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct SoldOut {
     redis: Redis,
     drops: Mutex<HashMap<DropId, Known>>,
+    /// Those of them that there is a copy of; read for each claim, so without a lock.
+    copies: ArcSwap<HashMap<DropId, Arc<Copy>>>,
     hashing: RandomState,
 }
 
@@ -55,13 +58,18 @@ enum Known {
 impl SoldOut {
     /// Nothing is sold out yet.
     pub(super) fn new(redis: Redis) -> Self {
-        Self { redis, drops: Mutex::default(), hashing: RandomState::new() }
+        Self { redis, drops: Mutex::default(), copies: ArcSwap::default(), hashing: RandomState::new() }
     }
 
-    /// Somebody who is to be told `sold_out`, if what the copy says holds still. `None`: ask admission.
-    pub(super) fn asking(&self, copy: Arc<Copy>, user: &UserId) -> Option<Asking> {
-        let known = copy.people.contains(&self.hashing.hash_one(user.as_str()));
-        (!known).then_some(Asking(copy))
+    /// What is known of a person's claim on this drop that began at `begun`. `None`: ask admission. Who it is from is asked for
+    /// only where there is a copy.
+    pub(super) fn of(&self, drop: DropId, begun: Instant, user: impl FnOnce() -> Option<UserId>) -> Option<Loser> {
+        let copies = self.copies.load();
+        let copy = copies.get(&drop)?;
+        if copy.people.contains(&self.hashing.hash_one(user()?.as_str())) {
+            return None;
+        }
+        Some(if copy.just_said(begun, &self.redis) { Loser::Told } else { Loser::Asking(Asking(Arc::clone(copy))) })
     }
 
     /// Whether they are to be told so. `false`: ask admission.
@@ -90,34 +98,37 @@ impl SoldOut {
             let rest = || Known::After(Instant::now() + PAUSE.max(10 * begun.elapsed()));
             let copy = known.read(drop, keys).await;
             let now = copy.map_or_else(rest, |copy| Known::Copy(Arc::new(copy)));
-            lock(&known.drops).insert(drop, now);
+            known.change(|drops| drops.insert(drop, now));
         });
     }
 
     /// Forgets the drops that are not among these.
     pub(super) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
-        lock(&self.drops).retain(|drop, _| wanted(*drop));
-    }
-
-    /// The copy of a drop that was sold out when last looked at.
-    pub(super) fn copy(&self, drop: DropId) -> Option<Arc<Copy>> {
-        match lock(&self.drops).get(&drop) {
-            Some(Known::Copy(copy)) => Some(Arc::clone(copy)),
-            _ => None,
-        }
+        self.change(|drops| drops.retain(|drop, _| wanted(*drop)));
     }
 
     fn forget(&self, copy: &Arc<Copy>) {
+        self.change(|drops| {
+            if matches!(drops.get(&copy.drop), Some(Known::Copy(kept)) if Arc::ptr_eq(kept, copy)) {
+                drops.insert(copy.drop, Known::After(Instant::now() + PAUSE));
+            }
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<DropId, Known>) -> T) {
         let mut drops = lock(&self.drops);
-        if matches!(drops.get(&copy.drop), Some(Known::Copy(kept)) if Arc::ptr_eq(kept, copy)) {
-            drops.insert(copy.drop, Known::After(Instant::now() + PAUSE));
-        }
+        change(&mut drops);
+        let copy = |(drop, known): (&DropId, &Known)| match known {
+            Known::Copy(copy) => Some((*drop, Arc::clone(copy))),
+            _ => None,
+        };
+        self.copies.store(Arc::new(drops.iter().filter_map(copy).collect()));
     }
 
     /// Everybody, if Redis's state was the same before and after they were read.
     async fn read(&self, drop: DropId, keys: DropKeys) -> Option<Copy> {
         let Ok(Look::SoldOut(state)) = self.redis.look(&keys, drop).await else { return None };
-        let mut people = HashSet::default();
+        let mut people = People::default();
         let all = self.redis.everybody(&keys, |user| {
             people.insert(self.hashing.hash_one(user));
             people.len() <= MOST_PEOPLE
@@ -125,39 +136,40 @@ impl SoldOut {
         all.await.ok()?;
         let whole = people.len() <= MOST_PEOPLE;
         let same = whole && matches!(self.redis.look(&keys, drop).await, Ok(Look::SoldOut(now)) if now == state);
-        same.then(|| Copy {
-            drop,
-            keys,
-            state,
-            people,
-            good_until: AtomicU64::new(0),
-            gate: Mutex::default(),
-            turned: Notify::new(),
-        })
+        same.then(|| Copy::new(drop, keys, state, people))
     }
 }
+
+/// People by the hash of their id.
+type People = HashSet<u64, std::hash::BuildHasherDefault<AsIs>>;
 
 /// One drop, sold out, and everybody whom admission knows.
 pub(super) struct Copy {
     drop: DropId,
     keys: DropKeys,
     state: String,
-    people: HashSet<u64, std::hash::BuildHasherDefault<AsIs>>,
+    people: People,
     /// What Redis said last is taken for granted until then; see [`since_start`].
     good_until: AtomicU64,
+    /// From then on somebody asks anew, so that nobody has to wait; [`NEVER`] once somebody does.
+    renewed_from: AtomicU64,
     gate: Mutex<Gate>,
     turned: Notify,
 }
 
 /// Somebody who is not in a copy.
+pub(super) enum Loser {
+    /// Redis said just now that nothing has changed: they are told.
+    Told,
+    /// Redis is asked first.
+    Asking(Asking),
+}
+
+/// Somebody who is to be told `sold_out`, if what the copy says holds still.
 pub(super) struct Asking(Arc<Copy>);
 
-impl Asking {
-    /// Whether Redis said so just now, and nobody need be asked.
-    pub(super) fn just_said(&self) -> bool {
-        since_start(Instant::now()) < self.0.good_until.load(Ordering::Relaxed)
-    }
-}
+/// Later than any instant of [`since_start`].
+const NEVER: u64 = u64::MAX;
 
 /// Nanoseconds between the first use of this and an instant.
 fn since_start(at: Instant) -> u64 {
@@ -181,18 +193,47 @@ struct Gate {
 }
 
 impl Copy {
+    /// Nothing is taken for granted before a first look.
+    fn new(drop: DropId, keys: DropKeys, state: String, people: People) -> Self {
+        let (good_until, renewed_from) = (AtomicU64::new(0), AtomicU64::new(NEVER));
+        Self { drop, keys, state, people, good_until, renewed_from, gate: Mutex::default(), turned: Notify::new() }
+    }
+
+    /// Whether Redis had just said so when the request began, and nobody need be asked. The first who comes when half of that
+    /// time is over has it asked anew, and does not wait for it.
+    fn just_said(self: &Arc<Self>, begun: Instant, redis: &Redis) -> bool {
+        let begun = since_start(begun);
+        if begun >= self.good_until.load(Ordering::Relaxed) {
+            return false;
+        }
+        let from = &self.renewed_from;
+        if begun >= from.load(Ordering::Relaxed) && from.swap(NEVER, Ordering::Relaxed) != NEVER {
+            self.want(redis);
+        }
+        true
+    }
+
+    /// Has Redis asked once more; gives the number of that question.
+    fn want(self: &Arc<Self>, redis: &Redis) -> u64 {
+        let mut gate = lock(&self.gate);
+        gate.wanted = gate.begun + 1;
+        if !gate.asking && !gate.over {
+            gate.asking = true;
+            let (copy, redis) = (Arc::clone(self), redis.clone());
+            tokio::spawn(async move { copy.ask(&redis).await });
+        }
+        gate.wanted
+    }
+
+    /// Redis, asked at this instant, said that nothing has changed.
+    fn looked(&self, at: Instant) {
+        self.good_until.store(since_start(at + LASTS), Ordering::Relaxed);
+        self.renewed_from.store(since_start(at + LASTS / 2), Ordering::Relaxed);
+    }
+
     /// Whether Redis's state is still the same, asked after this was called.
     async fn holds_still(self: &Arc<Self>, redis: &Redis) -> bool {
-        let mine = {
-            let mut gate = lock(&self.gate);
-            gate.wanted = gate.begun + 1;
-            if !gate.asking && !gate.over {
-                gate.asking = true;
-                let (copy, redis) = (Arc::clone(self), redis.clone());
-                tokio::spawn(async move { copy.ask(&redis).await });
-            }
-            gate.wanted
-        };
+        let mine = self.want(redis);
         loop {
             let turned = self.turned.notified();
             tokio::pin!(turned);
@@ -232,7 +273,7 @@ impl Copy {
             if !same {
                 return;
             }
-            self.good_until.store(since_start(begun + LASTS), Ordering::Relaxed);
+            self.looked(begun);
             lock(&self.gate).same = number;
             self.turned.notify_waiters();
         }
@@ -248,6 +289,7 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if self.over {
+            self.copy.good_until.store(0, Ordering::Relaxed);
             lock(&self.copy.gate).over = true;
             self.copy.turned.notify_waiters();
         }
@@ -274,5 +316,41 @@ impl std::hash::Hasher for AsIs {
 
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::CouponId;
+    use firstcome_shared::redis::RedisSettings;
+
+    use super::*;
+
+    /// Nobody listens there.
+    fn away() -> Redis {
+        let settings =
+            RedisSettings { url: "redis://127.0.0.1:1".to_owned().into(), prefix: "fc".into(), timeout: LASTS };
+        Redis::new(&settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_who_comes_late_has_it_asked_anew_without_waiting_and_a_failure_ends_the_copy_at_once() {
+        let (redis, looked) = (away(), Instant::now() + Duration::from_secs(1));
+        let after = |micros| looked + Duration::from_micros(micros);
+        let keys = redis.keys(CouponId(1), DropId(1));
+        let copy = Arc::new(Copy::new(DropId(1), keys, String::new(), People::default()));
+        copy.looked(looked);
+        let wanted = || lock(&copy.gate).wanted;
+
+        assert!(copy.just_said(after(499), &redis));
+        assert_eq!(wanted(), 0, "soon after a look nobody asks again");
+        assert!(!copy.just_said(after(1_000), &redis), "what is as old as that is not taken for granted");
+        assert_eq!(wanted(), 0);
+        for micros in [500, 501, 999] {
+            assert!(copy.just_said(after(micros), &redis));
+            assert_eq!((wanted(), copy.renewed_from.load(Ordering::Relaxed)), (1, NEVER), "one asks for all");
+        }
+        assert!(!copy.holds_still(&redis).await);
+        assert!(!copy.just_said(after(0), &redis));
     }
 }

@@ -28,8 +28,10 @@ pub enum Command {
     Designs(Options),
     /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside that
     Ceilings(Options),
-    /// Claims while everyone wins, and memory
+    /// Claims while everyone wins
     Claims(Options),
+    /// Memory of the API under many connections
+    Memory(Options),
     /// From the last admission to exact rows, again and again
     Exact(Options),
     /// Rows a second of the consumer
@@ -143,7 +145,7 @@ impl Size {
             sealed: 1_000,
             memory_claims: 1_000_000,
             starts: 10,
-            open_seconds: 10,
+            open_seconds: 30,
         };
         if quick {
             Size {
@@ -157,7 +159,7 @@ impl Size {
                 sealed: 100,
                 memory_claims: 20_000,
                 starts: 3,
-                open_seconds: 2,
+                open_seconds: 5,
                 ..whole
             }
         } else {

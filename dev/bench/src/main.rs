@@ -25,6 +25,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Designs(options) => sections::run(&[sections::Part::Designs], &options).await,
         Command::Ceilings(options) => sections::run(&[sections::Part::Ceilings], &options).await,
         Command::Claims(options) => sections::run(&[sections::Part::Claims], &options).await,
+        Command::Memory(options) => sections::run(&[sections::Part::Memory], &options).await,
         Command::Exact(options) => sections::run(&[sections::Part::Exact], &options).await,
         Command::Consumer(options) => sections::run(&[sections::Part::Consumer], &options).await,
         Command::Passes(options) => sections::run(&[sections::Part::Passes], &options).await,

@@ -6,4 +6,4 @@ pub mod problem;
 mod server;
 
 pub use problem::Problem;
-pub use server::{Limits, serve};
+pub use server::{Limits, serve, serve_by};

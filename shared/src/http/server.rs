@@ -5,17 +5,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Request;
-use axum::response::Response;
-use hyper::body::Incoming;
+use axum::http::{Request, Response};
+use axum::{BoxError, Router};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1::Builder;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
@@ -43,11 +43,17 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router`, or a service before one, until `shutdown`, then finishes the requests in hand and closes.
-pub async fn serve<S>(listener: TcpListener, router: S, limits: Limits, shutdown: CancellationToken)
+/// Serves `router` until `shutdown`, then finishes the requests in hand and closes.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+    serve_by(listener, TowerToHyperService::new(router), limits, shutdown).await;
+}
+
+/// [`serve`], for a service that answers some requests before any router is asked.
+pub async fn serve_by<S, B>(listener: TcpListener, service: S, limits: Limits, shutdown: CancellationToken)
 where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     metrics::describe_counter!(HUNG_UP_ON, "Connections closed because no whole request head came in time");
     metrics::counter!(HUNG_UP_ON).absolute(0);
@@ -65,7 +71,7 @@ where
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, slot)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
+        let service = service.clone();
         let watcher = graceful.watcher();
         let builder = builder.clone();
         tokio::spawn(async move {

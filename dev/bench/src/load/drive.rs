@@ -23,8 +23,12 @@ pub async fn drive(plan: &Plan) -> Result<Seen> {
     ensure!(plan.target.ip().is_loopback(), "{} is not this machine", plan.target);
     let crowd = Arc::new(Crowd::gather(&plan.prefix, plan.people, plan.each, 1)?);
     let mut wires = Vec::new();
-    for _ in 0..plan.connections.min(crowd.requests()) {
-        wires.push(Wire::open(plan.target, plan.coupon).await?);
+    for number in 0..plan.connections.min(crowd.requests()) {
+        let mut wire = Wire::open(plan.target, plan.coupon).await?;
+        if plan.warm {
+            wire.claim(&format!("{}warm-{number}", plan.prefix)).await?;
+        }
+        wires.push(wire);
     }
     let next = Arc::new(AtomicUsize::new(0));
     let clock = Clock::start(plan.rate);

@@ -33,6 +33,10 @@ pub struct Plan {
     /// Requests a second, by the clock and not by the answers (open loop); without it each connection asks again as soon
     /// as it was answered.
     pub rate: Option<f64>,
+    /// Each connection asks once before the clock starts, for somebody of its own whose answer is not counted: opening many
+    /// connections at one instant is not what is measured.
+    #[serde(default)]
+    pub warm: bool,
     /// What user ids begin with.
     pub prefix: String,
 }
@@ -41,12 +45,18 @@ impl Plan {
     /// A closed loop in which everybody asks twice, the second time at once, as people do who are afraid to miss out.
     pub fn rush(target: SocketAddr, coupon: i64, requests: u32, connections: usize) -> Self {
         let people = (requests / 2).max(1);
-        Self { target, coupon, people, each: 2, connections, rate: None, prefix: "p-".into() }
+        Self { target, coupon, people, each: 2, connections, rate: None, warm: false, prefix: "p-".into() }
     }
 
     /// A closed loop in which everybody asks once.
     pub fn once_each(target: SocketAddr, coupon: i64, people: u32, connections: usize) -> Self {
         Self { each: 1, people, ..Self::rush(target, coupon, 2, connections) }
+    }
+
+    /// The same people by the clock, so many a second, on connections that have been used before.
+    #[must_use]
+    pub fn by_the_clock(self, rate: f64) -> Self {
+        Self { rate: Some(rate), warm: true, ..self }
     }
 
     /// The same crowd with other names.

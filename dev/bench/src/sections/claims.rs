@@ -1,14 +1,13 @@
-//! Claims while everyone wins, beside a route that does only what has to be done; and memory under many connections.
+//! Claims while everyone wins, beside a route that does only what has to be done.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use firstcome_rush::live::step;
 use firstcome_rush::system::Service;
 use tokio::process::Command;
 
 use super::median;
 use crate::cli::Size;
-use crate::load::{Plan, Seen, crowd, crowd_at};
-use crate::process::memory_kb;
+use crate::load::{Plan, Seen, crowd_at};
 use crate::report::{Figure, Target};
 use crate::world::{Site, World, address};
 
@@ -28,7 +27,6 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     figures.extend(fsync(world, &site, &api, size).await?);
     consumer.stop().await?;
     api.stop().await?;
-    figures.extend(memory(&site, size).await?);
     reconciler.stop().await?;
     Ok(figures)
 }
@@ -108,32 +106,4 @@ async fn bare_wins(world: &World, site: &Site<'_>, api: &Service, size: &Size) -
     bare.kill().await?;
     ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
     Ok((seen, cpu))
-}
-
-/// A fresh API with a thousand connections: how much memory it has after more and more claims.
-async fn memory(site: &Site<'_>, size: &Size) -> Result<Vec<Figure>> {
-    const STEPS: u32 = 10;
-    step(format!("memory at 1,000 connections, {} claims", size.memory_claims));
-    let api = site.api().await?;
-    let coupon = site.coupon(&api, size.quantity).await?;
-    let mut seen = Vec::new();
-    for step in 0..STEPS {
-        let plan = Plan::once_each(address(&api)?, coupon.id, size.memory_claims / STEPS, 1_000);
-        crowd(&plan.named(&format!("m{step}-"))).await?;
-        #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
-        seen.push(memory_kb(api.pid(), "VmHWM")? as f64 / 1024.0);
-    }
-    api.stop().await?;
-    let (first, last) = (seen.first().copied().context("no step")?, seen.last().copied().context("no step")?);
-    let what = "API memory at 1,000 connections, the most it ever had";
-    Ok(vec![
-        Figure::of(PART, what, last, "MB").target(Target::AtMost(60.0)).with("claims", size.memory_claims.into()),
-        Figure::ratio(
-            PART,
-            "the same, all claims ÷ the first tenth of them",
-            ("MB at the end", last),
-            ("MB at first", first),
-        )
-        .target(Target::AtMost(1.1)),
-    ])
 }

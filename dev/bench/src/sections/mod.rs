@@ -5,6 +5,7 @@ pub mod claims;
 pub mod consumer;
 pub mod designs;
 pub mod exact;
+pub mod memory;
 pub mod passes;
 pub mod slow;
 pub mod start;
@@ -29,6 +30,8 @@ pub enum Part {
     Ceilings,
     /// [`claims`].
     Claims,
+    /// [`memory`].
+    Memory,
     /// [`exact`].
     Exact,
     /// [`consumer`].
@@ -46,10 +49,11 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Designs,
         Self::Ceilings,
         Self::Claims,
+        Self::Memory,
         Self::Exact,
         Self::Consumer,
         Self::Passes,
@@ -97,6 +101,7 @@ impl Step {
             Self::Figures(Part::Designs) => return Ok(()),
             Self::Figures(Part::Ceilings) => ceilings::measure(world, size).await?,
             Self::Figures(Part::Claims) => claims::measure(world, size).await?,
+            Self::Figures(Part::Memory) => memory::measure(world, size).await?,
             Self::Figures(Part::Exact) => exact::measure(world, size).await?,
             Self::Figures(Part::Consumer) => consumer::measure(world, size).await?,
             Self::Figures(Part::Passes) => passes::measure(world, size).await?,

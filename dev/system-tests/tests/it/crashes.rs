@@ -109,5 +109,12 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     assert_eq!(answer.promised(), Some((coupon.drop, 2)), "{answer:?}");
     all_issued(&world, coupon.drop, 2).await;
     assert_exact(&world, &coupon, 2, &[("u-2".into(), answer)]).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+    // Whether it hears of Kafka's acknowledgement or of its own deadline first, nobody knows. If the latter, it rightly put
+    // the claim by, and a pass finds that its row is there.
+    eventually("nothing is left to do", HEALED, async || {
+        world.once_with(&[], &[]).await.code == 0
+            && world.sql.query("SELECT * FROM failed_claims WHERE resolved_at IS NULL").await.is_empty()
+    })
+    .await;
+    assert!(world.sql.query("SELECT * FROM failed_claims WHERE resolution <> 'duplicate'").await.is_empty());
 }

@@ -1,0 +1,53 @@
+//! How much memory the API has under many connections.
+
+use anyhow::{Context, Result};
+use firstcome_rush::live::step;
+use firstcome_rush::system::Service;
+
+use crate::cli::Size;
+use crate::load::{Plan, crowd};
+use crate::process::memory_kb;
+use crate::report::{Figure, Target};
+use crate::world::{Site, World, address};
+
+const PART: &str = "memory";
+
+/// A fresh API, more and more claims, and how much memory it has then.
+///
+/// # Errors
+/// When something does not start or can't be asked.
+pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    const STEPS: u32 = 10;
+    let site = Site::make(world, "memory").await?;
+    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    let coupon = site.coupon(&api, size.quantity).await?;
+    let idle = most_mb(&api)?;
+    step(format!("memory at 1,000 connections, {} claims", size.memory_claims));
+    let mut seen = Vec::new();
+    for turn in 0..STEPS {
+        let plan = Plan::once_each(address(&api)?, coupon.id, size.memory_claims / STEPS, 1_000);
+        crowd(&plan.named(&format!("m{turn}-"))).await?;
+        seen.push(most_mb(&api)?);
+        let claims = (turn + 1) * (size.memory_claims / STEPS);
+        step(format!("{:.1} MB at most, {claims} claims", most_mb(&api)?));
+    }
+    api.stop().await?;
+    reconciler.stop().await?;
+    let at = |step: u32| seen.get(step as usize - 1).copied().context("no such step");
+    let (first, half, last) = (at(1)?, at(STEPS / 2)?, at(STEPS)?);
+    let what = "API memory at 1,000 connections, the most it ever had";
+    let most = Figure::of(PART, what, last, "MB").target(Target::AtMost(60.0));
+    // The first connections fill what the allocator keeps for each thread; what leaks goes on after that.
+    let what = "the same, all claims ÷ the first half of them";
+    let flat = Figure::ratio(PART, what, ("MB at the end", last), ("MB at half", half)).target(Target::AtMost(1.05));
+    Ok(vec![
+        most.with("claims", size.memory_claims.into()).with("MB before the first", idle),
+        flat.with("MB after a tenth", first),
+    ])
+}
+
+/// The most that a service ever had.
+#[allow(clippy::cast_precision_loss, reason = "kB of one process")]
+fn most_mb(service: &Service) -> Result<f64> {
+    Ok(memory_kb(service.pid(), "VmHWM")? as f64 / 1024.0)
+}
