@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench picture test crashes chaos soak lint setup
+.PHONY: help demo run rush drift bench flame picture test crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -36,6 +36,11 @@ rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
 	@$(running); cargo build --quiet --release --locked -p firstcome-drift; exec target/release/firstcome-drift
+
+flame: ## Where the API's time goes: flame graphs in target/flame (perf and inferno)
+	@dev/setup.sh
+	@$(release)
+	@exec dev/flame.sh
 
 picture: ## The README's picture and table, out of the last `make bench`
 	@target/release/firstcome-bench picture

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use firstcome_api::cli::Cli;
 
-/// Fewer cycles a claim and less memory than the system's own (docs/PERFORMANCE.md).
+/// Fewer cycles a claim than the system's own, and memory that stays where it is (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.logs.init();
-    // A page of 2 MB for a few kB in use: a fifth of this process's memory would be air.
+    // Pages of 2 MB for a few kB in use: a third of this process's memory would be air (docs/PERFORMANCE.md).
+    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "transparent huge pages stay as they are");
     }

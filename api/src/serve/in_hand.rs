@@ -23,41 +23,49 @@ impl InHand {
         Self { slots: Arc::new(Semaphore::new(slots)), tasks: TaskTracker::new() }
     }
 
-    /// Runs `work` to its end, whatever becomes of the caller, and gives its result.
+    /// Runs `work` to its end, whatever becomes of the caller, and gives its result. It begins at once; what is given back is
+    /// small, so that a request does not hold its work a second time.
     ///
     /// # Errors
     /// 503 when too much is in hand (nothing was begun), 500 when the work panicked.
-    pub(super) async fn run<T, W>(&self, work: W) -> Result<T, Problem>
+    pub(super) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, Problem>> + Send + use<T, W>
     where
         T: Send + 'static,
         W: Future<Output = T> + Send + 'static,
     {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            counter!("firstcome_claims_shed_total").increment(1);
-            return Err(Problem::unavailable("too many claims at once; try again in a moment"));
-        };
-        self.see_through(async move {
-            let _counted = Counted::new();
-            let done = work.await;
-            drop(slot);
-            done
-        })
-        .await
+        let begun = Arc::clone(&self.slots).try_acquire_owned().map(|slot| {
+            self.see_through(async move {
+                let _counted = Counted::new();
+                let done = work.await;
+                drop(slot);
+                done
+            })
+        });
+        async move {
+            let Ok(begun) = begun else {
+                counter!("firstcome_claims_shed_total").increment(1);
+                return Err(Problem::unavailable("too many claims at once; try again in a moment"));
+            };
+            begun.await
+        }
     }
 
     /// [`InHand::run`] without the bound: for operators, who must get through while claims are refused.
     ///
     /// # Errors
     /// 500 when the work panicked.
-    pub(super) async fn see_through<T, W>(&self, work: W) -> Result<T, Problem>
+    pub(super) fn see_through<T, W>(&self, work: W) -> impl Future<Output = Result<T, Problem>> + Send + use<T, W>
     where
         T: Send + 'static,
         W: Future<Output = T> + Send + 'static,
     {
-        self.tasks.spawn(work).await.map_err(|error| {
-            tracing::error!(%error, "a task ended before its work was done");
-            Problem::internal()
-        })
+        let task = self.tasks.spawn(work);
+        async move {
+            task.await.map_err(|error| {
+                tracing::error!(%error, "a task ended before its work was done");
+                Problem::internal()
+            })
+        }
     }
 
     /// Waits until all of it is done, for at most `limit`; gives how many are left.

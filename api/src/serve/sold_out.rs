@@ -9,7 +9,7 @@
 //!
 //! Whoever is in the copy, and everybody as soon as anything differs, goes to admission as ever. A copy never says yes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use metrics::counter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Most people of a copy: 19 MB. A drop with more is asked about one by one.
+/// Most people of a copy: 4 MB. A drop with more is asked about one by one.
 const MOST_PEOPLE: usize = 1_000_000;
 
 /// How long what Redis said of its state is taken for granted, counted from before it was asked.
@@ -66,7 +66,7 @@ impl SoldOut {
     pub(super) fn of(&self, drop: DropId, begun: Instant, user: impl FnOnce() -> Option<UserId>) -> Option<Loser> {
         let copies = self.copies.load();
         let copy = copies.get(&drop)?;
-        if copy.people.contains(&self.hashing.hash_one(user()?.as_str())) {
+        if copy.people.may_hold(self.hash(user()?.as_str())) {
             return None;
         }
         Some(if copy.just_said(begun, &self.redis) { Loser::Told } else { Loser::Asking(Asking(Arc::clone(copy))) })
@@ -107,6 +107,11 @@ impl SoldOut {
         self.change(|drops| drops.retain(|drop, _| wanted(*drop)));
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+    fn hash(&self, user: &str) -> u32 {
+        self.hashing.hash_one(user) as u32
+    }
+
     fn forget(&self, copy: &Arc<Copy>) {
         self.change(|drops| {
             if matches!(drops.get(&copy.drop), Some(Known::Copy(kept)) if Arc::ptr_eq(kept, copy)) {
@@ -128,20 +133,36 @@ impl SoldOut {
     /// Everybody, if Redis's state was the same before and after they were read.
     async fn read(&self, drop: DropId, keys: DropKeys) -> Option<Copy> {
         let Ok(Look::SoldOut(state)) = self.redis.look(&keys, drop).await else { return None };
-        let mut people = People::default();
+        let mut people = Vec::new();
+        // Who holds a slot comes a second time, as a claimant of the coupon.
         let all = self.redis.everybody(&keys, |user| {
-            people.insert(self.hashing.hash_one(user));
-            people.len() <= MOST_PEOPLE
+            people.push(self.hash(user));
+            people.len() <= 2 * MOST_PEOPLE
         });
         all.await.ok()?;
-        let whole = people.len() <= MOST_PEOPLE;
+        let people = People::new(people);
+        let whole = people.0.len() <= MOST_PEOPLE;
         let same = whole && matches!(self.redis.look(&keys, drop).await, Ok(Look::SoldOut(now)) if now == state);
         same.then(|| Copy::new(drop, keys, state, people))
     }
 }
 
-/// People by the hash of their id.
-type People = HashSet<u64, std::hash::BuildHasherDefault<AsIs>>;
+/// People by a hash of their id, in order. That two share one does no harm: who is in a copy is asked about.
+#[derive(Default)]
+struct People(Vec<u32>);
+
+impl People {
+    fn new(mut hashes: Vec<u32>) -> Self {
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes.shrink_to_fit();
+        Self(hashes)
+    }
+
+    fn may_hold(&self, hash: u32) -> bool {
+        self.0.binary_search(&hash).is_ok()
+    }
+}
 
 /// One drop, sold out, and everybody whom admission knows.
 pub(super) struct Copy {
@@ -298,25 +319,6 @@ impl Drop for End<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What is hashed already.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl std::hash::Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Never used: the keys are u64.
-        self.0 = bytes.iter().fold(self.0, |all, byte| all.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 #[cfg(test)]

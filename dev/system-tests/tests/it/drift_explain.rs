@@ -1,6 +1,6 @@
 //! One person's whole story, at the endpoint and by the command line.
 
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_system_tests::{Coupon, Http, LIMIT, Reconciler, Running, eventually};
 use reqwest::Method;
@@ -24,7 +24,9 @@ async fn story(scene: &Scene, daemon: &Running<Reconciler>, coupon: &Coupon, use
 /// What happened, in order, as `source: what`.
 fn lines(story: &Value) -> Vec<String> {
     let happenings = story["happenings"].as_array().unwrap();
-    let times: Vec<&str> = happenings.iter().filter_map(|h| h["at"].as_str()).collect();
+    // As instants: at a whole second the text has no fraction, and "Z" comes after ".".
+    let times: Vec<DateTime<Utc>> =
+        happenings.iter().filter_map(|h| h["at"].as_str()).map(|at| at.parse().unwrap()).collect();
     assert!(times.is_sorted(), "in order of time: {story:#}");
     happenings.iter().map(|h| format!("{}: {}", h["source"].as_str().unwrap(), h["what"].as_str().unwrap())).collect()
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_system_tests::{
-    Answer, Coupon, Http, LIMIT, Promise, Stores, World, assert_exact, eventually, eventually_some, people, rows, rush,
-    tally,
+    Answer, Api, Coupon, Http, LIMIT, Promise, Running, Stores, World, assert_exact, eventually, eventually_some,
+    people, rows, rush, tally,
 };
 
 use crate::repairs::{assert_clean, kinds};
@@ -46,6 +46,26 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// A drop of twenty, of which the first five people have their rows.
+struct Scene {
+    api: Running<Api>,
+    _consumer: Running<Http>,
+    coupon: Coupon,
+    answers: Vec<Promise>,
+}
+
+impl Scene {
+    async fn set(world: &World) -> Self {
+        let api = world.serve().await;
+        world.open().await;
+        let consumer = world.consume().await;
+        let coupon = api.open_coupon(20).await;
+        let answers = rush(&[&api], coupon.id, &people(5), 5).await;
+        all_issued(world, coupon.drop, 5).await;
+        Self { api, _consumer: consumer, coupon, answers }
+    }
+}
+
 /// Passes until one ends well; gives the run that did.
 async fn mended(world: &World) -> Run {
     eventually_some("a pass mends it", LIMIT, async || {
@@ -56,7 +76,7 @@ async fn mended(world: &World) -> Run {
 }
 
 /// Every slot is taken by whoever comes next, and the drop is exact with every promise kept.
-async fn filled_up(world: &World, api: &firstcome_system_tests::Api, coupon: &Coupon, mut answers: Vec<Promise>) {
+async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<Promise>) {
     let more: Vec<String> = (1..=20).map(|n| format!("late-{n}")).collect();
     answers.extend(rush(&[api], coupon.id, &more, 20).await);
     all_issued(world, coupon.drop, 20).await;
@@ -71,13 +91,7 @@ async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka).with_redis(&redis), "second-kafka").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let users = people(15);
-    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
-    all_issued(&world, coupon.drop, 5).await;
+    let (Scene { api, _consumer, coupon, mut answers }, users) = (Scene::set(&world).await, people(15));
     let before = OldCopy::of(&redis);
 
     kafka.kill().await.unwrap();
@@ -106,13 +120,7 @@ async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka).with_redis(&redis), "second-flush").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let users = people(15);
-    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
-    all_issued(&world, coupon.drop, 5).await;
+    let (Scene { api, _consumer, coupon, mut answers }, users) = (Scene::set(&world).await, people(15));
     kafka.kill().await.unwrap();
     answers.extend(rush(&[&api], coupon.id, &users[5..], 10).await);
     world.redis.command::<()>(&["FLUSHALL"]).await;
@@ -133,13 +141,8 @@ async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
 async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_redis(&redis), "second-retry").await;
-    let api = world.serve().await;
+    let Scene { api, _consumer, coupon, mut answers } = Scene::set(&world).await;
     let dying = world.serve_with(&[("FIRSTCOME_CRASH_AT", "claim_admitted")]).await;
-    world.open().await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
-    all_issued(&world, coupon.drop, 5).await;
     let before = OldCopy::of(&redis);
 
     assert!(matches!(dying.claim(coupon.id, "u-6").await, Answer::Unknown(_)));
@@ -161,13 +164,7 @@ async fn with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_i
     let world = World::on(Stores::shared().await.with_kafka(&kafka).with_mysql(&mysql), "second-both").await;
     world.set("PUBLISH_DEADLINE_MS", "300");
     world.set("BACKUP_DEADLINE_MS", "300");
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let users = people(15);
-    let mut answers = rush(&[&api], coupon.id, &users[..5], 5).await;
-    all_issued(&world, coupon.drop, 5).await;
+    let (Scene { api, _consumer, coupon, mut answers }, users) = (Scene::set(&world).await, people(15));
 
     kafka.kill().await.unwrap();
     mysql.kill().await.unwrap();
