@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use firstcome_api::allocator;
 use firstcome_api::cli::Cli;
 
 /// Fewer cycles a claim than the system's own, and memory that stays where it is (docs/PERFORMANCE.md).
@@ -10,12 +11,11 @@ use firstcome_api::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let settled = allocator::settle();
     let cli = Cli::parse();
     cli.logs.init();
-    // Pages of 2 MB for a few kB in use: a third of this process's memory would be air (docs/PERFORMANCE.md).
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "transparent huge pages stay as they are");
+    if let Err(error) = settled {
+        tracing::warn!(%error, "the allocator's settings could not be set: this process will need more memory");
     }
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -51,20 +51,21 @@ pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
     let plan = Arc::new(plan);
     let mut ready = Vec::new();
     for number in 0..plan.connections.min(plan.crowd.requests()) {
-        ready.push((number, Connection::open(target(&plan, number)).await?));
+        ready.push((number, Connection::open(target(&plan, number)).await?, Seen::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
+    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
     let clock = Clock::start(plan.rate);
     let begun = clock.begun;
     let mut workers = JoinSet::new();
-    for (number, connection) in ready {
+    for (number, connection, seen) in ready {
         let worker = Worker {
             plan: plan.clone(),
             progress: progress.clone(),
             clock,
             number,
             connection: Some(connection),
-            seen: Seen::new(),
+            seen,
             patience_ends: begun + plan.patience,
         };
         workers.spawn(worker.work(next.clone()));

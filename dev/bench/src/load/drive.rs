@@ -28,13 +28,14 @@ pub async fn drive(plan: &Plan) -> Result<Seen> {
         if plan.warm {
             wire.claim(&format!("{}warm-{number}", plan.prefix)).await?;
         }
-        wires.push(wire);
+        wires.push((wire, Told::new()?));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    let clock = Clock::start(plan.rate);
     let mut askers = JoinSet::new();
-    for wire in wires {
-        let asker = Asker { plan: plan.clone(), crowd: crowd.clone(), clock, wire: Some(wire), told: Told::new()? };
+    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
+    let clock = Clock::start(plan.rate);
+    for (wire, told) in wires {
+        let asker = Asker { plan: plan.clone(), crowd: crowd.clone(), clock, wire: Some(wire), told };
         askers.spawn(asker.ask_on(next.clone()));
     }
     let told = askers.join_all().await;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::cli::{Options, Size};
 use crate::designs::Design;
+use crate::quiet::settle;
 use crate::report::{Report, print};
 use crate::world::World;
 
@@ -151,10 +152,11 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
 
 /// Gives the world back for the next step; not after a failure, when nobody knows what state its servers are in.
 async fn try_one(one: Step, world: World, size: &Size, report: &mut Report) -> Option<World> {
+    let settled = settle().await;
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
     let measured = timeout(LIMIT, one.measure(&world, size, report)).await;
-    let measured = measured.context("it does not come to an end").flatten();
+    let measured = settled.and(measured.context("it does not come to an end").flatten());
     report.took.push((one.name(), begun.elapsed().as_secs_f64()));
     match measured {
         Ok(()) => Some(world),

@@ -1,0 +1,78 @@
+//! Waiting until what was measured before has been digested: MySQL still writes pages, the broker still closes segments.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use firstcome_rush::live::step;
+use tokio::time::{Instant, sleep};
+
+/// A look at the processors spans so much.
+const SPAN: Duration = Duration::from_millis(500);
+/// So many looks one after the other have to find them idle,
+const LOOKS: u32 = 4;
+/// for this share of the time.
+const IDLE: f64 = 0.95;
+/// What does not become quiet within this is not ours.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the processors of this machine have next to nothing to do, and says so where they don't come to that within a minute.
+///
+/// # Errors
+/// When the system does not tell.
+pub async fn settle() -> Result<()> {
+    let begun = Instant::now();
+    let mut looks = 0;
+    while looks < LOOKS {
+        let before = Time::now()?;
+        sleep(SPAN).await;
+        let idle = Time::now()?.idle_since(&before);
+        looks = if idle >= IDLE { looks + 1 } else { 0 };
+        if begun.elapsed() > LIMIT {
+            step(format!("the machine is not quiet ({:.0} % idle): what follows says less", idle * 100.0));
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What all processors together have done since they were started, in ticks.
+#[derive(Debug, PartialEq, Eq)]
+struct Time {
+    idle: u64,
+    all: u64,
+}
+
+impl Time {
+    fn now() -> Result<Self> {
+        Self::read(&fs::read_to_string("/proc/stat")?).context("/proc/stat has no line of all processors")
+    }
+
+    /// The first line: user, nice, system, idle, waiting for a disk, …. Who waits for a disk is not at rest.
+    fn read(stat: &str) -> Option<Self> {
+        let ticks: Vec<u64> =
+            stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
+        Some(Self { idle: *ticks.get(3)?, all: ticks.iter().take(8).sum() })
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    fn idle_since(&self, before: &Self) -> f64 {
+        (self.idle - before.idle) as f64 / (self.all - before.all).max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_disk_is_not_idle() {
+        let read = |line: &str| Time::read(line).unwrap();
+        let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
+        assert_eq!(before, Time { idle: 800, all: 1000 });
+        let idle = read("cpu  110 0 60 840 90 0 0 0 9 9\n").idle_since(&before);
+        assert!((idle - 0.4).abs() < 1e-9, "{idle}");
+        assert_eq!(Time::read("cpu0 1 2 3 4"), None);
+        Time::now().unwrap();
+    }
+}
