@@ -77,14 +77,16 @@ async fn answer(
     match reply.admission {
         Admission::Accepted(slot) => {
             crash_point(Point::ClaimAdmitted);
-            let admitted = Admitted { drop_id, slot, user, at_ms: Some(reply.now_ms), now_ms: reply.now_ms };
+            let now_ms = reply.now_ms;
+            let deniable = reply.after_sold_out || entry.another_open_around(drop_id, instant(now_ms));
+            let admitted = Admitted { drop_id, slot, user, at_ms: Some(now_ms), now_ms, deniable };
             let holder = secure(services, entry, admitted).await?;
             Ok(Yes::Accepted { drop_id, slot, queued: holder == Holder::Topic })
         }
         Admission::Already(held_in, slot) => {
             let now_ms = reply.now_ms;
             let at_ms = if held_in == drop_id { reply.admitted_at_ms } else { None };
-            secure(services, entry, Admitted { drop_id: held_in, slot, user, at_ms, now_ms }).await?;
+            secure(services, entry, Admitted { drop_id: held_in, slot, user, at_ms, now_ms, deniable: true }).await?;
             Ok(Yes::AlreadyClaimed { drop_id: held_in, slot })
         }
         Admission::Waiting(position) => {
@@ -104,6 +106,8 @@ pub(super) struct Admitted {
     pub(super) at_ms: Option<i64>,
     /// Redis's clock.
     pub(super) now_ms: i64,
+    /// Whether a process may have a copy of who lost that does not know them yet.
+    pub(super) deniable: bool,
 }
 
 /// Sees to it that a second store beside Redis holds what is about to be promised.
@@ -111,7 +115,7 @@ pub(super) struct Admitted {
 /// # Errors
 /// 503 where neither Kafka nor MySQL took it in time. The admission stands, and a retry finds it.
 pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitted) -> Result<Holder, Refused> {
-    let Admitted { drop_id, slot, user, at_ms, now_ms } = admitted;
+    let Admitted { drop_id, slot, user, at_ms, now_ms, deniable } = admitted;
     let drop = entry.drops.iter().find(|drop| drop.id == drop_id);
     if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
         // Verified: every slot has its row.
@@ -125,14 +129,14 @@ pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitte
         let detail = "a place is kept for you, but cannot be promised right now; try again";
         ("not_held", Problem::unavailable(detail))
     })?;
-    if at_ms.is_none_or(|at| now_ms - at <= JUST_NOW_MS) {
+    if deniable && at_ms.is_none_or(|at| now_ms - at <= JUST_NOW_MS) {
         tokio::time::sleep_until(begun + TOLD_AFTER).await;
     }
     Ok(holder)
 }
 
 /// Somebody admitted longer ago than this by Redis's clock, which counts whole milliseconds, was so for [`TOLD_AFTER`].
-const JUST_NOW_MS: i64 = 2;
+const JUST_NOW_MS: i64 = 20;
 
 impl Yes {
     fn word(&self) -> &'static str {

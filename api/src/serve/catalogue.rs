@@ -45,15 +45,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Catalogue {
     db: Db,
     redis: Redis,
-    copy: watch::Sender<Reading>,
-    /// The same coupons; read for each claim of a loser, so without a lock.
-    shown: ArcSwap<Snapshot>,
+    /// Read for each claim, so without a lock.
+    coupons: ArcSwap<Snapshot>,
+    last: watch::Sender<Reading>,
     tickets: AtomicU64,
     wanted: Notify,
 }
 
+/// How the last reading went; its coupons are in the catalogue before this is told.
 struct Reading {
-    coupons: Arc<Snapshot>,
     read_at: Instant,
     reconciled_at: Option<DateTime<Utc>>,
     /// The last ticket taken before the last reading began, and whether that reading was a success.
@@ -68,21 +68,19 @@ impl Catalogue {
     /// When MySQL can't be reached.
     pub(super) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (coupons, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
-        let coupons = Arc::new(coupons);
-        let shown = ArcSwap::new(Arc::clone(&coupons));
-        let first = Reading { coupons, read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
-        let (tickets, wanted) = (AtomicU64::new(0), Notify::new());
-        Ok(Self { db, redis, copy: watch::Sender::new(first), shown, tickets, wanted })
+        let first = Reading { read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
+        let (coupons, last) = (ArcSwap::from_pointee(coupons), watch::Sender::new(first));
+        Ok(Self { db, redis, coupons, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
     }
 
     /// The copy as it is.
     pub(super) fn coupons(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.copy.borrow().coupons)
+        self.coupons.load_full()
     }
 
     /// The drop that a claim at `now` is for, if the copy has the coupon.
     pub(super) fn drop_for_claim(&self, id: CouponId, now: DateTime<Utc>) -> Option<DropId> {
-        self.shown.load().get(&id)?.for_claim(now).map(|chosen| chosen.drop.id)
+        self.coupons.load().get(&id)?.for_claim(now).map(|chosen| chosen.drop.id)
     }
 
     /// One coupon; looked for in MySQL where the copy has it not.
@@ -90,7 +88,7 @@ impl Catalogue {
     /// # Errors
     /// [`Missing`].
     pub(super) async fn find(&self, id: CouponId) -> Result<Arc<Entry>, Missing> {
-        if let Some(found) = self.copy.borrow().coupons.get(&id) {
+        if let Some(found) = self.coupons.load().get(&id) {
             return Ok(Arc::clone(found));
         }
         if id.0 < 1 {
@@ -106,10 +104,10 @@ impl Catalogue {
     pub(super) async fn reread(&self) -> Result<Arc<Snapshot>, Missing> {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
-        let mut copies = self.copy.subscribe();
-        let served = tokio::time::timeout(PATIENCE, copies.wait_for(|copy| copy.served >= ticket)).await;
+        let mut readings = self.last.subscribe();
+        let served = tokio::time::timeout(PATIENCE, readings.wait_for(|last| last.served >= ticket)).await;
         match served {
-            Ok(Ok(copy)) if copy.fresh => Ok(Arc::clone(&copy.coupons)),
+            Ok(Ok(last)) if last.fresh => Ok(self.coupons()),
             _ => Err(Missing::Away),
         }
     }
@@ -129,34 +127,34 @@ impl Catalogue {
     async fn read_once(&self) {
         let served = self.tickets.load(Ordering::SeqCst);
         let before = self.coupons();
-        let was_fresh = self.copy.borrow().fresh;
+        let was_fresh = self.last.borrow().fresh;
         match read(&self.db, &self.redis, &before).await {
             Ok((coupons, reconciled_at)) => {
                 if !was_fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
-                let (coupons, read_at) = (Arc::new(coupons), Instant::now());
-                // First, so that whoever waits for this reading tells of nothing that another claim can't see.
-                self.shown.store(Arc::clone(&coupons));
-                self.copy.send_replace(Reading { coupons, read_at, reconciled_at, served, fresh: true });
+                // First, so that whoever waits for this reading finds what it read.
+                self.coupons.store(Arc::new(coupons));
+                let read_at = Instant::now();
+                self.last.send_replace(Reading { read_at, reconciled_at, served, fresh: true });
             }
             Err(error) => {
                 if was_fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                self.copy.send_modify(|copy| (copy.served, copy.fresh) = (served, false));
+                self.last.send_modify(|last| (last.served, last.fresh) = (served, false));
             }
         }
         self.show();
     }
 
     fn show(&self) {
-        let copy = self.copy.borrow();
-        gauge!("firstcome_mysql_up").set(if copy.fresh { 1.0 } else { 0.0 });
-        gauge!("firstcome_catalogue_age_seconds").set(copy.read_at.elapsed().as_secs_f64());
+        let last = self.last.borrow();
+        gauge!("firstcome_mysql_up").set(if last.fresh { 1.0 } else { 0.0 });
+        gauge!("firstcome_catalogue_age_seconds").set(last.read_at.elapsed().as_secs_f64());
         // Infinite until there was one, so that an alert on silence also sees a reconciler that never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
-        let age = copy.reconciled_at.map_or(f64::INFINITY, |at| (Utc::now() - at).num_milliseconds() as f64 / 1e3);
+        let age = last.reconciled_at.map_or(f64::INFINITY, |at| (Utc::now() - at).num_milliseconds() as f64 / 1e3);
         gauge!("reconciler_last_success_age_seconds").set(age);
     }
 }

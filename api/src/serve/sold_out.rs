@@ -28,11 +28,14 @@ use tokio::time::Instant;
 const MOST_PEOPLE: usize = 1_000_000;
 
 /// How long what Redis said of its state is taken for granted, counted from before it was asked.
-pub(super) const LASTS: Duration = Duration::from_millis(1);
+pub(super) const LASTS: Duration = Duration::from_millis(10);
 
-/// A yes, a place on the waiting list and an operator's change are told no sooner after Redis made them so. Longer than
-/// [`LASTS`] by more than two hosts' clocks can differ over it.
-pub(super) const TOLD_AFTER: Duration = Duration::from_micros(1_100);
+/// From so much of that on it is asked anew, so that nobody has to wait where Redis or this process is slow for an instant.
+const RENEWED_AFTER: Duration = Duration::from_millis(3);
+
+/// A yes of whom a copy may not know, a place on the waiting list and an operator's change are told no sooner after Redis made
+/// them so. Longer than [`LASTS`] by more than two hosts' clocks can differ over it.
+pub(super) const TOLD_AFTER: Duration = Duration::from_micros(10_100);
 
 /// Shortest pause between two copies of a drop.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -220,8 +223,8 @@ impl Copy {
         Self { drop, keys, state, people, good_until, renewed_from, gate: Mutex::default(), turned: Notify::new() }
     }
 
-    /// Whether Redis had just said so when the request began, and nobody need be asked. The first who comes when half of that
-    /// time is over has it asked anew, and does not wait for it.
+    /// Whether Redis had just said so when the request began, and nobody need be asked. The first who comes after [`RENEWED_AFTER`]
+    /// has it asked anew, and does not wait for it.
     fn just_said(self: &Arc<Self>, begun: Instant, redis: &Redis) -> bool {
         let begun = since_start(begun);
         if begun >= self.good_until.load(Ordering::Relaxed) {
@@ -249,7 +252,7 @@ impl Copy {
     /// Redis, asked at this instant, said that nothing has changed.
     fn looked(&self, at: Instant) {
         self.good_until.store(since_start(at + LASTS), Ordering::Relaxed);
-        self.renewed_from.store(since_start(at + LASTS / 2), Ordering::Relaxed);
+        self.renewed_from.store(since_start(at + RENEWED_AFTER), Ordering::Relaxed);
     }
 
     /// Whether Redis's state is still the same, asked after this was called.
@@ -337,22 +340,23 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_comes_late_has_it_asked_anew_without_waiting_and_a_failure_ends_the_copy_at_once() {
+        const MOMENT: Duration = Duration::from_micros(1);
         let (redis, looked) = (away(), Instant::now() + Duration::from_secs(1));
-        let after = |micros| looked + Duration::from_micros(micros);
+        let after = |time| looked + time;
         let keys = redis.keys(CouponId(1), DropId(1));
         let copy = Arc::new(Copy::new(DropId(1), keys, String::new(), People::default()));
         copy.looked(looked);
         let wanted = || lock(&copy.gate).wanted;
 
-        assert!(copy.just_said(after(499), &redis));
+        assert!(copy.just_said(after(RENEWED_AFTER.saturating_sub(MOMENT)), &redis));
         assert_eq!(wanted(), 0, "soon after a look nobody asks again");
-        assert!(!copy.just_said(after(1_000), &redis), "what is as old as that is not taken for granted");
+        assert!(!copy.just_said(after(LASTS), &redis), "what is as old as that is not taken for granted");
         assert_eq!(wanted(), 0);
-        for micros in [500, 501, 999] {
-            assert!(copy.just_said(after(micros), &redis));
+        for time in [RENEWED_AFTER, RENEWED_AFTER + MOMENT, LASTS.saturating_sub(MOMENT)] {
+            assert!(copy.just_said(after(time), &redis));
             assert_eq!((wanted(), copy.renewed_from.load(Ordering::Relaxed)), (1, NEVER), "one asks for all");
         }
         assert!(!copy.holds_still(&redis).await);
-        assert!(!copy.just_said(after(0), &redis));
+        assert!(!copy.just_said(looked, &redis));
     }
 }

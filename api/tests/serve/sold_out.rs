@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ async fn set<T: redis::ToRedisArgs>(world: &World, words: &[T]) {
 
 /// The product tells nobody of a change sooner than every process is certain to see it; what a test does by hand takes as long.
 async fn as_told() {
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 #[tokio::test]
@@ -115,6 +116,26 @@ async fn a_slot_that_comes_free_is_given_and_its_new_holder_is_told_so_where_the
         assert_eq!(other.claim(id, comes).await.json["slot"], 1);
         assert_eq!(api.claim(id, comes).await.code(), (200, "already_claimed"));
         assert_eq!(api.claim(id, leaves).await.code(), (409, "sold_out"));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_told_yes_after_it_was_sold_out_is_told_so_by_every_process_from_then_on() {
+    let (world, _redis) = own_redis().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, drop) = sold_out(&world, &api, open(2)).await;
+    let keys = world.keys(id, drop);
+    for round in 0..10 {
+        from_memory(&world, &api, id).await;
+        let people: Vec<_> = (0..5).map(|number| format!("round-{round}-{number}")).collect();
+        // Not through an API, which would tell its operator only when every copy has seen it.
+        let raised = world.redis.update_drop(&keys, Some(2 + 5 * (round + 1)), None).await.unwrap();
+        assert_eq!(raised, Done::Applied(()));
+        let both = people.iter().map(async |user| (other.claim(id, user).await, api.claim(id, user).await));
+        for (yes, again) in futures_util::future::join_all(both).await {
+            assert_eq!((yes.code(), again.code()), ((202, "accepted"), (200, "already_claimed")));
+            assert_eq!(yes.json["slot"], again.json["slot"]);
+        }
     }
 }
 

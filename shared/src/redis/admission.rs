@@ -17,6 +17,8 @@ pub struct Reply {
     pub now_ms: i64,
     /// When whoever holds a slot was admitted, Unix milliseconds by the same clock; `None` where that is not known.
     pub admitted_at_ms: Option<i64>,
+    /// Whether somebody may have been told `sold_out` of this drop before whoever holds a slot was admitted. `false` is certain.
+    pub after_sold_out: bool,
 }
 
 /// The answers of the admission script.
@@ -162,5 +164,6 @@ fn read_reply(value: &Value) -> Option<Reply> {
         _ => return None,
     };
     let admitted_at_ms = rest.first().and_then(|at| if let Value::Int(ms) = at { Some(*ms) } else { None });
-    Some(Reply { admission, now_ms: *now_ms, admitted_at_ms: admitted_at_ms.filter(|ms| *ms > 0) })
+    let after_sold_out = !matches!(rest.get(1), Some(Value::Int(0)));
+    Some(Reply { admission, now_ms: *now_ms, admitted_at_ms: admitted_at_ms.filter(|ms| *ms > 0), after_sold_out })
 }

@@ -51,6 +51,12 @@ async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Re
         let (answer, admission) = world.apply(command).await;
         let expected = model.apply(command, world.generation());
         prop_assert_eq!(&answer, &expected, "answer {} to {:?}, from {:?}", at, command, &before);
+        prop_assert!(
+            model.copied() || !world.can_be_copied().await,
+            "a copy of which nobody knows, after {} {:?}",
+            at,
+            command
+        );
         prop_assert_eq!(world.look().await, model.shown(), "after {} {:?}, from {:?}", at, command, &before);
         if answer == "Stale" || matches!(command, Command::Stale(_)) {
             prop_assert_eq!(

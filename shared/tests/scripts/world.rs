@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::admission::{Admission, Look, Reply};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::repair::{Done, Generation, Holding};
@@ -70,8 +70,9 @@ impl World {
         let words = |answer: &dyn Debug| format!("{answer:?}");
         let answer = match command {
             Command::Claim(person) => {
-                let admission = redis.claim(keys, DROP, &user(*person)).await.unwrap().admission;
-                return (words(&admission), Some(admission));
+                let Reply { admission, after_sold_out, .. } = redis.claim(keys, DROP, &user(*person)).await.unwrap();
+                let after_sold_out = matches!(admission, Admission::Accepted(_)).then_some(after_sold_out);
+                return (words(&(admission, after_sold_out)), Some(admission));
             }
             Command::Load => words(&redis.load_drop(keys, &self.generation, &self.meta).await.unwrap()),
             Command::Update(quantity, paused) => words(&redis.update_drop(keys, *quantity, *paused).await.unwrap()),
@@ -150,6 +151,11 @@ impl World {
             pipe.cmd("DUMP").arg(key);
         }
         pipe.query_async(&mut self.redis.connection()).await.unwrap()
+    }
+
+    /// Whether a process could take a copy now.
+    pub(crate) async fn can_be_copied(&self) -> bool {
+        matches!(self.redis.look(&self.keys, DROP).await.unwrap(), Look::SoldOut(_))
     }
 
     pub(crate) async fn look(&self) -> Shown {

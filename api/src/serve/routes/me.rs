@@ -114,7 +114,7 @@ async fn hold(services: &Services, entry: &Entry, user: &UserId, claim: &MyClaim
         Problem::unavailable("where this claim stands is not known right now; try again")
     })?;
     let now_ms = services.clock.now().timestamp_millis();
-    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms };
+    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms, deniable: true };
     secure(services, entry, admitted).await.map(|_| ()).map_err(|refused| refused.1)
 }
 

@@ -77,7 +77,13 @@ async fn sold_out_changes_nothing() {
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
     let before = world.redis.dump().await;
     problem(&claim(&api, coupon.id, "u-2").await, 409, "sold_out");
-    assert_eq!(world.redis.dump().await, before);
+    // The first of all is noted, and nothing else.
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    let noted = world.redis.dump().await;
+    problem(&claim(&api, coupon.id, "u-3").await, 409, "sold_out");
+    assert_eq!(world.redis.dump().await, noted);
+    let removed: u32 = world.redis.command(&["HDEL", &meta, "sold_out_at_ms"]).await;
+    assert_eq!((removed, world.redis.dump().await), (1, before));
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@
 -- ARGV  1 drop id  2 user id; empty for a look: what somebody unknown would be told, nothing is written
 -- Reply {word, drop id, number, Redis's time in ms, instant of admission in ms}; number is the slot, the position, or the
 -- instant a window speaks of; the instant of admission is 0 where it is not known, or of another drop:
---   accepted slot · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
---   a look has `open` 0 where they would get a slot or a place; after sold_out a sixth element, the state: as long as it stays
---   the same, nobody new is among users, waiting or claimants. Whatever adds somebody makes one of its numbers grow, and the
+--   accepted slot, and a sixth element: 1 where somebody has been told sold_out of this drop before, else 0 · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
+--   a look has `open` 0 where they would get a slot or a place, and where nobody has been told sold_out yet; after sold_out a
+--   sixth element, the state: as long as it stays the same, nobody new is among users, waiting or claimants. Whatever adds somebody makes one of its numbers grow, and the
 --   repairs that make one shrink count themselves in meta's `changes`.
 --   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
@@ -15,7 +15,8 @@ local drop, user = ARGV[1], ARGV[2]
 local look = user == ''
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list')
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list',
+    'sold_out_at_ms')
 local quantity, opens = tonumber(meta[1]), tonumber(meta[2])
 if not quantity or not opens then return {'unloaded', drop, 0, now} end
 
@@ -65,7 +66,11 @@ if not slot then
     -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only not given yet.
     local room = math.max(tonumber(meta[6]) or 0, quantity - redis.call('ZCARD', KEYS[3]))
     if waiting >= room then
-        if not look then return {'sold_out', drop, 0, now} end
+        if not look then
+            if not meta[7] then redis.call('HSET', KEYS[1], 'sold_out_at_ms', now) end
+            return {'sold_out', drop, 0, now}
+        end
+        if not meta[7] then return {'open', drop, 0, now} end
         local marks = {redis.call('GET', KEYS[8]) or '', redis.call('HGET', KEYS[1], 'changes') or ''}
         local sizes = {quantity, count, redis.call('ZCARD', KEYS[3]), free, waiting, redis.call('HLEN', KEYS[6])}
         return {'sold_out', drop, 0, now, 0, table.concat(marks, ' ') .. ' ' .. table.concat(sizes, ' ')}
@@ -83,4 +88,4 @@ if slot > count then redis.call('SET', KEYS[2], slot) else redis.call('ZREM', KE
 redis.call('ZADD', KEYS[3], slot, user)
 redis.call('HSET', KEYS[7], slot, now)
 if per_coupon then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
-return {'accepted', drop, slot, now, now}
+return {'accepted', drop, slot, now, now, meta[7] and 1 or 0}
