@@ -4,8 +4,9 @@
 //! in. Whoever is not in it is told `sold_out`, but only if Redis has just said that its state is still the same: since they
 //! asked, or [`LASTS`] before at most. One question serves all who come in that time or wait for it. Nothing that changes who
 //! holds a slot or may have one is told to anybody before that time has passed ([`TOLD_AFTER`]), so the answer is as true as
-//! admission's own: a change that was acknowledged is seen by the next request. The question is admission's script, and
-//! closed without the licence.
+//! admission's own: a change that was acknowledged is seen by the next request. Whoever is admitted before anybody was told
+//! `sold_out` is in every copy, and told at once: admission notes when that was, and a look means nothing before. The question
+//! is admission's script, and closed without the licence.
 //!
 //! Whoever is in the copy, and everybody as soon as anything differs, goes to admission as ever. A copy never says yes.
 
