@@ -9,7 +9,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply};
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply, TOLD_AFTER};
 use metrics::{counter, histogram};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -18,7 +18,6 @@ use utoipa::ToSchema;
 use super::clock::instant;
 use super::entry::{Chosen, Entry};
 use super::held::Holder;
-use super::sold_out::TOLD_AFTER;
 use super::state::Services;
 
 /// Yes, in one of three ways.
@@ -129,14 +128,18 @@ pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitte
         let detail = "a place is kept for you, but cannot be promised right now; try again";
         ("not_held", Problem::unavailable(detail))
     })?;
-    if deniable && at_ms.is_none_or(|at| now_ms - at <= JUST_NOW_MS) {
+    if deniable && at_ms.is_none_or(|at| just_now(at, now_ms)) {
         tokio::time::sleep_until(begun + TOLD_AFTER).await;
     }
     Ok(holder)
 }
 
-/// Somebody admitted longer ago than this by Redis's clock, which counts whole milliseconds, was so for [`TOLD_AFTER`].
-const JUST_NOW_MS: i64 = 20;
+/// Whether somebody was admitted so short a time ago, both by Redis's clock, that it need not be [`TOLD_AFTER`].
+pub(super) fn just_now(at_ms: i64, now_ms: i64) -> bool {
+    /// That, in the whole milliseconds that Redis counts, and what this host may be wrong about its clock.
+    const JUST_NOW_MS: i64 = 20;
+    now_ms - at_ms <= JUST_NOW_MS
+}
 
 impl Yes {
     fn word(&self) -> &'static str {

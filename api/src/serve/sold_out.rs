@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::Look;
+use firstcome_shared::redis::admission::{Look, TOLD_AFTER};
 use firstcome_shared::redis::keys::DropKeys;
 use metrics::counter;
 use tokio::sync::Notify;
@@ -34,9 +34,10 @@ pub(super) const LASTS: Duration = Duration::from_millis(10);
 /// From so much of that on it is asked anew, so that nobody has to wait where Redis or this process is slow for an instant.
 const RENEWED_AFTER: Duration = Duration::from_millis(3);
 
-/// A yes of whom a copy may not know, a place on the waiting list and an operator's change are told no sooner after Redis made
-/// them so. Longer than [`LASTS`] by more than two hosts' clocks can differ over it.
-pub(super) const TOLD_AFTER: Duration = Duration::from_micros(10_100);
+/// Two hosts' clocks can differ by less than this over that time.
+const MARGIN: Duration = Duration::from_micros(100);
+
+const _: () = assert!(LASTS.as_micros() + MARGIN.as_micros() <= TOLD_AFTER.as_micros());
 
 /// Shortest pause between two copies of a drop.
 const PAUSE: Duration = Duration::from_millis(100);

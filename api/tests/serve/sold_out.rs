@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 use reqwest::Method;
@@ -136,6 +137,33 @@ async fn whoever_is_told_yes_after_it_was_sold_out_is_told_so_by_every_process_f
             assert_eq!((yes.code(), again.code()), ((202, "accepted"), (200, "already_claimed")));
             assert_eq!(yes.json["slot"], again.json["slot"]);
         }
+    }
+}
+
+#[tokio::test]
+async fn whoever_sees_their_row_sooner_than_the_answer_to_their_claim_is_told_so_by_every_process_too() {
+    let (world, _redis) = own_redis().await;
+    let (api, other) = (world.api().await, world.api().await);
+    let (id, drop) = api.make(open(10)).await;
+    let keys = world.keys(id, drop);
+    set(&world, &["HSET", &keys.meta, "quantity", "2"]).await;
+    for user in ["u-1", "u-2"] {
+        assert_eq!(api.claim(id, user).await.code(), (202, "accepted"));
+    }
+    for slot in 3..9 {
+        from_memory(&world, &api, id).await;
+        let user = format!("u-{slot}");
+        world
+            .sql(&format!(
+                "INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, claimed_at, issued_by) \
+                 VALUES ({drop}, {slot}, {id}, '{user}', UTC_TIMESTAMP(3) + INTERVAL 1 SECOND, 'consumer')"
+            ))
+            .await;
+        world.redis.update_drop(&keys, Some(slot), None).await.unwrap();
+        let admitted = world.redis.claim(&keys, DropId(drop), &user.parse().unwrap()).await.unwrap();
+        assert_eq!(admitted.admission, Admission::Accepted(slot));
+        assert_eq!(other.mine(id, &user).await.json["status"], "issued");
+        assert_eq!(api.claim(id, &user).await.code(), (200, "already_claimed"));
     }
 }
 

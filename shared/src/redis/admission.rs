@@ -1,5 +1,7 @@
 //! Admission, and the licence without which it is closed.
 
+use std::time::Duration;
+
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
@@ -7,6 +9,10 @@ use super::Redis;
 use super::keys::DropKeys;
 use super::scripts::is_noscript;
 use crate::domain::{DropId, Slot, UserId};
+
+/// How long after Redis made it so a change is told at the earliest: a yes of whom a process that answers losers from memory may
+/// not know, a place on the waiting list, an operator's change, a repair (docs/decisions/0010-losers.md).
+pub const TOLD_AFTER: Duration = Duration::from_micros(10_100);
 
 /// What admission said, with Redis's time of saying it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

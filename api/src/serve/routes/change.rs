@@ -16,6 +16,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::admission::TOLD_AFTER;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::repair::Done;
 use serde::Deserialize;
@@ -25,7 +26,6 @@ use super::mysql_away;
 use crate::serve::entry::Entry;
 use crate::serve::extract::{Body, CouponPath, invalid, no_such_coupon};
 use crate::serve::rules;
-use crate::serve::sold_out::TOLD_AFTER;
 use crate::serve::state::{App, Services};
 use crate::serve::view::{CouponView, show};
 
