@@ -100,6 +100,6 @@ impl Kind for KafkaOptions {
         if kafka_wire::brokers(place.port()).await? == 0 {
             bail!("no broker is ready yet");
         }
-        Ok(())
+        kafka_wire::gives_producer_ids(place.port()).await
     }
 }

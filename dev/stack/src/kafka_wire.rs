@@ -1,24 +1,44 @@
-//! The one Kafka request that tells whether a broker is ready.
+//! The two Kafka requests that tell whether a broker is ready.
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Metadata, version 1, of no topic: `api_key`, `api_version`, `correlation_id`, `client_id` (null), topics (none).
-const REQUEST: [u8; 18] = [0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
+const METADATA: &[u8] = &[0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
+/// `InitProducerId`, version 0: the same header, `transactional_id` (null), `transaction_timeout_ms` (60,000, unused).
+const INIT_PRODUCER_ID: &[u8] = &[0, 22, 0, 0, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xea, 0x60];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
 /// How many brokers the cluster says it has.
 pub(crate) async fn brokers(port: u16) -> Result<u32> {
+    let answer = ask(port, METADATA).await?;
+    // After the correlation id stands the number of brokers.
+    let count = answer.get(4..8).and_then(|bytes| bytes.try_into().ok()).context("the answer is too short")?;
+    Ok(u32::from_be_bytes(count))
+}
+
+/// Asks for a producer id. A broker has none to give right after its start and says "coordinator load in progress" (14);
+/// a producer that hears this asks again half a second later, which is longer than a publish may take in some tests.
+pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
+    let answer = ask(port, INIT_PRODUCER_ID).await?;
+    // After the correlation id and the throttle time, each four bytes, stands the error code.
+    let code = answer.get(8..10).and_then(|bytes| bytes.try_into().ok()).context("the answer is too short")?;
+    match i16::from_be_bytes(code) {
+        0 => Ok(()),
+        code => bail!("no producer id yet (Kafka's error code {code})"),
+    }
+}
+
+async fn ask(port: u16, request: &[u8]) -> Result<Vec<u8>> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
-    connection.write_all(&REQUEST).await?;
+    connection.write_u32(u32::try_from(request.len())?).await?;
+    connection.write_all(request).await?;
     let length = connection.read_u32().await?;
     if length > LONGEST_ANSWER {
         bail!("an answer of {length} bytes: is this Kafka?");
     }
     let mut answer = vec![0; usize::try_from(length)?];
     connection.read_exact(&mut answer).await?;
-    // After the correlation id stands the number of brokers.
-    let count = answer.get(4..8).and_then(|bytes| bytes.try_into().ok()).context("the answer is too short")?;
-    Ok(u32::from_be_bytes(count))
+    Ok(answer)
 }

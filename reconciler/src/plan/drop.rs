@@ -90,7 +90,8 @@ impl Planner<'_> {
         let count = self.facts.count.unwrap_or(0);
         let held = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
         let will_be_held = held + self.coming - self.surplus;
-        if count.max(self.highest_restored) != will_be_held || self.gaps > 0 {
+        // Whoever is put back raises the counter to their slot; one below nought stands also where nobody is.
+        if count < 0 || count.max(self.highest_restored) != will_be_held || self.gaps > 0 {
             let detail = format!(
                 "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
                 self.facts.users, self.facts.free, self.highest

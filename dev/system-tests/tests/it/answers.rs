@@ -66,6 +66,9 @@ async fn a_drop_opens_and_closes_by_itself_by_the_clock_of_redis() {
     })
     .await;
     problem(&closed, 410, "closed");
+    // Where somebody came in between, it is noted that they were told so.
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    let _: u32 = world.redis.command(&["HDEL", &meta, "sold_out_at_ms"]).await;
     assert_eq!(api.claim(coupon.id, "u-1").await, Answer::Already { drop: coupon.drop, slot: 1 }, "a retry is safe");
     assert_eq!(world.redis.dump().await, before);
 }

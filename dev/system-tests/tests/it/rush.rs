@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use firstcome_system_tests::{
-    Answer, Api, Coupon, Promise, Running, World, assert_exact, eventually, people, rows, rush, tally,
+    Answer, Api, Coupon, Promise, Running, World, assert_exact, eventually, eventually_some, people, rows, rush, tally,
 };
 
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.
@@ -19,8 +19,9 @@ pub(crate) async fn open_world(name: &str) -> (World, Running<Api>) {
 
 /// Waits until the drop has so many rows and nothing is on its way any more.
 pub(crate) async fn all_issued(world: &World, drop: i64, quantity: usize) {
-    eventually("every row is there", ISSUED, async || {
-        rows(world, drop).await.len() == quantity && world.topic.lag().await == 0
+    eventually_some("every row is there", ISSUED, async || {
+        let (rows, unread) = (rows(world, drop).await.len(), world.topic.lag().await);
+        if rows == quantity && unread == 0 { Ok(()) } else { Err(format!("{rows} of {quantity}, {unread} unread")) }
     })
     .await;
 }

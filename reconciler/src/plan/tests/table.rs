@@ -70,6 +70,10 @@ fn a_counter_that_does_not_add_up_is_set_right() {
         assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)], "count {count}");
         assert_eq!(mended(world).count, Some(10));
     }
+    let mut nobody = World::exact(12, 0);
+    nobody.count = Some(-1);
+    assert_eq!(nobody.findings(), [of_drop(Kind::CountMismatch)]);
+    assert_eq!(mended(nobody).count, Some(0));
 }
 
 #[test]
