@@ -4,10 +4,11 @@
 -- ARGV  1 drop id  2 user id; empty for a look: what somebody unknown would be told, nothing is written
 -- Reply {word, drop id, number, Redis's time in ms, instant of admission in ms}; number is the slot, the position, or the
 -- instant a window speaks of; the instant of admission is 0 where it is not known, or of another drop:
---   accepted slot, and a sixth element: 1 where somebody has been told sold_out of this drop before, else 0 · already slot · waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
+--   accepted slot, and a sixth element: 1 where somebody has been told sold_out of this drop before, else 0 · already slot ·
+--   waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
 --   a look has `open` 0 where they would get a slot or a place, and where nobody has been told sold_out yet; after sold_out a
---   sixth element, the state: as long as it stays the same, nobody new is among users, waiting or claimants. Whatever adds somebody makes one of its numbers grow, and the
---   repairs that make one shrink count themselves in meta's `changes`.
+--   sixth element, the state: as long as it stays the same, nobody new is among users, waiting or claimants. Whatever adds
+--   somebody makes one of its numbers grow, and the repairs that make one shrink count themselves in meta's `changes`.
 --   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback.
