@@ -1,6 +1,5 @@
 //! The API of Firstcome: [`serve`] admits people, [`consume`] turns admissions into rows, [`migrate`] makes what both need.
 
-pub mod allocator;
 pub mod cli;
 pub mod consume;
 pub mod migrate;

@@ -3,6 +3,7 @@
 //! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second look, `record` and `notify`.
 
 pub mod args;
+pub mod cli;
 pub mod collect;
 pub mod daemon;
 pub mod engine;

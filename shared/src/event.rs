@@ -1,4 +1,4 @@
-//! The message of an admission on the topic: key the coupon id in decimal, value UTF-8 JSON.
+//! The message of an admission on the topic: key `coupon:slot` in decimal, value UTF-8 JSON.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,13 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 /// The version this build writes and reads.
 pub const VERSION: u64 = 1;
 
+/// So many slots in order share a partition.
+const PARTITION_BLOCK: u32 = 64;
+
 /// One admission, on its way to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimEvent {
-    /// The coupon, also the message's key.
+    /// The coupon.
     pub coupon_id: CouponId,
     /// The drop the slot belongs to.
     pub drop_id: DropId,
@@ -63,9 +66,18 @@ pub struct Undecodable {
 }
 
 impl ClaimEvent {
-    /// The message's key: claims of one coupon stay in order, coupons go in parallel.
+    /// The message's key. Order is not needed, since a slot is given out once.
     pub fn key(&self) -> String {
-        self.coupon_id.to_string()
+        format!("{}:{}", self.coupon_id, self.slot)
+    }
+
+    /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted at the same time, so their
+    /// messages go in one request. One hot coupon is spread over all partitions all the same.
+    pub fn partition(&self, partitions: u32) -> u32 {
+        let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
+        // Fibonacci hashing: coupons begin at partitions of their own.
+        let coupon = self.coupon_id.0.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
     /// The message's value.
@@ -136,7 +148,7 @@ mod tests {
     fn the_contract_s_example_is_read_and_written_to_the_letter() {
         let event = ClaimEvent::decode(GOOD.as_bytes()).unwrap();
         assert_eq!(event.slot, 37);
-        assert_eq!(event.key(), "1");
+        assert_eq!(event.key(), "1:37");
         assert_eq!(event.encode(), GOOD);
     }
 
@@ -159,6 +171,20 @@ mod tests {
         let refused = ClaimEvent::decode(GOOD.replace(":37,", ":0,").as_bytes()).unwrap_err();
         assert_eq!(refused.fragments.drop_id, Some(2));
         assert_eq!(refused.fragments.user_id.unwrap().as_str(), "u-37");
+    }
+
+    #[test]
+    fn one_coupon_uses_every_partition_and_neighbours_share_one() {
+        let event = ClaimEvent::decode(GOOD.as_bytes()).unwrap();
+        for coupon_id in [1, 2, i64::MAX, -1].map(CouponId) {
+            let of = |slot| ClaimEvent { coupon_id, slot, ..event.clone() }.partition(12);
+            let mut used: Vec<u32> = (0..12).map(|block| of(1 + block * PARTITION_BLOCK)).collect();
+            used.sort_unstable();
+            assert_eq!(used, (0..12).collect::<Vec<_>>());
+            assert_eq!(of(1), of(PARTITION_BLOCK));
+            assert!([of(0), of(u32::MAX)].iter().all(|partition| *partition < 12));
+        }
+        assert_eq!(event.partition(0), 0);
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl Record {
 
 fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>> {
     let event = ClaimEvent::decode(payload).map_err(Box::new)?;
+    let named = event.key();
     let claim = Claim {
         coupon_id: event.coupon_id,
         drop_id: event.drop_id,
@@ -67,9 +68,10 @@ fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>>
     if !YEARS.contains(&event.claimed_at.year()) {
         return refuse(format!("claimed_at is outside the years {} to {}", YEARS.start(), YEARS.end()));
     }
-    if let Some(key) = key.filter(|key| *key != claim.coupon_id.to_string().as_bytes()) {
+    // The coupon alone is the key that producers before this one gave.
+    if let Some(key) = key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes()) {
         let key = String::from_utf8_lossy(key);
-        return refuse(format!("the key is {key:?}, the value names coupon {}", claim.coupon_id));
+        return refuse(format!("the key is {key:?}, the value names {named:?}"));
     }
     Ok(claim)
 }
@@ -102,14 +104,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_claim_is_read_with_its_key_or_without_one() {
-        for key in [None, Some(&b"1"[..])] {
+        for key in [None, Some(&b"1:37"[..]), Some(&b"1"[..])] {
             assert_eq!(decode(key, GOOD.as_bytes()).unwrap().slot, 37, "{key:?}");
         }
     }
 
     #[test]
-    fn a_key_that_names_another_coupon_is_refused_and_the_claim_kept() {
-        for key in ["2", "", "01", "x"] {
+    fn a_key_that_names_another_coupon_or_slot_is_refused_and_the_claim_kept() {
+        for key in ["2", "", "01", "x", "1:38", "2:37", "1:", "1:037"] {
             let refused = decode(Some(key.as_bytes()), GOOD.as_bytes()).unwrap_err();
             assert_eq!(refused.reason, "undecodable");
             assert_eq!(refused.fragments.slot, Some(37));

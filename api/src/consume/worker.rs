@@ -35,6 +35,16 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group then.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// A batch that has so many messages is large.
+const LARGE: usize = 64;
+/// The wait grows up to so many times what is set.
+const MOST_PATIENT: u32 = 4;
+
+/// Twice as long after a large batch, as set after any other.
+fn next_patience(now: Duration, set: Duration, messages: usize) -> Duration {
+    if messages >= LARGE { (now * 2).min(set * MOST_PATIENT) } else { set }
+}
+
 /// What the loop needs.
 pub(super) struct Setup {
     pub(super) db: Db,
@@ -57,6 +67,9 @@ pub(super) struct Worker {
     ahead: Ahead<Arc<Record>>,
     /// Most messages in one transaction now: less than the limit after MySQL took too long for more.
     size: usize,
+    /// How long the first message of the next batch waits for others: longer while batches are large, since rows in large
+    /// transactions cost less. What comes now and then does not wait longer.
+    patience: Duration,
     /// When to give up the batch in hand; set once told to stop.
     deadline: Option<Instant>,
 }
@@ -73,7 +86,8 @@ pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
     let size = setup.limits.max;
     let (ahead, backoff) = (Ahead::default(), Backoff::default());
-    let mut worker = Worker { setup, source, throttle, backoff, ahead, size, deadline: None };
+    let patience = setup.limits.wait;
+    let mut worker = Worker { setup, source, throttle, backoff, ahead, size, patience, deadline: None };
     let ended = worker.work();
     drop(watchdog);
     worker.source.close(lag, LEAVE);
@@ -86,6 +100,7 @@ impl Worker {
         while !self.setup.stop.is_cancelled() {
             self.setup.health.turned();
             let batch = self.gather()?;
+            self.patience = next_patience(self.patience, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
                 self.write_out(batch)?;
                 // Where the next batch is ready, the offsets of this one are committed while that is written.
@@ -108,7 +123,7 @@ impl Worker {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max: self.size.min(self.throttle.most()), ..self.setup.limits }
+        Limits { max: self.size.min(self.throttle.most()), wait: self.patience }
     }
 
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
@@ -253,5 +268,21 @@ impl Worker {
             self.source.stay_in_group()?;
             patience = POLL_EVERY;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_with_the_rate_only() {
+        let set = Duration::from_millis(10);
+        let waits = [63, 64, 500, 1_000, 1_000, 1, 0].iter().scan(set, |wait, messages| {
+            *wait = next_patience(*wait, set, *messages);
+            Some(wait.as_millis())
+        });
+        assert_eq!(waits.collect::<Vec<_>>(), [10, 20, 40, 40, 40, 10, 10]);
+        assert_eq!(next_patience(Duration::ZERO, Duration::ZERO, 1_000), Duration::ZERO);
     }
 }

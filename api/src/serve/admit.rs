@@ -1,24 +1,32 @@
-//! One claim: admission in Redis, then the hand-over to Kafka. Nothing here is ever tried twice by itself: a client's retry
-//! finds `already_claimed`.
+//! One claim: admission in Redis, in a micro-batch with those that come at the same time, then the hand-over to a second store.
+//! Nothing here is ever tried twice by itself: a client's retry finds `already_claimed`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::StatusCode;
-use chrono::SecondsFormat;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply, TOLD_AFTER};
-use metrics::{counter, histogram};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Reply};
+use firstcome_shared::redis::keys::DropKeys;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use metrics::{Counter, Histogram, counter, histogram};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::clock::instant;
+use super::batch::Batches;
+use super::clock::{Clock, instant};
 use super::entry::{Chosen, Entry};
-use super::held::Holder;
-use super::state::Services;
+use super::held::{Holder, Taken};
+use super::in_hand::{InHand, Place};
+use super::promise::Promises;
+use super::refusals::{Refused, no_drop, not_asked, not_durable, refused};
 
 /// Yes, in one of three ways.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,98 +57,6 @@ pub(super) enum Yes {
     },
 }
 
-/// `sold_out`, as everybody is told it.
-pub(super) fn sold_out() -> Problem {
-    no(Admission::SoldOut)
-}
-
-/// Works one claim to its end.
-pub(super) async fn admit(services: &Services, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
-    let answered = match ask(services, &entry, &user).await {
-        Ok((drop_id, reply)) => answer(services, &entry, user, drop_id, reply).await,
-        Err(refused) => Err(refused),
-    };
-    let outcome = answered.as_ref().map_or_else(|refused| refused.0, Yes::word);
-    counter!("firstcome_claims_total", "outcome" => outcome).increment(1);
-    answered.map_err(|refused| refused.1)
-}
-
-/// What is told of an answer of admission: a yes only once a second store beside Redis holds it.
-async fn answer(
-    services: &Services,
-    entry: &Entry,
-    user: UserId,
-    drop_id: DropId,
-    reply: Reply,
-) -> Result<Yes, Refused> {
-    match reply.admission {
-        Admission::Accepted(slot) => {
-            crash_point(Point::ClaimAdmitted);
-            let now_ms = reply.now_ms;
-            let deniable = reply.after_sold_out || entry.another_open_around(drop_id, instant(now_ms));
-            let admitted = Admitted { drop_id, slot, user, at_ms: Some(now_ms), now_ms, deniable };
-            let holder = secure(services, entry, admitted).await?;
-            Ok(Yes::Accepted { drop_id, slot, queued: holder == Holder::Topic })
-        }
-        Admission::Already(held_in, slot) => {
-            let now_ms = reply.now_ms;
-            let at_ms = if held_in == drop_id { reply.admitted_at_ms } else { None };
-            secure(services, entry, Admitted { drop_id: held_in, slot, user, at_ms, now_ms, deniable: true }).await?;
-            Ok(Yes::AlreadyClaimed { drop_id: held_in, slot })
-        }
-        Admission::Waiting(position) => {
-            tokio::time::sleep(TOLD_AFTER).await;
-            Ok(Yes::Waiting { position })
-        }
-        refusal => Err((word(refusal), no(refusal))),
-    }
-}
-
-/// Somebody whom Redis has on a slot.
-pub(super) struct Admitted {
-    pub(super) drop_id: DropId,
-    pub(super) slot: Slot,
-    pub(super) user: UserId,
-    /// When they were admitted, by Redis's clock, where that is known.
-    pub(super) at_ms: Option<i64>,
-    /// Redis's clock.
-    pub(super) now_ms: i64,
-    /// Whether a process may have a copy of who lost that does not know them yet.
-    pub(super) deniable: bool,
-}
-
-/// Sees to it that a second store beside Redis holds what is about to be promised.
-///
-/// # Errors
-/// 503 where neither Kafka nor MySQL took it in time. The admission stands, and a retry finds it.
-pub(super) async fn secure(services: &Services, entry: &Entry, admitted: Admitted) -> Result<Holder, Refused> {
-    let Admitted { drop_id, slot, user, at_ms, now_ms, deniable } = admitted;
-    let drop = entry.drops.iter().find(|drop| drop.id == drop_id);
-    if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
-        // Verified: every slot has its row.
-        return Ok(Holder::Topic);
-    }
-    let begun = Instant::now();
-    let claimed_at = instant(at_ms.unwrap_or(now_ms));
-    let event = ClaimEvent { coupon_id: entry.coupon.id, drop_id, slot, user_id: user, claimed_at };
-    let quantity = drop.map_or(0, |drop| drop.quantity);
-    let holder = services.promises.secure(&event, at_ms, quantity).await.ok_or_else(|| {
-        let detail = "a place is kept for you, but cannot be promised right now; try again";
-        ("not_held", Problem::unavailable(detail))
-    })?;
-    if deniable && at_ms.is_none_or(|at| just_now(at, now_ms)) {
-        tokio::time::sleep_until(begun + TOLD_AFTER).await;
-    }
-    Ok(holder)
-}
-
-/// Whether somebody was admitted so short a time ago, both by Redis's clock, that it need not be [`TOLD_AFTER`].
-pub(super) fn just_now(at_ms: i64, now_ms: i64) -> bool {
-    /// That, in the whole milliseconds that Redis counts, and what this host may be wrong about its clock.
-    const JUST_NOW_MS: i64 = 20;
-    now_ms - at_ms <= JUST_NOW_MS
-}
-
 impl Yes {
     fn word(&self) -> &'static str {
         match self {
@@ -151,103 +67,245 @@ impl Yes {
     }
 }
 
-/// A word for the figures, and what is told.
-pub(super) type Refused = (&'static str, Problem);
+/// What claims need.
+pub(super) struct Claims {
+    pub(super) db: Db,
+    pub(super) redis: Redis,
+    pub(super) clock: Arc<Clock>,
+    pub(super) promises: Promises,
+    pub(super) in_hand: Arc<InHand>,
+    /// Longest wait for the next call: longer than one unanswered call takes, nobody waits.
+    patience: Duration,
+    batches: Batches<Pending>,
+    call_seconds: Histogram,
+    batch_size: Histogram,
+    /// Looked up once: nearly every claim of a crowd counts here.
+    sold_out: Counter,
+}
 
-/// Asks admission, and once more for the right drop where the window that this host's clock chose turned out to be the
-/// wrong one by Redis's. The first asking admitted nobody then.
-async fn ask(services: &Services, entry: &Entry, user: &UserId) -> Result<(DropId, Reply), Refused> {
-    let over = || ("closed", Problem::new(StatusCode::GONE, "closed", "no drop of this coupon is open or planned"));
-    let first = entry.for_claim(services.clock.now()).ok_or_else(over)?;
-    let reply = call(services, first, user).await?;
-    if matches!(reply.admission, Admission::NotOpen(_) | Admission::Closed(_)) {
-        let second = entry.for_claim(instant(reply.now_ms)).ok_or_else(over)?;
-        if second.drop.id != first.drop.id {
-            return Ok((second.drop.id, call(services, second, user).await?));
+/// A claim that waits for its call, and then for the second store. Its client may be gone.
+struct Pending {
+    entry: Arc<Entry>,
+    user: UserId,
+    came: Instant,
+    answer: oneshot::Sender<Result<Answer, Arc<AdmissionError>>>,
+    /// Given back with the answer.
+    _place: Place,
+}
+
+/// What admission said, and for whoever holds a slot, which second store holds it too.
+struct Answer {
+    reply: Reply,
+    taken: Taken,
+}
+
+/// A person on a slot in Redis.
+pub(super) struct Admitted {
+    pub(super) drop_id: DropId,
+    pub(super) slot: Slot,
+    pub(super) user: UserId,
+    /// When they were admitted, by Redis's clock, where that is known.
+    pub(super) at_ms: Option<i64>,
+    /// Redis's clock.
+    pub(super) now_ms: i64,
+}
+
+impl Claims {
+    /// `patience`: longest wait for the next call to Redis.
+    pub(super) fn new(
+        db: Db,
+        redis: Redis,
+        clock: Arc<Clock>,
+        promises: Promises,
+        in_hand: Arc<InHand>,
+        patience: Duration,
+    ) -> Self {
+        let call_seconds = histogram!("firstcome_admission_seconds");
+        let batch_size = histogram!("firstcome_admission_batch_claims");
+        let sold_out = counter!("firstcome_claims_total", "outcome" => "sold_out");
+        let batches = Batches::default();
+        Self { db, redis, clock, promises, in_hand, patience, batches, call_seconds, batch_size, sold_out }
+    }
+
+    /// Works one claim to its end. From the moment Redis is asked it goes on without the caller.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub(super) async fn claim(self: &Arc<Self>, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
+        let answered = self.answer(&entry, user).await;
+        let outcome = answered.as_ref().map_or_else(|refused| refused.0, Yes::word);
+        if outcome == "sold_out" {
+            self.sold_out.increment(1);
+        } else {
+            counter!("firstcome_claims_total", "outcome" => outcome).increment(1);
         }
+        answered.map_err(|refused| refused.1)
     }
-    if reply.admission == Admission::Unloaded && first.drop.sealed_at.is_some() {
-        return Ok((first.drop.id, Reply { admission: sealed(services, entry, first, user).await?, ..reply }));
-    }
-    Ok((first.drop.id, reply))
-}
 
-/// A sealed drop's keys leave Redis after a while. It was verified exact, so MySQL alone knows who holds one.
-async fn sealed(services: &Services, entry: &Entry, chosen: Chosen<'_>, user: &UserId) -> Result<Admission, Refused> {
-    let rows = services.db.rows_of_person(entry.coupon.id, user).await.map_err(|error| {
-        tracing::warn!(%error, "a claim on a sealed drop could not be answered");
-        (
-            "mysql_error",
-            Problem::unavailable("this coupon is closed; who holds one cannot be told right now, try again"),
-        )
-    })?;
-    let held =
-        rows.iter().rev().find(|row| row.drop_id == chosen.drop.id.0 || entry.coupon.once_per == OncePer::Coupon);
-    let closed_at = chosen.drop.closes_at.map_or(0, |at| at.timestamp_millis());
-    Ok(held.map_or(Admission::Closed(closed_at), |row| Admission::Already(DropId(row.drop_id), row.slot)))
-}
-
-async fn call(services: &Services, chosen: Chosen<'_>, user: &UserId) -> Result<Reply, Refused> {
-    let begun = Instant::now();
-    crash_point(Point::ClaimAsked);
-    let asked = services.redis.claim(chosen.keys, chosen.drop.id, user).await;
-    histogram!("firstcome_admission_seconds").record(begun.elapsed().as_secs_f64());
-    match asked {
-        Ok(reply) => {
-            services.clock.seen(reply.now_ms);
-            if reply.admission == Admission::SoldOut {
-                services.sold_out.heard(chosen.drop.id, chosen.keys);
+    /// Asks admission, and once more for the right drop where the window that this host's clock chose turned out to be the
+    /// wrong one by Redis's. The first asking admitted nobody then.
+    async fn answer(self: &Arc<Self>, entry: &Arc<Entry>, user: UserId) -> Result<Yes, Refused> {
+        let first = entry.for_claim(self.clock.now()).ok_or_else(no_drop)?;
+        let answer = self.ask(entry, first, user.clone()).await?;
+        if matches!(answer.reply.admission, Admission::NotOpen(_) | Admission::Closed(_)) {
+            let second = entry.for_claim(instant(answer.reply.now_ms)).ok_or_else(no_drop)?;
+            if second.drop.id != first.drop.id {
+                return said(second.drop.id, &self.ask(entry, second, user).await?);
             }
-            Ok(reply)
         }
-        Err(error) => Err(failed(&error)),
+        if answer.reply.admission == Admission::Unloaded && first.drop.sealed_at.is_some() {
+            return self.sealed(entry, first, user).await;
+        }
+        said(first.drop.id, &answer)
+    }
+
+    /// Puts one claim into the next call for its drop, and waits for its answer.
+    async fn ask(self: &Arc<Self>, entry: &Arc<Entry>, chosen: Chosen<'_>, user: UserId) -> Result<Answer, Refused> {
+        let place = self.in_hand.enter().map_err(|problem| ("shed", problem))?;
+        let (answer, answered) = oneshot::channel();
+        let pending = Pending { entry: Arc::clone(entry), user, came: Instant::now(), answer, _place: place };
+        let drop = chosen.drop.id;
+        if self.batches.join(drop, pending) {
+            let (claims, keys) = (Arc::clone(self), chosen.keys.clone());
+            self.in_hand.spawn(async move { claims.call_until_nobody_waits(drop, &keys).await });
+        }
+        match answered.await {
+            Ok(answer) => answer.map_err(|error| not_asked(&error)),
+            Err(_) => {
+                tracing::error!(%drop, "a claim was dropped before its answer");
+                Err(("unexpected", Problem::internal()))
+            }
+        }
+    }
+
+    async fn call_until_nobody_waits(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
+        let mut caller = self.batches.caller(drop);
+        loop {
+            let Some(mut batch) = caller.next() else { return };
+            let now = Instant::now();
+            let late = batch.extract_if(.., |pending| now.duration_since(pending.came) > self.patience);
+            refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
+            if batch.is_empty() {
+                continue;
+            }
+            match self.call(drop, keys, &batch).await {
+                Ok(replies) => self.deliver(drop, batch.into_iter().zip(replies)),
+                Err(error) => {
+                    if matches!(error, AdmissionError::Redis(_)) {
+                        batch.extend(caller.take_all());
+                    }
+                    refuse(batch, &Arc::new(error));
+                }
+            }
+        }
+    }
+
+    async fn call(&self, drop: DropId, keys: &DropKeys, batch: &[Pending]) -> Result<Vec<Reply>, AdmissionError> {
+        let users: Vec<&UserId> = batch.iter().map(|pending| &pending.user).collect();
+        let begun = Instant::now();
+        crash_point(Point::ClaimAsked);
+        let asked = self.redis.claim_all(keys, drop, &users).await;
+        self.call_seconds.record(begun.elapsed().as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
+        self.batch_size.record(users.len() as f64);
+        match &asked {
+            Ok(replies) => {
+                if let Some(reply) = replies.first() {
+                    self.clock.seen(reply.now_ms);
+                }
+            }
+            Err(AdmissionError::Redis(cause)) => {
+                tracing::debug!(%cause, claims = users.len(), "claims were not answered")
+            }
+            Err(AdmissionError::Unexpected) => tracing::error!(%drop, "admission's answer could not be read"),
+            Err(_) => {}
+        }
+        asked
+    }
+
+    /// Answers those who hold no slot; for those who do, sees to it that a second store holds it, without the client if need be.
+    fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (Pending, Reply)>) {
+        let mut yes = Vec::new();
+        for (pending, reply) in replies {
+            match reply.admission {
+                Admission::Accepted(slot) => {
+                    crash_point(Point::ClaimAdmitted);
+                    yes.push((pending, reply, drop_id, slot));
+                }
+                Admission::Already(held_in, slot) => yes.push((pending, reply, held_in, slot)),
+                _ => drop(pending.answer.send(Ok(Answer { reply, taken: None }))),
+            }
+        }
+        if yes.is_empty() {
+            return;
+        }
+        let claims = Arc::clone(self);
+        self.in_hand.spawn(async move {
+            let secure_one = async |(pending, reply, drop_id, slot): (Pending, Reply, DropId, Slot)| {
+                let Pending { entry, user, answer, .. } = pending;
+                let admitted = Admitted { drop_id, slot, user, at_ms: reply.admitted_at_ms, now_ms: reply.now_ms };
+                let taken = claims.secure(&entry, admitted).await;
+                // The client may be gone; a retry hears the same.
+                let _ = answer.send(Ok(Answer { reply, taken }));
+            };
+            let mut all: FuturesUnordered<_> = yes.into_iter().map(secure_one).collect();
+            while all.next().await.is_some() {}
+        });
+    }
+
+    /// Sees to it that a second store beside Redis holds what is about to be promised. `None`: neither Kafka nor MySQL took it
+    /// in time. The admission stands, and a retry finds it.
+    pub(super) async fn secure(&self, entry: &Entry, admitted: Admitted) -> Taken {
+        let Admitted { drop_id, slot, user, at_ms, now_ms } = admitted;
+        let drop = entry.drops.iter().find(|drop| drop.id == drop_id);
+        if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
+            // Verified: every slot has its row.
+            return Some(Holder::Topic);
+        }
+        let claimed_at = instant(at_ms.unwrap_or(now_ms));
+        let event = ClaimEvent { coupon_id: entry.coupon.id, drop_id, slot, user_id: user, claimed_at };
+        self.promises.secure(&event, at_ms, drop.map_or(0, |drop| drop.quantity)).await
+    }
+
+    /// A sealed drop's keys leave Redis after a while. It was verified exact, so MySQL alone knows who holds one.
+    async fn sealed(&self, entry: &Arc<Entry>, chosen: Chosen<'_>, user: UserId) -> Result<Yes, Refused> {
+        let (db, coupon) = (self.db.clone(), entry.coupon.id);
+        let rows = self.in_hand.run(async move { db.rows_of_person(coupon, &user).await }).await;
+        let rows = rows.map_err(|problem| ("shed", problem))?.map_err(|error| {
+            tracing::warn!(%error, "a claim on a sealed drop could not be answered");
+            let detail = "this coupon is closed; who holds one cannot be told right now, try again";
+            ("mysql_error", Problem::unavailable(detail))
+        })?;
+        let counts = |drop: i64| drop == chosen.drop.id.0 || entry.coupon.once_per == OncePer::Coupon;
+        let closed_at = chosen.drop.closes_at.map_or(0, |at| at.timestamp_millis());
+        match rows.iter().rev().find(|row| counts(row.drop_id)) {
+            Some(row) => Ok(Yes::AlreadyClaimed { drop_id: DropId(row.drop_id), slot: row.slot }),
+            None => Err(refused(Admission::Closed(closed_at))),
+        }
     }
 }
 
-fn failed(error: &AdmissionError) -> Refused {
-    match error {
-        AdmissionError::NoLicence => ("no_licence", Problem::unavailable("admission is closed for a check; try again")),
-        AdmissionError::Redis(cause) => {
-            tracing::debug!(%cause, "a claim could not be worked");
-            ("redis_error", Problem::unavailable("whether this claim went through is not known yet; try again"))
-        }
-        AdmissionError::Unexpected => {
-            tracing::error!(%error, "a claim could not be worked");
-            ("unexpected", Problem::unavailable("this claim could not be worked; try again"))
-        }
+fn refuse(claims: Vec<Pending>, error: &Arc<AdmissionError>) {
+    for pending in claims {
+        let _ = pending.answer.send(Err(Arc::clone(error)));
     }
 }
 
-fn no(refusal: Admission) -> Problem {
-    let conflict = |code, detail: &str| Problem::new(StatusCode::CONFLICT, code, detail);
-    let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
-    match refusal {
-        Admission::SoldOut => conflict("sold_out", "all are given out"),
-        Admission::Paused => conflict("paused", "this coupon is stopped for the moment; try again later"),
-        Admission::NotOpen(at) => conflict("not_open", "this coupon is not open yet").with("opens_at", time(at)),
-        Admission::Closed(at) => {
-            Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
+/// The answer to a claim: a yes only where a second store holds it.
+fn said(drop_id: DropId, answer: &Answer) -> Result<Yes, Refused> {
+    match (answer.reply.admission, answer.taken) {
+        (Admission::Accepted(slot), Some(holder)) => {
+            Ok(Yes::Accepted { drop_id, slot, queued: holder == Holder::Topic })
         }
-        // Unloaded, unverified, and (never here) the answers that are a yes.
-        _ => Problem::unavailable("this coupon is being checked; try again"),
-    }
-}
-
-fn word(admission: Admission) -> &'static str {
-    match admission {
-        Admission::SoldOut => "sold_out",
-        Admission::NotOpen(_) => "not_open",
-        Admission::Closed(_) => "closed",
-        Admission::Paused => "paused",
-        Admission::Unloaded => "unloaded",
-        // Unverified, and (never here) the answers that are a yes.
-        _ => "unverified",
+        (Admission::Already(drop_id, slot), Some(_)) => Ok(Yes::AlreadyClaimed { drop_id, slot }),
+        (Admission::Accepted(_) | Admission::Already(..), None) => Err(not_durable()),
+        (Admission::Waiting(position), _) => Ok(Yes::Waiting { position }),
+        (refusal, _) => Err(refused(refusal)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::response::IntoResponse as _;
     use serde_json::json;
 
     use super::*;
@@ -265,26 +323,5 @@ mod tests {
             json!({"status": "already_claimed", "drop_id": 3, "slot": 7})
         );
         assert_eq!(json(Yes::Waiting { position: 2 }), json!({"status": "waiting", "position": 2}));
-    }
-
-    #[test]
-    fn every_refusal_has_its_status_and_code() {
-        let cases = [
-            (Admission::SoldOut, 409, "sold_out"),
-            (Admission::Paused, 409, "paused"),
-            (Admission::NotOpen(0), 409, "not_open"),
-            (Admission::Closed(0), 410, "closed"),
-            (Admission::Unloaded, 503, "unavailable"),
-            (Admission::Unverified, 503, "unavailable"),
-        ];
-        for (refusal, status, code) in cases {
-            let problem = no(refusal);
-            assert_eq!(problem.code(), code);
-            let response = problem.into_response();
-            assert_eq!(response.status(), status, "{code}");
-            assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{code}");
-        }
-        let opens = serde_json::to_value(no(Admission::NotOpen(1_764_568_800_000))).unwrap();
-        assert_eq!(opens["opens_at"], "2025-12-01T06:00:00.000Z");
     }
 }

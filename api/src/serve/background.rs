@@ -43,7 +43,7 @@ pub(super) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         let mut ticks = every(WATCH_EVERY);
         loop {
             ticks.tick().await;
-            match services.promises.publisher().renew_if_failed() {
+            match services.claims.promises.publisher().renew_if_failed() {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),
@@ -87,6 +87,8 @@ async fn watch_redis(services: &Services) -> &'static str {
         }
         gauge!("firstcome_redis_up").set(f64::from(u8::from(licence.is_ok())));
         gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(licence, Ok(true)))));
+        #[allow(clippy::cast_precision_loss, reason = "at most a million")]
+        gauge!("firstcome_claims_in_hand").set(services.in_hand.taken() as f64);
         forget_sealed(services);
         let state = licence.as_ref().ok().copied();
         if last != Some(state) {
@@ -105,6 +107,5 @@ fn forget_sealed(services: &Services) {
     let coupons = services.catalogue.coupons();
     let unsealed = coupons.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    services.promises.keep_only(|drop| unsealed.contains(&drop));
-    services.sold_out.keep_only(|drop| unsealed.contains(&drop));
+    services.claims.promises.keep_only(|drop| unsealed.contains(&drop));
 }

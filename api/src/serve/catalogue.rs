@@ -78,11 +78,6 @@ impl Catalogue {
         self.coupons.load_full()
     }
 
-    /// The drop that a claim at `now` is for, if the copy has the coupon.
-    pub(super) fn drop_for_claim(&self, id: CouponId, now: DateTime<Utc>) -> Option<DropId> {
-        self.coupons.load().get(&id)?.for_claim(now).map(|chosen| chosen.drop.id)
-    }
-
     /// One coupon; looked for in MySQL where the copy has it not.
     ///
     /// # Errors

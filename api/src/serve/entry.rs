@@ -1,13 +1,9 @@
 //! A coupon as this process holds it in memory: all that a claim needs to know before it asks Redis.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop, drop_for_claim};
-use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
-
-/// Longer than what a copy says of a drop ([`LASTS`](super::sold_out::LASTS)) is taken for granted after its window.
-const AROUND: TimeDelta = TimeDelta::milliseconds(50);
 
 /// A coupon with its drops.
 #[derive(Debug)]
@@ -65,11 +61,6 @@ impl Entry {
         self.all().find(|chosen| chosen.drop.id == drop.id)
     }
 
-    /// Whether another drop of the coupon is open at `at`, or was [`AROUND`] before.
-    pub(super) fn another_open_around(&self, drop: DropId, at: DateTime<Utc>) -> bool {
-        self.drops.iter().any(|other| other.id != drop && (other.is_open_at(at) || other.is_open_at(at - AROUND)))
-    }
-
     /// The drop that is open at `now`, else the last that has opened.
     pub(super) fn current(&self, now: DateTime<Utc>) -> Option<Chosen<'_>> {
         self.all()
@@ -86,7 +77,8 @@ impl Entry {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use firstcome_shared::domain::{CouponId, OncePer};
+    use chrono::TimeDelta;
+    use firstcome_shared::domain::{CouponId, DropId, OncePer};
     use firstcome_shared::redis::RedisSettings;
 
     use super::*;
@@ -130,11 +122,6 @@ pub(super) mod tests {
         let next = |minute| entry.next(at(minute)).map(|c| c.drop.id.0);
         assert_eq!([9, 10, 20, 29, 30, 99].map(current), [None, Some(1), Some(1), Some(1), Some(2), Some(3)]);
         assert_eq!([9, 10, 49, 50].map(next), [Some(1), Some(2), Some(3), None]);
-        let around = |drop, minute| entry.another_open_around(DropId(drop), at(minute));
-        assert_eq!(
-            [around(1, 10), around(1, 30), around(2, 30), around(2, 20), around(2, 21)],
-            [false, true, false, true, false]
-        );
         assert_eq!(entry.for_claim(at(20)).map(|c| c.keys.meta.as_str()), Some("fc:{1}:drop:2:meta"));
     }
 }

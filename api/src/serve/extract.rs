@@ -1,5 +1,7 @@
 //! What handlers take out of requests; whatever is wrong with it becomes a problem that names the part.
 
+use std::borrow::Cow;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
@@ -58,13 +60,13 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
 }
 
 /// 400: what was sent can't be used; the sentence names the field.
-pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::bad_request("invalid", detail)
 }
 
 /// 413.
 pub(super) fn too_large() -> Problem {
-    let detail = format!("a body may have at most {} bytes", super::router::MAX_BODY_BYTES);
+    let detail = format!("a body may have at most {} bytes", super::around::MAX_BODY_BYTES);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }
 

@@ -4,7 +4,6 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 /// Gives every figure its description.
 pub(super) fn describe() {
-    describe_counter!("firstcome_sold_out_looks_total", "Questions to Redis that served losers together");
     describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
     describe_counter!("firstcome_claims_shed_total", "Claims refused because too many were in hand");
     describe_counter!("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time");
@@ -20,9 +19,17 @@ pub(super) fn describe() {
     describe_counter!("firstcome_drop_making_failures_total", "Times daily drops could not be made ahead");
     describe_counter!("firstcome_http_requests_total", "Requests, by method, route and status");
     describe_histogram!("firstcome_http_request_seconds", Unit::Seconds, "Time to answer, by method and route");
-    describe_histogram!("firstcome_admission_seconds", Unit::Seconds, "Time Redis takes to admit or refuse");
+    describe_histogram!(
+        "firstcome_admission_seconds",
+        Unit::Seconds,
+        "Time of one call to Redis that admits or refuses"
+    );
+    describe_histogram!("firstcome_admission_batch_claims", "Claims that one call to Redis admitted or refused");
     describe_histogram!("firstcome_publish_seconds", Unit::Seconds, "Time until Kafka acknowledges an admission");
-    describe_gauge!("firstcome_claims_in_hand", "Claims, and questions about claims, worked on now");
+    describe_gauge!(
+        "firstcome_claims_in_hand",
+        "Claims, and questions about claims, worked on at the last look, one a second"
+    );
     describe_gauge!("firstcome_admission_open", "1 while Redis answers and the licence is there");
     describe_gauge!("firstcome_redis_up", "1 while Redis answers");
     describe_gauge!("firstcome_mysql_up", "1 while the last reading of coupons succeeded");

@@ -79,7 +79,7 @@ fn only_one(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-fn unauthorized(detail: &str) -> Problem {
+fn unauthorized(detail: &'static str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
 }
 

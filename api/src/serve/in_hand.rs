@@ -1,53 +1,65 @@
-//! Work in hand: each claim runs in a task of its own, so that a client that hangs up does not stop it half-way. There is a
-//! bound on how many, so that a store that answers slowly makes this process refuse instead of grow; and shutdown waits
-//! for them.
+//! The in-flight limit: how many claims, and questions about claims, are worked on at a time, so that a store that answers
+//! slowly makes this process shed load instead of grow. Work runs in tasks of its own, so that a client that hangs up does not
+//! stop it half-way; shutdown waits for them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::http::Problem;
-use metrics::{counter, gauge};
-use tokio::sync::Semaphore;
+use metrics::counter;
 use tokio_util::task::TaskTracker;
 
 /// The tasks in hand.
 pub(super) struct InHand {
-    slots: Arc<Semaphore>,
+    most: usize,
+    taken: Arc<AtomicUsize>,
     tasks: TaskTracker,
 }
 
 impl InHand {
     /// With a bound on how many at a time.
     pub(super) fn new(most: u32) -> Self {
-        let slots = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { slots: Arc::new(Semaphore::new(slots)), tasks: TaskTracker::new() }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Self { most, taken: Arc::default(), tasks: TaskTracker::new() }
     }
 
-    /// Runs `work` to its end, whatever becomes of the caller, and gives its result. It begins at once; what is given back is
-    /// small, so that a request does not hold its work a second time.
+    /// A place for one claim.
     ///
     /// # Errors
-    /// 503 when too much is in hand (nothing was begun), 500 when the work panicked.
+    /// 503 when all are taken.
+    pub(super) fn enter(&self) -> Result<Place, Problem> {
+        // Taken first and looked at then, so that two can't take the last one.
+        let place = Place(Arc::clone(&self.taken));
+        if self.taken.fetch_add(1, Ordering::Relaxed) < self.most {
+            return Ok(place);
+        }
+        counter!("firstcome_claims_shed_total").increment(1);
+        Err(Problem::unavailable("too many claims at once; try again in a moment"))
+    }
+
+    /// How many places are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Runs `work` to its end in a place, whatever becomes of the caller, and gives its result. It begins at once.
+    ///
+    /// # Errors
+    /// 503 when all places are taken (nothing was begun), 500 when the work panicked.
     pub(super) fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, Problem>> + Send + use<T, W>
     where
         T: Send + 'static,
         W: Future<Output = T> + Send + 'static,
     {
-        let begun = Arc::clone(&self.slots).try_acquire_owned().map(|slot| {
+        let begun = self.enter().map(|place| {
             self.see_through(async move {
-                let _counted = Counted::new();
                 let done = work.await;
-                drop(slot);
+                drop(place);
                 done
             })
         });
-        async move {
-            let Ok(begun) = begun else {
-                counter!("firstcome_claims_shed_total").increment(1);
-                return Err(Problem::unavailable("too many claims at once; try again in a moment"));
-            };
-            begun.await
-        }
+        async move { begun?.await }
     }
 
     /// [`InHand::run`] without the bound: for operators, who must get through while claims are refused.
@@ -68,6 +80,11 @@ impl InHand {
         }
     }
 
+    /// Runs `work` to its end; nobody waits for it but shutdown.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
     /// Waits until all of it is done, for at most `limit`; gives how many are left.
     pub(super) async fn finish(&self, limit: Duration) -> usize {
         self.tasks.close();
@@ -78,19 +95,12 @@ impl InHand {
     }
 }
 
-/// Keeps the gauge right, also when the task panics.
-struct Counted;
+/// A place in the in-flight limit, given back when dropped.
+pub(super) struct Place(Arc<AtomicUsize>);
 
-impl Counted {
-    fn new() -> Self {
-        gauge!("firstcome_claims_in_hand").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for Counted {
+impl Drop for Place {
     fn drop(&mut self) {
-        gauge!("firstcome_claims_in_hand").decrement(1.0);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,14 +2,17 @@
 
 mod admit;
 mod args;
+mod around;
 mod background;
 mod backup;
+mod batch;
 mod catalogue;
 mod clock;
 mod entry;
 mod extract;
 mod figures;
 mod files;
+mod front;
 mod held;
 mod identity;
 mod in_hand;
@@ -17,15 +20,13 @@ mod jwt;
 mod openapi;
 mod promise;
 mod publish;
-mod quick;
+mod refusals;
 mod router;
 mod routes;
 mod rules;
-mod sold_out;
 mod start;
 mod state;
 mod stock;
-mod tally;
 mod view;
 
 use std::net::SocketAddr;
@@ -43,8 +44,8 @@ pub use args::{HttpArgs, ServeArgs};
 pub use identity::{IdentityArgs, UserAuth};
 pub use jwt::JwtArgs;
 
+use front::Front;
 use identity::Identity;
-use quick::Quick;
 use state::App;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
@@ -62,7 +63,7 @@ pub struct Server {
     app: App,
     listener: TcpListener,
     address: SocketAddr,
-    router: Quick,
+    front: Front,
     limits: Limits,
     refresh: Duration,
     /// Longest time that claims in hand may take to end.
@@ -85,12 +86,13 @@ impl Server {
         let wanted = args.http.listen_addr;
         let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         let address = listener.local_addr()?;
-        let router = Quick::new(&app, router::router(&app, token, metrics));
+        let measures = Arc::default();
+        let front = Front::new(&app, router::router(&app, token, metrics, Arc::clone(&measures)), measures);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim asks Redis twice at most, then waits for Kafka, then for the backup table.
-        let patience = args.publish.settled_after() + 2 * args.redis.settings().timeout + Duration::from_secs(1);
+        // A claim waits for a call to Redis and then for its own, both twice at most; then for Kafka, then for the backup table.
+        let patience = args.publish.settled_after() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain: patience, ..args.http.limits() };
-        Ok(Some(Self { app, listener, address, router, limits, refresh, patience }))
+        Ok(Some(Self { app, listener, address, front, limits, refresh, patience }))
     }
 
     /// Where it listens.
@@ -104,7 +106,7 @@ impl Server {
     /// When a part that must go on has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
-        let serving = http::serve_by(self.listener, self.router, self.limits, shutdown.clone());
+        let serving = http::serve_by(self.listener, self.front, self.limits, shutdown.clone());
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,
@@ -140,7 +142,7 @@ async fn finish(app: &App, patience: Duration) {
     if left > 0 {
         tracing::warn!(left, "claims were still in hand at shutdown; the reconciler finishes what was admitted");
     }
-    let unsent = app.promises.publisher().flush(patience).await;
+    let unsent = app.claims.promises.publisher().flush(patience).await;
     if unsent > 0 {
         tracing::warn!(unsent, "messages were not acknowledged by Kafka; the backup table holds what was promised");
     }

@@ -9,6 +9,7 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use metrics::{counter, histogram};
 use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
@@ -17,6 +18,8 @@ pub(super) struct Publisher {
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
     topic: String,
+    /// How many the topic had at start-up; 0: not known, the key's hash chooses.
+    partitions: u32,
     deadline: Duration,
 }
 
@@ -29,7 +32,14 @@ impl Publisher {
         let topic = settings.topic.clone();
         let settings = settings.producer(deadline);
         let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
-        Ok(Self { settings, producer, topic, deadline })
+        Ok(Self { settings, producer, topic, partitions: 0, deadline })
+    }
+
+    /// How many partitions the topic has.
+    #[must_use]
+    pub(super) fn on(mut self, partitions: usize) -> Self {
+        self.partitions = u32::try_from(partitions).unwrap_or(0);
+        self
     }
 
     fn producer(&self) -> FutureProducer {
@@ -73,8 +83,16 @@ impl Publisher {
     async fn send(&self, event: &ClaimEvent) -> Result<(), String> {
         let (key, payload) = (event.key(), event.encode());
         let record = FutureRecord::to(&self.topic).key(&key).payload(&payload);
+        let partition = if self.partitions > 0 { i32::try_from(event.partition(self.partitions)).ok() } else { None };
         // A full queue is not waited for: Kafka is away, and the claim need not be.
-        let delivery = self.producer().send_result(record).map_err(|(error, _)| error.to_string())?;
+        let sent = match self.producer().send_result(FutureRecord { partition, ..record }) {
+            // The topic was made anew with fewer.
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
+                self.producer().send_result(FutureRecord { partition: None, ..record })
+            }
+            sent => sent,
+        };
+        let delivery = sent.map_err(|(error, _)| error.to_string())?;
         crash_point(Point::ClaimSent);
         match tokio::time::timeout(self.deadline, delivery).await {
             Ok(Ok(Ok(_))) => Ok(()),

@@ -1,34 +1,30 @@
 //! The routes with what goes round them: metrics, a deadline, a bound on bodies, panics turned into answers.
 
-use std::any::Any;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{Method, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse as _;
 use axum::routing::get;
+use firstcome_shared::http::health;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
-use firstcome_shared::http::{Problem, health};
-use metrics::{counter, histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::Instant;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::too_large;
+use super::around::{AroundLayer, MAX_BODY_BYTES, Measures, panicked};
 use super::openapi::Description;
 use super::routes::{change, claims, coupons, create, me};
 use super::state::App;
 
-/// Largest body, in bytes. Only operators' requests have one that is read.
-pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
-
 /// All routes of `serve`.
-pub(super) fn router(app: &App, token: OpsToken, metrics: PrometheusHandle) -> Router {
+pub(super) fn router(app: &App, token: OpsToken, metrics: PrometheusHandle, measures: Arc<Measures>) -> Router {
     let (routes, description) = described(token).split_for_parts();
     let document = description.to_json().unwrap_or_default();
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document).into_response();
@@ -38,10 +34,13 @@ pub(super) fn router(app: &App, token: OpsToken, metrics: PrometheusHandle) -> R
         .merge(health::routes(checks(app), metrics))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(App::clone(app), bounded))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(measured))
+        // As one: axum boxes and clones the service behind each layer for each request.
+        .layer(
+            ServiceBuilder::new()
+                .layer(AroundLayer::new(app.request_timeout, measures))
+                .layer(CatchPanicLayer::custom(panicked))
+                .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
+        )
 }
 
 /// The routes of the contract, with their description.
@@ -72,42 +71,6 @@ fn checks(app: &App) -> Vec<(&'static str, health::Check)> {
         }
     });
     vec![("redis", licence)]
-}
-
-/// Answers within the deadline, and refuses a body that says it is too long before any of it is read.
-async fn bounded(State(app): State<App>, request: Request, next: Next) -> Response {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: usize| length > MAX_BODY_BYTES) {
-        return too_large().into_response();
-    }
-    match tokio::time::timeout(app.request_timeout, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::unavailable("this took too long; try again").into_response(),
-    }
-}
-
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    // The panic itself is on standard error already.
-    tracing::error!("a request panicked");
-    Problem::internal().into_response()
-}
-
-/// Counts and times requests by the route's pattern, so that ids in paths don't make a series each.
-async fn measured(path: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let path = path.map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
-    let method = match *request.method() {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PATCH => "PATCH",
-        _ => "other",
-    };
-    let begun = Instant::now();
-    let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    histogram!("firstcome_http_request_seconds", "method" => method, "path" => path.clone())
-        .record(begun.elapsed().as_secs_f64());
-    counter!("firstcome_http_requests_total", "method" => method, "path" => path, "status" => status).increment(1);
-    response
 }
 
 #[cfg(test)]

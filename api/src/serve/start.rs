@@ -12,6 +12,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
+use super::admit::Claims;
 use super::args::ServeArgs;
 use super::backup::Backup;
 use super::catalogue::Catalogue;
@@ -20,7 +21,6 @@ use super::identity::Identity;
 use super::in_hand::InHand;
 use super::promise::Promises;
 use super::publish::Publisher;
-use super::sold_out::SoldOut;
 use super::state::Services;
 use super::stock::Stocks;
 use crate::migrate::OneLine;
@@ -37,33 +37,35 @@ pub(super) async fn services(
     let db = Db::new(&args.mysql.settings()).context("DATABASE_URL can't be used")?;
     let redis = Redis::new(&args.redis.settings()).context("REDIS_URL can't be used")?;
     let publisher = Publisher::new(&args.kafka.settings(), args.publish.deadline())?;
-    match stores(args, &redis, shutdown).await {
+    let partitions = match stores(args, &redis, shutdown).await {
         Err(StartError::Stopped(store)) => {
             tracing::info!(store, "stopped while waiting");
             return Ok(None);
         }
         other => other?,
-    }
-    let clock = Clock::default();
+    };
+    let clock = Arc::new(Clock::default());
     clock.seen(redis.time_ms().await.context("Redis does not tell its time")?);
     let catalogue = Catalogue::load(db.clone(), redis.clone()).await?;
-    let promises = Promises::new(publisher, Backup::new(db.clone(), args.publish.backup_deadline()));
+    let promises = Promises::new(publisher.on(partitions), Backup::new(db.clone(), args.publish.backup_deadline()));
+    let in_hand = Arc::new(InHand::new(args.http.max_claims_in_hand));
+    let patience = args.redis.settings().timeout;
+    let claims = Claims::new(db.clone(), redis.clone(), Arc::clone(&clock), promises, Arc::clone(&in_hand), patience);
     Ok(Some(Services {
         db,
-        sold_out: Arc::new(SoldOut::new(redis.clone())),
-        promises,
+        claims: Arc::new(claims),
         redis,
         catalogue,
         stocks: Stocks::default(),
         clock,
         identity,
-        in_hand: InHand::new(args.http.max_claims_in_hand),
+        in_hand,
         request_timeout: args.http.request_timeout(),
         changing: tokio::sync::Mutex::default(),
     }))
 }
 
-async fn stores(args: &ServeArgs, redis: &Redis, shutdown: &CancellationToken) -> Result<(), StartError> {
+async fn stores(args: &ServeArgs, redis: &Redis, shutdown: &CancellationToken) -> Result<usize, StartError> {
     let wait = Duration::from_secs(args.start.startup_wait_seconds);
     let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());
     let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
@@ -74,5 +76,5 @@ async fn stores(args: &ServeArgs, redis: &Redis, shutdown: &CancellationToken) -
     let topic = wait_for("Kafka", wait, shutdown, away, async || kafka::check_topic(&kafka, KAFKA_LIMIT).await);
     let ((), (), partitions) = tokio::try_join!(tables, settings, topic)?;
     tracing::info!(partitions, "MySQL, Redis and Kafka answer and are set up safely");
-    Ok(())
+    Ok(partitions)
 }

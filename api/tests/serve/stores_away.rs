@@ -47,6 +47,24 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
 }
 
 #[tokio::test]
+async fn whoever_waits_behind_a_call_that_redis_does_not_answer_is_refused_with_it() {
+    let world = World::new().await;
+    let (proxied, redis) = behind_redis(&world).await;
+    let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
+    let (id, _) = api.make(open(1)).await;
+    redis.set(Fault::BlackHole).await.unwrap();
+    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for one.
+    let answers =
+        futures_util::future::join_all((0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
+    for answer in &answers {
+        let detail = answer.json["detail"].as_str().unwrap();
+        assert_eq!((answer.code(), detail.contains("is not known yet")), ((503, "unavailable"), true), "{detail}");
+    }
+    redis.set(Fault::Pass).await.unwrap();
+    until("claims work again", async || api.claim(id, "u-0").await.status != 503).await;
+}
+
+#[tokio::test]
 async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     let world = World::new().await;
     let (proxied, redis) = behind_redis(&world).await;

@@ -27,6 +27,9 @@ use tokio::process::Command;
 use crate::designs::listen;
 use crate::world::{Coupon, Site};
 
+/// Of the topic, as `migrate` makes it.
+pub const PARTITIONS: u32 = 12;
+
 /// Longest wait for Kafka's acknowledgement, as the product's.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -102,7 +105,8 @@ async fn admit(shop: &BareShop, headers: &HeaderMap) -> Result<Response> {
     let claimed_at = DateTime::from_timestamp_millis(reply.now_ms).context("Redis's time")?;
     let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
     let (key, payload) = (event.key(), event.encode());
-    let record = FutureRecord::to(&shop.args.topic).key(&key).payload(&payload);
+    let partition = i32::try_from(event.partition(PARTITIONS))?;
+    let record = FutureRecord::to(&shop.args.topic).partition(partition).key(&key).payload(&payload);
     shop.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
     let body = json!({"status": "accepted", "drop_id": drop_id, "slot": slot, "queued": true});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
@@ -126,6 +130,8 @@ pub async fn insert_rows(site: &Site<'_>, coupon: Coupon, from: u32, to: u32) ->
 /// When MySQL refuses.
 pub async fn insert_rows_by(site: &Site<'_>, coupon: Coupon, from: u32, to: u32, rows: u32) -> Result<Duration> {
     let mut conn = site.mysql().await?;
+    let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
+    let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
     let begun = Instant::now();
     let mut next = from;
     while next <= to {
@@ -133,13 +139,15 @@ pub async fn insert_rows_by(site: &Site<'_>, coupon: Coupon, from: u32, to: u32,
         let values: Vec<String> = (next..=last)
             .map(|slot| {
                 let (user, code) = (person(slot), new_code());
+                let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
                 format!(
-                    "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer')",
+                    "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)",
                     coupon.drop, coupon.id
                 )
             })
             .collect();
-        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
+        let columns =
+            "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
         conn.query_drop(format!("INSERT INTO issued_coupons ({columns}) VALUES {}", values.join(","))).await?;
         next = last + 1;
     }

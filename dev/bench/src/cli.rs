@@ -30,6 +30,8 @@ pub enum Command {
     Ceilings(Options),
     /// Claims while everyone wins
     Claims(Options),
+    /// CPU a winner by process; with --against, in turns with another build
+    Winners(Options),
     /// Memory of the API under many connections
     Memory(Options),
     /// From the last admission to exact rows, again and again
@@ -79,6 +81,10 @@ pub struct Options {
     /// Only these designs
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<crate::designs::Design>,
+    /// Folder with the programs of another build, to be measured in turns with these: how many more win, how much faster a
+    /// backlog is drained
+    #[arg(long, env = "AGAINST")]
+    pub against: Option<PathBuf>,
     /// Where report.json and report.html go
     #[arg(long, default_value = "target/bench")]
     pub out: PathBuf,

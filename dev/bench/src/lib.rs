@@ -14,5 +14,6 @@ pub mod meter;
 pub mod process;
 pub mod quiet;
 pub mod report;
+pub mod run;
 pub mod sections;
 pub mod world;

@@ -1,7 +1,7 @@
 //! The servers of a run, and the processes that are measured on them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +26,8 @@ pub struct World {
     pub stack: Stack,
     logs: TempDir,
     bin: PathBuf,
+    /// The programs of another build.
+    other: Option<PathBuf>,
 }
 
 impl World {
@@ -33,7 +35,7 @@ impl World {
     ///
     /// # Errors
     /// When one does not start, or the product's programs are not beside this one.
-    pub async fn start() -> Result<Self> {
+    pub async fn start(other: Option<&Path>) -> Result<Self> {
         step("starting Redis, MySQL and Kafka");
         let stack = Stack::start(StackOptions::default()).await?;
         let bin = std::env::current_exe()?.parent().context("this program has no folder")?.to_owned();
@@ -42,7 +44,7 @@ impl World {
                 bail!("{} is missing: build it with the same profile first", bin.join(name).display());
             }
         }
-        Ok(Self { stack, logs: TempDir::new()?, bin })
+        Ok(Self { stack, logs: TempDir::new()?, bin, other: other.map(Path::to_owned) })
     }
 
     /// A command of this program.
@@ -87,6 +89,7 @@ pub struct Site<'w> {
     pub name: String,
     settings: Vec<(&'static str, String)>,
     token: String,
+    bin: &'w Path,
 }
 
 /// A coupon with its one drop.
@@ -106,6 +109,21 @@ impl<'w> Site<'w> {
     /// # Errors
     /// When `migrate` fails.
     pub async fn make(world: &'w World, name: &str) -> Result<Self> {
+        Self::with(world, name, &world.bin).await
+    }
+
+    /// The same, of the other build, if there is one.
+    ///
+    /// # Errors
+    /// When `migrate` fails.
+    pub async fn of_another_build(world: &'w World, name: &str) -> Result<Option<Self>> {
+        match &world.other {
+            Some(bin) => Ok(Some(Self::with(world, name, bin).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn with(world: &'w World, name: &str, bin: &'w Path) -> Result<Self> {
         let stack = &world.stack;
         let database = format!("firstcome_{name}");
         stack.mysql.query(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
@@ -123,7 +141,7 @@ impl<'w> Site<'w> {
             ("LISTEN_ADDR", "127.0.0.1:0".into()),
             ("CONSUME_LISTEN_ADDR", "127.0.0.1:0".into()),
         ];
-        let site = Self { world, name: name.to_owned(), settings, token };
+        let site = Self { world, name: name.to_owned(), settings, token, bin };
         let output = site.command("firstcome-api", &["migrate"]).output().await?;
         if !output.status.success() {
             bail!("firstcome-api migrate: {}", String::from_utf8_lossy(&output.stderr));
@@ -143,7 +161,7 @@ impl<'w> Site<'w> {
 
     /// A program of the product with its settings.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(self.world.bin.join(program));
+        let mut command = Command::new(self.bin.join(program));
         command.args(args).envs(self.settings.iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
         command
     }

@@ -4,17 +4,22 @@ use anyhow::Result;
 use diesel::prelude::*;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::schema::drops;
+use firstcome_shared::mysql::schema::slot_limits;
 use firstcome_shared::mysql::{Conn, Db, DbSettings};
 
-/// Nobody can write a row of the drop while this exists: each would have to lock the drop's own row, which is taken.
+/// Nobody can write a row of the drop while this exists: each would have to lock the limit that it keeps to, which is taken.
 pub struct Stall(Conn);
 
 impl Stall {
     pub(crate) async fn begin(settings: &DbSettings, drop: DropId) -> Result<Self> {
         let mut conn = Db::dedicated(settings).await?;
         conn.batch_execute("BEGIN").await?;
-        drops::table.find(drop.0).select(drops::id).for_update().first::<i64>(&mut conn).await?;
+        slot_limits::table
+            .filter(slot_limits::drop_id.eq(drop.0))
+            .select(slot_limits::drop_id)
+            .for_update()
+            .first::<i64>(&mut conn)
+            .await?;
         Ok(Self(conn))
     }
 

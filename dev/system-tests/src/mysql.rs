@@ -79,6 +79,15 @@ impl Session {
         self.0.query_drop(sql).await.unwrap();
     }
 
+    /// Runs a statement in it that may be refused.
+    pub async fn try_run(&mut self, sql: &str) -> Result<(), Refused> {
+        match self.0.query_drop(sql).await {
+            Ok(()) => Ok(()),
+            Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
+            Err(error) => panic!("MySQL: {sql}: {error}"),
+        }
+    }
+
     /// Commits and closes.
     pub async fn commit(mut self) {
         self.run("COMMIT").await;

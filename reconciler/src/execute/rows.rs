@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{OncePer, UserId};
-use firstcome_shared::mysql::issued::{self, Claim, IssuedBy};
+use firstcome_shared::mysql::issued::{self, Claim, IssuedBy, Limits};
 use firstcome_shared::mysql::schema::{broken_promises, failed_claims};
 use firstcome_shared::mysql::{DbError, refusal};
 use firstcome_shared::redis::repair::{Holding, PutBack};
@@ -21,8 +21,13 @@ impl Executor<'_> {
             .filter_map(|item| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None })
             .collect();
         let all = claims.clone();
-        let written =
-            self.db.run("issue rows", async move |conn| issued::insert(conn, &all, IssuedBy::Reconciler).await).await;
+        let written = self
+            .db
+            .run("issue rows", async move |conn| {
+                let limits = Limits::read(conn, &all.iter().collect::<Vec<_>>()).await?;
+                issued::insert(conn, &all, &limits, IssuedBy::Reconciler).await
+            })
+            .await;
         match written {
             Ok(_) => Ok(vec![Attempt::Done(None); run.len()]),
             Err(error) if is_refused(&error) => {
@@ -42,7 +47,7 @@ impl Executor<'_> {
         let written = self
             .db
             .run("issue row", async move |conn| {
-                issued::insert(conn, std::slice::from_ref(&row), IssuedBy::Reconciler).await
+                issued::insert(conn, std::slice::from_ref(&row), &Limits::default(), IssuedBy::Reconciler).await
             })
             .await;
         match written {

@@ -10,7 +10,6 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
 use firstcome_shared::mysql::schema::drops;
-use firstcome_shared::redis::admission::TOLD_AFTER;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +96,7 @@ impl Engine {
         for round in 0..=ROUNDS {
             let heads = self.collector.heads(&todo, &around).await?;
             let mut again = Vec::new();
-            let (mut young, mut repaired) = (false, false);
+            let mut young = false;
             self.progress.drops.store(todo.len() as u64, Relaxed);
             self.progress.drops_done.store(0, Relaxed);
             for (drop, head) in todo.into_iter().zip(heads) {
@@ -107,7 +106,6 @@ impl Engine {
                 let next = self.one_drop(request, &run.run_id, &head, round, &mut told, stop).await?;
                 self.progress.drops_done.fetch_add(1, Relaxed);
                 young |= next.too_young;
-                repaired |= next.repaired;
                 if next.too_young || next.repaired {
                     again.push(drop);
                 }
@@ -121,10 +119,6 @@ impl Engine {
                     () = tokio::time::sleep(self.publish_deadline()) => {}
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
-            }
-            if repaired {
-                // Whoever hears of a repair, by the run's report or a mail, finds it at every API.
-                tokio::time::sleep(TOLD_AFTER).await;
             }
             let generations = std::mem::take(&mut around.generations);
             around = Surroundings { generations, ..self.surroundings(run, !around.licence_lost).await? };

@@ -1,5 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457) with a stable `code`.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,7 +15,7 @@ pub struct Problem {
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
-    title: String,
+    title: &'static str,
     /// The HTTP status.
     #[schema(example = 409)]
     status: u16,
@@ -21,7 +23,7 @@ pub struct Problem {
     #[schema(example = "sold_out")]
     code: &'static str,
     /// What is wrong and what to do, for a person.
-    detail: String,
+    detail: Cow<'static, str>,
     /// More, by code: `opens_at`, `run_id`, …
     #[serde(flatten)]
     #[schema(value_type = Object)]
@@ -32,10 +34,10 @@ pub struct Problem {
 
 impl Problem {
     /// A problem with its status, stable code, and a sentence for a person.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             code,
             detail: detail.into(),
@@ -52,19 +54,19 @@ impl Problem {
     }
 
     /// 503 with `Retry-After`: the same request may succeed later.
-    pub fn unavailable(detail: impl Into<String>) -> Self {
+    pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
         problem.retry_after_seconds = Some(1);
         problem
     }
 
     /// 400: the request can't be read.
-    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn bad_request(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
     /// 404.
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 

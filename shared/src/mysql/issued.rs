@@ -1,12 +1,13 @@
 //! Rows people hold.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
-use super::schema::issued_coupons;
+use super::schema::{issued_coupons, slot_limits};
 use super::{Conn, Db, DbError};
 use crate::code::new_code;
 use crate::domain::{CouponId, DropId, Slot, UserId};
@@ -74,20 +75,78 @@ pub struct IssuedRow {
 ///
 /// # Errors
 /// Of the first row that the schema refuses ([`super::refusal`]), or of the connection.
-pub async fn insert(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<usize> {
+pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: IssuedBy) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
     }
-    conn.batch_execute(&statement(claims, by, Utc::now().naive_utc())).await?;
+    conn.batch_execute(&statement(claims, limits, by, Utc::now().naive_utc())).await?;
     Ok(claims.len())
 }
 
+/// From so many rows on a query for their limits costs less than letting the schema look for each row's.
+const LIMITS_FROM: usize = 4;
+
+/// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By default none is known, and the
+/// schema looks for each row's. Limits that have changed since they were read are refused by the schema's foreign key.
+#[derive(Debug, Default)]
+pub struct Limits(HashMap<i64, Vec<Limit>>);
+
+#[derive(Debug, Clone, Copy, Queryable)]
+struct Limit {
+    slot_limit: Slot,
+    coupon_id: i64,
+    person_scope: i64,
+}
+
+impl Limits {
+    /// Most drops in one query's list.
+    const CHUNK: usize = 500;
+
+    /// Reads those of these claims. Not in the transaction of their rows: a plain read would begin its snapshot, in which rows written
+    /// meanwhile are missing, and a locking one would make new drops wait for it.
+    ///
+    /// # Errors
+    /// Of the connection.
+    pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
+        let mut limits = Self::default();
+        if claims.len() < LIMITS_FROM {
+            return Ok(limits);
+        }
+        let mut drops: Vec<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
+        drops.sort_unstable();
+        drops.dedup();
+        for drops in drops.chunks(Self::CHUNK) {
+            let found: Vec<(i64, Limit)> = slot_limits::table
+                .filter(slot_limits::drop_id.eq_any(drops))
+                .order((slot_limits::drop_id, slot_limits::slot_limit))
+                .select((
+                    slot_limits::drop_id,
+                    (slot_limits::slot_limit, slot_limits::coupon_id, slot_limits::person_scope),
+                ))
+                .load(conn)
+                .await?;
+            for (drop, limit) in found {
+                limits.0.entry(drop).or_default().push(limit);
+            }
+        }
+        Ok(limits)
+    }
+
+    /// The lowest that is not below the slot. `None`: the schema says what is wrong with it.
+    fn of(&self, claim: &Claim) -> Option<&Limit> {
+        let limits = self.0.get(&claim.drop_id.0)?;
+        limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]
+            .first()
+            .filter(|limit| limit.coupon_id == claim.coupon_id.0 && claim.slot > 0)
+    }
+}
+
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in SQL; see [`push_text`].
-fn statement(claims: &[Claim], by: IssuedBy, now: NaiveDateTime) -> String {
+fn statement(claims: &[Claim], limits: &Limits, by: IssuedBy, now: NaiveDateTime) -> String {
     let now = instant(now);
-    let mut sql = String::with_capacity(256 + claims.len() * 160);
+    let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by) VALUES ",
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
     );
     for (i, claim) in claims.iter().enumerate() {
         if i > 0 {
@@ -97,7 +156,8 @@ fn statement(claims: &[Claim], by: IssuedBy, now: NaiveDateTime) -> String {
         let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = claim.claimed_at.map_or(now, |at| instant(at.naive_utc()));
-        let _ = write!(sql, ",'{}','{claimed_at}','{now}','{}')", new_code(), by.as_str());
+        let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
+        let _ = write!(sql, ",'{}','{claimed_at}','{now}','{}',{scope},{limit})", new_code(), by.as_str());
     }
     sql
 }
@@ -184,12 +244,12 @@ mod tests {
     #[test]
     fn a_claim_is_written_as_it_is() {
         let now = DateTime::UNIX_EPOCH.naive_utc();
-        let sql = statement(&[claim("u-37".parse().unwrap())], IssuedBy::Consumer, now);
+        let sql = statement(&[claim("u-37".parse().unwrap())], &Limits::default(), IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
-        assert_eq!(columns.split(", ").count(), 8, "{columns}");
+        assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();
         assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
-        assert_eq!(&parts[5..], ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer')"]);
+        assert_eq!(&parts[5..], ["'2026-12-01 06:00:00.123456'", "'1970-01-01 00:00:00'", "'consumer'", "0", "0)"]);
     }
 
     proptest! {

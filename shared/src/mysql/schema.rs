@@ -44,6 +44,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    slot_limits (drop_id, slot_limit) {
+        drop_id -> BigInt,
+        slot_limit -> Unsigned<Integer>,
+        coupon_id -> BigInt,
+        person_scope -> BigInt,
+    }
+}
+
+diesel::table! {
     failed_claims (id) {
         id -> BigInt,
         coupon_id -> Nullable<BigInt>,

@@ -1,6 +1,4 @@
-//! Admission, and the licence without which it is closed.
-
-use std::time::Duration;
+//! Admission, and the admission gate (the licence) without which it is closed.
 
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
@@ -10,9 +8,9 @@ use super::keys::DropKeys;
 use super::scripts::is_noscript;
 use crate::domain::{DropId, Slot, UserId};
 
-/// How long after Redis made it so a change is told at the earliest: a yes of whom a process that answers losers from memory may
-/// not know, a place on the waiting list, an operator's change, a repair (docs/decisions/0010-losers.md).
-pub const TOLD_AFTER: Duration = Duration::from_micros(10_100);
+/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so many take half a
+/// millisecond.
+pub const MAX_BATCH: usize = 128;
 
 /// What admission said, with Redis's time of saying it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +19,8 @@ pub struct Reply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
-    /// When whoever holds a slot was admitted, Unix milliseconds by the same clock; `None` where that is not known.
+    /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where that is not known.
     pub admitted_at_ms: Option<i64>,
-    /// Whether somebody may have been told `sold_out` of this drop before whoever holds a slot was admitted. `false` is certain.
-    pub after_sold_out: bool,
 }
 
 /// The answers of the admission script.
@@ -50,24 +46,18 @@ pub enum Admission {
     Unverified,
 }
 
-/// What somebody of whom Redis knows nothing would be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Look {
-    /// `sold_out`. As long as this state stays the same, so does everybody who would be told otherwise.
-    SoldOut(String),
-    /// Anything else.
-    Other,
-}
-
 /// Why admission gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// No licence: Redis restarted, failed over, or was never verified. Nothing ran.
+    /// The gate is closed: Redis restarted, failed over, or was never verified. Nothing ran.
     #[error("admission is closed until the reconciler has verified Redis")]
     NoLicence,
     /// Redis could not be reached or did not answer in time. The script may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
+    /// Not asked, since the calls before took too long. Nothing ran.
+    #[error("Redis was too slow to be asked")]
+    Unanswered,
     /// The reply is none that the script can give.
     #[error("Redis answered admission with something unexpected")]
     Unexpected,
@@ -79,40 +69,31 @@ impl Redis {
     /// # Errors
     /// [`AdmissionError`].
     pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&*self.claim_hash)
-            .arg(7)
-            .arg(&keys.meta)
-            .arg(&keys.count)
-            .arg(&keys.users)
-            .arg(&keys.free)
-            .arg(&keys.waiting)
-            .arg(&keys.claimants)
-            .arg(&keys.times)
-            .arg(drop.0)
-            .arg(user.as_str());
-        match cmd.query_async::<Value>(&mut self.conn.clone()).await {
-            Ok(value) => read_reply(&value).ok_or(AdmissionError::Unexpected),
-            Err(error) if is_noscript(&error) => Err(AdmissionError::NoLicence),
-            Err(error) => Err(error.into()),
-        }
+        self.claim_all(keys, drop, &[user]).await?.pop().ok_or(AdmissionError::Unexpected)
     }
 
-    /// What admission would tell somebody unknown, by the same script and the same licence. Nothing is changed.
+    /// Runs admission for several people in one call, as if they had come one after the other; as many replies, in their
+    /// order. At most [`MAX_BATCH`] people. Never sent twice.
     ///
     /// # Errors
-    /// [`AdmissionError`].
-    pub async fn look(&self, keys: &DropKeys, drop: DropId) -> Result<Look, AdmissionError> {
+    /// [`AdmissionError`], for all of them.
+    pub async fn claim_all(
+        &self,
+        keys: &DropKeys,
+        drop: DropId,
+        users: &[&UserId],
+    ) -> Result<Vec<Reply>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&*self.claim_hash)
-            .arg(8)
-            .arg(&[&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times])
-            .arg(&keys.generation)
-            .arg(drop.0)
-            .arg("");
+        cmd.arg(&*self.claim_hash).arg(7);
+        for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
+            cmd.arg(key);
+        }
+        cmd.arg(drop.0);
+        for user in users {
+            cmd.arg(user.as_str());
+        }
         match cmd.query_async::<Value>(&mut self.conn.clone()).await {
-            Ok(Value::Array(items)) => Ok(read_look(&items)),
-            Ok(_) => Err(AdmissionError::Unexpected),
+            Ok(value) => read_replies(&value, drop, users.len()).ok_or(AdmissionError::Unexpected),
             Err(error) if is_noscript(&error) => Err(AdmissionError::NoLicence),
             Err(error) => Err(error.into()),
         }
@@ -145,31 +126,47 @@ impl Redis {
     }
 }
 
-fn read_look(items: &[Value]) -> Look {
-    let [Value::BulkString(word), _, _, _, _, Value::BulkString(state)] = items else { return Look::Other };
-    if word == b"sold_out" { Look::SoldOut(String::from_utf8_lossy(state).into_owned()) } else { Look::Other }
+/// One reply a person; `None` where the script can't have said this.
+fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Reply>> {
+    let Value::Array(items) = value else { return None };
+    let (Value::Int(now_ms), answers) = items.split_first()? else { return None };
+    if answers.len() != people {
+        return None;
+    }
+    answers.iter().map(|answer| read_answer(answer, drop, *now_ms)).collect()
 }
 
-fn read_reply(value: &Value) -> Option<Reply> {
-    let Value::Array(items) = value else { return None };
-    let [word, drop, number, now, rest @ ..] = items.as_slice() else { return None };
-    let Value::BulkString(word) = word else { return None };
-    let Value::BulkString(drop) = drop else { return None };
-    let (Value::Int(number), Value::Int(now_ms)) = (number, now) else { return None };
-    let small = u32::try_from(*number).ok();
-    let admission = match word.as_slice() {
-        b"accepted" => Admission::Accepted(small?),
-        b"already" => Admission::Already(DropId(std::str::from_utf8(drop).ok()?.parse().ok()?), small?),
-        b"waiting" => Admission::Waiting(small?),
-        b"sold_out" => Admission::SoldOut,
-        b"not_open" => Admission::NotOpen(*number),
-        b"closed" => Admission::Closed(*number),
-        b"paused" => Admission::Paused,
-        b"unloaded" => Admission::Unloaded,
-        b"unverified" => Admission::Unverified,
+fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
+    let mut admitted_at_ms = None;
+    let admission = match answer {
+        Value::Int(0) => Admission::SoldOut,
+        Value::Int(slot) => {
+            admitted_at_ms = Some(now_ms);
+            Admission::Accepted(Slot::try_from(*slot).ok()?)
+        }
+        Value::BulkString(word) => match word.as_slice() {
+            b"paused" => Admission::Paused,
+            b"unloaded" => Admission::Unloaded,
+            b"unverified" => Admission::Unverified,
+            _ => return None,
+        },
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::BulkString(word), Value::Int(number)] => match word.as_slice() {
+                b"waiting" => Admission::Waiting(u32::try_from(*number).ok()?),
+                b"not_open" => Admission::NotOpen(*number),
+                b"closed" => Admission::Closed(*number),
+                _ => return None,
+            },
+            [Value::BulkString(word), Value::BulkString(drop), Value::Int(slot), Value::Int(at_ms)]
+                if word == b"already" =>
+            {
+                let drop = DropId(std::str::from_utf8(drop).ok()?.parse().ok()?);
+                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0 && drop == asked);
+                Admission::Already(drop, Slot::try_from(*slot).ok()?)
+            }
+            _ => return None,
+        },
         _ => return None,
     };
-    let admitted_at_ms = rest.first().and_then(|at| if let Value::Int(ms) = at { Some(*ms) } else { None });
-    let after_sold_out = !matches!(rest.get(1), Some(Value::Int(0)));
-    Some(Reply { admission, now_ms: *now_ms, admitted_at_ms: admitted_at_ms.filter(|ms| *ms > 0), after_sold_out })
+    Some(Reply { admission, now_ms, admitted_at_ms })
 }

@@ -3,7 +3,7 @@
 //!
 //! | Key | Type | Holds |
 //! |---|---|---|
-//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list`, `changes` (repairs that took somebody away or moved them) |
+//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list` |
 //! | `…:count` | string | highest slot given out |
 //! | `…:users` | sorted set | member user id, score slot |
 //! | `…:free` | sorted set | slots given back, member and score the slot |

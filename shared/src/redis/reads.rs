@@ -77,38 +77,6 @@ impl Redis {
         })
     }
 
-    /// Tells `each` everybody whom admission of this drop knows: who holds a slot of it, who waits, and who holds one of
-    /// any drop of the coupon. Somebody may come twice; who is added or taken away meanwhile may come or not. Ends early once
-    /// `each` gives `false`.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
-    pub async fn everybody(&self, keys: &DropKeys, mut each: impl FnMut(&str) -> bool) -> Result<(), RedisError> {
-        const PAGE: usize = 2_000;
-        let mut conn = self.connection();
-        for set in [&keys.users, &keys.waiting] {
-            let mut from = 0;
-            loop {
-                let page: Vec<String> =
-                    redis::cmd("ZRANGE").arg(set).arg(from).arg(from + PAGE - 1).query_async(&mut conn).await?;
-                if !page.iter().all(|user| each(user)) || page.len() < PAGE {
-                    break;
-                }
-                from += PAGE;
-            }
-        }
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(&keys.claimants).arg(cursor).arg("COUNT").arg(PAGE);
-            let (next, pairs): (u64, Vec<(String, String)>) = scan.query_async(&mut conn).await?;
-            if !pairs.iter().all(|(user, _)| each(user)) || next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-
     /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where that is not known.
     ///
     /// # Errors

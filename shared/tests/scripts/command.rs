@@ -15,7 +15,8 @@ pub(crate) struct Start {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    Claim(Person),
+    /// In one call, in this order; somebody may be in it twice.
+    Claim(Vec<Person>),
     Load,
     Update(Option<u32>, Option<bool>),
     Repair(Repair),
@@ -95,7 +96,8 @@ pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<Command>)> {
     });
     let update = (prop::option::of(1..=7_u32), prop::option::weighted(0.3, any::<bool>()));
     let command = prop_oneof![
-        14 => person().prop_map(Command::Claim),
+        7 => person().prop_map(|who| Command::Claim(vec![who])),
+        7 => prop::collection::vec(person(), 2..9).prop_map(Command::Claim),
         1 => Just(Command::Load),
         1 => update.prop_map(|(quantity, paused)| Command::Update(quantity, paused)),
         8 => repair().prop_map(Command::Repair),

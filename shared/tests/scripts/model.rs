@@ -20,8 +20,6 @@ pub(crate) struct Model {
     waiting: Vec<Person>,
     claimants: BTreeMap<Person, (i64, i64)>,
     generation: u32,
-    /// Whether anybody was told `sold_out` since `meta` was made.
-    sold_out: bool,
 }
 
 const DROP: i64 = 3;
@@ -45,13 +43,7 @@ impl Model {
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             generation,
-            sold_out: false,
         }
-    }
-
-    /// Whether a process may have a copy of who lost.
-    pub(crate) fn copied(&self) -> bool {
-        self.sold_out
     }
 
     pub(crate) fn quantity(&self) -> Option<i64> {
@@ -96,12 +88,8 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &Command, generation: u32) -> String {
         match command {
-            Command::Claim(person) => {
-                let after_sold_out = self.sold_out;
-                let admission = self.claim(*person);
-                self.sold_out |= admission == Admission::SoldOut;
-                words(&(admission, matches!(admission, Admission::Accepted(_)).then_some(after_sold_out)))
-            }
+            // As if they had come one after the other.
+            Command::Claim(people) => words(&people.iter().map(|person| self.claim(*person)).collect::<Vec<_>>()),
             Command::Load => {
                 let fresh = self.meta.is_none();
                 if fresh {
@@ -278,7 +266,7 @@ impl Model {
 
     fn tamper(&mut self, tamper: &Tamper) {
         match tamper {
-            Tamper::DropMeta => (self.meta, self.sold_out) = (None, false),
+            Tamper::DropMeta => self.meta = None,
             Tamper::DropCount => self.count = None,
             Tamper::DropUsers => self.users.clear(),
             Tamper::DropFree => self.free.clear(),

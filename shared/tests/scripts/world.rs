@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::redis::admission::{Admission, Look, Reply};
+use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::repair::{Done, Generation, Holding};
@@ -64,15 +64,17 @@ impl World {
         self.generations
     }
 
-    /// The answer in words, and what admission said.
-    pub(crate) async fn apply(&mut self, command: &Command) -> (String, Option<Admission>) {
+    /// The answer in words, and what admission said to each.
+    pub(crate) async fn apply(&mut self, command: &Command) -> (String, Vec<Admission>) {
         let (redis, keys) = (&self.redis, &self.keys);
         let words = |answer: &dyn Debug| format!("{answer:?}");
         let answer = match command {
-            Command::Claim(person) => {
-                let Reply { admission, after_sold_out, .. } = redis.claim(keys, DROP, &user(*person)).await.unwrap();
-                let after_sold_out = matches!(admission, Admission::Accepted(_)).then_some(after_sold_out);
-                return (words(&(admission, after_sold_out)), Some(admission));
+            Command::Claim(people) => {
+                let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
+                let users: Vec<&UserId> = users.iter().collect();
+                let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
+                let said: Vec<Admission> = replies.iter().map(|reply| reply.admission).collect();
+                return (words(&said), said);
             }
             Command::Load => words(&redis.load_drop(keys, &self.generation, &self.meta).await.unwrap()),
             Command::Update(quantity, paused) => words(&redis.update_drop(keys, *quantity, *paused).await.unwrap()),
@@ -86,7 +88,7 @@ impl World {
                 String::new()
             }
         };
-        (answer, None)
+        (answer, Vec::new())
     }
 
     async fn repair(&self, repair: &Repair, generation: &Generation) -> String {
@@ -151,11 +153,6 @@ impl World {
             pipe.cmd("DUMP").arg(key);
         }
         pipe.query_async(&mut self.redis.connection()).await.unwrap()
-    }
-
-    /// Whether a process could take a copy now.
-    pub(crate) async fn can_be_copied(&self) -> bool {
-        matches!(self.redis.look(&self.keys, DROP).await.unwrap(), Look::SoldOut(_))
     }
 
     pub(crate) async fn look(&self) -> Shown {

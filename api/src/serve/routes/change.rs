@@ -16,7 +16,6 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::admission::TOLD_AFTER;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::repair::Done;
 use serde::Deserialize;
@@ -145,7 +144,6 @@ impl<'a> Plan<'a> {
             tracing::warn!(%error, coupon = %self.id, "Redis did not follow a change; the reconciler sees to it");
             Problem::unavailable("the change stands in MySQL; admission follows within a minute, or when you repeat it")
         })?;
-        tokio::time::sleep(TOLD_AFTER).await;
         Ok(true)
     }
 

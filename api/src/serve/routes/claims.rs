@@ -1,14 +1,12 @@
 //! `POST /v1/coupons/{id}/claims`
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use firstcome_shared::http::Problem;
 
-use crate::serve::admit::{Yes, admit};
+use crate::serve::admit::Yes;
 use crate::serve::extract::CouponPath;
 use crate::serve::identity::Person;
 use crate::serve::state::App;
@@ -37,11 +35,14 @@ pub(in crate::serve) async fn claim(
     CouponPath(id): CouponPath,
 ) -> Result<Response, Problem> {
     let entry = app.catalogue.find(id).await?;
-    let services = Arc::clone(&app);
-    let yes = app.in_hand.run(async move { admit(&services, entry, user).await }).await??;
-    let status = match yes {
+    Ok(yes(app.claims.claim(entry, user).await?))
+}
+
+/// The answer to a claim that was not refused.
+pub(in crate::serve) fn yes(said: Yes) -> Response {
+    let status = match said {
         Yes::AlreadyClaimed { .. } => StatusCode::OK,
         Yes::Accepted { .. } | Yes::Waiting { .. } => StatusCode::ACCEPTED,
     };
-    Ok((status, Json(yes)).into_response())
+    (status, Json(said)).into_response()
 }

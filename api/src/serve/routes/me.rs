@@ -8,15 +8,15 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::person::PersonRecord;
-use firstcome_shared::redis::admission::TOLD_AFTER;
 use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::serve::admit::{Admitted, just_now, secure};
+use crate::serve::admit::Admitted;
 use crate::serve::entry::{Chosen, Entry};
 use crate::serve::extract::CouponPath;
 use crate::serve::identity::Person;
+use crate::serve::refusals::not_durable;
 use crate::serve::state::{App, Services};
 
 /// Where a claim stands.
@@ -98,16 +98,9 @@ async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyCla
         tracing::debug!(%error, "a claim is looked up without Redis");
     }
     let drop = asked.map(|chosen| chosen.drop.id);
-    let rows = record.iter().flat_map(|record| &record.rows);
-    let fresh =
-        rows.map(|row| row.claimed_at.and_utc()).any(|at| just_now(at.timestamp_millis(), now.timestamp_millis()));
     let claim = judge(entry.coupon.once_per, drop, record.ok(), standing.ok())
         .ok_or_else(|| Problem::unavailable("where this claim stands is not known right now; try again"))?;
     hold(services, entry, user, &claim).await?;
-    if fresh && claim.status == ClaimStatus::Issued {
-        // Their row is there before their own claim is answered.
-        tokio::time::sleep(TOLD_AFTER).await;
-    }
     Ok(claim)
 }
 
@@ -122,8 +115,8 @@ async fn hold(services: &Services, entry: &Entry, user: &UserId, claim: &MyClaim
         Problem::unavailable("where this claim stands is not known right now; try again")
     })?;
     let now_ms = services.clock.now().timestamp_millis();
-    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms, deniable: true };
-    secure(services, entry, admitted).await.map(|_| ()).map_err(|refused| refused.1)
+    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms };
+    services.claims.secure(entry, admitted).await.map(|_| ()).ok_or_else(|| not_durable().1)
 }
 
 /// The drop that the answer is about. Before the first has opened nobody can hold one of it, but somebody may have been put

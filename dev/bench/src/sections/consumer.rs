@@ -1,18 +1,17 @@
 //! Rows a second of the consumer, beside multi-row inserts straight into the same table.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chrono::Utc;
 use firstcome_rush::live::step;
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::median;
-use crate::ceiling::{insert_rows_by, person};
+use super::winners::event;
+use crate::ceiling::{PARTITIONS, insert_rows_by};
 use crate::cli::Size;
 use crate::report::{Figure, Target};
 use crate::world::{Coupon, Site, World, until};
@@ -48,6 +47,7 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     }
     let what = "consumer rows ÷ straight multi-row inserts";
     Ok(vec![
+        Figure::of(PART, "drain of a backlog", median(consumer.clone()), "rows/s"),
         Figure::ratio(PART, what, ("consumer/s", median(consumer)), ("straight/s", median(straight)))
             .target(Target::AtLeast(0.7))
             .with("rows", size.winners.into())
@@ -68,16 +68,17 @@ async fn best_size(site: &Site<'_>, coupon: Coupon) -> Result<u32> {
 }
 
 /// A message for every slot.
-async fn publish(site: &Site<'_>, coupon: Coupon) -> Result<()> {
+pub(super) async fn publish(site: &Site<'_>, coupon: Coupon) -> Result<()> {
     let (brokers, topic) = (site.setting("KAFKA_BROKERS").to_owned(), site.setting("KAFKA_TOPIC").to_owned());
     let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new() };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
     for slot in 1..=coupon.quantity {
-        let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
-        let event = ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: Utc::now() };
-        let (key, payload) = (event.key(), event.encode());
-        let record = FutureRecord::to(&topic).key(&key).payload(&payload);
+        let event = event(coupon, slot)?;
+        // The key that every build reads.
+        let (key, payload) = (coupon.id.to_string(), event.encode());
+        let partition = i32::try_from(event.partition(PARTITIONS))?;
+        let record = FutureRecord::to(&topic).partition(partition).key(&key).payload(&payload);
         waiting.push(producer.send_result(record).map_err(|(error, _)| error)?);
         if waiting.len() == 10_000 {
             for sent in waiting.drain(..) {
@@ -90,27 +91,31 @@ async fn publish(site: &Site<'_>, coupon: Coupon) -> Result<()> {
 }
 
 /// From the first row seen to the last, without the consumer's start.
-async fn consume(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
+pub(super) async fn consume(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
     let mut conn = site.mysql().await?;
-    // A single key, so a single partition: rows come in order, and the highest slot tells how many there are.
-    let sql = format!("SELECT COALESCE(MAX(slot), 0) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    // Rows of one partition come in order: the last of each tells that all are there, and asking for them costs MySQL nothing.
+    let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+    for slot in 1..=coupon.quantity {
+        last.insert(event(coupon, slot)?.partition(PARTITIONS), slot);
+    }
+    let slots: Vec<String> = last.values().map(ToString::to_string).collect();
+    let ends = format!("{count} AND slot IN ({})", slots.join(","));
+    let any = format!("SELECT EXISTS(SELECT 1 FROM issued_coupons WHERE drop_id = {})", coupon.drop);
     let consumer = site.consumer().await?;
     let mut first = None;
     until("every row", async || {
-        let slot: u32 = conn.query_first(&sql).await?.context("no slot")?;
-        if slot > 0 && first.is_none() {
-            first = Some((Instant::now(), slot));
+        if first.is_none() && conn.query_first(&any).await? == Some(1) {
+            let already: u32 = conn.query_first(&count).await?.context("no count")?;
+            first = Some((Instant::now(), already));
         }
-        Ok(slot == coupon.quantity)
+        Ok(conn.query_first(&ends).await? == Some(last.len()))
     })
     .await?;
     let (begun, already) = first.context("no rows")?;
     let seconds = begun.elapsed().as_secs_f64();
     consumer.stop().await?;
-    let count: u32 = conn
-        .query_first(format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop))
-        .await?
-        .context("no count")?;
+    let count: u32 = conn.query_first(&count).await?.context("no count")?;
     ensure!(count == coupon.quantity, "{count} rows of {}", coupon.quantity);
     conn.disconnect().await?;
     Ok(f64::from(coupon.quantity - already) / seconds.max(1e-3))

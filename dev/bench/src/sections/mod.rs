@@ -9,6 +9,7 @@ pub mod memory;
 pub mod passes;
 pub mod slow;
 pub mod start;
+pub mod winners;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub enum Part {
     Ceilings,
     /// [`claims`].
     Claims,
+    /// [`winners`].
+    Winners,
     /// [`memory`].
     Memory,
     /// [`exact`].
@@ -50,10 +53,11 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Designs,
         Self::Ceilings,
         Self::Claims,
+        Self::Winners,
         Self::Memory,
         Self::Exact,
         Self::Consumer,
@@ -102,6 +106,7 @@ impl Step {
             Self::Figures(Part::Designs) => return Ok(()),
             Self::Figures(Part::Ceilings) => ceilings::measure(world, size).await?,
             Self::Figures(Part::Claims) => claims::measure(world, size).await?,
+            Self::Figures(Part::Winners) => winners::measure(world, size).await?,
             Self::Figures(Part::Memory) => memory::measure(world, size).await?,
             Self::Figures(Part::Exact) => exact::measure(world, size).await?,
             Self::Figures(Part::Consumer) => consumer::measure(world, size).await?,
@@ -128,7 +133,7 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
         for one in part.steps(options) {
             let here = match world.take() {
                 Some(world) => world,
-                None => World::start().await?,
+                None => World::start(options.against.as_deref()).await?,
             };
             world = try_one(one, here, &size, &mut report).await;
         }

@@ -28,7 +28,7 @@ pub(super) async fn locks(stage: &Stage, ms: u64) -> Result<Effect> {
     let before = counter(stage, "lock_timeouts").await?;
     let mut stranger = stranger(stage).await?;
     stranger.query_drop("BEGIN").await?;
-    stranger.query_drop(format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", drop(stage))).await?;
+    stranger.query_drop(format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", drop(stage))).await?;
     pause(ms + 1_500).await;
     let held = waiting(stage).await?;
     stranger.query_drop("ROLLBACK").await?;
@@ -50,7 +50,7 @@ pub(super) async fn deadlocks(stage: &Stage, ms: u64) -> Result<Effect> {
         let both = async {
             stranger.query_drop(rows).await?;
             pause(60).await;
-            stranger.query_drop(format!("SELECT id FROM drops WHERE id = {drop} FOR UPDATE")).await
+            stranger.query_drop(format!("SELECT drop_id FROM slot_limits WHERE drop_id = {drop} FOR UPDATE")).await
         };
         if let Err(error) = both.await
             && !matches!(error, mysql_async::Error::Server(_))

@@ -33,7 +33,11 @@ impl Injector {
     async fn write_row(&self, user: &UserId, slot: Slot) -> Result<()> {
         let (coupon_id, drop_id) = self.place();
         let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None };
-        self.db.run("insert row", async move |conn| issued::insert(conn, &[claim], IssuedBy::Consumer).await).await?;
+        self.db
+            .run("insert row", async move |conn| {
+                issued::insert(conn, &[claim], &issued::Limits::default(), IssuedBy::Consumer).await
+            })
+            .await?;
         Ok(())
     }
 }

@@ -38,6 +38,8 @@ async fn a_spoiled_drop_is_never_called_exact() {
     world.sql.query("CREATE TABLE kept AS SELECT * FROM issued_coupons").await;
     world.sql.query("DROP TRIGGER issued_coupons_before_insert").await;
     world.sql.query("DROP TRIGGER issued_coupons_before_update").await;
+    let guards = "DROP CHECK issued_coupons_within, DROP FOREIGN KEY issued_coupons_limit";
+    world.sql.query(&format!("ALTER TABLE issued_coupons {guards}")).await;
     world.sql.query("ALTER TABLE issued_coupons DROP INDEX issued_coupons_code, ADD INDEX (coupon_id), DROP INDEX issued_coupons_one_each").await;
     for (what, sql) in spoils {
         world.sql.query(&sql).await;

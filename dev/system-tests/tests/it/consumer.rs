@@ -83,10 +83,10 @@ async fn a_consumer_killed_between_the_commit_of_rows_and_of_offsets_loses_and_d
     let coupon = api.open_coupon(50).await;
     let answers = rush(&[&api], coupon.id, &people(50), 50).await;
 
-    // The drop's row is locked, so the consumer's transaction waits; meanwhile its way to Kafka is cut. Then the
+    // The drop's limits are locked, so the consumer's transaction waits; meanwhile its way to Kafka is cut. Then the
     // rows commit and the offsets can't.
     let mut holding = Session::begin(&world.sql).await;
-    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     let consumer = world.consume().await;
     eventually("the batch waits for the lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
     proxy.set(Fault::Cut).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     // It stands still in the middle of a transaction: MySQL has done what it asked and waits for more, with rows locked.
     let mut holding = Session::begin(&world.sql).await;
-    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     let frozen = world.consume().await;
     eventually("its batch waits for the lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
     frozen.process.freeze();

@@ -2,6 +2,7 @@
 //! assertions. Build the binaries first: `cargo build --workspace && cargo test -p firstcome-system-tests`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
+mod acknowledged;
 mod answers;
 mod backup;
 mod checker;

@@ -213,7 +213,7 @@ async fn a_mysql_that_is_read_only_or_locked_delays_rows_and_fails_no_claim() {
     all_issued(&world, coupon.drop, 15).await;
 
     let mut holding = Session::begin(&world.sql).await;
-    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     answers.extend(rush(&[&api], coupon.id, &users[15..], 15).await);
     // Longer than the consumer waits for a lock.
     eventually("the consumer meets a lock", LIMIT, async || retries().await == 2).await;

@@ -223,7 +223,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
 
     // It stands still while it writes, with the pass lock and the rows' locks in its hands.
     let mut holding = Session::begin(&world.sql).await;
-    holding.run(&format!("SELECT id FROM drops WHERE id = {} FOR UPDATE", coupon.drop)).await;
+    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     daemon.begin().await;
     eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
     daemon.process.freeze();

@@ -60,6 +60,59 @@ async fn one_too_many_is_refused_also_inside_a_statement_of_many_rows() {
 }
 
 #[tokio::test]
+async fn a_limit_named_by_the_writer_must_be_one_of_the_drop_and_not_be_below_the_slot() {
+    let world = world("limits").await;
+    let named = |drop: i64, slot: i64, coupon: i64, scope: i64, limit: i64| {
+        format!(
+            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, person_scope, slot_limit) \
+             VALUES ({drop}, {slot}, {coupon}, 'u-{slot}', 'consumer', {scope}, {limit})"
+        )
+    };
+    assert_eq!(world.sql.refusal(&named(1, 4, 1, 0, 3)).await.code, CHECK, "above the limit");
+    assert_eq!(world.sql.refusal(&named(1, 4, 1, 0, 4)).await.code, FOREIGN_KEY, "no such limit");
+    assert_eq!(world.sql.refusal(&named(1, 1, 1, 7, 3)).await.code, FOREIGN_KEY, "not its scope");
+    assert_eq!(world.sql.refusal(&named(3, 1, 1, 3, 3)).await.code, FOREIGN_KEY, "not its coupon");
+    world.sql.query(&named(1, 1, 1, 0, 3)).await;
+    world.sql.query(&named(3, 1, 2, 3, 3)).await;
+    // The limits themselves can't be raised by hand, only with the quantity.
+    let more = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (1, 4, 1, 0)";
+    assert_eq!(world.sql.refusal(more).await.code, SIGNAL);
+    assert_eq!(world.sql.refusal("UPDATE slot_limits SET slot_limit = 4 WHERE drop_id = 1").await.code, SIGNAL);
+    assert_eq!(count(&world).await, 2);
+}
+
+#[tokio::test]
+async fn limits_follow_the_quantity_up_and_down_and_rows_with_them() {
+    let world = world("follow").await;
+    let limits = async || {
+        let limits = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot_limit) FROM slot_limits WHERE drop_id = 1";
+        world.sql.query(limits).await[0][0].clone()
+    };
+    world.sql.query(&row(1, 1, 2, "u-2")).await;
+    world.sql.query("UPDATE drops SET quantity = 200000 WHERE id = 1").await;
+    assert_eq!(limits().await, "3,65536,131072,196608,200000");
+    for slot in [65_536, 65_537, 150_000] {
+        world.sql.query(&row(1, 1, slot, &format!("u-{slot}"))).await;
+    }
+    assert_eq!(world.sql.refusal("UPDATE drops SET quantity = 149999 WHERE id = 1").await.code, SIGNAL);
+    world.sql.query("UPDATE drops SET quantity = 150000 WHERE id = 1").await;
+    assert_eq!(limits().await, "3,65536,131072,150000");
+    let kept = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot) FROM issued_coupons";
+    assert_eq!(world.sql.query(kept).await[0][0], "3,65536,131072,150000");
+    assert_eq!(world.sql.refusal(&row(1, 1, 150_001, "u-x")).await.code, SIGNAL);
+}
+
+#[tokio::test]
+async fn a_quantity_lowered_in_a_transaction_that_began_before_the_rows_is_refused() {
+    let world = world("snapshot").await;
+    let mut older = firstcome_system_tests::Session::begin(&world.sql).await;
+    older.run("SELECT COUNT(*) FROM issued_coupons").await;
+    world.sql.query(&row(1, 1, 3, "u-3")).await;
+    let lowered = older.try_run("UPDATE drops SET quantity = 2 WHERE id = 1").await;
+    assert_eq!(lowered.unwrap_err().code, SIGNAL);
+}
+
+#[tokio::test]
 async fn a_second_row_for_a_slot_is_refused() {
     let world = world("second-row").await;
     world.sql.query(&row(1, 1, 1, "u-1")).await;
@@ -200,5 +253,5 @@ async fn two_that_migrate_at_once_both_succeed() {
     }
     assert_eq!(world.topic.offsets().await.len(), 3);
     world.sql.query("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'a', 3, 'coupon')").await;
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM __diesel_schema_migrations").await, 4);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM __diesel_schema_migrations").await, 5);
 }

@@ -1,92 +1,141 @@
--- Admission: gives a person a slot, a place on the waiting list, or a reason why not. The licence to admit is this script
--- being in Redis's script cache: only the reconciler loads it, after it has verified every drop that is not sealed.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 generation (for a look only)
--- ARGV  1 drop id  2 user id; empty for a look: what somebody unknown would be told, nothing is written
--- Reply {word, drop id, number, Redis's time in ms, instant of admission in ms}; number is the slot, the position, or the
--- instant a window speaks of; the instant of admission is 0 where it is not known, or of another drop:
---   accepted slot, and a sixth element: 1 where somebody has been told sold_out of this drop before, else 0 · already slot ·
---   waiting position · sold_out 0 · not_open opens_at_ms · closed closes_at_ms · paused 0
---   a look has `open` 0 where they would get a slot or a place, and where nobody has been told sold_out yet; after sold_out a
---   sixth element, the state: as long as it stays the same, nobody new is among users, waiting or claimants. Whatever adds
---   somebody makes one of its numbers grow, and the repairs that make one shrink count themselves in meta's `changes`.
---   unloaded 0 (no such drop here) · unverified 0 (numbers do not add up: the reconciler has work)
+-- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
+-- they had come one after the other. The admission gate is this script being in Redis's script cache: only the reconciler
+-- loads it, after it has verified every drop that is not sealed.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times
+-- ARGV  1 drop id  2.. user ids
+-- Reply {Redis's time in ms, answer, answer, …}, one answer a person, in order:
+--   slot                            accepted
+--   0                               sold out
+--   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 where it is not known or of another drop
+--   {'waiting', position}
+--   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
+--   'paused'
+--   'unloaded'                      no such drop here
+--   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
--- before the first write, because Redis has no rollback.
-local drop, user = ARGV[1], ARGV[2]
-local look = user == ''
-local time = redis.call('TIME')
+-- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
+local call, drop, people = redis.call, ARGV[1], #ARGV - 1
+local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = redis.call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list',
-    'sold_out_at_ms')
-local quantity, opens = tonumber(meta[1]), tonumber(meta[2])
-if not quantity or not opens then return {'unloaded', drop, 0, now} end
-
--- Who holds one is told so at any time, also after closing: a retry is always safe.
-local held = not look and redis.call('ZSCORE', KEYS[3], user)
-if held then
-    held = tonumber(held)
-    return {'already', drop, held, now, tonumber(redis.call('HGET', KEYS[7], string.format('%.0f', held))) or 0}
+local reply = {now}
+local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list')
+local quantity, opens, closes = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3])
+if not quantity or not opens then
+    for i = 1, people do reply[i + 1] = 'unloaded' end
+    return reply
 end
+
+local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 2))
 local per_coupon = meta[5] == 'coupon'
-if per_coupon and not look then
-    local elsewhere = redis.call('HGET', KEYS[6], user)
-    if elsewhere then
-        local d, s = string.match(elsewhere, '^(%d+):(%d+)$')
-        if not d then return {'unverified', drop, 0, now} end
-        return {'already', d, tonumber(s), now, 0}
-    end
+local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 2))
+local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
+local users, waiting = call('ZCARD', KEYS[3]), call('ZCARD', KEYS[5])
+
+-- Why nobody new is admitted, if so.
+local refusal = nil
+if now < opens then refusal = {'not_open', opens}
+elseif closes and now >= closes then refusal = {'closed', closes}
+elseif meta[4] == '1' then refusal = 'paused'
+elseif count ~= users + free then refusal = 'unverified' end
+
+-- The slots that may be given now, lowest first: free ones, else the next numbers. People already waiting go first: the
+-- reconciler gives them what comes free.
+local lowest = {}
+if not refusal and waiting == 0 and free > 0 then lowest = call('ZRANGE', KEYS[4], 0, people - 1) end
+local next_number, last_number = count and count + 1, quantity
+-- Whether somebody is on one of the next numbers: a counter set back by hand can add up and still point at held slots.
+local doubt = false
+if not refusal and waiting == 0 and next_number <= quantity then
+    doubt = call('ZCOUNT', KEYS[3], next_number, math.min(next_number + people - 1, quantity)) > 0
 end
+local taken = 0 -- of `lowest`
 
-if now < opens then return {'not_open', drop, opens, now} end
-local closes = tonumber(meta[3])
-if closes and now >= closes then return {'closed', drop, closes, now} end
-if meta[4] == '1' then return {'paused', drop, 0, now} end
-
-local count = tonumber(redis.call('GET', KEYS[2]))
-local free = redis.call('ZCARD', KEYS[4])
-if not count or count ~= redis.call('ZCARD', KEYS[3]) + free then return {'unverified', drop, 0, now} end
-redis.call('HLEN', KEYS[7])
-
--- People already waiting go first: the reconciler gives them what comes free.
-local waiting = redis.call('ZCARD', KEYS[5])
-local slot = nil
-if waiting == 0 then
-    if free > 0 then
-        local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1])
+-- The next slot, nil where none is left, or 'unverified'.
+local function next_slot()
+    local slot = nil
+    if taken < free then
+        slot = tonumber(lowest[taken + 1])
         -- Free slots have been given out before, so none is above the counter.
-        if not lowest or lowest > count then return {'unverified', drop, 0, now} end
-        if lowest <= quantity then slot = lowest end
-    elseif count < quantity then
-        slot = count + 1
+        if not slot or slot > count then return 'unverified' end
+        if slot > quantity then return nil end
+        if call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
+        taken = taken + 1
+        return slot
     end
+    if next_number > last_number then return nil end
+    slot = next_number
+    if doubt and call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
+    next_number = slot + 1
+    return slot
 end
-if look and slot then return {'open', drop, 0, now} end
-if not slot then
-    local place = not look and redis.call('ZRANK', KEYS[5], user)
-    if place then return {'waiting', drop, place + 1, now} end
-    -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only not given yet.
-    local room = math.max(tonumber(meta[6]) or 0, quantity - redis.call('ZCARD', KEYS[3]))
-    if waiting >= room then
-        if not look then
-            if not meta[7] then redis.call('HSET', KEYS[1], 'sold_out_at_ms', now) end
-            return {'sold_out', drop, 0, now}
+
+local given, places, last_place, held = {}, {}, nil, {}
+local new_users, new_times, new_claims, new_waiting = {}, {}, {}, {}
+for i = 1, people do
+    local user = ARGV[i + 1]
+    local score, claim = scores[i] or given[user], per_coupon and claims[i]
+    local answer = nil
+    if score then
+        -- Who holds one is told so at any time, also after closing: a retry is always safe.
+        local slot = tonumber(score)
+        answer = {'already', drop, slot, given[user] and now or 0}
+        if not given[user] then held[#held + 1] = answer end
+    elseif claim then
+        local d, s = string.match(claim, '^(%d+):(%d+)$')
+        answer = d and {'already', d, tonumber(s), 0} or 'unverified'
+    elseif refusal then
+        answer = refusal
+    else
+        local slot = nil
+        if waiting == 0 then slot = next_slot() end
+        if slot == 'unverified' then
+            answer = slot
+        elseif slot then
+            answer = slot
+            given[user] = slot
+            users = users + 1
+            new_users[#new_users + 1] = slot
+            new_users[#new_users + 1] = user
+            new_times[#new_times + 1] = slot
+            new_times[#new_times + 1] = now
+            if per_coupon then
+                new_claims[#new_claims + 1] = user
+                new_claims[#new_claims + 1] = drop .. ':' .. slot
+            end
+        else
+            local place = places[user]
+            if not place and waiting > #new_waiting / 2 then
+                place = call('ZRANK', KEYS[5], user)
+                if place then place = place + 1 end
+            end
+            if not place and waiting < math.max(tonumber(meta[6]) or 0, quantity - users) then
+                -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only
+                -- not given yet.
+                last_place = last_place or tonumber(call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0)
+                last_place = last_place + 1
+                new_waiting[#new_waiting + 1] = last_place
+                new_waiting[#new_waiting + 1] = user
+                waiting = waiting + 1
+                place = waiting
+                places[user] = place
+            end
+            answer = place and {'waiting', place} or 0
         end
-        if not meta[7] then return {'open', drop, 0, now} end
-        local marks = {redis.call('GET', KEYS[8]) or '', redis.call('HGET', KEYS[1], 'changes') or ''}
-        local sizes = {quantity, count, redis.call('ZCARD', KEYS[3]), free, waiting, redis.call('HLEN', KEYS[6])}
-        return {'sold_out', drop, 0, now, 0, table.concat(marks, ' ') .. ' ' .. table.concat(sizes, ' ')}
     end
-    if look then return {'open', drop, 0, now} end
-    local last = redis.call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0
-    redis.call('ZADD', KEYS[5], last + 1, user)
-    return {'waiting', drop, waiting + 1, now}
+    reply[i + 1] = answer
 end
 
--- A counter set back by hand can add up and still point at a slot that somebody holds.
-if redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 then return {'unverified', drop, 0, now} end
-
-if slot > count then redis.call('SET', KEYS[2], slot) else redis.call('ZREM', KEYS[4], slot) end
-redis.call('ZADD', KEYS[3], slot, user)
-redis.call('HSET', KEYS[7], slot, now)
-if per_coupon then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
-return {'accepted', drop, slot, now, now, meta[7] and 1 or 0}
+if #held > 0 then
+    local slots = {}
+    for i, answer in ipairs(held) do slots[i] = string.format('%.0f', answer[3]) end
+    for i, at in ipairs(call('HMGET', KEYS[7], unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
+end
+if #new_users > 0 then
+    call('HSET', KEYS[7], unpack(new_times))
+    call('ZADD', KEYS[3], unpack(new_users))
+    if per_coupon then call('HSET', KEYS[6], unpack(new_claims)) end
+    if next_number - 1 > count then call('SET', KEYS[2], next_number - 1) end
+    if taken > 0 then call('ZREM', KEYS[4], unpack(lowest, 1, taken)) end
+end
+if #new_waiting > 0 then call('ZADD', KEYS[5], unpack(new_waiting)) end
+return reply

@@ -30,7 +30,6 @@ if not slot then
     if slot > quantity then return {'none', 0} end
 end
 local time = redis.call('TIME')
-redis.call('HINCRBY', KEYS[1], 'changes', 1)
 redis.call('ZREM', KEYS[4], slot)
 redis.call('ZREM', KEYS[8], user)
 redis.call('ZADD', KEYS[3], slot, user)

@@ -14,7 +14,6 @@ local reply = {'ok'}
 for _ = 1, tonumber(ARGV[3]) do
     local user = redis.call('ZRANGE', KEYS[8], 0, 0)[1]
     if not user then break end
-    redis.call('HINCRBY', KEYS[1], 'changes', 1)
     local holds = redis.call('ZSCORE', KEYS[3], user) or (meta[2] == 'coupon' and redis.call('HGET', KEYS[6], user))
     if holds then
         redis.call('ZREM', KEYS[8], user)

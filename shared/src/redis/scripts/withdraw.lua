@@ -10,7 +10,6 @@ local count = tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale', 0} end
 local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
 if current ~= from then return {'changed', current} end
-redis.call('HINCRBY', KEYS[1], 'changes', 1)
 redis.call('ZREM', KEYS[3], user)
 if redis.call('HGET', KEYS[6], user) == drop .. ':' .. from then redis.call('HDEL', KEYS[6], user) end
 if redis.call('ZCOUNT', KEYS[3], from, from) == 0 then

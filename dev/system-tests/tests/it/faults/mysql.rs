@@ -28,7 +28,7 @@ async fn a_batch_that_mysql_ends_as_a_deadlock_breaks_no_promise() {
             let mut session = Session::begin(&scene.world.sql).await;
             session.run(BALLAST).await;
             let lock = async |session: &mut Session, drop: i64| {
-                session.run(&format!("SELECT id FROM drops WHERE id = {drop} FOR UPDATE")).await;
+                session.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {drop} FOR UPDATE")).await;
             };
             lock(&mut session, other.drop).await;
             let one_batch = [("CONSUME_BATCH_MAX", "30"), ("CONSUME_BATCH_WAIT_MS", "1000")];

@@ -1,0 +1,199 @@
+//! What a winner costs, by process, until their row is there; and, beside another build of the product, how many more there are.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use firstcome_rush::live::step;
+use firstcome_rush::system::Service;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::event::ClaimEvent;
+use mysql_async::prelude::Queryable as _;
+
+use super::{consumer, median};
+use crate::ceiling::{PARTITIONS, person};
+use crate::cli::Size;
+use crate::load::{Plan, crowd};
+use crate::process::cpu_seconds;
+use crate::report::{Figure, Target};
+use crate::world::{Coupon, Site, World, address, until};
+
+const PART: &str = "winners";
+/// In turns, so that what else the machine does hits all.
+const TURNS: usize = 5;
+const CONNECTIONS: [usize; 2] = [64, 256];
+
+/// The processes that take part in a winner's claim.
+const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
+
+/// One installation with its processes.
+struct Side<'w> {
+    site: Site<'w>,
+    api: Service,
+    consumer: Service,
+    reconciler: Service,
+    /// By number of connections, a turn each.
+    turns: BTreeMap<usize, Vec<Turn>>,
+}
+
+struct Turn {
+    per_second: f64,
+    /// Microseconds of CPU a winner, in the order of [`PROCESSES`].
+    cpu: [f64; 5],
+}
+
+impl<'w> Side<'w> {
+    async fn start(site: Site<'w>) -> Result<Self> {
+        let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+        let consumer = site.consumer().await?;
+        Ok(Self { site, api, consumer, reconciler, turns: BTreeMap::new() })
+    }
+
+    fn cpu(&self) -> Result<[f64; 5]> {
+        let world = self.site.world;
+        let [mysql, kafka, redis] =
+            [world.stack.mysql.pid(), world.stack.kafka.pid(), world.stack.redis.pid()].map(|pid| world.cpu(pid));
+        Ok([cpu_seconds(self.api.pid())?, mysql, kafka, redis, cpu_seconds(self.consumer.pid())?])
+    }
+
+    /// Everyone wins; the turn is over when the last row is there.
+    async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
+        let coupon = self.site.coupon(&self.api, people).await?;
+        let before = self.cpu()?;
+        let seen = crowd(&Plan::once_each(address(&self.api)?, coupon.id, people, connections)).await?;
+        ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
+        let mut conn = self.site.mysql().await?;
+        // The last slots of all partitions are among these; asking for them costs MySQL nothing.
+        let ends = format!(
+            "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND slot > {}",
+            coupon.drop,
+            people.saturating_sub(PARTITIONS * 64)
+        );
+        until("every row", async || Ok(conn.query_first(&ends).await? == Some(people.min(PARTITIONS * 64)))).await?;
+        let after = self.cpu()?;
+        let rows: Option<u32> =
+            conn.query_first(format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop)).await?;
+        ensure!(rows == Some(people), "{rows:?} rows of {people}");
+        conn.disconnect().await?;
+        let cpu = std::array::from_fn(|process| (after[process] - before[process]) * 1e6 / f64::from(people));
+        self.turns.entry(connections).or_default().push(Turn { per_second: seen.per_second, cpu });
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.consumer.stop().await?;
+        self.api.stop().await?;
+        self.reconciler.stop().await
+    }
+
+    /// The middle turn of each process, and of all together.
+    fn cost(&self, connections: usize) -> ([f64; 5], f64) {
+        let turns = self.turns.get(&connections).map_or(&[][..], Vec::as_slice);
+        let of = |process: usize| median(turns.iter().map(|turn| turn.cpu[process]).collect());
+        (std::array::from_fn(of), median(turns.iter().map(|turn| turn.cpu.iter().sum()).collect()))
+    }
+
+    fn rates(&self, connections: usize) -> Vec<f64> {
+        self.turns.get(&connections).into_iter().flatten().map(|turn| turn.per_second).collect()
+    }
+}
+
+/// Measures them.
+///
+/// # Errors
+/// When something does not start or can't be asked.
+pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+    let mut own = Side::start(Site::make(world, "winners").await?).await?;
+    let mut other = match Site::of_another_build(world, "before").await? {
+        Some(site) => Some(Side::start(site).await?),
+        None => None,
+    };
+    let people = size.winners / 4;
+    for turn in 0..TURNS {
+        step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
+        for connections in CONNECTIONS {
+            // Neither is always the first.
+            for own_turn in [turn % 2 == 0, turn % 2 == 1] {
+                match (own_turn, &mut other) {
+                    (true, _) => own.turn(people, connections).await?,
+                    (false, Some(other)) => other.turn(people, connections).await?,
+                    (false, None) => {}
+                }
+            }
+        }
+    }
+    let mut figures: Vec<Figure> =
+        CONNECTIONS.iter().map(|connections| cost(&own, "", *connections).target(target(*connections))).collect();
+    if let Some(other) = &other {
+        for connections in CONNECTIONS {
+            figures.push(cost(other, "the other build: ", connections));
+            figures.push(compared(&own.rates(connections), &other.rates(connections), connections));
+        }
+    }
+    own.stop().await?;
+    if let Some(other) = other {
+        other.stop().await?;
+        figures.push(drains(world, size).await?);
+    }
+    Ok(figures)
+}
+
+fn target(connections: usize) -> Target {
+    if connections == CONNECTIONS[0] { Target::AtMost(170.0) } else { Target::Shown }
+}
+
+fn cost(side: &Side<'_>, whose: &str, connections: usize) -> Figure {
+    let (by_process, all) = side.cost(connections);
+    let rates = side.rates(connections);
+    let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
+    let figure = Figure::of(PART, what, all, "µs").with("admitted/s", median(rates.clone()));
+    let figure = PROCESSES.iter().zip(by_process).fold(figure, |figure, (name, cpu)| figure.with(name, cpu));
+    figure.note(format!("all processes but the crowd; the middle of {TURNS} turns; {} admitted/s", spread(&rates)))
+}
+
+fn compared(own: &[f64], other: &[f64], connections: usize) -> Figure {
+    let ratios: Vec<f64> = own.iter().zip(other).map(|(own, other)| own / other).collect();
+    let what = format!("everyone wins ÷ the other build, {connections} connections");
+    Figure::of(PART, what, median(ratios.clone()), "×")
+        .with("own/s", median(own.to_vec()))
+        .with("other/s", median(other.to_vec()))
+        .target(Target::AtLeast(1.5))
+        .note(format!("the middle of {TURNS} turns, each one beside the other ({})", spread(&ratios)))
+}
+
+fn spread(values: &[f64]) -> String {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(0.0, f64::max);
+    if most > 100.0 { format!("{least:.0} to {most:.0}") } else { format!("{least:.2} to {most:.2}") }
+}
+
+/// A backlog becomes rows, by each build in turns.
+async fn drains(world: &World, size: &Size) -> Result<Figure> {
+    let own = Site::make(world, "drain").await?;
+    let Some(other) = Site::of_another_build(world, "drain_before").await? else { anyhow::bail!("no other build") };
+    let (mut own_rates, mut other_rates) = (Vec::new(), Vec::new());
+    for turn in 0..3 {
+        step(format!("a backlog of {} becomes rows, turn {} of 3", size.winners, turn + 1));
+        let mut sides = [(&own, &mut own_rates), (&other, &mut other_rates)];
+        sides.rotate_left(turn % 2);
+        for (site, rates) in sides {
+            let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+            let coupon = site.coupon(&api, size.winners).await?;
+            api.stop().await?;
+            reconciler.stop().await?;
+            consumer::publish(site, coupon).await?;
+            rates.push(consumer::consume(site, coupon).await?);
+        }
+    }
+    let ratios: Vec<f64> = own_rates.iter().zip(&other_rates).map(|(own, other)| own / other).collect();
+    Ok(Figure::of(PART, "drain of a backlog ÷ the other build", median(ratios.clone()), "×")
+        .with("own rows/s", median(own_rates))
+        .with("other rows/s", median(other_rates))
+        .target(Target::AtLeast(1.5))
+        .note(format!("the middle of 3 turns ({})", spread(&ratios))))
+}
+
+/// The message of a slot where nobody asked.
+pub(super) fn event(coupon: Coupon, slot: u32) -> Result<ClaimEvent> {
+    let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
+    Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })
+}

@@ -1,0 +1,157 @@
+-- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row: a row names the limit that it keeps
+-- to, the limit must exist for its drop (foreign key), and the slot must not be above it (CHECK).
+--   a limit of a drop    its quantity, every quantity it had that was lower, and every multiple of 65536 below: lowering a quantity
+--                        then rewrites 65536 rows at most
+--   a row's limit        any that is not below its slot; the writer names one with its person_scope, or neither: then the trigger
+--                        looks for them
+-- Each statement can be run again after a crash half-way.
+CREATE TABLE IF NOT EXISTS slot_limits (
+    drop_id      BIGINT       NOT NULL,
+    slot_limit   INT UNSIGNED NOT NULL,
+    coupon_id    BIGINT       NOT NULL,
+    person_scope BIGINT       NOT NULL,
+    PRIMARY KEY (drop_id, slot_limit, coupon_id, person_scope),
+    KEY slot_limits_drop (drop_id, coupon_id),
+    CONSTRAINT slot_limits_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id) ON DELETE CASCADE
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- A limit above the quantity, or with the wrong scope, can't be put in by hand.
+DROP TRIGGER IF EXISTS slot_limits_before_insert;
+CREATE TRIGGER slot_limits_before_insert BEFORE INSERT ON slot_limits FOR EACH ROW
+BEGIN
+    DECLARE allowed INT UNSIGNED DEFAULT NULL;
+    DECLARE scope VARCHAR(6) DEFAULT NULL;
+    SELECT d.quantity, c.once_per INTO allowed, scope
+        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id = NEW.drop_id FOR SHARE OF d;
+    IF NEW.slot_limit > allowed THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: limit above the quantity of its drop';
+    END IF;
+    SET NEW.person_scope = IF(scope = 'coupon', 0, NEW.drop_id);
+END;
+
+DROP TRIGGER IF EXISTS slot_limits_before_update;
+CREATE TRIGGER slot_limits_before_update BEFORE UPDATE ON slot_limits FOR EACH ROW
+BEGIN
+    SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: limits follow the quantity of their drop; change that';
+END;
+
+-- A new drop's limits.
+DROP TRIGGER IF EXISTS drops_after_insert;
+CREATE TRIGGER drops_after_insert AFTER INSERT ON drops FOR EACH ROW
+BEGIN
+    DECLARE next_limit BIGINT DEFAULT 65536;
+    WHILE next_limit < NEW.quantity DO
+        INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, next_limit, NEW.coupon_id, 0);
+        SET next_limit = next_limit + 65536;
+    END WHILE;
+    INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
+END;
+
+-- A quantity lowered under a slot that is issued would make that row one too many. A locking read: it waits for rows that are being
+-- written, and sees those that were written since this transaction began.
+DROP TRIGGER IF EXISTS drops_before_update;
+CREATE TRIGGER drops_before_update BEFORE UPDATE ON drops FOR EACH ROW
+BEGIN
+    DECLARE issued INT UNSIGNED DEFAULT NULL;
+    IF NEW.quantity < OLD.quantity THEN
+        SELECT i.slot INTO issued FROM issued_coupons i WHERE i.drop_id = OLD.id AND i.slot > NEW.quantity LIMIT 1 FOR SHARE;
+        IF issued IS NOT NULL THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: quantity below a slot that is issued';
+        END IF;
+    END IF;
+END;
+
+-- Limits follow the quantity. Lowered: rows that kept to a higher limit keep to the new one, and the higher ones go.
+DROP TRIGGER IF EXISTS drops_after_update;
+CREATE TRIGGER drops_after_update AFTER UPDATE ON drops FOR EACH ROW
+BEGIN
+    DECLARE next_limit BIGINT DEFAULT (OLD.quantity DIV 65536 + 1) * 65536;
+    IF NEW.quantity <> OLD.quantity THEN
+        WHILE next_limit < NEW.quantity DO
+            INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+                VALUES (NEW.id, next_limit, NEW.coupon_id, 0);
+            SET next_limit = next_limit + 65536;
+        END WHILE;
+        IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
+            INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+                VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
+        END IF;
+        IF NEW.quantity < OLD.quantity THEN
+            UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+            DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+        END IF;
+    END IF;
+END;
+
+-- The rows' own limit. 0: the writer says none.
+SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
+    WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'slot_limit');
+SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN slot_limit INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE', 'DO 0');
+PREPARE statement FROM @sql;
+EXECUTE statement;
+DEALLOCATE PREPARE statement;
+
+DROP TRIGGER IF EXISTS issued_coupons_before_insert;
+CREATE TRIGGER issued_coupons_before_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
+BEGIN
+    DECLARE found_limit INT UNSIGNED DEFAULT 0;
+    DECLARE found_scope BIGINT DEFAULT 0;
+    IF NEW.slot_limit = 0 THEN
+        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
+            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
+        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
+        END IF;
+        -- A drop that is not there has no limit either: the foreign key says so.
+        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
+    END IF;
+END;
+
+-- Whatever an UPDATE says of limit and scope, a row that moves gets those of its place.
+DROP TRIGGER IF EXISTS issued_coupons_before_update;
+CREATE TRIGGER issued_coupons_before_update BEFORE UPDATE ON issued_coupons FOR EACH ROW
+BEGIN
+    DECLARE found_limit INT UNSIGNED DEFAULT 0;
+    DECLARE found_scope BIGINT DEFAULT 0;
+    IF NEW.drop_id <> OLD.drop_id OR NEW.slot <> OLD.slot OR NEW.person_scope <> OLD.person_scope THEN
+        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
+            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
+        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
+        END IF;
+        -- A drop that is not there has no limit either: the foreign key says so.
+        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
+    END IF;
+END;
+
+-- What was there before this migration.
+INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+    SELECT d.id, n.slot_limit, d.coupon_id, 0
+        FROM drops d JOIN (
+            SELECT 65536 * (a.n + 100 * b.n) AS slot_limit
+                FROM (SELECT t.n + 10 * u.n AS n FROM
+                    (SELECT 0 n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6
+                     UNION SELECT 7 UNION SELECT 8 UNION SELECT 9) t,
+                    (SELECT 0 n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6
+                     UNION SELECT 7 UNION SELECT 8 UNION SELECT 9) u) a,
+                    (SELECT 0 n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6) b
+        ) n ON n.slot_limit > 0 AND n.slot_limit < d.quantity
+        WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = n.slot_limit);
+INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+    SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d
+        WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity);
+UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id
+    SET i.slot_limit = LEAST(d.quantity, (i.slot + 65535) DIV 65536 * 65536) WHERE i.slot_limit = 0;
+
+-- From here on every row keeps to a limit of its drop, which takes the place of the row's own foreign key to the drop.
+SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.table_constraints
+    WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND constraint_name = 'issued_coupons_limit');
+SET @sql = IF(@todo, 'ALTER TABLE issued_coupons
+    ADD KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
+    ADD CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
+        REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope),
+    ADD CONSTRAINT issued_coupons_within CHECK (slot <= slot_limit),
+    DROP FOREIGN KEY issued_coupons_drop, DROP KEY issued_coupons_drop', 'DO 0');
+PREPARE statement FROM @sql;
+EXECUTE statement;
+DEALLOCATE PREPARE statement;

@@ -1,0 +1,42 @@
+//! The program, as an ordinary function: an async body would be compiled a second time by whoever awaits it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use firstcome_shared::shutdown;
+use tokio::runtime::Runtime;
+
+use crate::args::{Cli, Command};
+use crate::{daemon, explain, notify, once};
+
+/// How long a thread that a client library holds still may hold up the end of the process.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.logs.init();
+    let done = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let done = runtime.block_on(run(cli.command));
+        runtime.shutdown_timeout(THREADS_END_WITHIN);
+        done
+    });
+    done.unwrap_or_else(|error| {
+        eprintln!("firstcome-reconciler: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal()?;
+    match command {
+        Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
+        Command::Once(args) => once::run(*args, stop).await,
+        Command::TestEmail(args) => {
+            let all_went = notify::test_email(&args, |line| println!("{line}")).await?;
+            Ok(if all_went { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        Command::Explain(args) => explain::run(*args, stop).await,
+    }
+}
