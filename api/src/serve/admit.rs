@@ -169,13 +169,11 @@ impl Claims {
             let (claims, keys) = (Arc::clone(self), chosen.keys.clone());
             self.in_hand.spawn(async move { claims.call_until_nobody_waits(drop, &keys).await });
         }
-        match answered.await {
-            Ok(answer) => answer.map_err(|error| not_asked(&error)),
-            Err(_) => {
-                tracing::error!(%drop, "a claim was dropped before its answer");
-                Err(("unexpected", Problem::internal()))
-            }
-        }
+        let Ok(answer) = answered.await else {
+            tracing::error!(%drop, "a claim was dropped before its answer");
+            return Err(("unexpected", Problem::internal()));
+        };
+        answer.map_err(|error| not_asked(&error))
     }
 
     async fn call_until_nobody_waits(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
@@ -215,7 +213,7 @@ impl Claims {
                 }
             }
             Err(AdmissionError::Redis(cause)) => {
-                tracing::debug!(%cause, claims = users.len(), "claims were not answered")
+                tracing::debug!(%cause, claims = users.len(), "claims were not answered");
             }
             Err(AdmissionError::Unexpected) => tracing::error!(%drop, "admission's answer could not be read"),
             Err(_) => {}

@@ -122,10 +122,12 @@ where
     }
 }
 
+type ByPath = HashMap<String, (Counter, Histogram)>;
+
 /// The metrics of requests, each looked up in the registry once.
 #[derive(Default)]
 pub(super) struct Measures {
-    known: RwLock<HashMap<(&'static str, StatusCode), HashMap<String, (Counter, Histogram)>>>,
+    known: RwLock<HashMap<(&'static str, StatusCode), ByPath>>,
 }
 
 impl Measures {
