@@ -45,8 +45,7 @@ impl KafkaSettings {
             .set("delivery.timeout.ms", deadline.as_millis().to_string())
             .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())
             .set("socket.timeout.ms", deadline.as_millis().max(1_000).to_string())
-            // The messages of one call to Redis come within this time; longer would only be waited for.
-            .set("linger.ms", "0.2")
+            .set("linger.ms", "1")
             // Bounded: when Kafka is away, memory does not grow; the claim is answered with `queued: false`.
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
