@@ -31,11 +31,12 @@ enum Command {
     Migrate(Box<MigrateArgs>),
 }
 
-/// After so many tasks a worker looks for what came in meanwhile. With the runtime's 61 an answer of Redis, for which a whole batch
-/// waits, lay there while others were written (docs/PERFORMANCE.md).
+/// After so many tasks a worker looks for what came in meanwhile; the runtime's default is 61. A whole
+/// micro-batch waits for one answer of Redis, so that answer should not lie there. Not measured alone.
 const POLLS_IO_EVERY: u32 = 16;
 
-/// Runs what the command line asks for. An ordinary function: an async body would be compiled a second time by whoever awaits it.
+/// Runs what the command line asks for. An ordinary function: each program that awaits an async body
+/// compiles it again.
 pub fn main() -> ExitCode {
     // A page of 2 MB for a few kB is mostly air; where the system does not know the call, all works as it is, in more memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);

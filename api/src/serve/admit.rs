@@ -93,7 +93,7 @@ struct Pending {
     _place: Place,
 }
 
-/// What admission said, and for whoever holds a slot, which second store holds it too.
+/// What admission said and, for a person on a slot, which second store holds the claim too.
 struct Answer {
     reply: Reply,
     taken: Taken,
