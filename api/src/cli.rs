@@ -31,10 +31,6 @@ enum Command {
     Migrate(Box<MigrateArgs>),
 }
 
-/// After so many tasks a worker looks for what came in meanwhile; the runtime's default is 61. A whole
-/// micro-batch waits for one answer of Redis, so that answer should not lie there. Not measured alone.
-const POLLS_IO_EVERY: u32 = 16;
-
 /// Runs what the command line asks for. An ordinary function: each program that awaits an async body
 /// compiles it again.
 pub fn main() -> ExitCode {
@@ -45,7 +41,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = small_pages {
         tracing::warn!(%error, "huge pages could not be switched off: this process will need more memory");
     }
-    let runtime = Builder::new_multi_thread().enable_all().event_interval(POLLS_IO_EVERY).build();
+    let runtime = Builder::new_multi_thread().enable_all().build();
     let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(cli.run()));
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,8 @@ pub struct Coupon {
     pub waiting_list: u32,
     /// Nobody is admitted while this is set.
     pub paused: bool,
+    /// Counts its changes. Whoever writes its settings to Redis takes the next number first (`fc:{C}:revision`).
+    pub revision: u64,
     /// When it opens; `None` for a coupon whose drops are put in by hand.
     pub schedule: Option<Schedule>,
 }

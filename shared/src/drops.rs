@@ -47,10 +47,12 @@ pub async fn make_ahead(
     } else {
         redis.generation(coupon.id).await
     };
-    let made = db.make_drops(coupon, missing).await?;
+    let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else { return Ok(0) };
     if let Some(generation) = generation? {
         for drop in &made {
-            redis.load_drop(&redis.keys(coupon.id, drop.id), &generation, &DropMeta::of(coupon, drop)).await?;
+            // Refused where the coupon was changed since; the reconciler loads it then.
+            let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
+            redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
         }
     }
     Ok(made.len())

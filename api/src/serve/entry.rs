@@ -110,6 +110,7 @@ pub(super) mod tests {
             once_per: OncePer::Coupon,
             waiting_list: 0,
             paused: false,
+            revision: 1,
             schedule: None,
         };
         Entry::new(&Redis::new(&settings).unwrap(), coupon, drops.collect(), |_| None)

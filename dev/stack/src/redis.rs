@@ -70,6 +70,8 @@ impl Kind for RedisOptions {
         command.extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
         command
             .extend(["--appendfsync", &self.appendfsync, "--maxmemory-policy", &self.maxmemory_policy].map(Into::into));
+        // Else a set of up to 128 people is a list, which is searched from its beginning for every claim.
+        command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
         if let Some(port) = self.replica_of {
             command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));
         }

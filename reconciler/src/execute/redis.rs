@@ -24,15 +24,23 @@ impl Executor<'_> {
     }
 
     pub(super) async fn write_meta(&mut self) -> Result<Attempt, ExecuteError> {
-        // MySQL is read once more: an operator may be changing the coupon right now.
-        let Some((coupon, drops)) = self.db.coupon(self.facts.coupon.id).await? else {
-            return Ok(Attempt::Changed("the coupon is gone".into()));
-        };
-        let Some(drop) = drops.iter().find(|d| d.id == self.drop_id()) else {
+        let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };
-        self.redis.write_meta(&self.keys, &DropMeta::of(&coupon, drop)).await?;
-        Ok(Attempt::Done(None))
+        Ok(match self.redis.write_meta(&self.keys, revision, &meta).await? {
+            Done::Applied(()) => Attempt::Done(None),
+            Done::Changed | Done::Stale => Attempt::Changed(CHANGED.into()),
+        })
+    }
+
+    /// What MySQL says now, with a revision that entitles to write it: an operator may be changing the coupon right now, and tries
+    /// again then.
+    async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
+        let id = self.facts.coupon.id;
+        let seen = self.redis.revision(id).await?;
+        let Some((coupon, drops)) = self.db.take_revision(id, seen).await? else { return Ok(None) };
+        let drop = drops.iter().find(|drop| drop.id == self.drop_id());
+        Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
 
     /// Everything known goes back, then the counter is made to add up, and only then does `meta` let admission see the drop.
@@ -51,12 +59,20 @@ impl Executor<'_> {
         }
         crash_point(Point::PeopleRebuilt);
         super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
-        let meta = DropMeta::of(&self.facts.coupon, &self.facts.drop);
-        match self.redis.load_drop(&self.keys, &generation, &meta).await? {
-            Done::Applied(true) => {}
+        let Some((revision, meta)) = self.settings_in_force().await? else {
+            return Ok(Attempt::Changed("the drop is gone".into()));
+        };
+        let loaded = match self.redis.load_drop(&self.keys, &generation, revision, &meta).await? {
             // It is there, but could not be read.
-            Done::Applied(false) => self.redis.write_meta(&self.keys, &meta).await?,
-            _ => return Ok(Attempt::Changed(EMPTIED.into())),
+            Done::Applied(false) => self.redis.write_meta(&self.keys, revision, &meta).await?,
+            Done::Applied(true) => Done::Applied(()),
+            Done::Changed => Done::Changed,
+            Done::Stale => Done::Stale,
+        };
+        match loaded {
+            Done::Applied(()) => {}
+            Done::Changed => return Ok(Attempt::Changed(CHANGED.into())),
+            Done::Stale => return Ok(Attempt::Changed(EMPTIED.into())),
         }
         crash_point(Point::DropLoaded);
         let settled = self.settle(i64::from(self.facts.drop.quantity)).await?;
@@ -99,7 +115,8 @@ impl Executor<'_> {
     /// Another slot, with its row; without one, the head of the waiting list and the list of broken promises.
     pub(super) async fn move_person(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
-        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from)).await? {
+        let quantity = Some(self.facts.drop.quantity);
+        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
             Done::Applied(Some(slot)) => {
                 crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, None)).await?;
@@ -165,7 +182,7 @@ impl Executor<'_> {
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
     ) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
-        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None).await? {
+        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await? {
             Done::Applied(Some(slot)) => {
                 crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;

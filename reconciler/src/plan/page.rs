@@ -306,8 +306,16 @@ mod tests {
 
     fn facts(quantity: Slot, count: i64) -> DropFacts {
         let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
-        let coupon =
-            Coupon { id, name, quantity, once_per: OncePer::Coupon, waiting_list: 0, paused: false, schedule: None };
+        let coupon = Coupon {
+            id,
+            name,
+            quantity,
+            once_per: OncePer::Coupon,
+            waiting_list: 0,
+            paused: false,
+            revision: 1,
+            schedule: None,
+        };
         let (id, coupon_id) = (DropId(1), CouponId(1));
         let drop = Drop { id, coupon_id, local_date: None, opens_at: at, closes_at: None, quantity, sealed_at: None };
         DropFacts {

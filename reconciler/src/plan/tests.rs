@@ -83,6 +83,7 @@ impl World {
                 once_per: self.once_per,
                 waiting_list: 10,
                 paused: false,
+                revision: 1,
                 schedule: None,
             },
             drop: Drop {

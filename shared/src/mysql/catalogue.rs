@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::schema::{coupons, drops};
@@ -22,6 +23,7 @@ struct CouponRow {
     waiting_list: u32,
     paused: bool,
     schedule: Option<String>,
+    revision: u64,
 }
 
 impl From<CouponRow> for Coupon {
@@ -34,6 +36,7 @@ impl From<CouponRow> for Coupon {
             once_per: row.once_per.parse().unwrap_or(OncePer::Coupon),
             waiting_list: row.waiting_list,
             paused: row.paused,
+            revision: row.revision,
             schedule: row.schedule.and_then(|json| serde_json::from_str(&json).ok()),
         }
     }
@@ -162,22 +165,53 @@ impl Db {
         .await
     }
 
-    /// Makes the drops that a coupon's schedule asks for and that are not there yet, and gives those it made. Any number of
-    /// processes may do so at once: the schema keeps one a local date.
+    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as they are at that revision. The
+    /// right to write its settings to Redis: whoever took an earlier one can't any more, and can't commit a change either
+    /// ([`Db::change_coupon`]).
     ///
     /// # Errors
     /// [`DbError`].
-    pub async fn make_drops(&self, coupon: &Coupon, planned: Vec<PlannedDrop>) -> Result<Vec<Drop>, DbError> {
-        let id = coupon.id;
+    pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("take revision", async move |conn| {
+            conn.transaction(async |conn| {
+                diesel::sql_query("UPDATE coupons SET revision = GREATEST(revision, ?) + 1 WHERE id = ?")
+                    .bind::<Unsigned<BigInt>, _>(seen)
+                    .bind::<BigInt, _>(id.0)
+                    .execute(conn)
+                    .await?;
+                let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
+                Ok(Some((coupon, drops_of(conn, id.0).await?)))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Makes the drops that a coupon's schedule asks for and that are not there yet; gives the coupon as it is in that
+    /// transaction, with those it made. Any number of processes may do so at once: the schema keeps one a local date.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn make_drops(
+        &self,
+        id: CouponId,
+        planned: Vec<PlannedDrop>,
+    ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("make drops", async move |conn| {
             conn.transaction(async |conn| {
-                // The quantity in force, not the one the caller saw: an operator may be changing it right now.
-                let quantity: Option<Slot> =
-                    coupons::table.find(id.0).select(coupons::quantity).for_share().first(conn).await.optional()?;
-                let Some(quantity) = quantity else { return Ok(Vec::new()) };
+                // The settings in force, not those the caller saw: an operator may be changing them right now.
+                let found: Option<CouponRow> = coupons::table
+                    .find(id.0)
+                    .select(CouponRow::as_select())
+                    .for_share()
+                    .first(conn)
+                    .await
+                    .optional()?;
+                let Some(coupon) = found.map(Coupon::from) else { return Ok(None) };
                 let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
-                insert_drops(conn, id, quantity, &planned).await?;
-                Ok(drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect())
+                insert_drops(conn, id, coupon.quantity, &planned).await?;
+                let made = drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect();
+                Ok(Some((coupon, made)))
             })
             .await
         })
@@ -200,51 +234,6 @@ impl Db {
                 .load(conn)
                 .await?;
             Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
-        })
-        .await
-    }
-
-    /// Renames, pauses or resumes a coupon. `None` leaves a field as it is.
-    ///
-    /// # Errors
-    /// [`DbError`]; nothing was changed.
-    pub async fn update_coupon(
-        &self,
-        id: CouponId,
-        name: Option<String>,
-        paused: Option<bool>,
-        quantity: Option<Slot>,
-    ) -> Result<(), DbError> {
-        self.run("update coupon", async move |conn| {
-            conn.transaction(async |conn| {
-                if let Some(name) = name {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::name.eq(name)).execute(conn).await?;
-                }
-                if let Some(paused) = paused {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::paused.eq(paused)).execute(conn).await?;
-                }
-                if let Some(quantity) = quantity {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::quantity.eq(quantity)).execute(conn).await?;
-                }
-                Ok(())
-            })
-            .await
-        })
-        .await
-    }
-
-    /// Sets the quantity of drops.
-    ///
-    /// # Errors
-    /// [`DbError`]; a [`super::Refusal::BadData`] means that a row above the quantity is issued. Nothing was changed.
-    pub async fn set_drop_quantity(&self, ids: Vec<DropId>, quantity: Slot) -> Result<(), DbError> {
-        self.run("set quantity", async move |conn| {
-            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
-            diesel::update(drops::table.filter(drops::id.eq_any(ids)))
-                .set(drops::quantity.eq(quantity))
-                .execute(conn)
-                .await
-                .map(|_| ())
         })
         .await
     }
@@ -320,7 +309,7 @@ async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
 
 #[derive(QueryableByName)]
 struct LastId {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    #[diesel(sql_type = BigInt)]
     id: i64,
 }
 

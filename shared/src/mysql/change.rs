@@ -20,8 +20,9 @@ pub struct CouponChange {
 }
 
 impl Db {
-    /// Changes a coupon and its drops that are not closed at `now`. The caller says which drops those are and how large: where
-    /// that is no longer so (another operator was quicker, or a drop was made meanwhile) nothing changes and `false` is given.
+    /// Changes a coupon and its drops that are not closed at `now`, and gives the revision that this made. `revision` is the
+    /// caller's, from [`Db::take_revision`], and `expected` says which drops there are and how large: where that is no longer
+    /// so (another operator or a repair took a later one, or a drop was made meanwhile) nothing changes and `None` is given.
     ///
     /// # Errors
     /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued, and nothing was changed; any
@@ -29,15 +30,16 @@ impl Db {
     pub async fn change_coupon(
         &self,
         id: CouponId,
+        revision: u64,
         change: CouponChange,
         mut expected: Vec<(DropId, Slot)>,
         now: DateTime<Utc>,
-    ) -> Result<bool, DbError> {
+    ) -> Result<Option<u64>, DbError> {
         expected.sort_unstable();
         self.run("change coupon", async move |conn| {
             conn.transaction(async |conn| {
-                let locked: Option<i64> =
-                    coupons::table.find(id.0).select(coupons::id).for_update().first(conn).await.optional()?;
+                let locked: Option<u64> =
+                    coupons::table.find(id.0).select(coupons::revision).for_update().first(conn).await.optional()?;
                 let found: Vec<(i64, Slot)> = drops::table
                     .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
                     .filter(drops::closes_at.is_null().or(drops::closes_at.gt(now.naive_utc())))
@@ -46,9 +48,11 @@ impl Db {
                     .for_update()
                     .load(conn)
                     .await?;
-                if locked.is_none() || !found.iter().copied().eq(expected.iter().map(|(d, q)| (d.0, *q))) {
-                    return Ok(false);
+                if locked != Some(revision) || !found.iter().copied().eq(expected.iter().map(|(d, q)| (d.0, *q))) {
+                    return Ok(None);
                 }
+                let made = revision + 1;
+                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(made)).execute(conn).await?;
                 if let Some(name) = &change.name {
                     diesel::update(coupons::table.find(id.0)).set(coupons::name.eq(name)).execute(conn).await?;
                 }
@@ -63,7 +67,7 @@ impl Db {
                         .execute(conn)
                         .await?;
                 }
-                Ok(true)
+                Ok(Some(made))
             })
             .await
         })

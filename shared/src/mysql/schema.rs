@@ -10,6 +10,7 @@ diesel::table! {
         waiting_list -> Unsigned<Integer>,
         paused -> Bool,
         schedule -> Nullable<Text>,
+        revision -> Unsigned<BigInt>,
         created_at -> Datetime,
     }
 }

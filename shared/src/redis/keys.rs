@@ -11,6 +11,7 @@
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied, which stops late writers |
+//! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
 //! | `fc:canary` | string | set by every pass that looks at everything; gone once Redis was emptied |
 //!
 //! Always: count = |users| + |free|.
@@ -32,6 +33,7 @@ pub struct DropKeys {
     pub times: String,
     pub claimants: String,
     pub generation: String,
+    pub revision: String,
 }
 
 impl DropKeys {
@@ -47,6 +49,7 @@ impl DropKeys {
             times: of_drop("times"),
             claimants: claimants(prefix, coupon),
             generation: generation(prefix, coupon),
+            revision: revision(prefix, coupon),
         }
     }
 
@@ -70,6 +73,11 @@ pub fn canary(prefix: &str) -> String {
 /// The coupon's generation.
 pub fn generation(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:generation")
+}
+
+/// The highest revision of the coupon that was written here.
+pub fn revision(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:revision")
 }
 
 #[cfg(test)]

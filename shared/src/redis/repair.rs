@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{RedisError, Value};
+use redis::RedisError;
 
 use super::Redis;
 use super::keys::DropKeys;
@@ -13,7 +13,8 @@ use super::scripts::Script;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
-static UPDATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/update_drop.lua")));
+static WRITE_META: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
+static LOWER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lower.lua")));
 static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/settle.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
@@ -34,6 +35,19 @@ pub enum Done<T> {
     Changed,
     /// Redis was emptied since; nothing was done.
     Stale,
+}
+
+/// What became of [`Redis::lower`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lowered {
+    /// The quantity is no larger than asked.
+    Yes,
+    /// So many are given out already; nothing was changed.
+    GivenOut(Slot),
+    /// A newer revision of the coupon was seen; nothing was changed.
+    Outdated,
+    /// The drop is not loaded.
+    Unloaded,
 }
 
 /// One consistent look at a range of slots.
@@ -99,7 +113,17 @@ impl Redis {
         Ok(Generation(now))
     }
 
-    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was.
+    /// The highest revision of the coupon whose settings were written here; 0 where none is known.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
+        let key = super::keys::revision(&self.prefix, coupon);
+        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
+        Ok(found.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a newer revision was seen.
     ///
     /// # Errors
     /// When Redis can't be reached.
@@ -107,54 +131,51 @@ impl Redis {
         &self,
         keys: &DropKeys,
         generation: &Generation,
+        revision: u64,
         meta: &DropMeta,
     ) -> Result<Done<bool>, RedisError> {
-        let mut args = vec![generation.0.clone()];
+        let mut args = vec![generation.0.clone(), revision.to_string()];
         args.extend(meta.fields());
-        let reply: String =
-            LOAD.run(&mut self.conn.clone(), &[&keys.meta, &keys.count, &keys.generation], &args).await?;
+        let names = [&*keys.meta, &keys.count, &keys.generation, &keys.revision];
+        let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {
             "loaded" => Done::Applied(true),
             "present" => Done::Applied(false),
+            "outdated" => Done::Changed,
             _ => Done::Stale,
         })
     }
 
-    /// Changes quantity and pause of a loaded drop. `Changed` where the quantity is below what is given out, `Stale` where
-    /// the drop is not loaded.
+    /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a newer revision was seen; `Stale`:
+    /// the drop is not loaded. Both leave `meta` as it is.
     ///
     /// # Errors
     /// When Redis can't be reached.
-    pub async fn update_drop(
-        &self,
-        keys: &DropKeys,
-        quantity: Option<Slot>,
-        paused: Option<bool>,
-    ) -> Result<Done<()>, RedisError> {
-        let args = [
-            quantity.map(|q| q.to_string()).unwrap_or_default(),
-            paused.map(|p| u8::from(p).to_string()).unwrap_or_default(),
-        ];
-        let (word, _count): (String, i64) =
-            UPDATE.run(&mut self.conn.clone(), &[&keys.meta, &keys.count], &args).await?;
-        Ok(match word.as_str() {
+    pub async fn write_meta(&self, keys: &DropKeys, revision: u64, meta: &DropMeta) -> Result<Done<()>, RedisError> {
+        let mut args = vec![revision.to_string()];
+        args.extend(meta.fields());
+        let reply: String = WRITE_META.run(&mut self.conn.clone(), &[&keys.meta, &keys.revision], &args).await?;
+        Ok(match reply.as_str() {
             "ok" => Done::Applied(()),
-            "below_given_out" => Done::Changed,
+            "outdated" => Done::Changed,
             _ => Done::Stale,
         })
     }
 
-    /// Overwrites a loaded drop's `meta` with what MySQL says.
+    /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from here on.
     ///
     /// # Errors
     /// When Redis can't be reached.
-    pub async fn write_meta(&self, keys: &DropKeys, meta: &DropMeta) -> Result<(), RedisError> {
-        redis::cmd("HSET")
-            .arg(&keys.meta)
-            .arg(meta.fields())
-            .query_async::<Value>(&mut self.conn.clone())
-            .await
-            .map(|_| ())
+    pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
+        let args = [revision.to_string(), quantity.to_string()];
+        let (word, count): (String, Slot) =
+            LOWER.run(&mut self.conn.clone(), &[&keys.meta, &keys.count, &keys.revision], &args).await?;
+        Ok(match word.as_str() {
+            "lowered" => Lowered::Yes,
+            "below_given_out" => Lowered::GivenOut(count),
+            "outdated" => Lowered::Outdated,
+            _ => Lowered::Unloaded,
+        })
     }
 
     /// One consistent look at the slots `from..=to`; without `to`, at all from `from` on.
@@ -242,6 +263,7 @@ impl Redis {
     }
 
     /// Gives a person another slot than `from`, or their first one where `from` is `None`. `Applied(None)` where none is left.
+    /// With `quantity`, only while that is the drop's: what was planned for another may be wrong by now.
     ///
     /// # Errors
     /// When Redis can't be reached.
@@ -252,8 +274,11 @@ impl Redis {
         drop: DropId,
         user: &UserId,
         from: Option<i64>,
+        quantity: Option<Slot>,
     ) -> Result<Done<Option<Slot>>, RedisError> {
-        let args = [generation.0.clone(), drop.to_string(), user.to_string(), from.unwrap_or(0).to_string()];
+        let quantity = quantity.map(|quantity| quantity.to_string()).unwrap_or_default();
+        let from = from.unwrap_or(0).to_string();
+        let args = [generation.0.clone(), drop.to_string(), user.to_string(), from, quantity];
         let (word, slot): (String, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         Ok(match word.as_str() {
             "moved" => Done::Applied(Slot::try_from(slot).ok()),

@@ -17,8 +17,10 @@ pub(crate) struct Start {
 pub(crate) enum Command {
     /// In one call, in this order; somebody may be in it twice.
     Claim(Vec<Person>),
-    Load,
-    Update(Option<u32>, Option<bool>),
+    /// As of a revision, like the two below.
+    Load(u64),
+    WriteMeta(u64, u32, bool),
+    Lower(u64, u32),
     Repair(Repair),
     /// The same with a generation that Redis no longer has.
     Stale(Repair),
@@ -29,7 +31,8 @@ pub(crate) enum Command {
 pub(crate) enum Repair {
     PutBack(Vec<(Person, u32, bool)>),
     Settle,
-    Move(Person, Option<i64>),
+    /// With the quantity that it was planned for.
+    Move(Person, Option<i64>, Option<u32>),
     Withdraw(Person, i64, bool),
     Promote(u32),
 }
@@ -64,7 +67,8 @@ fn repair() -> impl Strategy<Value = Repair> {
     prop_oneof![
         2 => prop::collection::vec(holding, 1..4).prop_map(Repair::PutBack),
         3 => Just(Repair::Settle),
-        2 => (person(), prop::option::weighted(0.7, slot())).prop_map(|(who, from)| Repair::Move(who, from)),
+        2 => (person(), prop::option::weighted(0.7, slot()), prop::option::weighted(0.3, 1..=7_u32))
+            .prop_map(|(who, from, quantity)| Repair::Move(who, from, quantity)),
         2 => (person(), slot(), any::<bool>()).prop_map(|(who, from, front)| Repair::Withdraw(who, from, front)),
         3 => (1..4_u32).prop_map(Repair::Promote),
     ]
@@ -94,12 +98,13 @@ pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<Command>)> {
         waiting_list,
         once_per,
     });
-    let update = (prop::option::of(1..=7_u32), prop::option::weighted(0.3, any::<bool>()));
+    let revision = || 1..=6_u64;
     let command = prop_oneof![
         7 => person().prop_map(|who| Command::Claim(vec![who])),
         7 => prop::collection::vec(person(), 2..9).prop_map(Command::Claim),
-        1 => Just(Command::Load),
-        1 => update.prop_map(|(quantity, paused)| Command::Update(quantity, paused)),
+        1 => revision().prop_map(Command::Load),
+        1 => (revision(), 1..=7_u32, prop::bool::weighted(0.2)).prop_map(|(r, q, paused)| Command::WriteMeta(r, q, paused)),
+        1 => (revision(), 1..=7_u32).prop_map(|(r, q)| Command::Lower(r, q)),
         8 => repair().prop_map(Command::Repair),
         1 => repair().prop_map(Command::Stale),
         2 => tamper().prop_map(Command::Tamper),

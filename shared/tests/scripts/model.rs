@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{Done, PutBack};
+use firstcome_shared::redis::repair::{Done, Lowered, PutBack};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
 use crate::world::Shown;
@@ -20,6 +20,8 @@ pub(crate) struct Model {
     waiting: Vec<Person>,
     claimants: BTreeMap<Person, (i64, i64)>,
     generation: u32,
+    /// The highest one written.
+    revision: u64,
 }
 
 const DROP: i64 = 3;
@@ -43,6 +45,7 @@ impl Model {
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             generation,
+            revision: 1,
         }
     }
 
@@ -90,20 +93,16 @@ impl Model {
         match command {
             // As if they had come one after the other.
             Command::Claim(people) => words(&people.iter().map(|person| self.claim(*person)).collect::<Vec<_>>()),
-            Command::Load => {
-                let fresh = self.meta.is_none();
-                if fresh {
-                    self.meta = Some((i64::from(self.start.0), false));
-                    self.count.get_or_insert(0);
-                }
-                words(&Done::Applied(fresh))
-            }
-            Command::Update(quantity, paused) => words(&self.update(quantity.map(i64::from), *paused)),
+            Command::Load(revision) => words(&self.load(*revision)),
+            Command::WriteMeta(revision, quantity, paused) => words(&self.write_meta(*revision, *quantity, *paused)),
+            Command::Lower(revision, quantity) => words(&self.lower(*revision, i64::from(*quantity))),
             Command::Repair(Repair::PutBack(people)) => {
                 words(&Done::Applied(people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>()))
             }
             Command::Repair(Repair::Settle) => words(&self.settle()),
-            Command::Repair(Repair::Move(person, from)) => words(&self.move_person(*person, from.unwrap_or(0))),
+            Command::Repair(Repair::Move(person, from, quantity)) => {
+                words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
+            }
             Command::Repair(Repair::Withdraw(person, from, front)) => words(&self.withdraw(*person, *from, *front)),
             Command::Repair(Repair::Promote(limit)) => words(&self.promote(*limit)),
             Command::Stale(_) => "Stale".into(),
@@ -172,13 +171,40 @@ impl Model {
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
     }
 
-    fn update(&mut self, quantity: Option<i64>, paused: Option<bool>) -> Done<()> {
-        let (Some(meta), Some(count)) = (&mut self.meta, self.count) else { return Done::Stale };
-        if quantity.is_some_and(|quantity| quantity < count) {
+    fn load(&mut self, revision: u64) -> Done<bool> {
+        if self.meta.is_some() {
+            return Done::Applied(false);
+        }
+        if revision < self.revision {
             return Done::Changed;
         }
-        *meta = (quantity.unwrap_or(meta.0), paused.unwrap_or(meta.1));
+        self.revision = revision;
+        self.meta = Some((i64::from(self.start.0), false));
+        self.count.get_or_insert(0);
+        Done::Applied(true)
+    }
+
+    fn write_meta(&mut self, revision: u64, quantity: u32, paused: bool) -> Done<()> {
+        if revision < self.revision {
+            return Done::Changed;
+        }
+        self.revision = revision;
+        let Some(meta) = &mut self.meta else { return Done::Stale };
+        *meta = (i64::from(quantity), paused);
         Done::Applied(())
+    }
+
+    fn lower(&mut self, revision: u64, quantity: i64) -> Lowered {
+        if revision < self.revision {
+            return Lowered::Outdated;
+        }
+        let (Some(meta), Some(count)) = (&mut self.meta, self.count) else { return Lowered::Unloaded };
+        if quantity < count {
+            return Lowered::GivenOut(narrow(count));
+        }
+        self.revision = revision;
+        meta.0 = meta.0.min(quantity);
+        Lowered::Yes
     }
 
     fn put_back(&mut self, (person, slot, certain): (Person, u32, bool)) -> PutBack {
@@ -208,10 +234,11 @@ impl Model {
         if self.adds_up() { Done::Applied(freed) } else { Done::Changed }
     }
 
-    fn move_person(&mut self, person: Person, from: i64) -> Done<Option<u32>> {
+    fn move_person(&mut self, person: Person, from: i64, planned: Option<i64>) -> Done<Option<u32>> {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
         let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
-        if self.users.get(&person).copied().unwrap_or(0) != from || elsewhere {
+        let other_quantity = planned.is_some_and(|planned| planned != quantity);
+        if self.users.get(&person).copied().unwrap_or(0) != from || elsewhere || other_quantity {
             return Done::Changed;
         }
         let mut slots = self.free.iter().copied().chain(count.max(0) + 1..=quantity);
@@ -278,7 +305,7 @@ impl Model {
             Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
             Tamper::Empty => {
                 let start = Start { quantity: self.start.0, waiting_list: self.start.1, once_per: self.start.2 };
-                *self = Self { meta: None, count: None, ..Self::new(&start, self.generation) };
+                *self = Self { meta: None, count: None, revision: 0, ..Self::new(&start, self.generation) };
             }
         }
     }

@@ -55,7 +55,7 @@ impl World {
         };
         let keys = redis.keys(coupon, DROP);
         redis.grant_licence(&mut redis.connection()).await.unwrap();
-        assert_eq!(redis.load_drop(&keys, &generation, &meta).await.unwrap(), Done::Applied(true));
+        assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }
     }
 
@@ -76,8 +76,14 @@ impl World {
                 let said: Vec<Admission> = replies.iter().map(|reply| reply.admission).collect();
                 return (words(&said), said);
             }
-            Command::Load => words(&redis.load_drop(keys, &self.generation, &self.meta).await.unwrap()),
-            Command::Update(quantity, paused) => words(&redis.update_drop(keys, *quantity, *paused).await.unwrap()),
+            Command::Load(revision) => {
+                words(&redis.load_drop(keys, &self.generation, *revision, &self.meta).await.unwrap())
+            }
+            Command::WriteMeta(revision, quantity, paused) => {
+                let meta = DropMeta { quantity: *quantity, paused: *paused, ..self.meta.clone() };
+                words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
+            }
+            Command::Lower(revision, quantity) => words(&redis.lower(keys, *revision, *quantity).await.unwrap()),
             Command::Repair(repair) => self.repair(repair, &self.generation).await,
             Command::Stale(repair) => {
                 let other = redis.ensure_generation(CouponId(1_000_000)).await.unwrap();
@@ -105,8 +111,9 @@ impl World {
                 format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
             }
             Repair::Settle => format!("{:?}", redis.settle(keys, generation, 7).await.unwrap()),
-            Repair::Move(person, from) => {
-                format!("{:?}", redis.move_person(keys, generation, DROP, &user(*person), *from).await.unwrap())
+            Repair::Move(person, from, quantity) => {
+                let user = user(*person);
+                format!("{:?}", redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap())
             }
             Repair::Withdraw(person, from, front) => {
                 format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
@@ -137,7 +144,7 @@ impl World {
             Tamper::RemoveUser(person) => cmd.arg(&k.users).arg(person.to_string()),
             Tamper::AddFree(slot) => cmd.arg(&k.free).arg(slot).arg(slot),
             Tamper::ClaimedElsewhere(person) => cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3"),
-            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation),
+            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation).arg(&k.revision),
         };
         cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
         if matches!(tamper, Tamper::Empty) {

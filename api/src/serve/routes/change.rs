@@ -2,7 +2,8 @@
 //!
 //! MySQL is what holds; the reconciler makes Redis follow it. The order of the steps keeps every state on the way safe, so
 //! that a crash between any two leaves nothing promised that MySQL would refuse: a quantity goes down in Redis first and
-//! up in MySQL first.
+//! up in MySQL first. Each attempt takes a revision of the coupon first, a fencing token: neither Redis nor MySQL takes a write
+//! from it once a later one is seen there (docs/decisions/0012-revisions.md).
 
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::repair::Done;
+use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::repair::{Done, Lowered};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -91,110 +93,126 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
     let _one_at_a_time = services.changing.lock().await;
     for _ in 0..ATTEMPTS {
         let now = services.clock.now();
-        let found = services.db.coupon(id).await.map_err(|error| mysql_away(&error, "nothing was changed"))?;
-        let (coupon, drops) = found.ok_or_else(no_such_coupon)?;
-        let plan = Plan::new(services, &coupon, &drops, change.clone(), now);
-        if plan.run().await? {
-            tracing::info!(coupon = %id, ?change, "a coupon was changed");
-            services.stocks.forget(drops.iter().map(|drop| drop.id));
+        // Above what Redis has seen: MySQL may have been restored from a backup.
+        let seen = services.redis.revision(id).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a coupon is changed while Redis is away");
+            0
+        });
+        let taken =
+            services.db.take_revision(id, seen).await.map_err(|error| mysql_away(&error, "nothing was changed"))?;
+        let (coupon, drops) = taken.ok_or_else(no_such_coupon)?;
+        let plan = Plan::new(services, coupon, drops, change.clone(), now);
+        if let Some(revision) = plan.run().await? {
+            tracing::info!(coupon = %id, ?change, revision, "a coupon was changed");
+            services.stocks.forget(plan.all.iter().map(|drop| drop.id));
             let seen = services.catalogue.reread().await.ok().and_then(|coupons| coupons.get(&id).cloned());
-            return Ok(seen.unwrap_or_else(|| Arc::new(plan.as_changed(coupon, drops.clone()))));
+            return Ok(seen.unwrap_or_else(|| Arc::new(plan.as_changed())));
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
 }
 
-/// One attempt at a change, with the drops it is about.
+/// One attempt at a change, at a revision of its own.
 struct Plan<'a> {
     services: &'a Services,
-    id: CouponId,
+    /// As it was when the revision was taken.
+    coupon: Coupon,
+    /// All its drops, as they were then.
+    all: Vec<Drop>,
     change: CouponChange,
     now: DateTime<Utc>,
-    drops: Vec<(DropId, Slot, DropKeys)>,
+    /// Those that the change is about.
+    drops: Vec<(Drop, DropKeys)>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(services: &'a Services, coupon: &Coupon, drops: &[Drop], change: CouponChange, now: DateTime<Utc>) -> Self {
+    fn new(services: &'a Services, coupon: Coupon, all: Vec<Drop>, change: CouponChange, now: DateTime<Utc>) -> Self {
         let open = |d: &&Drop| d.sealed_at.is_none() && d.closes_at.is_none_or(|closes| closes > now);
-        let with_keys = |d: &Drop| (d.id, d.quantity, services.redis.keys(coupon.id, d.id));
-        let drops = drops.iter().filter(open).map(with_keys).collect();
-        Self { services, id: coupon.id, change, now, drops }
+        let with_keys = |d: &Drop| (d.clone(), services.redis.keys(coupon.id, d.id));
+        let drops = all.iter().filter(open).map(with_keys).collect();
+        Self { services, coupon, all, change, now, drops }
     }
 
-    /// `false` where MySQL has changed since it was read; nothing was changed then.
-    async fn run(&self) -> Result<bool, Problem> {
+    /// The revision that this made. `None` where others have changed the coupon since; nothing was changed then.
+    async fn run(&self) -> Result<Option<u64>, Problem> {
         let lowered: Vec<_> = match self.change.quantity {
-            Some(new) => self.drops.iter().filter(|(_, old, _)| *old > new).collect(),
+            Some(new) => self.drops.iter().filter(|(drop, _)| drop.quantity > new).collect(),
             None => Vec::new(),
         };
         if let Some(new) = self.change.quantity {
             self.check_given_out(&lowered, new).await?;
-            self.lower(&lowered, new).await?;
-        }
-        let expected = self.drops.iter().map(|(id, quantity, _)| (*id, *quantity)).collect();
-        match self.services.db.change_coupon(self.id, self.change.clone(), expected, self.now).await {
-            Ok(true) => {}
-            Ok(false) => {
-                self.restore(&lowered).await;
-                return Ok(false);
+            if !self.lower(&lowered, new).await? {
+                return Ok(None);
             }
-            Err(error) => return Err(self.not_changed(&error, &lowered).await),
         }
-        self.follow().await.map_err(|error| {
-            tracing::warn!(%error, coupon = %self.id, "Redis did not follow a change; the reconciler sees to it");
-            Problem::unavailable("the change stands in MySQL; admission follows within a minute, or when you repeat it")
-        })?;
-        Ok(true)
+        let expected = self.drops.iter().map(|(drop, _)| (drop.id, drop.quantity)).collect();
+        let (id, revision) = (self.coupon.id, self.coupon.revision);
+        match self.services.db.change_coupon(id, revision, self.change.clone(), expected, self.now).await {
+            Ok(Some(made)) => {
+                self.follow(made).await.map_err(|error| {
+                    tracing::warn!(%error, coupon = %id, "Redis did not follow a change; the reconciler sees to it");
+                    let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
+                    Problem::unavailable(detail)
+                })?;
+                Ok(Some(made))
+            }
+            Ok(None) => {
+                self.restore(&lowered).await;
+                Ok(None)
+            }
+            Err(error) => Err(self.not_changed(&error, &lowered).await),
+        }
     }
 
     /// Looks at all drops before any is touched, so that a conflict changes nothing.
-    async fn check_given_out(&self, lowered: &[&(DropId, Slot, DropKeys)], new: Slot) -> Result<(), Problem> {
-        let keys: Vec<&DropKeys> = lowered.iter().map(|(_, _, keys)| keys).collect();
+    async fn check_given_out(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<(), Problem> {
+        let keys: Vec<&DropKeys> = lowered.iter().map(|(_, keys)| keys).collect();
         let given_out = self.services.redis.given_out(&keys).await.map_err(|error| redis_away(&error))?;
-        for ((drop, ..), given_out) in lowered.iter().zip(given_out) {
-            let given_out = given_out.ok_or_else(|| being_checked(*drop))?;
+        for ((drop, _), given_out) in lowered.iter().zip(given_out) {
+            let given_out = given_out.ok_or_else(|| being_checked(drop.id))?;
             if given_out > new {
-                return Err(below_given_out(*drop, given_out));
+                return Err(below_given_out(drop.id, given_out));
             }
         }
         Ok(())
     }
 
-    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out.
-    async fn lower(&self, lowered: &[&(DropId, Slot, DropKeys)], new: Slot) -> Result<(), Problem> {
-        for (at, (drop, _, keys)) in lowered.iter().enumerate() {
-            let refused = match self.services.redis.update_drop(keys, Some(new), None).await {
-                Ok(Done::Applied(())) => continue,
+    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out. `false`: others have changed
+    /// the coupon since.
+    async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
+        for (at, (drop, keys)) in lowered.iter().enumerate() {
+            let refused = match self.services.redis.lower(keys, self.coupon.revision, new).await {
+                Ok(Lowered::Yes) => continue,
+                Ok(Lowered::Outdated) => None,
                 // Somebody claimed since the look above.
-                Ok(Done::Changed) => {
-                    let counts = self.services.redis.given_out(&[keys]).await.unwrap_or_default();
-                    below_given_out(*drop, counts.into_iter().flatten().next().unwrap_or(new))
-                }
-                Ok(Done::Stale) => being_checked(*drop),
-                Err(error) => redis_away(&error),
+                Ok(Lowered::GivenOut(count)) => Some(below_given_out(drop.id, count)),
+                Ok(Lowered::Unloaded) => Some(being_checked(drop.id)),
+                Err(error) => Some(redis_away(&error)),
             };
             self.restore(&lowered[..=at]).await;
-            return Err(refused);
+            return refused.map_or(Ok(false), Err);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Puts back what was lowered in Redis. Only where MySQL certainly has the old quantity.
-    async fn restore(&self, lowered: &[&(DropId, Slot, DropKeys)]) {
-        for (drop, old, keys) in lowered {
-            if let Err(error) = self.services.redis.update_drop(keys, Some(*old), None).await {
-                tracing::warn!(%error, %drop, "a quantity is too low in Redis; the reconciler puts it right");
+    /// Puts back what was lowered in Redis, where MySQL certainly does not have this change. Refused there once somebody with a
+    /// later revision has written.
+    async fn restore(&self, lowered: &[&(Drop, DropKeys)]) {
+        for (drop, keys) in lowered {
+            let meta = DropMeta::of(&self.coupon, drop);
+            if let Err(error) = self.services.redis.write_meta(keys, self.coupon.revision, &meta).await {
+                tracing::warn!(%error, drop = %drop.id, "a quantity is too low in Redis; the reconciler puts it right");
             }
         }
     }
 
-    async fn not_changed(&self, error: &DbError, lowered: &[&(DropId, Slot, DropKeys)]) -> Problem {
+    async fn not_changed(&self, error: &DbError, lowered: &[&(Drop, DropKeys)]) -> Problem {
         let refused = matches!(error, DbError::Query { source, .. } if refusal(source) == Some(Refusal::BadData));
         if refused || matches!(error, DbError::Unreachable(_)) {
             self.restore(lowered).await;
         }
         if refused {
-            tracing::warn!(%error, coupon = %self.id, "a quantity was not lowered");
+            tracing::warn!(%error, coupon = %self.coupon.id, "a quantity was not lowered");
             let detail = "rows above that quantity are issued already; nothing was changed";
             return Problem::new(StatusCode::CONFLICT, "below_given_out", detail);
         }
@@ -202,37 +220,41 @@ impl<'a> Plan<'a> {
         mysql_away(error, "repeat the request: only then is it certain whether the change stands")
     }
 
-    /// Makes Redis follow what MySQL has now.
-    async fn follow(&self) -> Result<(), RedisError> {
+    /// Makes Redis follow what MySQL has at this revision.
+    async fn follow(&self, made: u64) -> Result<(), RedisError> {
         if self.change.quantity.is_none() && self.change.paused.is_none() {
             return Ok(());
         }
-        let CouponChange { quantity, paused, .. } = self.change;
-        for (drop, _, keys) in &self.drops {
-            let redis = &self.services.redis;
-            match redis.update_drop(keys, quantity, paused).await? {
-                Done::Applied(()) => continue,
+        let coupon = self.changed_coupon();
+        for (drop, keys) in &self.drops {
+            let meta = DropMeta::of(&coupon, &self.changed_drop(drop));
+            match self.services.redis.write_meta(keys, made, &meta).await? {
+                // Or somebody has changed it again since.
+                Done::Applied(()) | Done::Changed => {}
                 // Not loaded, so nobody is admitted either; the reconciler loads it from MySQL, with the change.
-                Done::Stale => {}
-                // More is given out than MySQL allows, which is the reconciler's to repair; a pause must hold all the same.
-                Done::Changed => {
-                    redis.update_drop(keys, None, paused).await?;
-                }
+                Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
             }
-            tracing::warn!(%drop, "a change waits for the reconciler to verify this drop");
         }
         Ok(())
     }
 
-    /// The coupon as it is now, for an answer while MySQL can't be read again.
-    fn as_changed(&self, mut coupon: Coupon, mut drops: Vec<Drop>) -> Entry {
+    fn changed_coupon(&self) -> Coupon {
+        let mut coupon = self.coupon.clone();
         coupon.name = self.change.name.clone().unwrap_or(coupon.name);
         coupon.paused = self.change.paused.unwrap_or(coupon.paused);
         coupon.quantity = self.change.quantity.unwrap_or(coupon.quantity);
-        for drop in drops.iter_mut().filter(|drop| self.drops.iter().any(|(id, ..)| *id == drop.id)) {
-            drop.quantity = self.change.quantity.unwrap_or(drop.quantity);
-        }
-        Entry::new(&self.services.redis, coupon, drops, |_| None)
+        coupon
+    }
+
+    fn changed_drop(&self, drop: &Drop) -> Drop {
+        Drop { quantity: self.change.quantity.unwrap_or(drop.quantity), ..drop.clone() }
+    }
+
+    /// The coupon as it is now, for an answer while MySQL can't be read again.
+    fn as_changed(&self) -> Entry {
+        let about = |drop: &Drop| self.drops.iter().any(|(one, _)| one.id == drop.id);
+        let drops = self.all.iter().map(|drop| if about(drop) { self.changed_drop(drop) } else { drop.clone() });
+        Entry::new(&self.services.redis, self.changed_coupon(), drops.collect(), |_| None)
     }
 }
 

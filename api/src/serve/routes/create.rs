@@ -106,7 +106,8 @@ async fn make(services: &Services, new: NewCoupon, now: DateTime<Utc>) -> Result
 async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop]) -> Result<(), RedisError> {
     let generation = redis.ensure_generation(coupon.id).await?;
     for drop in drops {
-        redis.load_drop(&redis.keys(coupon.id, drop.id), &generation, &DropMeta::of(coupon, drop)).await?;
+        let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(coupon, drop));
+        redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
     }
     Ok(())
 }

@@ -18,8 +18,10 @@ fn wanted() -> usize {
 const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_acknowledged_the_other_knows_while_operators_raise_lower_and_pause() {
-    let scene = Scene::new("ack-operators").await;
+async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows() {
+    let scene = Scene::new("acknowledged").await;
+    let world = &scene.world;
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let coupon = scene.api.create_coupon(&body("Acknowledged", 100, 0)).await;
     let done = AtomicBool::new(false);
     let operators = async {
@@ -29,19 +31,6 @@ async fn what_one_process_acknowledged_the_other_knows_while_operators_raise_low
         }
         changes
     };
-    let (wanted, changes) = tokio::join!(everybody(&scene, &coupon, &done), operators);
-    all_issued(&scene.world, coupon.drop, wanted).await;
-    assert!(changes > 3, "{changes} changes");
-    println!("{wanted} acknowledged, {changes} changes of operators");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_one_process_acknowledged_the_other_knows_while_passes_put_back_rows_that_somebody_deletes() {
-    let scene = Scene::new("ack-passes").await;
-    let world = &scene.world;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
-    let coupon = scene.api.create_coupon(&body("Acknowledged", u32::try_from(wanted()).unwrap(), 0)).await;
-    let done = AtomicBool::new(false);
     let passes = async || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
     let deleting = async {
         while !done.load(Ordering::Relaxed) {
@@ -55,12 +44,14 @@ async fn what_one_process_acknowledged_the_other_knows_while_passes_put_back_row
         }
         world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4", coupon.drop)).await;
     };
-    let (wanted, ()) = tokio::join!(everybody(&scene, &coupon, &done), deleting);
+    let (wanted, changes, ()) = tokio::join!(everybody(&scene, &coupon, &done), operators, deleting);
     all_issued(world, coupon.drop, wanted).await;
+    assert!(changes > 3, "{changes} changes");
     let applied = "SELECT COALESCE(SUM(applied), 0) FROM reconcile_runs";
     eventually("a pass is recorded", Duration::from_secs(30), async || world.sql.number(applied).await > 0).await;
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 0);
     assert_eq!(daemon.process.stop().await, 0);
-    println!("{wanted} acknowledged, {} repairs", world.sql.number(applied).await);
+    println!("{wanted} acknowledged, {changes} changes of operators, {} repairs", world.sql.number(applied).await);
 }
 
 /// Everybody claims at one of two APIs and at once at the other; gives how many there were.

@@ -28,6 +28,7 @@ mod drift_sealing;
 mod drift_support;
 mod drift_waiting;
 mod faults;
+mod operators;
 mod outages;
 mod processes;
 mod repairs;

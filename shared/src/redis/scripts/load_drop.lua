@@ -1,11 +1,15 @@
 -- Makes a drop known to admission, if it isn't. Refuses when the coupon's generation is not the one the caller saw before it
--- looked at anything else: Redis was emptied since, and what the caller believes of this drop may be wrong.
--- KEYS  1 meta  2 count  3 generation
--- ARGV  1 generation  2.. field, value pairs of meta
--- Reply loaded | present | stale
+-- looked at anything else: Redis was emptied since, and what the caller believes of this drop may be wrong. Refuses as well when
+-- a newer revision of the coupon was seen (`write_meta.lua`): its settings have changed since the caller read them.
+-- KEYS  1 meta  2 count  3 generation  4 revision
+-- ARGV  1 generation  2 revision  3.. field, value pairs of meta
+-- Reply loaded | present | stale | outdated
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 'stale' end
+local seen = tonumber(redis.call('GET', KEYS[4]) or '') or 0
 redis.call('EXISTS', KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'present' end
+if tonumber(ARGV[2]) < seen then return 'outdated' end
+redis.call('SET', KEYS[4], ARGV[2])
 redis.call('SET', KEYS[2], 0, 'NX')
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 'loaded'
