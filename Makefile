@@ -7,7 +7,12 @@ SHELL := bash
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
-release := cargo build --release --locked -p firstcome-api -p firstcome-reconciler -p firstcome-rush
+# Quick to build, slow to run: for what is fast, see `make bench`, or say PROFILE=release.
+PROFILE ?= dev
+programs := target/$(subst dev,debug,$(PROFILE))
+# One selection of packages for all, so that nothing is built twice with other features (dev/features.sh).
+system := --locked -p firstcome-api -p firstcome-reconciler -p firstcome-rush -p firstcome-drift -p firstcome-stack
+build := echo "[firstcome] building the programs ($(PROFILE))" >&2; cargo build --profile $(PROFILE) $(system)
 
 running := test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }; \
 	set -a; . target/run/env; set +a
@@ -17,29 +22,28 @@ help: ## This list
 
 setup: ## Everything that building and running needs, fetched once
 	@dev/setup.sh
-	@cargo run --quiet --release --locked -p firstcome-stack -- setup
+	@$(build)
+	@$(programs)/firstcome-stack setup
 
 demo: ## The main job on real servers: a rush, trouble, and the proof (QUANTITY=100 PEOPLE=10000)
 	@dev/setup.sh
-	@echo "[firstcome] building the release binaries" >&2
-	@$(release)
-	@exec target/release/firstcome-demo
+	@$(build)
+	@exec $(programs)/firstcome-demo
 
-run: ## The whole system, left running until Ctrl-C, with commands to try
+run: ## The whole system, left running until Ctrl-C, with commands to try (PROFILE=release for a fast one)
 	@dev/setup.sh
-	@echo "[firstcome] building the release binaries" >&2
-	@$(release)
-	@exec target/release/firstcome-run
+	@$(build)
+	@exec $(programs)/firstcome-run
 
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100; ARGS="--rate 5000")
-	@$(running); API_URL=$$API_URLS exec target/release/rush --json target/rush/report.json --html target/rush/report.html $(ARGS)
+	@$(running); API_URL=$$API_URLS exec $$PROGRAMS/rush --json target/rush/report.json --html target/rush/report.html $(ARGS)
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
-	@$(running); cargo build --quiet --release --locked -p firstcome-drift; exec target/release/firstcome-drift
+	@if [ "$${KIND:-}" = "?" ]; then PROGRAMS=$(programs); else $(running); fi; exec $$PROGRAMS/firstcome-drift
 
 flame: ## Where the API's time goes: flame graphs in target/flame (perf and inferno)
 	@dev/setup.sh
-	@$(release)
+	@cargo build --release $(system)
 	@exec dev/flame.sh
 
 picture: ## The README's picture and table, out of the last `make bench`
@@ -47,32 +51,32 @@ picture: ## The README's picture and table, out of the last `make bench`
 
 bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh
-	@echo "[firstcome] building the release binaries" >&2
-	@$(release) -p firstcome-bench
+	@echo "[firstcome] building the programs (release)" >&2
+	@cargo build --release $(system) -p firstcome-bench
 	@target/release/firstcome-bench all $(ARGS)
 
 test: ## Every test, on real servers; set-up included
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
-	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@target/debug/firstcome-stack setup
 	@dev/test.sh
 
 crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
 	@dev/setup.sh
-	@cargo build --locked -p firstcome-api -p firstcome-reconciler
-	@cargo run --quiet --locked -p firstcome-stack -- setup
-	@CYCLES=$${CYCLES:-100} cargo test --locked -p firstcome-system-tests --test it cycles:: -- --nocapture
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@CYCLES=$${CYCLES:-100} cargo test --workspace --locked --test it cycles:: -- --nocapture
 
 chaos: ## Seeded fault schedules on real servers, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
 	@dev/setup.sh clocks
-	@cargo build --locked -p firstcome-api -p firstcome-reconciler -p firstcome-chaos
-	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@cargo build $(system) -p firstcome-chaos
+	@target/debug/firstcome-stack setup
 	@target/debug/firstcome-chaos $(if $(REPLAY),replay $(REPLAY),run)
 
 soak: ## Mixed traffic and faults for half an hour; memory, sockets, statements and tables must stay flat (MINUTES=30)
 	@dev/setup.sh
-	@cargo build --locked -p firstcome-api -p firstcome-reconciler -p firstcome-chaos
-	@cargo run --quiet --locked -p firstcome-stack -- setup
+	@cargo build $(system) -p firstcome-chaos
+	@target/debug/firstcome-stack setup
 	@target/debug/firstcome-chaos soak
 
 lint: ## Formatting, clippy, documentation, licences, docker-compose.yml

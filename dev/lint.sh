@@ -19,6 +19,9 @@ dev/check-compose.sh
 step "dependencies: licences, bans, sources"
 dev/deny.sh
 
+step "features: nothing is built twice"
+dev/features.sh
+
 step "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 

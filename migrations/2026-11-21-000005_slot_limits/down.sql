@@ -4,8 +4,8 @@ ALTER TABLE issued_coupons
     DROP FOREIGN KEY issued_coupons_limit, DROP KEY issued_coupons_limit, DROP CONSTRAINT issued_coupons_within;
 DROP TRIGGER IF EXISTS drops_after_insert;
 DROP TRIGGER IF EXISTS drops_after_update;
-DROP TRIGGER IF EXISTS issued_coupons_before_insert;
-DROP TRIGGER IF EXISTS issued_coupons_before_update;
+DROP TRIGGER IF EXISTS issued_coupons_limit_insert;
+DROP TRIGGER IF EXISTS issued_coupons_limit_update;
 ALTER TABLE issued_coupons DROP COLUMN slot_limit;
 DROP TABLE IF EXISTS slot_limits;
 CREATE TRIGGER issued_coupons_before_insert BEFORE INSERT ON issued_coupons FOR EACH ROW

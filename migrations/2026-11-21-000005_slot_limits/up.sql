@@ -5,6 +5,14 @@
 --   a row's limit        any that is not below its slot; the writer names one with its person_scope, or neither: then the trigger
 --                        looks for them
 -- Each statement can be run again after a crash half-way.
+-- The rows' own limit. 0: the writer says none.
+SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
+    WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'slot_limit');
+SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN slot_limit INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE', 'DO 0');
+PREPARE statement FROM @sql;
+EXECUTE statement;
+DEALLOCATE PREPARE statement;
+
 CREATE TABLE IF NOT EXISTS slot_limits (
     drop_id      BIGINT       NOT NULL,
     slot_limit   INT UNSIGNED NOT NULL,
@@ -83,48 +91,7 @@ BEGIN
     END IF;
 END;
 
--- The rows' own limit. 0: the writer says none.
-SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.columns
-    WHERE table_schema = DATABASE() AND table_name = 'issued_coupons' AND column_name = 'slot_limit');
-SET @sql = IF(@todo, 'ALTER TABLE issued_coupons ADD COLUMN slot_limit INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE', 'DO 0');
-PREPARE statement FROM @sql;
-EXECUTE statement;
-DEALLOCATE PREPARE statement;
-
-DROP TRIGGER IF EXISTS issued_coupons_before_insert;
-CREATE TRIGGER issued_coupons_before_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
-BEGIN
-    DECLARE found_limit INT UNSIGNED DEFAULT 0;
-    DECLARE found_scope BIGINT DEFAULT 0;
-    IF NEW.slot_limit = 0 THEN
-        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
-            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
-        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
-            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
-        END IF;
-        -- A drop that is not there has no limit either: the foreign key says so.
-        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
-    END IF;
-END;
-
--- Whatever an UPDATE says of limit and scope, a row that moves gets those of its place.
-DROP TRIGGER IF EXISTS issued_coupons_before_update;
-CREATE TRIGGER issued_coupons_before_update BEFORE UPDATE ON issued_coupons FOR EACH ROW
-BEGIN
-    DECLARE found_limit INT UNSIGNED DEFAULT 0;
-    DECLARE found_scope BIGINT DEFAULT 0;
-    IF NEW.drop_id <> OLD.drop_id OR NEW.slot <> OLD.slot OR NEW.person_scope <> OLD.person_scope THEN
-        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
-            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
-        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
-            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
-        END IF;
-        -- A drop that is not there has no limit either: the foreign key says so.
-        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
-    END IF;
-END;
-
--- What was there before this migration.
+-- The limits of drops that were there before, in place before any row asks for one.
 INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
     SELECT d.id, n.slot_limit, d.coupon_id, 0
         FROM drops d JOIN (
@@ -140,6 +107,42 @@ INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
     SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d
         WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity);
+-- Under names of their own, and before the old ones go: at no instant is a row written without one.
+CREATE TRIGGER IF NOT EXISTS issued_coupons_limit_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
+BEGIN
+    DECLARE found_limit INT UNSIGNED DEFAULT 0;
+    DECLARE found_scope BIGINT DEFAULT 0;
+    IF NEW.slot_limit = 0 THEN
+        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
+            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
+        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
+        END IF;
+        -- A drop that is not there has no limit either: the foreign key says so.
+        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
+    END IF;
+END;
+
+-- Whatever an UPDATE says of limit and scope, a row that moves gets those of its place.
+CREATE TRIGGER IF NOT EXISTS issued_coupons_limit_update BEFORE UPDATE ON issued_coupons FOR EACH ROW
+BEGIN
+    DECLARE found_limit INT UNSIGNED DEFAULT 0;
+    DECLARE found_scope BIGINT DEFAULT 0;
+    IF NEW.drop_id <> OLD.drop_id OR NEW.slot <> OLD.slot OR NEW.person_scope <> OLD.person_scope THEN
+        SELECT l.slot_limit, l.person_scope INTO found_limit, found_scope FROM slot_limits l
+            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE;
+        IF NEW.slot < 1 OR (found_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
+        END IF;
+        -- A drop that is not there has no limit either: the foreign key says so.
+        SET NEW.slot_limit = IF(found_limit = 0, NEW.slot, found_limit), NEW.person_scope = found_scope;
+    END IF;
+END;
+
+DROP TRIGGER IF EXISTS issued_coupons_before_insert;
+DROP TRIGGER IF EXISTS issued_coupons_before_update;
+
+-- Rows that were written before the trigger was there.
 UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id
     SET i.slot_limit = LEAST(d.quantity, (i.slot + 65535) DIV 65536 * 65536) WHERE i.slot_limit = 0;
 

@@ -189,19 +189,11 @@ fn ops_token(text: &str) -> Result<(), String> {
 
 /// Settings of `once`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "This pass")]
 pub struct OnceArgs {
-    /// Stores and policy.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// Mail.
-    #[command(flatten)]
-    pub notify: NotifyArgs,
     /// Only look: change nothing, list what would be done
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the run as JSON
-    #[arg(long)]
-    pub json: bool,
     /// Only this coupon
     #[arg(long, value_name = "ID")]
     pub coupon: Option<i64>,
@@ -211,20 +203,27 @@ pub struct OnceArgs {
     /// Look at sealed drops too
     #[arg(long)]
     pub deep: bool,
-    /// Confirm repairs that the brake holds back
+    /// Confirm repairs that the brake holds back; needs --coupon or --drop
     #[arg(long)]
     pub confirm: bool,
+    /// Print the run as JSON
+    #[arg(long)]
+    pub json: bool,
     /// How long to wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,
+    /// Stores and policy.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Mail.
+    #[command(flatten)]
+    pub notify: NotifyArgs,
 }
 
 /// Settings of `explain`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Whose story")]
 pub struct ExplainArgs {
-    /// Stores and policy.
-    #[command(flatten)]
-    pub engine: EngineArgs,
     /// The coupon
     #[arg(long, value_name = "ID")]
     pub coupon: i64,
@@ -234,4 +233,7 @@ pub struct ExplainArgs {
     /// Print the story as JSON
     #[arg(long)]
     pub json: bool,
+    /// Stores and policy.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }

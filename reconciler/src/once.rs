@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +12,7 @@ use crate::args::OnceArgs;
 use crate::engine::{Progress, Request};
 use crate::notify::Notifier;
 use crate::pass::{PassError, new_run_id};
-use crate::report::{Run, Status, Trigger};
+use crate::report::{DropReport, Run, Status, Trigger};
 use crate::runner::tell;
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
@@ -27,6 +26,10 @@ const MAIL_LIMIT: Duration = Duration::from_secs(20);
 /// # Errors
 /// When the settings can't be worked with.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        !args.confirm || args.coupon.is_some() || args.drop.is_some(),
+        "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
+    );
     let engine = args.engine.engine()?;
     crate::start::check(&engine, &args.engine, &stop).await?;
     let notifier = Notifier::new(engine.db.clone(), &args.notify)?;
@@ -76,37 +79,14 @@ async fn show_progress(progress: Arc<Progress>) {
 }
 
 fn print(run: &Run) {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_header([
-        "coupon",
-        "drop",
-        "quantity",
-        "count",
-        "users",
-        "rows",
-        "failed",
-        "in flight",
-        "exact",
-        "findings",
-    ]);
-    for drop in &run.drops {
-        let change =
-            |before: u64, after: u64| if before == after { after.to_string() } else { format!("{before} → {after}") };
-        let count = |n: i64| u64::try_from(n).unwrap_or(0);
-        table.add_row([
-            format!("{} {}", drop.coupon_id, drop.coupon_name),
-            drop.drop_id.to_string(),
-            drop.quantity.to_string(),
-            change(count(drop.before.count), count(drop.after.count)),
-            change(drop.before.users, drop.after.users),
-            change(drop.before.rows, drop.after.rows),
-            change(drop.before.failed_claims, drop.after.failed_claims),
-            change(drop.before.in_flight, drop.after.in_flight),
-            if drop.exact { "yes".into() } else { "no".into() },
-            drop.findings.len().to_string(),
-        ]);
+    let told = |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
+    for drop in run.drops.iter().filter(told) {
+        println!("{}", lines_of(drop));
     }
-    println!("{table}");
+    let unchanged = run.drops.len() - run.drops.iter().filter(told).count();
+    if unchanged > 0 {
+        println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
+    }
     for finding in run.all_findings().take(SHOWN) {
         let person =
             finding.user_id.clone().map(UserId::from_store).map(|u| format!(" {}", u.masked())).unwrap_or_default();
@@ -133,4 +113,30 @@ fn print(run: &Run) {
     if let Some(error) = &run.error {
         println!("failed: {error}");
     }
+}
+
+/// A drop in two lines that fit a terminal: whether it is exact, and its numbers, before and after where they differ.
+fn lines_of(drop: &DropReport) -> String {
+    let (before, after) = (&drop.before, &drop.after);
+    let number = |name: &str, before: String, after: String| {
+        if before == after { format!("{name} {after}") } else { format!("{name} {before} → {after}") }
+    };
+    let numbers = [
+        ("rows", before.rows.to_string(), after.rows.to_string()),
+        ("in Redis", before.users.to_string(), after.users.to_string()),
+        ("count", before.count.to_string(), after.count.to_string()),
+        ("failed claims", before.failed_claims.to_string(), after.failed_claims.to_string()),
+        ("in flight", before.in_flight.to_string(), after.in_flight.to_string()),
+    ]
+    .map(|(name, before, after)| number(name, before, after));
+    let exact = if drop.exact { "exact" } else { "NOT exact" };
+    format!(
+        "{} · coupon {}, drop {}: {} of {} issued, {exact}\n    {}",
+        drop.coupon_name,
+        drop.coupon_id,
+        drop.drop_id,
+        after.rows,
+        drop.quantity,
+        numbers.join(" · ")
+    )
 }

@@ -12,9 +12,10 @@ pub enum Schedule {
     /// One drop.
     Once {
         /// First instant at which a claim is admitted.
+        #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
         /// First instant at which none is any more; without it the drop stays open.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "instants::or_none", skip_serializing_if = "Option::is_none")]
         closes_at: Option<DateTime<Utc>>,
     },
     /// One drop a local date, from `first_day` to `last_day`, both included.
@@ -134,6 +135,32 @@ fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     let before = (1..=26).find_map(|hours| zone.from_local_datetime(&(local - TimeDelta::hours(hours))).latest())?;
     let offset = local - TimeDelta::zero() - before.naive_local();
     Some((before + offset).with_timezone(&Utc))
+}
+
+/// Instants as people write them, refused in words that say what is missing.
+mod instants {
+    use chrono::{DateTime, NaiveDateTime, Utc};
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    fn read(text: &str) -> Result<DateTime<Utc>, String> {
+        let no_zone = |text: &str| text.parse::<NaiveDateTime>().is_ok();
+        text.parse().map_err(|_| {
+            if no_zone(text) {
+                format!("{text:?} has no time zone; write {text}Z or {text}+09:00")
+            } else {
+                format!("{text:?} is not an instant such as 2026-12-01T06:00:00Z")
+            }
+        })
+    }
+
+    pub(super) fn one<'de, D: Deserializer<'de>>(d: D) -> Result<DateTime<Utc>, D::Error> {
+        read(&String::deserialize(d)?).map_err(D::Error::custom)
+    }
+
+    pub(super) fn or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|text| read(&text)).transpose().map_err(D::Error::custom)
+    }
 }
 
 mod wall_clock {

@@ -202,7 +202,12 @@ impl Claims {
         }
     }
 
-    async fn call(&self, drop: DropId, keys: &DropKeys, batch: &[Pending]) -> Result<Vec<Reply>, AdmissionError> {
+    async fn call(
+        &self,
+        drop: DropId,
+        keys: &DropKeys,
+        batch: &[Pending],
+    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let users: Vec<&UserId> = batch.iter().map(|pending| &pending.user).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
@@ -212,7 +217,7 @@ impl Claims {
         self.batch_size.record(users.len() as f64);
         match &asked {
             Ok(replies) => {
-                if let Some(reply) = replies.first() {
+                if let Some(reply) = replies.iter().flatten().next() {
                     self.clock.seen(reply.now_ms);
                 }
             }
@@ -226,9 +231,15 @@ impl Claims {
     }
 
     /// Answers those who hold no slot; for those who do, sees to it that a second store holds it, without the client if need be.
-    fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (Pending, Reply)>) {
+    fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (Pending, Option<Reply>)>) {
         let mut yes = Vec::new();
         for (pending, reply) in replies {
+            // One person's damaged entry is theirs alone.
+            let Some(reply) = reply else {
+                tracing::error!(drop = %drop_id, "admission's answer to one person could not be read");
+                refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
+                continue;
+            };
             match reply.admission {
                 Admission::Accepted(slot) => {
                     crash_point(Point::ClaimAdmitted);

@@ -61,7 +61,7 @@ pub(super) async fn services(
         identity,
         in_hand,
         request_timeout: args.http.request_timeout(),
-        changing: tokio::sync::Mutex::default(),
+        changing: std::array::from_fn(|_| tokio::sync::Mutex::default()),
     }))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 
@@ -25,8 +26,17 @@ pub(super) struct Services {
     pub(super) in_hand: Arc<InHand>,
     /// Longest time for the answer to one request.
     pub(super) request_timeout: Duration,
-    /// One operator's change at a time in this process; MySQL sorts out those of several.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    /// One operator's change of a coupon at a time in this process; revisions sort out those of several. Coupons share a lock where
+    /// their numbers agree in the last bits.
+    pub(super) changing: [tokio::sync::Mutex<()>; 256],
+}
+
+impl Services {
+    /// Holds up other changes of this coupon until it is dropped.
+    pub(super) async fn lock_for_change(&self, coupon: CouponId) -> tokio::sync::MutexGuard<'_, ()> {
+        let at = usize::try_from(coupon.0.rem_euclid(256)).unwrap_or_default();
+        self.changing[at].lock().await
+    }
 }
 
 /// The services, shared.

@@ -70,7 +70,7 @@ async fn what_is_refused_leaves_redis_as_it_was() {
     let world = World::new().await;
     let api = world.api().await;
     let (early, _) = api.make(coupon(5, 10, 20)).await;
-    let (late, _) = api.make(coupon(5, -20, -10)).await;
+    let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
     assert_eq!(api.patch(stopped, json!({"paused": true})).await.status, 200);
     let before = world.dump().await;
@@ -126,4 +126,24 @@ async fn a_body_is_not_needed_and_not_read() {
     assert_eq!(api.mine(id, "u-2").await.json["status"], "none");
     let huge = api.ask(Method::POST, &path, &[("x-user-id", "u-3")], "x".repeat(20_000)).await;
     assert_eq!(huge.code(), (413, "too_large"));
+}
+
+#[tokio::test]
+async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
+    let world = World::new().await;
+    let api = world.api().await;
+    let (id, drop) = api.make(open(1_000)).await;
+    let keys = world.keys(id, drop);
+    let mut conn = world.redis.connection();
+    let damage = format!("{drop}:99999999999");
+    redis::cmd("HSET").arg(&keys.claimants).arg("bad").arg(damage).query_async::<()>(&mut conn).await.unwrap();
+    for round in 0..5 {
+        let users: Vec<String> =
+            (0..40).map(|n| if n % 4 == 0 { "bad".into() } else { format!("u-{round}-{n}") }).collect();
+        let answers = futures_util::future::join_all(users.iter().map(|user| api.claim(id, user))).await;
+        for (user, answer) in users.iter().zip(answers) {
+            let expected = if user == "bad" { (503, "unavailable") } else { (202, "accepted") };
+            assert_eq!(answer.code(), expected, "{user}");
+        }
+    }
 }

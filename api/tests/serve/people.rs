@@ -38,7 +38,7 @@ async fn a_claim_is_accepted_then_issued_and_its_code_told() {
 async fn a_sealed_drop_is_told_from_mysql_alone() {
     let world = World::new().await;
     let api = world.api().await;
-    let (id, drop) = api.make(crate::world::coupon(3, -20, -10)).await;
+    let (id, drop) = world.make_over(&api, 3).await;
     for slot in 1..=2 {
         world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, {slot}, {id}, 'u-{slot}', 'consumer')")).await;
     }

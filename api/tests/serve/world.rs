@@ -129,6 +129,21 @@ impl World {
         stack().await.mysql.query(&statement).await.unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
+    /// A coupon whose window is over, as time would have made it: nobody may make one that is.
+    pub(crate) async fn make_over(&self, api: &Api, quantity: u32) -> (i64, i64) {
+        let (id, drop) = api.make(open(quantity)).await;
+        let then =
+            "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
+        self.sql(&format!("UPDATE {{db}}.drops SET {then} WHERE id = {drop}")).await;
+        let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
+        let mut set = redis::cmd("HSET");
+        set.arg(self.keys(id, drop).meta).arg("opens_at_ms").arg(ago(20)).arg("closes_at_ms").arg(ago(10));
+        set.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+        let path = format!("/v1/coupons/{id}");
+        until("its window is over", async || api.get(&path).await.json["current_drop"]["state"] == "closed").await;
+        (id, drop)
+    }
+
     pub(crate) fn keys(&self, coupon: i64, drop: i64) -> DropKeys {
         self.redis.keys(CouponId(coupon), DropId(drop))
     }

@@ -106,7 +106,7 @@ impl Injector {
         let wanted = n as usize;
         ensure!(
             whole.len() >= wanted && n > 0,
-            "{n} people with a row are wanted and {} are there in drop {} that nothing has hit yet",
+            "COUNT is {n}, but only {} people with a row are left in drop {}: claim for more people first, or take a smaller COUNT",
             whole.len(),
             self.drop.id
         );

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use firstcome_drift::{Injector, Kind, Place};
 
 /// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and mend it.
@@ -13,8 +13,8 @@ use firstcome_drift::{Injector, Kind, Place};
 #[derive(Parser)]
 #[command(name = "firstcome-drift", version, max_term_width = 120)]
 struct Cli {
-    /// What to make
-    #[arg(value_enum, env = "KIND")]
+    /// What to make; `?` lists the kinds
+    #[arg(value_enum, env = "KIND", default_value = "unissued", hide_possible_values = true)]
     kind: Kind,
     /// In this coupon; else in the newest
     #[arg(long, env = "COUPON", value_name = "ID")]
@@ -34,6 +34,11 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let asked = std::env::args().nth(1).or_else(|| std::env::var("KIND").ok());
+    if asked.as_deref() == Some("?") {
+        println!("{}", kinds());
+        return ExitCode::SUCCESS;
+    }
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,6 +46,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line a kind: its name, and what it does.
+fn kinds() -> String {
+    let line = |kind: &Kind| {
+        let value = kind.to_possible_value()?;
+        let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+        Some(format!("{:<26} {help}", value.get_name()))
+    };
+    Kind::value_variants().iter().filter_map(line).collect::<Vec<_>>().join("\n")
 }
 
 async fn run(cli: Cli) -> Result<()> {
@@ -57,4 +72,17 @@ async fn run(cli: Cli) -> Result<()> {
         println!("over");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_listed_with_what_it_does() {
+        let kinds = kinds();
+        assert_eq!(kinds.lines().count(), Kind::value_variants().len());
+        assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");
+        assert!(kinds.contains("unissued "), "{kinds}");
+    }
 }

@@ -7,6 +7,9 @@ use crate::answer::Kind;
 use crate::live::grouped;
 use crate::tally::{Latency, Progress, Tally};
 
+/// Said beside a rate that a quick build gave.
+const UNOPTIMIZED: &str = if cfg!(debug_assertions) { " (an unoptimized build)" } else { "" };
+
 /// Two columns: what, and how much.
 pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     let mut table = Table::new();
@@ -71,7 +74,7 @@ pub(crate) fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
         ("people who asked".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
-        ("took".into(), format!("{:.1} s, {:.0} requests a second", tally.seconds, tally.per_second)),
+        ("took".into(), format!("{:.1} s, {:.0} requests a second{UNOPTIMIZED}", tally.seconds, tally.per_second)),
         ("latency p50 · p99 · p99.9 · max".into(), in_words(&tally.latency)),
     ]
 }

@@ -33,9 +33,6 @@ pub enum CollectError {
     /// MySQL.
     #[error(transparent)]
     Mysql(#[from] DbError),
-    /// What was asked for does not exist.
-    #[error("{0}")]
-    NotFound(String),
 }
 
 /// What one pass saw before it went through the drops.

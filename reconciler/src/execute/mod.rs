@@ -85,11 +85,10 @@ impl<'a> Executor<'a> {
                 return Err(ExecuteError::Stopped);
             }
             // Who is moved needs the counter and the free slots right, and rows follow from where people are.
-            if unsettled
-                && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle { .. })
+            if unsettled && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle)
                 || matches!(run[0].action, Action::Move { .. })
             {
-                self.settle_all(plan).await?;
+                self.settle_all().await?;
                 unsettled = false;
             }
             unsettled |= matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
@@ -98,13 +97,13 @@ impl<'a> Executor<'a> {
             crash_point(Point::RepairDone);
         }
         if unsettled {
-            self.settle_all(plan).await?;
+            self.settle_all().await?;
         }
         Ok(attempts)
     }
 
-    async fn settle_all(&mut self, plan: &Plan) -> Result<(), ExecuteError> {
-        self.settle(plan.numbers.count.max(i64::from(self.facts.drop.quantity))).await.map(|_| ())
+    async fn settle_all(&mut self) -> Result<(), ExecuteError> {
+        self.settle().await.map(|_| ())
     }
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
@@ -131,7 +130,7 @@ impl<'a> Executor<'a> {
             Action::Rebuild(holdings) => self.rebuild(holdings).await,
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
-            Action::Settle { up_to } => self.settle(*up_to).await,
+            Action::Settle => self.settle().await,
             Action::IssueFailed { id, claim, put_back } => self.issue_failed(*id, claim, *put_back).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,

@@ -75,7 +75,7 @@ impl Executor<'_> {
             Done::Stale => return Ok(Attempt::Changed(EMPTIED.into())),
         }
         crash_point(Point::DropLoaded);
-        let settled = self.settle(i64::from(self.facts.drop.quantity)).await?;
+        let settled = self.settle().await?;
         Ok(match settled {
             Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
             Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", holdings.len()))),
@@ -83,9 +83,9 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn settle(&mut self, up_to: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn settle(&mut self) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
-        Ok(match self.redis.settle(&self.keys, &generation, up_to).await? {
+        Ok(match self.redis.settle(&self.keys, &generation).await? {
             Done::Applied(0) => Attempt::Done(None),
             Done::Applied(freed) => Attempt::Done(Some(format!("{freed} slots are free again"))),
             Done::Changed => Attempt::Changed("two people are on one slot; that is repaired first".into()),

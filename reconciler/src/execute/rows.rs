@@ -84,7 +84,7 @@ impl Executor<'_> {
             match self.admit_in_slot(holding).await? {
                 Some(PutBack::Applied) => {
                     // A slot beyond the counter leaves the ones below it free.
-                    self.settle(i64::from(self.facts.drop.quantity)).await?;
+                    self.settle().await?;
                 }
                 Some(PutBack::Same) => {}
                 Some(PutBack::Taken) => return Ok(Attempt::Changed("its slot is another's by now".into())),

@@ -162,17 +162,40 @@ async fn findings(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known
                 .await
         })
         .await?;
+    for (at, what) in passes_together(rows) {
+        known.tell(Some(at), "reconciler", what);
+    }
+    Ok(())
+}
+
+/// A sentence a finding, with the instant when it was first made; passes in a row that found the same share one.
+fn passes_together(rows: Vec<FindingRow>) -> Vec<(DateTime<Utc>, String)> {
+    struct Same {
+        what: String,
+        run: String,
+        first: DateTime<Utc>,
+        last: DateTime<Utc>,
+        passes: u32,
+    }
+    let mut told: Vec<Same> = Vec::new();
     for (run, drop, kind, slot, action, result, detail, at) in rows {
         let place = drop.map(|d| format!(" in drop {d}")).unwrap_or_default();
         let slot = slot.map(|s| format!(", slot {s}")).unwrap_or_default();
-        let detail = detail.unwrap_or_default();
-        known.tell(
-            Some(at.and_utc()),
-            "reconciler",
-            format!("{kind}{place}{slot}: {action} {result}: {detail} (pass {run})"),
-        );
+        let what = format!("{kind}{place}{slot}: {action} {result}: {}", detail.unwrap_or_default());
+        let at = at.and_utc();
+        match told.last_mut().filter(|same| same.what == what) {
+            Some(same) => (same.last, same.passes) = (at, same.passes + 1),
+            None => told.push(Same { what, run, first: at, last: at, passes: 1 }),
+        }
     }
-    Ok(())
+    let sentence = |same: Same| match same.passes {
+        1 => (same.first, format!("{} (pass {})", same.what, same.run)),
+        passes => {
+            let last = same.last.format("%Y-%m-%d %H:%M:%S");
+            (same.first, format!("{} ({passes} passes until {last}, the first {})", same.what, same.run))
+        }
+    };
+    told.into_iter().map(sentence).collect()
 }
 
 async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
@@ -224,5 +247,30 @@ async fn topic(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, 
             }
             known.no_longer_known.extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_in_a_row_that_found_the_same_share_a_sentence() {
+        let at = |minute: u32| DateTime::from_timestamp(i64::from(minute) * 60, 0).unwrap().naive_utc();
+        let row = |run: &str, result: &str, minute| {
+            let [run, kind, action, result] = [run, "failed_claim", "report", result].map(str::to_owned);
+            (run, Some(7), kind, Some(1_100), action, result, Some("no such slot".to_owned()), at(minute))
+        };
+        let rows = vec![row("a", "skipped", 1), row("b", "skipped", 2), row("c", "skipped", 3), row("d", "applied", 4)];
+        let told = passes_together(rows);
+        let said: Vec<&str> = told.iter().map(|(_, what)| what.as_str()).collect();
+        assert_eq!(
+            said,
+            [
+                "failed_claim in drop 7, slot 1100: report skipped: no such slot (3 passes until 1970-01-01 00:03:00, the first a)",
+                "failed_claim in drop 7, slot 1100: report applied: no such slot (pass d)",
+            ]
+        );
+        assert_eq!(told[0].0, at(1).and_utc());
     }
 }

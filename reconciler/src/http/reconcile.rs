@@ -52,7 +52,7 @@ pub(super) struct Started {
     responses(
         (status = 200, description = "The run, ended", body = Run),
         (status = 202, description = "Started; `Location` has its address", body = Started),
-        (status = 400, description = "The body cannot be read", body = Problem),
+        (status = 400, description = "The body cannot be read, or confirms without a coupon or drop", body = Problem),
         (status = 404, description = "No such coupon or drop", body = Problem),
         (status = 409, description = "Another pass runs; `run_id` names it", body = Problem),
     )
@@ -64,6 +64,10 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         serde_json::from_slice(&body)
             .map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))?
     };
+    if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
+        let detail = "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
+        return Err(Problem::bad_request("bad_body", detail));
+    }
     let request = Request {
         coupon: body.coupon_id.map(CouponId),
         drop: body.drop_id.map(DropId),
@@ -72,6 +76,10 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         confirm: body.confirm,
         ..Request::new(Trigger::Endpoint)
     };
+    // Before the answer: a 202 must not lead to a run that never was.
+    if let Err(PassError::NotFound(what)) = app.engine.must_exist(&request).await {
+        return Err(Problem::not_found(what));
+    }
     let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
     if !body.wait {
         let location = format!("/v1/runs/{run_id}");

@@ -14,9 +14,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Broken;
 use super::findings::Ledger;
-use crate::collect::{CollectError, Head, Surroundings};
+use super::{Broken, PassError};
+use crate::collect::{Head, Surroundings};
 use crate::engine::{Engine, Request};
 use crate::execute::Executor;
 use crate::plan::{Action, Plan, Planner};
@@ -62,24 +62,30 @@ impl Engine {
         if request.deep {
             chosen.extend(self.sealed_with_keys(request).await?);
         }
-        if chosen.is_empty() && !request.covers_everything() {
-            self.must_exist(request).await?;
-        }
         Ok(chosen)
     }
 
-    async fn must_exist(&self, request: &Request) -> Result<(), Broken> {
-        let known = if let Some(coupon) = request.coupon {
-            let found = self.db.coupon(coupon).await?;
-            found.is_some_and(|(_, own)| request.drop.is_none_or(|id| own.iter().any(|d| d.id == id)))
-        } else {
-            let id = request.drop.map_or(0, |d| d.0);
-            let count =
-                self.db.run("find drop", async move |conn| drops::table.find(id).count().get_result(conn).await);
-            let count: i64 = count.await?;
-            count > 0
+    /// Whether what is asked for exists; a typing error is no pass that failed. Says nothing where MySQL is away: then the pass
+    /// fails, and says so.
+    pub(crate) async fn must_exist(&self, request: &Request) -> Result<(), PassError> {
+        let missing = match (request.coupon, request.drop) {
+            (None, None) => None,
+            (Some(coupon), drop) => match self.db.coupon(coupon).await {
+                Ok(None) => Some(format!("there is no coupon {coupon}")),
+                Ok(Some((_, own))) => drop
+                    .filter(|id| own.iter().all(|d| d.id != *id))
+                    .map(|id| format!("coupon {coupon} has no drop {id}")),
+                Err(_) => None,
+            },
+            (None, Some(drop)) => {
+                let count = self
+                    .db
+                    .run("find drop", async move |conn| drops::table.find(drop.0).count().get_result::<i64>(conn).await)
+                    .await;
+                matches!(count, Ok(0)).then(|| format!("there is no drop {drop}"))
+            }
         };
-        if known { Ok(()) } else { Err(CollectError::NotFound("there is no such coupon or drop".into()).into()) }
+        missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
     }
 
     /// Goes through the drops and fills in the run.

@@ -69,6 +69,7 @@ impl Engine {
     /// # Errors
     /// [`PassError`] where there was no pass.
     pub async fn pass(&self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
+        self.must_exist(request).await?;
         let mut run = blank(request, run_id);
         let lock = match PassLock::take(&self.db_settings, run_id, request.patience).await {
             Ok(Some(lock)) => lock,
@@ -104,14 +105,6 @@ impl Engine {
         };
         let run = match ended {
             Ok(()) => self.finish(run, request).await,
-            Err(Broken::Collect(CollectError::NotFound(what))) => {
-                run.error = Some(what.clone());
-                run.status = Status::Failed;
-                run.finished_at = Some(Utc::now());
-                self.keep(&run, request).await;
-                lock.release().await;
-                return Err(PassError::NotFound(what));
-            }
             Err(error) => {
                 if canary_was_gone {
                     self.take_canary_back().await;

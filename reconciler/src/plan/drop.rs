@@ -65,7 +65,7 @@ impl Planner<'_> {
                 Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueFailed { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
-                | Action::Settle { .. }
+                | Action::Settle
                 | Action::Move { .. }
                 | Action::Readmit { .. }
                 | Action::Promote { .. } => true,
@@ -96,7 +96,7 @@ impl Planner<'_> {
                 "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
                 self.facts.users, self.facts.free, self.highest
             );
-            self.push(Kind::CountMismatch, None, None, Action::Settle { up_to: count.max(self.highest) }, detail);
+            self.push(Kind::CountMismatch, None, None, Action::Settle, detail);
         }
     }
 
@@ -162,7 +162,7 @@ fn rank(action: &Action) -> u8 {
         Action::Rebuild(_) => 1,
         Action::Withdraw { .. } => 2,
         Action::PutBack(_) => 3,
-        Action::Settle { .. } => 4,
+        Action::Settle => 4,
         Action::Move { .. } => 5,
         Action::Issue(_) => 6,
         Action::IssueFailed { .. } => 7,
@@ -179,7 +179,7 @@ fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
         | (_, Action::Report | Action::Promote { .. }) => 0,
-        (_, Action::Settle { .. }) => gaps.max(1),
+        (_, Action::Settle) => gaps.max(1),
         _ => 1,
     }
 }

@@ -62,10 +62,7 @@ pub enum Action {
     /// Put a person back into Redis with their slot.
     PutBack(Holding),
     /// Make the counter and the free slots add up.
-    Settle {
-        /// Highest slot that may be concerned.
-        up_to: i64,
-    },
+    Settle,
     /// Write a row.
     Issue(Claim),
     /// Write a row for a failed claim in the slot it is about, putting its person back where Redis does not know them.
@@ -128,7 +125,7 @@ impl Action {
             Self::Move { .. } => "move",
             Self::Withdraw { .. } => "withdraw",
             Self::PutBack(_) => "put_back",
-            Self::Settle { .. } => "set_count",
+            Self::Settle => "set_count",
             Self::Issue(_) | Self::IssueFailed { .. } => "issue",
             Self::Readmit { .. } => "readmit",
             Self::ResolveDuplicate { .. } => "resolve_duplicate",

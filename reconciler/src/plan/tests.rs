@@ -193,7 +193,7 @@ impl World {
     fn apply(&mut self, plan: &Plan) {
         let mut unsettled = false;
         for item in &plan.items {
-            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle { .. });
+            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle);
             let moves = matches!(item.action, Action::Move { .. });
             if unsettled && !goes_back || moves {
                 self.settle();
@@ -220,7 +220,7 @@ impl World {
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
             Action::PutBack(holding) => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
-            Action::Settle { .. } => self.settle(),
+            Action::Settle => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
             Action::IssueFailed { id, claim, put_back } => {
                 if self.row_of(&claim.user_id).is_none() {

@@ -60,9 +60,9 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Winter coupon · 99 of 100 issued (1 failed claim left)",
-            "[firstcome] action needed: Winter coupon · 99 of 100 issued (1 failed claim left, for 4 h)",
-            "[firstcome] action needed: Winter coupon · 98 of 100 issued (2 failed claims left)",
+            "[firstcome] action needed: 1 failed claim left · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 1 failed claim left, for 4 h · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 2 failed claims left · Winter coupon · 98 of 100 issued",
             "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 2 failed claims left)",
         ]
     );
@@ -103,7 +103,7 @@ async fn a_broken_promise_stands_until_it_is_mended() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Winter coupon · 100 of 100 issued (1 broken promise)",
+            "[firstcome] action needed: 1 broken promise · Winter coupon · 100 of 100 issued",
             "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 1 broken promise)",
         ]
     );

@@ -40,7 +40,7 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     mut ask: impl FnMut() -> Fut,
 ) -> Result<T, StartError> {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(50);
+    let (mut pause, mut said) = (Duration::from_millis(50), false);
     loop {
         let error = tokio::select! {
             () = shutdown.cancelled() => return Err(StartError::Stopped(store)),
@@ -55,8 +55,9 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
         if start.elapsed() + pause > limit {
             return Err(StartError::Missing { store, waited: limit, reason: error.to_string() });
         }
-        if pause >= Duration::from_secs(1) {
-            tracing::warn!(store, %error, "waiting for it");
+        if pause >= Duration::from_secs(1) && !said {
+            tracing::warn!(%error, "waiting for {store}, for up to {limit:?}");
+            said = true;
         }
         tokio::select! {
             () = shutdown.cancelled() => return Err(StartError::Stopped(store)),

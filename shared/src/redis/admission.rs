@@ -69,11 +69,11 @@ impl Redis {
     /// # Errors
     /// [`AdmissionError`].
     pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
-        self.claim_all(keys, drop, &[user]).await?.pop().ok_or(AdmissionError::Unexpected)
+        self.claim_all(keys, drop, &[user]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
     }
 
     /// Runs admission for several people in one call, as if they had come one after the other; as many replies, in their
-    /// order. At most [`MAX_BATCH`] people. Never sent twice.
+    /// order, `None` where one person's can't be read. At most [`MAX_BATCH`] people. Never sent twice.
     ///
     /// # Errors
     /// [`AdmissionError`], for all of them.
@@ -82,7 +82,7 @@ impl Redis {
         keys: &DropKeys,
         drop: DropId,
         users: &[&UserId],
-    ) -> Result<Vec<Reply>, AdmissionError> {
+    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(&*self.claim_hash).arg(7);
         for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
@@ -126,14 +126,14 @@ impl Redis {
     }
 }
 
-/// One reply a person; `None` where the script can't have said this.
-fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Reply>> {
+/// One reply a person, `None` for one that the script can't have given; `None` in all where this is no reply of the script.
+fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<Reply>>> {
     let Value::Array(items) = value else { return None };
     let (Value::Int(now_ms), answers) = items.split_first()? else { return None };
     if answers.len() != people {
         return None;
     }
-    answers.iter().map(|answer| read_answer(answer, drop, *now_ms)).collect()
+    Some(answers.iter().map(|answer| read_answer(answer, drop, *now_ms)).collect())
 }
 
 fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {

@@ -119,8 +119,13 @@ impl Redis {
     /// When Redis can't be reached.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = super::keys::revision(&self.prefix, coupon);
-        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
-        Ok(found.and_then(|text| text.parse().ok()).unwrap_or(0))
+        let found = redis::cmd("GET").arg(key).query_async::<Option<String>>(&mut self.conn.clone()).await;
+        match found {
+            // As the scripts read it: what no program of ours wrote there counts as never seen.
+            Ok(text) => Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0)),
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a newer revision was seen.
@@ -241,17 +246,15 @@ impl Redis {
     ///
     /// # Errors
     /// When Redis can't be reached.
-    pub async fn settle(&self, keys: &DropKeys, generation: &Generation, up_to: i64) -> Result<Done<u64>, RedisError> {
+    pub async fn settle(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
-        let (mut from, mut freed, mut end) = (1, 0, up_to.max(1));
+        let (mut from, mut freed) = (1, 0);
         loop {
             let to = from + PAGE_SLOTS - 1;
             let args = [generation.0.clone(), from.to_string(), to.to_string()];
-            let (word, count, freed_here): (String, i64, u64) =
-                SETTLE.run(&mut self.conn.clone(), &names, &args).await?;
+            let (word, end, freed_here): (String, i64, u64) = SETTLE.run(&mut self.conn.clone(), &names, &args).await?;
             freed += freed_here;
-            end = end.max(count);
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
                 // Adding up is no proof before the last page: a gap here and a free slot there that is held even out.
@@ -349,4 +352,9 @@ impl Redis {
             &keys.waiting,
         ]
     }
+}
+
+/// A number of digits only; Rust's own parser takes a sign too.
+fn digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }

@@ -73,7 +73,7 @@ impl World {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
                 let users: Vec<&UserId> = users.iter().collect();
                 let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
-                let said: Vec<Admission> = replies.iter().map(|reply| reply.admission).collect();
+                let said: Vec<Admission> = replies.iter().map(|reply| reply.unwrap().admission).collect();
                 return (words(&said), said);
             }
             Command::Load(revision) => {
@@ -110,7 +110,7 @@ impl World {
                 let holdings: Vec<_> = people.iter().map(holding).collect();
                 format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
             }
-            Repair::Settle => format!("{:?}", redis.settle(keys, generation, 7).await.unwrap()),
+            Repair::Settle => format!("{:?}", redis.settle(keys, generation).await.unwrap()),
             Repair::Move(person, from, quantity) => {
                 let user = user(*person);
                 format!("{:?}", redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap())

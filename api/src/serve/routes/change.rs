@@ -90,26 +90,88 @@ pub(in crate::serve) async fn change(
 const ATTEMPTS: usize = 5;
 
 async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Result<Arc<Entry>, Problem> {
-    let _one_at_a_time = services.changing.lock().await;
+    let _one_at_a_time = services.lock_for_change(id).await;
     for _ in 0..ATTEMPTS {
-        let now = services.clock.now();
-        // Above what Redis has seen: MySQL may have been restored from a backup.
-        let seen = services.redis.revision(id).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a coupon is changed while Redis is away");
-            0
-        });
-        let taken =
-            services.db.take_revision(id, seen).await.map_err(|error| mysql_away(&error, "nothing was changed"))?;
+        // A name is MySQL's alone. The rest must be above what Redis has seen: MySQL may have been restored from a backup.
+        let in_redis = change.quantity.is_some() || change.paused.is_some();
+        let taken = take_revision(services, id, in_redis).await;
+        let taken = taken.map_err(|error| mysql_away(&error, "nothing was changed"))?;
         let (coupon, drops) = taken.ok_or_else(no_such_coupon)?;
-        let plan = Plan::new(services, coupon, drops, change.clone(), now);
+        let plan = Plan::new(services, coupon, drops, change.clone());
         if let Some(revision) = plan.run().await? {
             tracing::info!(coupon = %id, ?change, revision, "a coupon was changed");
+            if in_redis && !follow(services, plan.changed(), revision).await {
+                let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
+                return Err(Problem::unavailable(detail));
+            }
             services.stocks.forget(plan.all.iter().map(|drop| drop.id));
             let seen = services.catalogue.reread().await.ok().and_then(|coupons| coupons.get(&id).cloned());
-            return Ok(seen.unwrap_or_else(|| Arc::new(plan.as_changed())));
+            let (coupon, drops) = plan.changed();
+            return Ok(seen.unwrap_or_else(|| Arc::new(Entry::new(&services.redis, coupon, drops, |_| None))));
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
+}
+
+/// The coupon's next revision, above what Redis has seen if that matters and it can be asked.
+async fn take_revision(
+    services: &Services,
+    id: CouponId,
+    in_redis: bool,
+) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+    let seen = if in_redis { services.redis.revision(id).await } else { Ok(0) };
+    let seen = seen.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon = %id, "Redis is away while a coupon is changed");
+        0
+    });
+    services.db.take_revision(id, seen).await
+}
+
+/// Makes Redis follow what MySQL has, in every drop that is not over. `false`: it has to follow later.
+///
+/// Somebody with a later revision may have written one field or one drop only, so being late is no proof that the change is there:
+/// then everything is written again at a revision of its own.
+async fn follow(services: &Services, changed: (Coupon, Vec<Drop>), made: u64) -> bool {
+    let ((mut coupon, mut drops), mut revision) = (changed, made);
+    for _ in 0..ATTEMPTS {
+        match write_all(services, &coupon, &drops, revision).await {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                return false;
+            }
+        }
+        match take_revision(services, coupon.id, true).await {
+            Ok(Some((now, own))) => (revision, coupon, drops) = (now.revision, now, own),
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                return false;
+            }
+        }
+    }
+    tracing::warn!(coupon = %coupon.id, "others kept changing this coupon; the reconciler makes Redis follow");
+    false
+}
+
+/// `false` where Redis has seen a later revision.
+async fn write_all(services: &Services, coupon: &Coupon, drops: &[Drop], revision: u64) -> Result<bool, RedisError> {
+    let now = services.clock.now();
+    for drop in drops.iter().filter(|drop| is_open(drop, now)) {
+        let keys = services.redis.keys(coupon.id, drop.id);
+        match services.redis.write_meta(&keys, revision, &DropMeta::of(coupon, drop)).await? {
+            Done::Applied(()) => {}
+            Done::Changed => return Ok(false),
+            // Not loaded, so nobody is admitted either; the reconciler loads it from MySQL, with the change.
+            Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
+        }
+    }
+    Ok(true)
+}
+
+fn is_open(drop: &Drop, now: DateTime<Utc>) -> bool {
+    drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| closes > now)
 }
 
 /// One attempt at a change, at a revision of its own.
@@ -126,10 +188,10 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(services: &'a Services, coupon: Coupon, all: Vec<Drop>, change: CouponChange, now: DateTime<Utc>) -> Self {
-        let open = |d: &&Drop| d.sealed_at.is_none() && d.closes_at.is_none_or(|closes| closes > now);
+    fn new(services: &'a Services, coupon: Coupon, all: Vec<Drop>, change: CouponChange) -> Self {
+        let now = services.clock.now();
         let with_keys = |d: &Drop| (d.clone(), services.redis.keys(coupon.id, d.id));
-        let drops = all.iter().filter(open).map(with_keys).collect();
+        let drops = all.iter().filter(|drop| is_open(drop, now)).map(with_keys).collect();
         Self { services, coupon, all, change, now, drops }
     }
 
@@ -148,14 +210,7 @@ impl<'a> Plan<'a> {
         let expected = self.drops.iter().map(|(drop, _)| (drop.id, drop.quantity)).collect();
         let (id, revision) = (self.coupon.id, self.coupon.revision);
         match self.services.db.change_coupon(id, revision, self.change.clone(), expected, self.now).await {
-            Ok(Some(made)) => {
-                self.follow(made).await.map_err(|error| {
-                    tracing::warn!(%error, coupon = %id, "Redis did not follow a change; the reconciler sees to it");
-                    let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
-                    Problem::unavailable(detail)
-                })?;
-                Ok(Some(made))
-            }
+            Ok(Some(made)) => Ok(Some(made)),
             Ok(None) => {
                 self.restore(&lowered).await;
                 Ok(None)
@@ -220,41 +275,17 @@ impl<'a> Plan<'a> {
         mysql_away(error, "repeat the request: only then is it certain whether the change stands")
     }
 
-    /// Makes Redis follow what MySQL has at this revision.
-    async fn follow(&self, made: u64) -> Result<(), RedisError> {
-        if self.change.quantity.is_none() && self.change.paused.is_none() {
-            return Ok(());
-        }
-        let coupon = self.changed_coupon();
-        for (drop, keys) in &self.drops {
-            let meta = DropMeta::of(&coupon, &self.changed_drop(drop));
-            match self.services.redis.write_meta(keys, made, &meta).await? {
-                // Or somebody has changed it again since.
-                Done::Applied(()) | Done::Changed => {}
-                // Not loaded, so nobody is admitted either; the reconciler loads it from MySQL, with the change.
-                Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
-            }
-        }
-        Ok(())
-    }
-
-    fn changed_coupon(&self) -> Coupon {
+    /// The coupon and all its drops as the change has made them.
+    fn changed(&self) -> (Coupon, Vec<Drop>) {
         let mut coupon = self.coupon.clone();
         coupon.name = self.change.name.clone().unwrap_or(coupon.name);
         coupon.paused = self.change.paused.unwrap_or(coupon.paused);
         coupon.quantity = self.change.quantity.unwrap_or(coupon.quantity);
-        coupon
-    }
-
-    fn changed_drop(&self, drop: &Drop) -> Drop {
-        Drop { quantity: self.change.quantity.unwrap_or(drop.quantity), ..drop.clone() }
-    }
-
-    /// The coupon as it is now, for an answer while MySQL can't be read again.
-    fn as_changed(&self) -> Entry {
-        let about = |drop: &Drop| self.drops.iter().any(|(one, _)| one.id == drop.id);
-        let drops = self.all.iter().map(|drop| if about(drop) { self.changed_drop(drop) } else { drop.clone() });
-        Entry::new(&self.services.redis, self.changed_coupon(), drops.collect(), |_| None)
+        let mut drops = self.all.clone();
+        for drop in drops.iter_mut().filter(|drop| self.drops.iter().any(|(one, _)| one.id == drop.id)) {
+            drop.quantity = self.change.quantity.unwrap_or(drop.quantity);
+        }
+        (coupon, drops)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use firstcome_rush::ended;
 use firstcome_rush::live::step;
@@ -42,6 +42,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         log_folder: Some(cli.folder.join("logs")),
         usual_ports: true,
     };
+    let _lock = only_one(&cli.folder)?;
     let env_file = cli.folder.join("env");
     let system = tokio::select! {
         system = System::start(&options) => system?,
@@ -61,6 +62,30 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Keeps the folder for this process, and takes out what an earlier one left there.
+fn only_one(folder: &Path) -> Result<fs::File> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join("lock");
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("cannot write {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        let env = fs::read_to_string(folder.join("env")).unwrap_or_default();
+        let api =
+            env.lines().find_map(|line| line.strip_prefix("API_URL=")).unwrap_or("an address it has not said yet");
+        bail!("make run is running already, at {api}: end it with Ctrl-C in its terminal, or take another --folder");
+    }
+    for old in ["env", "mails", "logs"].map(|name| folder.join(name)) {
+        let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", old.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(lock)
+}
+
 /// Whoever works with the running system from another terminal reads its addresses here.
 fn write_env(system: &System, path: &Path) -> Result<()> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
@@ -69,9 +94,17 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
         ("API_URL", apis[0].clone()),
         ("API_URLS", apis.join(",")),
         ("RECONCILER_URL", system.reconciler()?.target.to_string()),
+        ("PROGRAMS", programs()?.display().to_string()),
     ]);
     let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The folder of this program and its sisters, as seen from here.
+fn programs() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("a program without a folder")?;
+    Ok(folder.strip_prefix(std::env::current_dir()?).unwrap_or(folder).to_owned())
 }
 
 fn welcome(system: &System, folder: &Path) -> Result<String> {
@@ -82,6 +115,26 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
         .replace("{api}", &apis[0])
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
         .replace("{token}", &system.ops_token)
+        .replace("{programs}", &programs()?.display().to_string())
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_with_the_first_one_s_address_and_a_later_one_finds_the_folder_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = only_one(folder.path()).unwrap();
+        fs::write(folder.path().join("env"), "X='1'\nAPI_URL='http://127.0.0.1:8080'\n").unwrap();
+        fs::create_dir(folder.path().join("mails")).unwrap();
+        let refused = only_one(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("running already, at 'http://127.0.0.1:8080'"), "{refused}");
+        assert!(folder.path().join("env").exists(), "the first one's is left alone");
+        drop(first);
+        let _second = only_one(folder.path()).unwrap();
+        assert!(!folder.path().join("env").exists() && !folder.path().join("mails").exists());
+    }
 }

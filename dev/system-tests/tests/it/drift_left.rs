@@ -106,6 +106,11 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
     let daemon = scene.world.daemon_with(&[("CONSUMER_STALL_SECONDS", "1")]).await;
     daemon.reconcile(&json!({})).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::Stalled, 3).await.unwrap();
+    let patience = "SELECT MIN(CAST(v.variable_value AS UNSIGNED)) FROM performance_schema.data_locks l \
+        JOIN performance_schema.variables_by_thread v ON v.thread_id = l.thread_id AND v.variable_name = 'wait_timeout' \
+        WHERE l.object_schema = DATABASE() AND l.object_name = 'slot_limits' AND l.lock_type = 'RECORD' \
+            AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
+    assert!(scene.world.sql.number(patience).await > 600, "MySQL ends the lock before it is asked to");
     let run = eventually_some("a pass sees it", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;
         if found(&run).is_empty() { Err("not yet") } else { Ok(run) }

@@ -105,6 +105,28 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
 }
 
 #[tokio::test]
+async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
+    let scene = Scene::new("overtaken").await;
+    let (world, redis) = (&scene.world, &shared().await.redis);
+    let proxy = redis.proxy().await.unwrap();
+    let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
+    let coupon = scene.api.create_coupon(&body("Overtaken", 100, 0)).await;
+    proxy.set(Fault::Delay(Duration::from_millis(500))).await.unwrap();
+    let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
+    let overtake = async {
+        let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
+        eventually("MySQL has the pause", LIMIT, async || world.sql.number(&sql).await == 1).await;
+        // As a writer of one field or one drop leaves it, who took a later revision and died.
+        let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+        let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
+        world.redis.command::<()>(&["SET", &key, "1000"]).await;
+    };
+    assert_eq!(tokio::join!(pause, overtake), (200, ()));
+    assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
+    assert!(scene.api.claim(coupon.id, "u-late").await.is("paused"));
+}
+
+#[tokio::test]
 async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_redis(&server), "paused-meanwhile").await;

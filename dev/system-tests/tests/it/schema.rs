@@ -1,5 +1,7 @@
 //! The schema itself refuses, whoever writes: plain SQL, no code of the product but `migrate`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use firstcome_system_tests::{LIMIT, Stores, World};
 
 /// MySQL's error numbers.
@@ -253,5 +255,52 @@ async fn two_that_migrate_at_once_both_succeed() {
     }
     assert_eq!(world.topic.offsets().await.len(), 3);
     world.sql.query("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'a', 3, 'coupon')").await;
-    assert_eq!(world.sql.number("SELECT COUNT(*) FROM __diesel_schema_migrations").await, 5);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM __diesel_schema_migrations").await, 6);
+}
+
+#[tokio::test]
+async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
+    let world = World::on(Stores::shared().await, "limits-meanwhile").await;
+    for down in [
+        include_str!("../../../../migrations/2026-11-21-000006_revision/down.sql"),
+        include_str!("../../../../migrations/2026-11-21-000005_slot_limits/down.sql"),
+    ] {
+        world.sql.query(down).await;
+    }
+    world.sql.query("DELETE FROM __diesel_schema_migrations WHERE version >= '20261121000005'").await;
+    for (id, once_per) in [(1, "coupon"), (2, "drop")] {
+        world
+            .sql
+            .query(&format!(
+                "INSERT INTO coupons (id, name, quantity, once_per) VALUES ({id}, 'a', 100000, '{once_per}')"
+            ))
+            .await;
+        world.sql.query(&format!("INSERT INTO drops (id, coupon_id, opens_at, local_date, quantity) VALUES ({id}, {id}, '2026-01-01', '2026-01-01', 100000)")).await;
+    }
+    let done = AtomicBool::new(false);
+    let writing = async |drop: u32| {
+        let mut slot = 0;
+        while !done.load(Ordering::Relaxed) {
+            slot += 1;
+            let row = format!(
+                "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, {slot}, {drop}, 'u-{slot}', 'consumer')"
+            );
+            world.sql.query(&row).await;
+            assert!(slot < 90_000, "migrating never ends");
+        }
+        slot
+    };
+    let migrating = async {
+        let process = world.start("firstcome-api", &["migrate"], &[]);
+        let code = process.ended(LIMIT).await;
+        done.store(true, Ordering::Relaxed);
+        (code, process.log())
+    };
+    let (one, two, (code, log)) = tokio::join!(writing(1), writing(2), migrating);
+    assert_eq!(code, 0, "{log}");
+    assert!(one > 10 && two > 10, "{one} and {two} rows were written meanwhile");
+    let wrong =
+        "SELECT COUNT(*) FROM issued_coupons WHERE slot_limit < slot OR person_scope <> IF(coupon_id = 1, 0, drop_id)";
+    assert_eq!(world.sql.number(wrong).await, 0);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, i64::from(one + two));
 }

@@ -160,8 +160,7 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
     let mut blocks = Vec::new();
     let report = pass.run.drops.iter().find(|report| report.drop_id == drop);
     if let Some(report) = report {
-        blocks.push(Block::Paragraph(state_of(report)));
-        blocks.push(Block::Table(numbers(&report.before, &report.after)));
+        blocks.push(Block::Paragraph(state_of(pass, report)));
     }
     let earlier = pass.verdict.earlier.iter().find(|earlier| earlier.drop_id == Some(drop));
     blocks.extend(earlier.map(|earlier| {
@@ -177,11 +176,24 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
     if let Some(report) = report.filter(|_| pass.verdict.repaired.contains(&Some(drop))) {
         blocks.extend(done(report.findings.iter().filter(|f| is_repair(f)), people));
     }
+    // What happened and what to do come first; on a telephone the numbers alone fill the screen.
+    blocks.extend(report.map(|report| Block::Table(numbers(&report.before, &report.after))));
     Section { title: format!("{name} ({coupon}drop {drop})"), blocks }
 }
 
-fn state_of(report: &DropReport) -> String {
+fn state_of(pass: &Pass<'_>, report: &DropReport) -> String {
     let (rows, quantity) = (report.after.rows, u64::from(report.quantity));
+    // "Exact" beside something to do would contradict it.
+    let problem = pass.verdict.problems.iter().find(|told| told.observation.drop_id == Some(report.drop_id));
+    if let Some(told) = problem {
+        let problem = clean::line(&told.observation.summary, clean::LONGEST);
+        return format!(
+            "{} of {} issued; {}.",
+            words::grouped(rows),
+            words::grouped(quantity),
+            problem.trim_end_matches('.')
+        );
+    }
     let exact = match (report.exact, rows == quantity) {
         (true, true) => "exact",
         (true, false) => "every promise has its row",

@@ -45,7 +45,8 @@ fn problems(pass: &Pass<'_>) -> String {
             format!("{}{and_more}{again}{also}", clean::line(&told.observation.summary, 90))
         }
         (None, Some(told), Some(place)) => {
-            format!("{place} ({}{and_more}{again}{also})", clean::line(&told.observation.summary, 60))
+            // The problem first: a lock screen shows the beginning.
+            format!("{}{and_more}{again} · {place}{also}", clean::line(&told.observation.summary, 60))
         }
         (None, None, _) => String::new(),
     }

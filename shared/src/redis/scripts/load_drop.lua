@@ -5,7 +5,9 @@
 -- ARGV  1 generation  2 revision  3.. field, value pairs of meta
 -- Reply loaded | present | stale | outdated
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 'stale' end
-local seen = tonumber(redis.call('GET', KEYS[4]) or '') or 0
+-- What no program of ours wrote there counts as never seen, whatever its type.
+local text = redis.pcall('GET', KEYS[4])
+local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 redis.call('EXISTS', KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'present' end
 if tonumber(ARGV[2]) < seen then return 'outdated' end

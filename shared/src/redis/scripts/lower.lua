@@ -2,7 +2,9 @@
 -- KEYS  1 meta  2 count  3 revision
 -- ARGV  1 revision  2 quantity
 -- Reply {lowered | unloaded | below_given_out | outdated, count}. Only `lowered` changes anything.
-local seen = tonumber(redis.call('GET', KEYS[3]) or '') or 0
+-- What no program of ours wrote there counts as never seen, whatever its type.
+local text = redis.pcall('GET', KEYS[3])
+local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
 local count = tonumber(redis.call('GET', KEYS[2]) or '')
 if tonumber(ARGV[1]) < seen then return {'outdated', count or 0} end

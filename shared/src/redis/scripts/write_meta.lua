@@ -4,7 +4,9 @@
 -- KEYS  1 meta  2 revision
 -- ARGV  1 revision  2.. field, value pairs of meta
 -- Reply ok | unloaded | outdated
-local seen = tonumber(redis.call('GET', KEYS[2]) or '') or 0
+-- What no program of ours wrote there counts as never seen, whatever its type.
+local text = redis.pcall('GET', KEYS[2])
+local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 if tonumber(ARGV[1]) < seen then return 'outdated' end
 local loaded = redis.call('EXISTS', KEYS[1]) == 1
 redis.call('SET', KEYS[2], ARGV[1])
