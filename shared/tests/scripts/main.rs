@@ -7,13 +7,15 @@ mod model;
 mod world;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
+use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
 use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use command::{Command, Start, commands};
+use command::{Command, Repair, Start, Tamper, commands};
 use model::Model;
 use world::World;
 
@@ -141,4 +143,15 @@ impl Seen {
         );
         assert!([accepted, waiting, sold_out, unverified, stale, together].iter().all(|count| *count > CASES / 4));
     }
+}
+
+#[tokio::test]
+async fn a_slot_far_above_the_quantity_costs_setting_the_counter_right_no_more_than_the_quantity() {
+    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Drop };
+    let mut world = World::open(&server.url(), 1, &start).await;
+    world.apply(&Command::Claim(vec!['a'])).await;
+    world.apply(&Command::Tamper(Tamper::AddUser('b', 1_000_000_000_000_000))).await;
+    let settled = tokio::time::timeout(Duration::from_secs(20), world.apply(&Command::Repair(Repair::Settle))).await;
+    assert_eq!(settled.expect("it walks up to the quantity only").0, "Changed", "two people, one of them beyond");
 }
