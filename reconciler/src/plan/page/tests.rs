@@ -1,0 +1,127 @@
+//! What a page calls for, as properties.
+
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId};
+use proptest::prelude::*;
+
+use super::super::Policy;
+use super::*;
+use crate::snapshot::{DropFacts, Failed};
+
+fn facts(quantity: Slot, count: i64) -> DropFacts {
+    let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
+    let coupon = Coupon {
+        id,
+        name,
+        quantity,
+        once_per: OncePer::Coupon,
+        waiting_list: 0,
+        paused: false,
+        revision: 1,
+        schedule: None,
+    };
+    let (id, coupon_id) = (DropId(1), CouponId(1));
+    let drop = Drop { id, coupon_id, local_date: None, opens_at: at, closes_at: None, quantity, sealed_at: None };
+    DropFacts {
+        coupon,
+        drop,
+        meta_matches: Some(true),
+        count: Some(count),
+        users: 1,
+        free: 0,
+        waiting: 0,
+        first_waiting: Vec::new(),
+        read_at_ms: 1_000_000,
+        tail_known: true,
+        licence_lost: false,
+    }
+}
+
+fn user(n: i64) -> UserId {
+    format!("u-{n}").parse().unwrap()
+}
+
+/// Slots `from..from + people`, each with its person and row.
+fn page(from: i64, people: i64, to: Option<i64>, count: i64) -> Page {
+    let slots = from.max(1)..from.max(1) + people;
+    let row = |slot| Row { slot: Slot::try_from(slot).unwrap(), user: user(slot), claimed_at: DateTime::UNIX_EPOCH };
+    let users = slots.clone().map(|slot| (slot, user(slot))).collect();
+    Page { from, to, count, users, rows: slots.map(row).collect(), ..Page::default() }
+}
+
+/// One thing that is not as it should be.
+fn spoil(page: &mut Page, how: u32, at: usize) {
+    let message = |slot: i64| InFlight {
+        slot: Slot::try_from(slot.max(1)).unwrap(),
+        user: user(slot),
+        claimed_at: DateTime::UNIX_EPOCH,
+    };
+    let slot = page.users.get(at).map_or(1, |(slot, _)| *slot);
+    match how {
+        0 if at < page.users.len() => drop(page.users.remove(at)),
+        1 if at < page.rows.len() => drop(page.rows.remove(at)),
+        2 if at < page.users.len() => page.users[at].1 = user(900),
+        3 if at < page.users.len() => page.users[at].0 += 1,
+        4 if at < page.rows.len() => page.rows[at].slot += 1,
+        5 => page.free.push(slot),
+        6 => page.in_flight.push(message(slot)),
+        7 => page.failed.push(Failed {
+            id: 1,
+            slot: Some(slot),
+            user: Some(user(slot)),
+            claimed_at: None,
+            reason: String::new(),
+        }),
+        8 => page.claimants_wrong.push(user(slot)),
+        9 => page.claimants_on_gaps.push((slot + 1, user(901))),
+        10 => page.count += 1,
+        _ => page.count -= 1,
+    }
+}
+
+#[test]
+fn a_page_in_order_is_known_by_its_ends() {
+    for (from, people, to, count, quantity, expected) in [
+        (1, 5, Some(5), 5, 5, true),
+        (-9, 5, None, 5, 100, true),
+        (6, 5, Some(10), 400, 500, true),
+        (6, 4, Some(10), 400, 500, false), // the last one is missing
+        (6, 5, None, 12, 500, false),      // two more were given out
+        (6, 5, None, 9, 500, false),       // the counter is behind
+        (6, 5, None, 12, 10, true),        // it is ahead, beyond the quantity: told by the numbers, not by a slot
+        (1, 0, None, 0, 5, true),
+        (1, 0, None, 1, 5, false),
+    ] {
+        let page = page(from, people, to, count);
+        assert_eq!(page.is_in_order(quantity), expected, "{from} {people} {to:?} {count} {quantity}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_in_order_is_what_calls_for_nothing_slot_by_slot(
+        from in prop::sample::select(vec![-9_i64, 1, 6]),
+        people in 0_i64..6,
+        ends in any::<bool>(),
+        quantity in 1_u32..13,
+        spoils in prop::collection::vec((0_u32..12, 0_usize..6), 0..2),
+        count in prop::option::weighted(0.2, 0_i64..14),
+    ) {
+        let last = from.max(1) + people - 1;
+        let mut page = page(from, people, ends.then_some(last.max(from)), count.unwrap_or(last));
+        for (how, at) in spoils {
+            spoil(&mut page, how, at);
+        }
+        let facts = facts(quantity, page.count);
+        let (mut short, mut long) = (Planner::new(Policy::default(), &facts), Planner::new(Policy::default(), &facts));
+        short.page(&page);
+        long.count_in(&page);
+        long.decide_on(&page);
+        prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
+        let questions = page.questions(i64::from(quantity));
+        if page.is_in_order(i64::from(quantity)) {
+            prop_assert_eq!(questions, crate::snapshot::Questions::default());
+            prop_assert!(long.items.is_empty() && long.gaps == 0);
+        }
+    }
+}
