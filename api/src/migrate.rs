@@ -32,9 +32,6 @@ pub struct MigrateArgs {
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes what is missing and says so, one line each, on standard output.
-///
-/// # Errors
-/// When a store can't be reached within the start-up wait, or refuses.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     match make_all(&args, &shutdown).await {
         Err(StartError::Stopped(store)) => {

@@ -30,7 +30,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs for good: passes by schedule and on demand, the licence to admit, mails
+    /// Runs for good: passes by schedule and on demand, opening the admission gate, mails
     Daemon(Box<DaemonArgs>),
     /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
     Once(Box<OnceArgs>),
@@ -70,10 +70,10 @@ pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
-    /// Brake: most repairs of one drop in one pass, in percent of its quantity (unissued, failed_claim, redis_lost not counted)
+    /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued, failed_claim, redis_lost not counted)
     #[arg(long, env = "RECONCILE_BRAKE_PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub reconcile_brake_percent: u32,
-    /// Brake: it never holds fewer repairs than this
+    /// Repair limit: this many repairs always pass
     #[arg(long, env = "RECONCILE_BRAKE_AT_LEAST", default_value_t = 50)]
     pub reconcile_brake_at_least: u32,
     /// Slots read at a time
@@ -95,9 +95,6 @@ const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl EngineArgs {
     /// Connections and policy; nothing is connected yet.
-    ///
-    /// # Errors
-    /// When a client can't be made from these settings.
     pub fn engine(&self) -> anyhow::Result<Engine> {
         let db_settings = self.mysql.settings();
         let (db, redis) = (Db::new(&db_settings)?, Redis::new(&self.redis.settings())?);
@@ -110,15 +107,15 @@ impl EngineArgs {
             policy: Policy {
                 publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
                 overdue_ms: i64::from(self.policy.reconcile_overdue_ms),
-                brake_percent: self.policy.reconcile_brake_percent,
-                brake_at_least: usize::try_from(self.policy.reconcile_brake_at_least).unwrap_or(usize::MAX),
+                repair_limit_percent: self.policy.reconcile_brake_percent,
+                repair_limit_at_least: usize::try_from(self.policy.reconcile_brake_at_least).unwrap_or(usize::MAX),
                 confirmed: false,
             },
             sealed_keys_ttl: Duration::from_secs(self.policy.sealed_keys_ttl_seconds),
             clean_runs_kept: Duration::from_secs(u64::from(self.policy.clean_runs_kept_seconds)),
             stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
             settled_after: self.publish.settled_after(),
-            losses: crate::licence::LossClock::default(),
+            losses: crate::gate::LossClock::default(),
             unrecorded: std::sync::Arc::default(),
             progress: std::sync::Arc::default(),
             consumer_seen: std::sync::Arc::default(),
@@ -175,9 +172,6 @@ pub struct HttpArgs {
 
 impl HttpArgs {
     /// The token, checked.
-    ///
-    /// # Errors
-    /// With what is wrong with it.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         OpsToken::new(self.ops_token.clone()).map_err(anyhow::Error::msg)
     }
@@ -203,7 +197,7 @@ pub struct OnceArgs {
     /// Look at sealed drops too
     #[arg(long)]
     pub deep: bool,
-    /// Confirm repairs that the brake holds back; needs --coupon or --drop
+    /// Confirm repairs above the repair limit; needs --coupon or --drop
     #[arg(long)]
     pub confirm: bool,
     /// Print the run as JSON

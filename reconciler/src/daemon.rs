@@ -23,9 +23,6 @@ use crate::watch::{self, Missed};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until told to stop.
-///
-/// # Errors
-/// When the settings can't be worked with, or a store is missing at start-up.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let engine = args.engine.engine()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;

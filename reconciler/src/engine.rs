@@ -1,7 +1,8 @@
 //! What every pass needs: connections, policy, and what earlier passes saw.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
@@ -10,7 +11,7 @@ use firstcome_shared::redis::Redis;
 use tokio::time::Instant;
 
 use crate::collect::Collector;
-use crate::licence::LossClock;
+use crate::gate::LossClock;
 use crate::plan::Policy;
 use crate::report::{Run, Trigger};
 
@@ -19,15 +20,12 @@ use crate::report::{Run, Trigger};
 pub struct Request {
     /// What set it off.
     pub trigger: Trigger,
-    /// Only this coupon.
     pub coupon: Option<CouponId>,
-    /// Only this drop.
     pub drop: Option<DropId>,
-    /// Change nothing.
     pub dry_run: bool,
     /// Look at sealed drops too.
     pub deep: bool,
-    /// An operator confirms: no brake.
+    /// An operator confirms: no repair limit.
     pub confirm: bool,
     /// How long to wait for another pass to end.
     pub patience: Duration,
@@ -47,7 +45,7 @@ impl Request {
         }
     }
 
-    /// Whether it looks at every drop that is not sealed: only then may the licence be granted.
+    /// Whether it looks at every drop that is not sealed: only then may the gate be opened.
     pub fn covers_everything(&self) -> bool {
         self.coupon.is_none() && self.drop.is_none()
     }
@@ -61,13 +59,10 @@ impl Request {
 /// Connections and policy. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    /// MySQL.
     pub db: Db,
     /// MySQL, for connections of their own.
     pub db_settings: DbSettings,
-    /// Redis.
     pub redis: Redis,
-    /// Reads.
     pub collector: Collector,
     /// What may be repaired, and when.
     pub policy: Policy,
@@ -94,7 +89,6 @@ pub struct Engine {
 pub struct Progress {
     /// Drops to look at in this round.
     pub drops: AtomicU64,
-    /// Drops looked at.
     pub drops_done: AtomicU64,
     /// People and rows compared.
     pub compared: AtomicU64,
@@ -105,14 +99,13 @@ pub struct Progress {
 pub struct ConsumerSeen {
     /// Committed offset by partition.
     pub committed: Vec<(i32, i64)>,
-    /// First seen so.
     pub since: Instant,
 }
 
 impl Engine {
     /// For how long the consumer has stood still although messages wait.
     pub fn consumer_stands_since(&self, committed: &[(i32, i64)], unread: u64) -> Duration {
-        let mut seen = self.consumer_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.consumer_seen.lock();
         match seen.as_ref() {
             Some(last) if unread > 0 && last.committed == committed => last.since.elapsed(),
             _ => {
@@ -122,7 +115,6 @@ impl Engine {
         }
     }
 
-    /// The publishing deadline.
     pub fn publish_deadline(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }

@@ -26,9 +26,6 @@ pub struct PassLock {
 
 impl PassLock {
     /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds it.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked.
     pub async fn take(settings: &DbSettings, run_id: &str, wait: Duration) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);

@@ -6,7 +6,6 @@ use metrics::{counter, gauge, histogram};
 
 use crate::report::{Outcome, Run, Status};
 
-/// A pass ended.
 pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
     histogram!("firstcome_pass_seconds").record(took.as_secs_f64());

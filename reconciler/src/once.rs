@@ -22,9 +22,6 @@ const SHOWN: usize = 50;
 const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs the pass; 0 clean or repaired, 1 drift left, 2 could not run.
-///
-/// # Errors
-/// When the settings can't be worked with.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
         !args.confirm || args.coupon.is_some() || args.drop.is_some(),

@@ -15,7 +15,7 @@ pub enum Trigger {
     Endpoint,
     /// `firstcome-reconciler once`.
     Cli,
-    /// The daemon started, or found the licence gone.
+    /// The daemon started, or found the gate closed.
     Startup,
 }
 
@@ -55,7 +55,7 @@ pub enum Kind {
     OverAdmitted,
     /// Slots left although people wait, or at closing.
     Unfilled,
-    /// Redis lost a drop, or the licence to admit.
+    /// Redis lost a drop, or its scripts.
     RedisLost,
     /// Something does not move or can't be reached.
     Stalled,
@@ -67,7 +67,7 @@ pub enum Kind {
 pub enum Outcome {
     /// Repaired, and the next look shows it.
     Applied,
-    /// Would be repaired: a dry run, or the brake.
+    /// Would be repaired: a dry run, or the repair limit.
     Planned,
     /// Nothing was to be done, or it had changed meanwhile; or only a person can decide.
     Skipped,
@@ -184,7 +184,7 @@ pub struct Run {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Findings of no drop in particular: the licence, a store, a missed run.
+    /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
     /// The drops it looked at.

@@ -1,6 +1,7 @@
 //! The one serial loop in which a process's passes run. Whoever wants a pass signals it; nothing queues up behind a long one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +21,6 @@ struct Job {
     answer: oneshot::Sender<Answer>,
 }
 
-/// Asks for passes.
 #[derive(Clone)]
 pub struct Passes {
     current: Arc<Mutex<Option<String>>>,
@@ -37,11 +37,8 @@ impl Passes {
     }
 
     /// Starts a pass; gives its id and where its answer will come.
-    ///
-    /// # Errors
-    /// With the id of the pass that runs now.
     pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<Answer>), String> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         if let Some(running) = current.as_ref() {
             return Err(running.clone());
         }
@@ -59,7 +56,7 @@ impl Passes {
 
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().clone()
     }
 }
 
@@ -84,7 +81,7 @@ impl PassLoop {
                 },
             };
             let answer = self.one(&job, &stop).await;
-            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.current.lock() = None;
             if job.answer.send(answer).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
             }

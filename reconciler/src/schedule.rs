@@ -17,7 +17,6 @@ pub enum Event {
     Reconcile,
     /// A pass over sealed drops too.
     Deep,
-    /// The daily digest.
     Digest,
 }
 
@@ -42,9 +41,6 @@ impl Event {
 }
 
 /// Checks a cron expression: six fields, and a time to come.
-///
-/// # Errors
-/// In words for who wrote it.
 pub fn six_fields(text: &str) -> Result<String, String> {
     let fields = text.split_whitespace().count();
     if fields != 6 {
@@ -75,9 +71,6 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule that last ran at `last`.
-    ///
-    /// # Errors
-    /// When the expression can't be read.
     pub fn new(event: Event, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
         Ok(Self { event, cron, last })
@@ -114,9 +107,6 @@ impl ClockWatch {
 }
 
 /// Starts the scheduler: each event is handed to `signal` at its time. Keep what comes back; it stops when told.
-///
-/// # Errors
-/// When an expression can't be read.
 pub async fn start(
     schedules: &[(Event, &str)],
     signal: impl Fn(Event) + Clone + Send + Sync + 'static,

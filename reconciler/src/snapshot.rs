@@ -17,9 +17,7 @@ pub struct DropFacts {
     pub meta_matches: Option<bool>,
     /// The counter; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// |users| in Redis.
     pub users: u64,
-    /// |free| in Redis.
     pub free: u64,
     /// People on the waiting list.
     pub waiting: u64,
@@ -29,8 +27,8 @@ pub struct DropFacts {
     pub read_at_ms: i64,
     /// Whether the topic's unread tail is known; else nothing young may be called lost.
     pub tail_known: bool,
-    /// Redis has no licence: it may be older than what it promised, so evidence from elsewhere counts beyond its counter.
-    pub licence_lost: bool,
+    /// The gate is closed: Redis may be older than what it promised, so evidence from elsewhere counts beyond its counter.
+    pub gate_closed: bool,
 }
 
 impl DropFacts {
@@ -65,9 +63,7 @@ impl DropFacts {
 /// A row, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Its slot.
     pub slot: Slot,
-    /// Whose it is.
     pub user: UserId,
     /// When they were admitted.
     pub claimed_at: DateTime<Utc>,
@@ -76,9 +72,7 @@ pub struct Row {
 /// A message that the consumer has not dealt with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InFlight {
-    /// Its slot.
     pub slot: Slot,
-    /// Whose it is.
     pub user: UserId,
     /// When they were admitted.
     pub claimed_at: DateTime<Utc>,
@@ -87,7 +81,6 @@ pub struct InFlight {
 /// A row of the backup table that is not dealt with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    /// Its number.
     pub id: i64,
     /// The slot it asks for, however wrong.
     pub slot: Option<i64>,
@@ -111,9 +104,7 @@ pub struct Page {
     pub count: i64,
     /// Redis: slot and person.
     pub users: Vec<(i64, UserId)>,
-    /// Redis: free slots.
     pub free: Vec<i64>,
-    /// MySQL: rows.
     pub rows: Vec<Row>,
     /// The topic: unread messages of these slots.
     pub in_flight: Vec<InFlight>,

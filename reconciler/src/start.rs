@@ -12,9 +12,6 @@ use crate::args::EngineArgs;
 use crate::engine::Engine;
 
 /// Waits for the stores and refuses settings that lose promises.
-///
-/// # Errors
-/// One sentence that says what to change.
 pub async fn check(engine: &Engine, args: &EngineArgs, stop: &CancellationToken) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));

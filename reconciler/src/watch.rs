@@ -1,4 +1,4 @@
-//! What must not wait for the next scheduled pass: Redis without a licence or emptied, and runs that did not happen.
+//! What must not wait for the next scheduled pass: a closed gate, an emptied Redis, and runs that did not happen.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Why Redis needs a pass at once; `None` while all is well.
 async fn trouble(redis: &Redis) -> Result<Option<&'static str>, RedisError> {
-    if !redis.has_licence().await? {
-        return Ok(Some("Redis has no licence to admit"));
+    if !redis.gate_is_open().await? {
+        return Ok(Some("the admission gate is closed"));
     }
     let there: bool =
         redis::cmd("EXISTS").arg(keys::canary(redis.prefix())).query_async(&mut redis.connection()).await?;
@@ -74,9 +74,6 @@ pub(crate) struct Missed {
 
 impl Missed {
     /// The schedules as they stand in MySQL; one that never ran counts from now.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked or an expression can't be read.
     pub(crate) async fn load(
         engine: &Engine,
         schedules: &[(Event, &str)],

@@ -25,9 +25,6 @@ pub enum MakeError {
 ///
 /// A coupon that has drops but no generation in Redis was lost there: who holds one is then not known, so its new drops are
 /// left for the reconciler to load after it has rebuilt that.
-///
-/// # Errors
-/// [`MakeError`].
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,

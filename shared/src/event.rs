@@ -94,9 +94,6 @@ impl ClaimEvent {
     }
 
     /// Reads a message's value.
-    ///
-    /// # Errors
-    /// [`Undecodable`] says why, and keeps what could be read.
     pub fn decode(payload: &[u8]) -> Result<Self, Undecodable> {
         let wire: Wire = serde_json::from_slice(payload).map_err(|error| Undecodable {
             reason: "undecodable",

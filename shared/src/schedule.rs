@@ -69,9 +69,6 @@ pub const DAYS_AHEAD: i64 = 7;
 
 impl Schedule {
     /// Checks what the types can't say.
-    ///
-    /// # Errors
-    /// [`BadSchedule`], in words for the person who wrote it.
     pub fn check(&self) -> Result<(), BadSchedule> {
         use chrono::Datelike as _;
         let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());

@@ -4,9 +4,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled at the first SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the operating system refuses a signal handler.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;

@@ -41,13 +41,10 @@ const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that has one already (tests
 /// run several services in one), the same handle is given again.
-///
-/// # Errors
-/// When the recorder can't be built or another one is installed.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
-    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static MAKING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _one_at_a_time = MAKING.lock();
     if let Some(handle) = HANDLE.get() {
         return Ok(handle.clone());
     }

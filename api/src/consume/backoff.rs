@@ -18,7 +18,6 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The next pause.
     pub(super) fn next(&mut self) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         self.failures += 1;

@@ -26,7 +26,6 @@ impl<T> Default for Ahead<T> {
 }
 
 impl<T> Ahead<T> {
-    /// One more.
     pub(super) fn push(&mut self, message: T, now: Instant) {
         self.since.get_or_insert(now);
         self.messages.push(message);

@@ -1,8 +1,10 @@
 //! This process's part of the consumer group: which partitions are its own, and what to do when they are taken away.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use firstcome_shared::mysql::DbError;
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 
 use super::commit::{CommitClient, Offsets};
 use super::decode::Record;
-use super::health::{Health, lock};
+use super::health::Health;
 use super::write::Written;
 
 /// Longest that a rebalance waits for the write in hand. Others can't go on meanwhile; what is not done by then is read again.
@@ -26,7 +28,6 @@ pub(super) type Outcome = watch::Receiver<Option<Arc<Result<Written, DbError>>>>
 
 /// A write that is under way.
 pub(super) struct InHand {
-    /// Its messages.
     pub(super) batch: Vec<Arc<Record>>,
     /// What became of it.
     pub(super) outcome: Outcome,
@@ -65,7 +66,7 @@ impl Group {
 
     /// The number of a partition's present assignment; `None` where it is not ours.
     pub(super) fn assignment_of(&self, partition: i32) -> Option<u64> {
-        lock(&self.assignment).owned.get(&partition).copied()
+        self.assignment.lock().owned.get(&partition).copied()
     }
 
     /// Whether a message may still be written and committed by us: its partition has been ours since it was read.
@@ -75,12 +76,12 @@ impl Group {
 
     /// Whether the group has told this process its part, be it none.
     pub(super) fn has_joined(&self) -> bool {
-        lock(&self.assignment).count > 0
+        self.assignment.lock().count > 0
     }
 
     /// Partitions that are ours now.
     pub(super) fn partitions(&self) -> Vec<i32> {
-        lock(&self.assignment).owned.keys().copied().collect()
+        self.assignment.lock().owned.keys().copied().collect()
     }
 
     /// Says whether partitions that come from now on are to be paused at once.
@@ -95,17 +96,17 @@ impl Group {
 
     /// Tells of the write under way, so that a rebalance can wait for it; `None` when there is none.
     pub(super) fn hold(&self, in_hand: Option<InHand>) {
-        lock(&self.assignment).in_hand = in_hand;
+        self.assignment.lock().in_hand = in_hand;
     }
 
     /// Whether a write is under way.
     pub(super) fn is_writing(&self) -> bool {
-        lock(&self.assignment).in_hand.is_some()
+        self.assignment.lock().in_hand.is_some()
     }
 
     /// Notes that messages are dealt with. Those that are no longer ours are left to whoever reads them now.
     pub(super) fn written(&self, batch: &[Arc<Record>]) {
-        let mut guard = lock(&self.assignment);
+        let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
         for record in batch {
             if assignment.owned.get(&record.source.partition) == Some(&record.assignment) {
@@ -117,13 +118,13 @@ impl Group {
     /// Commits what is written.
     pub(super) fn commit(&self, client: &impl CommitClient) {
         // Out of the lock while Kafka is asked: `/readyz` and the lag's watcher go on.
-        let mut offsets = std::mem::take(&mut lock(&self.assignment).offsets);
+        let mut offsets = std::mem::take(&mut self.assignment.lock().offsets);
         offsets.commit(&self.topic, client);
-        lock(&self.assignment).offsets = offsets;
+        self.assignment.lock().offsets = offsets;
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let mut guard = lock(&self.assignment);
+        let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
         assignment.count += 1;
         let count = assignment.count;
@@ -145,7 +146,7 @@ impl Group {
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         // Lost, not taken: the group went on without us and would refuse the commit.
         if !consumer.assignment_lost() {
-            let in_hand = lock(&self.assignment).in_hand.take();
+            let in_hand = self.assignment.lock().in_hand.take();
             if let Some(in_hand) = in_hand
                 && self.ends_well(in_hand.outcome)
             {
@@ -153,7 +154,7 @@ impl Group {
             }
             self.commit(consumer);
         }
-        let mut guard = lock(&self.assignment);
+        let mut guard = self.assignment.lock();
         for partition in partitions.elements() {
             guard.owned.remove(&partition.partition());
             guard.offsets.forget(partition.partition());

@@ -1,7 +1,8 @@
 //! What the process says about itself: the loop turns, MySQL takes batches, Kafka answers.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use firstcome_shared::http::health::{Check, check};
@@ -18,7 +19,6 @@ pub(super) struct Health {
     turned_at: Mutex<Instant>,
     mysql: Mutex<Option<String>>,
     kafka: Mutex<Option<String>>,
-    /// Of the watchdog.
     stuck: Mutex<Option<String>>,
     /// Whether messages wait, and how often something was heard that explains it: a batch written, a store away.
     waits: AtomicBool,
@@ -40,13 +40,13 @@ impl Health {
 
     /// The loop came round.
     pub(super) fn turned(&self) {
-        *lock(&self.turned_at) = Instant::now();
+        *self.turned_at.lock() = Instant::now();
     }
 
     /// MySQL takes batches (`None`), or why it does not.
     pub(super) fn mysql(&self, trouble: Option<String>) {
         self.heard.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.mysql) = trouble;
+        *self.mysql.lock() = trouble;
     }
 
     /// Kafka answers (`None`), or what it said.
@@ -54,7 +54,7 @@ impl Health {
         if trouble.is_some() {
             self.heard.fetch_add(1, Ordering::Relaxed);
         }
-        *lock(&self.kafka) = trouble;
+        *self.kafka.lock() = trouble;
     }
 
     /// Whether messages wait for this process, and none of them is being written.
@@ -65,23 +65,22 @@ impl Health {
     /// What the watchdog goes by.
     pub(super) fn signs(&self) -> Signs {
         let (waits, heard) = (self.waits.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed));
-        Signs { turned_at: *lock(&self.turned_at), waits, heard }
+        Signs { turned_at: *self.turned_at.lock(), waits, heard }
     }
 
     /// The watchdog's word; whether it is news.
     pub(super) fn stuck(&self, trouble: Option<String>) -> bool {
-        let mut stuck = lock(&self.stuck);
+        let mut stuck = self.stuck.lock();
         let news = stuck.is_some() != trouble.is_some();
         *stuck = trouble;
         news
     }
 
     fn alive_at(&self, now: Instant) -> Result<(), String> {
-        let still = now.saturating_duration_since(*lock(&self.turned_at));
+        let still = now.saturating_duration_since(*self.turned_at.lock());
         if still <= STUCK { Ok(()) } else { Err(format!("the loop has stood still for {} s", still.as_secs())) }
     }
 
-    /// For `/healthz`.
     pub(super) fn alive(self: &Arc<Self>) -> Check {
         let health = Arc::clone(self);
         check(move || std::future::ready(health.alive_at(Instant::now())))
@@ -91,7 +90,7 @@ impl Health {
     pub(super) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, Check)> {
         let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
         let mysql = check(move || {
-            let (trouble, db) = (lock(&of_mysql.mysql).clone(), db.clone());
+            let (trouble, db) = (of_mysql.mysql.lock().clone(), db.clone());
             async move {
                 match trouble {
                     Some(trouble) => Err(trouble),
@@ -99,16 +98,11 @@ impl Health {
                 }
             }
         });
-        let kafka = check(move || std::future::ready(lock(&of_kafka.kafka).clone().map_or(Ok(()), Err)));
+        let kafka = check(move || std::future::ready(of_kafka.kafka.lock().clone().map_or(Ok(()), Err)));
         let of_loop = Arc::clone(self);
-        let progress = check(move || std::future::ready(lock(&of_loop.stuck).clone().map_or(Ok(()), Err)));
+        let progress = check(move || std::future::ready(of_loop.stuck.lock().clone().map_or(Ok(()), Err)));
         vec![("mysql", mysql), ("kafka", kafka), ("loop", progress)]
     }
-}
-
-/// A value is still whole after a panic elsewhere: each is written in one step.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

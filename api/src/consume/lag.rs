@@ -23,10 +23,6 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    /// Starts watching.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
     pub(super) fn watch(
         consumer: Arc<BaseConsumer<Group>>,
         topic: String,

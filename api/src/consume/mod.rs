@@ -52,9 +52,6 @@ use health::Health;
 use worker::Setup;
 
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in hand and leaves the group.
-///
-/// # Errors
-/// When a store is missing or unfit at start-up, the address is taken, or Kafka refuses this consumer for good.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
     metrics::describe();

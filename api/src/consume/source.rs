@@ -33,10 +33,6 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Joins the group.
-    ///
-    /// # Errors
-    /// When librdkafka refuses the settings.
     pub(super) fn subscribe(settings: &KafkaSettings, patience: Patience, group: Group) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         // A commit blocks the loop until it is answered or this has passed; the default is a minute.
@@ -102,9 +98,6 @@ impl Source {
     }
 
     /// Stops fetching and serves the group's business, so that this process stays in it and learns what is taken away.
-    ///
-    /// # Errors
-    /// As [`Source::next`].
     pub(super) fn stay_in_group(&mut self) -> anyhow::Result<()> {
         if !self.group().is_paused() {
             self.group().set_paused(true);
@@ -119,9 +112,6 @@ impl Source {
     }
 
     /// Fetches again after [`Source::stay_in_group`].
-    ///
-    /// # Errors
-    /// When librdkafka refuses.
     pub(super) fn go_on(&mut self) -> anyhow::Result<()> {
         if self.group().is_paused() {
             self.group().set_paused(false);

@@ -14,9 +14,6 @@ use crate::migrate::OneLine;
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
 
 /// Waits for MySQL and Kafka, and checks that the tables and the topic are as this build needs them.
-///
-/// # Errors
-/// [`StartError`], with what to do.
 pub(super) async fn check_stores(args: &ConsumeArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
     let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());

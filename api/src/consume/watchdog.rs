@@ -25,7 +25,6 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// Tells Kafka's client.
     pub(super) fn set(self, config: &mut ClientConfig) {
         let ms = |time: Duration| time.as_millis().to_string();
         config
@@ -47,10 +46,6 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts watching.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
     pub(super) fn start(health: Arc<Health>, patience: Patience) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         std::thread::Builder::new().name("consume-watchdog".into()).spawn(move || {

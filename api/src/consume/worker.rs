@@ -57,7 +57,6 @@ pub(super) struct Setup {
     pub(super) stop: CancellationToken,
 }
 
-/// The loop's state.
 pub(super) struct Worker {
     setup: Setup,
     source: Source,
@@ -75,9 +74,6 @@ pub(super) struct Worker {
 }
 
 /// Reads, writes and commits until told to stop. Blocks its thread. `joined` is called at each assignment of partitions.
-///
-/// # Errors
-/// When Kafka refuses this consumer for good.
 pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
     let source = Source::subscribe(&setup.kafka, setup.patience, group)?;

@@ -18,7 +18,6 @@ use super::decode::Record;
 /// What became of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Written {
-    /// Rows written.
     pub(super) issued: u64,
     /// Claims whose row was there: messages read again.
     pub(super) again: u64,

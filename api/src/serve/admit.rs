@@ -128,9 +128,6 @@ impl Claims {
     }
 
     /// Works one claim to its end. From the moment Redis is asked it goes on without the caller.
-    ///
-    /// # Errors
-    /// The problem to answer with.
     pub(super) async fn claim(self: &Arc<Self>, entry: Arc<Entry>, user: UserId) -> Result<Yes, Problem> {
         let answered = self.answer(&entry, user).await;
         let outcome = answered.as_ref().map_or_else(|refused| refused.0, Yes::word);

@@ -1,11 +1,12 @@
 //! What goes round every request: a deadline, a bound on the body, a count and a time by route. A service of its own and not axum's
 //! `from_fn`, which boxes and clones the rest of the stack for each request.
 
+use parking_lot::RwLock;
 use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ pub(super) struct Measures {
 impl Measures {
     /// One more request, answered after so long.
     pub(super) fn note(&self, method: &'static str, path: &str, status: StatusCode, took: Duration) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         if let Some((requests, seconds)) = known.get(&(method, status)).and_then(|paths| paths.get(path)) {
             requests.increment(1);
             seconds.record(took.as_secs_f64());
@@ -148,7 +149,7 @@ impl Measures {
         );
         requests.increment(1);
         seconds.record(took.as_secs_f64());
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         known.entry((method, status)).or_default().insert(path, (requests, seconds));
     }
 }

@@ -17,7 +17,7 @@ use super::state::{App, Services};
 /// How often it is looked whether daily drops are to be made. They are made days ahead.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// How often Redis is asked for its time and the licence, and the producer whether it still works.
+/// How often Redis is asked for its time and its admission gate, and the producer whether it still works.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all of it. Dropping the set ends it.
@@ -81,18 +81,18 @@ async fn watch_redis(services: &Services) -> &'static str {
     let mut last = None;
     loop {
         ticks.tick().await;
-        let licence = services.redis.has_licence().await;
+        let gate = services.redis.gate_is_open().await;
         if let Ok(now_ms) = services.redis.time_ms().await {
             services.clock.seen(now_ms);
         }
-        gauge!("firstcome_redis_up").set(f64::from(u8::from(licence.is_ok())));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(licence, Ok(true)))));
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(gate.is_ok())));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(gate, Ok(true)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_hand.taken() as f64);
         forget_sealed(services);
-        let state = licence.as_ref().ok().copied();
+        let state = gate.as_ref().ok().copied();
         if last != Some(state) {
-            match &licence {
+            match &gate {
                 Ok(true) => tracing::info!("admission is open"),
                 Ok(false) => tracing::warn!("admission is closed until the reconciler has verified Redis"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),

@@ -5,9 +5,9 @@
 //! entry in the append-only file. Every answer is computed by Redis after its claim came, so answers are linearizable: what
 //! one process acknowledged, the next claim at any process sees (docs/decisions/0011-micro-batches.md).
 
+use parking_lot::Mutex;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::admission::MAX_BATCH;
@@ -35,7 +35,7 @@ impl<T> Batches<T> {
     /// [`Batches::caller`].
     #[must_use]
     pub(super) fn join(&self, drop: DropId, claim: T) -> bool {
-        match self.lock().entry(drop) {
+        match self.waiting.lock().entry(drop) {
             Entry::Occupied(mut waiting) => {
                 waiting.get_mut().push_back(claim);
                 false
@@ -51,16 +51,12 @@ impl<T> Batches<T> {
     pub(super) fn caller(&self, drop: DropId) -> Caller<'_, T> {
         Caller { batches: self, drop, ended: false }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<DropId, VecDeque<T>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<T> Caller<'_, T> {
     /// The claims of the next call, in the order in which they came. `None`: nobody waits, and the next to come is the first.
     pub(super) fn next(&mut self) -> Option<Vec<T>> {
-        let mut all = self.batches.lock();
+        let mut all = self.batches.waiting.lock();
         let waiting = all.get_mut(&self.drop)?;
         if waiting.is_empty() {
             all.remove(&self.drop);
@@ -73,7 +69,7 @@ impl<T> Caller<'_, T> {
 
     /// Everybody who waits, for a call that was not answered: they would only wait for the same silence.
     pub(super) fn take_all(&self) -> Vec<T> {
-        self.batches.lock().get_mut(&self.drop).map(std::mem::take).unwrap_or_default().into()
+        self.batches.waiting.lock().get_mut(&self.drop).map(std::mem::take).unwrap_or_default().into()
     }
 }
 
@@ -81,7 +77,7 @@ impl<T> Drop for Caller<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
             // A panic. Dropped outside the lock: who waits hears of it by that.
-            let left = self.batches.lock().remove(&self.drop);
+            let left = self.batches.waiting.lock().remove(&self.drop);
             drop(left);
         }
     }

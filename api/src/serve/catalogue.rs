@@ -63,9 +63,6 @@ struct Reading {
 
 impl Catalogue {
     /// Reads the coupons for the first time.
-    ///
-    /// # Errors
-    /// When MySQL can't be reached.
     pub(super) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (coupons, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
         let first = Reading { read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
@@ -79,9 +76,6 @@ impl Catalogue {
     }
 
     /// One coupon; looked for in MySQL where the copy has it not.
-    ///
-    /// # Errors
-    /// [`Missing`].
     pub(super) async fn find(&self, id: CouponId) -> Result<Arc<Entry>, Missing> {
         if let Some(found) = self.coupons.load().get(&id) {
             return Ok(Arc::clone(found));
@@ -93,9 +87,6 @@ impl Catalogue {
     }
 
     /// The coupons as MySQL has them now, or later.
-    ///
-    /// # Errors
-    /// [`Missing::Away`].
     pub(super) async fn reread(&self) -> Result<Arc<Snapshot>, Missing> {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();

@@ -8,7 +8,6 @@ use firstcome_shared::redis::keys::DropKeys;
 /// A coupon with its drops.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The coupon.
     pub(super) coupon: Coupon,
     /// Its drops in order of opening.
     pub(super) drops: Vec<Drop>,
@@ -25,7 +24,6 @@ struct Extra {
 /// One drop of an entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chosen<'a> {
-    /// The drop.
     pub(super) drop: &'a Drop,
     /// Its keys in Redis.
     pub(super) keys: &'a DropKeys,

@@ -64,7 +64,6 @@ pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::bad_request("invalid", detail)
 }
 
-/// 413.
 pub(super) fn too_large() -> Problem {
     let detail = format!("a body may have at most {} bytes", super::around::MAX_BODY_BYTES);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)

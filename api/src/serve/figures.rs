@@ -30,7 +30,7 @@ pub(super) fn describe() {
         "firstcome_claims_in_hand",
         "Claims, and questions about claims, worked on at the last look, one a second"
     );
-    describe_gauge!("firstcome_admission_open", "1 while Redis answers and the licence is there");
+    describe_gauge!("firstcome_admission_open", "1 while Redis answers and the gate is open");
     describe_gauge!("firstcome_redis_up", "1 while Redis answers");
     describe_gauge!("firstcome_mysql_up", "1 while the last reading of coupons succeeded");
     describe_gauge!("firstcome_catalogue_age_seconds", Unit::Seconds, "Age of the coupons in memory");

@@ -42,7 +42,6 @@ struct Inner {
 type Answer = Response<Either<Full<Bytes>, Body>>;
 
 impl Front {
-    /// Before `routes`.
     pub(super) fn new(app: &App, routes: Router, measures: Arc<Measures>) -> Self {
         let sold_out = serde_json::to_vec(&refused(Admission::SoldOut).1).unwrap_or_default().into();
         Self(Arc::new(Inner { app: App::clone(app), routes, measures, sold_out }))

@@ -5,9 +5,9 @@
 //! somebody onto a slot that was another's, or gives the same person the same slot anew, the fingerprint differs, and it is made
 //! sure of again. Nothing has to be forgotten when Redis loses data: what is known is a fact about the topic and MySQL.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use tokio::sync::watch;
@@ -44,13 +44,11 @@ pub(super) enum Holder {
 pub(super) enum Turn<'a> {
     /// Nobody need: it is held.
     Held,
-    /// The caller.
     Mine(Work<'a>),
     /// Somebody does at this moment, and says here what came of it.
     Another(watch::Receiver<Option<Taken>>),
 }
 
-/// What is known.
 #[derive(Default)]
 pub(super) struct Held {
     slots: Mutex<HashMap<DropId, Vec<u32>>>,
@@ -69,7 +67,7 @@ impl Held {
         if self.knows(mark) {
             return Turn::Held;
         }
-        let mut under_way = lock(&self.under_way);
+        let mut under_way = self.under_way.lock();
         if let Some(result) = under_way.get(&mark) {
             return Turn::Another(result.clone());
         }
@@ -84,18 +82,18 @@ impl Held {
 
     /// Forgets the drops that are not among these.
     pub(super) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
-        lock(&self.slots).retain(|drop, _| wanted(*drop));
+        self.slots.lock().retain(|drop, _| wanted(*drop));
     }
 
     fn knows(&self, mark: Mark) -> bool {
-        let slots = lock(&self.slots);
+        let slots = self.slots.lock();
         let known = slots.get(&mark.drop).and_then(|prints| prints.get(index(mark.slot)?));
         known.is_some_and(|print| *print == mark.short())
     }
 
     fn remember(&self, mark: Mark, most: Slot) {
         let Some(at) = index(mark.slot).filter(|_| mark.slot <= most) else { return };
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         let prints = slots.entry(mark.drop).or_default();
         if prints.len() <= at {
             prints.resize(at + 1, 0);
@@ -108,10 +106,6 @@ fn index(slot: Slot) -> Option<usize> {
     usize::try_from(slot.checked_sub(1)?).ok()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The making sure of one claim. Dropped without an end, whoever waits for it hears that it failed.
 pub(super) struct Work<'a> {
     held: &'a Held,
@@ -121,7 +115,6 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Tells everybody.
     pub(super) fn ended(self, taken: Taken) {
         if taken.is_some() {
             self.held.remember(self.mark, self.most);
@@ -132,7 +125,7 @@ impl Work<'_> {
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
-        lock(&self.held.under_way).remove(&self.mark);
+        self.held.under_way.lock().remove(&self.mark);
     }
 }
 
@@ -174,7 +167,7 @@ mod tests {
         let beyond = mark(&held, 4_000_000_000, "u-1", 1);
         take(&held, beyond, Some(Holder::Topic));
         assert!(!is_held(&held, beyond));
-        assert!(lock(&held.slots).is_empty());
+        assert!(held.slots.lock().is_empty());
     }
 
     #[tokio::test]

@@ -41,9 +41,6 @@ const USER_HEADER: &str = "x-user-id";
 
 impl Identity {
     /// Reads the settings.
-    ///
-    /// # Errors
-    /// One sentence about what is missing or contradicts itself.
     pub(super) fn new(args: &IdentityArgs) -> Result<Self, String> {
         match args.user_auth {
             UserAuth::TrustedHeader => match args.jwt.any_setting() {
@@ -55,9 +52,6 @@ impl Identity {
     }
 
     /// Who sent a request with these headers.
-    ///
-    /// # Errors
-    /// 401 where that is not proven, 400 where the id has not the form of one.
     pub(super) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let id = match self {
             Self::TrustedHeader => only_one(headers)?.to_owned(),

@@ -25,9 +25,6 @@ impl InHand {
     }
 
     /// A place for one claim.
-    ///
-    /// # Errors
-    /// 503 when all are taken.
     pub(super) fn enter(&self) -> Result<Place, Problem> {
         // Taken first and looked at then, so that two can't take the last one.
         let place = Place(Arc::clone(&self.taken));
@@ -63,9 +60,6 @@ impl InHand {
     }
 
     /// [`InHand::run`] without the bound: for operators, who must get through while claims are refused.
-    ///
-    /// # Errors
-    /// 500 when the work panicked.
     pub(super) fn see_through<T, W>(&self, work: W) -> impl Future<Output = Result<T, Problem>> + Send + use<T, W>
     where
         T: Send + 'static,

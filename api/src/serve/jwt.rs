@@ -114,9 +114,6 @@ impl Verifier {
     }
 
     /// The `sub` of the request's token.
-    ///
-    /// # Errors
-    /// What the person can do about it; not why exactly the token was refused, which is for the log.
     pub(super) fn subject(&self, headers: &HeaderMap) -> Result<String, &'static str> {
         let token = headers
             .get(header::AUTHORIZATION)

@@ -49,9 +49,6 @@ use identity::Identity;
 use state::App;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
-///
-/// # Errors
-/// One sentence about a setting or a store with which it can't start.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Some(server) = Server::bind(args, &shutdown).await? else { return Ok(()) };
     println!("listening on http://{}", server.address());
@@ -72,9 +69,6 @@ pub struct Server {
 
 impl Server {
     /// Waits for the stores, checks them, and listens. `None` when told to stop meanwhile.
-    ///
-    /// # Errors
-    /// One sentence about a setting or a store with which it can't start.
     pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
         let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
@@ -95,15 +89,11 @@ impl Server {
         Ok(Some(Self { app, listener, address, front, limits, refresh, patience }))
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Serves until `shutdown`, then finishes what is in hand.
-    ///
-    /// # Errors
-    /// When a part that must go on has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
         let serving = http::serve_by(self.listener, self.front, self.limits, shutdown.clone());

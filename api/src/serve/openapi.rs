@@ -51,14 +51,12 @@ const fn healthz() {}
 ))]
 const fn readyz() {}
 
-/// Figures
 #[allow(dead_code)]
 #[utoipa::path(get, path = "/metrics", tag = "service", responses(
     (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
 ))]
 const fn metrics() {}
 
-/// This document
 #[allow(dead_code)]
 #[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
 const fn openapi_json() {}

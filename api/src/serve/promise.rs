@@ -9,7 +9,6 @@ use super::backup::Backup;
 use super::held::{Held, Holder, Taken, Turn};
 use super::publish::Publisher;
 
-/// Makes promises safe.
 pub(super) struct Promises {
     held: Held,
     publisher: Publisher,
@@ -22,7 +21,6 @@ impl Promises {
         Self { held: Held::default(), publisher, backup }
     }
 
-    /// The producer.
     pub(super) fn publisher(&self) -> &Publisher {
         &self.publisher
     }

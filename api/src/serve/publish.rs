@@ -1,6 +1,6 @@
 //! Handing admissions to Kafka.
 
-use std::sync::{PoisonError, RwLock};
+use parking_lot::RwLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,7 +13,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
-/// Publishes admissions.
 pub(super) struct Publisher {
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
@@ -25,9 +24,6 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// A producer for the topic of claims; it connects by itself.
-    ///
-    /// # Errors
-    /// When librdkafka refuses the settings.
     pub(super) fn new(settings: &KafkaSettings, deadline: Duration) -> anyhow::Result<Self> {
         let topic = settings.topic.clone();
         let settings = settings.producer(deadline);
@@ -43,14 +39,11 @@ impl Publisher {
     }
 
     fn producer(&self) -> FutureProducer {
-        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.producer.read().clone()
     }
 
     /// Takes a new producer where the old one has failed for good. An idempotent producer does so rather than risk a gap or a
     /// double, and refuses every message from then on; here both are harmless.
-    ///
-    /// # Errors
-    /// When the new one can't be made.
     pub(super) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else { return Ok(false) };
         tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
@@ -60,7 +53,7 @@ impl Publisher {
 
     fn renew(&self) -> anyhow::Result<()> {
         let fresh = self.settings.create().context("the Kafka producer could not be made again")?;
-        let old = std::mem::replace(&mut *self.producer.write().unwrap_or_else(PoisonError::into_inner), fresh);
+        let old = std::mem::replace(&mut *self.producer.write(), fresh);
         // Dropping it waits for its thread.
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())

@@ -40,7 +40,7 @@ pub(super) fn no_drop() -> Refused {
 /// The answer to a claim that admission did not answer.
 pub(super) fn not_asked(error: &AdmissionError) -> Refused {
     match error {
-        AdmissionError::NoLicence => ("no_licence", Problem::unavailable("admission is closed for a check; try again")),
+        AdmissionError::Closed => ("no_licence", Problem::unavailable("admission is closed for a check; try again")),
         AdmissionError::Unanswered => {
             ("redis_slow", Problem::unavailable("too many claims wait for Redis; try again in a moment"))
         }

@@ -60,17 +60,17 @@ fn described(token: OpsToken) -> OpenApiRouter<App> {
 /// Ready means: a claim would be worked. MySQL and Kafka are not asked, because claims go on without them.
 fn checks(app: &App) -> Vec<(&'static str, health::Check)> {
     let redis = app.redis.clone();
-    let licence = health::check(move || {
+    let gate = health::check(move || {
         let redis = redis.clone();
         async move {
-            match redis.has_licence().await {
+            match redis.gate_is_open().await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err("admission is closed until the reconciler has verified Redis".to_owned()),
                 Err(error) => Err(format!("Redis cannot be reached: {error}")),
             }
         }
     });
-    vec![("redis", licence)]
+    vec![("redis", gate)]
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use super::extract::invalid;
 /// Most slots in a drop.
 pub(super) const MAX_QUANTITY: u32 = 10_000_000;
 
-/// Most people waiting.
 pub(super) const MAX_WAITING: u32 = 1_000_000;
 
 /// Longest name, in characters.
@@ -30,7 +29,6 @@ pub(super) fn name(text: &str) -> Result<String, Problem> {
     Ok(name.to_owned())
 }
 
-/// A quantity.
 pub(super) fn quantity(number: i64) -> Result<Slot, Problem> {
     within("quantity", number, 1, MAX_QUANTITY)
 }

@@ -39,5 +39,4 @@ impl Services {
     }
 }
 
-/// The services, shared.
 pub(super) type App = Arc<Services>;

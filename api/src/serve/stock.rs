@@ -1,8 +1,8 @@
 //! How much is left of drops, for showing. Asked of Redis in one round trip and kept for a moment, so that a page that
 //! everybody reloads costs Redis a few questions a second.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
@@ -17,7 +17,6 @@ const KEEP: Duration = Duration::from_millis(200);
 /// Most drops asked for in one round trip.
 const AT_ONCE: usize = 500;
 
-/// Most answers kept.
 const MOST_KEPT: usize = 10_000;
 
 /// What Redis said of drops a moment ago.
@@ -29,9 +28,6 @@ pub(super) struct Stocks {
 
 impl Stocks {
     /// What is left of each drop; one that admission does not know is missing in the answer.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub(super) async fn of(
         &self,
         redis: &Redis,
@@ -47,7 +43,7 @@ impl Stocks {
             let keys: Vec<&DropKeys> = part.iter().map(|(_, keys)| *keys).collect();
             let stocks = redis.stock(&keys).await?;
             let now = Instant::now();
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = self.kept.lock();
             if kept.len() > MOST_KEPT {
                 kept.retain(|_, (at, _)| now - *at < KEEP);
             }
@@ -58,20 +54,20 @@ impl Stocks {
 
     /// Forgets a coupon's drops: they were changed.
     pub(super) fn forget(&self, drops: impl Iterator<Item = DropId>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         for drop in drops {
             kept.remove(&drop);
         }
     }
 
     fn not_kept<'a>(&self, drops: &[(DropId, &'a DropKeys)]) -> Vec<(DropId, &'a DropKeys)> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock();
         let fresh = |drop: &DropId| kept.get(drop).is_some_and(|(at, _)| at.elapsed() < KEEP);
         drops.iter().filter(|(drop, _)| !fresh(drop)).copied().collect()
     }
 
     fn known(&self, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock();
         drops.iter().filter_map(|(drop, _)| Some((*drop, kept.get(drop)?.1?))).collect()
     }
 }

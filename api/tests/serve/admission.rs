@@ -98,7 +98,7 @@ async fn what_is_refused_leaves_redis_as_it_was() {
 }
 
 #[tokio::test]
-async fn without_the_licence_admission_is_closed_and_says_when_to_come_back() {
+async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
     let world = World::closed().await;
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
@@ -110,7 +110,7 @@ async fn without_the_licence_admission_is_closed_and_says_when_to_come_back() {
     assert_eq!(api.get("/healthz").await.status, 200);
     assert_eq!(world.dump().await, before);
 
-    world.grant_licence().await;
+    world.open_gate().await;
     assert_eq!(api.get("/readyz").await.status, 200);
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
 }

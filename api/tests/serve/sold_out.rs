@@ -22,7 +22,7 @@ async fn sold_out(api: &Api, body: Value) -> (i64, i64) {
 async fn own_redis() -> (World, RedisServer) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::closed().await.on_redis(&redis.url());
-    world.grant_licence().await;
+    world.open_gate().await;
     (world, redis)
 }
 
@@ -148,13 +148,13 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 }
 
 #[tokio::test]
-async fn without_the_licence_or_redis_losers_are_not_told_anything() {
+async fn with_a_closed_gate_or_no_redis_losers_are_not_told_anything() {
     let (world, redis) = own_redis().await;
     let api = world.with("redis-timeout-ms", 500).api().await;
     let (id, _) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
-    world.grant_licence().await;
+    world.open_gate().await;
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
 
     redis.freeze().await.unwrap();

@@ -50,7 +50,7 @@ impl World {
     /// Migrated, with admission open.
     pub(crate) async fn new() -> Self {
         let world = Self::closed().await;
-        world.grant_licence().await;
+        world.open_gate().await;
         world
     }
 
@@ -97,8 +97,8 @@ impl World {
         migrate::run(args, CancellationToken::new()).await.unwrap();
     }
 
-    pub(crate) async fn grant_licence(&self) {
-        self.redis.grant_licence(&mut self.redis.dedicated().await.unwrap()).await.unwrap();
+    pub(crate) async fn open_gate(&self) {
+        self.redis.open_gate(&mut self.redis.dedicated().await.unwrap()).await.unwrap();
     }
 
     /// The same with another setting, by its flag's name.

@@ -34,9 +34,6 @@ pub const PARTITIONS: u32 = 12;
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A route that does nothing and says what a sold-out claim is told, byte for byte as long.
-///
-/// # Errors
-/// When there is no free port.
 pub async fn nothing() -> Result<()> {
     const BODY: &str =
         r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
@@ -76,9 +73,6 @@ struct BareShop {
 
 /// A route that runs the admission script once, produces once and waits for the acknowledgement, and does nothing else: no
 /// catalogue, no figures, no task that outlives its client, no bound on what is in hand.
-///
-/// # Errors
-/// When a client can't be made.
 pub async fn bare(args: Bare) -> Result<()> {
     let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
     let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(1) })?;
@@ -117,17 +111,11 @@ const ROWS: u32 = 1_000;
 
 /// Writes the rows of slots `from..=to` straight into the product's table, many in one statement, one statement after the
 /// other, each durable before the next; gives how long it took.
-///
-/// # Errors
-/// When MySQL refuses.
 pub async fn insert_rows(site: &Site<'_>, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
     insert_rows_by(site, coupon, from, to, ROWS).await
 }
 
 /// [`insert_rows`] with so many rows in a statement.
-///
-/// # Errors
-/// When MySQL refuses.
 pub async fn insert_rows_by(site: &Site<'_>, coupon: Coupon, from: u32, to: u32, rows: u32) -> Result<Duration> {
     let mut conn = site.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
@@ -162,9 +150,6 @@ pub fn person(slot: u32) -> String {
 }
 
 /// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them a while ago.
-///
-/// # Errors
-/// When Redis refuses.
 pub async fn admit_straight(site: &Site<'_>, coupon: Coupon, to: u32) -> Result<()> {
     let mut conn = site.redis().await?;
     let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
@@ -192,9 +177,6 @@ pub async fn admit_straight(site: &Site<'_>, coupon: Coupon, to: u32) -> Result<
 const PAGE: u32 = 5_000;
 
 /// Reads every admission and every row of a drop and compares nothing; gives how long it took and how many there were.
-///
-/// # Errors
-/// When a store can't be read.
 pub async fn scan(site: &Site<'_>, coupon: Coupon) -> Result<(Duration, u64)> {
     let (mut redis, mut mysql) = (site.redis().await?, site.mysql().await?);
     let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
@@ -216,13 +198,10 @@ pub async fn scan(site: &Site<'_>, coupon: Coupon) -> Result<(Duration, u64)> {
 }
 
 /// Runs per second of the admission script, by redis-benchmark.
-///
-/// # Errors
-/// When redis-benchmark is missing or can't read its own result.
 pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usize, pipelined: u32) -> Result<f64> {
     let url = site.setting("REDIS_URL").to_owned();
     let port = url.rsplit(':').next().context("no port")?.trim_end_matches('/').to_owned();
-    let hash = licence(site);
+    let hash = gate(site);
     let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let names = [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times];
     let output = Command::new("redis-benchmark")
@@ -245,8 +224,8 @@ pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usi
 }
 
 /// The hash under which Redis knows this installation's admission script.
-fn licence(site: &Site<'_>) -> String {
-    let text = format!("-- licence of {} in database 0\n{}", site.setting("REDIS_KEY_PREFIX"), CLAIM);
+fn gate(site: &Site<'_>) -> String {
+    let text = format!("-- admission gate of {} in database 0\n{}", site.setting("REDIS_KEY_PREFIX"), CLAIM);
     redis::Script::new(&text).get_hash().to_owned()
 }
 

@@ -35,10 +35,6 @@ pub struct Cost {
 }
 
 impl Meter {
-    /// Starts to count.
-    ///
-    /// # Errors
-    /// When a server can't be asked.
     pub async fn start(world: &World) -> Result<Self> {
         let mut mysql = connection(&world.stack.mysql.url()).await?;
         let mut redis = redis::Client::open(world.stack.redis.url())?.get_multiplexed_async_connection().await?;
@@ -48,9 +44,6 @@ impl Meter {
     }
 
     /// Statements so far, this meter's own left out.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked.
     pub async fn statements(&mut self) -> Result<u64> {
         let now = questions(&mut self.mysql).await?;
         self.own += 1;
@@ -63,9 +56,6 @@ impl Meter {
     }
 
     /// What it came to.
-    ///
-    /// # Errors
-    /// When a server can't be asked.
     pub async fn stop(mut self, world: &World) -> Result<Cost> {
         let after = cpu(world);
         let mysql_statements = self.statements().await?;

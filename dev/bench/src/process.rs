@@ -8,9 +8,6 @@ use anyhow::{Context, Result};
 const TICKS: f64 = 100.0;
 
 /// Seconds of CPU that a process and all its threads took so far.
-///
-/// # Errors
-/// When there is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything, spaces too.
@@ -21,9 +18,6 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 }
 
 /// A line of `/proc/PID/status` in kB, such as `VmRSS` or `VmHWM` (the most it ever was).
-///
-/// # Errors
-/// When there is no such process.
 pub fn memory_kb(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such line")?;

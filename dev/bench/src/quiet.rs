@@ -17,9 +17,6 @@ const IDLE: f64 = 0.95;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the processors of this machine have next to nothing to do, and says so where they don't come to that within a minute.
-///
-/// # Errors
-/// When the system does not tell.
 pub async fn settle() -> Result<()> {
     let begun = Instant::now();
     let mut looks = 0;

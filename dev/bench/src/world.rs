@@ -31,10 +31,6 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the servers.
-    ///
-    /// # Errors
-    /// When one does not start, or the product's programs are not beside this one.
     pub async fn start(other: Option<&Path>) -> Result<Self> {
         step("starting Redis, MySQL and Kafka");
         let stack = Stack::start(StackOptions::default()).await?;
@@ -48,9 +44,6 @@ impl World {
     }
 
     /// A command of this program.
-    ///
-    /// # Errors
-    /// When it can't be found.
     pub fn own(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args);
@@ -58,9 +51,6 @@ impl World {
     }
 
     /// Starts a program and waits until it says that it is ready.
-    ///
-    /// # Errors
-    /// With the end of its log.
     pub async fn spawn(&self, name: &str, command: Command, ready: &str) -> Result<Service> {
         Service::spawn(name, command, ready, self.logs.path()).await
     }
@@ -71,9 +61,6 @@ impl World {
     }
 
     /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch (`everysec`).
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn fsync(&self, policy: &str) -> Result<()> {
         let mut conn = redis::Client::open(self.stack.redis.url())?.get_multiplexed_async_connection().await?;
         Ok(redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg(policy).query_async(&mut conn).await?)
@@ -85,7 +72,6 @@ impl World {
 pub struct Site<'w> {
     /// The world it is in.
     pub world: &'w World,
-    /// Its name.
     pub name: String,
     settings: Vec<(&'static str, String)>,
     token: String,
@@ -95,27 +81,18 @@ pub struct Site<'w> {
 /// A coupon with its one drop.
 #[derive(Debug, Clone, Copy)]
 pub struct Coupon {
-    /// The coupon.
     pub id: i64,
-    /// Its drop.
     pub drop: i64,
-    /// How many.
     pub quantity: u32,
 }
 
 impl<'w> Site<'w> {
     /// Makes database, tables and topic.
-    ///
-    /// # Errors
-    /// When `migrate` fails.
     pub async fn make(world: &'w World, name: &str) -> Result<Self> {
         Self::with(world, name, &world.bin).await
     }
 
     /// The same, of the other build, if there is one.
-    ///
-    /// # Errors
-    /// When `migrate` fails.
     pub async fn of_another_build(world: &'w World, name: &str) -> Result<Option<Self>> {
         match &world.other {
             Some(bin) => Ok(Some(Self::with(world, name, bin).await?)),
@@ -154,7 +131,6 @@ impl<'w> Site<'w> {
         self.settings.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 
-    /// Its database's name.
     pub fn database(&self) -> String {
         format!("firstcome_{}", self.name)
     }
@@ -166,42 +142,25 @@ impl<'w> Site<'w> {
         command
     }
 
-    /// An API.
-    ///
-    /// # Errors
-    /// When it does not start.
     pub async fn api(&self) -> Result<Service> {
         self.world.spawn("api", self.command("firstcome-api", &["serve"]), "").await
     }
 
-    /// A consumer.
-    ///
-    /// # Errors
-    /// When it does not start.
     pub async fn consumer(&self) -> Result<Service> {
         self.world.spawn("consumer", self.command("firstcome-api", &["consume"]), "consuming ").await
     }
 
-    /// A reconciler that runs no pass by itself but the first, and keeps the licence.
-    ///
-    /// # Errors
-    /// When it does not start.
+    /// A reconciler that runs no pass by itself but the first, and keeps the gate open.
     pub async fn reconciler(&self) -> Result<Service> {
         self.world.spawn("reconciler", self.command("firstcome-reconciler", &["daemon"]), "").await
     }
 
     /// The routes of operators of one of its services.
-    ///
-    /// # Errors
-    /// When it has no address.
     pub fn ops(&self, service: &Service) -> Result<Ops> {
         Ok(Ops { target: service.target()?, token: self.token.clone() })
     }
 
     /// Makes a coupon that is open now, and waits until it can be claimed.
-    ///
-    /// # Errors
-    /// When the API refuses, or it does not open.
     pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<Coupon> {
         let now = chrono::Utc::now();
         let body = json!({
@@ -227,17 +186,11 @@ impl<'w> Site<'w> {
     }
 
     /// A connection to its database.
-    ///
-    /// # Errors
-    /// When MySQL can't be reached.
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {
         connection(self.setting("DATABASE_URL")).await
     }
 
     /// A connection to Redis.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.setting("REDIS_URL"))?;
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
@@ -246,26 +199,17 @@ impl<'w> Site<'w> {
 }
 
 /// A connection to MySQL at exactly this address.
-///
-/// # Errors
-/// When MySQL can't be reached.
 pub async fn connection(url: &str) -> Result<mysql_async::Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
     Ok(mysql_async::Conn::new(options).await?)
 }
 
 /// Where a service listens, as an address.
-///
-/// # Errors
-/// When it did not say.
 pub fn address(service: &Service) -> Result<SocketAddr> {
     service.target()?.to_string().trim_start_matches("http://").parse().context("an address")
 }
 
 /// Looks until `wanted` is so.
-///
-/// # Errors
-/// When it is not so within a minute, or a look fails.
 pub async fn until<F: AsyncFnMut() -> Result<bool>>(what: &str, mut wanted: F) -> Result<()> {
     let begun = Instant::now();
     while !wanted().await? {

@@ -1,10 +1,11 @@
 //! Many schedules, several at once, each worker on servers of its own.
 
+use parking_lot::Mutex;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
@@ -22,13 +23,10 @@ const FRESH_AFTER: u32 = 40;
 /// Which schedules, and how.
 #[derive(Debug, Clone)]
 pub struct Campaign {
-    /// The first seed.
     pub first: u64,
-    /// How many.
     pub seeds: u64,
     /// Only schedules with a fault whose name has this in it.
     pub fault: Option<String>,
-    /// Schedules at once.
     pub workers: usize,
     /// Where failures are kept.
     pub out: PathBuf,
@@ -38,15 +36,12 @@ pub struct Campaign {
 
 impl Campaign {
     /// Runs all of it and prints a line a schedule.
-    ///
-    /// # Errors
-    /// When a folder can't be written or a worker gets no servers.
     pub async fn run(&self) -> Result<Report> {
         std::fs::create_dir_all(&self.out)?;
         let (next, report, begun) = (AtomicU64::new(self.first), Mutex::new(Report::default()), Instant::now());
         let workers = (0..self.workers).map(|_| self.work(&next, &report));
         futures_util::future::try_join_all(workers).await?;
-        let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut report = report.into_inner();
         report.seconds = begun.elapsed().as_secs();
         Ok(report)
     }
@@ -66,7 +61,7 @@ impl Campaign {
             let folder = self.out.join(format!("seed-{seed}"));
             let ran = bench.try_twice(&schedule, &folder).await;
             let done = {
-                let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut report = report.lock();
                 report.add(seed, ran.as_ref());
                 report.schedules() + report.not_run.len()
             };
@@ -89,9 +84,6 @@ pub struct Bench {
 
 impl Bench {
     /// Runs a schedule; once more on new servers when they or the machine failed.
-    ///
-    /// # Errors
-    /// When that failed too.
     pub async fn try_twice(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
         match self.run(schedule, folder).await {
             Ok(ran) => Ok(ran),
@@ -102,10 +94,6 @@ impl Bench {
         }
     }
 
-    /// Runs a schedule.
-    ///
-    /// # Errors
-    /// When servers or the machine failed.
     pub async fn run(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
         if self.used >= FRESH_AFTER {
             self.ground = None;

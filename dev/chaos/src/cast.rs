@@ -1,7 +1,8 @@
 //! Our processes: kept running, except while a fault holds one away.
 
+use parking_lot::Mutex;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_system_tests::{Process, World};
@@ -14,9 +15,7 @@ const LOOK: Duration = Duration::from_millis(30);
 
 /// One of our processes and who keeps it running.
 pub struct Member {
-    /// What it does.
     pub role: Role,
-    /// From 0.
     pub number: usize,
     clock: Option<PathBuf>,
     state: Mutex<State>,
@@ -33,7 +32,6 @@ struct State {
     starts: u32,
 }
 
-/// All of them.
 pub struct Cast {
     members: Vec<Arc<Member>>,
 }
@@ -50,7 +48,6 @@ impl Cast {
         Self { members }
     }
 
-    /// One of them.
     pub fn member(&self, role: Role, number: usize) -> &Arc<Member> {
         let found = self.members.iter().find(|member| member.role == role && member.number == number);
         found.unwrap_or(&self.members[0])
@@ -73,17 +70,14 @@ impl Cast {
     }
 
     /// Every clock is right again.
-    ///
-    /// # Errors
-    /// When a file can't be written.
     pub fn set_clocks_right(&self) -> std::io::Result<()> {
         self.members.iter().filter_map(|member| member.clock.as_ref()).try_for_each(|path| std::fs::write(path, "+0"))
     }
 }
 
 impl Member {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     fn look(&self, world: &World) {
@@ -153,7 +147,6 @@ impl Member {
         true
     }
 
-    /// SIGCONT.
     pub fn thaw(&self) {
         if let Some(process) = &self.state().process {
             process.thaw();
@@ -171,9 +164,6 @@ impl Member {
     }
 
     /// Steps its clock. False where clocks can't be stepped here, or it does not run.
-    ///
-    /// # Errors
-    /// When the file can't be written.
     pub fn step_clock(&self, seconds: i64) -> std::io::Result<bool> {
         let Some(path) = &self.clock else { return Ok(false) };
         std::fs::write(path, format!("{seconds:+}"))?;
@@ -189,9 +179,6 @@ pub struct Clock {
 
 impl Clock {
     /// Where the machine has libfaketime.
-    ///
-    /// # Errors
-    /// When the folder can't be made.
     pub fn find() -> std::io::Result<Option<Self>> {
         let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
         let library = PathBuf::from(library);

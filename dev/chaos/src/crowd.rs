@@ -1,7 +1,7 @@
 //! People who ask until they are answered, and what they were told.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use firstcome_histories::{Answer, Outcome, Recorder};
@@ -30,9 +30,6 @@ type Person = (usize, u32);
 
 impl<'a> Crowd<'a> {
     /// Nobody has asked yet.
-    ///
-    /// # Errors
-    /// When the HTTP client can't be made.
     pub fn new(stage: &'a Stage, drops: Vec<Drop>, recorder: Recorder) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
         Ok(Self { stage, drops, recorder, client, told: Mutex::default() })
@@ -109,8 +106,8 @@ impl<'a> Crowd<'a> {
         settled
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<Person, Answer>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> parking_lot::MutexGuard<'_, HashMap<Person, Answer>> {
+        self.told.lock()
     }
 }
 

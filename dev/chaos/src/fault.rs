@@ -8,11 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// `firstcome-api serve`.
     Api,
-    /// `firstcome-api consume`.
     Consumer,
-    /// `firstcome-reconciler daemon`.
     Reconciler,
 }
 
@@ -31,11 +28,8 @@ impl Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Store {
-    /// Redis.
     Redis,
-    /// MySQL.
     Mysql,
-    /// Kafka.
     Kafka,
 }
 
@@ -66,13 +60,11 @@ pub enum Wire {
     HalfClose,
 }
 
-/// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
     /// SIGKILL of a process of ours; it is started again after `ms`.
     Kill {
-        /// Which kind.
         role: Role,
         /// Which of them, from 0.
         number: usize,
@@ -81,16 +73,13 @@ pub enum Fault {
     },
     /// SIGSTOP, and SIGCONT after `ms`.
     Freeze {
-        /// Which kind.
         role: Role,
         /// Which of them, from 0.
         number: usize,
-        /// For how long.
         ms: u64,
     },
     /// A process of ours is started again such that it dies at this point, then as usual.
     Crash {
-        /// Which kind.
         role: Role,
         /// Which of them, from 0.
         number: usize,
@@ -101,7 +90,6 @@ pub enum Fault {
     },
     /// The clock of one process is wrong by so many seconds from now on.
     Clock {
-        /// Which kind.
         role: Role,
         /// Which of them, from 0.
         number: usize,
@@ -110,25 +98,19 @@ pub enum Fault {
     },
     /// SIGKILL of a server, started again after `ms`.
     KillServer {
-        /// Which.
         store: Store,
         /// How long it stays away.
         ms: u64,
     },
     /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing deadline half of the time.
     FreezeServer {
-        /// Which.
         store: Store,
-        /// For how long.
         ms: u64,
     },
     /// The connection to a server is disturbed for `ms`.
     Wire {
-        /// Which.
         store: Store,
-        /// How.
         wire: Wire,
-        /// For how long.
         ms: u64,
     },
     /// Redis is killed and comes back without the last part of its append-only file.
@@ -136,7 +118,6 @@ pub enum Fault {
         /// Share of what was written in this schedule that is cut off, in percent.
         percent: u64,
     },
-    /// `FLUSHALL`.
     Flush,
     /// Redis is killed and comes back with what it had `age_ms` before.
     OldCopy {
@@ -155,27 +136,22 @@ pub enum Fault {
     },
     /// Redis has no memory left for new keys.
     RedisMemory {
-        /// For how long.
         ms: u64,
     },
     /// MySQL takes no writes.
     MysqlReadOnly {
-        /// For how long.
         ms: u64,
     },
     /// A stranger holds locks on the rows of the drop: writers run into lock wait timeouts.
     MysqlLocks {
-        /// For how long.
         ms: u64,
     },
     /// A stranger's transactions deadlock with those of the product.
     MysqlDeadlocks {
-        /// For how long.
         ms: u64,
     },
     /// MySQL's disk is full (its files may not grow).
     MysqlDiskFull {
-        /// For how long.
         ms: u64,
     },
     /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can be promised against it. It

@@ -1,8 +1,9 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may break them as it likes;
 //! [`Ground::restore`] makes them whole for the next.
 
+use parking_lot::Mutex as SyncMutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +21,6 @@ const LOCK_WAIT_SECONDS: u64 = 2;
 pub struct Ground {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
-    /// MySQL.
     pub mysql: MysqlServer,
     /// Kafka; all of its clients go through the proxy.
     pub kafka: KafkaServer,
@@ -32,10 +32,6 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Starts everything.
-    ///
-    /// # Errors
-    /// When a server can't be started.
     pub async fn start() -> Result<Self> {
         let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
         let (redis, mysql, kafka) = tokio::try_join!(
@@ -58,7 +54,7 @@ impl Ground {
 
     /// The Redis that is the master now.
     pub fn redis(&self) -> Arc<RedisServer> {
-        Arc::clone(&self.redis.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.redis.lock())
     }
 
     /// The proxy before a server.
@@ -86,20 +82,13 @@ impl Ground {
     }
 
     /// Another Redis takes the place of the master; connections of before are cut.
-    ///
-    /// # Errors
-    /// When the proxy can't listen any more.
     pub async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
         self.redis_proxy.set(Fault::Cut).await?;
         self.redis_proxy.set_upstream(replica.port());
-        *self.redis.lock().unwrap_or_else(PoisonError::into_inner) = replica;
+        *self.redis.lock() = replica;
         self.redis_proxy.set(Fault::Pass).await
     }
 
-    /// SIGKILL.
-    ///
-    /// # Errors
-    /// When it does not run.
     pub async fn kill(&self, store: Store) -> Result<()> {
         match store {
             Store::Redis => self.redis().kill().await,
@@ -109,9 +98,6 @@ impl Ground {
     }
 
     /// Starts it after [`Ground::kill`].
-    ///
-    /// # Errors
-    /// When it does not start.
     pub async fn start_again(&self, store: Store) -> Result<()> {
         match store {
             Store::Redis => {
@@ -125,10 +111,6 @@ impl Ground {
         }
     }
 
-    /// SIGSTOP, or SIGCONT.
-    ///
-    /// # Errors
-    /// When it does not run.
     pub async fn hold(&self, store: Store, held: bool) -> Result<()> {
         match (store, held) {
             (Store::Redis, true) => self.redis().freeze().await,
@@ -172,9 +154,6 @@ impl Ground {
     }
 
     /// A connection straight to the master.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn redis_connection(&self) -> Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.redis().url())?;
         let conn = client.get_multiplexed_async_connection();
@@ -182,9 +161,6 @@ impl Ground {
     }
 
     /// The append-only file that the master writes to now.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn append_only_file(&self) -> Result<PathBuf> {
         let folder = self.redis().data_dir()?.join("appendonlydir");
         let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -198,9 +174,6 @@ impl Ground {
 }
 
 /// Makes `to` a copy of the folder `from`.
-///
-/// # Errors
-/// When it can't be copied.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         std::fs::remove_dir_all(to)?;

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::run::Ran;
 
-/// All schedules together.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// What each came to.
@@ -26,7 +25,6 @@ impl Report {
         }
     }
 
-    /// Schedules that ran.
     pub fn schedules(&self) -> usize {
         self.runs.len()
     }

@@ -24,19 +24,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What came of a schedule.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Ran {
-    /// Its seed.
     pub seed: u64,
     /// Names of the faults with whether each took effect, and how.
     pub faults: Vec<Hit>,
-    /// Distinct promises made.
     pub promises: usize,
-    /// Of these, kept.
     pub kept: usize,
     /// Of these, listed as broken or as moved to another slot.
     pub listed: usize,
-    /// Requests.
     pub operations: usize,
-    /// Of unknown outcome.
     pub unknown: usize,
     /// Looks at the rows.
     pub reads: usize,
@@ -49,13 +44,11 @@ pub struct Ran {
 /// A fault that was tried.
 #[derive(Debug, Clone, Serialize)]
 pub struct Hit {
-    /// Which, without durations.
     pub name: String,
     /// When and how long, as text.
     pub fault: String,
     /// Whether it took effect.
     pub took: bool,
-    /// What it did.
     pub note: String,
 }
 

@@ -23,7 +23,6 @@ pub struct Schedule {
     pub quantity: u32,
     /// Room on the waiting list.
     pub waiting_list: u32,
-    /// `coupon` or `drop`.
     pub once_per: String,
     /// How many people ask for each coupon.
     pub people: u32,
@@ -40,7 +39,6 @@ pub struct Schedule {
 pub struct Timed {
     /// Milliseconds since the begin.
     pub at_ms: u64,
-    /// What.
     #[serde(flatten)]
     pub fault: Fault,
 }
@@ -131,8 +129,8 @@ fn points(role: Role) -> &'static [&'static str] {
             "repair_done",
             "people_rebuilt",
             "drop_loaded",
-            "licence_due",
-            "licence_granted",
+            "gate_due",
+            "gate_opened",
             "run_done",
             "run_recorded",
             "mail_due",

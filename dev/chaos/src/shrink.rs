@@ -11,9 +11,6 @@ use crate::schedule::Schedule;
 const TRIES: u32 = 2;
 
 /// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in `shrunk.json`.
-///
-/// # Errors
-/// When a file can't be written.
 pub async fn shrink(bench: &mut Bench, failed: &Schedule, folder: &Path) -> Result<()> {
     let mut smallest = failed.clone();
     let mut at = 0;

@@ -57,9 +57,6 @@ struct Tally {
 }
 
 /// Runs for so many minutes, prints what was held on to, and says whether all was well.
-///
-/// # Errors
-/// When servers or the machine fail.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let ground = Arc::new(Ground::start().await?);

@@ -19,17 +19,13 @@ const READY: Duration = Duration::from_secs(40);
 /// An open coupon and its drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drop {
-    /// The coupon's number.
     pub coupon: i64,
-    /// The drop's number.
     pub id: i64,
 }
 
 /// Everything that a schedule happens to.
 pub struct Stage {
-    /// The servers.
     pub ground: Arc<Ground>,
-    /// Our processes.
     pub cast: Cast,
     /// Database, keys, topic, mails and logs.
     pub world: World,
@@ -42,9 +38,6 @@ pub struct Stage {
 
 impl Stage {
     /// Starts the system and makes the coupons. What it needs to keep running is [`Stage::look_after`].
-    ///
-    /// # Errors
-    /// When it does not get ready on healthy servers.
     pub async fn set(ground: Arc<Ground>, schedule: &Schedule, settings: &[(&str, &str)]) -> Result<Self> {
         let stores = Stores::at(&ground.redis().url(), &ground.mysql.url(), &ground.kafka.bootstrap());
         let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
@@ -106,9 +99,6 @@ impl Stage {
     }
 
     /// Makes a coupon that is open, until an instant if one is given.
-    ///
-    /// # Errors
-    /// When no API makes it.
     pub async fn make_coupon(&self, schedule: &Schedule, closes_at: Option<&str>) -> Result<Drop> {
         let body = json!({
             "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
@@ -135,7 +125,6 @@ impl Stage {
         &self.drops
     }
 
-    /// The database's name.
     pub fn database(&self) -> &str {
         self.world.database()
     }
@@ -151,9 +140,6 @@ impl Stage {
     }
 
     /// Rows of a query straight to MySQL; an error while it is broken.
-    ///
-    /// # Errors
-    /// When MySQL does not answer soon.
     pub async fn sql(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         let sql = sql.replace("$db", self.database());
         let rows = self.ground.mysql.query(&sql);
@@ -161,9 +147,6 @@ impl Stage {
     }
 
     /// All servers answer and no proxy disturbs.
-    ///
-    /// # Errors
-    /// When one can't be brought back.
     pub async fn heal(&self) -> Result<()> {
         for store in [Store::Redis, Store::Mysql, Store::Kafka] {
             self.ground.proxy(store).set(firstcome_stack::Fault::Pass).await?;

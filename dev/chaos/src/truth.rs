@@ -10,9 +10,6 @@ use crate::inflict::pause;
 use crate::stage::{Drop, Stage};
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
-///
-/// # Errors
-/// What differs, or a store that can't be read.
 pub async fn exact(stage: &Stage, quantity: u32) -> Result<()> {
     for drop in stage.drops() {
         exact_drop(stage, *drop, quantity).await?;
@@ -50,9 +47,6 @@ async fn exact_drop(stage: &Stage, drop: Drop, quantity: u32) -> Result<()> {
 }
 
 /// Waits for a pass that began from now on, and fails unless one of them finds nothing before the deadline.
-///
-/// # Errors
-/// What the last pass said.
 pub async fn clean(stage: &Stage, deadline: Instant) -> std::result::Result<(), String> {
     let told = |error: anyhow::Error| format!("{error:#}");
     // By their ids, since a process's clock may have been wrong when it noted when a run began.
@@ -133,9 +127,6 @@ async fn findings(stage: &Stage, run: &str) -> String {
 }
 
 /// Whom the system lists as having lost a promise, or as having another slot than they were told.
-///
-/// # Errors
-/// When MySQL can't be read.
 pub async fn listed(stage: &Stage, drop: Drop) -> Result<Vec<(String, Option<i64>)>> {
     let drop = drop.id;
     let broken = format!("SELECT user_id, COALESCE(slot, '') FROM $db.broken_promises WHERE drop_id = {drop}");

@@ -23,14 +23,11 @@ use crate::stall::Stall;
 pub struct Hit {
     /// The slot, as the drift has it.
     pub slot: i64,
-    /// Who.
     pub user: String,
 }
 
-/// What was done.
 #[derive(Debug)]
 pub struct Injected {
-    /// The kind.
     pub kind: Kind,
     /// Whom it concerns; empty for drift that concerns nobody in particular.
     pub people: Vec<Hit>,
@@ -55,9 +52,6 @@ pub struct Injector {
 
 impl Injector {
     /// An injector for a drop; without one named, the newest that has opened, of the coupon if that is named.
-    ///
-    /// # Errors
-    /// When a store can't be reached or there is no such drop.
     pub async fn new(place: &Place, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
         let db_settings = place.mysql.settings();
         let db = Db::new(&db_settings)?;
@@ -78,7 +72,6 @@ impl Injector {
         cmd.query_async(&mut self.redis.connection()).await.context("Redis refused")
     }
 
-    /// The counter.
     pub(crate) async fn count(&self) -> Result<i64> {
         let count: Option<i64> = self.redis(redis::cmd("GET").arg(&self.keys.count)).await?;
         count.with_context(|| format!("drop {} has no counter in Redis; nothing was admitted yet?", self.drop.id))

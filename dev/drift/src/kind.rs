@@ -71,9 +71,9 @@ pub enum Kind {
     /// Redis loses everything, as by FLUSHALL
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Redis loses the licence to admit, as after a restart
+    /// Redis loses its scripts, which closes the admission gate, as after a restart
     #[value(name = "redis_lost:licence")]
-    RedisLicence,
+    RedisGate,
     /// Messages wait on the topic while the consumer can't write
     #[value(name = "stalled")]
     Stalled,

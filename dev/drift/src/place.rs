@@ -21,9 +21,6 @@ pub struct Place {
 impl Place {
     /// A place whose settings are looked up by the names of their variables: `REDIS_URL`, `REDIS_KEY_PREFIX`, `DATABASE_URL`,
     /// `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
-    ///
-    /// # Errors
-    /// When one of them can't be read.
     pub fn of(setting: impl Fn(&str) -> String) -> Result<Self> {
         #[derive(Parser)]
         struct Only {

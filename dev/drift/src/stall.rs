@@ -25,9 +25,6 @@ impl Stall {
     }
 
     /// Lets the consumer go on. Dropping does the same, a little later.
-    ///
-    /// # Errors
-    /// When the connection broke, and the lock with it.
     pub async fn end(mut self) -> Result<()> {
         Ok(self.0.batch_execute("ROLLBACK").await?)
     }

@@ -6,27 +6,21 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Milliseconds since the recorder was made. For people to read; nothing is judged by it.
     pub at_ms: u64,
-    /// What happened.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// What can happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A drop and how much of it there is from here on.
     Drop {
-        /// Its id.
         drop: u64,
-        /// Its coupon.
         coupon: u64,
-        /// Slots in all.
         quantity: u64,
         /// In which scope a person may have one.
         once_per: OncePer,
@@ -40,61 +34,31 @@ pub enum Event {
         /// The drop that was open when it was asked, where the recorder knows it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
-        /// Who asks.
         person: String,
     },
-    /// It was answered.
     Ok {
-        /// The operation.
         op: u64,
         /// What they were told.
         answer: Answer,
     },
     /// It surely had no effect: refused before anything was given.
-    Failed {
-        /// The operation.
-        op: u64,
-        /// Why.
-        reason: String,
-    },
+    Failed { op: u64, reason: String },
     /// Whether it had an effect is not known: a timeout, a cut connection, a 5xx.
-    Unknown {
-        /// The operation.
-        op: u64,
-        /// What was seen.
-        reason: String,
-    },
+    Unknown { op: u64, reason: String },
     /// All rows of a drop at one instant.
-    Read {
-        /// The drop.
-        drop: u64,
-        /// Its rows.
-        rows: Vec<Row>,
-    },
+    Read { drop: u64, rows: Vec<Row> },
     /// The number of rows of a drop at one instant.
-    Counted {
-        /// The drop.
-        drop: u64,
-        /// How many.
-        rows: u64,
-    },
+    Counted { drop: u64, rows: u64 },
     /// The system lists a promise as broken.
     Broken {
-        /// The drop.
         drop: u64,
-        /// Whose.
         person: String,
         /// Which slot was promised; without it, any of theirs in this drop.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<i64>,
     },
     /// All rows of a drop once everything has healed.
-    Final {
-        /// The drop.
-        drop: u64,
-        /// Its rows.
-        rows: Vec<Row>,
-    },
+    Final { drop: u64, rows: Vec<Row> },
 }
 
 /// In which scope a person may have one.
@@ -110,9 +74,7 @@ pub enum OncePer {
 /// A row of `issued_coupons`, as far as it is judged. The slot is whatever the table held.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Row {
-    /// Its slot.
     pub slot: i64,
-    /// Its person.
     pub person: String,
 }
 
@@ -122,18 +84,14 @@ pub struct Row {
 pub enum Answer {
     /// A slot, just now: a promise.
     Accepted {
-        /// The drop.
         #[serde(alias = "drop_id")]
         drop: u64,
-        /// The slot.
         slot: i64,
     },
     /// They hold one already: a promise too.
     AlreadyClaimed {
-        /// The drop.
         #[serde(alias = "drop_id")]
         drop: u64,
-        /// The slot.
         slot: i64,
     },
     /// A place on the waiting list.
@@ -148,11 +106,8 @@ pub enum Answer {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Answered.
     Ok(Answer),
-    /// Surely without effect.
     Failed(String),
-    /// Not known.
     Unknown(String),
 }
 

@@ -13,7 +13,6 @@ pub enum Unreadable {
     /// A line is no event.
     #[error("line {line}: {why}")]
     Line {
-        /// Which, from 1.
         line: usize,
         /// What is wrong with it.
         why: String,
@@ -29,7 +28,6 @@ pub struct Operation {
     pub coupon: u64,
     /// The drop asked for, where known.
     pub drop: Option<u64>,
-    /// Who asked.
     pub person: String,
     /// How it ended; an operation that never ended is unknown.
     pub ended: Ended,
@@ -38,18 +36,14 @@ pub struct Operation {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// Answered.
     Ok(Answer),
-    /// Surely without effect.
     Failed,
-    /// Not known.
     Unknown,
 }
 
 /// What a drop was announced as.
 #[derive(Debug, Clone)]
 pub struct DropFacts {
-    /// Its coupon.
     pub coupon: u64,
     /// In which scope a person may have one.
     pub once_per: OncePer,
@@ -67,18 +61,14 @@ impl DropFacts {
 /// One look at a drop's rows.
 #[derive(Debug, Clone)]
 pub struct Read {
-    /// Its line.
     pub line: usize,
-    /// The drop.
     pub drop: u64,
-    /// What was there.
     pub rows: Vec<Row>,
 }
 
 /// Everything that was recorded.
 #[derive(Debug, Default)]
 pub struct History {
-    /// The drops.
     pub drops: BTreeMap<u64, DropFacts>,
     /// The operations, in the order in which they were invoked.
     pub operations: Vec<Operation>,
@@ -95,9 +85,6 @@ pub struct History {
 impl History {
     /// Reads JSON lines. A history that contradicts its own form (an outcome without its operation, a drop never announced)
     /// is unreadable: its recorder is wrong, and nothing can be concluded from it.
-    ///
-    /// # Errors
-    /// [`Unreadable::Line`].
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let parsed = lines.map(|(at, line)| match serde_json::from_str::<Line>(line) {
@@ -108,9 +95,6 @@ impl History {
     }
 
     /// A history made of events, numbered as if each were a line.
-    ///
-    /// # Errors
-    /// [`Unreadable::Line`].
     pub fn of(events: impl IntoIterator<Item = Event>) -> Result<Self, Unreadable> {
         Self::collect(events.into_iter().enumerate().map(|(at, event)| Ok((at + 1, event))))
     }

@@ -1,9 +1,10 @@
 //! Writes a history while it happens.
 
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::event::{Event, Line, OncePer, Outcome, Row};
@@ -22,9 +23,6 @@ struct Inner {
 
 impl Recorder {
     /// Records into a new file.
-    ///
-    /// # Errors
-    /// When the file can't be made.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(Self::new(File::create(path)?))
     }
@@ -42,7 +40,7 @@ impl Recorder {
     /// A person is about to ask. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         inner.ops += 1;
         let op = inner.ops;
         inner.write(Event::Invoked { op, coupon, drop, person: person.to_owned() });
@@ -74,16 +72,12 @@ impl Recorder {
     /// # Errors
     /// The first error of writing: the history lacks lines and must not be judged.
     pub fn finish(&self) -> io::Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         inner.failed.take().map_or_else(|| inner.out.flush(), Err)
     }
 
     fn write(&self, event: Event) {
-        self.lock().write(event);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().write(event);
     }
 }
 

@@ -9,7 +9,6 @@ use crate::violation::Violation;
 pub enum Verdict {
     /// Every promise was kept.
     Pass,
-    /// These were not.
     Violated(Vec<Violation>),
     /// Nothing can be concluded, for this reason.
     Unknown(String),
@@ -18,15 +17,10 @@ pub enum Verdict {
 /// How much was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Requests.
     pub operations: usize,
-    /// Answered ones.
     pub answered: usize,
-    /// Of unknown outcome.
     pub unknown: usize,
-    /// Distinct promises made.
     pub promises: usize,
-    /// Of these, kept.
     pub kept: usize,
     /// Of these, listed as broken.
     pub broken: usize,
@@ -39,7 +33,6 @@ pub struct Figures {
 /// A verdict and what it rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The verdict.
     pub verdict: Verdict,
     /// What was looked at.
     pub figures: Figures,

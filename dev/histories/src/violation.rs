@@ -2,7 +2,6 @@
 
 /// A promise of the system that was not kept. Each is told in words that name whom and what it is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[allow(missing_docs)] // the messages tell each
 pub enum Violation {
     #[error("lost: {person} was promised slot {slot} of drop {drop}; there is no row, and it is not listed as broken")]
     Lost { drop: u64, slot: i64, person: String },

@@ -31,7 +31,7 @@ pub fn wrong() -> Vec<(Wrong, Protocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let gone_back = Faults { gone_back: 1, ..NONE };
     let cases = [
-        (Wrong::LicenceKept, gone_back),
+        (Wrong::GateKept, gone_back),
         (Wrong::NoWait, emptied),
         (Wrong::GenerationReadLate, emptied),
         (Wrong::CommitFirst, Faults { crashes: 1, ..gone_back }),

@@ -20,7 +20,7 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
             break;
         }
     }
-    state.licence
+    state.gate_open
         && state.rows.iter().all(Option::is_some)
         && state.standing().all(|(person, slot)| state.row_on(*slot) == Some(*person))
 }

@@ -23,7 +23,6 @@ pub use step::Step;
 
 /// People. One more than there are slots.
 pub const PEOPLE: usize = 3;
-/// Slots.
 pub const SLOTS: u8 = 2;
 
 /// A person, from 0.
@@ -51,8 +50,8 @@ pub struct Faults {
 /// A rule that a wrong protocol leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// Redis keeps the licence when it goes back in time.
-    LicenceKept,
+    /// Redis keeps the gate open when it goes back in time.
+    GateKept,
     /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
     NoWait,
     /// A reconciler reads the generation when it looks at the drop, not before it waits and reads the topic. What it comes upon
@@ -75,9 +74,7 @@ pub enum Wrong {
 /// The protocol, with the faults it is to withstand.
 #[derive(Debug, Clone)]
 pub struct Protocol {
-    /// The faults.
     pub faults: Faults,
-    /// One or two.
     pub reconcilers: usize,
     /// A rule left out.
     pub wrong: Option<Wrong>,

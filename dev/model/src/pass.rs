@@ -7,11 +7,9 @@ use crate::{Person, Protocol, SLOTS, Slot, Wrong};
 /// Where a reconciler is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reconciler {
-    /// Between passes.
     Idle,
     /// A pass has begun.
     Begun(Seen),
-    /// Repairs are planned.
     Repairing {
         /// The coupon's generation as the pass knows it; 0 where it looked late and there was none.
         generation: u8,
@@ -28,30 +26,25 @@ pub struct Seen {
     process: u8,
     /// The coupon's generation, made where Redis had none.
     generation: u8,
-    had_licence: bool,
+    gate_was_open: bool,
     tail: Vec<Claim>,
     /// Admissions older than the publishing deadline.
     settled: Vec<Claim>,
 }
 
-/// One repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repair {
     /// Puts a person back onto a slot; `true`: a row says so.
     PutBack(Person, Slot, bool),
-    /// Loads the drop.
     Load,
     /// Makes the counter right.
     Settle,
-    /// Gives another slot.
     Move(Person, Slot),
     /// Takes a slot back from somebody who is listed as broken.
     Withdraw(Person, Slot),
-    /// Writes a row.
     Issue(Person, Slot),
     /// Marks a backup row as done, if its person has a row.
     Resolve(Person, Slot),
-    /// Opens admission.
     Grant,
 }
 
@@ -70,11 +63,11 @@ impl State {
 
     /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic or the backup table any more.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
-        let loss = !self.licence || self.is_lost();
+        let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// The licence, the generation, the clock, the tail. In one step, because what comes between the generation and the tail is
+    /// The gate, the generation, the clock, the tail. In one step, because what comes between the generation and the tail is
     /// noticed by the generation as well.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_generation();
@@ -82,7 +75,7 @@ impl State {
         self.reconcilers[at] = Reconciler::Begun(Seen {
             process: self.process,
             generation: self.redis.generation,
-            had_licence: self.licence,
+            gate_was_open: self.gate_open,
             tail: self.tail().to_vec(),
             settled: held.filter(|claim| !self.publishing.contains(claim)).collect(),
         });
@@ -95,7 +88,7 @@ impl State {
             todo.retain(|repair| !matches!(repair, Repair::Load | Repair::Settle));
             todo.splice(0..0, [Repair::Load, Repair::Settle]);
         }
-        if todo.is_empty() && !seen.had_licence {
+        if todo.is_empty() && !seen.gate_was_open {
             todo.push(Repair::Grant);
         }
         if !todo.is_empty() {
@@ -136,7 +129,7 @@ impl State {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
             let held = self.redis.on(*slot).next().is_some() || self.row_on(*slot).is_some();
             let elsewhere = self.redis.slot_of(*person) > 0 || self.row_of(*person).is_some();
-            let known_to_be_given = self.is_lost() || !seen.had_licence || *slot <= self.redis.count;
+            let known_to_be_given = self.is_lost() || !seen.gate_was_open || *slot <= self.redis.count;
             if first && !held && !elsewhere && known_to_be_given {
                 todo.push(Repair::PutBack(*person, *slot, false));
             }
@@ -232,7 +225,7 @@ impl State {
                     self.failed.retain(|claim| *claim != (person, slot));
                 }
             }
-            Repair::Grant => self.licence |= self.process == process,
+            Repair::Grant => self.gate_open |= self.process == process,
         }
         None
     }

@@ -5,24 +5,20 @@ use crate::{PEOPLE, Person, SLOTS, Slot};
 /// The drop's keys and its coupon's generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Redis {
-    /// 0 is none.
     pub generation: u8,
     /// Whether the drop is loaded.
     pub meta: bool,
     /// The highest slot given out.
     pub count: Slot,
-    /// Each person's slot.
     pub users: [Slot; PEOPLE],
     /// Whether each slot is free again.
     pub free: [bool; SLOTS as usize],
 }
 
-/// What admission answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// A slot, just now.
     Accepted(Slot),
-    /// They hold one.
     Already(Slot),
     /// No, or not now.
     Refused,
@@ -79,7 +75,6 @@ impl Redis {
         freed.or_else(|| (next..=SLOTS).find(|slot| self.on(*slot).next().is_none()))
     }
 
-    /// `claim.lua`
     pub fn claim(&mut self, person: Person) -> Admission {
         let held = self.slot_of(person);
         if !self.meta {
@@ -97,14 +92,12 @@ impl Redis {
         }
     }
 
-    /// `load_drop.lua`
     pub fn load(&mut self, generation: u8, checked: bool) {
         if self.generation == generation || !checked {
             self.meta = true;
         }
     }
 
-    /// `put_back.lua`
     pub fn put_back(&mut self, generation: u8, person: Person, slot: Slot, certain: bool) {
         let taken = self.on(slot).any(|other| other != person);
         let before = self.slot_of(person);
@@ -117,7 +110,6 @@ impl Redis {
         }
     }
 
-    /// `settle.lua`
     pub fn settle(&mut self, generation: u8) {
         if self.generation != generation || !self.meta {
             return;
@@ -129,7 +121,6 @@ impl Redis {
         self.count = highest;
     }
 
-    /// `move.lua`
     pub fn move_person(&mut self, generation: u8, person: Person, from: Slot) -> Moved {
         if self.generation != generation || !self.meta || self.slot_of(person) != from {
             return Moved::Changed;
@@ -142,7 +133,6 @@ impl Redis {
         Moved::To(slot)
     }
 
-    /// `withdraw.lua`
     pub fn withdraw(&mut self, generation: u8, person: Person, from: Slot) {
         if self.generation == generation && self.slot_of(person) == from {
             self.users[usize::from(person)] = 0;

@@ -10,19 +10,16 @@ pub type Claim = (Person, Slot);
 /// The message a consumer has in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InHand {
-    /// Its offset.
     pub offset: u8,
     /// Whether the first of the two things to do with it (row, offset) is done.
     pub half_done: bool,
 }
 
-/// The whole system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    /// What Redis holds.
     pub redis: Redis,
     /// Whether admission is open.
-    pub licence: bool,
+    pub gate_open: bool,
     /// Which process of Redis this is.
     pub process: u8,
     /// What it held when its copy was made.
@@ -37,17 +34,13 @@ pub struct State {
     pub again: Vec<Claim>,
     /// What processes know to be held by a second store.
     pub held: Vec<Claim>,
-    /// The topic.
     pub topic: Vec<Claim>,
     /// The group's committed offset.
     pub committed: u8,
-    /// The consumer.
     pub in_hand: Option<InHand>,
     /// `issued_coupons`, by slot. Its keys are unique, as the schema has them.
     pub rows: [Option<Person>; SLOTS as usize],
-    /// `failed_claims`, unresolved.
     pub failed: Vec<Claim>,
-    /// The reconcilers.
     pub reconcilers: Vec<Reconciler>,
     /// Faults still to come.
     pub faults: Faults,
@@ -66,7 +59,7 @@ impl State {
     pub fn open(protocol: &Protocol) -> Self {
         Self {
             redis: Redis { generation: 1, meta: true, ..Redis::default() },
-            licence: true,
+            gate_open: true,
             process: 0,
             copy: None,
             loader: Some(1),

@@ -27,7 +27,7 @@ pub enum Step {
     Commit,
     /// A process that has read the generation long ago loads the drop, at last.
     LoadLate,
-    /// A reconciler begins a pass: the licence, the clock, the topic's unread tail.
+    /// A reconciler begins a pass: the gate, the clock, the topic's unread tail.
     Begin(usize),
     /// It looks at Redis, rows and the backup table, and plans.
     Look(usize),
@@ -43,7 +43,6 @@ pub enum Step {
     Copy,
     /// Fault: Redis comes back with the copy.
     GoBack,
-    /// Fault: Redis restarts.
     Restart,
     /// Fault: Redis is emptied.
     Flush,
@@ -141,7 +140,6 @@ fn redis(state: &State, steps: &mut Vec<Step>) {
     steps.extend(conditions.into_iter().filter(|(_, can)| *can).map(|(step, _)| step));
 }
 
-/// Makes it happen.
 pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
     match step {
         Step::Ask(person) => ask(protocol, state, person),
@@ -187,12 +185,12 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
         Step::GoBack => {
             faults.gone_back -= 1;
             state.redis = state.copy.take().unwrap_or_default();
-            state.licence &= protocol.is(Wrong::LicenceKept);
+            state.gate_open &= protocol.is(Wrong::GateKept);
             state.process += 1;
         }
         Step::Restart => {
             faults.restarts -= 1;
-            state.licence = false;
+            state.gate_open = false;
             state.process += 1;
         }
         Step::Flush => {
@@ -204,7 +202,7 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
 }
 
 pub(crate) fn ask(protocol: &Protocol, state: &mut State, person: Person) {
-    if !state.licence {
+    if !state.gate_open {
         return;
     }
     match state.redis.claim(person) {

@@ -11,17 +11,11 @@ pub enum Kind {
     Accepted,
     /// 200 `already_claimed`: the same yes again.
     AlreadyClaimed,
-    /// 202 `waiting`.
     Waiting,
-    /// 409 `sold_out`.
     SoldOut,
-    /// 409 `not_open`.
     NotOpen,
-    /// 409 `paused`.
     Paused,
-    /// 410 `closed`.
     Closed,
-    /// 503 `unavailable`.
     Unavailable,
     /// Any other answer below 500.
     Refused,
@@ -73,16 +67,13 @@ impl Kind {
 /// What a yes promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
-    /// The drop.
     pub drop_id: i64,
     /// The slot in it.
     pub slot: u32,
 }
 
-/// An answer, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What it is.
     pub kind: Kind,
     /// What it promises, for a yes.
     pub promise: Option<Promise>,

@@ -27,9 +27,6 @@ const ANSWER: &str =
 
 /// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share this process's cores, so a
 /// system on other machines can be asked more often than this.
-///
-/// # Errors
-/// When there is no free port.
 pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target: Target = format!("http://{}", listener.local_addr()?).parse()?;

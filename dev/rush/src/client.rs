@@ -51,15 +51,11 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// `host:port`.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
     /// The same, trusting these authorities and no others.
-    ///
-    /// # Errors
-    /// When TLS can't be set up.
     #[must_use = "it is another target"]
     pub fn trusting(self, roots: RootCertStore) -> Result<Self> {
         let tls = self.tls.is_some().then(|| connector(roots)).transpose()?;
@@ -100,10 +96,6 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects.
-    ///
-    /// # Errors
-    /// When nobody listens there.
     pub async fn open(target: &Target) -> Result<Self> {
         let stream =
             TcpStream::connect(&target.authority).await.with_context(|| format!("{target} does not answer"))?;
@@ -148,12 +140,9 @@ impl Connection {
     }
 }
 
-/// One request.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// The method.
     pub method: Method,
-    /// Path and query.
     pub path: &'a str,
     /// Headers beside `Host` and `Content-Length`.
     pub headers: &'a [(&'a str, &'a str)],

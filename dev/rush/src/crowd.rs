@@ -20,17 +20,11 @@ impl Crowd {
     /// The second request of a person follows the first at once, a double click that usually reaches another connection and
     /// another API while the first is under way; further ones come later, in an order of their own. The same seed gives the
     /// same order.
-    ///
-    /// # Errors
-    /// When there would be nobody, or more requests than fit.
     pub fn gather(prefix: &str, people: u32, requests_per_person: u32, seed: u64) -> Result<Self> {
         Self::gather_mixed(prefix, people, requests_per_person, 1.0, seed)
     }
 
     /// The same where only a share of the people (0 to 1) asks more than once.
-    ///
-    /// # Errors
-    /// When there would be nobody, or more requests than fit.
     pub fn gather_mixed(prefix: &str, people: u32, each: u32, share: f64, seed: u64) -> Result<Self> {
         let Some(requests) = people.checked_mul(each).filter(|requests| *requests > 0) else {
             bail!("{people} people with {each} requests each is no crowd");

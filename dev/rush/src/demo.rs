@@ -41,13 +41,10 @@ const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
 /// How large the demo is.
 #[derive(Debug, Clone)]
 pub struct Size {
-    /// Coupons.
     pub quantity: u32,
-    /// People.
     pub people: u32,
     /// Requests each of them sends.
     pub requests_per_person: u32,
-    /// Connections.
     pub connections: usize,
 }
 

@@ -8,7 +8,6 @@ use rustix::termios::tcgetwinsize;
 const REDRAW: Duration = Duration::from_millis(100);
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
-/// Progress on stderr.
 #[derive(Debug)]
 pub struct Live {
     terminal: bool,

@@ -27,9 +27,7 @@ const LATE: Duration = Duration::from_millis(10);
 pub struct Plan {
     /// Where to ask; connections are spread over all of them.
     pub targets: Vec<Target>,
-    /// Which coupon.
     pub coupon_id: i64,
-    /// Who asks.
     pub crowd: Crowd,
     /// Connections at a time, each with one request under way: that many ask at once.
     pub connections: usize,
@@ -43,9 +41,6 @@ pub struct Plan {
 }
 
 /// Opens all connections, then lets everybody ask, and counts.
-///
-/// # Errors
-/// When a target does not accept connections at the start. What goes wrong later is counted.
 pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
     ensure!(!plan.targets.is_empty() && plan.connections > 0, "a rush needs a target and a connection");
     let plan = Arc::new(plan);

@@ -9,7 +9,6 @@ use crate::client::{Call, Connection, Target};
 /// A service and the token it wants.
 #[derive(Debug, Clone)]
 pub struct Ops {
-    /// Where.
     pub target: Target,
     /// The ops token; empty for routes that want none.
     pub token: String,
@@ -17,34 +16,22 @@ pub struct Ops {
 
 impl Ops {
     /// `GET`, read as JSON.
-    ///
-    /// # Errors
-    /// When nobody answers, or with anything but success.
     pub async fn get(&self, path: &str) -> Result<Value> {
         json(self.call(Method::GET, path, Vec::new()).await?, path)
     }
 
     /// `POST` with a JSON body, read as JSON.
-    ///
-    /// # Errors
-    /// When nobody answers, or with anything but success.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         json(self.call(Method::POST, path, serde_json::to_vec(body)?).await?, path)
     }
 
     /// `POST` with a JSON body, whatever the status; an answer that is not JSON is `null`.
-    ///
-    /// # Errors
-    /// When nobody answers.
     pub async fn try_post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
         let (status, body) = self.call(Method::POST, path, serde_json::to_vec(body)?).await?;
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     /// `GET`, as text, whatever the status.
-    ///
-    /// # Errors
-    /// When nobody answers.
     pub async fn get_text(&self, path: &str) -> Result<(StatusCode, String)> {
         let (status, body) = self.call(Method::GET, path, Vec::new()).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))

@@ -9,7 +9,6 @@ use crate::proof::Proof;
 use crate::table;
 use crate::tally::Tally;
 
-/// How it ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// What people were told.

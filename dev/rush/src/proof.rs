@@ -14,7 +14,6 @@ use crate::answer::Promise;
 pub struct Proof {
     /// How many were offered.
     pub quantity: u32,
-    /// Rows.
     pub rows: usize,
     /// Of these, written by the consumer.
     pub by_consumer: usize,
@@ -39,9 +38,7 @@ pub struct Proof {
 /// Claims of the backup table with one reason.
 #[derive(Debug, Clone, Serialize)]
 pub struct Refused {
-    /// Why.
     pub reason: String,
-    /// How many.
     pub count: u64,
     /// Of these, not dealt with.
     pub open: u64,
@@ -55,9 +52,6 @@ struct Row {
 
 impl Proof {
     /// Reads the tables and compares.
-    ///
-    /// # Errors
-    /// When MySQL cannot be read.
     pub async fn read(
         mysql: &MysqlServer,
         coupon_id: i64,

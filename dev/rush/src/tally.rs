@@ -91,9 +91,7 @@ fn latencies() -> Histogram<u32> {
 /// Latencies of answers, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
-    /// How many answers.
     pub count: u64,
-    /// Half were faster.
     pub p50_ms: f64,
     /// Nine of ten were faster.
     pub p90_ms: f64,
@@ -101,7 +99,6 @@ pub struct Latency {
     pub p99_ms: f64,
     /// 999 of 1,000 were faster.
     pub p999_ms: f64,
-    /// The slowest.
     pub max_ms: f64,
     /// The whole curve: quantile and milliseconds.
     pub curve: Vec<(f64, f64)>,
@@ -110,13 +107,11 @@ pub struct Latency {
 /// Everything that came back.
 #[derive(Debug, Serialize)]
 pub struct Tally {
-    /// People who asked.
     pub people: u32,
     /// Requests they sent, retries among them.
     pub requests: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// Requests a second.
     pub per_second: f64,
     /// Answers by kind, those that came.
     #[serde(serialize_with = "as_map")]

@@ -23,9 +23,6 @@ const TRIGGER: &str = "firstcome.demo_refuses";
 
 /// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the backup table, and only
 /// the reconciler can issue them.
-///
-/// # Errors
-/// When MySQL refuses the trigger.
 pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
         "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
@@ -39,9 +36,6 @@ pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
 }
 
 /// Ends what [`refuse_some_rows`] began.
-///
-/// # Errors
-/// When MySQL is gone.
 pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
     mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
 }
@@ -54,9 +48,6 @@ pub struct Forger {
 
 impl Forger {
     /// A producer of its own, for messages with one coupon's key.
-    ///
-    /// # Errors
-    /// When librdkafka refuses its settings.
     pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
         let brokers = stack.kafka.bootstrap();
         let settings = KafkaSettings { brokers, topic: TOPIC.into(), group: String::new() };
@@ -64,18 +55,12 @@ impl Forger {
     }
 
     /// A message that is no claim at all: only a person can say what it was.
-    ///
-    /// # Errors
-    /// When Kafka does not take it.
     pub async fn unreadable(&self) -> Result<()> {
         self.send("this is no claim").await
     }
 
     /// Copies of messages that people's claims rest on: the same again, which must change nothing, and one of a version that
     /// this build does not know, which the backup table keeps and the reconciler sees to be issued already.
-    ///
-    /// # Errors
-    /// When Kafka does not take them.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),
@@ -96,9 +81,6 @@ impl Forger {
 }
 
 /// The consumer that reads the coupon's partition: the one whose metrics show that it met the message sent before.
-///
-/// # Errors
-/// When none has shown it within half a minute.
 pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {

@@ -3,13 +3,13 @@
 //! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs nothing. `PR_SET_PDEATHSIG` would fire when
 //! the spawning *thread* ends. So a small shell script waits at the end of a pipe; see `janitor.sh`.
 
+use parking_lot::Mutex;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -64,7 +64,7 @@ impl Den {
     }
 
     fn tell(&self, line: &str) -> Result<()> {
-        let mut janitor = self.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut janitor = self.janitor.lock();
         let pipe = janitor.stdin.as_mut().context("the janitor has no pipe")?;
         pipe.write_all(line.as_bytes()).context("the janitor of this stack is gone; was it killed?")
     }
@@ -72,7 +72,7 @@ impl Den {
 
 impl Drop for Den {
     fn drop(&mut self) {
-        let janitor = self.janitor.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let janitor = self.janitor.get_mut();
         drop(janitor.stdin.take());
         // Whoever drops a stack may expect its folder to be gone.
         let _ = janitor.wait();

@@ -1,8 +1,9 @@
 //! A listener that can be shut and opened again on the same port.
 
+use parking_lot::Mutex;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,7 +69,7 @@ impl Door {
 
     /// Closes the connections that are open now. They are closed when this returns.
     pub(crate) async fn cut(&self) {
-        let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        let sessions = std::mem::take(&mut *self.sessions.lock());
         for session in &sessions {
             session.abort();
         }
@@ -79,7 +80,7 @@ impl Door {
 
     /// How many connections are open.
     pub(crate) fn open_sessions(&self) -> usize {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = self.sessions.lock();
         sessions.iter().filter(|session| !session.is_finished()).count()
     }
 }
@@ -89,7 +90,7 @@ impl Drop for Door {
         if let Some(task) = self.accepting.get_mut() {
             task.abort();
         }
-        for session in self.sessions.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for session in self.sessions.lock().drain(..) {
             session.abort();
         }
     }
@@ -105,7 +106,7 @@ async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: Sessions) {
         };
         let _ = stream.set_nodelay(true);
         let session = tokio::spawn(serve(stream));
-        let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = sessions.lock();
         sessions.retain(|session| !session.is_finished());
         sessions.push(session);
     }

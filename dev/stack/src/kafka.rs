@@ -41,9 +41,6 @@ impl KafkaServer {
 
     /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka sees the first
     /// connection only: clients then follow `advertised.listeners`.)
-    ///
-    /// # Errors
-    /// As [`Server::start`].
     pub async fn start_behind_proxy(mut options: KafkaOptions) -> Result<(Self, FaultProxy)> {
         let proxy = FaultProxy::start(0).await?;
         options.advertised_port = Some(proxy.port());

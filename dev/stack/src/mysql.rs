@@ -44,9 +44,6 @@ impl MysqlServer {
 
     /// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL` for null.
     /// For checks and set-up by hand; not for anything that is measured.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or refuses the statement.
     pub async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         query(&self.url(), sql).await
     }

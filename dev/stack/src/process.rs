@@ -21,7 +21,6 @@ const GATE: &str = r#"read -r go || exit 1; exec "$@" </dev/null"#;
 /// How often a condition is looked at again.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
-/// Program, arguments.
 pub(crate) type CommandLine = Vec<OsString>;
 
 /// A running server and the process group that it leads.

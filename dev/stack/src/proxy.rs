@@ -15,7 +15,6 @@ use crate::door::Door;
 /// What a [`FaultProxy`] does with its connections, those that are open and those to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
-    /// Everything passes.
     #[default]
     Pass,
     /// Each piece of data waits this long, in both directions.
@@ -35,9 +34,7 @@ pub enum Fault {
 /// What went through a proxy since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyCounters {
-    /// Connections taken.
     pub accepted: u64,
-    /// Connections open now.
     pub open: usize,
     /// Bytes forwarded to the server.
     pub bytes_to_server: u64,
@@ -66,9 +63,6 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are closed until
     /// [`FaultProxy::set_upstream`] says where to.
-    ///
-    /// # Errors
-    /// When no port is free.
     pub async fn start(upstream_port: u16) -> Result<Self> {
         let (fault, watching) = watch::channel(Fault::Pass);
         let upstream = Arc::new(AtomicU16::new(upstream_port));
@@ -93,9 +87,6 @@ impl FaultProxy {
     }
 
     /// Switches to another behaviour; it holds when this returns.
-    ///
-    /// # Errors
-    /// When, after [`Fault::Cut`], the port cannot be listened on again.
     pub async fn set(&self, fault: Fault) -> Result<()> {
         self.fault.send_replace(fault);
         if fault == Fault::Cut {
@@ -110,7 +101,6 @@ impl FaultProxy {
         self.door.cut().await;
     }
 
-    /// What went through.
     pub fn counters(&self) -> ProxyCounters {
         ProxyCounters {
             accepted: self.counts.accepted.load(Ordering::Relaxed),

@@ -89,9 +89,6 @@ pub struct Server<K: Kind> {
 
 impl<K: Kind> Server<K> {
     /// Starts a server and waits until it really answers.
-    ///
-    /// # Errors
-    /// When something it needs cannot be fetched, or it does not answer: with the end of its log.
     pub async fn start(options: K) -> Result<Self> {
         let den = tokio::task::spawn_blocking(Den::new).await??;
         Self::start_in(Arc::new(den), options).await
@@ -139,9 +136,6 @@ impl<K: Kind> Server<K> {
     }
 
     /// Where its data is: copy it while the server is down to bring it back in time.
-    ///
-    /// # Errors
-    /// For a server given by the environment.
     pub fn data_dir(&self) -> Result<&Path> {
         Ok(&self.place()?.data)
     }
@@ -156,17 +150,11 @@ impl<K: Kind> Server<K> {
     }
 
     /// A proxy in front of this server. Kafka's clients go round it: use [`crate::KafkaServer::start_behind_proxy`].
-    ///
-    /// # Errors
-    /// For a server given by the environment, or without a free port.
     pub async fn proxy(&self) -> Result<FaultProxy> {
         FaultProxy::start(self.place()?.port()).await
     }
 
     /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits until it answers.
-    ///
-    /// # Errors
-    /// When it runs already, or does not answer within a minute: with the end of its log.
     pub async fn start_again(&self) -> Result<()> {
         let place = self.place()?;
         let mut slot = self.process.lock().await;
@@ -215,18 +203,12 @@ impl<K: Kind> Server<K> {
     }
 
     /// Stops it as an operator would: SIGTERM, then waits for its end.
-    ///
-    /// # Errors
-    /// When it is not running, not ours, or does not end within a minute.
     pub async fn stop(&self) -> Result<()> {
         // A frozen process would keep the signal for later.
         self.end(&[Signal::TERM, Signal::CONT]).await
     }
 
     /// Kills it as a crash would: SIGKILL, then waits until it is gone.
-    ///
-    /// # Errors
-    /// When it is not running or not ours.
     pub async fn kill(&self) -> Result<()> {
         self.end(&[Signal::KILL]).await
     }
@@ -245,17 +227,11 @@ impl<K: Kind> Server<K> {
     }
 
     /// Holds it still (SIGSTOP): connections stay open, nothing answers. It stands still when this returns.
-    ///
-    /// # Errors
-    /// When it is not running or not ours.
     pub async fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP, true).await
     }
 
     /// Lets a frozen server go on (SIGCONT).
-    ///
-    /// # Errors
-    /// When it is not running or not ours.
     pub async fn thaw(&self) -> Result<()> {
         self.signal(Signal::CONT, false).await
     }

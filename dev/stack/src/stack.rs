@@ -15,13 +15,9 @@ use crate::server::{Kind, Server};
 /// How each server is started.
 #[derive(Debug, Clone, Default)]
 pub struct StackOptions {
-    /// Redis.
     pub redis: RedisOptions,
-    /// MySQL.
     pub mysql: MysqlOptions,
-    /// Kafka.
     pub kafka: KafkaOptions,
-    /// The mail sink.
     pub mail: MailOptions,
 }
 
@@ -31,13 +27,9 @@ pub struct StackOptions {
 /// panics, is interrupted or is killed by SIGKILL.
 #[derive(Debug)]
 pub struct Stack {
-    /// Redis.
     pub redis: RedisServer,
-    /// MySQL.
     pub mysql: MysqlServer,
-    /// Kafka.
     pub kafka: KafkaServer,
-    /// The mail sink.
     pub mail: MailSink,
 }
 
@@ -46,9 +38,6 @@ impl Stack {
     ///
     /// A server whose address stands in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
     /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an error.
-    ///
-    /// # Errors
-    /// When a server cannot be fetched or started: with the end of its log and what to do.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let den = Arc::new(tokio::task::spawn_blocking(Den::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(

@@ -7,25 +7,19 @@ use crate::http::Reply;
 /// An answer to `POST /v1/coupons/{id}/claims`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// 202 `accepted`.
     Accepted {
-        /// The drop.
         drop: i64,
         /// The slot in it.
         slot: u32,
         /// Whether Kafka has it.
         queued: bool,
     },
-    /// 200 `already_claimed`.
     Already {
-        /// The drop.
         drop: i64,
         /// The slot in it.
         slot: u32,
     },
-    /// 202 `waiting`.
     Waiting {
-        /// 1 is next.
         position: u32,
     },
     /// A problem: its status and code.

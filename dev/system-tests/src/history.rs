@@ -11,7 +11,6 @@ use crate::world::World;
 
 /// What was asked and answered so far.
 pub(crate) struct Claims {
-    /// Records it.
     pub(crate) recorder: Recorder,
     path: PathBuf,
 }

@@ -16,11 +16,9 @@ pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 /// One answer, whatever it is.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// HTTP status.
     pub status: u16,
     /// `Content-Type`, empty where there is none.
     pub content_type: String,
-    /// Other headers.
     pub headers: HeaderMap,
     /// The body as JSON; `null` where it is none.
     pub body: Value,
@@ -29,12 +27,10 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// `Retry-After`, in seconds.
     pub fn retry_after(&self) -> Option<u32> {
         self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
     }
 
-    /// `Location`.
     pub fn location(&self) -> Option<&str> {
         self.headers.get(LOCATION)?.to_str().ok()
     }
@@ -53,7 +49,6 @@ impl Http {
         Self { client, base: base.to_owned() }
     }
 
-    /// `http://127.0.0.1:PORT`
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -68,10 +63,6 @@ impl Http {
         self.request(method, path).bearer_auth(OPS_TOKEN)
     }
 
-    /// Sends a request.
-    ///
-    /// # Errors
-    /// When no whole answer came.
     pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Reply> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -94,11 +85,9 @@ impl Http {
 /// A coupon that was made, with its drops as `GET` gives them.
 #[derive(Debug, Clone)]
 pub struct Coupon {
-    /// Its number.
     pub id: i64,
     /// The number of its current drop, else of its next.
     pub drop: i64,
-    /// The whole body.
     pub body: Value,
 }
 
@@ -119,7 +108,6 @@ impl Api {
         &self.http
     }
 
-    /// A person claims.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
         let pending = self.recorder.invoke(u64::try_from(coupon).unwrap_or_default(), None, user);
         match Http::try_send(self.claim_request(coupon, user)).await {
@@ -139,7 +127,6 @@ impl Api {
         self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }
 
-    /// Makes a coupon.
     pub async fn create_coupon(&self, body: &Value) -> Coupon {
         let reply = Http::send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         assert_eq!(reply.status, 201, "{reply:?}");
@@ -189,7 +176,6 @@ fn open_coupon(quantity: u32) -> Value {
     })
 }
 
-/// The reconciler.
 #[derive(Debug, Clone)]
 pub struct Reconciler(Http);
 

@@ -1,10 +1,11 @@
 //! No process outlives the tests: `Drop` does not run when the test binary is killed, so a shell waits at the end of a pipe
 //! and kills what is left.
 
+use parking_lot::Mutex;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 /// stdin brings "+PID" (started) and "-PID" (waited for: the number may be another's now), and ends with the test binary.
 const SCRIPT: &str = r#"
@@ -42,7 +43,7 @@ pub(crate) fn forget(pid: u32) {
 }
 
 fn tell(line: &str) {
-    let mut pipe = PIPE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut pipe = PIPE.lock();
     // Without the shell, `Drop` still kills in every ordinary case.
     let _ = pipe.write_all(line.as_bytes());
 }

@@ -1,7 +1,8 @@
 //! What the processes of one test said, printed when it fails.
 
+use parking_lot::Mutex;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -26,14 +27,13 @@ impl Logs {
         Self(Arc::new(Inner { dir, files: Mutex::default() }))
     }
 
-    /// Where they are.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.0.dir.path()
     }
 
     /// A new file for a process of this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        let mut files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.0.files.lock();
         let path = self.0.dir.path().join(format!("{:02}-{name}", files.len() + 1));
         files.push(path.clone());
         path
@@ -42,7 +42,7 @@ impl Logs {
     /// Copies each file into a folder.
     pub(crate) fn keep(&self, folder: &std::path::Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        for path in self.0.files.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for path in self.0.files.lock().iter() {
             std::fs::copy(path, folder.join(path.file_name().unwrap_or_default()))?;
         }
         Ok(())
@@ -50,7 +50,7 @@ impl Logs {
 
     /// The end of each file, to stderr, which the test runner shows for failed tests only.
     pub(crate) fn print(&self) {
-        let files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.0.files.lock();
         for path in &files[files.len().saturating_sub(PROCESSES)..] {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             eprintln!("--- {name}: its last lines ---\n{}", tail(path));

@@ -3,7 +3,6 @@
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, Row, Value};
 
-/// A database.
 #[derive(Debug, Clone)]
 pub struct Sql {
     url: String,
@@ -12,9 +11,7 @@ pub struct Sql {
 /// What MySQL answered to a statement it refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// MySQL's error number.
     pub code: u16,
-    /// In words.
     pub message: String,
 }
 
@@ -23,15 +20,11 @@ impl Sql {
         Self { url: url.to_owned() }
     }
 
-    /// The database's address.
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
-    ///
-    /// # Errors
-    /// What MySQL said when it refused. Any other trouble fails the test.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, Refused> {
         let mut conn = Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap();
         // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are UTC.
@@ -67,7 +60,6 @@ impl Sql {
 pub struct Session(Conn);
 
 impl Session {
-    /// Begins one.
     pub async fn begin(sql: &Sql) -> Self {
         let mut conn = Conn::new(Opts::from_url(&sql.url).unwrap()).await.unwrap();
         conn.query_drop("BEGIN").await.unwrap();
@@ -88,7 +80,6 @@ impl Session {
         }
     }
 
-    /// Commits and closes.
     pub async fn commit(mut self) {
         self.run("COMMIT").await;
         self.0.disconnect().await.unwrap();

@@ -1,12 +1,13 @@
 //! One of our processes: started, listened to, signalled, waited for.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -72,14 +73,13 @@ impl Process {
         Self { name, child: Mutex::new(child), pid, log, stdout }
     }
 
-    /// Its number.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// What it printed to stdout so far.
     pub fn stdout(&self) -> String {
-        self.stdout.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        self.stdout.lines.lock().join("\n")
     }
 
     /// All that it printed to stdout, once it has ended: the pipe may hold some of it for an instant longer.
@@ -109,13 +109,13 @@ impl Process {
 
     /// The exit status, once it has ended.
     pub fn status(&self) -> Option<ExitStatus> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.child.lock();
         child.try_wait().expect("a child can be waited for")
     }
 
     /// Sends a signal. Nothing happens when it has ended.
     pub fn signal(&self, signal: Signal) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.child.lock();
         if matches!(child.try_wait(), Ok(None)) {
             let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process number");
             kill_process(pid, signal).expect("our own process can be signalled");
@@ -152,7 +152,6 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -160,7 +159,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let child = self.child.get_mut();
         let _ = child.kill();
         let _ = child.wait();
         janitor::forget(self.pid);
@@ -170,7 +169,7 @@ impl Drop for Process {
 fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &Stdout) {
     for line in BufReader::new(pipe).lines().map_while(Result::ok) {
         let _ = writeln!(log, "[stdout] {line}");
-        stdout.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        stdout.lines.lock().push(line);
     }
     stdout.ended.store(true, Ordering::Release);
 }

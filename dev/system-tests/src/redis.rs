@@ -22,7 +22,6 @@ impl Keys {
         self.client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// Runs one command.
     pub async fn run<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
         cmd.query_async(&mut self.connection().await).await.unwrap()
     }

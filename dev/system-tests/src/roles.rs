@@ -12,7 +12,6 @@ use crate::world::World;
 /// A process and how to talk to it.
 #[derive(Debug)]
 pub struct Running<C> {
-    /// The process.
     pub process: Process,
     client: C,
 }
@@ -30,7 +29,6 @@ impl<C> Deref for Running<C> {
 pub struct Once {
     /// Exit code: 0 clean or repaired, 1 drift left, 2 could not run.
     pub code: i32,
-    /// stdout.
     pub stdout: String,
     /// The end of stderr and stdout.
     pub log: String,
@@ -44,7 +42,7 @@ impl Once {
 }
 
 impl World {
-    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the licence is the reconciler's).
+    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the reconciler opens the gate).
     pub async fn serve(&self) -> Running<Api> {
         self.serve_with(&[]).await
     }
@@ -69,7 +67,6 @@ impl World {
         Running { client: Http::new(&base), process }
     }
 
-    /// `firstcome-reconciler daemon`.
     pub async fn daemon(&self) -> Running<Reconciler> {
         self.daemon_with(&[]).await
     }
@@ -104,7 +101,7 @@ impl World {
         Once { code, stdout, log: process.log() }
     }
 
-    /// Has the first licence granted. Nothing was admitted yet, so nothing can be on its way to the topic, and the pass
+    /// Has the gate opened for the first time. Nothing was admitted yet, so nothing can be on its way to the topic, and the pass
     /// need not wait for the publishing deadline.
     pub async fn open(&self) {
         let once = self.once_with(&[], &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;

@@ -7,7 +7,6 @@ use futures_util::StreamExt as _;
 use crate::answer::Answer;
 use crate::http::Api;
 
-/// `u-1`, `u-2`, …
 pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
 }

@@ -1,7 +1,7 @@
 //! One test's own part of the servers.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use firstcome_stack::{KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions};
 use tokio::sync::OnceCell;
@@ -75,11 +75,8 @@ impl Stores {
 
 /// A database, a key prefix, a topic with its group and a mail sink that no other test uses.
 pub struct World {
-    /// Its database.
     pub sql: Sql,
-    /// Its keys.
     pub redis: Keys,
-    /// Its topic.
     pub topic: Topic,
     /// Where its mails go.
     pub mail: MailSink,
@@ -128,32 +125,28 @@ impl World {
         }
     }
 
-    /// The database's name.
     pub fn database(&self) -> &str {
         &self.database
     }
 
     /// A setting for all processes started from now on.
     pub fn set(&self, name: &str, value: &str) {
-        self.env.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), value.into());
+        self.env.lock().insert(name.into(), value.into());
     }
 
     /// The value of a setting.
     pub fn setting(&self, name: &str) -> String {
-        self.env.lock().unwrap_or_else(PoisonError::into_inner)[name].clone()
+        self.env.lock()[name].clone()
     }
 
     /// Copies what the processes said so far into a folder, a file each.
-    ///
-    /// # Errors
-    /// When it can't be written.
     pub fn keep_logs(&self, folder: &std::path::Path) -> std::io::Result<()> {
         self.logs.keep(folder)
     }
 
     /// Starts a program of the product with this world's settings; `env` comes on top, and an empty value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
-        let mut all = self.env.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = self.env.lock().clone();
         for (name, value) in env {
             if value.is_empty() {
                 all.remove(*name);

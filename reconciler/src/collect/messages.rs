@@ -16,13 +16,10 @@ use super::TailReader;
 /// A message about a person.
 #[derive(Debug, Clone)]
 pub struct PersonMessage {
-    /// Where it is.
     pub partition: i32,
-    /// Where in it.
     pub offset: i64,
     /// When it came to the topic, where the broker says.
     pub at: Option<DateTime<Utc>>,
-    /// What it says.
     pub event: ClaimEvent,
     /// The consumer has dealt with it.
     pub read: bool,
@@ -41,9 +38,6 @@ pub struct PersonMessages {
 
 impl TailReader {
     /// Every message of a coupon about a person that came at `since` or later and is still on the topic.
-    ///
-    /// # Errors
-    /// When Kafka can't be reached.
     pub async fn messages_of(
         &self,
         coupon: CouponId,

@@ -27,10 +27,8 @@ use crate::snapshot::{DropFacts, Failed, InFlight, Page};
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// Redis.
     #[error("Redis cannot be reached: {0}")]
     Redis(#[from] RedisError),
-    /// MySQL.
     #[error(transparent)]
     Mysql(#[from] DbError),
 }
@@ -44,10 +42,9 @@ pub struct Surroundings {
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Tail>,
-    /// The backup table.
     pub backup: Vec<Backup>,
-    /// Redis has no licence to admit, so what it says may be older than what it promised.
-    pub licence_lost: bool,
+    /// The admission gate is closed, so what Redis says may be older than what it promised.
+    pub gate_closed: bool,
 }
 
 /// A drop's facts, with what is needed to page through it.
@@ -96,9 +93,6 @@ impl Collector {
     }
 
     /// Redis's clock, then the tail, then the backup table. A topic that can't be read is told, not fatal.
-    ///
-    /// # Errors
-    /// [`CollectError`].
     pub async fn surroundings(&self) -> Result<(Surroundings, Option<anyhow::Error>), CollectError> {
         let read_at_ms = self.redis.time_ms().await?;
         let (tail, problem) = match self.tail.read().await {
@@ -106,13 +100,10 @@ impl Collector {
             Err(error) => (None, Some(error)),
         };
         let backup = rows::unresolved(&self.db).await?;
-        Ok((Surroundings { generations: HashMap::new(), read_at_ms, tail, backup, licence_lost: false }, problem))
+        Ok((Surroundings { generations: HashMap::new(), read_at_ms, tail, backup, gate_closed: false }, problem))
     }
 
     /// The facts of many drops in a few round trips.
-    ///
-    /// # Errors
-    /// [`CollectError`].
     pub async fn heads(&self, drops: &[(Coupon, Drop)], around: &Surroundings) -> Result<Vec<Head>, CollectError> {
         let mut numbers = redis::heads(&self.redis, drops).await?;
         redis::first_in_line(&self.redis, drops, &mut numbers).await?;
@@ -140,7 +131,7 @@ impl Collector {
                 first_waiting: head.first_waiting,
                 read_at_ms: around.read_at_ms,
                 tail_known: around.tail.is_some(),
-                licence_lost: around.licence_lost,
+                gate_closed: around.gate_closed,
             };
             let generation = around.generations.get(&coupon.id).cloned();
             Head { generation, facts, upper, in_flight, failed, claimants: Vec::new() }
@@ -170,9 +161,6 @@ impl Collector {
     }
 
     /// The first look at a range of slots: Redis. It may be taken while an earlier page is still read from MySQL.
-    ///
-    /// # Errors
-    /// [`CollectError`].
     pub async fn first_look(&self, head: &Head, (from, to): Range) -> Result<FirstLook, CollectError> {
         let keys = self.redis.keys(head.facts.coupon.id, head.drop_id());
         let seen = self.redis.slot_page(&keys, from, to).await?;
@@ -181,9 +169,6 @@ impl Collector {
     }
 
     /// MySQL after Redis, and a second look at whom the two leave in question.
-    ///
-    /// # Errors
-    /// [`CollectError`].
     pub async fn page(&self, head: &Head, seen: FirstLook) -> Result<Page, CollectError> {
         let (coupon, drop) = (head.facts.coupon.id, head.facts.drop.id);
         let (from, to) = seen.range;
@@ -268,7 +253,6 @@ impl Head {
         self.claimants.iter().filter(|(slot, _)| within(*slot) && !taken.contains(slot)).cloned().collect()
     }
 
-    /// The drop.
     pub fn drop_id(&self) -> DropId {
         self.facts.drop.id
     }

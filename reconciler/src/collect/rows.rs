@@ -18,7 +18,6 @@ pub struct Backup {
     pub coupon: Option<CouponId>,
     /// The drop it names.
     pub drop: Option<DropId>,
-    /// The rest.
     pub failed: Failed,
 }
 

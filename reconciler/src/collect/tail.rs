@@ -1,8 +1,9 @@
 //! The topic's unread tail: every message between the group's committed offsets and the end. Partitions are assigned, never
 //! subscribed, so reading causes no rebalance.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -49,18 +50,12 @@ pub struct TailReader {
 
 impl TailReader {
     /// A reader that takes at most `limit` for one look.
-    ///
-    /// # Errors
-    /// When the client can't be made.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
     }
 
     /// Everything between the group's offsets and the end as it is now.
-    ///
-    /// # Errors
-    /// When Kafka can't be reached, does not give all of it in time, or its client stands still.
     pub async fn read(&self) -> anyhow::Result<Tail> {
         self.watched(Self::with_consumer).await
     }
@@ -81,22 +76,22 @@ impl TailReader {
     }
 
     fn moves(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.moved.lock() = Instant::now();
     }
 
     async fn stands_still(&self) {
         loop {
-            let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            let moved = *self.moved.lock();
             let Some(left) = self.patience.checked_sub(moved.elapsed()) else { return };
             tokio::time::sleep(left).await;
         }
     }
 
     fn with_consumer(&self) -> anyhow::Result<Tail> {
-        let taken = self.consumer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.consumer.lock().take();
         let consumer = taken.map_or_else(|| self.settings.reader().create(), Ok)?;
         let read = self.read_blocking(&consumer);
-        *self.consumer.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        *self.consumer.lock() = Some(consumer);
         read
     }
 
@@ -211,7 +206,7 @@ mod tests {
         let reader = TailReader { patience: limit, ..TailReader::new(settings, limit).unwrap() };
         let (end, ended) = channel::<()>();
         let stuck = reader.watched(move |reader| {
-            let _kept = reader.consumer.lock().unwrap().take();
+            let _kept = reader.consumer.lock().take();
             Ok(ended.recv()?)
         });
         let error = stuck.await.unwrap_err().to_string();
@@ -220,7 +215,7 @@ mod tests {
         let patient = TailReader { patience: STANDS_STILL, ..reader };
         let error = format!("{:#}", patient.read().await.unwrap_err());
         assert!(error.contains("did not tell how far"), "{error}");
-        assert!(patient.consumer.lock().unwrap().is_some());
+        assert!(patient.consumer.lock().is_some());
         drop(end);
     }
 }

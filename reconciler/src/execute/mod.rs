@@ -22,10 +22,8 @@ use crate::snapshot::DropFacts;
 /// Why repairs stopped before the end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
-    /// Redis.
     #[error("Redis cannot be reached: {0}")]
     Redis(#[from] RedisError),
-    /// MySQL.
     #[error(transparent)]
     Mysql(#[from] DbError),
     /// The pass was told to stop, or lost its lock.

@@ -72,9 +72,6 @@ pub struct Story {
 
 impl Engine {
     /// Tells a person's story; `None` where there is no such coupon.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked. Redis or Kafka being away is told in the story.
     pub async fn explain(&self, coupon: CouponId, user: &UserId) -> anyhow::Result<Option<Story>> {
         let Some((coupon, drops)) = self.db.coupon(coupon).await? else { return Ok(None) };
         let known = gather::gather(self, &coupon, &drops, user).await?;
@@ -96,9 +93,6 @@ impl Engine {
 }
 
 /// `firstcome-reconciler explain`.
-///
-/// # Errors
-/// When there is no such coupon, the id is none, or MySQL can't be asked.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let user: UserId = args.user.parse().context("--user")?;
     let engine = args.engine.engine()?;

@@ -43,7 +43,6 @@ impl utoipa::Modify for OpsSecurity {
     }
 }
 
-/// All routes.
 pub fn router(engine: Engine, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
     let (db, redis) = (engine.db.clone(), engine.redis.clone());
     let app = App { engine, passes };

@@ -27,7 +27,7 @@ pub(super) struct Body {
     dry_run: bool,
     /// Sealed drops too.
     deep: bool,
-    /// Confirm what the brake holds back.
+    /// Confirm repairs above the repair limit.
     confirm: bool,
     /// Wait for the end; else the run's address is given at once.
     wait: bool,

@@ -60,9 +60,6 @@ pub struct Sending {
 // A variable that is set but empty, as docker-compose makes them, counts as not set.
 impl NotifyArgs {
     /// Checks what clap can't: settings that contradict each other, and the file of certificate authorities.
-    ///
-    /// # Errors
-    /// With a sentence that says what to change.
     pub fn check(&self) -> anyhow::Result<()> {
         let (from, to) = (self.from(), self.recipients());
         let (has_server, has_ca) = (self.url().is_some(), self.ca_file().is_some());
@@ -79,9 +76,6 @@ impl NotifyArgs {
     }
 
     /// The mail server; `None` where there is none.
-    ///
-    /// # Errors
-    /// When the URL or the file of certificate authorities can't be used.
     pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
         let Some(url) = self.url() else { return Ok(None) };
         let authorities = match self.ca_file() {

@@ -4,11 +4,9 @@ use chrono::{DateTime, Utc};
 
 /// Something that knows the time.
 pub trait Clock: Send + Sync {
-    /// Now.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The host's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

@@ -1,8 +1,8 @@
 //! MySQL can't be used: then there is no outbox to write to and no alert to keep, and people must hear of it all the same. So
 //! this one mail goes past the outbox, from memory; after a restart it may come again before its cooldown.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -30,7 +30,7 @@ struct Outage {
 impl Gone {
     /// Another failure. Whether it is to be mailed.
     fn failed(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let outage = state.get_or_insert(Outage { since: now, mailed: None });
         let is_due = now - outage.since >= PATIENCE && outage.mailed.is_none_or(|at| now - at >= cooldown);
         if is_due {
@@ -41,7 +41,7 @@ impl Gone {
 
     /// It works. Since when it did not, if that was mailed.
     fn works(&self) -> Option<DateTime<Utc>> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let state = self.0.lock().take();
         state.and_then(|outage| outage.mailed.map(|_| outage.since))
     }
 }
@@ -55,18 +55,18 @@ const UNTOLD: usize = 20;
 
 impl Untold {
     pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.0.lock();
         if runs.len() < UNTOLD && !run.dry_run && run.all_findings().any(is_repair) {
             runs.push_back((run.clone(), at));
         }
     }
 
     pub(super) fn take(&self) -> Option<(Run, DateTime<Utc>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.0.lock().pop_front()
     }
 
     pub(super) fn put_back(&self, run: Run, at: DateTime<Utc>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_front((run, at));
+        self.0.lock().push_front((run, at));
     }
 }
 

@@ -13,7 +13,6 @@ pub(super) struct Envelope<'a> {
     pub(super) from: &'a Mailbox,
     pub(super) to: &'a Mailbox,
     pub(super) subject: &'a str,
-    /// Without angle brackets.
     pub(super) message_id: &'a str,
     /// Ids without angle brackets, apart by spaces; the first is what this mail answers.
     pub(super) thread: Option<&'a str>,
@@ -58,10 +57,6 @@ fixed_header! {
 }
 
 impl Envelope<'_> {
-    /// Headers and body.
-    ///
-    /// # Errors
-    /// When the parts make no mail.
     pub(super) fn message(&self) -> anyhow::Result<Message> {
         let domain = self.from.email.domain();
         let mut builder = Message::builder()

@@ -52,17 +52,11 @@ pub struct Notifier {
 
 impl Notifier {
     /// Checks the settings and says in the log what they mean.
-    ///
-    /// # Errors
-    /// When they can't be used: with a sentence that says what to change.
     pub fn new(db: Db, args: &NotifyArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, Arc::new(SystemClock))
     }
 
     /// [`Notifier::new`] with another clock, for tests.
-    ///
-    /// # Errors
-    /// As [`Notifier::new`].
     pub fn with_clock(db: Db, args: &NotifyArgs, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         args.check()?;
         let wake = Arc::new(Notify::new());
@@ -125,9 +119,6 @@ impl Notifier {
 
     /// Mails that a run did not happen when it should have: `schedule` is the setting that asked for it, and the first missed
     /// run was due at `expected_at`. Whoever calls this makes up for it.
-    ///
-    /// # Errors
-    /// Of MySQL.
     pub async fn missed_run(
         &self,
         schedule: &str,
@@ -139,9 +130,6 @@ impl Notifier {
     }
 
     /// Mails what happened in the 24 hours before `now`, and throws away what is old.
-    ///
-    /// # Errors
-    /// Of MySQL.
     pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = store::day(&self.db, now - TimeDelta::hours(24), now).await?;
@@ -169,9 +157,6 @@ impl Notifier {
     }
 
     /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is left stays in the outbox.
-    ///
-    /// # Errors
-    /// Of MySQL.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         let Some(sender) = &self.sender else { return Ok(()) };
         let rounds = async {

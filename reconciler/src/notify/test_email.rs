@@ -14,9 +14,6 @@ use super::render::{self, Rendered};
 use super::smtp::{Encryption, SendError, Step};
 
 /// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were taken by the server.
-///
-/// # Errors
-/// When the settings don't allow it: with a sentence that says what to change.
 pub async fn test_email(args: &NotifyArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
     args.check()?;
     let Some((sending, from)) = args.sending()?.zip(args.from()) else {

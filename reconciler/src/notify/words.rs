@@ -27,7 +27,6 @@ pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
 }
 
-/// Thousands apart: 10,000.
 pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -65,7 +64,7 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
         Kind::SlotConflict => "two people were on one slot",
         Kind::OverAdmitted => "more people were admitted than may be",
         Kind::Unfilled => "slots were left",
-        Kind::RedisLost => "Redis lost data, or the licence to admit",
+        Kind::RedisLost => "Redis lost data or its scripts",
         Kind::Stalled => "something does not move or can't be reached",
     }
 }

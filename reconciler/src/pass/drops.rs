@@ -127,7 +127,7 @@ impl Engine {
                 }
             }
             let generations = std::mem::take(&mut around.generations);
-            around = Surroundings { generations, ..self.surroundings(run, !around.licence_lost).await? };
+            around = Surroundings { generations, ..self.surroundings(run, !around.gate_closed).await? };
             todo = again;
         }
         run.drops = told.into_reports();
@@ -153,7 +153,7 @@ impl Engine {
         report.exact = plan.exact;
         let (coupon, drop) = (head.facts.coupon.id, head.drop_id());
         let repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
-        if request.dry_run || (plan.braked && !request.confirm) {
+        if request.dry_run || (plan.over_limit && !request.confirm) {
             ledger.planned(coupon, drop, &plan.items);
         } else if repairs && round < ROUNDS {
             let stores = (&self.db, &self.redis);

@@ -11,7 +11,6 @@ mod sealed;
 pub(crate) use drops::ROUNDS;
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::{CollectError, Surroundings};
 use crate::engine::{Engine, Request};
 use crate::execute::ExecuteError;
-use crate::licence::Watched;
+use crate::gate::Watched;
 use crate::lock::PassLock;
 use crate::plan;
 use crate::record;
@@ -33,7 +32,6 @@ use crate::report::{Kind, Outcome, Run, Status};
 /// Why there was no pass at all.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
-    /// Another pass runs.
     #[error("another pass is running")]
     Busy,
     /// No such drop or coupon.
@@ -65,9 +63,6 @@ pub fn new_run_id() -> String {
 
 impl Engine {
     /// Runs one pass and records it. A pass that fails is a [`Run`] too, with status `failed`.
-    ///
-    /// # Errors
-    /// [`PassError`] where there was no pass.
     pub async fn pass(&self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         self.must_exist(request).await?;
         let mut run = blank(request, run_id);
@@ -146,7 +141,7 @@ impl Engine {
         if request.deep {
             self.count_sealed(request, run).await?;
         }
-        if !watched.had_licence {
+        if !watched.gate_was_open {
             self.reopen(request, run, &mut watched, begun).await?;
         } else if request.covers_everything() && !request.dry_run {
             self.losses.clear();
@@ -180,21 +175,21 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(Surroundings, bool), Broken> {
         let generations = self.generations(request, drops).await?;
-        let mut around = Surroundings { generations, ..self.surroundings(run, watched.had_licence).await? };
+        let mut around = Surroundings { generations, ..self.surroundings(run, watched.gate_was_open).await? };
         let heads = self.collector.heads(drops, &around).await?;
         let begun = heads.iter().any(|h| h.facts.has_opened());
-        let lost = (begun && !watched.had_licence) || heads.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
+        let lost = (begun && !watched.gate_was_open) || heads.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
         if lost && !request.dry_run {
             let wait = self.losses.wait_needed(self.settled_after);
             if !wait.is_zero() {
-                tracing::warn!(?wait, "Redis lost drops or the licence: waiting for what may still be on its way");
+                tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = stop.cancelled() => return Err(Broken::Stopped),
                 }
                 run.findings.retain(|finding| finding.kind != Kind::Stalled);
                 let generations = self.generations(request, drops).await?;
-                around = Surroundings { generations, ..self.surroundings(run, watched.had_licence).await? };
+                around = Surroundings { generations, ..self.surroundings(run, watched.gate_was_open).await? };
             }
         }
         Ok((around, begun))
@@ -221,9 +216,9 @@ impl Engine {
         Ok(generations)
     }
 
-    pub(super) async fn surroundings(&self, run: &mut Run, had_licence: bool) -> Result<Surroundings, Broken> {
+    pub(super) async fn surroundings(&self, run: &mut Run, gate_was_open: bool) -> Result<Surroundings, Broken> {
         let (mut around, kafka) = self.collector.surroundings().await?;
-        around.licence_lost = !had_licence;
+        around.gate_closed = !gate_was_open;
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             run.error = Some(detail.clone());
@@ -232,12 +227,12 @@ impl Engine {
         Ok(around)
     }
 
-    /// Grants the licence again, if this pass saw everything and left nothing behind.
+    /// Opens the gate again, if this pass saw everything and left nothing behind.
     async fn reopen(&self, request: &Request, run: &mut Run, watched: &mut Watched, begun: bool) -> Result<(), Broken> {
         let mut finding = findings::told(
             Kind::RedisLost,
             "grant_licence",
-            "Redis had no licence to admit: it is new, was restarted, or failed over; admission was closed".to_owned(),
+            "Redis is new, was restarted, or failed over; admission was closed".to_owned(),
         );
         finding.needs_person = false;
         let whole = run.error.is_none() && run.drops.iter().all(findings::is_whole);
@@ -255,7 +250,7 @@ impl Engine {
             finding.detail.push_str("; Redis changed while it was verified, so it stays closed until the next pass");
             Outcome::Failed
         };
-        tracing::info!(result = finding.result.as_str(), "licence to admit: {}", finding.detail);
+        tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
         // A new Redis before the first drop is nothing to tell anybody about.
         if begun || finding.result != Outcome::Applied {
             run.findings.push(finding);
@@ -264,9 +259,9 @@ impl Engine {
     }
 
     async fn grant(&self, watched: &mut Watched) -> Result<bool, Broken> {
-        crash_point(Point::LicenceDue);
+        crash_point(Point::GateDue);
         let granted = watched.grant(&self.redis).await?;
-        crash_point(Point::LicenceGranted);
+        crash_point(Point::GateOpened);
         Ok(granted)
     }
 
@@ -294,7 +289,7 @@ impl Engine {
         crash_point(Point::RunDone);
         if let Err(error) = record::finish(&self.db, run, request.confirm, Self::owner()).await {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-            let mut waiting = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.unrecorded.lock();
             // Bounded: an hour without MySQL at two passes a minute.
             if waiting.len() < 120 {
                 waiting.push((run.clone(), request.confirm));
@@ -315,11 +310,11 @@ impl Engine {
 
     /// Records runs that ended while MySQL was away.
     async fn record_leftovers(&self) {
-        let waiting = std::mem::take(&mut *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = std::mem::take(&mut *self.unrecorded.lock());
         for (run, confirmed) in waiting {
             if let Err(error) = record::finish(&self.db, &run, confirmed, Self::owner()).await {
                 tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-                self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).push((run, confirmed));
+                self.unrecorded.lock().push((run, confirmed));
             }
         }
     }

@@ -4,7 +4,6 @@ use super::{Action, Plan, Planned, Planner};
 use crate::report::{Kind, Numbers};
 
 impl Planner<'_> {
-    /// The plan.
     pub fn finish(mut self) -> Plan {
         self.numbers = Numbers {
             count: self.facts.count.unwrap_or(0),
@@ -25,13 +24,13 @@ impl Planner<'_> {
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let repairs: usize = self.items.iter().map(|item| weight(item, gaps)).sum();
         let quantity = self.facts.drop.quantity as usize;
-        let limit = (quantity * self.policy.brake_percent as usize / 100).max(self.policy.brake_at_least);
+        let limit = (quantity * self.policy.repair_limit_percent as usize / 100).max(self.policy.repair_limit_at_least);
         let exact = self.exact() && !waits;
         Plan {
             sealable: exact && self.sealable(),
             exact,
-            // Without a licence admission is closed anyway, and comparing is what it waits for.
-            braked: repairs > limit && !self.policy.confirmed && !self.facts.licence_lost,
+            // While the gate is closed nobody is admitted, and comparing is what it waits for.
+            over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
             items: self.items,
             numbers: self.numbers,
             examined: self.examined,
@@ -173,7 +172,7 @@ fn rank(action: &Action) -> u8 {
     }
 }
 
-/// How much a repair counts for the brake. Those that only add what was promised, or give what is free to who waits, count
+/// How much a repair counts towards the repair limit. Those that only add what was promised, or give what is free to who waits, count
 /// nothing: they can't harm, and people wait for them. Slots that would come free count each.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {

@@ -24,20 +24,25 @@ pub struct Policy {
     /// A message that waits on the topic for longer than this is issued here, in milliseconds.
     pub overdue_ms: i64,
     /// Most repairs of a drop in one pass, in percent of its quantity.
-    pub brake_percent: u32,
-    /// The brake never holds fewer repairs than this.
-    pub brake_at_least: usize,
-    /// An operator confirmed: no brake.
+    pub repair_limit_percent: u32,
+    /// This many repairs always pass.
+    pub repair_limit_at_least: usize,
+    /// An operator confirmed: no repair limit.
     pub confirmed: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { publish_deadline_ms: 2_000, overdue_ms: 60_000, brake_percent: 20, brake_at_least: 50, confirmed: false }
+        Self {
+            publish_deadline_ms: 2_000,
+            overdue_ms: 60_000,
+            repair_limit_percent: 20,
+            repair_limit_at_least: 50,
+            confirmed: false,
+        }
     }
 }
 
-/// A repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Write the drop's `meta` as MySQL has it.
@@ -47,14 +52,12 @@ pub enum Action {
     /// Give a person another slot, since theirs is another's or none of the drop's; without a free one they go to the head of
     /// the waiting list and are listed as broken.
     Move {
-        /// Who.
         user: UserId,
         /// The slot they can't keep.
         from: i64,
     },
     /// Take a slot from a person who holds one already.
     Withdraw {
-        /// Who.
         user: UserId,
         /// The slot they can't keep.
         from: i64,
@@ -63,7 +66,6 @@ pub enum Action {
     PutBack(Holding),
     /// Make the counter and the free slots add up.
     Settle,
-    /// Write a row.
     Issue(Claim),
     /// Write a row for a failed claim in the slot it is about, putting its person back where Redis does not know them.
     IssueFailed {
@@ -78,7 +80,6 @@ pub enum Action {
     Readmit {
         /// Number in the backup table.
         id: i64,
-        /// Who.
         user: UserId,
         /// When they were admitted first, where known.
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
@@ -87,12 +88,10 @@ pub enum Action {
     ResolveDuplicate {
         /// Number in the backup table.
         id: i64,
-        /// Whose it is.
         user: UserId,
     },
     /// Give a slot that is left to the first on the waiting list, who is this person.
     Promote {
-        /// Who.
         user: UserId,
     },
     /// Nothing can be done here; a person is told.
@@ -110,7 +109,6 @@ pub struct Planned {
     pub user: Option<UserId>,
     /// What was seen, for a person.
     pub detail: String,
-    /// The repair.
     pub action: Action,
     /// Only a person can mend it.
     pub needs_person: bool,
@@ -146,8 +144,8 @@ pub struct Plan {
     pub examined: Examined,
     /// Admissions too young to be judged: they may still be on their way to the topic.
     pub young: u64,
-    /// More repairs than the brake lets pass: nothing may be changed until a person confirms.
-    pub braked: bool,
+    /// More repairs than the limit: nothing may be changed until a person confirms.
+    pub over_limit: bool,
     /// Every promise has its row, none is too many, nobody waits while a slot is free.
     pub exact: bool,
     /// The drop is closed and settled: it can be sealed.

@@ -76,7 +76,6 @@ impl Planner<'_> {
         self.numbers.in_flight += page.in_flight.len() as u64;
     }
 
-    /// Slot by slot.
     pub(super) fn decide_on(&mut self, page: &Page) {
         let sorted = Sorted::new(page);
         let mut restored = HashSet::new();
@@ -89,7 +88,7 @@ impl Planner<'_> {
                 self.people_on(page, &sorted, *slot);
             }
         }
-        if self.facts.is_lost() || self.facts.licence_lost || page.count > 0 {
+        if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
         self.failed_claims(page);
@@ -223,7 +222,7 @@ impl Planner<'_> {
             let slot = i64::from(message.slot);
             let held = !sorted.owners(slot).is_empty() || sorted.rows.contains_key(&slot);
             let elsewhere = page.now_on_slot.contains_key(&message.user) || page.has_row.contains_key(&message.user);
-            let known_to_be_given = self.facts.is_lost() || self.facts.licence_lost || slot <= page.count;
+            let known_to_be_given = self.facts.is_lost() || self.facts.gate_closed || slot <= page.count;
             let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
             if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
                 restored.insert(slot);

@@ -25,7 +25,7 @@ struct World {
     once_per: OncePer,
     closed: bool,
     meta: Option<bool>,
-    licence_lost: bool,
+    gate_closed: bool,
     count: Option<i64>,
     users: BTreeMap<UserId, i64>,
     free: BTreeSet<i64>,
@@ -57,7 +57,7 @@ impl World {
             once_per: OncePer::Drop,
             closed: false,
             meta: Some(true),
-            licence_lost: false,
+            gate_closed: false,
             count: Some(i64::from(held)),
             users: (1..=held).map(|n| (user(n), i64::from(n))).collect(),
             free: BTreeSet::new(),
@@ -103,7 +103,7 @@ impl World {
             first_waiting: self.waiting.clone(),
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
-            licence_lost: self.licence_lost,
+            gate_closed: self.gate_closed,
         }
     }
 

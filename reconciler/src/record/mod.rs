@@ -20,9 +20,6 @@ pub use read::{RunSummary, list, read, running};
 const FINDINGS_AT_ONCE: usize = 500;
 
 /// Notes that a run begins. The caller holds the pass lock, so any other run that is still "running" died.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn begin(db: &Db, run: &Run, confirmed: bool, owner: String) -> Result<(), DbError> {
     let run = run.clone();
     db.run("begin run", async move |conn| {
@@ -92,9 +89,6 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 const TELLING_RUNS_KEPT: Duration = Duration::from_secs(366 * 86_400);
 
 /// Throws away runs that began longer ago: `kept` for those that found nothing, a year for the others (with their findings).
-///
-/// # Errors
-/// [`DbError`].
 pub async fn forget_old(db: &Db, kept: Duration) -> Result<(), DbError> {
     db.run("forget old runs", async move |conn| {
         for (of, kept) in [("status = 'clean'", kept), ("status NOT IN ('clean', 'running')", TELLING_RUNS_KEPT)] {
@@ -178,17 +172,11 @@ async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> 
 }
 
 /// Keeps a small fact over restarts.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<(), DbError> {
     db.run("remember", async move |conn| set_state(conn, name, &at.to_rfc3339()).await).await
 }
 
 /// An instant kept by [`remember`] or by a pass.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
     Ok(text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map(|at| at.with_timezone(&Utc)))

@@ -10,7 +10,6 @@ use crate::report::{Finding, Outcome, Run, Status};
 
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
-#[allow(missing_docs)] // as in the run itself
 pub struct RunSummary {
     pub run_id: String,
     pub trigger: String,
@@ -77,9 +76,6 @@ impl From<RunRow> for RunSummary {
 }
 
 /// The pass that runs now, in whatever process.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn running(db: &Db) -> Result<Option<String>, DbError> {
     db.run("running pass", async move |conn| {
         reconcile_runs::table
@@ -94,9 +90,6 @@ pub async fn running(db: &Db) -> Result<Option<String>, DbError> {
 }
 
 /// Runs, newest first; only those older than `before`.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
     db.run("list runs", async move |conn| {
         let mut query = reconcile_runs::table.order(reconcile_runs::id.desc()).limit(i64::from(limit)).into_boxed();
@@ -113,9 +106,6 @@ type FindingRow =
     (i64, Option<i64>, Option<i64>, String, Option<i64>, Option<String>, String, String, Option<String>, bool);
 
 /// A run with at most `limit` findings after the finding `after`, and where the next page begins.
-///
-/// # Errors
-/// [`DbError`].
 pub async fn read(db: &Db, id: String, limit: u32, after: i64) -> Result<Option<(Run, Option<i64>)>, DbError> {
     db.run("read run", async move |conn| {
         let row: Option<RunRow> =

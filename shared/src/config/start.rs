@@ -29,9 +29,6 @@ pub enum StartError {
 
 /// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass (nobody answers yet) from one
 /// that won't (a wrong setting).
-///
-/// # Errors
-/// [`StartError`].
 pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     store: &'static str,
     limit: Duration,

@@ -42,9 +42,6 @@ impl KafkaSettings {
 }
 
 /// Number of partitions of the topic.
-///
-/// # Errors
-/// [`TopicError::Missing`] where there is none, [`TopicError::Unreachable`] where nobody answers within `limit`.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || {
@@ -57,9 +54,6 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
 }
 
 /// Makes the topic where it is missing; `true` if this call made it.
-///
-/// # Errors
-/// [`TopicError`].
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,

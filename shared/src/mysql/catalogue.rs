@@ -114,9 +114,6 @@ impl Db {
     }
 
     /// One coupon with its drops in order of opening; `None` where there is no such coupon.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
             let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
@@ -127,9 +124,6 @@ impl Db {
 
     /// Every coupon, each with the drops that matter now, in order of opening: those that are not sealed, the last made, and
     /// the last that has opened.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async move |conn| {
             let all: Vec<CouponRow> =
@@ -168,9 +162,6 @@ impl Db {
     /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as they are at that revision. The
     /// right to write its settings to Redis: whoever took an earlier one can't any more, and can't commit a change either
     /// ([`Db::change_coupon`]).
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("take revision", async move |conn| {
             conn.transaction(async |conn| {
@@ -189,9 +180,6 @@ impl Db {
 
     /// Makes the drops that a coupon's schedule asks for and that are not there yet; gives the coupon as it is in that
     /// transaction, with those it made. Any number of processes may do so at once: the schema keeps one a local date.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -219,9 +207,6 @@ impl Db {
     }
 
     /// How many rows each of these sealed drops was sealed with.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
         if ids.is_empty() {
             return Ok(HashMap::new());
@@ -251,9 +236,6 @@ pub struct DropRules {
 }
 
 /// The rules of those of these drops that exist.
-///
-/// # Errors
-/// Of the connection.
 pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<HashMap<DropId, DropRules>> {
     let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
     let rows: Vec<(i64, i64, u32, String)> = drops::table

@@ -84,9 +84,6 @@ const IDLE: Duration = Duration::from_secs(5);
 
 impl Db {
     /// A pool that connects when first used.
-    ///
-    /// # Errors
-    /// When the pool can't be built.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let mut config = ManagerConfig::<Conn>::default();
         config.custom_setup = Box::new(|url| establish(url.to_owned()).boxed());
@@ -125,9 +122,6 @@ impl Db {
     }
 
     /// [`Db::run`] with a limit of its own, for calls that are known to be long.
-    ///
-    /// # Errors
-    /// As [`Db::run`].
     pub async fn run_within<T, F>(&self, limit: Duration, what: &'static str, op: F) -> Result<T, DbError>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
@@ -161,18 +155,12 @@ impl Db {
     }
 
     /// Asks MySQL for a sign of life.
-    ///
-    /// # Errors
-    /// As [`Db::run`].
     pub async fn ping(&self) -> Result<(), DbError> {
         self.run("ping", async |conn| conn.batch_execute("DO 0").await).await
     }
 }
 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.
-///
-/// # Errors
-/// When MySQL can't be reached or refuses the set-up.
 pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
     let mut conn = Conn::establish(&as_given(url)).await?;
     // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't block each other.
@@ -214,9 +202,6 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
 
 impl Db {
     /// A connection of its own that is never in the pool, for what must live and die with its connection (`GET_LOCK`).
-    ///
-    /// # Errors
-    /// [`DbError::Unreachable`].
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
             Ok(Ok(conn)) => Ok(conn),

@@ -61,9 +61,6 @@ impl FailedClaim {
 }
 
 /// Keeps failed claims; one that is kept already counts another attempt.
-///
-/// # Errors
-/// Of the connection.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for claim in failed {
         diesel::insert_into(failed_claims::table)

@@ -72,9 +72,6 @@ pub struct IssuedRow {
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters, each described by MySQL in a
 /// packet of its own before the values are even sent, and it is used once (docs/PERFORMANCE.md has the figures).
-///
-/// # Errors
-/// Of the first row that the schema refuses ([`super::refusal`]), or of the connection.
 pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: IssuedBy) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
@@ -104,9 +101,6 @@ impl Limits {
 
     /// Reads those of these claims. Not in the transaction of their rows: a plain read would begin its snapshot, in which rows written
     /// meanwhile are missing, and a locking one would make new drops wait for it.
-    ///
-    /// # Errors
-    /// Of the connection.
     pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
         let mut limits = Self::default();
         if claims.len() < LIMITS_FROM {
@@ -184,9 +178,6 @@ fn push_text(sql: &mut String, text: &str) {
 }
 
 /// The rows on these slots of one drop.
-///
-/// # Errors
-/// Of the connection.
 pub async fn on_slots(conn: &mut Conn, drop: DropId, slots: &[Slot]) -> QueryResult<Vec<IssuedRow>> {
     issued_coupons::table
         .filter(issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.eq_any(slots)))
@@ -196,9 +187,6 @@ pub async fn on_slots(conn: &mut Conn, drop: DropId, slots: &[Slot]) -> QueryRes
 }
 
 /// The rows these people hold of one coupon, in any of its drops.
-///
-/// # Errors
-/// Of the connection.
 pub async fn of_people(conn: &mut Conn, coupon: CouponId, users: &[&str]) -> QueryResult<Vec<IssuedRow>> {
     issued_coupons::table
         .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.eq_any(users)))
@@ -210,18 +198,12 @@ pub async fn of_people(conn: &mut Conn, coupon: CouponId, users: &[&str]) -> Que
 
 impl Db {
     /// The rows one person holds of a coupon, oldest drop first.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn rows_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<IssuedRow>, DbError> {
         let user = user.clone();
         self.run("rows of a person", async move |conn| of_people(conn, coupon, &[user.as_str()]).await).await
     }
 
     /// How many rows a drop has.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn count_rows(&self, drop: DropId) -> Result<i64, DbError> {
         self.run("count rows", async move |conn| {
             issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0)).count().get_result(conn).await

@@ -23,9 +23,6 @@ struct Answer {
 }
 
 /// Runs every migration that is still to run, and gives their names, oldest first.
-///
-/// # Errors
-/// When MySQL can't be reached, refuses a statement, or another process migrates for longer than five minutes.
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
     let mut conn = Db::dedicated(&patient).await?;
@@ -52,9 +49,6 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
 
 /// Checks that every migration this build knows has run. It only reads: the user that services run as need not be allowed
 /// to make tables, which diesel's own check tries to.
-///
-/// # Errors
-/// With a sentence that says what to run.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let mut conn = Db::dedicated(settings).await?;
     let ran: Vec<Ran> = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")

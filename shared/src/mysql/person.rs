@@ -19,9 +19,6 @@ pub struct PersonRecord {
 
 impl Db {
     /// What is on record of `user` in any drop of `coupon`.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> Result<PersonRecord, DbError> {
         let user = user.clone();
         self.run("read a person", async move |conn| {

@@ -11,9 +11,6 @@ pub const LAST_SUCCESS_AT: &str = "last_success_at";
 
 impl Db {
     /// The fact of this name, where there is one.
-    ///
-    /// # Errors
-    /// [`DbError`].
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
             reconciler_state::table.find(name).select(reconciler_state::value).first(conn).await.optional()

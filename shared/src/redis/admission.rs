@@ -1,4 +1,4 @@
-//! Admission, and the admission gate (the licence) without which it is closed.
+//! Admission, and the admission gate without which it is closed.
 
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
@@ -51,7 +51,7 @@ pub enum Admission {
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over, or was never verified. Nothing ran.
     #[error("admission is closed until the reconciler has verified Redis")]
-    NoLicence,
+    Closed,
     /// Redis could not be reached or did not answer in time. The script may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
@@ -65,18 +65,12 @@ pub enum AdmissionError {
 
 impl Redis {
     /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds [`Admission::Already`].
-    ///
-    /// # Errors
-    /// [`AdmissionError`].
     pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
         self.claim_all(keys, drop, &[user]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
     }
 
     /// Runs admission for several people in one call, as if they had come one after the other; as many replies, in their
     /// order, `None` where one person's can't be read. At most [`MAX_BATCH`] people. Never sent twice.
-    ///
-    /// # Errors
-    /// [`AdmissionError`], for all of them.
     pub async fn claim_all(
         &self,
         keys: &DropKeys,
@@ -94,34 +88,25 @@ impl Redis {
         }
         match cmd.query_async::<Value>(&mut self.conn.clone()).await {
             Ok(value) => read_replies(&value, drop, users.len()).ok_or(AdmissionError::Unexpected),
-            Err(error) if is_noscript(&error) => Err(AdmissionError::NoLicence),
+            Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the licence is there.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
-    pub async fn has_licence(&self) -> Result<bool, RedisError> {
-        self.licence_on(&mut self.conn.clone()).await
+    /// Whether the gate is open.
+    pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
+        self.gate_is_open_on(&mut self.conn.clone()).await
     }
 
-    /// [`Redis::has_licence`] on a connection of the caller's.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
-    pub async fn licence_on(&self, conn: &mut impl ConnectionLike) -> Result<bool, RedisError> {
+    /// [`Redis::gate_is_open`] on a connection of the caller's.
+    pub async fn gate_is_open_on(&self, conn: &mut impl ConnectionLike) -> Result<bool, RedisError> {
         let exists: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).query_async(conn).await?;
         Ok(exists == [true])
     }
 
     /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after it has verified every
     /// drop that is not sealed against that same process.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
-    pub async fn grant_licence(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
+    pub async fn open_gate(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
         redis::cmd("SCRIPT").arg("LOAD").arg(&*self.claim_text).query_async::<Value>(conn).await.map(|_| ())
     }
 }

@@ -36,9 +36,6 @@ pub struct Redis {
 
 impl Redis {
     /// Makes the handle; the connection is made at first use.
-    ///
-    /// # Errors
-    /// When the URL can't be read.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
         let client = Client::open(settings.url.expose_secret())?;
         let config = ConnectionManagerConfig::new()
@@ -64,11 +61,8 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// A connection of its own, to one server process and no other: it does not come back by itself. Granting the licence
+    /// A connection of its own, to one server process and no other: it does not come back by itself. Opening the gate
     /// needs one, so that what was verified and what is opened are the same process.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -87,18 +81,12 @@ impl Redis {
     }
 
     /// Redis's own time, Unix milliseconds.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection()).await?;
         Ok(seconds * 1_000 + micros / 1_000)
     }
 
     /// Asks Redis for a sign of life.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn ping(&self) -> Result<(), RedisError> {
         redis::cmd("PING").query_async(&mut self.connection()).await
     }

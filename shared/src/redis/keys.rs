@@ -65,7 +65,7 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
 }
 
 /// The installation's canary: it only says that nothing was emptied since a pass began that looked at everything. `FLUSHALL`
-/// keeps the script cache, so the licence alone does not tell.
+/// keeps the script cache, so the gate alone does not tell.
 pub fn canary(prefix: &str) -> String {
     format!("{prefix}:canary")
 }

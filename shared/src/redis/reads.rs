@@ -33,9 +33,6 @@ pub struct Standing {
 
 impl Redis {
     /// What is left of each drop, in the order asked; `None` for one that admission does not know.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -54,9 +51,6 @@ impl Redis {
     }
 
     /// Where `user` stands.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
         type Replies = (Vec<bool>, bool, Option<f64>, Option<u32>, Option<String>);
         let mut pipe = redis::pipe();
@@ -65,12 +59,12 @@ impl Redis {
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        let (licence, known, score, rank, claimant): Replies = pipe.query_async(&mut self.connection()).await?;
+        let (gate, known, score, rank, claimant): Replies = pipe.query_async(&mut self.connection()).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
-            trusted: licence == [true] && known,
+            trusted: gate == [true] && known,
             slot,
             position: rank.map(|r| r + 1),
             claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
@@ -78,17 +72,11 @@ impl Redis {
     }
 
     /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where that is not known.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
         redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
     }
 
     /// The highest slot given out in each drop, in the order asked; `None` for one that admission does not know.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());

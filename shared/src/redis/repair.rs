@@ -91,9 +91,6 @@ pub enum PutBack {
 
 impl Redis {
     /// The coupon's generation, if it has one.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
         let key = super::keys::generation(&self.prefix, coupon);
         let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
@@ -101,9 +98,6 @@ impl Redis {
     }
 
     /// The coupon's generation, made now where it has none.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
         let key = super::keys::generation(&self.prefix, coupon);
         let fresh = format!("{:032x}", rand::random::<u128>());
@@ -114,9 +108,6 @@ impl Redis {
     }
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = super::keys::revision(&self.prefix, coupon);
         let found = redis::cmd("GET").arg(key).query_async::<Option<String>>(&mut self.conn.clone()).await;
@@ -129,9 +120,6 @@ impl Redis {
     }
 
     /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a newer revision was seen.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn load_drop(
         &self,
         keys: &DropKeys,
@@ -153,9 +141,6 @@ impl Redis {
 
     /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a newer revision was seen; `Stale`:
     /// the drop is not loaded. Both leave `meta` as it is.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn write_meta(&self, keys: &DropKeys, revision: u64, meta: &DropMeta) -> Result<Done<()>, RedisError> {
         let mut args = vec![revision.to_string()];
         args.extend(meta.fields());
@@ -168,9 +153,6 @@ impl Redis {
     }
 
     /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from here on.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
         let args = [revision.to_string(), quantity.to_string()];
         let (word, count): (String, Slot) =
@@ -187,9 +169,6 @@ impl Redis {
     ///
     /// A transaction, not a script: Lua would turn every name and slot into a value of its own and back, which cost Redis more
     /// than the reading did (docs/PERFORMANCE.md).
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
@@ -243,9 +222,6 @@ impl Redis {
 
     /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots came free.
     /// `Changed` where it can't be: two people are on one slot.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn settle(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
@@ -267,9 +243,6 @@ impl Redis {
 
     /// Gives a person another slot than `from`, or their first one where `from` is `None`. `Applied(None)` where none is left.
     /// With `quantity`, only while that is the drop's: what was planned for another may be wrong by now.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn move_person(
         &self,
         keys: &DropKeys,
@@ -292,9 +265,6 @@ impl Redis {
     }
 
     /// Takes a slot back from a person; with `to_front` they go to the head of the waiting list.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn withdraw(
         &self,
         keys: &DropKeys,

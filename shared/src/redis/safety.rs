@@ -6,7 +6,7 @@ use redis::RedisError;
 
 use super::Redis;
 
-/// Oldest Redis whose scripts behave as the licence needs: from 7.0 on `SCRIPT LOAD` is not copied to replicas.
+/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to replicas.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// What a Redis server says of itself.
@@ -35,9 +35,6 @@ pub enum Unsafe {
 
 impl Redis {
     /// What the server behind `conn` says of itself.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
         let mut info = String::new();
         for section in ["server", "replication"] {
@@ -56,9 +53,6 @@ impl Redis {
 
     /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica, replicas of which none need
     /// follow, or too old.
-    ///
-    /// # Errors
-    /// [`Unsafe`], with what to change.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let mut conn = self.connection();
         let facts = self.facts(&mut conn).await?;

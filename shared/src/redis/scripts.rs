@@ -41,9 +41,9 @@ pub(super) fn is_noscript(error: &RedisError) -> bool {
 }
 
 /// Admission's text and hash for one installation. The key prefix and database stand in the text, so that two installations
-/// on one Redis have licences of their own.
+/// on one Redis have gates of their own.
 pub(super) fn claim_script(prefix: &str, database: i64) -> (String, String) {
-    let text = format!("-- licence of {prefix} in database {database}\n{}", include_str!("scripts/claim.lua"));
+    let text = format!("-- admission gate of {prefix} in database {database}\n{}", include_str!("scripts/claim.lua"));
     let hash = redis::Script::new(&text).get_hash().to_owned();
     (text, hash)
 }

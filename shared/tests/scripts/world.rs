@@ -54,7 +54,7 @@ impl World {
             waiting_list: start.waiting_list,
         };
         let keys = redis.keys(coupon, DROP);
-        redis.grant_licence(&mut redis.connection()).await.unwrap();
+        redis.open_gate(&mut redis.connection()).await.unwrap();
         assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }
     }

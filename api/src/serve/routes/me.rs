@@ -145,7 +145,7 @@ fn judge(
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
-        // Without the licence this may be older than what was promised since.
+        // While the gate is closed this may be older than what was promised since.
         if !standing.trusted {
             return None;
         }

@@ -25,9 +25,6 @@ struct Event {
 }
 
 /// Consumes until the process is ended. Says where it listens and when it has partitions, as Firstcome's consumer does.
-///
-/// # Errors
-/// When Kafka refuses.
 pub async fn consume(place: &Place) -> Result<()> {
     tokio::spawn(front::bind(Router::new()));
     let settings = place.kafka();

@@ -17,9 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Said, Shared, Shop};
 
 /// Listens on a free port of this machine and says where, as the product's processes do.
-///
-/// # Errors
-/// When there is no free port.
 pub async fn bind(router: Router) -> Result<()> {
     let listener = listener()?;
     println!("listening on http://{}", listener.local_addr()?);

@@ -161,9 +161,6 @@ trait Shop: Send + Sync + 'static {
 }
 
 /// Serves a design until the process is ended.
-///
-/// # Errors
-/// When it can't reach its servers.
 pub async fn serve(place: &Place) -> Result<()> {
     let design = place.design;
     match design {

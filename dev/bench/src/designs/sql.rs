@@ -85,9 +85,6 @@ pub fn failed_table(design: Design) -> String {
 }
 
 /// Makes the tables of a design, empty.
-///
-/// # Errors
-/// When MySQL refuses.
 pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Result<()> {
     let (table, failed) = (design.table(), failed_table(design));
     for sql in [

@@ -16,9 +16,6 @@ use tokio::task::JoinSet;
 use super::{BUCKET_MS, Latency, Plan, Seen, Wire};
 
 /// Opens all connections, lets the crowd ask, and counts.
-///
-/// # Errors
-/// When the target is not this machine, or does not accept connections at the start.
 pub async fn drive(plan: &Plan) -> Result<Seen> {
     ensure!(plan.target.ip().is_loopback(), "{} is not this machine", plan.target);
     let crowd = Arc::new(Crowd::gather(&plan.prefix, plan.people, plan.each, 1)?);

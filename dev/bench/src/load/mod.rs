@@ -22,13 +22,9 @@ pub use wire::Wire;
 pub struct Plan {
     /// Where; a loopback address, or it is refused.
     pub target: SocketAddr,
-    /// Which coupon.
     pub coupon: i64,
-    /// People.
     pub people: u32,
-    /// Requests of each.
     pub each: u32,
-    /// Connections.
     pub connections: usize,
     /// Requests a second, by the clock and not by the answers (open loop); without it each connection asks again as soon
     /// as it was answered.
@@ -74,13 +70,10 @@ impl Plan {
 /// What a crowd was told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Seen {
-    /// Answers.
     pub requests: u64,
     /// From the first request to the last answer.
     pub seconds: f64,
-    /// Requests a second.
     pub per_second: f64,
-    /// Answers by kind.
     pub answers: BTreeMap<String, u64>,
     /// How long people waited for `accepted`.
     pub winners: Option<Latency>,
@@ -113,18 +106,14 @@ impl Seen {
     }
 }
 
-/// Latencies in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
-    /// How many.
     pub count: u64,
-    /// Half were faster.
     pub p50: f64,
     /// 99 of 100 were faster.
     pub p99: f64,
     /// 999 of 1,000 were faster.
     pub p999: f64,
-    /// The slowest.
     pub max: f64,
     /// Points of the whole curve: quantile and milliseconds.
     pub curve: Vec<(f64, f64)>,
@@ -147,9 +136,6 @@ impl Latency {
 }
 
 /// Lets the crowd ask from a process of its own.
-///
-/// # Errors
-/// When the target is not this machine, or the process fails.
 pub async fn crowd(plan: &Plan) -> Result<Seen> {
     ensure!(plan.target.ip().is_loopback(), "{} is not this machine: the crowd asks nobody else", plan.target);
     let mut child = Command::new(std::env::current_exe()?)
@@ -167,9 +153,6 @@ pub async fn crowd(plan: &Plan) -> Result<Seen> {
 }
 
 /// The same, with the microseconds of CPU that the process of this number took for each request meanwhile.
-///
-/// # Errors
-/// As [`crowd`], or when there is no such process.
 pub async fn crowd_at(pid: u32, plan: &Plan) -> Result<(Seen, f64)> {
     let before = crate::process::cpu_seconds(pid)?;
     let seen = crowd(plan).await?;

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A connection.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
@@ -26,9 +25,6 @@ struct Head {
 
 impl Wire {
     /// Connects, for claims of one coupon.
-    ///
-    /// # Errors
-    /// When nobody listens there.
     pub async fn open(target: SocketAddr, coupon: i64) -> Result<Self> {
         let stream = TcpStream::connect(target).await.with_context(|| format!("{target} does not answer"))?;
         stream.set_nodelay(true)?;

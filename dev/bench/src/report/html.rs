@@ -18,7 +18,6 @@ pub(super) fn colour(design: Design) -> usize {
     if design == Design::H { OWN } else { design as usize }
 }
 
-/// The page.
 pub(super) fn page(report: &Report) -> String {
     let machine = &report.machine;
     let about = format!(

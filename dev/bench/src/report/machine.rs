@@ -13,16 +13,13 @@ pub struct Machine {
     pub cores: usize,
     /// As the processor names itself.
     pub processor: String,
-    /// Memory in GiB.
     pub memory_gib: f64,
-    /// Kernel.
     pub kernel: String,
     /// How many processes wanted a core in the last minute, before anything was started here.
     pub load: f64,
 }
 
 impl Machine {
-    /// Looks around.
     pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| -> String {

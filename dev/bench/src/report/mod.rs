@@ -19,18 +19,14 @@ pub use table::print;
 use crate::load::Seen;
 use crate::sections::designs::DesignRun;
 
-/// All of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// Where and when.
     pub machine: Machine,
-    /// How large.
     pub size: crate::cli::Size,
     /// The crowd of the designs beside a route that does nothing.
     pub nothing: Option<Seen>,
     /// The designs side by side.
     pub designs: Vec<DesignRun>,
-    /// Ceilings and targets.
     pub figures: Vec<Figure>,
     /// How long each part took, in seconds, in order.
     pub took: Vec<(String, f64)>,
@@ -43,7 +39,6 @@ pub struct Report {
 pub struct Figure {
     /// Which part of the run.
     pub section: Cow<'static, str>,
-    /// What.
     pub what: String,
     /// In the unit below.
     pub value: f64,
@@ -57,13 +52,10 @@ pub struct Figure {
     pub note: String,
 }
 
-/// A target.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// This or more.
     AtLeast(f64),
-    /// This or less.
     AtMost(f64),
     /// Only to be shown, with what limits it.
     Shown,
@@ -81,7 +73,6 @@ impl Target {
 }
 
 impl Figure {
-    /// A plain figure.
     pub fn of(section: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let (what, measured, note) = (what.into(), BTreeMap::new(), String::new());
         Self { section: section.into(), what, value, unit: unit.into(), target: None, measured, note }
@@ -100,14 +91,12 @@ impl Figure {
         self
     }
 
-    /// With a target.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
         self
     }
 
-    /// With a remark.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
@@ -116,7 +105,6 @@ impl Figure {
 }
 
 impl Report {
-    /// Nothing measured yet.
     pub fn new(size: crate::cli::Size) -> Self {
         let (machine, nothing, designs) = (Machine::look(), None, Vec::new());
         Self { machine, size, nothing, designs, figures: Vec::new(), took: Vec::new(), failed: Vec::new() }
@@ -128,9 +116,6 @@ impl Report {
     }
 
     /// Writes `report.json` and `report.html`.
-    ///
-    /// # Errors
-    /// When the folder can't be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;

@@ -18,9 +18,6 @@ const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
 /// Draws the pictures and puts the table into the text, between its marks.
-///
-/// # Errors
-/// When there is no report, no design in it, or no mark in the text.
 pub fn picture(options: &Picture) -> Result<()> {
     let name = options.report.display();
     let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;

@@ -11,7 +11,6 @@ use crate::sections::designs::DesignRun;
 /// Width for text that has to be broken.
 const WIDE: u16 = 150;
 
-/// Prints it.
 pub fn print(report: &Report) {
     if !report.designs.is_empty() {
         let size = &report.size;
@@ -35,7 +34,6 @@ pub fn print(report: &Report) {
 /// A column of the comparison: its head, and what stands in a design's row.
 pub(super) type Column = (&'static str, fn(&DesignRun) -> String);
 
-/// How fast.
 pub(super) const SPEED: [Column; 5] = [
     ("", |run| run.design.word().into()),
     ("design", |run| run.design.title().into()),
@@ -146,7 +144,6 @@ pub(super) fn remark(figure: &Figure) -> String {
     if missed && figure.note.is_empty() { measured(figure) } else { figure.note.clone() }
 }
 
-/// Its target.
 pub(super) fn target(figure: &Figure) -> String {
     match figure.target {
         Some(Target::AtLeast(bound)) => format!("≥ {}", number(bound)),

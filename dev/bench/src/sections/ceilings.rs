@@ -22,10 +22,6 @@ const CLOCK_TURNS: u32 = 5;
 /// What a crowd saw, and the microseconds of CPU that each request took the server.
 type Turn = (Seen, f64);
 
-/// Measures them.
-///
-/// # Errors
-/// When something does not start or can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let site = Site::make(world, "ceilings").await?;
     let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;

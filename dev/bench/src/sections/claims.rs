@@ -15,10 +15,6 @@ const PART: &str = "claims";
 /// In turns, so that what else the machine does hits both.
 const TURNS: u32 = 3;
 
-/// Measures them.
-///
-/// # Errors
-/// When something does not start or can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let site = Site::make(world, "claims").await?;
     let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;

@@ -23,10 +23,6 @@ const TURNS: usize = 3;
 /// Rows in a statement that the straight inserts are tried with; they are measured with what is best for them here.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
-/// Measures it.
-///
-/// # Errors
-/// When something does not start or can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let site = Site::make(world, "consumer").await?;
     let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;

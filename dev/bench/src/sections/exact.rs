@@ -21,9 +21,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Sells a hundred in one burst, again and again.
-///
-/// # Errors
-/// When rows do not come, or something can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     step(format!("last admission to exact rows, {} rushes", size.rushes));
     let site = Site::make(world, "exact").await?;

@@ -13,9 +13,6 @@ use crate::world::{Site, World, address};
 const PART: &str = "memory";
 
 /// A fresh API, more and more claims, and how much memory it has then.
-///
-/// # Errors
-/// When something does not start or can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     const STEPS: u32 = 10;
     let site = Site::make(world, "memory").await?;

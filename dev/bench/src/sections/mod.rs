@@ -26,25 +26,15 @@ use crate::world::World;
 /// A part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// [`designs`].
     Designs,
-    /// [`ceilings`].
     Ceilings,
-    /// [`claims`].
     Claims,
-    /// [`winners`].
     Winners,
-    /// [`memory`].
     Memory,
-    /// [`exact`].
     Exact,
-    /// [`consumer`].
     Consumer,
-    /// [`passes`].
     Passes,
-    /// [`start`].
     Start,
-    /// [`slow`].
     Slow,
 }
 
@@ -52,7 +42,6 @@ pub enum Part {
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Part {
-    /// All, in order.
     pub const ALL: [Self; 10] = [
         Self::Designs,
         Self::Ceilings,
@@ -173,7 +162,6 @@ async fn try_one(one: Step, world: World, size: &Size, report: &mut Report) -> O
     }
 }
 
-/// The middle one.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)

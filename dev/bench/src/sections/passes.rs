@@ -30,10 +30,6 @@ struct Pass {
     run: Value,
 }
 
-/// Measures them.
-///
-/// # Errors
-/// When something does not start, can't be asked, or a pass does not end as it must.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let site = Site::make(world, "passes").await?;
     let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;

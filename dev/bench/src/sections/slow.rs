@@ -28,9 +28,6 @@ const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
 /// Measures the 99th percentile without and with them, in turns.
-///
-/// # Errors
-/// When something does not start or a claim is not answered.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let site = Site::make(world, "slow").await?;
     let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;

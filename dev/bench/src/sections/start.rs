@@ -16,13 +16,10 @@ const PART: &str = "start";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts each program again and again, with every server there.
-///
-/// # Errors
-/// When one does not become ready.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     step("from process start to ready");
     let site = Site::make(world, "start").await?;
-    // It keeps the licence, without which no API is ready.
+    // It keeps the gate open, without which no API is ready.
     let keeper = site.reconciler().await?;
     let api = site.api().await?;
     site.coupon(&api, 100).await?;

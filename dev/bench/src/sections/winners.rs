@@ -97,10 +97,6 @@ impl<'w> Side<'w> {
     }
 }
 
-/// Measures them.
-///
-/// # Errors
-/// When something does not start or can't be asked.
 pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     let mut own = Side::start(Site::make(world, "winners").await?).await?;
     let mut other = match Site::of_another_build(world, "before").await? {

@@ -17,7 +17,6 @@ use crate::stage::Stage;
 pub struct Effect {
     /// Whether it really happened: something was there to be killed, bytes were thrown away, admissions were forgotten.
     pub took: bool,
-    /// In words.
     pub note: String,
 }
 
@@ -28,9 +27,6 @@ impl Effect {
 }
 
 /// Makes it happen and undoes it.
-///
-/// # Errors
-/// When a server can't be brought back: the machine's trouble, not the product's.
 pub async fn inflict(stage: &Stage, fault: &Fault) -> Result<Effect> {
     match fault {
         Fault::Kill { role, number, ms } => {

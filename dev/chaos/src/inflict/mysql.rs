@@ -11,7 +11,6 @@ use super::{Effect, pause, until};
 use crate::fault::Store;
 use crate::stage::Stage;
 
-/// Writes are refused.
 pub(super) async fn read_only(stage: &Stage, ms: u64) -> Result<Effect> {
     let _alone = stage.ground.alone(Store::Mysql).await;
     let mysql = &stage.ground.mysql;

@@ -71,9 +71,6 @@ pub(crate) struct Replica {
 }
 
 /// Starts a replica of the master and waits until it has everything.
-///
-/// # Errors
-/// When it can't be started or never catches up.
 pub(crate) async fn follow(stage: &Stage) -> Result<Replica> {
     let link = FaultProxy::start(stage.ground.redis().port()).await?;
     let replica = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;

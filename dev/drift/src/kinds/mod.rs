@@ -19,9 +19,6 @@ use crate::kind::Kind;
 
 impl Injector {
     /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be counted).
-    ///
-    /// # Errors
-    /// When a store refuses, or the drop is not in a state in which this can be made: with a sentence that says why.
     pub async fn make(&mut self, kind: Kind, n: u32) -> Result<Injected> {
         match kind {
             Kind::Unissued => self.unissued(n).await,
@@ -46,7 +43,7 @@ impl Injector {
             Kind::UnfilledClosed => self.close_below_quantity(n).await,
             Kind::RedisLost => self.lose_keys().await,
             Kind::RedisFlushed => self.flush().await,
-            Kind::RedisLicence => self.lose_licence().await,
+            Kind::RedisGate => self.lose_gate().await,
             Kind::Stalled => self.stall(n).await,
         }
     }

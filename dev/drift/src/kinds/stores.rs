@@ -23,9 +23,9 @@ impl Injector {
         Ok(self.injected(Kind::RedisFlushed, &[], "Redis lost everything, also what others keep there"))
     }
 
-    pub(super) async fn lose_licence(&mut self) -> Result<Injected> {
+    pub(super) async fn lose_gate(&mut self) -> Result<Injected> {
         self.redis::<()>(redis::cmd("SCRIPT").arg("FLUSH")).await?;
-        Ok(self.injected(Kind::RedisLicence, &[], "Redis lost its scripts, and with them the licence to admit"))
+        Ok(self.injected(Kind::RedisGate, &[], "Redis lost its scripts, which closes the admission gate"))
     }
 
     /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row is locked: nothing that

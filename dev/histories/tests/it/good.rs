@@ -7,7 +7,6 @@ use proptest::prelude::*;
 
 pub(crate) const COUPON: u64 = 1;
 
-/// What happens next.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Claim {
@@ -29,7 +28,6 @@ pub(crate) enum Seen {
     Answer,
     /// It ran, and the answer got lost.
     Nothing,
-    /// It never arrived.
     NeverSent,
     /// Refused at the door.
     Refused,

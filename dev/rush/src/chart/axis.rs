@@ -5,7 +5,6 @@ use super::number;
 /// How an axis runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly from 0.
     Linear,
     /// By powers of ten.
     Log,

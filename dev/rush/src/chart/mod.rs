@@ -24,7 +24,6 @@ const ROW: f64 = 24.0;
 const NAMES: f64 = 316.0;
 const NUMBERS: f64 = 90.0;
 
-/// A line.
 #[derive(Debug, Clone)]
 pub struct Line {
     /// Its name in the legend.
@@ -35,14 +34,12 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A bar.
 #[derive(Debug, Clone)]
 pub struct Bar {
     /// Its name, left of it.
     pub name: String,
     /// Which of the page's colours.
     pub colour: usize,
-    /// Its length.
     pub value: f64,
 }
 

@@ -10,7 +10,6 @@ use crate::table;
 const GREY: usize = 0;
 const BLUE: usize = 4;
 
-/// The page.
 pub(super) fn page(report: &Report) -> String {
     let tally = &report.tally;
     let kind = report.rate.map_or_else(

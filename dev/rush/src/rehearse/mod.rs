@@ -35,9 +35,6 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does all of it: checks what was asked for, finds or makes the coupon, measures the tool, lets the crowd ask, looks at the
 /// rows where it may, and writes what came of it.
-///
-/// # Errors
-/// With one sentence for a person: a setting that makes no sense, a target that does not answer, a file that can't be written.
 pub async fn run(options: &Options) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;

@@ -104,9 +104,6 @@ impl Options {
     }
 
     /// Where the crowd asks, and by which certificates it is trusted.
-    ///
-    /// # Errors
-    /// When the file can't be read or holds no certificate.
     pub(super) fn targets(&self) -> Result<Vec<Target>> {
         let Some(path) = &self.ca_file else { return Ok(self.url.clone()) };
         let name = path.display();
@@ -119,9 +116,6 @@ impl Options {
     }
 
     /// What the command line alone can't tell.
-    ///
-    /// # Errors
-    /// One sentence that says what to change.
     pub(super) async fn check(&self) -> Result<()> {
         let longest = format!("{}{:06}", self.prefix(), self.people - 1);
         let id = longest.parse::<UserId>();

@@ -27,13 +27,11 @@ pub struct Report {
     pub at: String,
     /// Where the crowd asked.
     pub urls: Vec<String>,
-    /// For which coupon.
     pub coupon_id: i64,
     /// Whether the coupon was made for this.
     pub made: bool,
     /// Requests a second by the clock; `None` for a closed loop.
     pub rate: Option<f64>,
-    /// Connections.
     pub connections: usize,
     /// Requests a second of this tool, over as many connections, against a server that does nothing.
     pub ceiling_per_second: f64,

@@ -23,7 +23,6 @@ pub struct Rows {
     pub rows: usize,
     /// People told yes who have no row, or a row of another slot.
     pub yes_without_row: usize,
-    /// Some of them.
     pub named: Vec<String>,
     /// How long after the last answer everybody had a row; `None` where somebody never had.
     pub complete_after_ms: Option<u64>,
@@ -53,9 +52,6 @@ impl Watch {
     }
 
     /// Statements that clients sent since, this connection's own left out.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked.
     pub async fn statements(&mut self) -> Result<u64> {
         let now = self.questions().await?;
         Ok(now.saturating_sub(self.at_first + self.own))
@@ -68,9 +64,6 @@ impl Watch {
     }
 
     /// Waits, no longer than `limit`, until everybody who was told yes has a row.
-    ///
-    /// # Errors
-    /// When MySQL can't be asked.
     pub async fn rows(&mut self, coupon: i64, told: &HashMap<String, Promise>, limit: Duration) -> Result<Rows> {
         let begun = Instant::now();
         loop {

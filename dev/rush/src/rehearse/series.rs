@@ -16,7 +16,6 @@ const MOST: usize = 2_000;
 pub struct Point {
     /// Seconds since the first request.
     pub at: f64,
-    /// Answers so far.
     pub answers: u64,
     /// People admitted so far.
     pub admitted: u64,
@@ -27,7 +26,6 @@ pub struct Point {
 /// The counts over time.
 #[derive(Debug)]
 pub struct Series {
-    /// In order.
     pub points: Vec<Point>,
     begun: Instant,
     /// Every so many looks one is kept.

@@ -1,9 +1,10 @@
 //! Nothing outlives its owner, not even when that is killed. See `janitor.sh`.
 
+use parking_lot::Mutex;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -43,7 +44,7 @@ impl Janitor {
     }
 
     fn tell(&self, line: &str) -> Result<()> {
-        let mut pipe = self.shell.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pipe = self.shell.pipe.lock();
         let pipe = pipe.as_mut().context("the janitor has no pipe")?;
         pipe.write_all(line.as_bytes()).context("the janitor is gone; was it killed?")
     }
@@ -51,7 +52,7 @@ impl Janitor {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        drop(self.pipe.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-        let _ = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+        drop(self.pipe.get_mut().take());
+        let _ = self.child.get_mut().wait();
     }
 }

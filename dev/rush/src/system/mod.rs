@@ -28,7 +28,6 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 pub struct SystemOptions {
     /// API processes. The first listens on port 8080 where that is free.
     pub apis: usize,
-    /// Consumer processes.
     pub consumers: usize,
     /// When the reconciler looks, six fields.
     pub reconcile_cron: String,
@@ -43,11 +42,8 @@ pub struct SystemOptions {
 /// Everything that runs. Dropping it kills all of it; [`System::stop`] asks first.
 #[derive(Debug)]
 pub struct System {
-    /// API processes.
     pub apis: Vec<Service>,
-    /// Consumer processes.
     pub consumers: Vec<Service>,
-    /// The reconciler daemon.
     pub reconciler: Service,
     /// Redis, MySQL, Kafka and the mail sink.
     pub stack: Stack,
@@ -61,9 +57,6 @@ pub struct System {
 
 impl System {
     /// Starts the servers, makes tables and topic, starts the processes, and waits until people can be admitted.
-    ///
-    /// # Errors
-    /// When something is missing or does not start: with the end of its log.
     pub async fn start(options: &SystemOptions) -> Result<Self> {
         step("starting Redis, MySQL, Kafka and a mail server of its own");
         let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };
@@ -101,26 +94,16 @@ impl System {
     }
 
     /// The API's ops routes.
-    ///
-    /// # Errors
-    /// When no API runs.
     pub fn api(&self) -> Result<Ops> {
         let api = self.apis.first().context("no API runs")?;
         Ok(Ops { target: api.target()?, token: self.ops_token.clone() })
     }
 
-    /// The reconciler's routes.
-    ///
-    /// # Errors
-    /// When it has no address.
     pub fn reconciler(&self) -> Result<Ops> {
         Ok(Ops { target: self.reconciler.target()?, token: self.ops_token.clone() })
     }
 
     /// Where the APIs are.
-    ///
-    /// # Errors
-    /// When one has no address.
     pub fn targets(&self) -> Result<Vec<Target>> {
         self.apis.iter().map(Service::target).collect()
     }
@@ -166,9 +149,6 @@ impl System {
 pub const TOPIC: &str = "coupon-claims";
 
 /// Waits for Ctrl-C or SIGTERM, and says which.
-///
-/// # Errors
-/// When the operating system refuses a signal handler.
 pub async fn stopped() -> std::io::Result<&'static str> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(tokio::select! { _ = interrupt.recv() => "Ctrl-C", _ = terminate.recv() => "SIGTERM" })

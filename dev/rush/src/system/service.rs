@@ -35,9 +35,6 @@ pub struct Service {
 impl Service {
     /// Starts a program that is no part of a [`super::System`], as one: it must say `listening on http://…`, and a line that
     /// begins with `ready`.
-    ///
-    /// # Errors
-    /// When it can't be started or does not say so: with the end of its log.
     pub async fn spawn(name: &str, command: Command, ready: &str, logs: &Path) -> Result<Self> {
         Self::start(name, command, ready, logs, &Janitor::start()?).await
     }
@@ -75,34 +72,24 @@ impl Service {
         Ok(())
     }
 
-    /// `api-1`, `consumer-2`, `reconciler`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// When it did not say.
     pub fn target(&self) -> Result<Target> {
         self.url.as_deref().with_context(|| format!("{} did not say where it listens", self.name))?.parse()
     }
 
     /// Its metrics, as Prometheus reads them.
-    ///
-    /// # Errors
-    /// When it does not answer.
     pub async fn metrics(&self) -> Result<String> {
         let (_, text) = Ops { target: self.target()?, token: String::new() }.get_text("/metrics").await?;
         Ok(text)
     }
 
-    /// Its log.
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -116,9 +103,6 @@ impl Service {
     }
 
     /// Kills it as a crash would (SIGKILL).
-    ///
-    /// # Errors
-    /// When it has ended already.
     pub async fn kill(mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} had ended by itself ({status}):\n{}", self.name, self.log_tail());
@@ -128,9 +112,6 @@ impl Service {
     }
 
     /// Asks it to stop (SIGTERM) and waits for its end.
-    ///
-    /// # Errors
-    /// When it does not end in time or not with success; it is gone then too.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             self.janitor.forget(self.pid)?;

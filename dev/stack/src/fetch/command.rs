@@ -6,9 +6,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// Runs a command and gives its standard output.
-///
-/// # Errors
-/// With the last lines of what it wrote.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output =

@@ -16,9 +16,6 @@ use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages (`redis-server`, a Java runtime,
 /// Maven; as root), MySQL and Kafka (into the cache folder; nothing of the machine changes). Does nothing the second time.
-///
-/// # Errors
-/// When something cannot be fetched: all that failed, with the output of the commands and what to do.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let mysql = spawn_blocking(|| {

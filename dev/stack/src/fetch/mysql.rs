@@ -19,7 +19,6 @@ const SUITE: &str = "sid";
 /// Run by the first start of a new data folder.
 const FIRST_STATEMENTS: &str = "CREATE DATABASE firstcome;\n";
 
-/// An unpacked MySQL.
 #[derive(Debug)]
 pub(crate) struct Mysql {
     root: PathBuf,
@@ -46,7 +45,6 @@ pub(crate) fn mysql() -> Result<Mysql> {
 }
 
 impl Mysql {
-    /// Such as `9.7.4-2`.
     pub(crate) fn version(&self) -> &str {
         &self.version
     }

@@ -41,7 +41,6 @@ impl Mail {
 /// How a [`MailSink`] treats those who talk to it. A change also holds for connections that are open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Behaviour {
-    /// Takes everything.
     #[default]
     Normal,
     /// Refuses each mail for now: 451 to `MAIL FROM`.
@@ -61,7 +60,6 @@ pub enum Behaviour {
 /// Whether the sink encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tls {
-    /// Plain text.
     #[default]
     None,
     /// Begins in plain text and demands `STARTTLS` before it takes a mail.
@@ -97,9 +95,6 @@ struct Shared {
 
 impl MailSink {
     /// Listens on a free port.
-    ///
-    /// # Errors
-    /// When no port is free or the folder cannot be made.
     pub async fn start(options: MailOptions) -> Result<Self> {
         if let Some(folder) = &options.folder {
             tokio::fs::create_dir_all(folder).await.with_context(|| format!("cannot make {}", folder.display()))?;
@@ -150,9 +145,6 @@ impl MailSink {
     }
 
     /// Waits for a mail that satisfies the predicate, among those that came already and those to come.
-    ///
-    /// # Errors
-    /// When none came in time: with the number of those that did not satisfy it.
     pub async fn wait_for(&self, mut predicate: impl FnMut(&Mail) -> bool, limit: Duration) -> Result<Mail> {
         let mut watching = self.shared.mails.subscribe();
         let mut found = None;
@@ -167,9 +159,6 @@ impl MailSink {
     }
 
     /// Switches to another behaviour; it holds when this returns.
-    ///
-    /// # Errors
-    /// When, after [`Behaviour::Down`], the port cannot be listened on again.
     pub async fn set(&self, behaviour: Behaviour) -> Result<()> {
         let down = behaviour == Behaviour::Down;
         self.shared.behaviour.send_replace(behaviour);

@@ -177,7 +177,7 @@ async fn operators_routes_want_the_token_and_a_body_that_makes_sense() {
 }
 
 #[tokio::test]
-async fn without_the_licence_admission_is_closed_and_says_when_to_try_again() {
+async fn a_closed_gate_admits_nobody_and_says_when_to_try_again() {
     let world = World::new("closed").await;
     let api = world.serve().await;
     let coupon = api.open_coupon(1).await;

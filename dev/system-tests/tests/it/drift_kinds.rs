@@ -174,10 +174,10 @@ async fn a_drop_whose_keys_are_gone_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_or_its_licence_is_verified_and_opened_again() {
+async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
-    for drift in [Drift::RedisFlushed, Drift::RedisLicence] {
+    for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
         let (coupon, answers) = scene.held(&name, 20, 12).await;
         injector(&scene.world, &coupon).await.make(drift, 1).await.unwrap();
@@ -208,7 +208,7 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
     let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
     let daemon = scene.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    for (round, drift) in [Drift::RedisFlushed, Drift::RedisLicence, Drift::RedisFlushed].into_iter().enumerate() {
+    for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed].into_iter().enumerate() {
         let (coupon, answers) = scene.held(&format!("Watched {round}"), 20, 12).await;
         injector(&scene.world, &coupon).await.make(drift, 1).await.unwrap();
         assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");

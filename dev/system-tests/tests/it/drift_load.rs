@@ -10,7 +10,6 @@ use crate::drift_support::{Scene, assert_kept, assert_whole, body, injector};
 use crate::rush::all_issued;
 
 const PEOPLE: usize = 6_000;
-/// `PUBLISH_DEADLINE_MS`.
 const DEADLINE_MS: i64 = 2_000;
 
 #[tokio::test]

@@ -55,7 +55,7 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
         all.extend(expected(word(drift), &injector.make(drift, 2).await.unwrap()));
     }
     // About the drop, or about everything: nobody in particular.
-    for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisLicence] {
+    for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
         injector.make(drift, 1).await.unwrap();
     }
     let people_in = |found: &BTreeSet<Found>| -> BTreeSet<Found> {

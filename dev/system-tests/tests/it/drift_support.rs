@@ -18,7 +18,7 @@ use crate::rush::all_issued;
 /// Longest wait for a mail.
 pub(crate) const MAILED: Duration = Duration::from_secs(20);
 
-/// An API, a consumer, and the licence.
+/// An API, a consumer, and an open gate.
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) api: Running<Api>,
@@ -174,7 +174,6 @@ pub(crate) struct Read {
     pub(crate) text: String,
 }
 
-/// Reads a mail.
 pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
     Read {
@@ -192,7 +191,6 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> Read {
     }
 }
 
-/// Subjects so far.
 pub(crate) fn subjects(world: &World) -> Vec<String> {
     world.mail.mails().iter().map(|mail| read(mail).subject).collect()
 }

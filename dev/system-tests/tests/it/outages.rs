@@ -103,7 +103,7 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     assert_eq!(api.http().get("/readyz").await.status, 503);
 
     redis.start_again().await.unwrap();
-    // Nobody starts a pass by hand: the daemon sees the loss of the licence, verifies, and opens again.
+    // Nobody starts a pass by hand: the daemon sees the closed gate, verifies, and opens again.
     let start = std::time::Instant::now();
     eventually("admission is open again", LIMIT, async || api.claim(coupon.id, "u-2").await.promised().is_some()).await;
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());

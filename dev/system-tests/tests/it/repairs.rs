@@ -159,7 +159,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     redis.kill().await.unwrap();
     copy(old.path(), redis.data_dir().unwrap());
     redis.start_again().await.unwrap();
-    eventually("the API reaches Redis and finds itself without the licence", LIMIT, async || {
+    eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
         matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
     })
     .await;

@@ -9,7 +9,7 @@ use firstcome_system_tests::{
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.
 const ISSUED: Duration = Duration::from_secs(60);
 
-/// A world whose API has the licence to admit.
+/// A world whose gate is open.
 pub(crate) async fn open_world(name: &str) -> (World, Running<Api>) {
     let world = World::new(name).await;
     let api = world.serve().await;

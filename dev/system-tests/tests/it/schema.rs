@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use firstcome_system_tests::{LIMIT, Stores, World};
 
-/// MySQL's error numbers.
 const DUPLICATE: u16 = 1062;
 const FOREIGN_KEY: u16 = 1452;
 const CHECK: u16 = 3819;

@@ -126,7 +126,7 @@ async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
     world.redis.command::<()>(&["FLUSHALL"]).await;
     kafka.start_again().await.unwrap();
 
-    // The licence is still there: admission is open again the moment the drop is loaded.
+    // The gate is still open: admission is possible again the moment the drop is loaded.
     let newcomer = eventually_some("somebody new gets a slot", LIMIT, async || {
         let answer = api.claim(coupon.id, "u-new").await;
         if answer.promised().is_some() { Ok(answer) } else { Err(format!("{answer:?}")) }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_system_tests::{LIMIT, Process, Stores, World, eventually};
 
-/// Nobody listens there.
 const NOWHERE: [(&str, &str, &str); 3] = [
     ("MySQL", "DATABASE_URL", "mysql://root@127.0.0.1:1/firstcome"),
     ("Redis", "REDIS_URL", "redis://127.0.0.1:1"),

@@ -29,9 +29,7 @@ pub enum Say {
 /// Something that is told now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// What.
     pub observation: Observation,
-    /// Why now.
     pub say: Say,
     /// Since when it fires.
     pub since: DateTime<Utc>,
@@ -42,7 +40,6 @@ pub struct Told {
 pub struct Earlier {
     /// In which drop; `None` for repairs of no drop.
     pub drop_id: Option<DropId>,
-    /// How many.
     pub repairs: u64,
     /// When the last mail about that drop's repairs was sent.
     pub since: DateTime<Utc>,

@@ -61,7 +61,6 @@ impl About {
 pub enum State {
     /// The drift was there when last looked at.
     Firing,
-    /// It is gone.
     Resolved,
     /// Information that is told once.
     Told,
@@ -83,13 +82,11 @@ impl State {
 pub struct Alert {
     /// What the drift is: hexadecimal SHA-256.
     pub fingerprint: String,
-    /// [`About::word`].
     pub kind: String,
     /// The coupon, where it concerns one.
     pub coupon_id: Option<CouponId>,
     /// The drop, where it concerns one.
     pub drop_id: Option<DropId>,
-    /// Where it stands.
     pub state: State,
     /// One line for a person.
     pub summary: String,
@@ -109,7 +106,6 @@ pub struct Alert {
     pub resolved_at: Option<DateTime<Utc>>,
     /// When a person took it on.
     pub acknowledged_at: Option<DateTime<Utc>>,
-    /// Who.
     pub acknowledged_by: Option<String>,
 }
 
@@ -133,9 +129,7 @@ impl Alert {
 /// A promise that could not be kept and was not mended since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPromise {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// The drop.
     pub drop_id: DropId,
     /// Who was promised, in full.
     pub user_id: String,

@@ -99,7 +99,7 @@ fn about(finding: &Finding) -> Option<About> {
     match (finding.kind, finding.result) {
         (Kind::Stalled, Outcome::Applied) if !finding.needs_person => None,
         (Kind::Stalled, _) => Some(About::Stalled),
-        // This was no dry run, so the brake held it. All of a drop waits for the same word of a person.
+        // This was no dry run, so the repair limit held it. All of a drop waits for the same word of a person.
         (_, Outcome::Planned) => Some(About::Braked),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),

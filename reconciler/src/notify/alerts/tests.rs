@@ -153,8 +153,8 @@ fn a_repair_is_told_once_and_nothing_fires() {
     assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
     assert_eq!(duty.sees(1, &clean()), "");
     assert_eq!(duty.only().state, State::Resolved);
-    let licence = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
-    assert_eq!(duty.sees(2, &general(Status::Repaired, vec![licence])), "repaired None");
+    let gate = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
+    assert_eq!(duty.sees(2, &general(Status::Repaired, vec![gate])), "repaired None");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn sentence(about: About) -> &'static str {
              say so."
         }
         About::Braked => {
-            "More was to be repaired than the brake lets pass, so nothing of it was. Look at the list first. If it is \
+            "More repairs than the repair limit allows, so none was made. Look at the list first. If it is \
              right, confirm; if it is not, something has changed Redis or MySQL by hand or by mistake."
         }
         About::BrokenPromise => {

@@ -16,7 +16,6 @@ const LINES: usize = 20;
 /// An alert that is open when the day is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenAlert {
-    /// Its number.
     pub id: i64,
     /// One line on it.
     pub summary: String,
@@ -24,7 +23,6 @@ pub struct OpenAlert {
     pub coupon_name: Option<String>,
     /// The drop, where it concerns one.
     pub drop_id: Option<DropId>,
-    /// Since when.
     pub since: DateTime<Utc>,
     /// Who took it on.
     pub acknowledged_by: Option<String>,
@@ -33,11 +31,8 @@ pub struct OpenAlert {
 /// A drop that was verified exact after closing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedDrop {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// Its name.
     pub coupon_name: String,
-    /// The drop.
     pub drop_id: DropId,
     /// How many it offered.
     pub quantity: u32,
@@ -48,9 +43,7 @@ pub struct SealedDrop {
 /// What the daily digest tells: everything of a stretch of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Day {
-    /// From when.
     pub from: DateTime<Utc>,
-    /// Until when.
     pub to: DateTime<Utc>,
     /// What needs a person, oldest first; the first of them.
     pub open: Vec<OpenAlert>,
@@ -75,9 +68,6 @@ pub struct Day {
 }
 
 /// The daily digest: problems first, then runs, successes, totals.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     let problems = day.open_total;

@@ -18,7 +18,6 @@ pub struct Rendered {
     pub kind: &'static str,
     /// One line, without control characters.
     pub subject: String,
-    /// Plain text.
     pub text: String,
     /// HTML that needs nothing from elsewhere.
     pub html: String,
@@ -37,7 +36,6 @@ pub(super) enum Tone {
 pub(super) struct Letter {
     pub(super) kind: &'static str,
     pub(super) tone: Tone,
-    /// After `[firstcome] `.
     pub(super) subject: String,
     /// What happened, in one sentence.
     pub(super) lead: String,
@@ -78,7 +76,6 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct TableRow {
     pub(super) cells: Vec<String>,
-    /// Something changed here.
     pub(super) strong: bool,
 }
 
@@ -97,10 +94,6 @@ struct Text<'a> {
 }
 
 impl Letter {
-    /// Renders it.
-    ///
-    /// # Errors
-    /// Never in practice: the templates only write to memory.
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
         let subject = clean::line(&format!("[firstcome] {}", self.subject), SUBJECT);
         let colour = match self.tone {

@@ -20,9 +20,6 @@ pub struct MissedRun {
 }
 
 /// The mail for a run that did not happen.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let schedule = clean::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
@@ -56,9 +53,6 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
 pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = clean::line(reason, clean::LONGEST);
     let blocks = vec![
@@ -84,9 +78,6 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
 }
 
 /// The notice that MySQL is back.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn database_back(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let lasted = duration(now - since);
     Letter {
@@ -107,9 +98,6 @@ pub fn database_back(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result
 }
 
 /// The mail of `test-email`.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     Letter {
         kind: "test",

@@ -20,22 +20,17 @@ const DROPS: usize = 20;
 /// Everything a digest says.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
-    /// The run.
     pub run: &'a Run,
     /// What of it is told.
     pub verdict: &'a Verdict,
     /// Alerts' numbers by fingerprint.
     pub ids: &'a HashMap<String, i64>,
-    /// Where mails lead.
     pub links: &'a Links,
     /// The time of mailing.
     pub now: DateTime<Utc>,
 }
 
 /// The digest of a pass that says something.
-///
-/// # Errors
-/// Never in practice: the templates only write to memory.
 pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {

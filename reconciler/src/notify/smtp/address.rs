@@ -8,7 +8,6 @@ use url::Url;
 /// How a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
-    /// Not at all.
     None,
     /// STARTTLS where the server offers it.
     Opportunistic,
@@ -34,7 +33,6 @@ impl fmt::Display for Encryption {
 pub struct Address {
     /// The server's name or address.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// How the connection is encrypted.
     pub encryption: Encryption,

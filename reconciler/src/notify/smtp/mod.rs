@@ -24,7 +24,6 @@ pub use address::{Address, Encryption};
 /// A mail server, and how to log in.
 #[derive(Clone)]
 pub struct SmtpServer {
-    /// Where it is.
     pub address: Address,
     hello: ClientId,
     tls: Option<TlsParameters>,
@@ -42,13 +41,9 @@ impl fmt::Debug for SmtpServer {
 pub enum Step {
     /// Connecting, TLS from the first byte, and the server's greeting.
     Connect,
-    /// STARTTLS.
     StartTls,
-    /// Logging in.
     Login,
-    /// The sender's address.
     Sender,
-    /// The recipient's address.
     Recipient,
     /// The mail itself, up to the server's word that it has it.
     Content,
@@ -71,7 +66,6 @@ impl fmt::Display for Step {
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {}", self.reason())]
 pub struct SendError {
-    /// At which step.
     pub step: Step,
     /// lettre's error; `None` when time ran out.
     pub cause: Option<lettre::transport::smtp::Error>,

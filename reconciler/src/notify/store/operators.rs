@@ -124,9 +124,6 @@ fn view(row: Row) -> AlertView {
 }
 
 /// Alerts, newest first: at most `limit`, with a number below `before`, of that status (`firing`, `resolved`, `told`).
-///
-/// # Errors
-/// [`DbError`].
 pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u32) -> Result<AlertPage, DbError> {
     let limit = i64::from(limit).clamp(1, PAGE);
     db.run("list alerts", async move |conn| {
@@ -153,9 +150,6 @@ pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u
 }
 
 /// One alert.
-///
-/// # Errors
-/// [`AlertError::NotFound`], or of MySQL.
 pub async fn alert(db: &Db, id: i64) -> Result<AlertView, AlertError> {
     db.run("read an alert", async move |conn| find(conn, id).await).await?.ok_or(AlertError::NotFound(id))
 }
@@ -172,9 +166,6 @@ async fn find(conn: &mut Conn, id: i64) -> QueryResult<Option<AlertView>> {
 }
 
 /// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is now.
-///
-/// # Errors
-/// [`AlertError`].
 pub async fn acknowledge(db: &Db, id: i64, by: &str, now: DateTime<Utc>) -> Result<AlertView, AlertError> {
     let by = name(by)?;
     let done = db
@@ -198,9 +189,6 @@ pub async fn acknowledge(db: &Db, id: i64, by: &str, now: DateTime<Utc>) -> Resu
 
 /// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go on being kept. Gives the
 /// alert as it is now.
-///
-/// # Errors
-/// [`AlertError`].
 pub async fn silence(
     db: &Db,
     id: i64,

@@ -33,7 +33,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         first_waiting: Vec::new(),
         read_at_ms: 1_000_000,
         tail_known: true,
-        licence_lost: false,
+        gate_closed: false,
     }
 }
 

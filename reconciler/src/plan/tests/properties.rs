@@ -9,7 +9,7 @@ prop_compose! {
         scope in any::<bool>(),
         closed in any::<bool>(),
         meta in prop::sample::select(vec![None, Some(true), Some(true), Some(true), Some(false)]),
-        licence_lost in prop::bool::weighted(0.2),
+        gate_closed in prop::bool::weighted(0.2),
         count in prop::option::weighted(0.95, -2_i64..20),
         users in prop::collection::btree_map(1_u32..24, -1_i64..18, 0..16),
         free in prop::collection::btree_set(1_i64..18, 0..4),
@@ -30,7 +30,7 @@ prop_compose! {
             .map(|(slot, who)| (slot, user(who)))
             .collect();
         World {
-            quantity, once_per, closed, meta, licence_lost, count,
+            quantity, once_per, closed, meta, gate_closed, count,
             users: users.into_iter().map(|(who, slot)| (user(who), slot)).collect(),
             free,
             waiting: waiting.into_iter().map(user).collect(),

@@ -226,7 +226,7 @@ fn a_lost_drop_is_not_loaded_before_whom_the_backup_table_alone_knows() {
 
 #[test]
 fn a_redis_gone_back_gets_what_it_forgot_beyond_its_counter_too() {
-    let mut world = World { licence_lost: true, ..World::exact(12, 9) };
+    let mut world = World { gate_closed: true, ..World::exact(12, 9) };
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
     for n in [8, 9] {
@@ -267,16 +267,16 @@ fn the_brake_holds_many_repairs_but_never_what_was_promised() {
     for n in 1..=61 {
         forgotten.users.remove(&user(n));
     }
-    assert!(forgotten.plan().braked);
+    assert!(forgotten.plan().over_limit);
     forgotten.users.insert(user(1), 1);
-    assert!(!forgotten.plan().braked, "60 is 20 % of 300");
+    assert!(!forgotten.plan().over_limit, "60 is 20 % of 300");
     let mut unissued = World::exact(300, 300);
     unissued.rows.clear();
-    assert!(!unissued.plan().braked);
+    assert!(!unissued.plan().over_limit);
     let mut emptied = World::exact(300, 300);
     emptied.users.retain(|_, slot| *slot > 100);
     emptied.rows.retain(|slot, _| *slot > 100);
-    assert!(emptied.plan().braked, "a hundred slots would come free");
+    assert!(emptied.plan().over_limit, "a hundred slots would come free");
 }
 
 #[test]

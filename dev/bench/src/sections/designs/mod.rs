@@ -33,11 +33,9 @@ const ENOUGH: Duration = Duration::from_secs(15);
 /// What a rush on one design came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesignRun {
-    /// Which.
     pub design: Design,
     /// What the crowd was told.
     pub seen: Seen,
-    /// Rows afterwards.
     pub rows: u64,
     /// Rows above the quantity.
     pub too_many: u64,
@@ -65,10 +63,6 @@ enum Trouble {
     Mysql,
 }
 
-/// Measures one design.
-///
-/// # Errors
-/// When its processes don't start or the servers can't be asked.
 pub async fn run(world: &World, design: Design, size: &Size) -> Result<DesignRun> {
     step(format!("{}: {}", design.word(), design.title()));
     let mut runs = Vec::new();
@@ -175,9 +169,6 @@ async fn trouble(world: &World, design: Design, size: &Size, what: Trouble) -> R
 }
 
 /// The same crowd and a route that does nothing.
-///
-/// # Errors
-/// When it does not start.
 pub async fn nothing(world: &World, size: &Size) -> Result<Seen> {
     step("a route that does nothing");
     let service = world.spawn("nothing", world.own(&["nothing"])?, "").await?;

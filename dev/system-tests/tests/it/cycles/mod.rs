@@ -6,7 +6,7 @@
 
 mod batch;
 mod claim;
-mod licence;
+mod gate;
 mod mail;
 mod repair;
 mod stage;
@@ -27,7 +27,7 @@ enum Scene {
     Kept,
     Batch,
     Repair,
-    Licence,
+    Gate,
     Mail,
 }
 
@@ -51,7 +51,7 @@ fn scene(point: Point) -> Scene {
         | Point::RowReissued
         | Point::RunDone
         | Point::RunRecorded => Scene::Repair,
-        Point::LicenceDue | Point::LicenceGranted => Scene::Licence,
+        Point::GateDue | Point::GateOpened => Scene::Gate,
         Point::MailDue | Point::MailSent => Scene::Mail,
     }
 }
@@ -60,7 +60,7 @@ fn scene(point: Point) -> Scene {
 /// the group to notice a dead member, so each of its points has a lane.
 fn lanes() -> Vec<Vec<Point>> {
     let all = |wanted: Scene| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scene(*p) == wanted).collect() };
-    let mut lanes = vec![all(Scene::Claim), all(Scene::Kept), all(Scene::Licence), all(Scene::Mail)];
+    let mut lanes = vec![all(Scene::Claim), all(Scene::Kept), all(Scene::Gate), all(Scene::Mail)];
     lanes.extend(all(Scene::Batch).into_iter().map(|point| vec![point]));
     lanes.extend(all(Scene::Repair).chunks(4).map(<[Point]>::to_vec));
     lanes
@@ -74,7 +74,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
                 Scene::Claim | Scene::Kept => claim::cycle(&stage, *point).await,
                 Scene::Batch => batch::cycle(&stage, *point).await,
                 Scene::Repair => repair::cycle(&stage, *point, cycle).await,
-                Scene::Licence => licence::cycle(&stage, *point).await,
+                Scene::Gate => gate::cycle(&stage, *point).await,
                 Scene::Mail => mail::cycle(&stage, *point).await,
             };
             tally.add(*point, seen);

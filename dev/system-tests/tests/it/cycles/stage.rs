@@ -28,8 +28,8 @@ impl Stage {
     pub(super) async fn new(name: &str, scene: Scene) -> Self {
         let mut stores = Stores::shared().await;
         let (mut redis, mut kafka, mut proxy) = (None, None, None);
-        // A lost licence is lost by all who share a Redis.
-        if scene == Scene::Licence {
+        // The gate is closed for all who share a Redis.
+        if scene == Scene::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
             stores = stores.with_redis(own);
         }

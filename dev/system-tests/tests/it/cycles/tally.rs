@@ -1,8 +1,8 @@
 //! What was done at each point, and what came of it.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use firstcome_shared::crash::Point;
 
@@ -24,9 +24,8 @@ pub(super) struct Seen {
 pub(super) struct Tally(Mutex<HashMap<Point, (usize, Seen)>>);
 
 impl Tally {
-    /// Adds a cycle.
     pub(super) fn add(&self, point: Point, seen: Seen) {
-        let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut points = self.0.lock();
         let (cycles, sum) = points.entry(point).or_default();
         *cycles += 1;
         sum.fired += seen.fired;
@@ -40,7 +39,7 @@ impl Tally {
 
     /// Every point there is must have had its cycles and have fired twice in each; no promise may be broken.
     pub(super) fn judge(&self, cycles: usize) {
-        let points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = self.0.lock();
         for point in Point::ALL {
             let (done, sum) = points.get(point).copied().unwrap_or_default();
             assert_eq!((done, sum.fired), (cycles, 2 * cycles), "{}: cycles, and times it fired", point.name());
@@ -52,7 +51,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = self.0.lock();
         let row = |f: &mut fmt::Formatter<'_>, name: &str, cycles: usize, sum: Seen| {
             let Seen { fired, promises, broken, over_issued } = sum;
             writeln!(f, "{name:<18}{cycles:>7}{fired:>7}{promises:>10}{broken:>8}{over_issued:>13}")

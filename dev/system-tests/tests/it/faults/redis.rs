@@ -79,7 +79,7 @@ async fn a_stale_replica_that_is_promoted_breaks_no_promise() {
             promote(&behind, &address, &replica).await;
             assert_eq!(known().await, 20, "it lags behind by half");
             let told = scene.wave().await;
-            assert!(told.contains_key("unavailable"), "a promoted replica has no licence: {told:?}");
+            assert!(told.contains_key("unavailable"), "the gate of a promoted replica is closed: {told:?}");
             master.kill().await.unwrap();
         })
         .await;

@@ -1,4 +1,4 @@
-//! The brake: where much would be changed, nothing is, until a person confirms.
+//! The repair limit: above it nothing is repaired until a person confirms.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
@@ -13,7 +13,7 @@ use crate::drift_support::{
 /// Holds from six repairs of a drop on.
 const LOW: [(&str, &str); 2] = [("RECONCILE_BRAKE_PERCENT", "5"), ("RECONCILE_BRAKE_AT_LEAST", "5")];
 
-async fn braking(name: &str) -> Scene {
+async fn beyond_the_limit(name: &str) -> Scene {
     let scene = Scene::new(name).await;
     for (setting, value) in LOW {
         scene.world.set(setting, value);
@@ -27,7 +27,7 @@ fn report<'r>(run: &'r Run, coupon: &Coupon) -> &'r firstcome_reconciler::report
 
 #[tokio::test]
 async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_endpoint() {
-    let scene = braking("d-brake").await;
+    let scene = beyond_the_limit("d-limit").await;
     let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
     let daemon = scene.world.daemon().await;
     daemon.reconcile(&json!({})).await;
@@ -38,7 +38,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
     assert_eq!(run.status, Status::Braked, "{run:#?}");
     assert_found(&run, &expected);
     assert!(run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
-    assert_eq!(before, everything(&scene.world).await, "the brake holds everything");
+    assert_eq!(before, everything(&scene.world).await, "above the limit nothing is repaired");
     let mail = mailed(&scene.world, &["action needed", "Suspicious"]).await;
     assert!(mail.text.contains("--confirm"), "the mail says how: {}", mail.text);
 
@@ -57,7 +57,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
 
 #[tokio::test]
 async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed() {
-    let scene = braking("d-brake-cli").await;
+    let scene = beyond_the_limit("d-limit-cli").await;
     let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
     let (other, _) = scene.held("Trusted", 100, 100).await;
     injector(&scene.world, &coupon).await.make(Drift::ConflictMoved, 6).await.unwrap();
@@ -67,7 +67,7 @@ async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed(
     let braked = scene.world.once_with(&[], &[]).await;
     assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "{}", braked.log);
     assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
-    // The brake is each drop's own.
+    // The limit is each drop's own.
     let repaired = report(&braked.run(), &other).clone();
     assert_eq!(repaired.findings.len(), small.people.len());
     assert!(repaired.findings.iter().all(|f| f.result == Outcome::Applied), "{repaired:#?}");
@@ -86,7 +86,7 @@ async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed(
 
 #[tokio::test]
 async fn what_was_promised_is_never_held_back() {
-    let scene = braking("d-brake-not").await;
+    let scene = beyond_the_limit("d-limit-not").await;
     for (drift, kind) in [
         (Drift::Unissued, Kind::Unissued),
         (Drift::FailedClaim, Kind::FailedClaim),

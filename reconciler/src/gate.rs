@@ -1,6 +1,8 @@
-//! The licence to admit: when it is gone, admission is closed until every drop that is not sealed was compared and made good.
+//! The admission gate: `claim.lua` in the script cache of Redis. A restart or a fail-over of Redis closes it; a pass opens it
+//! again once it has verified and repaired every drop that is not sealed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::redis::safety::ServerFacts;
@@ -18,12 +20,12 @@ pub struct LossClock(Arc<Mutex<Option<Instant>>>);
 impl LossClock {
     /// A loss was seen; the first sight counts.
     pub fn seen(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now)
+        *self.0.lock().get_or_insert_with(Instant::now)
     }
 
     /// Everything is whole again.
     pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
     }
 
     /// How long to wait until nothing from before the loss can still be on its way.
@@ -32,38 +34,32 @@ impl LossClock {
     }
 }
 
-/// One server process of Redis, and whether it had the licence when it was first looked at. What is verified is verified
-/// against this process; the licence is granted on the same connection, so that it can't go to another one.
+/// One server process of Redis, and whether the gate was open at first. What is verified is verified
+/// against this process; the gate is opened on the same connection, so that it can't go to another one.
 pub struct Watched {
     conn: redis::aio::MultiplexedConnection,
     facts: ServerFacts,
     /// Whether admission was open.
-    pub had_licence: bool,
+    pub gate_was_open: bool,
 }
 
 impl Watched {
     /// Looks at the process that answers now.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn new(redis: &Redis) -> Result<Self, RedisError> {
         let mut conn = redis.dedicated().await?;
         let facts = redis.facts(&mut conn).await?;
-        let had_licence = redis.licence_on(&mut conn).await?;
-        Ok(Self { conn, facts, had_licence })
+        let gate_was_open = redis.gate_is_open_on(&mut conn).await?;
+        Ok(Self { conn, facts, gate_was_open })
     }
 
     /// Opens admission, unless the shared connection leads to another process by now; `false` then.
-    ///
-    /// # Errors
-    /// When Redis can't be reached.
     pub async fn grant(&mut self, redis: &Redis) -> Result<bool, RedisError> {
         let now = redis.facts(&mut redis.connection()).await?;
         let here = redis.facts(&mut self.conn).await?;
         if now != self.facts || here != self.facts || !here.is_master {
             return Ok(false);
         }
-        redis.grant_licence(&mut self.conn).await?;
+        redis.open_gate(&mut self.conn).await?;
         Ok(true)
     }
 }

@@ -17,13 +17,13 @@ pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
     injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
     for round in 0..2 {
         // Granted by the pass that died, it is there: then it is lost again.
-        if round == 0 || point == Point::LicenceGranted {
+        if round == 0 || point == Point::GateOpened {
             world.redis.command::<()>(&["SCRIPT", "FLUSH"]).await;
         }
         assert!(stage.api.claim(coupon.id, "u-6").await.is("unavailable"), "closed until verified");
         assert!(stage.pass_dies(point).await, "{} was not reached", point.name());
     }
-    if point == Point::LicenceDue {
+    if point == Point::GateDue {
         assert!(stage.api.claim(coupon.id, "u-6").await.is("unavailable"), "it died before it opened");
     }
     stage.mend().await;
