@@ -44,6 +44,20 @@ pub struct ProxyCounters {
     pub bytes_dropped: u64,
 }
 
+/// What holds at the moment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Now {
+    fault: Fault,
+    /// On connections up to this number nothing passes any more.
+    stranded: u64,
+}
+
+impl Now {
+    fn on(self, connection: u64) -> Fault {
+        if connection <= self.stranded { Fault::BlackHole } else { self.fault }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     accepted: AtomicU64,
@@ -55,7 +69,7 @@ struct Counts {
 /// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
 pub struct FaultProxy {
     door: Door,
-    fault: watch::Sender<Fault>,
+    fault: watch::Sender<Now>,
     upstream: Arc<AtomicU16>,
     counts: Arc<Counts>,
 }
@@ -64,13 +78,13 @@ impl FaultProxy {
     /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are closed until
     /// [`FaultProxy::set_upstream`] says where to.
     pub async fn start(upstream_port: u16) -> Result<Self> {
-        let (fault, watching) = watch::channel(Fault::Pass);
+        let (fault, watching) = watch::channel(Now::default());
         let upstream = Arc::new(AtomicU16::new(upstream_port));
         let counts = Arc::new(Counts::default());
         let (to, counting) = (upstream.clone(), counts.clone());
         let door = Door::new(move |client| {
-            counting.accepted.fetch_add(1, Ordering::Relaxed);
-            session(client, to.load(Ordering::Relaxed), watching.clone(), counting.clone())
+            let number = counting.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+            session(client, to.load(Ordering::Relaxed), number, watching.clone(), counting.clone())
         })?;
         door.open().await?;
         Ok(Self { door, fault, upstream, counts })
@@ -88,7 +102,7 @@ impl FaultProxy {
 
     /// Switches to another behaviour; it holds when this returns.
     pub async fn set(&self, fault: Fault) -> Result<()> {
-        self.fault.send_replace(fault);
+        self.fault.send_modify(|now| now.fault = fault);
         if fault == Fault::Cut {
             self.door.shut().await;
             return Ok(());
@@ -99,6 +113,13 @@ impl FaultProxy {
     /// Closes the connections that are open now, once. New ones are served.
     pub async fn cut_now(&self) {
         self.door.cut().await;
+    }
+
+    /// The connections that are open now stay open, and nothing passes on them ever again, as after a host died without a
+    /// word. New ones are served.
+    pub fn strand_now(&self) {
+        let stranded = self.counts.accepted.load(Ordering::Relaxed);
+        self.fault.send_modify(|now| now.stranded = stranded);
     }
 
     pub fn counters(&self) -> ProxyCounters {
@@ -116,19 +137,19 @@ impl std::fmt::Debug for FaultProxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FaultProxy")
             .field("port", &self.port())
-            .field("fault", &*self.fault.borrow())
+            .field("fault", &self.fault.borrow().fault)
             .finish_non_exhaustive()
     }
 }
 
-async fn session(client: TcpStream, upstream: u16, fault: watch::Receiver<Fault>, counts: Arc<Counts>) {
+async fn session(client: TcpStream, upstream: u16, number: u64, fault: watch::Receiver<Now>, counts: Arc<Counts>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let pump = |from, to, passed, replies| {
         let (fault, dropped) = (fault.clone(), &counts.dropped);
-        Pump { from, to, fault, passed, dropped, replies }
+        Pump { from, to, number, fault, passed, dropped, replies }
     };
     let requests = pump(from_client, to_server, &counts.to_server, false);
     let replies = pump(from_server, to_client, &counts.to_client, true);
@@ -140,7 +161,9 @@ async fn session(client: TcpStream, upstream: u16, fault: watch::Receiver<Fault>
 struct Pump<'a> {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    fault: watch::Receiver<Fault>,
+    /// The connection's.
+    number: u64,
+    fault: watch::Receiver<Now>,
     passed: &'a AtomicU64,
     dropped: &'a AtomicU64,
     replies: bool,
@@ -155,7 +178,7 @@ impl Pump<'_> {
         let mut lost_replies = false;
         let mut closed = false;
         loop {
-            let fault = *self.fault.borrow_and_update();
+            let fault = self.fault.borrow_and_update().on(self.number);
             if lost_replies && fault != Fault::DropReplies {
                 return Err(Broken);
             }
@@ -172,7 +195,7 @@ impl Pump<'_> {
                 let _ = self.to.shutdown().await;
                 return Ok(());
             }
-            lost_replies |= self.replies && *self.fault.borrow() == Fault::DropReplies;
+            lost_replies |= self.replies && self.fault.borrow().on(self.number) == Fault::DropReplies;
             let drops = lost_replies || closed;
             // Counted first: who has received a byte finds it counted.
             let counter = if drops { self.dropped } else { self.passed };
@@ -185,10 +208,11 @@ impl Pump<'_> {
 
     /// Waits as the fault demands before data or the end of the stream passes.
     async fn hold_back(&mut self) -> Result<(), Broken> {
-        let fault = *self.fault.borrow();
+        let fault = self.fault.borrow().on(self.number);
         if let Fault::Delay(time) = fault {
             tokio::time::sleep(time).await;
         }
-        self.fault.wait_for(|fault| *fault != Fault::BlackHole).await.map(drop).map_err(|_| Broken)
+        let number = self.number;
+        self.fault.wait_for(|now| now.on(number) != Fault::BlackHole).await.map(drop).map_err(|_| Broken)
     }
 }

@@ -13,8 +13,9 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
@@ -24,7 +25,7 @@ const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 pub struct Limits {
     /// Connections at a time; more wait in the operating system's queue.
     pub connections: usize,
-    /// Time to send a request's head, also between two requests of one connection.
+    /// Time to send a request's head, also between two requests of one connection, and time to read some of an answer.
     pub header_read: Duration,
     /// Largest head, in bytes.
     pub header_bytes: usize,
@@ -55,7 +56,10 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    metrics::describe_counter!(HUNG_UP_ON, "Connections closed because no whole request head came in time");
+    metrics::describe_counter!(
+        HUNG_UP_ON,
+        "Connections closed because no whole request head came, or nothing of an answer was read, in time"
+    );
     metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();
     builder
@@ -73,13 +77,16 @@ where
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, slot)) = accepted else { continue };
+        // A client that reads nothing keeps hyper from reading its next head, so that no timer of hyper's runs.
+        let mut stream = Box::pin(TimeoutStream::new(stream));
+        stream.as_mut().set_write_timeout_pinned(Some(limits.header_read));
         let service = service.clone();
         let watcher = graceful.watcher();
         let builder = builder.clone();
         tokio::spawn(async move {
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
-                if error.is_timeout() {
+                if error.is_timeout() || is_write_timeout(&error) {
                     metrics::counter!(HUNG_UP_ON).increment(1);
                 }
                 tracing::debug!(%error, "a connection ended early");
@@ -93,10 +100,15 @@ where
     }
 }
 
+fn is_write_timeout(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+}
+
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {

@@ -5,6 +5,7 @@ use redis::{RedisError, Value};
 
 use super::Redis;
 use super::keys::DropKeys;
+use super::safety::is_master;
 use super::scripts::is_noscript;
 use crate::domain::{DropId, Slot, UserId};
 
@@ -93,15 +94,27 @@ impl Redis {
         }
     }
 
-    /// Whether the gate is open.
+    /// Whether the gate is open: the script is there, and the server is a master. A connection to a server that is none
+    /// is replaced: the address may lead to the master by now.
     pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
-        self.gate_is_open_on(&mut self.conn.clone()).await
+        let (script, master) = self.gate(&mut self.connection()).await?;
+        if !master {
+            self.conn.replace();
+        }
+        Ok(script && master)
     }
 
     /// [`Redis::gate_is_open`] on a connection of the caller's.
     pub async fn gate_is_open_on(&self, conn: &mut impl ConnectionLike) -> Result<bool, RedisError> {
-        let exists: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).query_async(conn).await?;
-        Ok(exists == [true])
+        let (script, master) = self.gate(conn).await?;
+        Ok(script && master)
+    }
+
+    async fn gate(&self, conn: &mut impl ConnectionLike) -> Result<(bool, bool), RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).cmd("INFO").arg("replication");
+        let (script, replication): (Vec<bool>, String) = pipe.query_async(conn).await?;
+        Ok((script == [true], is_master(&replication)))
     }
 
     /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after it has verified every

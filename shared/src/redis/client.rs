@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{Client, RedisError};
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{Client, IntoConnectionInfo as _, RedisError};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::connection::Connection;
 use super::keys::DropKeys;
 use super::scripts::claim_script;
 use crate::domain::{CouponId, DropId};
@@ -22,11 +24,14 @@ pub struct RedisSettings {
     pub timeout: Duration,
 }
 
+/// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter of an hour.
+const SILENT: Duration = Duration::from_secs(3);
+
 /// One installation's Redis: a connection shared by all callers that comes back by itself, and the names and scripts that go
 /// with it. No command is sent twice by itself.
 #[derive(Clone)]
 pub struct Redis {
-    pub(super) conn: ConnectionManager,
+    pub(super) conn: Connection,
     client: Client,
     timeout: Duration,
     pub(super) prefix: Arc<str>,
@@ -37,14 +42,12 @@ pub struct Redis {
 impl Redis {
     /// Makes the handle; the connection is made at first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let client = Client::open(settings.url.expose_secret())?;
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(settings.timeout))
-            .set_connection_timeout(Some(settings.timeout))
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(1);
-        let conn = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 3).with_retries(3))
+            .set_user_timeout(SILENT);
+        let client = Client::open(settings.url.expose_secret().into_connection_info()?.set_tcp_settings(tcp))?;
+        let conn = Connection::new(client.clone(), settings.timeout)?;
         let (text, hash) = claim_script(&settings.prefix, client.get_connection_info().redis_settings().db());
         Ok(Self {
             conn,
@@ -57,7 +60,7 @@ impl Redis {
     }
 
     /// The shared connection, for plain commands.
-    pub fn connection(&self) -> ConnectionManager {
+    pub fn connection(&self) -> Connection {
         self.conn.clone()
     }
 

@@ -3,6 +3,7 @@
 
 pub mod admission;
 mod client;
+mod connection;
 pub mod keys;
 pub mod meta;
 pub mod reads;
@@ -11,4 +12,5 @@ pub mod safety;
 mod scripts;
 
 pub use client::{Redis, RedisSettings};
+pub use connection::Connection;
 pub use redis::{RedisError, Value};

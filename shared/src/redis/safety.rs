@@ -47,7 +47,7 @@ impl Redis {
             run_id: field("run_id"),
             replication_id: field("master_replid"),
             version: field("redis_version"),
-            is_master: field("role") == "master",
+            is_master: is_master(&info),
         })
     }
 
@@ -63,6 +63,11 @@ impl Redis {
         let replication: String = redis::cmd("INFO").arg("replication").query_async(&mut conn).await?;
         fenced(connected_replicas(&replication), &config).map_err(Unsafe::Setting)
     }
+}
+
+/// Whether `INFO replication` speaks of a server that takes writes of its own.
+pub(super) fn is_master(replication: &str) -> bool {
+    replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
 /// Longest that a master may go on writing after its replicas were cut off, in seconds: less than any fail-over waits.

@@ -7,5 +7,6 @@ mod links;
 mod mysql;
 mod redis;
 mod scene;
+mod silent;
 mod stops;
 mod stuck;

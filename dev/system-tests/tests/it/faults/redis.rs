@@ -130,7 +130,7 @@ async fn replication(server: &RedisServer) -> String {
 }
 
 /// Waits until the replica of this master is up to date.
-async fn follows(master: &RedisServer) {
+pub(super) async fn follows(master: &RedisServer) {
     eventually("the replica follows", HEALED, async || replication(master).await.contains("state=online")).await;
 }
 

@@ -1,0 +1,118 @@
+//! A host dies without a word, or stops being the master: the connections that lead there stay open, and new ones lead to
+//! another. Every process leaves it within seconds.
+
+use std::time::Duration;
+
+use firstcome_stack::{FaultProxy, RedisOptions, RedisServer};
+use firstcome_system_tests::{Answer, Keys, Stores, eventually, shared};
+
+use super::scene::{HEALED, Scene, impatient, kafka_behind_proxy};
+
+/// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an hour.
+const LEFT: Duration = Duration::from_secs(20);
+
+async fn admission_is(open: bool, scene: &Scene) {
+    let what = if open { "admission is open" } else { "admission is closed" };
+    eventually(what, HEALED, async || (scene.api.http().get("/readyz").await.status == 200) == open).await;
+}
+
+#[tokio::test]
+async fn a_redis_host_that_died_without_a_word_is_left() {
+    let stack = shared().await;
+    let proxy = stack.redis.proxy().await.unwrap();
+    let world = impatient(Stores::shared().await, "silent-redis").await;
+    world.set("REDIS_URL", &stack.redis.url_via(&proxy));
+    Scene::begin(world)
+        .await
+        .survives(async |scene| {
+            proxy.strand_now();
+            assert_eq!(scene.wave().await, [("unavailable".into(), 20)].into());
+            let open = async || scene.api.http().get("/readyz").await.status == 200;
+            eventually("the API has left it", LEFT, open).await;
+            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+        })
+        .await;
+}
+
+async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServer) {
+    let command = async |server: &RedisServer, args: &[&str]| Keys::new(&server.url(), "").command::<()>(args).await;
+    command(replica, &["REPLICAOF", "NO", "ONE"]).await;
+    address.set_upstream(replica.port());
+    command(master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
+    let extra_args = ["--min-replicas-to-write", "1"].map(str::to_owned).to_vec();
+    let fenced = RedisOptions { extra_args, ..RedisOptions::default() };
+    let master = RedisServer::start(fenced.clone()).await.unwrap();
+    let options = RedisOptions { replica_of: Some(master.port()), ..fenced };
+    let replica = RedisServer::start(options).await.unwrap();
+    let address = master.proxy().await.unwrap();
+    let stores = Stores::shared().await.with_redis_at(&master.url_via(&address));
+    super::redis::follows(&master).await;
+    Scene::begin(impatient(stores, "demoted").await)
+        .await
+        .survives(async |scene| {
+            promote(&replica, &address, &master).await;
+            // The old connections still lead to a server that has the script; it is no master any more.
+            admission_is(false, scene).await;
+            admission_is(true, scene).await;
+            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+            let promoted = Keys::new(&replica.url(), &scene.world.setting("REDIS_KEY_PREFIX"));
+            let users = promoted.of_drop(scene.coupon.id, scene.coupon.drop, "users");
+            assert_eq!(promoted.command::<i64>(&["ZCARD", &users]).await, 40, "the new master has them");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_mysql_host_that_died_without_a_word_is_left() {
+    let stack = shared().await;
+    let proxy = stack.mysql.proxy().await.unwrap();
+    let world = impatient(Stores::shared().await, "silent-mysql").await;
+    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    Scene::begin(world)
+        .await
+        .survives(async |scene| {
+            proxy.strand_now();
+            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+            scene.issued(40).await;
+            // Each process by connections of its own: operators, the daemon.
+            eventually("the API has left it", LEFT, async || {
+                scene.api.patch(scene.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200
+            })
+            .await;
+            eventually("a pass ends well", LEFT, async || {
+                scene.daemon.ask(&serde_json::json!({})).await.body["status"] == "clean"
+            })
+            .await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_kafka_host_that_died_without_a_word_is_left() {
+    let (server, proxy, _turn) = kafka_behind_proxy().await;
+    let world = impatient(Stores::shared().await.with_kafka(server), "silent-kafka").await;
+    Scene::begin(world)
+        .await
+        .survives(async |scene| {
+            proxy.strand_now();
+            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+            let other = scene.api.open_coupon(1_000).await;
+            let mut people = 0..;
+            eventually("a claim is queued", LEFT, async || {
+                let user = format!("after-{}", people.next().unwrap());
+                matches!(scene.api.claim(other.id, &user).await, Answer::Accepted { queued: true, .. })
+            })
+            .await;
+            let by_consumer = format!(
+                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND issued_by = 'consumer'",
+                other.drop
+            );
+            eventually("the consumer has it", LEFT, async || scene.world.sql.number(&by_consumer).await > 0).await;
+            scene.issued(40).await;
+        })
+        .await;
+}

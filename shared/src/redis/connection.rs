@@ -1,0 +1,158 @@
+//! The shared connection to Redis. It comes back by itself, also from a host that died without a word or was demoted: to
+//! redis-rs a time-out and `READONLY` are answers, after which it goes on asking the same server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Value};
+
+/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
+const NOT_THE_MASTER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
+
+/// The least time between two replacements, so that a server that goes on refusing is not flooded with connections.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A connection that all callers share. No command is sent twice by itself.
+#[derive(Clone)]
+pub struct Connection(Arc<Shared>);
+
+struct Shared {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: ArcSwap<Current>,
+    begun: Instant,
+}
+
+/// One connection to one server.
+struct Current {
+    manager: ConnectionManager,
+    made_at: Instant,
+    /// When the last reply came, in milliseconds since [`Shared::begun`].
+    heard_at_ms: AtomicU64,
+}
+
+impl Connection {
+    /// The connection is made at first use.
+    pub(super) fn new(client: Client, timeout: Duration) -> Result<Self, RedisError> {
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let begun = Instant::now();
+        let current = Current::new(&client, &config)?;
+        Ok(Self(Arc::new(Shared { client, config, current: ArcSwap::from_pointee(current), begun })))
+    }
+
+    /// Goes on with a new connection: the address may lead to another server by now.
+    pub(super) fn replace(&self) {
+        self.0.replace(&self.0.current.load_full());
+    }
+}
+
+impl Current {
+    fn new(client: &Client, config: &ConnectionManagerConfig) -> Result<Self, RedisError> {
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        Ok(Self { manager, made_at: Instant::now(), heard_at_ms: AtomicU64::new(0) })
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Draws the conclusion from what became of a command: `trouble` is its error, or an error among its replies.
+    fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, trouble: Option<Trouble>) {
+        match trouble {
+            Some(Trouble::Silence) if used.heard_at_ms.load(Ordering::Relaxed) >= sent_at_ms => {}
+            Some(Trouble::Silence | Trouble::NotTheMaster) => self.replace(used),
+            // redis-rs sees by itself that the connection is lost.
+            Some(Trouble::Lost) => {}
+            None => used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed),
+        }
+    }
+
+    fn replace(&self, used: &Arc<Current>) {
+        if used.made_at.elapsed() < SETTLED {
+            return;
+        }
+        match Current::new(&self.client, &self.config) {
+            Ok(fresh) => {
+                let before = self.current.compare_and_swap(used, Arc::new(fresh));
+                if Arc::ptr_eq(&before, used) {
+                    tracing::warn!("Redis is silent or no master: connecting anew");
+                }
+            }
+            Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
+        }
+    }
+}
+
+/// What a failed command says of its connection.
+enum Trouble {
+    /// Nothing came within the time limit.
+    Silence,
+    NotTheMaster,
+    Lost,
+}
+
+impl Trouble {
+    fn of(error: &RedisError) -> Option<Self> {
+        match error.code() {
+            Some(code) => NOT_THE_MASTER.contains(&code).then_some(Self::NotTheMaster),
+            None if error.is_timeout() => Some(Self::Silence),
+            None => Some(Self::Lost),
+        }
+    }
+
+    fn among(replies: &[Value]) -> Option<Self> {
+        let refused =
+            |reply: &Value| matches!(reply, Value::ServerError(error) if NOT_THE_MASTER.contains(&error.code()));
+        replies.iter().any(refused).then_some(Self::NotTheMaster)
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
+            let result = used.manager.clone().send_packed_command(cmd).await;
+            let trouble = match &result {
+                Ok(reply) => Trouble::among(std::slice::from_ref(reply)),
+                Err(error) => Trouble::of(error),
+            };
+            self.0.heed(&used, sent_at_ms, trouble);
+            result
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
+            let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
+            let trouble = match &result {
+                Ok(replies) => Trouble::among(replies),
+                Err(error) => Trouble::of(error),
+            };
+            self.0.heed(&used, sent_at_ms, trouble);
+            result
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.client.get_connection_info().redis_settings().db()
+    }
+}
