@@ -82,7 +82,8 @@ pub struct Db {
 /// A connection idle for longer than this is tried out before it is used: servers close idle connections, and restart.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// How long that trial may take; then the next connection is tried.
+/// How long that trial may take. Where the host died without a word, each idle connection costs a caller this much, not
+/// the whole time limit.
 const TRIAL: Duration = Duration::from_secs(1);
 
 impl Db {
@@ -141,10 +142,7 @@ impl Db {
             let mut conn = match tokio::time::timeout(limit, pool.get()).await {
                 Ok(Ok(conn)) => conn,
                 Ok(Err(error)) => return Err(no_connection(error.to_string())),
-                Err(_) => {
-                    leave_silent_host(&pool);
-                    return Err(DbError::Unreachable(format!("no connection within {limit:?}")));
-                }
+                Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
             };
             match tokio::time::timeout(limit, op(&mut conn)).await {
                 Ok(Ok(value)) => Ok(value),
@@ -156,7 +154,6 @@ impl Db {
                 }
                 Err(_) => {
                     drop(Object::take(conn));
-                    leave_silent_host(&pool);
                     Err(DbError::TimedOut { what, limit })
                 }
             }
@@ -168,12 +165,6 @@ impl Db {
     pub async fn ping(&self) -> Result<(), DbError> {
         self.run("ping", async |conn| conn.batch_execute("DO 0").await).await
     }
-}
-
-/// After silence the idle connections are closed too: where the host died without a word each would cost a call its whole
-/// time limit, and the address may lead to another host by now.
-fn leave_silent_host(pool: &Pool<Conn>) {
-    pool.retain(|_, _| false);
 }
 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.

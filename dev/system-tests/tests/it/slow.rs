@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use firstcome_system_tests::{LIMIT, OPS_TOKEN, World, assert_exact, eventually, people, rush, tally};
+use firstcome_system_tests::{Http, LIMIT, OPS_TOKEN, World, assert_exact, eventually, people, rush, tally};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -60,4 +60,26 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
         of("firstcome_http_connections_timed_out_total").is_some_and(|count| count >= 100.0)
     })
     .await;
+}
+
+/// Asks for more than the sockets between hold, and reads nothing of it.
+async fn never_reads(address: &str) -> TcpStream {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let asks = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    connection.write_all(asks.as_bytes()).await.unwrap();
+    connection
+}
+
+#[tokio::test]
+async fn clients_that_read_nothing_are_hung_up_on() {
+    let world = World::new("unread").await;
+    let api = world.serve_with(&[("HEADER_READ_TIMEOUT_MS", "2000"), ("MAX_CONNECTIONS", "4")]).await;
+    let address = api.http().base().trim_start_matches("http://").to_owned();
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        unread.push(never_reads(&address).await);
+    }
+    let alive = async || Http::try_send(api.http().request(reqwest::Method::GET, "/healthz")).await.is_ok();
+    eventually("somebody else is answered", LIMIT, alive).await;
+    drop(unread);
 }
