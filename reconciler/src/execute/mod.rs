@@ -2,6 +2,7 @@
 //! every one may run twice, at any moment, beside live traffic and another reconciler.
 
 mod claimants;
+pub mod fencing;
 mod redis;
 mod rows;
 
@@ -16,8 +17,8 @@ use firstcome_shared::redis::repair::Generation;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::collect::snapshot::DropFacts;
 use crate::plan::{Action, Plan, Planned};
-use crate::snapshot::DropFacts;
 
 /// Why repairs stopped before the end.
 #[derive(Debug, thiserror::Error)]

@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::{CollectError, Surroundings};
 use crate::engine::{Engine, Request};
 use crate::execute::ExecuteError;
-use crate::gate::Watched;
-use crate::lock::PassLock;
+use crate::execute::fencing::Watched;
 use crate::plan;
 use crate::record;
 use crate::report::{Kind, Outcome, Run, Status};
+use firstcome_shared::mysql::pass_lock::PassLock;
 
 /// Why there was no pass at all.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,8 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
 
+use crate::collect::snapshot::{DropFacts, Failed};
 use crate::report::{Examined, Kind, Numbers};
-use crate::snapshot::{DropFacts, Failed};
 
 /// What may be repaired, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

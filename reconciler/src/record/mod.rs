@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::Datetime;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::schema::{reconcile_findings, reconcile_runs, reconciler_state};
-use firstcome_shared::mysql::state::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run, Status};

@@ -7,12 +7,12 @@ use firstcome_shared::redis::{Redis, RedisError, keys};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::daemon::runner::Passes;
+use crate::daemon::schedule::{Event, Schedule};
 use crate::engine::{Engine, Request};
 use crate::notify::Notifier;
 use crate::record;
 use crate::report::{Status, Trigger};
-use crate::runner::Passes;
-use crate::schedule::{Event, Schedule};
 
 /// How long to wait after a pass that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);

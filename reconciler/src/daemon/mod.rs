@@ -1,5 +1,9 @@
 //! `firstcome-reconciler daemon`: schedules, the endpoint, the watch over Redis, and the mails, around one serial loop of passes.
 
+mod redis_watch;
+pub mod runner;
+pub mod schedule;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -10,14 +14,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::redis_watch::{self as watch, Missed};
+use self::schedule::{ClockWatch, Event};
 use crate::args::DaemonArgs;
+use crate::daemon::runner::Passes;
 use crate::engine::{Engine, Request};
 use crate::notify::Notifier;
 use crate::record;
 use crate::report::Trigger;
-use crate::runner::Passes;
-use crate::schedule::{self, ClockWatch, Event};
-use crate::watch::{self, Missed};
 
 /// Longest wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use super::{Conn, Db, DbError, DbSettings};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
-use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
 use tokio_util::sync::CancellationToken;
 
 /// How often a held lock is looked after.
