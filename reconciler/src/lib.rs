@@ -13,14 +13,15 @@ pub mod gate;
 pub mod http;
 pub mod lock;
 mod metrics;
-pub mod notify;
 pub mod once;
 pub mod pass;
 pub mod plan;
 pub mod record;
-pub mod report;
 pub mod runner;
 pub mod schedule;
 pub mod snapshot;
 pub mod start;
 mod watch;
+
+pub use firstcome_notifier as notify;
+pub use firstcome_notifier::report;

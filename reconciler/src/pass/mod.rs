@@ -278,6 +278,7 @@ impl Engine {
     async fn fail(&self, mut run: Run, request: &Request, error: &Broken) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = Status::Failed;
+        run.stopped = matches!(error, Broken::Stopped);
         run.error = Some(error.to_string());
         run.findings.push(findings::told(Kind::Stalled, "report", error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
@@ -327,6 +328,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         dry_run: request.dry_run,
         deep: request.deep,
         partial: !request.covers_everything(),
+        stopped: false,
         status: Status::Running,
         started_at: Utc::now(),
         finished_at: None,

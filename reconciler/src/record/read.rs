@@ -148,6 +148,7 @@ fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
         dry_run: row.dry_run,
         deep: row.deep,
         partial: false,
+        stopped: false,
         started_at: row.started_at.and_utc(),
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,

@@ -1,0 +1,257 @@
+//! A pass as it is told: to the endpoint, the command line, the tables and the mails. Only words and numbers, no decisions.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What set a pass off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// The schedule.
+    Cron,
+    /// `POST /v1/reconcile`.
+    Endpoint,
+    /// `firstcome-reconciler once`.
+    Cli,
+    /// The daemon started, or found the gate closed.
+    Startup,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Still under way.
+    Running,
+    /// Nothing to repair.
+    Clean,
+    /// Everything found was repaired, and the next look showed it.
+    Repaired,
+    /// Something is left that a person must look at, or a dry run found something.
+    Drift,
+    /// So much was to be repaired that nothing was, until a person confirms.
+    Braked,
+    /// The pass could not be finished.
+    Failed,
+}
+
+/// What a finding is about. DESIGN section 5 has the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Promised, and no row came.
+    Unissued,
+    /// In the backup table, not dealt with.
+    FailedClaim,
+    /// A row whose person Redis does not know.
+    MissingAdmission,
+    /// The counter does not add up.
+    CountMismatch,
+    /// Two people on one slot, or one person on two.
+    SlotConflict,
+    /// More admitted than there is.
+    OverAdmitted,
+    /// Slots left although people wait, or at closing.
+    Unfilled,
+    /// Redis lost a drop, or its scripts.
+    RedisLost,
+    /// Something does not move or can't be reached.
+    Stalled,
+}
+
+/// What became of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Repaired, and the next look shows it.
+    Applied,
+    /// Would be repaired: a dry run, or the repair limit.
+    Planned,
+    /// Nothing was to be done, or it had changed meanwhile; or only a person can decide.
+    Skipped,
+    /// The repair was tried and is not there.
+    Failed,
+}
+
+/// One drift that a pass saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What it is about.
+    pub kind: Kind,
+    /// The coupon, where it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coupon_id: Option<CouponId>,
+    /// The drop, where it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_id: Option<DropId>,
+    /// The slot, where it concerns one.
+    pub slot: Option<i64>,
+    /// The person, in full: the endpoint is for operators. Logs and mails mask it.
+    pub user_id: Option<String>,
+    /// The repair: `issue`, `put_back`, `set_count`, `move`, `promote`, `rebuild`, `resolve`, `report`, …
+    pub action: String,
+    /// What became of it.
+    pub result: Outcome,
+    /// More, for a person.
+    pub detail: String,
+    /// A person must act: the drift is still there after this pass and no later pass will mend it by itself.
+    #[serde(default)]
+    pub needs_person: bool,
+}
+
+/// The numbers of a drop at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Numbers {
+    /// Redis: highest slot given out.
+    pub count: i64,
+    /// Redis: people holding a slot.
+    pub users: u64,
+    /// MySQL: rows.
+    pub rows: u64,
+    /// Backup table: unresolved.
+    pub failed_claims: u64,
+    /// On the topic, not yet read by the consumer.
+    pub in_flight: u64,
+    /// Redis: slots given back.
+    #[serde(default)]
+    pub free: u64,
+    /// Redis: people on the waiting list.
+    #[serde(default)]
+    pub waiting: u64,
+}
+
+/// How much was looked at, so that "0 drift" never means "looked at nothing".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Examined {
+    /// People in Redis.
+    pub users: u64,
+    /// Rows in MySQL.
+    pub rows: u64,
+    /// Rows of the backup table.
+    pub failed_claims: u64,
+}
+
+/// A pass over one drop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DropReport {
+    /// The coupon.
+    pub coupon_id: CouponId,
+    /// Its name, as it was then.
+    #[serde(default)]
+    pub coupon_name: String,
+    /// The drop.
+    pub drop_id: DropId,
+    /// How many it gives out.
+    pub quantity: u32,
+    /// Every promise has its row, no row is one too many, and nobody waits while a slot is free.
+    pub exact: bool,
+    /// Verified exact after closing; later passes skip it.
+    #[serde(default)]
+    pub sealed: bool,
+    /// Before repairs.
+    pub before: Numbers,
+    /// As the next look showed.
+    pub after: Numbers,
+    /// How much was looked at.
+    pub examined: Examined,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// One run of the reconciler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    /// Its id, in order of time.
+    pub run_id: String,
+    /// What set it off.
+    pub trigger: Trigger,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Sealed drops were looked at too.
+    #[serde(default)]
+    pub deep: bool,
+    /// Only one coupon or drop was looked at. Not kept: it only matters to what is told right after the pass.
+    #[serde(skip)]
+    pub partial: bool,
+    /// It failed because the process was asked to stop. Not kept, as `partial`.
+    #[serde(skip)]
+    pub stopped: bool,
+    /// How it ended.
+    pub status: Status,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended; `None` while it runs.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Findings of no drop in particular: the gate, a store, a missed run.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// The drops it looked at.
+    pub drops: Vec<DropReport>,
+}
+
+impl Kind {
+    /// The word in JSON and in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unissued => "unissued",
+            Self::FailedClaim => "failed_claim",
+            Self::MissingAdmission => "missing_admission",
+            Self::CountMismatch => "count_mismatch",
+            Self::SlotConflict => "slot_conflict",
+            Self::OverAdmitted => "over_admitted",
+            Self::Unfilled => "unfilled",
+            Self::RedisLost => "redis_lost",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+impl Outcome {
+    /// The word in JSON and in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Planned => "planned",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Status {
+    /// The word in JSON and in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Clean => "clean",
+            Self::Repaired => "repaired",
+            Self::Drift => "drift",
+            Self::Braked => "braked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Trigger {
+    /// The word in JSON and in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cron => "cron",
+            Self::Endpoint => "endpoint",
+            Self::Cli => "cli",
+            Self::Startup => "startup",
+        }
+    }
+}
+
+impl Run {
+    /// Every finding of the run, those of no drop first.
+    pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+    }
+}
