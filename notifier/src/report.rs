@@ -3,11 +3,13 @@
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 /// What set a pass off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
     Cron,
@@ -20,8 +22,9 @@ pub enum Trigger {
 }
 
 /// How a pass ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still under way.
     Running,
@@ -37,9 +40,24 @@ pub enum Status {
     Failed,
 }
 
-/// What a finding is about. DESIGN section 5 has the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+/// What a finding is about. docs/OPERATIONS.md has a section for each.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// Promised, and no row came.
     Unissued,
@@ -61,9 +79,41 @@ pub enum Kind {
     Stalled,
 }
 
+/// The repair that a finding asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum ActionKind {
+    /// Write the row.
+    Issue,
+    /// Admit the person again, in a free slot.
+    Readmit,
+    /// Give the person another slot.
+    Move,
+    /// Give a free slot to the first on the waiting list.
+    Promote,
+    /// Take back a second slot of one person.
+    Withdraw,
+    /// Put the person of a row back into Redis.
+    PutBack,
+    /// Close a failed claim whose person holds a row already.
+    ResolveDuplicate,
+    /// Write the whole drop to Redis again.
+    Rebuild,
+    /// Set the drop's counter.
+    SetCount,
+    /// Set the drop's settings in Redis.
+    WriteMeta,
+    /// Open the admission gate.
+    GrantLicence,
+    /// None: a person is told.
+    Report,
+}
+
 /// What became of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// Repaired, and the next look shows it.
     Applied,
@@ -90,8 +140,7 @@ pub struct Finding {
     pub slot: Option<i64>,
     /// The person, in full: the endpoint is for operators. Logs and mails mask it.
     pub user_id: Option<String>,
-    /// The repair: `issue`, `put_back`, `set_count`, `move`, `promote`, `rebuild`, `resolve`, `report`, …
-    pub action: String,
+    pub action: ActionKind,
     /// What became of it.
     pub result: Outcome,
     /// More, for a person.
@@ -194,64 +243,44 @@ pub struct Run {
     pub drops: Vec<DropReport>,
 }
 
-impl Kind {
-    /// The word in JSON and in the tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unissued => "unissued",
-            Self::FailedClaim => "failed_claim",
-            Self::MissingAdmission => "missing_admission",
-            Self::CountMismatch => "count_mismatch",
-            Self::SlotConflict => "slot_conflict",
-            Self::OverAdmitted => "over_admitted",
-            Self::Unfilled => "unfilled",
-            Self::RedisLost => "redis_lost",
-            Self::Stalled => "stalled",
+macro_rules! words {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// The word in JSON, in metrics and in the tables.
+            pub fn as_str(self) -> &'static str {
+                self.into()
+            }
         }
-    }
+    )*};
 }
 
-impl Outcome {
-    /// The word in JSON and in the tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Planned => "planned",
-            Self::Skipped => "skipped",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Status {
-    /// The word in JSON and in the tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Clean => "clean",
-            Self::Repaired => "repaired",
-            Self::Drift => "drift",
-            Self::Braked => "braked",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Trigger {
-    /// The word in JSON and in the tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cron => "cron",
-            Self::Endpoint => "endpoint",
-            Self::Cli => "cli",
-            Self::Startup => "startup",
-        }
-    }
-}
+words!(Trigger, Status, Kind, ActionKind, Outcome);
 
 impl Run {
     /// Every finding of the run, those of no drop first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables, metrics and JSON of other builds have these words.
+    #[test]
+    fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
+        let words = "issue readmit move promote withdraw put_back resolve_duplicate rebuild set_count write_meta \
+                     grant_licence report";
+        for word in words.split(' ') {
+            let action: ActionKind = word.parse().unwrap();
+            assert_eq!((action.as_str(), serde_json::to_value(action).unwrap()), (word, word.into()));
+        }
+        let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted unfilled \
+                     redis_lost stalled";
+        for word in words.split(' ') {
+            let kind: Kind = word.parse().unwrap();
+            assert_eq!((kind.as_str(), serde_json::to_value(kind).unwrap()), (word, word.into()));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::alerts::About;
 use super::clean;
-use crate::report::{Finding, Kind};
+use crate::report::{ActionKind, Finding, Kind};
 
 /// One line on something that is left, with the ids of `everyone` masked.
 pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
@@ -87,20 +87,20 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
 
 /// A deed with its rank: what concerns people comes first.
 fn deed(finding: &Finding) -> (u8, &'static str) {
-    match finding.action.as_str() {
-        "issue" => (0, "reissued"),
-        "readmit" => (1, "admitted anew"),
-        "move" => (2, "moved to another slot"),
-        "promote" if finding.user_id.is_none() => (3, "people promoted from the waiting list"),
-        "promote" => (3, "promoted from the waiting list"),
-        "withdraw" => (4, "second slots taken back"),
-        "put_back" => (5, "put back into Redis"),
-        "resolve_duplicate" | "resolve" => (6, "settled as duplicate"),
-        "rebuild" => (7, "rebuilt in Redis"),
-        "set_count" => (8, "counter set right"),
-        "write_meta" => (8, "settings in Redis set right"),
-        "grant_licence" => (9, "admission reopened"),
-        _ => (10, "repaired"),
+    match finding.action {
+        ActionKind::Issue => (0, "reissued"),
+        ActionKind::Readmit => (1, "admitted anew"),
+        ActionKind::Move => (2, "moved to another slot"),
+        ActionKind::Promote if finding.user_id.is_none() => (3, "people promoted from the waiting list"),
+        ActionKind::Promote => (3, "promoted from the waiting list"),
+        ActionKind::Withdraw => (4, "second slots taken back"),
+        ActionKind::PutBack => (5, "put back into Redis"),
+        ActionKind::ResolveDuplicate => (6, "settled as duplicate"),
+        ActionKind::Rebuild => (7, "rebuilt in Redis"),
+        ActionKind::SetCount => (8, "counter set right"),
+        ActionKind::WriteMeta => (8, "settings in Redis set right"),
+        ActionKind::GrantLicence => (9, "admission reopened"),
+        ActionKind::Report => (10, "repaired"),
     }
 }
 
@@ -123,18 +123,18 @@ pub(super) fn deed_of(finding: &Finding) -> &'static str {
 
 /// What would be done about a finding that was held back or did not take.
 pub(super) fn to_do(finding: &Finding) -> &'static str {
-    match finding.action.as_str() {
-        "issue" => "write the row",
-        "readmit" => "admit anew in a free slot",
-        "move" => "move to another slot",
-        "promote" => "promote from the waiting list",
-        "withdraw" => "take the second slot back",
-        "grant_licence" => "reopen admission",
-        "put_back" => "put back into Redis",
-        "resolve_duplicate" | "resolve" => "settle as duplicate",
-        "rebuild" => "rebuild in Redis",
-        "set_count" => "set the counter right",
-        "write_meta" => "set the settings in Redis right",
-        _ => "repair",
+    match finding.action {
+        ActionKind::Issue => "write the row",
+        ActionKind::Readmit => "admit anew in a free slot",
+        ActionKind::Move => "move to another slot",
+        ActionKind::Promote => "promote from the waiting list",
+        ActionKind::Withdraw => "take the second slot back",
+        ActionKind::GrantLicence => "reopen admission",
+        ActionKind::PutBack => "put back into Redis",
+        ActionKind::ResolveDuplicate => "settle as duplicate",
+        ActionKind::Rebuild => "rebuild in Redis",
+        ActionKind::SetCount => "set the counter right",
+        ActionKind::WriteMeta => "set the settings in Redis right",
+        ActionKind::Report => "repair",
     }
 }

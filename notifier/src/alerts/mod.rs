@@ -17,6 +17,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
+use strum::{EnumString, IntoStaticStr};
 
 use crate::report::Kind;
 
@@ -57,7 +58,8 @@ impl About {
 }
 
 /// Where an alert stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum State {
     /// The drift was there when last looked at.
     Firing,
@@ -69,11 +71,7 @@ pub enum State {
 impl State {
     /// The word in the table.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Firing => "firing",
-            Self::Resolved => "resolved",
-            Self::Told => "told",
-        }
+        self.into()
     }
 }
 

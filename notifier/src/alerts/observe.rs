@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
 use super::{About, BrokenPromise};
-use crate::report::{Finding, Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use crate::words;
 
 /// One thing that is left, or that a person should know.
@@ -98,7 +98,7 @@ fn about(finding: &Finding) -> Option<About> {
         (_, Outcome::Planned) => Some(About::Braked),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),
-        (Kind::Unfilled, Outcome::Skipped) if finding.action == "report" => Some(About::ClosedBelowQuantity),
+        (Kind::Unfilled, Outcome::Skipped) if finding.action == ActionKind::Report => Some(About::ClosedBelowQuantity),
         _ => None,
     }
 }
@@ -178,7 +178,7 @@ fn failed_run(run: &Run) -> Finding {
         drop_id: None,
         slot: None,
         user_id: None,
-        action: "report".to_owned(),
+        action: ActionKind::Report,
         result: Outcome::Failed,
         detail: run.error.clone().unwrap_or_else(|| "the log has the reason".to_owned()),
         needs_person: true,
@@ -192,7 +192,7 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
         drop_id: Some(promise.drop_id),
         slot: promise.slot,
         user_id: Some(promise.user_id.clone()),
-        action: "report".to_owned(),
+        action: ActionKind::Report,
         result: Outcome::Skipped,
         detail: promise.reason.clone(),
         needs_person: true,

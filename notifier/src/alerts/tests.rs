@@ -2,7 +2,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -17,7 +17,7 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         drop_id: Some(DropId(7)),
         slot: Some(slot),
         user_id: Some(format!("u-{slot}")),
-        action: "issue".to_owned(),
+        action: ActionKind::Issue,
         result,
         detail: format!("admitted {slot} s ago"),
         needs_person: false,
@@ -25,7 +25,7 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
 }
 
 fn left(kind: Kind, slot: i64) -> Finding {
-    Finding { needs_person: true, action: "report".to_owned(), ..finding(kind, slot, Outcome::Skipped) }
+    Finding { needs_person: true, action: ActionKind::Report, ..finding(kind, slot, Outcome::Skipped) }
 }
 
 fn stalled(detail: &str) -> Finding {
@@ -386,7 +386,7 @@ fn broken_promises_stand_until_they_are_mended() {
 fn a_drop_that_closed_below_its_quantity_is_told_once() {
     let mut duty = Duty::default();
     let mut report = finding(Kind::Unfilled, 0, Outcome::Skipped);
-    report.action = "report".to_owned();
+    report.action = ActionKind::Report;
     (report.slot, report.user_id) = (None, None);
     report.detail = "closed with 10 of 100 slots left, and nobody waits".to_owned();
     let unfilled = run(Status::Clean, vec![report]);

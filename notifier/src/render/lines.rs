@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::letter::{Block, Table, TableRow};
-use crate::report::{Finding, Kind, Numbers};
+use crate::report::{ActionKind, Finding, Kind, Numbers};
 use crate::{clean, words};
 
 /// Lines of one kind in one drop; the run has the others.
@@ -51,7 +51,7 @@ pub(super) fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &Has
 
 /// What would be done, where something was tried or held back.
 pub(super) fn open_line(finding: &Finding) -> Option<String> {
-    (finding.action != "report").then(|| format!("{}: {}", finding.kind.as_str(), words::to_do(finding)))
+    (finding.action != ActionKind::Report).then(|| format!("{}: {}", finding.kind.as_str(), words::to_do(finding)))
 }
 
 pub(super) fn lines(

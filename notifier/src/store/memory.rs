@@ -36,11 +36,7 @@ struct AlertRow {
 impl From<AlertRow> for Alert {
     fn from(row: AlertRow) -> Self {
         Self {
-            state: match row.status.as_str() {
-                "firing" => State::Firing,
-                "told" => State::Told,
-                _ => State::Resolved,
-            },
+            state: row.status.parse().unwrap_or(State::Resolved),
             fingerprint: row.fingerprint,
             kind: row.kind,
             coupon_id: row.coupon_id.map(CouponId),

@@ -5,7 +5,7 @@ use firstcome_notifier::alerts::{BrokenPromise, Memory, Policy, Verdict, judge};
 use firstcome_notifier::render::{
     self, Day, Links, MissedRun, OpenAlert, Pass, Rendered, SealedDrop, daily, database_back, database_gone, missed,
 };
-use firstcome_notifier::report::{Kind, Outcome, Run, Status};
+use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use crate::world::{applied, at, drop_report, finding, general, left, run};
@@ -55,16 +55,16 @@ const WINTER: &str = "Winter coupon";
 
 fn repaired() -> Run {
     let findings = vec![
-        applied(Kind::Unissued, 37, "issue", "admitted 64 s ago, no row and no message"),
-        applied(Kind::FailedClaim, 52, "issue", "failed claim 11 (undecodable)"),
-        applied(Kind::FailedClaim, 53, "issue", "failed claim 12 (undecodable)"),
+        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
+        applied(Kind::FailedClaim, 52, ActionKind::Issue, "failed claim 11 (undecodable)"),
+        applied(Kind::FailedClaim, 53, ActionKind::Issue, "failed claim 12 (undecodable)"),
     ];
     run("0193a1f2-7c00-7d31-8000-0000000000a1", Status::Repaired, vec![drop_report(1, WINTER, 7, findings)])
 }
 
 fn failed_claims() -> Run {
     let findings = vec![
-        applied(Kind::Unissued, 37, "issue", "admitted 64 s ago, no row and no message"),
+        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
         left(
             Kind::FailedClaim,
             100,
@@ -120,7 +120,8 @@ fn over() {
 
 #[test]
 fn held_back_by_the_brake() {
-    let held = (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, "put_back", Outcome::Planned)).collect();
+    let held =
+        (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned)).collect();
     let held = run("0193a1f2-7c00-7d31-8000-0000000000a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
     keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
 }
@@ -135,8 +136,8 @@ fn broken_promises() {
         reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
     };
     let findings = vec![
-        applied(Kind::OverAdmitted, 101, "move", "the drop has slots 1 to 100 only"),
-        applied(Kind::OverAdmitted, 102, "move", "the drop has slots 1 to 100 only"),
+        applied(Kind::OverAdmitted, 101, ActionKind::Move, "the drop has slots 1 to 100 only"),
+        applied(Kind::OverAdmitted, 102, ActionKind::Move, "the drop has slots 1 to 100 only"),
     ];
     let drop = drop_report(1, WINTER, 7, findings);
     let run = run("0193a1f2-7c00-7d31-8000-0000000000a5", Status::Drift, vec![drop]);
@@ -151,7 +152,8 @@ fn failed_runs_and_stalls() {
     };
     keep("run_failed", &mail(&[(at(1), &failed)], &[], &linked()).unwrap());
     let detail = "the consumer group firstcome-issuer does not move: 4,120 messages wait, the oldest for 95 s";
-    let stalled = Run { findings: vec![general(Kind::Stalled, "report", Outcome::Skipped, detail)], ..clean() };
+    let stalled =
+        Run { findings: vec![general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail)], ..clean() };
     keep("stalled", &mail(&[(at(1), &stalled)], &[], &linked()).unwrap());
 }
 
@@ -159,19 +161,24 @@ fn failed_runs_and_stalls() {
 fn all_kinds_over_many_drops() {
     let drops = (1..=23).map(|drop| {
         let mut findings = vec![
-            applied(Kind::MissingAdmission, 3, "put_back", "has a row, but Redis does not have them on this slot"),
-            applied(Kind::SlotConflict, 9, "move", "another person holds this slot"),
-            general(Kind::CountMismatch, "set_count", Outcome::Applied, "count is 90, 100 people hold a slot"),
-            general(Kind::Unfilled, "promote", Outcome::Applied, "2 slots are left and 5 people wait"),
+            applied(
+                Kind::MissingAdmission,
+                3,
+                ActionKind::PutBack,
+                "has a row, but Redis does not have them on this slot",
+            ),
+            applied(Kind::SlotConflict, 9, ActionKind::Move, "another person holds this slot"),
+            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "count is 90, 100 people hold a slot"),
+            general(Kind::Unfilled, ActionKind::Promote, Outcome::Applied, "2 slots are left and 5 people wait"),
             applied(
                 Kind::OverAdmitted,
                 101,
-                "withdraw",
+                ActionKind::Withdraw,
                 "holds slot 4 of drop 1 already; one each for the whole coupon",
             ),
             general(
                 Kind::RedisLost,
-                "rebuild",
+                ActionKind::Rebuild,
                 Outcome::Applied,
                 "Redis does not have this drop; 97 people are known from rows, messages and failed claims",
             ),
@@ -188,7 +195,8 @@ fn all_kinds_over_many_drops() {
 #[test]
 fn closed_below_the_quantity() {
     let detail = "closed with 10 of 100 slots left, and nobody waits";
-    let mut drop = drop_report(1, WINTER, 7, vec![general(Kind::Unfilled, "report", Outcome::Skipped, detail)]);
+    let mut drop =
+        drop_report(1, WINTER, 7, vec![general(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail)]);
     for numbers in [&mut drop.before, &mut drop.after] {
         (numbers.count, numbers.users, numbers.rows) = (90, 90, 90);
     }
@@ -299,7 +307,8 @@ fn no_person_is_named_in_full() {
 
 #[test]
 fn ten_thousand_findings_make_a_mail_of_readable_length() {
-    let issued = (1..=10_000).map(|slot| applied(Kind::Unissued, slot, "issue", "no row and no message")).collect();
+    let issued =
+        (1..=10_000).map(|slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row and no message")).collect();
     let run = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Repaired, vec![drop_report(1, WINTER, 7, issued)]);
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     assert!(mail.subject.contains("(10,000 reissued)"), "{}", mail.subject);

@@ -1,14 +1,14 @@
 //! What is told, when, and how often, across restarts.
 
 use chrono::TimeDelta;
-use firstcome_notifier::report::{Kind, Run, Status};
+use firstcome_notifier::report::{ActionKind, Kind, Run, Status};
 use firstcome_notifier::{Clock as _, Notifier};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed};
 use crate::world::{applied, drop_report, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
-    let findings = vec![applied(Kind::Unissued, 37, "issue", "no row and no message")];
+    let findings = vec![applied(Kind::Unissued, 37, ActionKind::Issue, "no row and no message")];
     run(id, Status::Repaired, vec![drop_report(1, "Winter coupon", 7, findings)])
 }
 

@@ -1,7 +1,9 @@
 //! Runs as a pass would tell them.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::report::{DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
+use firstcome_notifier::report::{
+    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
+};
 use firstcome_shared::domain::{CouponId, DropId};
 
 /// 1 December 2026, 06:00 UTC, and so many seconds.
@@ -9,36 +11,40 @@ pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_796_104_800 + seconds, 0).unwrap()
 }
 
-pub(crate) fn finding(kind: Kind, slot: i64, action: &str, result: Outcome) -> Finding {
+pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome) -> Finding {
     Finding {
         kind,
         coupon_id: None,
         drop_id: None,
         slot: Some(slot),
         user_id: Some(format!("customer-{slot:05}")),
-        action: action.to_owned(),
+        action,
         result,
         detail: String::new(),
         needs_person: false,
     }
 }
 
-pub(crate) fn applied(kind: Kind, slot: i64, action: &str, detail: &str) -> Finding {
+pub(crate) fn applied(kind: Kind, slot: i64, action: ActionKind, detail: &str) -> Finding {
     Finding { detail: detail.to_owned(), ..finding(kind, slot, action, Outcome::Applied) }
 }
 
 pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
-    Finding { detail: detail.to_owned(), needs_person: true, ..finding(kind, slot, "report", Outcome::Skipped) }
+    Finding {
+        detail: detail.to_owned(),
+        needs_person: true,
+        ..finding(kind, slot, ActionKind::Report, Outcome::Skipped)
+    }
 }
 
 /// A finding of no person and no slot.
-pub(crate) fn general(kind: Kind, action: &str, result: Outcome, detail: &str) -> Finding {
+pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
     Finding { slot: None, user_id: None, detail: detail.to_owned(), ..finding(kind, 0, action, result) }
 }
 
 pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Finding>) -> DropReport {
     let after = Numbers { count: 100, users: 100, rows: 100, ..Numbers::default() };
-    let lost = findings.iter().filter(|f| f.action == "issue").count() as u64;
+    let lost = findings.iter().filter(|f| f.action == ActionKind::Issue).count() as u64;
     let failed_claims = findings.iter().filter(|f| f.kind == Kind::FailedClaim).count() as u64;
     let still = findings.iter().filter(|f| f.kind == Kind::FailedClaim && f.needs_person).count() as u64;
     DropReport {
