@@ -11,10 +11,11 @@ pub mod execute;
 pub mod explain;
 pub mod http;
 mod metrics;
-pub mod notify;
 pub mod once;
 pub mod pass;
 pub mod plan;
 pub mod record;
-pub mod report;
 pub mod start;
+
+pub use firstcome_notifier as notify;
+pub use firstcome_notifier::report;

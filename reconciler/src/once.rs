@@ -94,7 +94,7 @@ fn print(run: &Run) {
             finding.result.as_str(),
             finding.kind.as_str(),
             finding.detail,
-            finding.action
+            finding.action.as_str()
         );
     }
     let total = run.all_findings().count();

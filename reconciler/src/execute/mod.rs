@@ -151,5 +151,5 @@ impl<'a> Executor<'a> {
 
 /// Neighbours that go in one statement: the plan is sorted by action.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    items.chunk_by(|a, b| a.action.name() == b.action.name() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
+    items.chunk_by(|a, b| a.action.kind() == b.action.kind() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
 }
