@@ -115,7 +115,7 @@ impl EngineArgs {
             clean_runs_kept: Duration::from_secs(u64::from(self.policy.clean_runs_kept_seconds)),
             stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
             settled_after: self.publish.settled_after(),
-            losses: crate::gate::LossClock::default(),
+            losses: crate::execute::fencing::LossClock::default(),
             unrecorded: std::sync::Arc::default(),
             progress: std::sync::Arc::default(),
             consumer_seen: std::sync::Arc::default(),
@@ -145,13 +145,13 @@ pub struct DaemonArgs {
 #[command(next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)")]
 pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
-    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::schedule::six_fields)]
+    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub reconcile_cron: String,
     /// Passes over sealed drops too
-    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::schedule::six_fields)]
+    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub deep_cron: String,
     /// The daily digest
-    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::schedule::six_fields)]
+    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub digest_cron: String,
     /// A scheduled run that is later than this, in seconds, is mailed as missed
     #[arg(long, env = "MISSED_AFTER_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]

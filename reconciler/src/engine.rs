@@ -11,7 +11,7 @@ use firstcome_shared::redis::Redis;
 use tokio::time::Instant;
 
 use crate::collect::Collector;
-use crate::gate::LossClock;
+use crate::execute::fencing::LossClock;
 use crate::plan::Policy;
 use crate::report::{Run, Trigger};
 

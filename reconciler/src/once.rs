@@ -9,11 +9,11 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
+use crate::daemon::runner::tell;
 use crate::engine::{Progress, Request};
 use crate::notify::Notifier;
 use crate::pass::{PassError, new_run_id};
 use crate::report::{DropReport, Run, Status, Trigger};
-use crate::runner::tell;
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
 const SHOWN: usize = 50;
@@ -94,7 +94,7 @@ fn print(run: &Run) {
             finding.result.as_str(),
             finding.kind.as_str(),
             finding.detail,
-            finding.action
+            finding.action.as_str()
         );
     }
     let total = run.all_findings().count();

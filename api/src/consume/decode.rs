@@ -3,7 +3,7 @@
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
-use firstcome_shared::mysql::failed::{FailedClaim, Source};
+use firstcome_shared::mysql::dead_letters::{FailedClaim, Source};
 use firstcome_shared::mysql::issued::Claim;
 
 /// Years that MySQL's `DATETIME` takes for certain. A message outside them would be refused in the backup table too, and

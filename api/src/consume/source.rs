@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::mysql::failed::Source as Origin;
+use firstcome_shared::mysql::dead_letters::Source as Origin;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;

@@ -8,7 +8,7 @@ use diesel_async::AsyncConnection as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
-use firstcome_shared::mysql::failed::{self, FailedClaim};
+use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, Limits, insert, of_people, on_slots};
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
@@ -59,7 +59,7 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &Limits) -> Qu
         Err(error) => return Err(error),
     }
     crash_point(Point::RowsInserted);
-    failed::keep(conn, &work.failed).await?;
+    dead_letters::keep(conn, &work.failed).await?;
     if !work.failed.is_empty() {
         crash_point(Point::BackupInserted);
     }

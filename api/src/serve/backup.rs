@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::mysql::{Db, DbError, failed};
+use firstcome_shared::mysql::{Db, DbError, dead_letters};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -75,7 +75,8 @@ async fn insert(db: &Db, claims: Vec<ClaimEvent>, deadline: Duration) -> Result<
     let begun = Instant::now();
     let again = claims.clone();
     let once = async |claims: Vec<ClaimEvent>, limit| {
-        let keep = async move |conn: &mut firstcome_shared::mysql::Conn| failed::keep_unpublished(conn, &claims).await;
+        let keep =
+            async move |conn: &mut firstcome_shared::mysql::Conn| dead_letters::keep_unpublished(conn, &claims).await;
         db.run_within(limit, "keep claims that are not published", keep).await
     };
     match once(claims, deadline).await {

@@ -8,6 +8,7 @@
 mod messages;
 mod redis;
 mod rows;
+pub mod snapshot;
 mod tail;
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,7 @@ pub use messages::{PersonMessage, PersonMessages};
 pub use rows::Backup;
 pub use tail::{Tail, TailReader};
 
-use crate::snapshot::{DropFacts, Failed, InFlight, Page};
+use crate::collect::snapshot::{DropFacts, Failed, InFlight, Page};
 
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]

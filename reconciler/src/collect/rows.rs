@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::schema::{failed_claims, issued_coupons};
 use firstcome_shared::mysql::{Db, DbError, issued};
 
-use crate::snapshot::{Failed, Row};
+use crate::collect::snapshot::{Failed, Row};
 
 /// An unresolved row of the backup table with what it names.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::snapshot::InFlight;
+use crate::collect::snapshot::InFlight;
 
 /// What the consumer has not dealt with.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 //! every one may run twice, at any moment, beside live traffic and another reconciler.
 
 mod claimants;
+pub mod fencing;
 mod redis;
 mod rows;
 
@@ -16,8 +17,8 @@ use firstcome_shared::redis::repair::Generation;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::collect::snapshot::DropFacts;
 use crate::plan::{Action, Plan, Planned};
-use crate::snapshot::DropFacts;
 
 /// Why repairs stopped before the end.
 #[derive(Debug, thiserror::Error)]
@@ -150,5 +151,5 @@ impl<'a> Executor<'a> {
 
 /// Neighbours that go in one statement: the plan is sorted by action.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    items.chunk_by(|a, b| a.action.name() == b.action.name() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
+    items.chunk_by(|a, b| a.action.kind() == b.action.kind() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
 }

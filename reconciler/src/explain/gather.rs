@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
-use firstcome_shared::mysql::failed::FailedRow;
+use firstcome_shared::mysql::dead_letters::FailedRow;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::schema::{broken_promises, failed_claims, reconcile_findings};
 use firstcome_shared::redis::RedisError;

@@ -16,8 +16,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::daemon::runner::Passes;
 use crate::engine::Engine;
-use crate::runner::Passes;
 
 /// What the routes work with.
 #[derive(Clone)]

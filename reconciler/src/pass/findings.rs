@@ -8,17 +8,17 @@ use crate::collect::Surroundings;
 use crate::engine::Engine;
 use crate::execute::Attempt;
 use crate::plan::{Action, Planned};
-use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
 /// A finding of no drop in particular that a person is told.
-pub(super) fn told(kind: Kind, action: &str, detail: String) -> Finding {
+pub(super) fn told(kind: Kind, action: ActionKind, detail: String) -> Finding {
     Finding {
         kind,
         coupon_id: None,
         drop_id: None,
         slot: None,
         user_id: None,
-        action: action.to_owned(),
+        action,
         result: Outcome::Skipped,
         detail,
         needs_person: true,
@@ -38,7 +38,7 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         drop_id: Some(drop),
         slot: item.slot,
         user_id: item.user.as_ref().map(ToString::to_string),
-        action: item.action.name().to_owned(),
+        action: item.action.kind(),
         result,
         detail: item.detail.clone(),
         needs_person: item.needs_person,
@@ -55,7 +55,7 @@ pub(super) fn stalled(engine: &Engine, run: &mut Run, around: &Surroundings) {
             tail.unread,
             stands.as_secs()
         );
-        run.findings.push(told(Kind::Stalled, "report", detail));
+        run.findings.push(told(Kind::Stalled, ActionKind::Report, detail));
     }
 }
 
@@ -63,13 +63,13 @@ pub(super) fn stalled(engine: &Engine, run: &mut Run, around: &Surroundings) {
 #[derive(Default)]
 pub(super) struct Ledger {
     order: Vec<Finding>,
-    index: HashMap<(Kind, Option<i64>, Option<String>, String), usize>,
+    index: HashMap<(Kind, Option<i64>, Option<String>, ActionKind), usize>,
 }
 
 impl Ledger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding) {
-        let key = (finding.kind, finding.slot, finding.user_id.clone(), finding.action.clone());
+        let key = (finding.kind, finding.slot, finding.user_id.clone(), finding.action);
         let next = self.order.len();
         let at = *self.index.entry(key).or_insert(next);
         if at == next {

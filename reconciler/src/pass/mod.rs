@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::{CollectError, Surroundings};
 use crate::engine::{Engine, Request};
 use crate::execute::ExecuteError;
-use crate::gate::Watched;
-use crate::lock::PassLock;
+use crate::execute::fencing::Watched;
 use crate::plan;
 use crate::record;
-use crate::report::{Kind, Outcome, Run, Status};
+use crate::report::{ActionKind, Kind, Outcome, Run, Status};
+use firstcome_shared::mysql::pass_lock::PassLock;
 
 /// Why there was no pass at all.
 #[derive(Debug, thiserror::Error)]
@@ -222,7 +222,7 @@ impl Engine {
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             run.error = Some(detail.clone());
-            run.findings.push(findings::told(Kind::Stalled, "report", detail));
+            run.findings.push(findings::told(Kind::Stalled, ActionKind::Report, detail));
         }
         Ok(around)
     }
@@ -231,7 +231,7 @@ impl Engine {
     async fn reopen(&self, request: &Request, run: &mut Run, watched: &mut Watched, begun: bool) -> Result<(), Broken> {
         let mut finding = findings::told(
             Kind::RedisLost,
-            "grant_licence",
+            ActionKind::GrantLicence,
             "Redis is new, was restarted, or failed over; admission was closed".to_owned(),
         );
         finding.needs_person = false;
@@ -278,8 +278,9 @@ impl Engine {
     async fn fail(&self, mut run: Run, request: &Request, error: &Broken) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = Status::Failed;
+        run.stopped = matches!(error, Broken::Stopped);
         run.error = Some(error.to_string());
-        run.findings.push(findings::told(Kind::Stalled, "report", error.to_string()));
+        run.findings.push(findings::told(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
         self.keep(&run, request).await;
         run
@@ -327,6 +328,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         dry_run: request.dry_run,
         deep: request.deep,
         partial: !request.covers_everything(),
+        stopped: false,
         status: Status::Running,
         started_at: Utc::now(),
         finished_at: None,

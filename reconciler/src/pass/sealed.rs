@@ -9,7 +9,7 @@ use firstcome_shared::mysql::schema::{drops, failed_claims, issued_coupons};
 use super::Broken;
 use super::findings::told;
 use crate::engine::{Engine, Request};
-use crate::report::{DropReport, Examined, Kind, Numbers, Run};
+use crate::report::{ActionKind, DropReport, Examined, Kind, Numbers, Run};
 
 /// Sealed drops looked at in one statement.
 const AT_ONCE: i64 = 500;
@@ -147,7 +147,7 @@ fn sealed_report((id, coupon, quantity, sealed_rows): SealedRow, rows: i64) -> D
             "sealed with {expected} rows, now there are {rows}; its keys have left Redis, so who is missing must come from a \
              copy of the database"
         );
-        let mut finding = told(Kind::CountMismatch, "report", detail);
+        let mut finding = told(Kind::CountMismatch, ActionKind::Report, detail);
         finding.coupon_id = Some(CouponId(coupon));
         finding.drop_id = Some(DropId(id));
         findings.push(finding);

@@ -1,12 +1,12 @@
 //! What the backup table calls for.
 
 use firstcome_shared::domain::{OncePer, Slot, UserId};
-use firstcome_shared::mysql::failed::UNPUBLISHED;
+use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
+use crate::collect::snapshot::{Failed, Page};
 use crate::report::Kind;
-use crate::snapshot::{Failed, Page};
 
 impl Planner<'_> {
     pub(super) fn failed_claims(&mut self, page: &Page) {

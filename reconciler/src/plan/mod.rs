@@ -13,8 +13,8 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
 
-use crate::report::{Examined, Kind, Numbers};
-use crate::snapshot::{DropFacts, Failed};
+use crate::collect::snapshot::{DropFacts, Failed};
+use crate::report::{ActionKind, Examined, Kind, Numbers};
 
 /// What may be repaired, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,20 +115,19 @@ pub struct Planned {
 }
 
 impl Action {
-    /// The repair's name, as reports tell it.
-    pub fn name(&self) -> &'static str {
+    pub fn kind(&self) -> ActionKind {
         match self {
-            Self::WriteMeta => "write_meta",
-            Self::Rebuild(_) => "rebuild",
-            Self::Move { .. } => "move",
-            Self::Withdraw { .. } => "withdraw",
-            Self::PutBack(_) => "put_back",
-            Self::Settle => "set_count",
-            Self::Issue(_) | Self::IssueFailed { .. } => "issue",
-            Self::Readmit { .. } => "readmit",
-            Self::ResolveDuplicate { .. } => "resolve_duplicate",
-            Self::Promote { .. } => "promote",
-            Self::Report => "report",
+            Self::WriteMeta => ActionKind::WriteMeta,
+            Self::Rebuild(_) => ActionKind::Rebuild,
+            Self::Move { .. } => ActionKind::Move,
+            Self::Withdraw { .. } => ActionKind::Withdraw,
+            Self::PutBack(_) => ActionKind::PutBack,
+            Self::Settle => ActionKind::SetCount,
+            Self::Issue(_) | Self::IssueFailed { .. } => ActionKind::Issue,
+            Self::Readmit { .. } => ActionKind::Readmit,
+            Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
+            Self::Promote { .. } => ActionKind::Promote,
+            Self::Report => ActionKind::Report,
         }
     }
 }

@@ -7,8 +7,8 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
+use crate::collect::snapshot::{InFlight, Page, Row};
 use crate::report::Kind;
-use crate::snapshot::{InFlight, Page, Row};
 
 /// A page sorted by slot.
 struct Sorted<'p> {

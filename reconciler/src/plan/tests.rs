@@ -8,8 +8,8 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
+use crate::collect::snapshot::{DropFacts, Failed, InFlight, Page, Row};
 use crate::report::Kind;
-use crate::snapshot::{DropFacts, Failed, InFlight, Page, Row};
 
 mod properties;
 mod table;

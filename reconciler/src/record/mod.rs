@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::Datetime;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::schema::{reconcile_findings, reconcile_runs, reconciler_state};
-use firstcome_shared::mysql::state::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run, Status};
@@ -148,7 +148,7 @@ async fn insert_findings(conn: &mut Conn, run: &Run) -> QueryResult<()> {
                     reconcile_findings::kind.eq(finding.kind.as_str()),
                     reconcile_findings::slot.eq(finding.slot),
                     reconcile_findings::user_id.eq(&finding.user_id),
-                    reconcile_findings::action.eq(&finding.action),
+                    reconcile_findings::action.eq(finding.action.as_str()),
                     reconcile_findings::result.eq(finding.result.as_str()),
                     reconcile_findings::detail.eq(&finding.detail),
                     reconcile_findings::needs_person.eq(finding.needs_person),

@@ -6,7 +6,7 @@ use diesel_async::RunQueryDsl;
 use firstcome_shared::mysql::schema::{reconcile_findings, reconcile_runs};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{Finding, Outcome, Run, Status};
+use crate::report::{ActionKind, Finding, Outcome, Run, Status};
 
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
@@ -137,8 +137,8 @@ pub async fn read(db: &Db, id: String, limit: u32, after: i64) -> Result<Option<
 
 fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
     // The words are this program's own; one that an older build wrote and this one does not know reads as the mildest.
-    fn word<T: serde::de::DeserializeOwned>(text: &str, otherwise: T) -> T {
-        serde_json::from_value(serde_json::Value::from(text)).unwrap_or(otherwise)
+    fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
+        text.parse().unwrap_or(otherwise)
     }
     let mut run = Run {
         trigger: word(&row.triggered_by, crate::report::Trigger::Cron),
@@ -148,6 +148,7 @@ fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
         dry_run: row.dry_run,
         deep: row.deep,
         partial: false,
+        stopped: false,
         started_at: row.started_at.and_utc(),
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,
@@ -161,7 +162,7 @@ fn assemble(row: RunRow, findings: Vec<FindingRow>) -> Run {
             slot,
             user_id,
             needs_person,
-            action,
+            action: word(&action, ActionKind::Report),
             result: word(&result, Outcome::Skipped),
             detail: detail.unwrap_or_default(),
         };

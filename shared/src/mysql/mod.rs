@@ -3,13 +3,14 @@
 pub mod catalogue;
 pub mod change;
 mod db;
-pub mod failed;
+pub mod dead_letters;
 pub mod issued;
 pub mod migrations;
-pub mod person;
+pub mod pass_lock;
+pub mod promises;
 mod refusal;
+pub mod runs;
 pub mod schema;
-pub mod state;
 
 pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};

@@ -7,7 +7,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::http::Problem;
-use firstcome_shared::mysql::person::PersonRecord;
+use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;

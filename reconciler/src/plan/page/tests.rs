@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::Policy;
 use super::*;
-use crate::snapshot::{DropFacts, Failed};
+use crate::collect::snapshot::{DropFacts, Failed};
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
     let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
@@ -120,7 +120,7 @@ proptest! {
         prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
         let questions = page.questions(i64::from(quantity));
         if page.is_in_order(i64::from(quantity)) {
-            prop_assert_eq!(questions, crate::snapshot::Questions::default());
+            prop_assert_eq!(questions, crate::collect::snapshot::Questions::default());
             prop_assert!(long.items.is_empty() && long.gaps == 0);
         }
     }

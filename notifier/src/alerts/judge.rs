@@ -1,0 +1,276 @@
+//! The decision: from observations and memory to what is said now.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+
+use super::{About, Alert, BrokenPromise, Memory, Observation, REPAIRED, State, observe};
+use crate::report::{Run, Status};
+
+/// How often a person is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// What is still there is told again after this.
+    pub cooldown: TimeDelta,
+}
+
+/// Why something is told now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It was not there before.
+    New,
+    /// It is not what the last mail said.
+    Changed,
+    /// It is still there.
+    Repeat,
+}
+
+/// Something that is told now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub observation: Observation,
+    pub say: Say,
+    /// Since when it fires.
+    pub since: DateTime<Utc>,
+}
+
+/// Repairs of earlier passes that are told only now, since mails came too fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// In which drop; `None` for repairs of no drop.
+    pub drop_id: Option<DropId>,
+    pub repairs: u64,
+    /// When the last mail about that drop's repairs was sent.
+    pub since: DateTime<Utc>,
+}
+
+/// What follows from a pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Alerts as they are to be kept.
+    pub alerts: Vec<Alert>,
+    /// What a person must look at.
+    pub problems: Vec<Told>,
+    /// What a person should know, once.
+    pub information: Vec<Told>,
+    /// What was told before and is over.
+    pub resolved: Vec<Alert>,
+    /// Drops whose repairs in this pass are told; `None` for those of no drop.
+    pub repaired: Vec<Option<DropId>>,
+    /// Repairs before this pass.
+    pub earlier: Vec<Earlier>,
+}
+
+impl Verdict {
+    /// Whether there is anything to mail.
+    pub fn says_something(&self) -> bool {
+        !(self.problems.is_empty()
+            && self.information.is_empty()
+            && self.resolved.is_empty()
+            && self.repaired.is_empty()
+            && self.earlier.is_empty())
+    }
+}
+
+/// Decides what a pass is to be told as. A dry run tells nothing: whoever asked for it has its answer.
+pub fn judge(run: &Run, memory: &Memory, policy: Policy, now: DateTime<Utc>) -> Verdict {
+    let mut verdict = Verdict::default();
+    if run.dry_run || run.status == Status::Running {
+        return verdict;
+    }
+    let judge = Judge { run, memory, policy, now };
+    let observations = observe(run, &memory.broken);
+    let seen: HashSet<String> = observations.iter().map(|o| o.fingerprint.clone()).collect();
+    for observation in observations {
+        judge.seen(observation, &mut verdict);
+    }
+    let mut gone: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
+    gone.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
+    let repaired: Vec<_> = observe::repaired(run, &memory.broken);
+    for alert in gone {
+        if alert.kind != REPAIRED {
+            judge.gone(alert, &mut verdict);
+        } else if alert.owes_notice() && !repaired.iter().any(|(_, drop)| *drop == alert.drop_id) {
+            judge.repairs(alert.clone(), false, &mut verdict);
+        }
+    }
+    for (coupon, drop) in repaired {
+        if !judge.is_silenced(drop) {
+            judge.repairs(judge.repair_alert(coupon, drop), true, &mut verdict);
+        }
+    }
+    verdict
+}
+
+/// The fingerprints of what is told of a run's repairs.
+pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
+    observe::repaired(run, broken).into_iter().map(|(_, drop)| observe::repair_fingerprint(drop)).collect()
+}
+
+struct Judge<'a> {
+    run: &'a Run,
+    memory: &'a Memory,
+    policy: Policy,
+    now: DateTime<Utc>,
+}
+
+impl Judge<'_> {
+    fn silence(&self, drop: Option<DropId>) -> Option<DateTime<Utc>> {
+        self.memory.silenced_until.get(&drop?).copied()
+    }
+
+    fn is_silenced(&self, drop: Option<DropId>) -> bool {
+        self.silence(drop).is_some_and(|until| until > self.now)
+    }
+
+    /// What flaps or changes with every pass must not become a mail with every pass: the first three are sent at once, then
+    /// the pause doubles from a minute up to the cooldown.
+    fn may_mail(&self, alert: &Alert) -> bool {
+        let pause = match alert.mails {
+            0..=2 => TimeDelta::zero(),
+            mails => TimeDelta::minutes(1 << (mails - 3).min(16)).min(self.policy.cooldown),
+        };
+        !self.is_silenced(alert.drop_id) && alert.last_mailed_at.is_none_or(|at| self.now - at >= pause)
+    }
+
+    /// The alert as this pass sees it, before anything is said.
+    fn alert(&self, seen: &Observation) -> Alert {
+        let known = self.memory.alerts.get(&seen.fingerprint);
+        if let Some(known) = known.filter(|known| known.state != State::Resolved) {
+            return Alert { last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
+        }
+        // It comes for the first time, or again. One that has just been resolved goes on counting its mails.
+        let recent = known.filter(|known| known.resolved_at.is_some_and(|at| self.now - at < self.policy.cooldown));
+        let thread = known.map_or_else(|| thread(&seen.fingerprint), |known| known.thread.clone());
+        Alert {
+            fingerprint: seen.fingerprint.clone(),
+            kind: seen.about.word().to_owned(),
+            coupon_id: seen.coupon_id,
+            drop_id: seen.drop_id,
+            state: if seen.about == About::ClosedBelowQuantity { State::Told } else { State::Firing },
+            summary: seen.summary.clone(),
+            content_hash: seen.content_hash.clone(),
+            first_seen_at: self.now,
+            last_seen_at: self.now,
+            last_mailed_at: recent.and_then(|known| known.last_mailed_at),
+            mails: recent.map_or(0, |known| known.mails),
+            thread,
+            resolved_at: None,
+            acknowledged_at: None,
+            acknowledged_by: None,
+        }
+    }
+
+    fn say(&self, alert: &Alert, seen: &Observation) -> Option<Say> {
+        if !self.may_mail(alert) {
+            return None;
+        }
+        if !alert.was_mailed() {
+            return Some(Say::New);
+        }
+        if alert.state == State::Told {
+            return None;
+        }
+        if alert.content_hash != seen.content_hash {
+            return Some(Say::Changed);
+        }
+        let silence_ended = self.silence(alert.drop_id).is_some_and(|until| alert.last_mailed_at < Some(until));
+        let due = alert.last_mailed_at.is_some_and(|at| self.now - at >= self.policy.cooldown);
+        (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(Say::Repeat)
+    }
+
+    fn seen(&self, seen: Observation, verdict: &mut Verdict) {
+        let mut alert = self.alert(&seen);
+        let say = self.say(&alert, &seen);
+        if let Some(say) = say {
+            alert.last_mailed_at = Some(self.now);
+            alert.mails += 1;
+            if say == Say::Changed {
+                // Whoever took it on took on something else.
+                alert.content_hash.clone_from(&seen.content_hash);
+                alert.acknowledged_at = None;
+                alert.acknowledged_by = None;
+            }
+            let since = alert.first_seen_at;
+            let list = if alert.state == State::Told { &mut verdict.information } else { &mut verdict.problems };
+            list.push(Told { observation: seen, say, since });
+        }
+        verdict.alerts.push(alert);
+    }
+
+    fn gone(&self, known: &Alert, verdict: &mut Verdict) {
+        let mut alert = known.clone();
+        match known.state {
+            State::Firing if self.looked_at(known) => {
+                alert.state = State::Resolved;
+                alert.resolved_at = Some(self.now);
+            }
+            State::Resolved if known.owes_notice() => {}
+            _ => return,
+        }
+        if alert.was_mailed() && !self.is_silenced(alert.drop_id) {
+            alert.last_mailed_at = Some(self.now);
+            alert.mails += 1;
+            verdict.resolved.push(alert.clone());
+        }
+        if alert != *known {
+            verdict.alerts.push(alert);
+        }
+    }
+
+    /// What was repaired in a drop, as of now.
+    fn repair_alert(&self, coupon_id: Option<CouponId>, drop_id: Option<DropId>) -> Alert {
+        let fingerprint = observe::repair_fingerprint(drop_id);
+        let known = self.memory.alerts.get(&fingerprint);
+        let recent = known.filter(|known| self.now - known.last_seen_at < self.policy.cooldown);
+        Alert {
+            kind: REPAIRED.to_owned(),
+            coupon_id,
+            drop_id,
+            state: State::Resolved,
+            summary: "repairs".to_owned(),
+            content_hash: fingerprint.clone(),
+            first_seen_at: recent.map_or(self.now, |known| known.first_seen_at),
+            last_seen_at: self.now,
+            last_mailed_at: recent.and_then(|known| known.last_mailed_at),
+            mails: recent.map_or(0, |known| known.mails),
+            thread: thread(&fingerprint),
+            resolved_at: Some(self.now),
+            acknowledged_at: None,
+            acknowledged_by: None,
+            fingerprint,
+        }
+    }
+
+    /// Repairs are told at once, unless they come with pass after pass: then together, ever less often.
+    fn repairs(&self, mut alert: Alert, in_this_pass: bool, verdict: &mut Verdict) {
+        if self.may_mail(&alert) {
+            let untold = self.memory.untold_repairs.get(&alert.drop_id).copied().unwrap_or(0);
+            if let Some(since) = alert.last_mailed_at.filter(|_| untold > 0) {
+                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: untold, since });
+            }
+            if in_this_pass {
+                verdict.repaired.push(alert.drop_id);
+            }
+            alert.last_mailed_at = Some(self.now);
+            alert.mails += 1;
+        }
+        verdict.alerts.push(alert);
+    }
+
+    /// Whether this pass would have seen the drift, were it still there. One that failed may not have come so far.
+    fn looked_at(&self, alert: &Alert) -> bool {
+        let is_general = alert.kind == About::RunFailed.word() || alert.kind == About::Stalled.word();
+        self.run.status != Status::Failed
+            && match alert.drop_id {
+                Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop),
+                None => is_general || !self.run.partial,
+            }
+    }
+}
+
+/// The id that every mail of one drift refers to. No mail has it; that is fine, clients join what refers to the same.
+fn thread(fingerprint: &str) -> String {
+    format!("drift.{}", fingerprint.get(..40).unwrap_or(fingerprint))
+}

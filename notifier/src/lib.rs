@@ -1,0 +1,192 @@
+//! Telling people: which alerts there are, the mails about them, and sending those.
+//!
+//! [`alerts`] decides what is told (pure), [`render`] writes the mail, `store` keeps alerts and outbox in one transaction,
+//! and a task of its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
+
+pub mod alerts;
+mod args;
+mod clean;
+mod clock;
+mod gone;
+mod message;
+pub mod render;
+pub mod report;
+mod send;
+mod smtp;
+mod store;
+mod test_email;
+mod words;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use firstcome_shared::mysql::{Db, DbError, refusal};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::Run;
+use alerts::Policy;
+use gone::{Gone, Untold};
+use render::Rendered;
+use send::Sender;
+use store::Post;
+
+pub use args::{NotifyArgs, Sending};
+pub use clock::{Clock, SystemClock};
+pub use render::{Day, MissedRun};
+pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
+pub use store::{AlertError, AlertPage, AlertView, acknowledge, alert, list, silence};
+pub use test_email::test_email;
+
+/// Tells people. Cheap to clone.
+#[derive(Clone)]
+pub struct Notifier {
+    db: Db,
+    post: Arc<Post>,
+    sender: Option<Sender>,
+    wake: Arc<Notify>,
+    gone: Arc<Gone>,
+    untold: Arc<Untold>,
+}
+
+impl Notifier {
+    /// Checks the settings and says in the log what they mean.
+    pub fn new(db: Db, args: &NotifyArgs) -> anyhow::Result<Self> {
+        Self::with_clock(db, args, Arc::new(SystemClock))
+    }
+
+    /// [`Notifier::new`] with another clock, for tests.
+    pub fn with_clock(db: Db, args: &NotifyArgs, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        args.check()?;
+        let wake = Arc::new(Notify::new());
+        let sending = args.sending()?;
+        let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
+        announce(sending.as_ref(), recipients.len());
+        let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
+            db: db.clone(),
+            sending,
+            from,
+            clock,
+            wake: wake.clone(),
+        });
+        let post = Post {
+            recipients,
+            domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
+            links: args.links(),
+            policy: Policy { cooldown: seconds(args.alert_cooldown_seconds) },
+        };
+        Ok(Self { db, post: Arc::new(post), sender, wake, gone: Arc::default(), untold: Arc::default() })
+    }
+
+    /// Keeps what a pass means for the alerts, and mails what is new. To be called once a pass has ended, whatever its end,
+    /// and also when it could not be recorded.
+    ///
+    /// # Errors
+    /// Of MySQL. Called again with the same run, nothing is told twice.
+    pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
+        // As MySQL keeps it, so that what is read back compares equal.
+        let now = now.trunc_subsecs(3);
+        if let Err(error) = self.record(run, now).await {
+            self.database_is_gone(&error.to_string(), now);
+            self.untold.keep(run, now);
+            return Err(error);
+        }
+        self.database_is_back(now).await?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Earlier runs first, whose repairs could not be told while MySQL was away.
+    async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
+        while let Some((earlier, at)) = self.untold.take() {
+            match store::record_pass(&self.db, earlier.clone(), self.post.clone(), at).await {
+                Ok(_) => {}
+                Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
+                    tracing::error!(run_id = earlier.run_id, %source, "an earlier run can't be told");
+                }
+                // It must not hold up this pass, whose own error says whether MySQL is away.
+                Err(error) => {
+                    tracing::debug!(run_id = earlier.run_id, %error, "an earlier run can't be told yet");
+                    self.untold.put_back(earlier, at);
+                    break;
+                }
+            }
+        }
+        store::record_pass(&self.db, run.clone(), self.post.clone(), now).await?;
+        Ok(())
+    }
+
+    /// Mails that a run did not happen when it should have: `schedule` is the setting that asked for it, and the first missed
+    /// run was due at `expected_at`. Whoever calls this makes up for it.
+    pub async fn missed_run(
+        &self,
+        schedule: &str,
+        expected_at: DateTime<Utc>,
+        noticed_at: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
+        let missed = MissedRun { schedule: schedule.to_owned(), expected_at, noticed_at };
+        self.enqueue(render::missed(&missed, &self.post.links)?, noticed_at).await
+    }
+
+    /// Mails what happened in the 24 hours before `now`, and throws away what is old.
+    pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let now = now.trunc_subsecs(3);
+        let day = store::day(&self.db, now - TimeDelta::hours(24), now).await?;
+        self.enqueue(render::daily(&day, &self.post.links)?, now).await?;
+        Ok(store::tidy(&self.db, now).await?)
+    }
+
+    async fn enqueue(&self, mail: Rendered, now: DateTime<Utc>) -> anyhow::Result<()> {
+        store::enqueue(&self.db, mail, self.post.clone(), now.trunc_subsecs(3)).await?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Makes the sender look at the outbox now.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Sends the outbox until `shutdown`, then finishes mails in hand within five seconds. Without `SMTP_URL` it only waits.
+    pub async fn run_sender(self, shutdown: CancellationToken) {
+        match self.sender {
+            Some(sender) => sender.run(shutdown).await,
+            None => shutdown.cancelled().await,
+        }
+    }
+
+    /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is left stays in the outbox.
+    pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
+        let Some(sender) = &self.sender else { return Ok(()) };
+        let rounds = async {
+            while sender.round().await? > 0 {}
+            anyhow::Ok(())
+        };
+        if let Ok(done) = timeout(limit, rounds).await {
+            return done;
+        }
+        tracing::warn!(?limit, "mails are left in the outbox; a daemon, or the next run, sends them");
+        Ok(())
+    }
+}
+
+fn announce(sending: Option<&Sending>, recipients: usize) {
+    let Some(sending) = sending else {
+        tracing::warn!("SMTP_URL is not set: mails stay in the outbox (table mail_outbox) until it is");
+        if recipients == 0 {
+            tracing::warn!("ALERT_TO is not set: alerts are kept, but no mail is written");
+        }
+        return;
+    };
+    let address = &sending.server.address;
+    tracing::info!(server = address.host, port = address.port, encryption = %address.encryption, recipients, "mails will be sent");
+    if sending.server.shows_password() {
+        tracing::warn!("the password in SMTP_URL can be read on the way: use ?tls=required or smtps://");
+    }
+}
+
+fn seconds(n: u64) -> TimeDelta {
+    TimeDelta::seconds(i64::try_from(n).unwrap_or(i64::MAX / 1_000))
+}

@@ -1,0 +1,195 @@
+//! The daily digest: problems first, then runs, finished drops, totals.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+
+use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
+use super::links::Links;
+use super::notices::{WHY, cells};
+use super::pass::time;
+use super::subject::duration;
+use crate::{clean, words};
+
+/// Lines of a list.
+const LINES: usize = 20;
+
+/// An alert that is open when the day is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAlert {
+    pub id: i64,
+    /// One line on it.
+    pub summary: String,
+    /// The coupon's name, where it concerns one.
+    pub coupon_name: Option<String>,
+    /// The drop, where it concerns one.
+    pub drop_id: Option<DropId>,
+    pub since: DateTime<Utc>,
+    /// Who took it on.
+    pub acknowledged_by: Option<String>,
+}
+
+/// A drop that was verified exact after closing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedDrop {
+    pub coupon_id: CouponId,
+    pub coupon_name: String,
+    pub drop_id: DropId,
+    /// How many it offered.
+    pub quantity: u32,
+    /// How many people hold one.
+    pub rows: u32,
+}
+
+/// What the daily digest tells: everything of a stretch of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Day {
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    /// What needs a person, oldest first; the first of them.
+    pub open: Vec<OpenAlert>,
+    /// How many there are.
+    pub open_total: u64,
+    /// Promises that could not be kept and were not mended since.
+    pub broken: u64,
+    /// Runs that ended, by status.
+    pub runs: Vec<(String, u64)>,
+    /// When the last clean or repaired run ended.
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Findings by kind: how many, and of those how many repaired.
+    pub findings: Vec<(String, u64, u64)>,
+    /// Drops verified exact; the first of them.
+    pub sealed: Vec<SealedDrop>,
+    /// How many there were.
+    pub sealed_total: u64,
+    /// People, rows and failed claims that runs looked at.
+    pub examined: [u64; 3],
+    /// Mails sent, waiting, given up.
+    pub mails: [u64; 3],
+}
+
+/// The daily digest: problems first, then runs, successes, totals.
+pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
+    let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
+    let problems = day.open_total;
+    let nobody_looked = total == 0;
+    let state = match (problems, nobody_looked) {
+        (_, true) => "no run in this time".to_owned(),
+        (0, _) => "nothing is open".to_owned(),
+        (n, _) => format!("{} open", words::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems")),
+    };
+    let runs = words::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
+    Letter {
+        kind: "digest",
+        tone: if problems > 0 || nobody_looked { Tone::Bad } else { Tone::Good },
+        subject: format!(
+            "daily digest: {state} · {runs} · {}",
+            words::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
+        ),
+        lead: format!("From {} to {}: {state}, {runs}.", time(day.from), time(day.to)),
+        sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
+        footer: vec![WHY.to_owned()],
+    }
+    .render()
+}
+
+fn open(day: &Day, links: &Links) -> Section {
+    let mut blocks = Vec::new();
+    if day.open.is_empty() {
+        blocks.push(Block::Paragraph("Nothing needs a person.".to_owned()));
+    } else {
+        let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
+        let more = day.open_total.saturating_sub(lines.len() as u64);
+        if more > 0 {
+            lines.push(format!("and {} more: see GET /v1/alerts?status=firing", words::grouped(more)));
+        }
+        blocks.push(Block::List(lines));
+    }
+    if day.broken > 0 {
+        let broken = usize::try_from(day.broken).unwrap_or(usize::MAX);
+        blocks.push(Block::Paragraph(format!(
+            "{} not mended.",
+            words::count(broken, "broken promise is", "broken promises are")
+        )));
+        blocks.push(links.section("broken_promise"));
+    }
+    Section { title: "Problems".to_owned(), blocks }
+}
+
+fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
+    let place = match (&alert.coupon_name, alert.drop_id) {
+        (Some(name), Some(drop)) => format!("{} (drop {drop}): ", clean::line(name, 60)),
+        (None, Some(drop)) => format!("drop {drop}: "),
+        _ => String::new(),
+    };
+    let taken = alert.acknowledged_by.as_ref().map(|by| format!(", taken on by {}", clean::line(by, 60)));
+    format!(
+        "{place}{}, for {}{} (alert {})",
+        clean::line(&alert.summary, clean::LONGEST),
+        duration(now - alert.since),
+        taken.unwrap_or_default(),
+        alert.id
+    )
+}
+
+fn runs_section(day: &Day, total: u64) -> Section {
+    let mut blocks = Vec::new();
+    if total == 0 {
+        blocks.push(Block::Paragraph(
+            "No run ended in this time. Nobody compared what was promised with what was written.".to_owned(),
+        ));
+    } else {
+        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &words::grouped(*n)], false)).collect();
+        blocks.push(Block::Table(Table { head: vec!["Ended".to_owned(), "runs".to_owned()], rows }));
+    }
+    let last = day.last_success_at.map_or_else(
+        || "No run has ever ended clean or repaired.".to_owned(),
+        |at| {
+            format!("The last that ended clean or repaired: {}, {} before this mail.", time(at), duration(day.to - at))
+        },
+    );
+    blocks.push(Block::Paragraph(last));
+    Section { title: "Runs".to_owned(), blocks }
+}
+
+fn successes(day: &Day) -> Section {
+    let mut blocks = Vec::new();
+    if day.sealed.is_empty() {
+        blocks.push(Block::Paragraph("No drop was finished in this time.".to_owned()));
+    } else {
+        let lines = day.sealed.iter().take(LINES).map(|drop| {
+            let name = clean::line(&drop.coupon_name, 60);
+            let (rows, quantity) = (words::grouped(drop.rows.into()), words::grouped(drop.quantity.into()));
+            format!(
+                "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",
+                drop.coupon_id, drop.drop_id
+            )
+        });
+        let mut lines: Vec<String> = lines.collect();
+        let more = day.sealed_total.saturating_sub(lines.len() as u64);
+        if more > 0 {
+            lines.push(format!("and {} more", words::grouped(more)));
+        }
+        blocks.push(Block::List(lines));
+    }
+    Section { title: "Finished drops".to_owned(), blocks }
+}
+
+fn totals(day: &Day) -> Section {
+    let mut blocks = Vec::new();
+    if day.findings.is_empty() {
+        blocks.push(Block::Paragraph("No drift was found.".to_owned()));
+    } else {
+        let rows = day.findings.iter().map(|(kind, found, repaired)| {
+            cells([kind.as_str(), &words::grouped(*found), &words::grouped(*repaired)], false)
+        });
+        let head = ["Drift", "found", "repaired"].map(str::to_owned).to_vec();
+        blocks.push(Block::Table(Table { head, rows: rows.collect() }));
+    }
+    let [users, rows, failed] = day.examined.map(words::grouped);
+    let [sent, waiting, given_up] = day.mails.map(words::grouped);
+    blocks.push(Block::List(vec![
+        format!("Looked at, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
+        format!("Mails: {sent} sent, {waiting} waiting, {given_up} given up"),
+    ]));
+    Section { title: "Totals".to_owned(), blocks }
+}

@@ -1,0 +1,212 @@
+//! The form every mail has: a sentence that says what happened, then sections of paragraphs, tables, lists and commands. One
+//! template renders it as HTML, one as plain text, so that neither can say less than the other.
+
+use askama::Template;
+
+use crate::clean;
+
+/// Width of plain text, in characters.
+const WIDTH: usize = 78;
+
+/// Longest subject, in characters. Phones show about 40, so what matters comes first.
+const SUBJECT: usize = 150;
+
+/// A mail, rendered and ready for the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// What it is, in one word for the table: `action`, `repaired`, `resolved`, `information`, `missed`, `digest`, `test`.
+    pub kind: &'static str,
+    /// One line, without control characters.
+    pub subject: String,
+    pub text: String,
+    /// HTML that needs nothing from elsewhere.
+    pub html: String,
+}
+
+/// Which colour a mail opens with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Bad,
+    Good,
+    Plain,
+}
+
+/// A mail before it is rendered. Every text in it is one clean line already.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) kind: &'static str,
+    pub(super) tone: Tone,
+    pub(super) subject: String,
+    /// What happened, in one sentence.
+    pub(super) lead: String,
+    pub(super) sections: Vec<Section>,
+    pub(super) footer: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    pub(super) title: String,
+    pub(super) blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+pub(super) enum Block {
+    Paragraph(String),
+    /// A line that introduces what follows.
+    Heading(String),
+    Table(Table),
+    List(Vec<String>),
+    Command {
+        what: String,
+        line: String,
+    },
+    Link {
+        label: String,
+        url: String,
+    },
+}
+
+/// The first column is text, the others are numbers.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) head: Vec<String>,
+    pub(super) rows: Vec<TableRow>,
+}
+
+#[derive(Debug)]
+pub(super) struct TableRow {
+    pub(super) cells: Vec<String>,
+    pub(super) strong: bool,
+}
+
+#[derive(Template)]
+#[template(path = "letter.html")]
+struct Html<'a> {
+    subject: &'a str,
+    letter: &'a Letter,
+    colour: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "letter.txt")]
+struct Text<'a> {
+    letter: &'a Letter,
+}
+
+impl Letter {
+    pub(super) fn render(&self) -> anyhow::Result<Rendered> {
+        let subject = clean::line(&format!("[firstcome] {}", self.subject), SUBJECT);
+        let colour = match self.tone {
+            Tone::Bad => "#c62828",
+            Tone::Good => "#2e7d32",
+            Tone::Plain => "#1565c0",
+        };
+        Ok(Rendered {
+            kind: self.kind,
+            html: Html { subject: &subject, letter: self, colour }.render()?,
+            text: Text { letter: self }.render()?,
+            subject,
+        })
+    }
+
+    fn wrapped_lead(&self) -> String {
+        wrap(&self.lead, "", "")
+    }
+
+    fn wrapped_footer(&self) -> String {
+        self.footer.iter().map(|line| wrap(line, "", "")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Section {
+    fn ruled_title(&self) -> String {
+        let rule = "=".repeat(self.title.chars().count().min(WIDTH));
+        format!("{}\n{rule}", self.title)
+    }
+}
+
+impl Block {
+    fn as_text(&self) -> String {
+        match self {
+            Self::Paragraph(text) => wrap(text, "", ""),
+            Self::Heading(text) => {
+                let text = wrap(text, "", "");
+                let rule = "-".repeat(text.lines().last().unwrap_or_default().chars().count());
+                format!("{text}\n{rule}")
+            }
+            Self::Table(table) => table.as_text(),
+            Self::List(items) => items.iter().map(|item| wrap(item, "- ", "  ")).collect::<Vec<_>>().join("\n"),
+            // Never wrapped: it is to be copied.
+            Self::Command { what, line } => format!("{}\n    {line}", wrap(&format!("{what}:"), "", "")),
+            Self::Link { label, url } => format!("{label}: {url}"),
+        }
+    }
+}
+
+impl Table {
+    fn as_text(&self) -> String {
+        let all = || std::iter::once(&self.head).chain(self.rows.iter().map(|row| &row.cells));
+        let columns = all().map(Vec::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|at| all().filter_map(|cells| cells.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+            .collect();
+        let line = |cells: &Vec<String>| {
+            let padded = widths.iter().enumerate().map(|(at, width)| {
+                let cell = cells.get(at).map_or("", String::as_str);
+                let pad = " ".repeat(width - cell.chars().count());
+                if at == 0 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+            });
+            padded.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+        };
+        let rule = "-".repeat(widths.iter().sum::<usize>() + 3 * columns.saturating_sub(1));
+        let mut lines = vec![line(&self.head), rule];
+        lines.extend(self.rows.iter().map(|row| line(&row.cells)));
+        lines.join("\n")
+    }
+}
+
+/// Breaks a line at spaces. A word that is too long stays whole.
+fn wrap(text: &str, first: &str, rest: &str) -> String {
+    let mut lines = Vec::new();
+    let mut line = String::from(first);
+    let mut is_empty = true;
+    for word in text.split(' ') {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(std::mem::replace(&mut line, rest.to_owned()));
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines.push(line);
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_wrapped_at_spaces_and_never_within_a_word() {
+        let long = "x".repeat(WIDTH + 9);
+        assert_eq!(wrap(&format!("a {long} b"), "- ", "  "), format!("- a\n  {long}\n  b"));
+        assert!(wrap(&"word ".repeat(50), "", "").lines().all(|line| line.chars().count() <= WIDTH));
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let row = |cells: [&str; 3]| TableRow { cells: cells.map(str::to_owned).to_vec(), strong: false };
+        let table = Table {
+            head: ["", "before", "after"].map(str::to_owned).to_vec(),
+            rows: vec![row(["Rows", "97", "100"]), row(["Failed claims", "2", "0"])],
+        };
+        assert_eq!(
+            table.as_text(),
+            "                before   after\n------------------------------\nRows                97     100\n\
+             Failed claims        2       0"
+        );
+    }
+}

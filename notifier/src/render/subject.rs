@@ -1,0 +1,124 @@
+//! The subject, which says it all.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::domain::DropId;
+
+use super::pass::Pass;
+use crate::alerts::{About, Say, Told};
+use crate::{clean, words};
+
+/// Longest name of a coupon in a subject, in characters.
+const NAME: usize = 60;
+
+/// The word for the outbox, and the subject after `[firstcome] `.
+pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
+    let verdict = pass.verdict;
+    if !verdict.problems.is_empty() {
+        return ("action", format!("action needed: {}", problems(pass)));
+    }
+    // That a person needs to do nothing any more is worth more than what was done for it.
+    if !verdict.resolved.is_empty() {
+        return ("resolved", format!("resolved: {}", resolved(pass)));
+    }
+    if !(verdict.repaired.is_empty() && verdict.earlier.is_empty()) {
+        return ("repaired", format!("repaired: {}", repaired(pass)));
+    }
+    let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|told| told.observation.drop_id).collect();
+    let what = place(pass, &drops).unwrap_or_default();
+    ("information", format!("closed below its quantity: {what}"))
+}
+
+fn problems(pass: &Pass<'_>) -> String {
+    let problems = &pass.verdict.problems;
+    let drops: BTreeSet<DropId> = problems.iter().filter_map(|told| told.observation.drop_id).collect();
+    let of_no_drop = problems.iter().find(|told| told.observation.drop_id.is_none());
+    let more = problems.len() - 1;
+    let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
+    let again = again(problems, pass.now);
+    let also = also_repaired(pass).map(|done| format!("; {done}")).unwrap_or_default();
+    // What is about everything says more than any one drop.
+    let general = of_no_drop.filter(|told| matches!(told.observation.about, About::RunFailed | About::Stalled));
+    match (general, problems.first(), place(pass, &drops)) {
+        (Some(told), _, _) | (None, Some(told), None) => {
+            format!("{}{and_more}{again}{also}", clean::line(&told.observation.summary, 90))
+        }
+        (None, Some(told), Some(place)) => {
+            // The problem first: a lock screen shows the beginning.
+            format!("{}{and_more}{again} · {place}{also}", clean::line(&told.observation.summary, 60))
+        }
+        (None, None, _) => String::new(),
+    }
+}
+
+/// For how long it has been there, where all of it was told before.
+fn again(problems: &[Told], now: DateTime<Utc>) -> String {
+    let all_again = problems.iter().all(|told| told.say == Say::Repeat);
+    match problems.iter().map(|told| told.since).min() {
+        Some(since) if all_again => format!(", for {}", duration(now - since)),
+        _ => String::new(),
+    }
+}
+
+/// A length of time in its largest unit.
+pub(super) fn duration(time: TimeDelta) -> String {
+    let minutes = time.num_minutes();
+    match minutes {
+        ..1 => format!("{} s", time.num_seconds().max(0)),
+        1..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 1440),
+    }
+}
+
+fn repaired(pass: &Pass<'_>) -> String {
+    let verdict = pass.verdict;
+    let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
+    let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
+    let done = Some(words::done(pass.repairs())).filter(|done| !done.is_empty());
+    let what = [done, pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
+}
+
+/// What was repaired beside what the subject is about.
+fn also_repaired(pass: &Pass<'_>) -> Option<String> {
+    let done = words::done(pass.repairs());
+    (!done.is_empty()).then(|| format!("repaired: {done}"))
+}
+
+fn resolved(pass: &Pass<'_>) -> String {
+    let resolved = &pass.verdict.resolved;
+    let drops = resolved.iter().filter_map(|alert| alert.drop_id);
+    let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
+    let was = match resolved.as_slice() {
+        [one] => format!("was: {}", clean::line(&one.summary, 80)),
+        many => words::count(many.len(), "alert", "alerts"),
+    };
+    let what = [Some(was), also_repaired(pass)].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
+}
+
+/// One drop by its name and numbers, several by how many. `None` for no drop.
+fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
+    let first = drops.first()?;
+    if drops.len() > 1 {
+        let coupons: BTreeSet<_> = drops.iter().map(|drop| pass.coupon_of(*drop)).collect();
+        let coupons = if coupons.len() == 1 {
+            coupons.first().map(|(_, name)| clean::line(name, NAME)).unwrap_or_default()
+        } else {
+            words::count(coupons.len(), "coupon", "coupons")
+        };
+        return Some(format!("{} drops of {coupons}", drops.len()));
+    }
+    let report = pass.run.drops.iter().find(|report| report.drop_id == *first);
+    let (_, name) = pass.coupon_of(*first);
+    let name = clean::line(&name, NAME);
+    Some(report.map_or_else(
+        || format!("{name} · drop {first}"),
+        |report| {
+            let (rows, quantity) = (words::grouped(report.after.rows), words::grouped(u64::from(report.quantity)));
+            format!("{name} · {rows} of {quantity} issued")
+        },
+    ))
+}

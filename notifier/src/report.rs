@@ -1,0 +1,286 @@
+//! A pass as it is told: to the endpoint, the command line, the tables and the mails. Only words and numbers, no decisions.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
+use utoipa::ToSchema;
+
+/// What set a pass off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Trigger {
+    /// The schedule.
+    Cron,
+    /// `POST /v1/reconcile`.
+    Endpoint,
+    /// `firstcome-reconciler once`.
+    Cli,
+    /// The daemon started, or found the gate closed.
+    Startup,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Status {
+    /// Still under way.
+    Running,
+    /// Nothing to repair.
+    Clean,
+    /// Everything found was repaired, and the next look showed it.
+    Repaired,
+    /// Something is left that a person must look at, or a dry run found something.
+    Drift,
+    /// So much was to be repaired that nothing was, until a person confirms.
+    Braked,
+    /// The pass could not be finished.
+    Failed,
+}
+
+/// What a finding is about. docs/OPERATIONS.md has a section for each.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Kind {
+    /// Promised, and no row came.
+    Unissued,
+    /// In the backup table, not dealt with.
+    FailedClaim,
+    /// A row whose person Redis does not know.
+    MissingAdmission,
+    /// The counter does not add up.
+    CountMismatch,
+    /// Two people on one slot, or one person on two.
+    SlotConflict,
+    /// More admitted than there is.
+    OverAdmitted,
+    /// Slots left although people wait, or at closing.
+    Unfilled,
+    /// Redis lost a drop, or its scripts.
+    RedisLost,
+    /// Something does not move or can't be reached.
+    Stalled,
+}
+
+/// The repair that a finding asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum ActionKind {
+    /// Write the row.
+    Issue,
+    /// Admit the person again, in a free slot.
+    Readmit,
+    /// Give the person another slot.
+    Move,
+    /// Give a free slot to the first on the waiting list.
+    Promote,
+    /// Take back a second slot of one person.
+    Withdraw,
+    /// Put the person of a row back into Redis.
+    PutBack,
+    /// Close a failed claim whose person holds a row already.
+    ResolveDuplicate,
+    /// Write the whole drop to Redis again.
+    Rebuild,
+    /// Set the drop's counter.
+    SetCount,
+    /// Set the drop's settings in Redis.
+    WriteMeta,
+    /// Open the admission gate.
+    GrantLicence,
+    /// None: a person is told.
+    Report,
+}
+
+/// What became of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Outcome {
+    /// Repaired, and the next look shows it.
+    Applied,
+    /// Would be repaired: a dry run, or the repair limit.
+    Planned,
+    /// Nothing was to be done, or it had changed meanwhile; or only a person can decide.
+    Skipped,
+    /// The repair was tried and is not there.
+    Failed,
+}
+
+/// One drift that a pass saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What it is about.
+    pub kind: Kind,
+    /// The coupon, where it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coupon_id: Option<CouponId>,
+    /// The drop, where it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_id: Option<DropId>,
+    /// The slot, where it concerns one.
+    pub slot: Option<i64>,
+    /// The person, in full: the endpoint is for operators. Logs and mails mask it.
+    pub user_id: Option<String>,
+    pub action: ActionKind,
+    /// What became of it.
+    pub result: Outcome,
+    /// More, for a person.
+    pub detail: String,
+    /// A person must act: the drift is still there after this pass and no later pass will mend it by itself.
+    #[serde(default)]
+    pub needs_person: bool,
+}
+
+/// The numbers of a drop at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Numbers {
+    /// Redis: highest slot given out.
+    pub count: i64,
+    /// Redis: people holding a slot.
+    pub users: u64,
+    /// MySQL: rows.
+    pub rows: u64,
+    /// Backup table: unresolved.
+    pub failed_claims: u64,
+    /// On the topic, not yet read by the consumer.
+    pub in_flight: u64,
+    /// Redis: slots given back.
+    #[serde(default)]
+    pub free: u64,
+    /// Redis: people on the waiting list.
+    #[serde(default)]
+    pub waiting: u64,
+}
+
+/// How much was looked at, so that "0 drift" never means "looked at nothing".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Examined {
+    /// People in Redis.
+    pub users: u64,
+    /// Rows in MySQL.
+    pub rows: u64,
+    /// Rows of the backup table.
+    pub failed_claims: u64,
+}
+
+/// A pass over one drop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DropReport {
+    /// The coupon.
+    pub coupon_id: CouponId,
+    /// Its name, as it was then.
+    #[serde(default)]
+    pub coupon_name: String,
+    /// The drop.
+    pub drop_id: DropId,
+    /// How many it gives out.
+    pub quantity: u32,
+    /// Every promise has its row, no row is one too many, and nobody waits while a slot is free.
+    pub exact: bool,
+    /// Verified exact after closing; later passes skip it.
+    #[serde(default)]
+    pub sealed: bool,
+    /// Before repairs.
+    pub before: Numbers,
+    /// As the next look showed.
+    pub after: Numbers,
+    /// How much was looked at.
+    pub examined: Examined,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// One run of the reconciler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    /// Its id, in order of time.
+    pub run_id: String,
+    /// What set it off.
+    pub trigger: Trigger,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Sealed drops were looked at too.
+    #[serde(default)]
+    pub deep: bool,
+    /// Only one coupon or drop was looked at. Not kept: it only matters to what is told right after the pass.
+    #[serde(skip)]
+    pub partial: bool,
+    /// It failed because the process was asked to stop. Not kept, as `partial`.
+    #[serde(skip)]
+    pub stopped: bool,
+    /// How it ended.
+    pub status: Status,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended; `None` while it runs.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Findings of no drop in particular: the gate, a store, a missed run.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// The drops it looked at.
+    pub drops: Vec<DropReport>,
+}
+
+macro_rules! words {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// The word in JSON, in metrics and in the tables.
+            pub fn as_str(self) -> &'static str {
+                self.into()
+            }
+        }
+    )*};
+}
+
+words!(Trigger, Status, Kind, ActionKind, Outcome);
+
+impl Run {
+    /// Every finding of the run, those of no drop first.
+    pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables, metrics and JSON of other builds have these words.
+    #[test]
+    fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
+        let words = "issue readmit move promote withdraw put_back resolve_duplicate rebuild set_count write_meta \
+                     grant_licence report";
+        for word in words.split(' ') {
+            let action: ActionKind = word.parse().unwrap();
+            assert_eq!((action.as_str(), serde_json::to_value(action).unwrap()), (word, word.into()));
+        }
+        let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted unfilled \
+                     redis_lost stalled";
+        for word in words.split(' ') {
+            let kind: Kind = word.parse().unwrap();
+            assert_eq!((kind.as_str(), serde_json::to_value(kind).unwrap()), (word, word.into()));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the daily digest tells, gathered from the tables.
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::dsl::{count_star, max};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::schema::{
+    alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs,
+};
+use firstcome_shared::mysql::{Conn, Db, DbError};
+
+use super::LIMIT;
+use crate::render::{Day, OpenAlert, SealedDrop};
+
+/// Lines of a list; the mail says how many more there are.
+const LINES: i64 = 20;
+
+/// How long sent and given-up mails are kept, in days.
+const MAILS_KEPT: i64 = 30;
+/// How long resolved alerts are kept, in days.
+const ALERTS_KEPT: i64 = 90;
+
+/// Gathers what happened in a stretch of time.
+pub(crate) async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day, DbError> {
+    db.run_within(LIMIT, "gather the day", async move |conn| {
+        let (since, until) = (from.naive_utc(), to.naive_utc());
+        let (runs, examined) = runs(conn, since, until).await?;
+        let (sealed, sealed_total) = sealed(conn, since, until).await?;
+        let (open, open_total) = open(conn).await?;
+        let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+        let broken: i64 = broken.count().get_result(conn).await?;
+        let good = reconcile_runs::status.eq_any(["clean", "repaired"]).and(reconcile_runs::dry_run.eq(false));
+        let last: Option<NaiveDateTime> =
+            reconcile_runs::table.filter(good).select(max(reconcile_runs::finished_at)).first(conn).await?;
+        Ok(Day {
+            from,
+            to,
+            open,
+            open_total,
+            broken: unsigned(broken),
+            runs,
+            last_success_at: last.map(|at| at.and_utc()),
+            findings: findings(conn, since, until).await?,
+            sealed,
+            sealed_total,
+            examined,
+            mails: mails(conn, since, until).await?,
+        })
+    })
+    .await
+}
+
+fn unsigned(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+async fn runs(
+    conn: &mut Conn,
+    since: NaiveDateTime,
+    until: NaiveDateTime,
+) -> QueryResult<(Vec<(String, u64)>, [u64; 3])> {
+    let ended = reconcile_runs::started_at.ge(since).and(reconcile_runs::started_at.lt(until));
+    let ended = ended.and(reconcile_runs::finished_at.is_not_null()).and(reconcile_runs::dry_run.eq(false));
+    let by_status: Vec<(String, i64)> = reconcile_runs::table
+        .filter(ended)
+        .group_by(reconcile_runs::status)
+        .order(reconcile_runs::status)
+        .select((reconcile_runs::status, count_star()))
+        .load(conn)
+        .await?;
+    let all: Vec<(i64, i64, i64)> = reconcile_runs::table
+        .filter(ended)
+        .select((reconcile_runs::users_examined, reconcile_runs::rows_examined, reconcile_runs::failed_claims_examined))
+        .load(conn)
+        .await?;
+    let examined = all.iter().fold([0; 3], |[users, rows, failed], run| {
+        [users + unsigned(run.0), rows + unsigned(run.1), failed + unsigned(run.2)]
+    });
+    Ok((by_status.into_iter().map(|(status, n)| (status, unsigned(n))).collect(), examined))
+}
+
+async fn findings(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<Vec<(String, u64, u64)>> {
+    let real = reconcile_runs::started_at.ge(since).and(reconcile_runs::started_at.lt(until));
+    let rows: Vec<(String, String, i64)> = reconcile_findings::table
+        .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
+        .filter(real.and(reconcile_runs::dry_run.eq(false)))
+        .group_by((reconcile_findings::kind, reconcile_findings::result))
+        .order(reconcile_findings::kind)
+        .select((reconcile_findings::kind, reconcile_findings::result, count_star()))
+        .load(conn)
+        .await?;
+    let mut kinds: Vec<(String, u64, u64)> = Vec::new();
+    for (kind, result, n) in rows {
+        if kinds.last().is_none_or(|last| last.0 != kind) {
+            kinds.push((kind, 0, 0));
+        }
+        if let Some(last) = kinds.last_mut() {
+            last.1 += unsigned(n);
+            last.2 += if result == "applied" { unsigned(n) } else { 0 };
+        }
+    }
+    Ok(kinds)
+}
+
+async fn sealed(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<(Vec<SealedDrop>, u64)> {
+    let in_time = || drops::sealed_at.ge(since).and(drops::sealed_at.lt(until));
+    let total: i64 = drops::table.filter(in_time()).count().get_result(conn).await?;
+    let rows: Vec<(i64, String, i64, u32, Option<u32>)> = drops::table
+        .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
+        .filter(in_time())
+        .order(drops::sealed_at)
+        .limit(LINES)
+        .select((coupons::id, coupons::name, drops::id, drops::quantity, drops::sealed_rows))
+        .load(conn)
+        .await?;
+    let drop = |(coupon, coupon_name, drop, quantity, rows)| SealedDrop {
+        coupon_id: CouponId(coupon),
+        coupon_name,
+        drop_id: DropId(drop),
+        quantity,
+        rows: Option::unwrap_or(rows, 0),
+    };
+    Ok((rows.into_iter().map(drop).collect(), unsigned(total)))
+}
+
+/// Number, summary, coupon's name, drop, since when, who took it on.
+type OpenRow = (i64, String, Option<String>, Option<i64>, NaiveDateTime, Option<String>);
+
+async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
+    let total: i64 = alerts::table.filter(alerts::status.eq("firing")).count().get_result(conn).await?;
+    let rows: Vec<OpenRow> = alerts::table
+        .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
+        .filter(alerts::status.eq("firing"))
+        .order(alerts::first_seen_at)
+        .limit(LINES)
+        .select((
+            alerts::id,
+            alerts::summary,
+            coupons::name.nullable(),
+            alerts::drop_id,
+            alerts::first_seen_at,
+            alerts::acknowledged_by,
+        ))
+        .load(conn)
+        .await?;
+    let alert = |(id, summary, coupon_name, drop, since, acknowledged_by): OpenRow| OpenAlert {
+        id,
+        summary,
+        coupon_name,
+        drop_id: drop.map(DropId),
+        since: since.and_utc(),
+        acknowledged_by,
+    };
+    Ok((rows.into_iter().map(alert).collect(), unsigned(total)))
+}
+
+async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<[u64; 3]> {
+    let sent = mail_outbox::table.filter(mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until)));
+    let sent: i64 = sent.count().get_result(conn).await?;
+    let waiting = mail_outbox::table.filter(mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null()));
+    let waiting: i64 = waiting.count().get_result(conn).await?;
+    let given_up =
+        mail_outbox::table.filter(mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until)));
+    let given_up: i64 = given_up.count().get_result(conn).await?;
+    Ok([sent, waiting, given_up].map(unsigned))
+}
+
+/// Throws away mails that were dealt with long ago and alerts that are long over.
+pub(crate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
+    db.run_within(LIMIT, "tidy mails and alerts", async move |conn| {
+        let mails = (now - chrono::TimeDelta::days(MAILS_KEPT)).naive_utc();
+        let dealt_with = mail_outbox::sent_at.is_not_null().or(mail_outbox::given_up_at.is_not_null());
+        diesel::delete(mail_outbox::table.filter(dealt_with.and(mail_outbox::created_at.lt(mails))))
+            .execute(conn)
+            .await?;
+        let resolved = (now - chrono::TimeDelta::days(ALERTS_KEPT)).naive_utc();
+        let over = alerts::status.eq("resolved").and(alerts::resolved_at.lt(resolved));
+        diesel::delete(alerts::table.filter(over)).execute(conn).await.map(|_| ())
+    })
+    .await
+}

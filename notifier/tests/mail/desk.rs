@@ -1,0 +1,155 @@
+//! A reconciler's mail desk: a database of its own in a real MySQL, a real mail server, and a clock that tests turn.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::report::Run;
+use firstcome_notifier::{Clock, Notifier, NotifyArgs};
+use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_stack::{Mail, MailOptions, MailSink, MysqlOptions, MysqlServer, Tls};
+use mail_parser::{Message, MessageParser};
+use tokio::sync::OnceCell;
+
+use crate::world::at;
+
+pub(crate) const A: &str = "a@example.org";
+pub(crate) const B: &str = "b@example.org";
+
+/// Longest that anything may take in these tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
+static DATABASES: AtomicU32 = AtomicU32::new(1);
+
+pub(crate) async fn mysql() -> &'static MysqlServer {
+    MYSQL.get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap()).await
+}
+
+/// A clock that stands still until it is turned.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn turn(&self, by: TimeDelta) -> DateTime<Utc> {
+        self.0.fetch_add(by.num_seconds(), Ordering::SeqCst);
+        self.now()
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        at(self.0.load(Ordering::SeqCst))
+    }
+}
+
+pub(crate) struct Desk {
+    pub(crate) db: Db,
+    pub(crate) database: String,
+    pub(crate) sink: MailSink,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) args: NotifyArgs,
+    authority: Mutex<Option<std::path::PathBuf>>,
+}
+
+impl Desk {
+    pub(crate) async fn new(recipients: &str) -> Self {
+        Self::with_tls(recipients, Tls::None).await
+    }
+
+    pub(crate) async fn with_tls(recipients: &str, tls: Tls) -> Self {
+        let database = format!("mail_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
+        mysql().await.query(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let url = mysql().await.database_url(&database);
+        let settings = DbSettings { url: url.into(), pool_size: 4, limit: Duration::from_secs(10) };
+        migrations::migrate(&settings).await.unwrap();
+        let sink = MailSink::start(MailOptions { folder: None, tls }).await.unwrap();
+        let args = args(Some(&sink.url()), recipients);
+        let db = Db::new(&settings).unwrap();
+        Self { db, database, sink, clock: Arc::default(), args, authority: Mutex::default() }
+    }
+
+    /// Trusts the mail server's certificate.
+    pub(crate) fn trust(&mut self) {
+        let path = std::env::temp_dir().join(format!("{}.pem", self.database));
+        std::fs::write(&path, self.sink.ca_pem().unwrap()).unwrap();
+        self.args.smtp_ca_file = Some(path.clone());
+        *self.authority.lock().unwrap() = Some(path);
+    }
+
+    /// A notifier as a process makes it when it starts: nothing is remembered but what the tables hold.
+    pub(crate) fn notifier(&self) -> Notifier {
+        Notifier::with_clock(self.db.clone(), &self.args, self.clock.clone()).unwrap()
+    }
+
+    /// A pass now, then everything that is due is sent.
+    pub(crate) async fn pass(&self, run: &Run) {
+        let notifier = self.notifier();
+        notifier.after_pass(run, self.clock.now()).await.unwrap();
+        notifier.flush(SOON).await.unwrap();
+    }
+
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        let sql = sql.replace("FROM ", &format!("FROM {}.", self.database));
+        mysql().await.query(&sql).await.unwrap()
+    }
+
+    /// Runs a statement in this desk's database.
+    pub(crate) async fn run(&self, sql: &str) {
+        use diesel::sql_query;
+        use diesel_async::RunQueryDsl;
+        let sql = sql.to_owned();
+        self.db.run("set up", async move |conn| sql_query(sql).execute(conn).await).await.unwrap();
+    }
+
+    /// Makes coupon 1 with its drop 7.
+    pub(crate) async fn winter_coupon(&self) {
+        self.run("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'Winter coupon', 100, 'coupon')").await;
+        self.run("INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (7, 1, '2026-12-01', 100)").await;
+    }
+
+    /// Waits until so many mails have come.
+    pub(crate) async fn until_there_are(&self, mails: usize) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while self.sink.mails().len() < mails {
+            assert!(tokio::time::Instant::now() < deadline, "{} of {mails} mails came", self.sink.mails().len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Subjects of what came for one recipient, in order.
+    pub(crate) fn subjects(&self, to: &str) -> Vec<String> {
+        let mails = self.sink.mails();
+        mails.iter().filter(|mail| mail.to == [to]).map(|mail| parsed(mail).subject().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Some(path) = self.authority.lock().unwrap().take() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
+    NotifyArgs {
+        smtp_url: smtp_url.map(|url| url.to_owned().into()),
+        smtp_timeout_ms: 10_000,
+        smtp_ca_file: None,
+        alert_from: Some("Firstcome <firstcome@example.com>".to_owned()),
+        alert_to: Some(recipients.to_owned()),
+        alert_cooldown_seconds: 4 * 3_600,
+        docs_url: None,
+        public_url: None,
+    }
+}
+
+pub(crate) fn parsed(mail: &Mail) -> Message<'_> {
+    MessageParser::default().parse(&mail.raw).unwrap()
+}
+
+pub(crate) fn id(mail: &Mail) -> String {
+    parsed(mail).message_id().unwrap().to_owned()
+}

@@ -1,0 +1,78 @@
+//! What operators do with alerts.
+
+use chrono::TimeDelta;
+use firstcome_notifier::report::Run;
+use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
+
+use crate::desk::{A, Desk};
+use crate::told::{clean, drift};
+use crate::world::{at, run};
+
+fn failed(id: &str) -> Run {
+    Run {
+        error: Some("Kafka cannot be reached".to_owned()),
+        ..run(id, firstcome_notifier::report::Status::Failed, Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn alerts_are_listed_by_page_and_status() {
+    let desk = Desk::new(A).await;
+    desk.pass(&failed("r1")).await;
+    desk.pass(&drift("r2", &[3])).await;
+    let all = list(&desk.db, None, None, 1).await.unwrap();
+    assert_eq!((all.alerts.len(), all.alerts[0].kind.as_str()), (1, "failed_claim"));
+    let rest = list(&desk.db, None, all.next_before, 1).await.unwrap();
+    assert_eq!((rest.alerts[0].kind.as_str(), rest.next_before), ("run_failed", None));
+    assert_eq!(rest.alerts[0].status, "resolved");
+    let firing = list(&desk.db, Some("firing".to_owned()), None, 50).await.unwrap();
+    assert_eq!(firing.alerts.len(), 1);
+    let seen = &firing.alerts[0];
+    assert_eq!((seen.coupon_id, seen.drop_id, seen.mails), (Some(1), Some(7), 1));
+    assert_eq!((seen.first_seen_at, seen.last_mailed_at), (at(0), Some(at(0))));
+    assert_eq!(alert(&desk.db, seen.id).await.unwrap(), *seen);
+}
+
+#[tokio::test]
+async fn an_acknowledged_alert_is_not_repeated_and_its_end_is_told() {
+    let desk = Desk::new(A).await;
+    desk.pass(&drift("r1", &[3])).await;
+    let taken = acknowledge(&desk.db, 1, "  Kim\r\n", desk.clock.now()).await.unwrap();
+    assert_eq!((taken.acknowledged_by.as_deref(), taken.acknowledged_at), (Some("Kim"), Some(at(0))));
+    desk.clock.turn(TimeDelta::days(1));
+    desk.pass(&drift("r2", &[3])).await;
+    assert_eq!(desk.subjects(A).len(), 1);
+    desk.pass(&clean("r3")).await;
+    assert_eq!(desk.subjects(A).len(), 2);
+    let over = acknowledge(&desk.db, 1, "Kim", desk.clock.now()).await;
+    assert!(matches!(over, Err(AlertError::NotFiring(1))));
+}
+
+#[tokio::test]
+async fn a_silence_is_the_drops_and_ends_by_itself_or_by_hand() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.pass(&drift("r1", &[3])).await;
+    let until = desk.clock.now() + TimeDelta::hours(8);
+    let silenced = silence(&desk.db, 1, until, "Kim", desk.clock.now()).await.unwrap();
+    assert_eq!((silenced.silenced_until, silenced.silenced_by.as_deref()), (Some(until), Some("Kim")));
+    desk.clock.turn(TimeDelta::hours(5));
+    desk.pass(&drift("r2", &[3, 4])).await;
+    assert_eq!(desk.subjects(A).len(), 1);
+    silence(&desk.db, 1, desk.clock.now(), "Kim", desk.clock.now()).await.unwrap();
+    desk.pass(&drift("r3", &[3, 4])).await;
+    assert_eq!(desk.subjects(A).len(), 2);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_the_reason() {
+    let desk = Desk::new(A).await;
+    desk.pass(&failed("r1")).await;
+    let now = desk.clock.now();
+    assert!(matches!(acknowledge(&desk.db, 99, "Kim", now).await, Err(AlertError::NotFound(99))));
+    assert!(matches!(silence(&desk.db, 99, now, "Kim", now).await, Err(AlertError::NotFound(99))));
+    assert!(matches!(acknowledge(&desk.db, 1, " \u{202e} ", now).await, Err(AlertError::NoName)));
+    assert!(matches!(silence(&desk.db, 1, now, "Kim", now).await, Err(AlertError::NoDrop(1))));
+    let far = silence(&desk.db, 1, now + TimeDelta::days(31), "Kim", now).await;
+    assert!(matches!(far, Err(AlertError::TooLong)));
+}

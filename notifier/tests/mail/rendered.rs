@@ -1,0 +1,345 @@
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use firstcome_notifier::alerts::{BrokenPromise, Memory, Policy, Verdict, judge};
+use firstcome_notifier::render::{
+    self, Day, Links, MissedRun, OpenAlert, Pass, Rendered, SealedDrop, daily, database_back, database_gone, missed,
+};
+use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
+use firstcome_shared::domain::{CouponId, DropId};
+
+use crate::world::{applied, at, drop_report, finding, general, left, run};
+
+fn linked() -> Links {
+    Links {
+        docs: Some("https://git.example.com/firstcome/docs".to_owned()),
+        public: Some("https://reconciler.example.com".to_owned()),
+    }
+}
+
+/// Judges runs one after the other and renders the mail of the last.
+fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links) -> Option<Rendered> {
+    let policy = Policy { cooldown: chrono::TimeDelta::hours(4) };
+    let mut memory = Memory { broken: broken.to_vec(), ..Memory::default() };
+    let mut last = Verdict::default();
+    for (now, run) in runs {
+        last = judge(run, &memory, policy, *now);
+        memory.alerts.extend(last.alerts.iter().map(|alert| (alert.fingerprint.clone(), alert.clone())));
+    }
+    let (now, run) = runs.last()?;
+    let told = last.problems.iter().map(|told| told.observation.fingerprint.clone());
+    let ids: HashMap<String, i64> = told.zip(41..).collect();
+    let pass = Pass { run, verdict: &last, ids: &ids, links, now: *now };
+    last.says_something().then(|| render::pass(&pass).unwrap())
+}
+
+fn keep(name: &str, mail: &Rendered) {
+    assert!(!mail.subject.chars().any(char::is_control) && mail.subject.starts_with("[firstcome] "));
+    assert!(mail.subject.chars().count() <= 150);
+    for outside in ["src=", "url(", "<link", "<script", "@import"] {
+        assert!(!mail.html.contains(outside), "{outside}");
+    }
+    let text = format!("Kind: {}\nSubject: {}\n\n{}", mail.kind, mail.subject, mail.text);
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!(format!("{name}.txt"), text);
+        insta::assert_snapshot!(format!("{name}.html"), mail.html);
+    });
+    // To look at them in a browser: KEEP_RENDERED_MAILS=target/mails.
+    if let Ok(folder) = std::env::var("KEEP_RENDERED_MAILS") {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(format!("{folder}/{name}.html"), &mail.html).unwrap();
+    }
+}
+
+const WINTER: &str = "Winter coupon";
+
+fn repaired() -> Run {
+    let findings = vec![
+        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
+        applied(Kind::FailedClaim, 52, ActionKind::Issue, "failed claim 11 (undecodable)"),
+        applied(Kind::FailedClaim, 53, ActionKind::Issue, "failed claim 12 (undecodable)"),
+    ];
+    run("0193a1f2-7c00-7d31-8000-0000000000a1", Status::Repaired, vec![drop_report(1, WINTER, 7, findings)])
+}
+
+fn failed_claims() -> Run {
+    let findings = vec![
+        applied(Kind::Unissued, 37, ActionKind::Issue, "admitted 64 s ago, no row and no message"),
+        left(
+            Kind::FailedClaim,
+            100,
+            "failed claim 12 (slot_taken): its slot is another's and no slot is left, so it is left for a person",
+        ),
+        left(
+            Kind::FailedClaim,
+            412,
+            "failed claim 15 (slot_out_of_range): its slot is none of the drop's, and Redis does not know its person",
+        ),
+    ];
+    run("0193a1f2-7c00-7d31-8000-0000000000a2", Status::Drift, vec![drop_report(1, WINTER, 7, findings)])
+}
+
+fn clean() -> Run {
+    run("0193a1f2-7c00-7d31-8000-0000000000a3", Status::Clean, vec![drop_report(1, WINTER, 7, Vec::new())])
+}
+
+#[test]
+fn repaired_by_itself() {
+    let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
+    assert_eq!(mail.subject, "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 reissued)");
+    keep("repaired", &mail);
+}
+
+#[test]
+fn repaired_again_and_again() {
+    let (run, policy) = (repaired(), Policy { cooldown: chrono::TimeDelta::hours(4) });
+    let mut memory = Memory::default();
+    for seconds in 0..3 {
+        let verdict = judge(&run, &memory, policy, at(seconds));
+        memory.alerts.extend(verdict.alerts.into_iter().map(|alert| (alert.fingerprint.clone(), alert)));
+    }
+    memory.untold_repairs.insert(Some(DropId(7)), 24);
+    let verdict = judge(&run, &memory, policy, at(600));
+    let pass = Pass { run: &run, verdict: &verdict, ids: &HashMap::new(), links: &linked(), now: at(600) };
+    keep("repaired_again_and_again", &render::pass(&pass).unwrap());
+}
+
+#[test]
+fn needing_a_person() {
+    let run = failed_claims();
+    keep("action_needed", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+    keep("action_needed_without_links", &mail(&[(at(1), &run)], &[], &Links::default()).unwrap());
+    keep("action_needed_again", &mail(&[(at(1), &run), (at(4 * 3_600 + 1), &run)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn over() {
+    let mail = mail(&[(at(1), &failed_claims()), (at(5_400), &clean())], &[], &linked()).unwrap();
+    keep("resolved", &mail);
+}
+
+#[test]
+fn held_back_by_the_brake() {
+    let held =
+        (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned)).collect();
+    let held = run("0193a1f2-7c00-7d31-8000-0000000000a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
+    keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn broken_promises() {
+    let promise = |slot: i64| BrokenPromise {
+        coupon_id: CouponId(1),
+        drop_id: DropId(7),
+        user_id: format!("customer-{slot:05}"),
+        slot: Some(slot),
+        reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
+    };
+    let findings = vec![
+        applied(Kind::OverAdmitted, 101, ActionKind::Move, "the drop has slots 1 to 100 only"),
+        applied(Kind::OverAdmitted, 102, ActionKind::Move, "the drop has slots 1 to 100 only"),
+    ];
+    let drop = drop_report(1, WINTER, 7, findings);
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000a5", Status::Drift, vec![drop]);
+    keep("broken_promises", &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap());
+}
+
+#[test]
+fn failed_runs_and_stalls() {
+    let failed = Run {
+        error: Some("MySQL cannot be reached: Input/output error: Connection refused (os error 111)".to_owned()),
+        ..run("0193a1f2-7c00-7d31-8000-0000000000a6", Status::Failed, Vec::new())
+    };
+    keep("run_failed", &mail(&[(at(1), &failed)], &[], &linked()).unwrap());
+    let detail = "the consumer group firstcome-issuer does not move: 4,120 messages wait, the oldest for 95 s";
+    let stalled =
+        Run { findings: vec![general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail)], ..clean() };
+    keep("stalled", &mail(&[(at(1), &stalled)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn all_kinds_over_many_drops() {
+    let drops = (1..=23).map(|drop| {
+        let mut findings = vec![
+            applied(
+                Kind::MissingAdmission,
+                3,
+                ActionKind::PutBack,
+                "has a row, but Redis does not have them on this slot",
+            ),
+            applied(Kind::SlotConflict, 9, ActionKind::Move, "another person holds this slot"),
+            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "count is 90, 100 people hold a slot"),
+            general(Kind::Unfilled, ActionKind::Promote, Outcome::Applied, "2 slots are left and 5 people wait"),
+            applied(
+                Kind::OverAdmitted,
+                101,
+                ActionKind::Withdraw,
+                "holds slot 4 of drop 1 already; one each for the whole coupon",
+            ),
+            general(
+                Kind::RedisLost,
+                ActionKind::Rebuild,
+                Outcome::Applied,
+                "Redis does not have this drop; 97 people are known from rows, messages and failed claims",
+            ),
+        ];
+        if drop == 2 {
+            findings.push(left(Kind::FailedClaim, 100, "failed claim 12 (slot_taken): no slot is left"));
+        }
+        drop_report(1 + drop % 5, &format!("Coupon {}", 1 + drop % 5), drop, findings)
+    });
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000a7", Status::Drift, drops.collect());
+    keep("many_drops", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn closed_below_the_quantity() {
+    let detail = "closed with 10 of 100 slots left, and nobody waits";
+    let mut drop =
+        drop_report(1, WINTER, 7, vec![general(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail)]);
+    for numbers in [&mut drop.before, &mut drop.after] {
+        (numbers.count, numbers.users, numbers.rows) = (90, 90, 90);
+    }
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000a8", Status::Clean, vec![drop]);
+    keep("closed_below_quantity", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn a_missed_run_and_mysql_gone() {
+    let run = MissedRun { schedule: "RECONCILE_CRON".to_owned(), expected_at: at(0), noticed_at: at(7_500) };
+    keep("run_missed", &missed(&run, &linked()).unwrap());
+    keep("mysql_gone", &database_gone("MySQL cannot be reached: Connection refused", at(90), &linked()).unwrap());
+    keep("mysql_back", &database_back(at(0), at(720)).unwrap());
+    keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
+}
+
+fn quiet_day() -> Day {
+    Day {
+        from: at(-86_400),
+        to: at(0),
+        open: Vec::new(),
+        open_total: 0,
+        broken: 0,
+        runs: vec![("clean".to_owned(), 2_874), ("repaired".to_owned(), 6)],
+        last_success_at: Some(at(-12)),
+        findings: vec![("failed_claim".to_owned(), 4, 4), ("unissued".to_owned(), 19, 19)],
+        sealed: vec![SealedDrop {
+            coupon_id: CouponId(1),
+            coupon_name: WINTER.to_owned(),
+            drop_id: DropId(7),
+            quantity: 100,
+            rows: 100,
+        }],
+        sealed_total: 1,
+        examined: [287_400, 287_381, 4],
+        mails: [7, 0, 0],
+    }
+}
+
+#[test]
+fn the_day() {
+    keep("daily_quiet", &daily(&quiet_day(), &linked()).unwrap());
+    let open = OpenAlert {
+        id: 41,
+        summary: "2 failed claims left".to_owned(),
+        coupon_name: Some(WINTER.to_owned()),
+        drop_id: Some(DropId(7)),
+        since: at(-30_000),
+        acknowledged_by: Some("Kim".to_owned()),
+    };
+    let day = Day { open: vec![open], open_total: 1, broken: 2, ..quiet_day() };
+    keep("daily_with_problems", &daily(&day, &linked()).unwrap());
+    let none = Day {
+        runs: Vec::new(),
+        last_success_at: None,
+        findings: Vec::new(),
+        sealed: Vec::new(),
+        sealed_total: 0,
+        examined: [0; 3],
+        ..quiet_day()
+    };
+    keep("daily_without_a_run", &daily(&none, &linked()).unwrap());
+}
+
+#[test]
+fn a_name_can_do_no_harm() {
+    let names = [
+        "a\r\nBcc: victim@example.com",
+        "<img src=x onerror=alert(1)><b>&amp;\"'",
+        "evil\u{202e}gnp.exe\u{2066}",
+        "{{ 7*7 }} {% include x %}",
+        "tab\tnull\0bell\u{7}",
+        "",
+    ];
+    for name in names {
+        let mut run = failed_claims();
+        run.drops[0].coupon_name = name.to_owned();
+        run.drops[0].findings[1].detail = name.to_owned();
+        let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+        assert!(!mail.subject.chars().any(char::is_control), "{:?}", mail.subject);
+        for text in [&mail.subject, &mail.text, &mail.html] {
+            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{name:?}");
+            assert!(!text.contains(['\u{202e}', '\u{2066}']), "{name:?}");
+            assert!(!text.contains("\nBcc:"), "{name:?}");
+        }
+        assert!(!mail.html.contains("<img") && !mail.html.contains("<b>"), "{name:?}");
+    }
+}
+
+#[test]
+fn a_long_name_leaves_room_for_what_happened() {
+    let mut run = repaired();
+    run.drops[0].coupon_name = "한정판 ".repeat(50);
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    assert!(mail.subject.contains("100 of 100 issued (3 reissued)"), "{}", mail.subject);
+}
+
+#[test]
+fn no_person_is_named_in_full() {
+    let mut run = failed_claims();
+    run.drops[0].findings[1].detail = "the row on slot 100 is customer-00037's, not customer-00100's".to_owned();
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    for text in [&mail.subject, &mail.text, &mail.html] {
+        assert!(!text.contains("customer-"), "{text}");
+    }
+    assert!(mail.text.contains("c•••37"));
+}
+
+#[test]
+fn ten_thousand_findings_make_a_mail_of_readable_length() {
+    let issued =
+        (1..=10_000).map(|slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row and no message")).collect();
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Repaired, vec![drop_report(1, WINTER, 7, issued)]);
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    assert!(mail.subject.contains("(10,000 reissued)"), "{}", mail.subject);
+    assert!(mail.text.contains("and 9,980 more: see the run"));
+    assert!(mail.text.lines().count() < 80 && mail.html.len() < 20_000);
+}
+
+/// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's word is the word itself.
+#[test]
+fn every_section_that_a_mail_names_is_there() {
+    let operations = include_str!("../../../docs/OPERATIONS.md");
+    let kinds = [
+        "unissued",
+        "failed_claim",
+        "missing_admission",
+        "count_mismatch",
+        "slot_conflict",
+        "over_admitted",
+        "unfilled",
+        "redis_lost",
+        "stalled",
+        "run_failed",
+        "braked",
+        "broken_promise",
+        "run_missed",
+        "mysql_unreachable",
+    ];
+    for word in kinds {
+        assert!(
+            operations.lines().any(|line| line == format!("### {word}")),
+            "docs/OPERATIONS.md has no section {word}"
+        );
+    }
+}

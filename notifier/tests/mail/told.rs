@@ -1,0 +1,243 @@
+//! What is told, when, and how often, across restarts.
+
+use chrono::TimeDelta;
+use firstcome_notifier::report::{ActionKind, Kind, Run, Status};
+use firstcome_notifier::{Clock as _, Notifier};
+
+use crate::desk::{A, B, Desk, SOON, args, parsed};
+use crate::world::{applied, drop_report, left, run};
+
+pub(crate) fn repaired(id: &str) -> Run {
+    let findings = vec![applied(Kind::Unissued, 37, ActionKind::Issue, "no row and no message")];
+    run(id, Status::Repaired, vec![drop_report(1, "Winter coupon", 7, findings)])
+}
+
+pub(crate) fn drift(id: &str, slots: &[i64]) -> Run {
+    let findings = slots.iter().map(|slot| left(Kind::FailedClaim, *slot, "no slot is left")).collect();
+    run(id, Status::Drift, vec![drop_report(1, "Winter coupon", 7, findings)])
+}
+
+pub(crate) fn clean(id: &str) -> Run {
+    run(id, Status::Clean, vec![drop_report(1, "Winter coupon", 7, Vec::new())])
+}
+
+#[tokio::test]
+async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
+    let desk = Desk::new(&format!("{A}, Ops <{B}>")).await;
+    desk.pass(&repaired("r1")).await;
+    desk.pass(&repaired("r1")).await; // the same run, told again after a timeout
+    desk.pass(&clean("r2")).await;
+    desk.pass(&Run { dry_run: true, ..drift("r3", &[3]) }).await;
+    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued)";
+    assert_eq!((desk.subjects(A), desk.subjects(B)), (vec![subject.to_owned()], vec![subject.to_owned()]));
+    let mails = desk.sink.mails();
+    let mail = parsed(&mails[0]);
+    assert_eq!(mail.from().unwrap().first().unwrap().address(), Some("firstcome@example.com"));
+    assert_eq!(mail.header_raw("Auto-Submitted").unwrap().trim(), "auto-generated");
+    assert_eq!(mail.header_raw("List-Id").unwrap().trim(), "Firstcome <firstcome.example.com>");
+    assert!(mail.date().is_some() && mail.message_id().unwrap().ends_with("@example.com"));
+    assert!(mail.body_text(0).unwrap().contains("slot 37 · c•••37"));
+    assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
+    assert!(mail.in_reply_to().is_empty(), "a repair is no thread");
+}
+
+#[tokio::test]
+async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
+    let desk = Desk::new(A).await;
+    desk.pass(&drift("r1", &[3])).await;
+    for n in 2..6 {
+        desk.clock.turn(TimeDelta::seconds(30));
+        desk.pass(&drift(&format!("r{n}"), &[3])).await;
+    }
+    assert_eq!(desk.subjects(A).len(), 1);
+    desk.clock.turn(TimeDelta::hours(4));
+    desk.pass(&drift("r6", &[3])).await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&drift("r7", &[3, 4])).await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&clean("r8")).await;
+    desk.pass(&clean("r9")).await;
+    assert_eq!(
+        desk.subjects(A),
+        [
+            "[firstcome] action needed: 1 failed claim left · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 1 failed claim left, for 4 h · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 2 failed claims left · Winter coupon · 98 of 100 issued",
+            "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 2 failed claims left)",
+        ]
+    );
+    let mails = desk.sink.mails();
+    let threads: Vec<String> =
+        mails.iter().map(|mail| parsed(mail).references().as_text().unwrap_or_default().to_owned()).collect();
+    assert!(threads.iter().all(|thread| *thread == threads[0] && thread.ends_with("@example.com")), "{threads:?}");
+    let ids: std::collections::HashSet<String> = mails.iter().map(crate::desk::id).collect();
+    assert_eq!(ids.len(), 4);
+    assert_eq!(desk.query("SELECT status, mails FROM alerts").await, [["resolved", "4"]]);
+}
+
+#[tokio::test]
+async fn a_silenced_drop_is_kept_and_told_when_the_silence_ends() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.run("UPDATE drops SET silenced_until = '2026-12-01 07:00:00' WHERE id = 7").await;
+    desk.pass(&drift("r1", &[3])).await;
+    assert!(desk.sink.mails().is_empty());
+    assert_eq!(desk.query("SELECT status, mails FROM alerts").await, [["firing", "0"]]);
+    desk.clock.turn(TimeDelta::hours(1));
+    desk.pass(&drift("r2", &[3])).await;
+    assert_eq!(desk.subjects(A).len(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_promise_stands_until_it_is_mended() {
+    let desk = Desk::new(A).await;
+    desk.run(
+        "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+         VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",
+    )
+    .await;
+    desk.pass(&clean("r1")).await;
+    desk.pass(&clean("r2")).await;
+    desk.run("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    desk.pass(&clean("r3")).await;
+    assert_eq!(
+        desk.subjects(A),
+        [
+            "[firstcome] action needed: 1 broken promise · Winter coupon · 100 of 100 issued",
+            "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 1 broken promise)",
+        ]
+    );
+}
+
+/// A run as the reconciler records it before it is told.
+async fn recorded(desk: &Desk, run: &Run) {
+    let (id, now) = (&run.run_id, desk.clock.now().format("%Y-%m-%d %H:%M:%S"));
+    desk.run(&format!(
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at) \
+         VALUES ('{id}', 'cron', 0, 0, '{}', 'me', '{now}', '{now}', '{now}')",
+        run.status.as_str()
+    ))
+    .await;
+    for finding in run.all_findings() {
+        let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
+        desk.run(&format!(
+            "INSERT INTO reconcile_findings (run_id, coupon_id, drop_id, kind, action, result) \
+             VALUES ('{id}', 1, 7, '{kind}', 'issue', '{result}')"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
+    let desk = Desk::new(A).await;
+    for n in 0..40 {
+        desk.clock.turn(TimeDelta::seconds(30));
+        let id = format!("r{n:02}");
+        let run = if n < 12 { repaired(&id) } else { clean(&id) };
+        recorded(&desk, &run).await;
+        desk.pass(&run).await;
+    }
+    let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued";
+    let subjects = desk.subjects(A);
+    let expected = [
+        format!("{one})"),
+        format!("{one})"),
+        format!("{one})"),
+        format!("{one}; 1 repair in earlier passes since 06:01 UTC)"),
+        format!("{one}; 3 repairs in earlier passes since 06:02 UTC)"),
+        "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 repairs in earlier passes since 06:04 UTC)"
+            .to_owned(),
+    ];
+    assert_eq!(subjects, expected);
+    assert_eq!(desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, [["0"]]);
+}
+
+#[tokio::test]
+async fn two_processes_that_saw_the_same_drift_mail_it_once() {
+    let desk = Desk::new(A).await;
+    let now = desk.clock.now();
+    let (one, two) = (desk.notifier(), desk.notifier());
+    let (first, second) = (drift("r1", &[3]), drift("r2", &[3]));
+    let (first, second) = tokio::join!(one.after_pass(&first, now), two.after_pass(&second, now));
+    first.unwrap();
+    second.unwrap();
+    one.flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A).len(), 1);
+}
+
+#[tokio::test]
+async fn ten_thousand_findings_are_one_mail_within_seconds() {
+    let desk = Desk::new(A).await;
+    let slots: Vec<i64> = (1..=10_000).collect();
+    let begun = std::time::Instant::now();
+    desk.pass(&drift("r1", &slots)).await;
+    assert_eq!(desk.subjects(A).len(), 1);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_name_makes_no_header() {
+    let desk = Desk::new(A).await;
+    let mut run = repaired("r1");
+    run.drops[0].coupon_name = "a\r\nBcc: victim@example.com\r\n\r\n<script>".to_owned();
+    desk.pass(&run).await;
+    let mails = desk.sink.mails();
+    assert_eq!((mails.len(), &mails[0].to), (1, &vec![A.to_owned()]));
+    let mail = parsed(&mails[0]);
+    assert!(mail.bcc().is_none());
+    assert!(mail.subject().unwrap().contains("a Bcc: victim@example.com <script>"));
+    assert!(!mail.body_html(0).unwrap().contains("<script>"));
+}
+
+#[tokio::test]
+async fn missed_runs_and_the_day_are_mailed() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100").await;
+    desk.run(
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at, \
+         users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', '2026-12-01 04:00:00', \
+         '2026-12-01 04:00:01', 100)",
+    )
+    .await;
+    desk.run(
+        "INSERT INTO reconcile_findings (run_id, kind, action, result) VALUES ('r1', 'unissued', 'issue', 'applied')",
+    )
+    .await;
+    desk.pass(&drift("r2", &[3])).await;
+    let notifier = desk.notifier();
+    let now = desk.clock.now();
+    notifier.missed_run("DEEP_CRON", now - TimeDelta::hours(3), now).await.unwrap();
+    notifier.daily_digest(now).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A)[1..],
+        [
+            "[firstcome] run missed: DEEP_CRON, 3 h late",
+            "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
+        ]
+    );
+    let mails = desk.sink.mails();
+    let text = parsed(&mails[2]).body_text(0).unwrap().replace("\r\n", "\n");
+    for line in [
+        "- Winter coupon (drop 7): 1 failed claim left, for 0 s (alert 1)",
+        "repaired      1",
+        "- Winter coupon (coupon 1, drop 7): 100 of 100 issued, verified and sealed",
+        "unissued       1          1",
+        "Looked at, all runs together: 100 people in Redis",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_mail_server_mails_wait_in_the_outbox() {
+    let desk = Desk::new(A).await;
+    let silent = Notifier::with_clock(desk.db.clone(), &args(None, A), desk.clock.clone()).unwrap();
+    silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    silent.flush(SOON).await.unwrap();
+    assert_eq!(desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox").await, [["1", "0"]]);
+    desk.notifier().flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A).len(), 1);
+}

@@ -1,0 +1,79 @@
+//! Runs as a pass would tell them.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::report::{
+    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
+};
+use firstcome_shared::domain::{CouponId, DropId};
+
+/// 1 December 2026, 06:00 UTC, and so many seconds.
+pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_796_104_800 + seconds, 0).unwrap()
+}
+
+pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome) -> Finding {
+    Finding {
+        kind,
+        coupon_id: None,
+        drop_id: None,
+        slot: Some(slot),
+        user_id: Some(format!("customer-{slot:05}")),
+        action,
+        result,
+        detail: String::new(),
+        needs_person: false,
+    }
+}
+
+pub(crate) fn applied(kind: Kind, slot: i64, action: ActionKind, detail: &str) -> Finding {
+    Finding { detail: detail.to_owned(), ..finding(kind, slot, action, Outcome::Applied) }
+}
+
+pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
+    Finding {
+        detail: detail.to_owned(),
+        needs_person: true,
+        ..finding(kind, slot, ActionKind::Report, Outcome::Skipped)
+    }
+}
+
+/// A finding of no person and no slot.
+pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
+    Finding { slot: None, user_id: None, detail: detail.to_owned(), ..finding(kind, 0, action, result) }
+}
+
+pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Finding>) -> DropReport {
+    let after = Numbers { count: 100, users: 100, rows: 100, ..Numbers::default() };
+    let lost = findings.iter().filter(|f| f.action == ActionKind::Issue).count() as u64;
+    let failed_claims = findings.iter().filter(|f| f.kind == Kind::FailedClaim).count() as u64;
+    let still = findings.iter().filter(|f| f.kind == Kind::FailedClaim && f.needs_person).count() as u64;
+    DropReport {
+        coupon_id: CouponId(coupon),
+        coupon_name: name.to_owned(),
+        drop_id: DropId(drop),
+        quantity: 100,
+        exact: still == 0,
+        sealed: false,
+        before: Numbers { rows: 100 - lost.min(100) - still.min(100 - lost.min(100)), failed_claims, ..after },
+        after: Numbers { rows: 100 - still.min(100), failed_claims: still, ..after },
+        examined: Examined { users: 100, rows: 100 - lost.min(100), failed_claims },
+        findings,
+    }
+}
+
+pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
+    Run {
+        run_id: id.to_owned(),
+        trigger: Trigger::Cron,
+        dry_run: false,
+        deep: false,
+        partial: false,
+        stopped: false,
+        status,
+        started_at: at(0),
+        finished_at: Some(at(0) + TimeDelta::milliseconds(340)),
+        error: None,
+        findings: Vec::new(),
+        drops,
+    }
+}

@@ -1,0 +1,105 @@
+//! One pass at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never goes back to a pool (the
+//! lock would outlive the pass there) and whose death ends the pass (the lock is gone with it).
+
+use std::time::Duration;
+
+use super::{Conn, Db, DbError, DbSettings};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel_async::RunQueryDsl;
+use tokio_util::sync::CancellationToken;
+
+/// How often a held lock is looked after.
+const BEAT: Duration = Duration::from_secs(1);
+
+#[derive(diesel::QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    answer: Option<i64>,
+}
+
+/// The right to run a pass. Dropping it gives it back.
+pub struct PassLock {
+    lost: CancellationToken,
+    release: CancellationToken,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl PassLock {
+    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds it.
+    pub async fn take(settings: &DbSettings, run_id: &str, wait: Duration) -> Result<Option<Self>, DbError> {
+        let mut conn = Db::dedicated(settings).await?;
+        let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
+        let limit = wait + settings.limit;
+        // The name holds the database's, since the lock is per server. A future dropped here takes its connection with it.
+        let asked = diesel::sql_query(
+            "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), ?) AS SIGNED) AS answer",
+        )
+        .bind::<Integer, _>(seconds)
+        .get_result::<Answer>(&mut conn);
+        let what = "take the pass lock";
+        let got = tokio::time::timeout(limit, asked)
+            .await
+            .map_err(|_| DbError::TimedOut { what, limit })?
+            .map_err(|source| DbError::Query { what, source })?;
+        if got.answer != Some(1) {
+            return Ok(None);
+        }
+        let (lost, release) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = tokio::spawn(keep(conn, run_id.to_owned(), settings.limit, lost.clone(), release.clone()));
+        Ok(Some(Self { lost, release, keeper }))
+    }
+
+    /// Cancelled when the lock is lost: whoever works under it must stop.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Gives the lock back and waits until it is free.
+    pub async fn release(mut self) {
+        self.release.cancel();
+        if let Err(error) = (&mut self.keeper).await {
+            tracing::error!(%error, "the keeper of the pass lock failed");
+        }
+    }
+}
+
+impl Drop for PassLock {
+    fn drop(&mut self) {
+        self.release.cancel();
+    }
+}
+
+/// Looks after the lock until it is released or lost, and shows on the run's row that the pass is alive.
+async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: CancellationToken, release: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = release.cancelled() => break,
+            () = tokio::time::sleep(BEAT) => {}
+        }
+        let beat = diesel::sql_query(
+            "UPDATE reconcile_runs SET heartbeat_at = UTC_TIMESTAMP(3) WHERE id = ? \
+             AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) = CONNECTION_ID()",
+        )
+        .bind::<Text, _>(&run_id)
+        .execute(&mut conn);
+        match tokio::time::timeout(limit, beat).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the connection that holds the pass lock is gone");
+                lost.cancel();
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(?limit, "MySQL does not answer on the connection that holds the pass lock");
+                lost.cancel();
+                return;
+            }
+        }
+    }
+    // Asked for, so that the next one finds it free at once. Where this fails, the connection ends here and the lock with it.
+    let give_back =
+        diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
+    if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
+        tracing::debug!("the pass lock goes with its connection");
+    }
+}
