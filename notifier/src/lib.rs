@@ -7,48 +7,64 @@ pub mod alerts;
 mod args;
 mod clean;
 mod clock;
-mod gone;
 mod message;
+mod operators;
+mod outage;
+mod record;
 pub mod render;
 pub mod report;
 mod send;
 mod smtp;
-mod store;
 mod test_email;
-mod words;
+mod wording;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, DbError, refusal};
+use firstcome_shared::mysql::{Db, DbError, alerts as shared_alerts, digest, outbox, refusal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
 use alerts::Policy;
-use gone::{Gone, Untold};
-use render::Rendered;
+use outage::{OutageNotifier, UnsentRuns};
+use render::{Links, Rendered};
 use send::Sender;
-use store::Post;
 
 pub use args::{NotifyArgs, Sending};
 pub use clock::{Clock, SystemClock};
+pub use operators::{AlertError, AlertPage, AlertView, acknowledge, alert, list, silence};
 pub use render::{Day, MissedRun};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
-pub use store::{AlertError, AlertPage, AlertView, acknowledge, alert, list, silence};
 pub use test_email::test_email;
+
+/// How long sent and given-up mails are kept.
+const MAILS_KEPT: TimeDelta = TimeDelta::days(30);
+/// How long resolved alerts are kept.
+const ALERTS_KEPT: TimeDelta = TimeDelta::days(90);
+
+/// What mails need to know of the settings.
+#[derive(Debug, Clone)]
+struct MailSettings {
+    /// Who gets mails, as they stand in a header.
+    recipients: Vec<String>,
+    /// What comes after the `@` of ids.
+    domain: String,
+    links: Links,
+    policy: Policy,
+}
 
 /// Tells people. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     db: Db,
-    post: Arc<Post>,
+    settings: Arc<MailSettings>,
     sender: Option<Sender>,
     wake: Arc<Notify>,
-    gone: Arc<Gone>,
-    untold: Arc<Untold>,
+    outage: Arc<OutageNotifier>,
+    unsent: Arc<UnsentRuns>,
 }
 
 impl Notifier {
@@ -71,13 +87,13 @@ impl Notifier {
             clock,
             wake: wake.clone(),
         });
-        let post = Post {
+        let settings = MailSettings {
             recipients,
             domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
             links: args.links(),
             policy: Policy { cooldown: seconds(args.alert_cooldown_seconds) },
         };
-        Ok(Self { db, post: Arc::new(post), sender, wake, gone: Arc::default(), untold: Arc::default() })
+        Ok(Self { db, settings: Arc::new(settings), sender, wake, outage: Arc::default(), unsent: Arc::default() })
     }
 
     /// Keeps what a pass means for the alerts, and mails what is new. To be called once a pass has ended, whatever its end,
@@ -90,7 +106,7 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         if let Err(error) = self.record(run, now).await {
             self.database_is_gone(&error.to_string(), now);
-            self.untold.keep(run, now);
+            self.unsent.keep(run, now);
             return Err(error);
         }
         self.database_is_back(now).await?;
@@ -100,8 +116,8 @@ impl Notifier {
 
     /// Earlier runs first, whose repairs could not be told while MySQL was away.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        while let Some((earlier, at)) = self.untold.take() {
-            match store::record_pass(&self.db, earlier.clone(), self.post.clone(), at).await {
+        while let Some((earlier, at)) = self.unsent.take() {
+            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), at).await {
                 Ok(_) => {}
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "an earlier run can't be told");
@@ -109,12 +125,12 @@ impl Notifier {
                 // It must not hold up this pass, whose own error says whether MySQL is away.
                 Err(error) => {
                     tracing::debug!(run_id = earlier.run_id, %error, "an earlier run can't be told yet");
-                    self.untold.put_back(earlier, at);
+                    self.unsent.put_back(earlier, at);
                     break;
                 }
             }
         }
-        store::record_pass(&self.db, run.clone(), self.post.clone(), now).await?;
+        record::record_pass(&self.db, run.clone(), self.settings.clone(), now).await?;
         Ok(())
     }
 
@@ -127,19 +143,20 @@ impl Notifier {
         noticed_at: DateTime<Utc>,
     ) -> anyhow::Result<()> {
         let missed = MissedRun { schedule: schedule.to_owned(), expected_at, noticed_at };
-        self.enqueue(render::missed(&missed, &self.post.links)?, noticed_at).await
+        self.enqueue(render::missed(&missed, &self.settings.links)?, noticed_at).await
     }
 
     /// Mails what happened in the 24 hours before `now`, and throws away what is old.
     pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
-        let day = store::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        self.enqueue(render::daily(&day, &self.post.links)?, now).await?;
-        Ok(store::tidy(&self.db, now).await?)
+        let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
+        self.enqueue(render::daily(&day, &self.settings.links)?, now).await?;
+        outbox::delete_finished(&self.db, now - MAILS_KEPT).await?;
+        Ok(shared_alerts::delete_resolved(&self.db, now - ALERTS_KEPT).await?)
     }
 
     async fn enqueue(&self, mail: Rendered, now: DateTime<Utc>) -> anyhow::Result<()> {
-        store::enqueue(&self.db, mail, self.post.clone(), now.trunc_subsecs(3)).await?;
+        record::enqueue(&self.db, mail, self.settings.clone(), now.trunc_subsecs(3)).await?;
         self.wake.notify_one();
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::mysql::outbox::{self, DeliveryOutcome, LeasedMail};
 use firstcome_shared::mysql::{Db, DbError};
 use futures_util::future::join_all;
 use lettre::message::Mailbox;
@@ -18,16 +19,15 @@ use super::Clock;
 use super::args::Sending;
 use super::message::Envelope;
 use super::smtp::SendError;
-use super::store::outbox::{self, Fate, Leased};
 
 /// Pause between two looks at the outbox when nobody wakes the sender: mails of other processes, and those to be tried again.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_secs(5);
 
 /// Time that mails in hand are given at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What a lease lasts beyond the time a mail may take: to write down what became of it.
-const SETTLING: Duration = Duration::from_secs(60);
+const RECORDING: Duration = Duration::from_secs(60);
 
 /// First and longest pause before a mail is tried again, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
@@ -74,7 +74,7 @@ impl Sender {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL) => {}
             }
         }
     }
@@ -82,7 +82,7 @@ impl Sender {
     /// Sends what is due, one mail a recipient and all recipients at once. Gives how many were tried.
     pub(super) async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
-        let lease = now + self.sending.limit + SETTLING;
+        let lease = now + self.sending.limit + RECORDING;
         let mails = outbox::lease(&self.db, now, lease).await?;
         join_all(mails.iter().map(|mail| self.send(mail))).await;
         if let Ok(waiting) = outbox::waiting(&self.db).await {
@@ -92,20 +92,20 @@ impl Sender {
         Ok(mails.len())
     }
 
-    async fn send(&self, mail: &Leased) {
+    async fn send(&self, mail: &LeasedMail) {
         crash_point(Point::MailDue);
         let handed_over = self.hand_over(mail).await;
         crash_point(Point::MailSent);
         let now = self.clock.now();
-        let fate = match handed_over {
-            Ok(()) => Fate::Sent,
-            Err(failure) => failure.fate(mail, now),
+        let outcome = match handed_over {
+            Ok(()) => DeliveryOutcome::Sent,
+            Err(failure) => failure.outcome(mail, now),
         };
-        tell(mail, &fate);
-        self.settle(mail, fate, now).await;
+        log(mail, &outcome);
+        self.record(mail, outcome, now).await;
     }
 
-    async fn hand_over(&self, mail: &Leased) -> Result<(), Failure> {
+    async fn hand_over(&self, mail: &LeasedMail) -> Result<(), Failure> {
         let unusable = |error: anyhow::Error| Failure { is_final: true, reason: format!("{error:#}") };
         let to: Mailbox = mail.recipient.parse().map_err(|_| unusable(anyhow::anyhow!("not an address")))?;
         let envelope = Envelope {
@@ -127,15 +127,19 @@ impl Sender {
     }
 
     /// A mail that was sent and is not marked as sent goes out twice, so this tries for as long as the lease holds.
-    async fn settle(&self, mail: &Leased, fate: Fate, now: DateTime<Utc>) {
-        let settle = async {
-            while let Err(error) = outbox::settle(&self.db, mail.id, fate.clone(), now).await {
+    async fn record(&self, mail: &LeasedMail, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+        let record = async {
+            while let Err(error) = outbox::record_outcome(&self.db, mail.id, outcome.clone(), now).await {
                 tracing::debug!(%error, id = mail.id, "what became of a mail can't be written down yet");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
-        if timeout(SETTLING, settle).await.is_err() {
-            tracing::error!(id = mail.id, ?fate, "what became of a mail could not be written down; it may come twice");
+        if timeout(RECORDING, record).await.is_err() {
+            tracing::error!(
+                id = mail.id,
+                ?outcome,
+                "what became of a mail could not be written down; it may come twice"
+            );
         }
     }
 }
@@ -146,11 +150,11 @@ struct Failure {
 }
 
 impl Failure {
-    fn fate(self, mail: &Leased, now: DateTime<Utc>) -> Fate {
+    fn outcome(self, mail: &LeasedMail, now: DateTime<Utc>) -> DeliveryOutcome {
         if self.is_final || now - mail.created_at.and_utc() >= TimeDelta::days(GIVE_UP_DAYS) {
-            Fate::GivenUp(self.reason)
+            DeliveryOutcome::GivenUp(self.reason)
         } else {
-            Fate::Later(now + backoff(mail.attempts), self.reason)
+            DeliveryOutcome::Retry(now + backoff(mail.attempts), self.reason)
         }
     }
 }
@@ -162,18 +166,18 @@ fn backoff(attempts: u32) -> TimeDelta {
     TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))
 }
 
-fn tell(mail: &Leased, fate: &Fate) {
+fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
     let (id, kind, attempt) = (mail.id, mail.kind.as_str(), mail.attempts + 1);
-    let result = match fate {
-        Fate::Sent => {
+    let result = match outcome {
+        DeliveryOutcome::Sent => {
             tracing::info!(id, kind, attempt, subject = mail.subject, "mail sent");
             "sent"
         }
-        Fate::Later(at, error) => {
+        DeliveryOutcome::Retry(at, error) => {
             tracing::warn!(id, kind, attempt, error, next_attempt_at = %at, "mail not sent yet");
             "retried"
         }
-        Fate::GivenUp(error) => {
+        DeliveryOutcome::GivenUp(error) => {
             tracing::error!(id, kind, attempt, error, to = mail.recipient, subject = mail.subject, "mail given up");
             "given_up"
         }

@@ -246,9 +246,9 @@ impl Judge<'_> {
     /// Repairs are told at once, unless they come with pass after pass: then together, ever less often.
     fn repairs(&self, mut alert: Alert, in_this_pass: bool, verdict: &mut Verdict) {
         if self.may_mail(&alert) {
-            let untold = self.memory.untold_repairs.get(&alert.drop_id).copied().unwrap_or(0);
-            if let Some(since) = alert.last_mailed_at.filter(|_| untold > 0) {
-                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: untold, since });
+            let unmailed = self.memory.unmailed_repairs.get(&alert.drop_id).copied().unwrap_or(0);
+            if let Some(since) = alert.last_mailed_at.filter(|_| unmailed > 0) {
+                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: unmailed, since });
             }
             if in_this_pass {
                 verdict.repaired.push(alert.drop_id);

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{About, BrokenPromise};
 use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
-use crate::words;
+use crate::wording;
 
 /// One thing that is left, or that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn observation(
     Observation {
         fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
         content_hash: content(about, &findings),
-        summary: words::summary(about, &findings, everyone),
+        summary: wording::summary(about, &findings, everyone),
         about,
         coupon_id,
         drop_id,

@@ -97,18 +97,18 @@ impl Duty {
         said.extend(verdict.resolved.iter().map(|alert| format!("{} resolved", alert.kind)));
         said.extend(verdict.repaired.iter().map(|drop| format!("repaired {:?}", drop.map(|d| d.0))));
         said.extend(verdict.earlier.iter().map(|earlier| format!("{} earlier", earlier.repairs)));
-        self.count_untold(run, &verdict, said.is_empty());
+        self.count_unmailed(run, &verdict, said.is_empty());
         assert_eq!(verdict.says_something(), !said.is_empty());
         said.join(", ")
     }
 
     /// As the tables would count them. The tests repair one thing in one drop at a time.
-    fn count_untold(&mut self, run: &Run, verdict: &Verdict, nothing_said: bool) {
+    fn count_unmailed(&mut self, run: &Run, verdict: &Verdict, nothing_said: bool) {
         if !verdict.earlier.is_empty() {
-            self.memory.untold_repairs.clear();
+            self.memory.unmailed_repairs.clear();
         }
         if nothing_said && run.status == Status::Repaired {
-            *self.memory.untold_repairs.entry(Some(DropId(7))).or_default() += 1;
+            *self.memory.unmailed_repairs.entry(Some(DropId(7))).or_default() += 1;
         }
     }
 

@@ -1,71 +1,17 @@
 //! The daily digest: problems first, then runs, finished drops, totals.
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
+pub use firstcome_shared::mysql::digest::{Day, OpenAlert, SealedDrop};
 
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::Links;
 use super::notices::{WHY, cells};
 use super::pass::time;
 use super::subject::duration;
-use crate::{clean, words};
+use crate::{clean, wording};
 
 /// Lines of a list.
 const LINES: usize = 20;
-
-/// An alert that is open when the day is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenAlert {
-    pub id: i64,
-    /// One line on it.
-    pub summary: String,
-    /// The coupon's name, where it concerns one.
-    pub coupon_name: Option<String>,
-    /// The drop, where it concerns one.
-    pub drop_id: Option<DropId>,
-    pub since: DateTime<Utc>,
-    /// Who took it on.
-    pub acknowledged_by: Option<String>,
-}
-
-/// A drop that was verified exact after closing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedDrop {
-    pub coupon_id: CouponId,
-    pub coupon_name: String,
-    pub drop_id: DropId,
-    /// How many it offered.
-    pub quantity: u32,
-    /// How many people hold one.
-    pub rows: u32,
-}
-
-/// What the daily digest tells: everything of a stretch of time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Day {
-    pub from: DateTime<Utc>,
-    pub to: DateTime<Utc>,
-    /// What needs a person, oldest first; the first of them.
-    pub open: Vec<OpenAlert>,
-    /// How many there are.
-    pub open_total: u64,
-    /// Promises that could not be kept and were not mended since.
-    pub broken: u64,
-    /// Runs that ended, by status.
-    pub runs: Vec<(String, u64)>,
-    /// When the last clean or repaired run ended.
-    pub last_success_at: Option<DateTime<Utc>>,
-    /// Findings by kind: how many, and of those how many repaired.
-    pub findings: Vec<(String, u64, u64)>,
-    /// Drops verified exact; the first of them.
-    pub sealed: Vec<SealedDrop>,
-    /// How many there were.
-    pub sealed_total: u64,
-    /// People, rows and failed claims that runs looked at.
-    pub examined: [u64; 3],
-    /// Mails sent, waiting, given up.
-    pub mails: [u64; 3],
-}
 
 /// The daily digest: problems first, then runs, successes, totals.
 pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
@@ -75,15 +21,15 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
     let state = match (problems, nobody_looked) {
         (_, true) => "no run in this time".to_owned(),
         (0, _) => "nothing is open".to_owned(),
-        (n, _) => format!("{} open", words::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems")),
+        (n, _) => format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems")),
     };
-    let runs = words::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
+    let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
     Letter {
         kind: "digest",
         tone: if problems > 0 || nobody_looked { Tone::Bad } else { Tone::Good },
         subject: format!(
             "daily digest: {state} · {runs} · {}",
-            words::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
+            wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
         ),
         lead: format!("From {} to {}: {state}, {runs}.", time(day.from), time(day.to)),
         sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
@@ -100,7 +46,7 @@ fn open(day: &Day, links: &Links) -> Section {
         let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {
-            lines.push(format!("and {} more: see GET /v1/alerts?status=firing", words::grouped(more)));
+            lines.push(format!("and {} more: see GET /v1/alerts?status=firing", wording::grouped(more)));
         }
         blocks.push(Block::List(lines));
     }
@@ -108,7 +54,7 @@ fn open(day: &Day, links: &Links) -> Section {
         let broken = usize::try_from(day.broken).unwrap_or(usize::MAX);
         blocks.push(Block::Paragraph(format!(
             "{} not mended.",
-            words::count(broken, "broken promise is", "broken promises are")
+            wording::count(broken, "broken promise is", "broken promises are")
         )));
         blocks.push(links.section("broken_promise"));
     }
@@ -138,7 +84,7 @@ fn runs_section(day: &Day, total: u64) -> Section {
             "No run ended in this time. Nobody compared what was promised with what was written.".to_owned(),
         ));
     } else {
-        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &words::grouped(*n)], false)).collect();
+        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &wording::grouped(*n)], false)).collect();
         blocks.push(Block::Table(Table { head: vec!["Ended".to_owned(), "runs".to_owned()], rows }));
     }
     let last = day.last_success_at.map_or_else(
@@ -158,7 +104,7 @@ fn successes(day: &Day) -> Section {
     } else {
         let lines = day.sealed.iter().take(LINES).map(|drop| {
             let name = clean::line(&drop.coupon_name, 60);
-            let (rows, quantity) = (words::grouped(drop.rows.into()), words::grouped(drop.quantity.into()));
+            let (rows, quantity) = (wording::grouped(drop.rows.into()), wording::grouped(drop.quantity.into()));
             format!(
                 "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",
                 drop.coupon_id, drop.drop_id
@@ -167,7 +113,7 @@ fn successes(day: &Day) -> Section {
         let mut lines: Vec<String> = lines.collect();
         let more = day.sealed_total.saturating_sub(lines.len() as u64);
         if more > 0 {
-            lines.push(format!("and {} more", words::grouped(more)));
+            lines.push(format!("and {} more", wording::grouped(more)));
         }
         blocks.push(Block::List(lines));
     }
@@ -180,13 +126,13 @@ fn totals(day: &Day) -> Section {
         blocks.push(Block::Paragraph("No drift was found.".to_owned()));
     } else {
         let rows = day.findings.iter().map(|(kind, found, repaired)| {
-            cells([kind.as_str(), &words::grouped(*found), &words::grouped(*repaired)], false)
+            cells([kind.as_str(), &wording::grouped(*found), &wording::grouped(*repaired)], false)
         });
         let head = ["Drift", "found", "repaired"].map(str::to_owned).to_vec();
         blocks.push(Block::Table(Table { head, rows: rows.collect() }));
     }
-    let [users, rows, failed] = day.examined.map(words::grouped);
-    let [sent, waiting, given_up] = day.mails.map(words::grouped);
+    let [users, rows, failed] = day.examined.map(wording::grouped);
+    let [sent, waiting, given_up] = day.mails.map(wording::grouped);
     blocks.push(Block::List(vec![
         format!("Looked at, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
         format!("Mails: {sent} sent, {waiting} waiting, {given_up} given up"),

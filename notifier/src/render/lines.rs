@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::letter::{Block, Table, TableRow};
 use crate::report::{ActionKind, Finding, Kind, Numbers};
-use crate::{clean, words};
+use crate::{clean, wording};
 
 /// Lines of one kind in one drop; the run has the others.
 const LINES: usize = 20;
 
 pub(super) fn numbers(before: &Numbers, after: &Numbers) -> Table {
-    let count = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), words::grouped);
+    let count = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
     let row = |what: &str, before: String, after: String| TableRow {
         strong: before != after,
         cells: vec![what.to_owned(), before, after],
     };
-    let unsigned = |what, before, after| row(what, words::grouped(before), words::grouped(after));
+    let unsigned = |what, before, after| row(what, wording::grouped(before), wording::grouped(after));
     let mut rows = vec![
         row("Highest slot given out", count(before.count), count(after.count)),
         unsigned("People holding a slot", before.users, after.users),
@@ -39,11 +39,12 @@ pub(super) fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &Has
         kinds.entry(finding.kind).or_default().push(finding);
     }
     let group = |(kind, findings): (Kind, Vec<&Finding>)| {
-        let done = words::done(findings.iter().copied());
-        let heading = format!("Done: {done} ({}: {})", kind.as_str(), words::meaning(kind));
+        let done = wording::done(findings.iter().copied());
+        let heading = format!("Done: {done} ({}: {})", kind.as_str(), wording::meaning(kind));
         // What the heading says of all need not be said of each.
-        let differ = findings.iter().any(|finding| words::deed_of(finding) != words::deed_of(findings[0]));
-        let word = |finding: &Finding| differ.then(|| words::deed_of(finding).to_owned());
+        let differ =
+            findings.iter().any(|finding| wording::action_label(finding) != wording::action_label(findings[0]));
+        let word = |finding: &Finding| differ.then(|| wording::action_label(finding).to_owned());
         [Block::Heading(heading), Block::List(lines(&findings, people, &word))]
     };
     kinds.into_iter().flat_map(group).collect()
@@ -51,7 +52,7 @@ pub(super) fn done<'a>(findings: impl Iterator<Item = &'a Finding>, people: &Has
 
 /// What would be done, where something was tried or held back.
 pub(super) fn open_line(finding: &Finding) -> Option<String> {
-    (finding.action != ActionKind::Report).then(|| format!("{}: {}", finding.kind.as_str(), words::to_do(finding)))
+    (finding.action != ActionKind::Report).then(|| format!("{}: {}", finding.kind.as_str(), wording::to_do(finding)))
 }
 
 pub(super) fn lines(
@@ -61,7 +62,7 @@ pub(super) fn lines(
 ) -> Vec<String> {
     let mut lines: Vec<String> = findings.iter().take(LINES).map(|f| line(f, people, word(f))).collect();
     if findings.len() > LINES {
-        lines.push(format!("and {} more: see the run", words::grouped((findings.len() - LINES) as u64)));
+        lines.push(format!("and {} more: see the run", wording::grouped((findings.len() - LINES) as u64)));
     }
     lines
 }

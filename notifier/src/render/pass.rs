@@ -12,7 +12,7 @@ use super::links::Links;
 use super::subject::{duration, subject};
 use crate::alerts::{About, Alert, Observation, Say, Told, Verdict, is_repair};
 use crate::report::{DropReport, Finding, Run};
-use crate::{clean, words};
+use crate::{clean, wording};
 
 /// Drops with a section of their own.
 const DROPS: usize = 20;
@@ -76,7 +76,7 @@ impl Pass<'_> {
     pub(super) fn earlier(&self) -> Option<String> {
         let since = self.verdict.earlier.iter().map(|earlier| earlier.since).min()?;
         let repairs: u64 = self.verdict.earlier.iter().map(|earlier| earlier.repairs).sum();
-        let repairs = words::count(usize::try_from(repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        let repairs = wording::count(usize::try_from(repairs).unwrap_or(usize::MAX), "repair", "repairs");
         Some(format!("{repairs} in earlier passes since {}", since.format("%H:%M UTC")))
     }
 
@@ -118,7 +118,7 @@ fn lead(pass: &Pass<'_>) -> String {
     }
     let repairs = pass.repairs();
     if !repairs.is_empty() {
-        parts.push(format!("Repaired by itself: {}.", words::done(repairs)));
+        parts.push(format!("Repaired by itself: {}.", wording::done(repairs)));
     }
     parts.extend(pass.earlier().map(|earlier| format!("Not told before: {earlier}.")));
     match verdict.resolved.as_slice() {
@@ -159,7 +159,7 @@ fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Sectio
     }
     let earlier = pass.verdict.earlier.iter().find(|earlier| earlier.drop_id == Some(drop));
     blocks.extend(earlier.map(|earlier| {
-        let repairs = words::count(usize::try_from(earlier.repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        let repairs = wording::count(usize::try_from(earlier.repairs).unwrap_or(usize::MAX), "repair", "repairs");
         let below = if pass.verdict.repaired.contains(&Some(drop)) { ", beside those below" } else { "" };
         Block::Paragraph(format!(
             "Repairs came with pass after pass, so they are told together: {repairs} in earlier passes since {}{below}. GET /v1/runs has them all. Something makes this happen again and again; see what.",
@@ -184,8 +184,8 @@ fn state_of(pass: &Pass<'_>, report: &DropReport) -> String {
         let problem = clean::line(&told.observation.summary, clean::LONGEST);
         return format!(
             "{} of {} issued; {}.",
-            words::grouped(rows),
-            words::grouped(quantity),
+            wording::grouped(rows),
+            wording::grouped(quantity),
             problem.trim_end_matches('.')
         );
     }
@@ -194,7 +194,7 @@ fn state_of(pass: &Pass<'_>, report: &DropReport) -> String {
         (true, false) => "every promise has its row",
         (false, _) => "not exact yet",
     };
-    format!("{} of {} issued: {exact}.", words::grouped(rows), words::grouped(quantity))
+    format!("{} of {} issued: {exact}.", wording::grouped(rows), wording::grouped(quantity))
 }
 
 fn problems(pass: &Pass<'_>, drop: Option<DropId>, people: &HashSet<&str>) -> Vec<Block> {
@@ -261,7 +261,7 @@ fn footer(run: &Run) -> Vec<String> {
     let examined = run.drops.iter().fold([0; 3], |[users, rows, failed], drop| {
         [users + drop.examined.users, rows + drop.examined.rows, failed + drop.examined.failed_claims]
     });
-    let [users, rows, failed] = examined.map(words::grouped);
+    let [users, rows, failed] = examined.map(wording::grouped);
     let took = run.finished_at.map(|end| format!(", took {:.1} s", (end - run.started_at).as_seconds_f64()));
     vec![
         format!(
@@ -273,7 +273,7 @@ fn footer(run: &Run) -> Vec<String> {
         ),
         format!(
             "Looked at {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
-            words::count(run.drops.len(), "drop", "drops")
+            wording::count(run.drops.len(), "drop", "drops")
         ),
     ]
 }

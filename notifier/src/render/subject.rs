@@ -7,7 +7,7 @@ use firstcome_shared::domain::DropId;
 
 use super::pass::Pass;
 use crate::alerts::{About, Say, Told};
-use crate::{clean, words};
+use crate::{clean, wording};
 
 /// Longest name of a coupon in a subject, in characters.
 const NAME: usize = 60;
@@ -76,14 +76,14 @@ fn repaired(pass: &Pass<'_>) -> String {
     let verdict = pass.verdict;
     let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
-    let done = Some(words::done(pass.repairs())).filter(|done| !done.is_empty());
+    let done = Some(wording::done(pass.repairs())).filter(|done| !done.is_empty());
     let what = [done, pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
     place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
 }
 
 /// What was repaired beside what the subject is about.
 fn also_repaired(pass: &Pass<'_>) -> Option<String> {
-    let done = words::done(pass.repairs());
+    let done = wording::done(pass.repairs());
     (!done.is_empty()).then(|| format!("repaired: {done}"))
 }
 
@@ -93,7 +93,7 @@ fn resolved(pass: &Pass<'_>) -> String {
     let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
     let was = match resolved.as_slice() {
         [one] => format!("was: {}", clean::line(&one.summary, 80)),
-        many => words::count(many.len(), "alert", "alerts"),
+        many => wording::count(many.len(), "alert", "alerts"),
     };
     let what = [Some(was), also_repaired(pass)].into_iter().flatten().collect::<Vec<_>>().join("; ");
     place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
@@ -107,7 +107,7 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
         let coupons = if coupons.len() == 1 {
             coupons.first().map(|(_, name)| clean::line(name, NAME)).unwrap_or_default()
         } else {
-            words::count(coupons.len(), "coupon", "coupons")
+            wording::count(coupons.len(), "coupon", "coupons")
         };
         return Some(format!("{} drops of {coupons}", drops.len()));
     }
@@ -117,7 +117,7 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     Some(report.map_or_else(
         || format!("{name} · drop {first}"),
         |report| {
-            let (rows, quantity) = (words::grouped(report.after.rows), words::grouped(u64::from(report.quantity)));
+            let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
             format!("{name} · {rows} of {quantity} issued")
         },
     ))

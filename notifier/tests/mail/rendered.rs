@@ -98,7 +98,7 @@ fn repaired_again_and_again() {
         let verdict = judge(&run, &memory, policy, at(seconds));
         memory.alerts.extend(verdict.alerts.into_iter().map(|alert| (alert.fingerprint.clone(), alert)));
     }
-    memory.untold_repairs.insert(Some(DropId(7)), 24);
+    memory.unmailed_repairs.insert(Some(DropId(7)), 24);
     let verdict = judge(&run, &memory, policy, at(600));
     let pass = Pass { run: &run, verdict: &verdict, ids: &HashMap::new(), links: &linked(), now: at(600) };
     keep("repaired_again_and_again", &render::pass(&pass).unwrap());

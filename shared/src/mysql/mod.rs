@@ -1,11 +1,14 @@
 //! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both packages need.
 
+pub mod alerts;
 pub mod catalogue;
 pub mod change;
 mod db;
 pub mod dead_letters;
+pub mod digest;
 pub mod issued;
 pub mod migrations;
+pub mod outbox;
 pub mod pass_lock;
 pub mod promises;
 mod refusal;

@@ -11,7 +11,7 @@ use super::alerts::is_repair;
 use super::message::Envelope;
 use super::render::{self, Rendered};
 use super::send::Sender;
-use super::{Notifier, store};
+use super::{Notifier, record};
 use crate::report::Run;
 
 /// A restart of MySQL takes seconds: nobody is woken for it.
@@ -19,7 +19,7 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(60);
 
 /// Since when MySQL can't be used, and when that was last mailed.
 #[derive(Debug, Default)]
-pub(super) struct Gone(Mutex<Option<Outage>>);
+pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Outage {
@@ -27,7 +27,7 @@ struct Outage {
     mailed: Option<DateTime<Utc>>,
 }
 
-impl Gone {
+impl OutageNotifier {
     /// Another failure. Whether it is to be mailed.
     fn failed(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
         let mut state = self.0.lock();
@@ -48,15 +48,15 @@ impl Gone {
 
 /// Runs that repaired something and could not be told, oldest first. What is left needs no keeping: the next pass sees it too.
 #[derive(Debug, Default)]
-pub(super) struct Untold(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
+pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 
 /// Most runs that wait to be told.
-const UNTOLD: usize = 20;
+const UNSENT: usize = 20;
 
-impl Untold {
+impl UnsentRuns {
     pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
         let mut runs = self.0.lock();
-        if runs.len() < UNTOLD && !run.dry_run && run.all_findings().any(is_repair) {
+        if runs.len() < UNSENT && !run.dry_run && run.all_findings().any(is_repair) {
             runs.push_back((run.clone(), at));
         }
     }
@@ -72,18 +72,18 @@ impl Untold {
 
 impl Notifier {
     pub(super) fn database_is_gone(&self, reason: &str, now: DateTime<Utc>) {
-        if !self.gone.failed(now, self.post.policy.cooldown) {
+        if !self.outage.failed(now, self.settings.policy.cooldown) {
             return;
         }
-        let mail = match render::database_gone(reason, now, &self.post.links) {
+        let mail = match render::database_gone(reason, now, &self.settings.links) {
             Ok(mail) => mail,
             Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
         };
         let Some(sender) = self.sender.clone() else { return };
-        let post = self.post.clone();
+        let settings = self.settings.clone();
         tokio::spawn(async move {
-            for to in &post.recipients {
-                if let Err(error) = sender.send_directly(&mail, to, &post.domain, now).await {
+            for to in &settings.recipients {
+                if let Err(error) = sender.send_directly(&mail, to, &settings.domain, now).await {
                     tracing::error!(error = format!("{error:#}"), to, "nobody could be told that MySQL can't be used");
                 }
             }
@@ -91,8 +91,8 @@ impl Notifier {
     }
 
     pub(super) async fn database_is_back(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(since) = self.gone.works() else { return Ok(()) };
-        store::enqueue(&self.db, render::database_back(since, now)?, self.post.clone(), now).await?;
+        let Some(since) = self.outage.works() else { return Ok(()) };
+        record::enqueue(&self.db, render::database_back(since, now)?, self.settings.clone(), now).await?;
         Ok(())
     }
 }
@@ -125,16 +125,16 @@ mod tests {
 
     #[test]
     fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
-        let (gone, cooldown) = (Gone::default(), TimeDelta::hours(4));
+        let (outage, cooldown) = (OutageNotifier::default(), TimeDelta::hours(4));
         let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let at = |seconds| start + TimeDelta::seconds(seconds);
-        assert!(!gone.failed(at(0), cooldown) && !gone.failed(at(30), cooldown));
-        assert_eq!(gone.works(), None);
-        assert!(!gone.failed(at(100), cooldown));
-        assert!(gone.failed(at(160), cooldown));
-        assert!(!gone.failed(at(161), cooldown));
-        assert!(gone.failed(at(160 + 4 * 3_600), cooldown));
-        assert_eq!(gone.works(), Some(at(100)));
-        assert_eq!(gone.works(), None);
+        assert!(!outage.failed(at(0), cooldown) && !outage.failed(at(30), cooldown));
+        assert_eq!(outage.works(), None);
+        assert!(!outage.failed(at(100), cooldown));
+        assert!(outage.failed(at(160), cooldown));
+        assert!(!outage.failed(at(161), cooldown));
+        assert!(outage.failed(at(160 + 4 * 3_600), cooldown));
+        assert_eq!(outage.works(), Some(at(100)));
+        assert_eq!(outage.works(), None);
     }
 }

@@ -1,28 +1,86 @@
-//! What the daily digest tells, gathered from the tables.
+//! What the daily digest says of a stretch of time, gathered from all tables of the reconciler.
+
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::dsl::{count_star, max};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::schema::{
-    alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs,
-};
-use firstcome_shared::mysql::{Conn, Db, DbError};
 
-use super::LIMIT;
-use crate::render::{Day, OpenAlert, SealedDrop};
+use super::outbox::count_waiting;
+use super::schema::{alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs};
+use super::{Conn, Db, DbError};
+use crate::domain::{CouponId, DropId};
 
 /// Lines of a list; the mail says how many more there are.
 const LINES: i64 = 20;
 
-/// How long sent and given-up mails are kept, in days.
-const MAILS_KEPT: i64 = 30;
-/// How long resolved alerts are kept, in days.
-const ALERTS_KEPT: i64 = 90;
+/// A day of passes every second is some 86,000 rows.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An alert that is open at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAlert {
+    /// Its number.
+    pub id: i64,
+    /// One line on it.
+    pub summary: String,
+    /// The coupon's name, where it concerns one.
+    pub coupon_name: Option<String>,
+    /// The drop, where it concerns one.
+    pub drop_id: Option<DropId>,
+    /// Since when it fires.
+    pub since: DateTime<Utc>,
+    /// Who took it on.
+    pub acknowledged_by: Option<String>,
+}
+
+/// A drop that was verified exact after closing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedDrop {
+    /// The coupon.
+    pub coupon_id: CouponId,
+    /// Its name.
+    pub coupon_name: String,
+    /// The drop.
+    pub drop_id: DropId,
+    /// How many it offered.
+    pub quantity: u32,
+    /// How many people hold one.
+    pub rows: u32,
+}
+
+/// What the daily digest says: everything of a stretch of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Day {
+    /// From then on.
+    pub from: DateTime<Utc>,
+    /// Until before then.
+    pub to: DateTime<Utc>,
+    /// What needs a person, oldest first; the first of them.
+    pub open: Vec<OpenAlert>,
+    /// How many there are.
+    pub open_total: u64,
+    /// Promises that could not be kept and were not mended since.
+    pub broken: u64,
+    /// Runs that ended, by status.
+    pub runs: Vec<(String, u64)>,
+    /// When the last clean or repaired run ended.
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Findings by kind: how many, and of those how many repaired.
+    pub findings: Vec<(String, u64, u64)>,
+    /// Drops verified exact; the first of them.
+    pub sealed: Vec<SealedDrop>,
+    /// How many there were.
+    pub sealed_total: u64,
+    /// People, rows and failed claims that runs examined.
+    pub examined: [u64; 3],
+    /// Mails sent, waiting, given up.
+    pub mails: [u64; 3],
+}
 
 /// Gathers what happened in a stretch of time.
-pub(crate) async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day, DbError> {
+pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day, DbError> {
     db.run_within(LIMIT, "gather the day", async move |conn| {
         let (since, until) = (from.naive_utc(), to.naive_utc());
         let (runs, examined) = runs(conn, since, until).await?;
@@ -158,25 +216,9 @@ async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
 async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<[u64; 3]> {
     let sent = mail_outbox::table.filter(mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until)));
     let sent: i64 = sent.count().get_result(conn).await?;
-    let waiting = mail_outbox::table.filter(mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null()));
-    let waiting: i64 = waiting.count().get_result(conn).await?;
+    let waiting = count_waiting(conn).await?;
     let given_up =
         mail_outbox::table.filter(mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until)));
     let given_up: i64 = given_up.count().get_result(conn).await?;
     Ok([sent, waiting, given_up].map(unsigned))
-}
-
-/// Throws away mails that were dealt with long ago and alerts that are long over.
-pub(crate) async fn tidy(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
-    db.run_within(LIMIT, "tidy mails and alerts", async move |conn| {
-        let mails = (now - chrono::TimeDelta::days(MAILS_KEPT)).naive_utc();
-        let dealt_with = mail_outbox::sent_at.is_not_null().or(mail_outbox::given_up_at.is_not_null());
-        diesel::delete(mail_outbox::table.filter(dealt_with.and(mail_outbox::created_at.lt(mails))))
-            .execute(conn)
-            .await?;
-        let resolved = (now - chrono::TimeDelta::days(ALERTS_KEPT)).naive_utc();
-        let over = alerts::status.eq("resolved").and(alerts::resolved_at.lt(resolved));
-        diesel::delete(alerts::table.filter(over)).execute(conn).await.map(|_| ())
-    })
-    .await
 }

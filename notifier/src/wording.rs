@@ -1,4 +1,4 @@
-//! What things are called in mails and lists.
+//! The wording of mails and lists: a noun for each kind, a label for each action.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -73,11 +73,15 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, &str), usize> = BTreeMap::new();
     for finding in findings {
-        *counts.entry(deed(finding)).or_default() += 1;
+        *counts.entry(ranked_label(finding)).or_default() += 1;
     }
     let phrases: Vec<String> = counts
         .into_iter()
-        .map(|((_, deed), n)| if is_counted(deed) { format!("{} {deed}", grouped(n as u64)) } else { deed.to_owned() })
+        .map(
+            |((_, label), n)| {
+                if is_counted(label) { format!("{} {label}", grouped(n as u64)) } else { label.to_owned() }
+            },
+        )
         .collect();
     match phrases.len() {
         0..=3 => phrases.join(", "),
@@ -85,8 +89,8 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     }
 }
 
-/// A deed with its rank: what concerns people comes first.
-fn deed(finding: &Finding) -> (u8, &'static str) {
+/// The label of what was done, with its rank: what concerns people comes first.
+fn ranked_label(finding: &Finding) -> (u8, &'static str) {
     match finding.action {
         ActionKind::Issue => (0, "reissued"),
         ActionKind::Readmit => (1, "admitted anew"),
@@ -105,9 +109,9 @@ fn deed(finding: &Finding) -> (u8, &'static str) {
 }
 
 /// One such finding may stand for many people, or for a single counter: a number before it would puzzle.
-fn is_counted(deed: &str) -> bool {
+fn is_counted(label: &str) -> bool {
     !matches!(
-        deed,
+        label,
         "counter set right"
             | "settings in Redis set right"
             | "admission reopened"
@@ -116,9 +120,9 @@ fn is_counted(deed: &str) -> bool {
     )
 }
 
-/// The same deed as a heading: "Reissued".
-pub(super) fn deed_of(finding: &Finding) -> &'static str {
-    deed(finding).1
+/// The same label for one finding.
+pub(super) fn action_label(finding: &Finding) -> &'static str {
+    ranked_label(finding).1
 }
 
 /// What would be done about a finding that was held back or did not take.

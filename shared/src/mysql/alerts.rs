@@ -1,0 +1,350 @@
+//! The table `alerts`: what the people on duty know of, one row a drift, across restarts.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use strum::{EnumString, IntoStaticStr};
+
+use super::schema::{alerts, broken_promises, drops, reconcile_findings, reconcile_runs, reconciler_state};
+use super::{Conn, Db, DbError};
+use crate::domain::{CouponId, DropId};
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub enum AlertState {
+    /// The drift was there when a pass last looked.
+    Firing,
+    /// A pass saw that it is gone.
+    Resolved,
+    /// Information that is mailed once.
+    Told,
+}
+
+impl AlertState {
+    /// The word in the table.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// An alert as it is kept, without its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    /// What the drift is: hexadecimal SHA-256.
+    pub fingerprint: String,
+    /// Its kind, as mails and docs/OPERATIONS.md name it.
+    pub kind: String,
+    /// The coupon, where it concerns one.
+    pub coupon_id: Option<CouponId>,
+    /// The drop, where it concerns one.
+    pub drop_id: Option<DropId>,
+    /// Where it stands.
+    pub state: AlertState,
+    /// One line for a person.
+    pub summary: String,
+    /// What the last mail said, hashed.
+    pub content_hash: String,
+    /// Since when it fires, this time.
+    pub first_seen_at: DateTime<Utc>,
+    /// When a pass last saw it.
+    pub last_seen_at: DateTime<Utc>,
+    /// When it was last mailed.
+    pub last_mailed_at: Option<DateTime<Utc>>,
+    /// Mails since it was last quiet for a whole cooldown.
+    pub mails: u32,
+    /// What its mails refer to, so that they form one thread.
+    pub thread: String,
+    /// When a pass saw that it is gone.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// When a person took it on.
+    pub acknowledged_at: Option<DateTime<Utc>>,
+    /// Who took it on.
+    pub acknowledged_by: Option<String>,
+}
+
+impl Alert {
+    /// Whether a mail was sent since it fires, this time.
+    pub fn was_mailed(&self) -> bool {
+        self.last_mailed_at.is_some_and(|at| at >= self.first_seen_at)
+    }
+
+    /// Resolved while mails were silenced: people still believe that it fires. [`open_or_seen`] has the same rule in SQL.
+    pub fn owes_notice(&self) -> bool {
+        self.state == AlertState::Resolved && self.was_mailed() && self.last_mailed_at < self.resolved_at
+    }
+}
+
+/// A promise that could not be kept and was not mended since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenPromise {
+    /// The coupon.
+    pub coupon_id: CouponId,
+    /// The drop.
+    pub drop_id: DropId,
+    /// The person, in full.
+    pub user_id: String,
+    /// Their slot, where it is known.
+    pub slot: Option<i64>,
+    /// Why it could not be kept.
+    pub reason: String,
+}
+
+/// An alert as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedAlert {
+    /// Its number.
+    pub id: i64,
+    /// The alert.
+    pub alert: Alert,
+    /// Until when its drop's mails are silenced, if they are or were.
+    pub silenced_until: Option<DateTime<Utc>>,
+    /// Who silenced them.
+    pub silenced_by: Option<String>,
+}
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = alerts, treat_none_as_null = true)]
+struct AlertRow {
+    fingerprint: String,
+    kind: String,
+    coupon_id: Option<i64>,
+    drop_id: Option<i64>,
+    status: String,
+    summary: String,
+    content_hash: String,
+    first_seen_at: NaiveDateTime,
+    last_seen_at: NaiveDateTime,
+    last_mailed_at: Option<NaiveDateTime>,
+    mails: u32,
+    thread_id: Option<String>,
+    resolved_at: Option<NaiveDateTime>,
+    acknowledged_at: Option<NaiveDateTime>,
+    acknowledged_by: Option<String>,
+}
+
+impl From<AlertRow> for Alert {
+    fn from(row: AlertRow) -> Self {
+        let utc = |at: Option<NaiveDateTime>| at.map(|at| at.and_utc());
+        Self {
+            state: row.status.parse().unwrap_or(AlertState::Resolved),
+            fingerprint: row.fingerprint,
+            kind: row.kind,
+            coupon_id: row.coupon_id.map(CouponId),
+            drop_id: row.drop_id.map(DropId),
+            summary: row.summary,
+            content_hash: row.content_hash,
+            first_seen_at: row.first_seen_at.and_utc(),
+            last_seen_at: row.last_seen_at.and_utc(),
+            last_mailed_at: utc(row.last_mailed_at),
+            mails: row.mails,
+            thread: row.thread_id.unwrap_or_default(),
+            resolved_at: utc(row.resolved_at),
+            acknowledged_at: utc(row.acknowledged_at),
+            acknowledged_by: row.acknowledged_by,
+        }
+    }
+}
+
+impl From<&Alert> for AlertRow {
+    fn from(alert: &Alert) -> Self {
+        let naive = |at: Option<DateTime<Utc>>| at.map(|at| at.naive_utc());
+        Self {
+            fingerprint: alert.fingerprint.clone(),
+            kind: alert.kind.clone(),
+            coupon_id: alert.coupon_id.map(|id| id.0),
+            drop_id: alert.drop_id.map(|id| id.0),
+            status: alert.state.as_str().to_owned(),
+            summary: alert.summary.clone(),
+            content_hash: alert.content_hash.clone(),
+            first_seen_at: alert.first_seen_at.naive_utc(),
+            last_seen_at: alert.last_seen_at.naive_utc(),
+            last_mailed_at: naive(alert.last_mailed_at),
+            mails: alert.mails,
+            thread_id: Some(alert.thread.clone()),
+            resolved_at: naive(alert.resolved_at),
+            acknowledged_at: naive(alert.acknowledged_at),
+            acknowledged_by: alert.acknowledged_by.clone(),
+        }
+    }
+}
+
+/// Holds a row's lock to the end of the transaction: two processes must not decide by the same rows.
+pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
+    // Not INSERT IGNORE, whose shared lock would let two in and then block both.
+    diesel::insert_into(reconciler_state::table)
+        .values((reconciler_state::name.eq("notify"), reconciler_state::value.eq("")))
+        .on_conflict(diesel::dsl::DuplicatedKeys)
+        .do_update()
+        .set(reconciler_state::value.eq(""))
+        .execute(conn)
+        .await
+        .map(|_| ())
+}
+
+/// Inserts an alert, or replaces the one with its fingerprint.
+pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
+    let row = AlertRow::from(alert);
+    diesel::insert_into(alerts::table)
+        .values(&row)
+        .on_conflict(diesel::dsl::DuplicatedKeys)
+        .do_update()
+        .set(&row)
+        .execute(conn)
+        .await
+        .map(|_| ())
+}
+
+/// Alerts that fire, those that owe a notice, and those with one of these fingerprints.
+pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
+    let owes_notice = alerts::status
+        .eq(AlertState::Resolved.as_str())
+        .and(alerts::last_mailed_at.lt(alerts::resolved_at))
+        .and(alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()));
+    let is_open = alerts::status.eq(AlertState::Firing.as_str()).or(owes_notice);
+    let rows: Vec<AlertRow> = alerts::table
+        .filter(is_open.or(alerts::fingerprint.eq_any(fingerprints)))
+        .select(AlertRow::as_select())
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().map(Alert::from).collect())
+}
+
+/// The numbers of alerts, by fingerprint.
+pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
+    let rows: Vec<(String, i64)> = alerts::table
+        .filter(alerts::fingerprint.eq_any(fingerprints))
+        .select((alerts::fingerprint, alerts::id))
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Until when the mails of these drops are silenced, also where that is over.
+pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
+    let rows: Vec<(i64, Option<NaiveDateTime>)> = drops::table
+        .filter(drops::id.eq_any(of).and(drops::silenced_until.is_not_null()))
+        .select((drops::id, drops::silenced_until))
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))).collect())
+}
+
+/// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant, this run not counted.
+pub async fn repairs_since(conn: &mut Conn, at: Option<DropId>, since: DateTime<Utc>, but: &str) -> QueryResult<u64> {
+    let later = reconcile_runs::started_at.gt(since.naive_utc()).and(reconcile_runs::id.ne(but));
+    let applied = reconcile_findings::table
+        .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
+        .filter(later.and(reconcile_findings::result.eq("applied")))
+        .into_boxed();
+    let in_place = match at {
+        Some(drop) => applied.filter(reconcile_findings::drop_id.eq(drop.0)),
+        None => applied.filter(reconcile_findings::drop_id.is_null()),
+    };
+    let repairs: i64 = in_place.count().get_result(conn).await?;
+    Ok(u64::try_from(repairs).unwrap_or(0))
+}
+
+/// The broken promises of these drops.
+pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
+    let rows: Vec<(i64, i64, String, Option<i64>, String)> = broken_promises::table
+        .filter(broken_promises::drop_id.eq_any(of).and(broken_promises::mended_at.is_null()))
+        .order((broken_promises::drop_id, broken_promises::user_id))
+        .select((
+            broken_promises::coupon_id,
+            broken_promises::drop_id,
+            broken_promises::user_id,
+            broken_promises::slot,
+            broken_promises::reason,
+        ))
+        .load(conn)
+        .await?;
+    let promise = |(coupon, drop, user_id, slot, reason)| BrokenPromise {
+        coupon_id: CouponId(coupon),
+        drop_id: DropId(drop),
+        user_id,
+        slot,
+        reason,
+    };
+    Ok(rows.into_iter().map(promise).collect())
+}
+
+type ListedRow = (i64, AlertRow, Option<NaiveDateTime>, Option<String>);
+
+fn listed((id, row, silenced_until, silenced_by): ListedRow) -> ListedAlert {
+    ListedAlert { id, alert: row.into(), silenced_until: silenced_until.map(|at| at.and_utc()), silenced_by }
+}
+
+/// Alerts, newest first: at most `limit`, with a number below `before`, in that state.
+pub async fn list(
+    db: &Db,
+    state: Option<String>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<ListedAlert>, DbError> {
+    db.run("list alerts", async move |conn| {
+        let mut query = alerts::table
+            .left_join(drops::table.on(drops::id.nullable().eq(alerts::drop_id)))
+            .select((
+                alerts::id,
+                AlertRow::as_select(),
+                drops::silenced_until.nullable(),
+                drops::silenced_by.nullable(),
+            ))
+            .order(alerts::id.desc())
+            .limit(limit)
+            .into_boxed();
+        if let Some(state) = state {
+            query = query.filter(alerts::status.eq(state));
+        }
+        if let Some(before) = before {
+            query = query.filter(alerts::id.lt(before));
+        }
+        let rows: Vec<ListedRow> = query.load(conn).await?;
+        Ok(rows.into_iter().map(listed).collect())
+    })
+    .await
+}
+
+/// One alert.
+pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
+    let newest = list(db, None, id.checked_add(1), 1).await?;
+    Ok(newest.into_iter().find(|alert| alert.id == id))
+}
+
+/// Takes an alert on, if it fires.
+pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>) -> Result<(), DbError> {
+    db.run("acknowledge an alert", async move |conn| {
+        let firing = alerts::id.eq(id).and(alerts::status.eq(AlertState::Firing.as_str()));
+        diesel::update(alerts::table.filter(firing))
+            .set((alerts::acknowledged_at.eq(now.naive_utc()), alerts::acknowledged_by.eq(by)))
+            .execute(conn)
+            .await
+            .map(|_| ())
+    })
+    .await
+}
+
+/// Silences the mails of a drop until then.
+pub async fn silence(db: &Db, drop: DropId, until: DateTime<Utc>, by: String) -> Result<(), DbError> {
+    db.run("silence a drop", async move |conn| {
+        diesel::update(drops::table.filter(drops::id.eq(drop.0)))
+            .set((drops::silenced_until.eq(until.naive_utc()), drops::silenced_by.eq(by)))
+            .execute(conn)
+            .await
+            .map(|_| ())
+    })
+    .await
+}
+
+/// Deletes alerts that were resolved before then.
+pub async fn delete_resolved(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
+    db.run("delete old alerts", async move |conn| {
+        let is_old = alerts::resolved_at.lt(before.naive_utc());
+        let resolved = alerts::status.eq(AlertState::Resolved.as_str()).and(is_old);
+        diesel::delete(alerts::table.filter(resolved)).execute(conn).await.map(|_| ())
+    })
+    .await
+}

@@ -1,0 +1,163 @@
+//! The table `mail_outbox`: mails to send, one row a recipient. A sender leases a row before it sends it, so that two never
+//! send the same; a lease that ran out belongs to a sender that died.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+
+use super::schema::mail_outbox;
+use super::{Conn, Db, DbError};
+
+/// Rows read for one round.
+const ROUND: i64 = 64;
+
+/// A mail to one recipient, before it is in the outbox.
+#[derive(Debug, Clone, Insertable)]
+#[diesel(table_name = mail_outbox)]
+pub struct NewMail<'a> {
+    /// Now.
+    pub created_at: NaiveDateTime,
+    /// When it is first tried.
+    pub next_attempt_at: NaiveDateTime,
+    /// What it is, in one word.
+    pub kind: &'a str,
+    /// The run it tells of.
+    pub run_id: Option<&'a str>,
+    /// As it stands in a header.
+    pub recipient: &'a str,
+    /// One line.
+    pub subject: &'a str,
+    /// Without angle brackets.
+    pub message_id: String,
+    /// Ids of what it answers, apart by spaces.
+    pub thread_refs: Option<&'a str>,
+    /// Plain text.
+    pub body_text: &'a str,
+    /// HTML.
+    pub body_html: &'a str,
+}
+
+/// A mail that is this sender's until its lease runs out.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = mail_outbox)]
+#[allow(missing_docs)] // as in NewMail
+pub struct LeasedMail {
+    pub id: i64,
+    pub created_at: NaiveDateTime,
+    pub kind: String,
+    pub recipient: String,
+    pub subject: String,
+    pub message_id: String,
+    pub thread_refs: Option<String>,
+    pub body_text: String,
+    pub body_html: String,
+    pub attempts: u32,
+}
+
+/// How an attempt to deliver a mail ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// The server has it.
+    Sent,
+    /// It failed, and is tried again at that time.
+    Retry(DateTime<Utc>, String),
+    /// It failed, and is never tried again.
+    GivenUp(String),
+}
+
+/// Puts mails in the outbox. Gives how many.
+pub async fn enqueue(conn: &mut Conn, mails: Vec<NewMail<'_>>) -> QueryResult<usize> {
+    if mails.is_empty() {
+        return Ok(0);
+    }
+    diesel::insert_into(mail_outbox::table).values(mails).execute(conn).await
+}
+
+/// Whether there is a mail of this run.
+pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
+    let rows: i64 = mail_outbox::table.filter(mail_outbox::run_id.eq(run_id)).count().get_result(conn).await?;
+    Ok(rows > 0)
+}
+
+/// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
+pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
+    let now = now.naive_utc();
+    db.run("lease mails", async move |conn| {
+        conn.transaction(async |conn| {
+            let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+            let is_free = mail_outbox::leased_until.is_null().or(mail_outbox::leased_until.le(now));
+            // Another sender's rows are skipped, not waited for.
+            let due: Vec<(i64, String)> = mail_outbox::table
+                .filter(is_open.and(mail_outbox::next_attempt_at.le(now)).and(is_free))
+                .order(mail_outbox::id)
+                .limit(ROUND)
+                .select((mail_outbox::id, mail_outbox::recipient))
+                .for_update()
+                .skip_locked()
+                .load(conn)
+                .await?;
+            let mut recipients = HashSet::new();
+            let ids: Vec<i64> =
+                due.into_iter().filter(|(_, to)| recipients.insert(to.clone())).map(|(id, _)| id).collect();
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            diesel::update(mail_outbox::table.filter(mail_outbox::id.eq_any(&ids)))
+                .set(mail_outbox::leased_until.eq(until.naive_utc()))
+                .execute(conn)
+                .await?;
+            let leased = mail_outbox::table.filter(mail_outbox::id.eq_any(&ids)).order(mail_outbox::id);
+            leased.select(LeasedMail::as_select()).load(conn).await
+        })
+        .await
+    })
+    .await
+}
+
+/// Records how an attempt ended, and gives the lease back.
+pub async fn record_outcome(db: &Db, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
+    let now = now.naive_utc();
+    db.run("record a mail's delivery", async move |conn| {
+        let row = mail_outbox::table.filter(mail_outbox::id.eq(id).and(mail_outbox::sent_at.is_null()));
+        let counted =
+            (mail_outbox::attempts.eq(mail_outbox::attempts + 1), mail_outbox::leased_until.eq(None::<NaiveDateTime>));
+        match outcome {
+            DeliveryOutcome::Sent => {
+                let sent = (mail_outbox::sent_at.eq(now), mail_outbox::last_error.eq(None::<String>));
+                diesel::update(row).set((counted, sent)).execute(conn).await
+            }
+            DeliveryOutcome::Retry(at, error) => {
+                let later = (mail_outbox::next_attempt_at.eq(at.naive_utc()), mail_outbox::last_error.eq(error));
+                diesel::update(row).set((counted, later)).execute(conn).await
+            }
+            DeliveryOutcome::GivenUp(error) => {
+                let given_up = (mail_outbox::given_up_at.eq(now), mail_outbox::last_error.eq(error));
+                diesel::update(row).set((counted, given_up)).execute(conn).await
+            }
+        }
+        .map(|_| ())
+    })
+    .await
+}
+
+/// How many mails wait to be sent.
+pub async fn waiting(db: &Db) -> Result<i64, DbError> {
+    db.run("count waiting mails", async |conn| count_waiting(conn).await).await
+}
+
+pub(super) async fn count_waiting(conn: &mut Conn) -> QueryResult<i64> {
+    let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+    mail_outbox::table.filter(is_open).count().get_result(conn).await
+}
+
+/// Deletes mails that were made before then and were sent or given up.
+pub async fn delete_finished(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
+    db.run("delete old mails", async move |conn| {
+        let is_finished = mail_outbox::sent_at.is_not_null().or(mail_outbox::given_up_at.is_not_null());
+        let old = is_finished.and(mail_outbox::created_at.lt(before.naive_utc()));
+        diesel::delete(mail_outbox::table.filter(old)).execute(conn).await.map(|_| ())
+    })
+    .await
+}
