@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 
-use super::batch::Limits;
-use super::watchdog::Patience;
+use crate::consume::read::batch::Limits;
+use crate::consume::watch::watchdog::Patience;
 
 /// Settings of `firstcome-api consume`.
 #[derive(Debug, Clone, Args)]
@@ -56,7 +56,7 @@ pub struct TuningArgs {
 
 impl TuningArgs {
     /// When this process counts as dead, and as stuck.
-    pub(super) fn patience(&self) -> Patience {
+    pub(crate) fn patience(&self) -> Patience {
         Patience {
             session: Duration::from_millis(self.consume_session_timeout_ms),
             stuck: Duration::from_secs(self.consume_stuck_seconds),
@@ -64,7 +64,7 @@ impl TuningArgs {
     }
 
     /// The limits of one batch.
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits { max: usize::from(self.consume_batch_max), wait: Duration::from_millis(self.consume_batch_wait_ms) }
     }
 }

@@ -2,12 +2,12 @@
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use super::write::Written;
+use crate::consume::write::Written;
 
-pub(super) const LAG: &str = "firstcome_consumer_lag";
-pub(super) const COMMIT_FAILURES: &str = "firstcome_consumer_commit_failures_total";
-pub(super) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
-pub(super) const RETRIES: &str = "firstcome_consumer_retries_total";
+pub(crate) const LAG: &str = "firstcome_consumer_lag";
+pub(crate) const COMMIT_FAILURES: &str = "firstcome_consumer_commit_failures_total";
+pub(crate) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
+pub(crate) const RETRIES: &str = "firstcome_consumer_retries_total";
 const BATCH_ROWS: &str = "firstcome_consumer_batch_rows";
 const BATCH_SECONDS: &str = "firstcome_consumer_batch_seconds";
 const ISSUED: &str = "firstcome_consumer_issued_total";
@@ -15,7 +15,7 @@ const AGAIN: &str = "firstcome_consumer_again_total";
 const REFUSED: &str = "firstcome_consumer_refused_total";
 
 /// Describes them all, and shows counters from the start: one that first appears at 1 hides its first increase.
-pub(super) fn describe() {
+pub(crate) fn describe() {
     describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
     describe_histogram!(BATCH_ROWS, "Messages in a batch");
     describe_histogram!(BATCH_SECONDS, "Seconds to write a batch");
@@ -35,7 +35,7 @@ pub(super) fn describe() {
 
 /// Counts a batch that is written.
 #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-pub(super) fn batch(size: usize, seconds: f64, written: &Written) {
+pub(crate) fn batch(size: usize, seconds: f64, written: &Written) {
     histogram!(BATCH_ROWS).record(size as f64);
     histogram!(BATCH_SECONDS).record(seconds);
     counter!(ISSUED).increment(written.issued);

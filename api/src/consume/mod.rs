@@ -13,19 +13,10 @@
 //! One thread (`worker`) owns the Kafka consumer, since its calls block; MySQL is spoken to on the runtime.
 
 mod args;
-mod backoff;
-mod batch;
-mod classify;
-mod commit;
-mod decode;
-mod group;
-mod health;
-mod lag;
 mod metrics;
-mod source;
+mod read;
 mod start;
-mod throttle;
-mod watchdog;
+mod watch;
 mod worker;
 mod write;
 
@@ -48,7 +39,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use args::{ConsumeArgs, TuningArgs};
-use health::Health;
+use watch::health::Health;
 use worker::Setup;
 
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in hand and leaves the group.

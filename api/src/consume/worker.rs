@@ -10,17 +10,17 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
-use super::batch::{Ahead, Limits};
-use super::decode::Record;
-use super::group::{Group, InHand, Outcome};
-use super::health::Health;
-use super::lag::Lag;
-use super::metrics;
-use super::source::Source;
-use super::throttle::Throttle;
-use super::watchdog::{Patience, Watchdog};
-use super::write::{Written, write};
+use crate::consume::metrics;
+use crate::consume::read::batch::{Ahead, Limits};
+use crate::consume::read::decode::Record;
+use crate::consume::read::group::{Group, InHand, Outcome};
+use crate::consume::read::source::Source;
+use crate::consume::watch::health::Health;
+use crate::consume::watch::lag::Lag;
+use crate::consume::watch::watchdog::{Patience, Watchdog};
+use crate::consume::write::backoff::Backoff;
+use crate::consume::write::throttle::Throttle;
+use crate::consume::write::{Written, write};
 
 /// Longest that the loop sleeps without looking whether it is to stop.
 const IDLE: Duration = Duration::from_millis(100);
@@ -46,18 +46,18 @@ fn next_patience(now: Duration, set: Duration, messages: usize) -> Duration {
 }
 
 /// What the loop needs.
-pub(super) struct Setup {
-    pub(super) db: Db,
-    pub(super) kafka: KafkaSettings,
-    pub(super) limits: Limits,
-    pub(super) max_rows_per_second: u32,
-    pub(super) patience: Patience,
-    pub(super) health: Arc<Health>,
-    pub(super) runtime: Handle,
-    pub(super) stop: CancellationToken,
+pub(crate) struct Setup {
+    pub(crate) db: Db,
+    pub(crate) kafka: KafkaSettings,
+    pub(crate) limits: Limits,
+    pub(crate) max_rows_per_second: u32,
+    pub(crate) patience: Patience,
+    pub(crate) health: Arc<Health>,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: CancellationToken,
 }
 
-pub(super) struct Worker {
+pub(crate) struct Worker {
     setup: Setup,
     source: Source,
     throttle: Throttle,
@@ -74,7 +74,7 @@ pub(super) struct Worker {
 }
 
 /// Reads, writes and commits until told to stop. Blocks its thread. `joined` is called at each assignment of partitions.
-pub(super) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
+pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
     let source = Source::subscribe(&setup.kafka, setup.patience, group)?;
     let lag = Lag::watch(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;

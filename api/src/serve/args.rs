@@ -8,7 +8,7 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, Sta
 use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
-use super::identity::IdentityArgs;
+use crate::serve::auth::IdentityArgs;
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -66,7 +66,7 @@ pub struct HttpArgs {
 
 impl HttpArgs {
     /// What one client may ask of the server.
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
             header_read: Duration::from_millis(self.header_read_timeout_ms),
@@ -74,7 +74,7 @@ impl HttpArgs {
         }
     }
 
-    pub(super) fn request_timeout(&self) -> Duration {
+    pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }
 }

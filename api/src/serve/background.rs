@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::state::{App, Services};
+use crate::serve::state::{App, Services};
 
 /// How often it is looked whether daily drops are to be made. They are made days ahead.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const MAKE_EVERY: Duration = Duration::from_secs(60);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all of it. Dropping the set ends it.
-pub(super) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
+pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
     let services = Arc::clone(app);
     tasks.spawn(async move {

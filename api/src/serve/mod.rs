@@ -1,33 +1,15 @@
 //! `firstcome-api serve`: start-up with its checks, the server, and a shutdown that finishes what is in hand.
 
-mod admit;
 mod args;
-mod around;
+mod auth;
 mod background;
-mod backup;
-mod batch;
 mod catalogue;
-mod clock;
-mod entry;
-mod extract;
-mod figures;
-mod files;
-mod front;
-mod held;
-mod identity;
-mod in_hand;
-mod jwt;
-mod openapi;
-mod promise;
-mod publish;
-mod refusals;
-mod router;
+mod claim;
+mod fd_limit;
+mod metrics;
 mod routes;
-mod rules;
 mod start;
 mod state;
-mod stock;
-mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,11 +23,11 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 pub use args::{HttpArgs, ServeArgs};
-pub use identity::{IdentityArgs, UserAuth};
-pub use jwt::JwtArgs;
+pub use auth::jwt::JwtArgs;
+pub use auth::{IdentityArgs, UserAuth};
 
-use front::Front;
-use identity::Identity;
+use auth::Identity;
+use routes::claim::Front;
 use state::App;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
@@ -72,16 +54,16 @@ impl Server {
     pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
         let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-        let metrics = telemetry::init_metrics()?;
-        figures::describe();
-        files::allow(args.http.max_connections);
+        let prometheus = telemetry::init_metrics()?;
+        metrics::describe();
+        fd_limit::allow(args.http.max_connections);
         let Some(app) = start::services(&args, identity, shutdown).await? else { return Ok(None) };
         let app = Arc::new(app);
         let wanted = args.http.listen_addr;
         let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
         let address = listener.local_addr()?;
         let measures = Arc::default();
-        let front = Front::new(&app, router::router(&app, token, metrics, Arc::clone(&measures)), measures);
+        let front = Front::new(&app, routes::router(&app, token, prometheus, Arc::clone(&measures)), measures);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim waits for a call to Redis and then for its own, both twice at most; then for Kafka, then for the backup table.
         let patience = args.publish.settled_after() + 4 * args.redis.settings().timeout + Duration::from_secs(1);

@@ -12,24 +12,24 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
-use super::admit::Claims;
-use super::args::ServeArgs;
-use super::backup::Backup;
-use super::catalogue::Catalogue;
-use super::clock::Clock;
-use super::identity::Identity;
-use super::in_hand::InHand;
-use super::promise::Promises;
-use super::publish::Publisher;
-use super::state::Services;
-use super::stock::Stocks;
 use crate::migrate::OneLine;
+use crate::serve::args::ServeArgs;
+use crate::serve::auth::Identity;
+use crate::serve::catalogue::Catalogue;
+use crate::serve::catalogue::clock::Clock;
+use crate::serve::catalogue::remaining::Stocks;
+use crate::serve::claim::Claims;
+use crate::serve::claim::durability::Promises;
+use crate::serve::claim::fallback::Backup;
+use crate::serve::claim::in_flight::InHand;
+use crate::serve::claim::publisher::Publisher;
+use crate::serve::state::Services;
 
 /// Longest wait for one answer of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything requests need; `None` when told to stop while waiting for a store.
-pub(super) async fn services(
+pub(crate) async fn services(
     args: &ServeArgs,
     identity: Identity,
     shutdown: &CancellationToken,

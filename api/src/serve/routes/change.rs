@@ -23,17 +23,17 @@ use firstcome_shared::redis::repair::{Done, Lowered};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::mysql_away;
-use crate::serve::entry::Entry;
-use crate::serve::extract::{Body, CouponPath, invalid, no_such_coupon};
-use crate::serve::rules;
+use crate::serve::catalogue::coupon_with_drops::Entry;
+use crate::serve::routes::extract::{Body, CouponPath, invalid, no_such_coupon};
+use crate::serve::routes::refusals::mysql_away;
+use crate::serve::routes::validate;
+use crate::serve::routes::view::{CouponView, show};
 use crate::serve::state::{App, Services};
-use crate::serve::view::{CouponView, show};
 
 /// A change; what is not named stays as it is.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::serve) struct ChangeBody {
+pub(crate) struct ChangeBody {
     /// What people call it.
     #[schema(max_length = 200)]
     name: Option<String>,
@@ -50,9 +50,9 @@ impl ChangeBody {
             return Err(invalid("give at least one of name, quantity, paused"));
         }
         Ok(CouponChange {
-            name: self.name.as_deref().map(rules::name).transpose()?,
+            name: self.name.as_deref().map(validate::name).transpose()?,
             paused: self.paused,
-            quantity: self.quantity.map(rules::quantity).transpose()?,
+            quantity: self.quantity.map(validate::quantity).transpose()?,
         })
     }
 }
@@ -74,7 +74,7 @@ impl ChangeBody {
     ),
     security(("ops" = []))
 )]
-pub(in crate::serve) async fn change(
+pub(crate) async fn change(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     Body(body): Body<ChangeBody>,

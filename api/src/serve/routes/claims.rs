@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use firstcome_shared::http::Problem;
 
-use crate::serve::admit::Yes;
-use crate::serve::extract::CouponPath;
-use crate::serve::identity::Person;
+use crate::serve::auth::Person;
+use crate::serve::claim::Yes;
+use crate::serve::routes::extract::CouponPath;
 use crate::serve::state::App;
 
 /// Claim a coupon
@@ -29,7 +29,7 @@ use crate::serve::state::App;
     ),
     security(("person" = []))
 )]
-pub(in crate::serve) async fn claim(
+pub(crate) async fn claim(
     State(app): State<App>,
     Person(user): Person,
     CouponPath(id): CouponPath,
@@ -39,7 +39,7 @@ pub(in crate::serve) async fn claim(
 }
 
 /// The answer to a claim that was not refused.
-pub(in crate::serve) fn yes(said: Yes) -> Response {
+pub(crate) fn yes(said: Yes) -> Response {
     let status = match said {
         Yes::AlreadyClaimed { .. } => StatusCode::OK,
         Yes::Accepted { .. } | Yes::Waiting { .. } => StatusCode::ACCEPTED,

@@ -12,10 +12,10 @@ use firstcome_shared::http::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::serve::entry::Entry;
-use crate::serve::extract::{Asked, CouponPath, invalid};
+use crate::serve::catalogue::coupon_with_drops::Entry;
+use crate::serve::routes::extract::{Asked, CouponPath, invalid};
+use crate::serve::routes::view::{CouponView, show};
 use crate::serve::state::App;
-use crate::serve::view::{CouponView, show};
 
 /// See one coupon
 #[utoipa::path(
@@ -28,10 +28,7 @@ use crate::serve::view::{CouponView, show};
         (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(in crate::serve) async fn one(
-    State(app): State<App>,
-    CouponPath(id): CouponPath,
-) -> Result<Json<CouponView>, Problem> {
+pub(crate) async fn one(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Json<CouponView>, Problem> {
     let entry = app.catalogue.find(id).await?;
     let view = show(&app, &[&entry]).await.pop();
     view.map(Json).ok_or_else(Problem::internal)
@@ -41,7 +38,7 @@ pub(in crate::serve) async fn one(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::serve) struct Listing {
+pub(crate) struct Listing {
     /// Only coupons whose current drop is in this state (`scheduled`: none has opened yet).
     state: Option<DropState>,
     /// Most coupons in one answer, 1 to 1000.
@@ -67,7 +64,7 @@ const PART: usize = 250;
         (status = 400, description = "`invalid`: the sentence names the parameter", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(in crate::serve) async fn list(
+pub(crate) async fn list(
     State(app): State<App>,
     Asked(asked): Asked<Listing>,
 ) -> Result<(HeaderMap, Json<Vec<CouponView>>), Problem> {

@@ -17,17 +17,17 @@ use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::mysql_away;
-use crate::serve::entry::Entry;
-use crate::serve::extract::{Body, invalid};
-use crate::serve::rules;
+use crate::serve::catalogue::coupon_with_drops::Entry;
+use crate::serve::routes::extract::{Body, invalid};
+use crate::serve::routes::refusals::mysql_away;
+use crate::serve::routes::validate;
+use crate::serve::routes::view::{CouponView, show};
 use crate::serve::state::{App, Services};
-use crate::serve::view::{CouponView, show};
 
 /// A coupon to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::serve) struct NewCouponBody {
+pub(crate) struct NewCouponBody {
     /// What people call it, 1 to 200 characters.
     #[schema(example = "Winter coupon", max_length = 200)]
     name: String,
@@ -47,10 +47,10 @@ pub(in crate::serve) struct NewCouponBody {
 impl NewCouponBody {
     fn check(self, now: DateTime<Utc>) -> Result<NewCoupon, Problem> {
         let new = NewCoupon {
-            name: rules::name(&self.name)?,
-            quantity: rules::quantity(self.quantity)?,
+            name: validate::name(&self.name)?,
+            quantity: validate::quantity(self.quantity)?,
             once_per: self.once_per,
-            waiting_list: rules::waiting_list(self.waiting_list)?,
+            waiting_list: validate::waiting_list(self.waiting_list)?,
             schedule: self.schedule,
         };
         new.schedule.check().map_err(|error| invalid(format!("schedule: {error}")))?;
@@ -79,7 +79,7 @@ impl NewCouponBody {
     ),
     security(("ops" = []))
 )]
-pub(in crate::serve) async fn create(
+pub(crate) async fn create(
     State(app): State<App>,
     Body(body): Body<NewCouponBody>,
 ) -> Result<(StatusCode, HeaderMap, Json<CouponView>), Problem> {

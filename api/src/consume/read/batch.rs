@@ -1,0 +1,161 @@
+//! Gathering: messages become a batch, by count and by time.
+
+use std::time::{Duration, Instant};
+
+/// When a batch is ready.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// It holds this many messages.
+    pub(crate) max: usize,
+    /// Its first message has waited for this long.
+    pub(crate) wait: Duration,
+}
+
+/// Messages that wait to be written, in order.
+#[derive(Debug)]
+pub(crate) struct Ahead<T> {
+    messages: Vec<T>,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+impl<T> Default for Ahead<T> {
+    fn default() -> Self {
+        Self { messages: Vec::new(), since: None }
+    }
+}
+
+impl<T> Ahead<T> {
+    pub(crate) fn push(&mut self, message: T, now: Instant) {
+        self.since.get_or_insert(now);
+        self.messages.push(message);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether they may be written without waiting for more.
+    pub(crate) fn is_ready(&self, limits: Limits, now: Instant) -> bool {
+        self.len() >= limits.max || self.since.is_some_and(|since| now >= since + limits.wait)
+    }
+
+    /// Takes messages from `next`, which waits at most as long as it is told, until they are ready. A full batch never waits;
+    /// what is there is taken at once, also when the time is over. Empty where there are none and none came within `idle`.
+    pub(crate) fn gather(
+        mut self,
+        limits: Limits,
+        idle: Duration,
+        now: impl Fn() -> Instant,
+        mut next: impl FnMut(Duration) -> Option<T>,
+    ) -> Vec<T> {
+        if self.messages.is_empty() {
+            let Some(first) = next(idle) else { return self.messages };
+            self.push(first, now());
+        }
+        let deadline = self.since.unwrap_or_else(&now) + limits.wait;
+        while self.len() < limits.max {
+            let left = deadline.saturating_duration_since(now());
+            match next(left) {
+                Some(message) => self.messages.push(message),
+                // `next` may come back early: it also serves rebalances.
+                None if left.is_zero() => break,
+                None => {}
+            }
+        }
+        self.messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(100);
+
+    /// Messages that arrive at given milliseconds, read on a clock that only waiting moves. Gives the batch and the
+    /// millisecond at which it was ready.
+    fn gathered(arrivals: &[u64], max: usize, wait_ms: u64) -> (Vec<u64>, u64) {
+        let start = Instant::now();
+        let clock = Cell::new(start);
+        let mut waiting = arrivals.iter().copied().peekable();
+        let batch = Ahead::default().gather(
+            Limits { max, wait: Duration::from_millis(wait_ms) },
+            IDLE,
+            || clock.get(),
+            |longest| {
+                let until = clock.get() + longest;
+                let arrives = waiting.peek().map(|ms| start + Duration::from_millis(*ms)).filter(|at| *at <= until);
+                clock.set(arrives.map_or(until, |at| at.max(clock.get())));
+                arrives.and_then(|_| waiting.next())
+            },
+        );
+        (batch, u64::try_from(clock.get().duration_since(start).as_millis()).unwrap())
+    }
+
+    #[test]
+    fn a_batch_ends_by_count_or_by_time_from_its_first_message() {
+        for (arrivals, max, wait, expected, ready_at) in [
+            (&[][..], 3, 10, &[][..], 100),
+            (&[0, 0, 0, 0], 3, 10, &[0, 0, 0], 0),         // full: no wait
+            (&[40], 3, 10, &[40], 50),                     // alone: waits for others, from its own arrival
+            (&[40, 45, 50, 51], 9, 10, &[40, 45, 50], 50), // the fourth is too late
+            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0),             // no wait at all still takes what is there
+            (&[0], 1, 10, &[0], 0),
+        ] {
+            assert_eq!(gathered(arrivals, max, wait), (expected.to_vec(), ready_at), "{arrivals:?} {max} {wait}");
+        }
+    }
+
+    #[test]
+    fn messages_that_came_during_a_write_have_waited_already() {
+        let start = Instant::now();
+        let limits = Limits { max: 3, wait: Duration::from_millis(10) };
+        let mut ahead = Ahead::default();
+        assert!(!ahead.is_ready(limits, start + Duration::from_secs(9)), "of nothing there is nothing to write");
+        ahead.push(1, start);
+        assert!(!ahead.is_ready(limits, start + Duration::from_millis(9)));
+        assert!(ahead.is_ready(limits, start + Duration::from_millis(10)), "its time is over");
+        ahead.push(2, start + Duration::from_millis(9));
+        let mut waits = Vec::new();
+        let clock = Cell::new(start + Duration::from_millis(7));
+        let batch = ahead.gather(
+            limits,
+            IDLE,
+            || clock.get(),
+            |longest| {
+                waits.push(longest.as_millis());
+                clock.set(clock.get() + longest);
+                None
+            },
+        );
+        assert_eq!((batch, waits), (vec![1, 2], vec![3, 0]), "three milliseconds were left");
+
+        let mut full = Ahead::default();
+        for message in 1..=3 {
+            full.push(message, start);
+        }
+        assert!(full.is_ready(limits, start));
+        assert_eq!(full.gather(limits, IDLE, || start, |_| panic!("it is full")), [1, 2, 3]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_message_is_lost_or_reordered(mut gaps in proptest::collection::vec(0_u64..30, 0..60), max in 1_usize..9) {
+            let mut at = 0;
+            for gap in &mut gaps {
+                at += *gap;
+                *gap = at;
+            }
+            let (batch, ready_at) = gathered(&gaps, max, 10);
+            proptest::prop_assert!(batch.len() <= max);
+            proptest::prop_assert_eq!(&batch[..], &gaps[..batch.len()]);
+            if let Some(first) = batch.first() {
+                proptest::prop_assert!(ready_at <= first + 10);
+            }
+        }
+    }
+}

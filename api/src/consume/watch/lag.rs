@@ -1,0 +1,83 @@
+//! How far behind this process is. Looked up on a thread of its own: the questions to the brokers block, and while a batch
+//! waits for MySQL the loop fetches nothing from which the end of a partition could be learnt.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::consume::read::group::Group;
+use crate::consume::watch::health::Health;
+
+const EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The watching thread; it ends when this is dropped or stopped.
+pub(crate) struct Lag {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Lag {
+    pub(crate) fn watch(
+        consumer: Arc<BaseConsumer<Group>>,
+        topic: String,
+        health: Arc<Health>,
+    ) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name("consume-lag".into()).spawn(move || {
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                if consumer.context().has_joined() {
+                    look(&consumer, &topic, &health);
+                }
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops, and waits until the thread has let go of the consumer.
+    pub(crate) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that watches the lag had failed");
+        }
+    }
+}
+
+fn look(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
+    match lag(consumer, topic) {
+        Ok(lag) => {
+            #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
+            metrics::gauge!(crate::consume::metrics::LAG).set(lag as f64);
+            health.kafka(None);
+            health.messages_wait(lag > 0 && !consumer.context().is_writing());
+        }
+        Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
+    }
+}
+
+/// Messages between what the group has committed and the end, over the partitions that are ours.
+fn lag(consumer: &BaseConsumer<Group>, topic: &str) -> KafkaResult<i64> {
+    let partitions = consumer.context().partitions();
+    if partitions.is_empty() {
+        return consumer.fetch_metadata(Some(topic), PATIENCE).map(|_| 0);
+    }
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        asked.add_partition(topic, partition);
+    }
+    let mut lag = 0;
+    for committed in consumer.committed_offsets(asked, PATIENCE)?.elements() {
+        let (low, high) = consumer.fetch_watermarks(topic, committed.partition(), PATIENCE)?;
+        let next = match committed.offset() {
+            Offset::Offset(next) => next.max(low),
+            _ => low,
+        };
+        lag += (high - next).max(0);
+    }
+    Ok(lag)
+}

@@ -1,0 +1,213 @@
+//! Which claims of a refused batch become rows, and why the others don't: a pure function of the claims, the rows that
+//! stand on their slots or belong to their people, and the rules of their drops.
+
+use std::collections::HashMap;
+
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::mysql::catalogue::DropRules;
+use firstcome_shared::mysql::issued::{Claim, IssuedRow};
+
+/// What becomes of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing stands against it.
+    Issue,
+    /// Its row is there: the message was read before.
+    Again,
+    /// It can't become a row as things are; goes to the backup table.
+    Refused {
+        /// The word for programs.
+        reason: &'static str,
+        /// The same for a person, without naming anybody.
+        error: String,
+    },
+}
+
+/// Judges claims in their order: of two that exclude each other the first is issued.
+pub(crate) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<DropId, DropRules>) -> Vec<Verdict> {
+    let mut held = Held::default();
+    for row in rows {
+        held.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), &row.user_id);
+    }
+    claims.iter().map(|claim| held.judge(claim, rules)).collect()
+}
+
+/// Who holds what, rows and claims that will be rows alike.
+#[derive(Default)]
+struct Held<'a> {
+    slots: HashMap<(DropId, Slot), &'a str>,
+    /// By coupon, person and scope: each is in it for the whole coupon and for its drop, and the claim's rule says which counts.
+    people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
+}
+
+impl<'a> Held<'a> {
+    fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, user: &'a str) {
+        self.slots.insert((drop, slot), user);
+        for scope in [None, Some(drop)] {
+            self.people.entry((coupon, user, scope)).or_insert((drop, slot));
+        }
+    }
+
+    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Verdict {
+        let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
+        let refused = |reason, error: String| Verdict::Refused { reason, error };
+        let Some(rule) = rules.get(&drop) else {
+            return refused("unknown_drop", format!("there is no drop {drop}"));
+        };
+        if rule.coupon_id != claim.coupon_id {
+            let (is, said) = (rule.coupon_id, claim.coupon_id);
+            return refused("unknown_drop", format!("drop {drop} is of coupon {is}, the claim says {said}"));
+        }
+        if slot < 1 || slot > rule.quantity {
+            return refused("slot_out_of_range", format!("slot {slot} is outside 1 to {}", rule.quantity));
+        }
+        let holder = self.slots.get(&(drop, slot)).copied();
+        if holder == Some(user) {
+            return Verdict::Again;
+        }
+        // Before `slot_taken`: a person who holds one already lost nothing, whoever has this slot.
+        let scope = (rule.once_per == OncePer::Drop).then_some(drop);
+        if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
+            return refused("already_has_one", format!("this person holds slot {slot} of drop {drop}"));
+        }
+        if holder.is_some() {
+            return refused("slot_taken", format!("slot {slot} of drop {drop} is another person's"));
+        }
+        self.add(drop, slot, claim.coupon_id, user);
+        Verdict::Issue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
+        Claim {
+            coupon_id: CouponId(coupon),
+            drop_id: DropId(drop),
+            slot,
+            user_id: user.parse().unwrap(),
+            claimed_at: None,
+        }
+    }
+
+    fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {
+        let at = DateTime::UNIX_EPOCH.naive_utc();
+        IssuedRow {
+            drop_id: drop,
+            slot,
+            coupon_id: coupon,
+            user_id: user.into(),
+            code: String::new(),
+            claimed_at: at,
+            issued_at: at,
+            issued_by: "consumer".into(),
+        }
+    }
+
+    /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in each.
+    fn rules() -> HashMap<DropId, DropRules> {
+        let rule = |coupon, once_per| DropRules { coupon_id: CouponId(coupon), quantity: 5, once_per };
+        let all = [(10, 1, OncePer::Coupon), (11, 1, OncePer::Coupon), (20, 2, OncePer::Drop), (21, 2, OncePer::Drop)];
+        all.into_iter().map(|(drop, coupon, once_per)| (DropId(drop), rule(coupon, once_per))).collect()
+    }
+
+    fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
+        let claims: Vec<&Claim> = claims.iter().collect();
+        let word = |verdict| match verdict {
+            Verdict::Issue => "issue",
+            Verdict::Again => "again",
+            Verdict::Refused { reason, .. } => reason,
+        };
+        classify(&claims, rows, &rules()).into_iter().map(word).collect()
+    }
+
+    #[test]
+    fn each_claim_is_judged_by_the_rows_that_are_there() {
+        let rows = [row(1, 10, 1, "ann"), row(2, 20, 1, "ann"), row(1, 10, 2, "bob")];
+        for (claim, expected) in [
+            (claim(1, 10, 3, "eve"), "issue"),
+            (claim(1, 10, 1, "ann"), "again"),
+            (claim(1, 10, 1, "eve"), "slot_taken"),
+            (claim(1, 10, 3, "ann"), "already_has_one"),
+            (claim(1, 11, 3, "ann"), "already_has_one"), // one in all drops of coupon 1
+            (claim(1, 10, 2, "ann"), "already_has_one"), // on another's slot, too
+            (claim(2, 20, 3, "ann"), "already_has_one"),
+            (claim(2, 21, 3, "ann"), "issue"), // one in each drop of coupon 2
+            (claim(2, 20, 2, "bob"), "issue"), // another coupon
+            (claim(1, 10, 0, "eve"), "slot_out_of_range"),
+            (claim(1, 10, 5, "eve"), "issue"),
+            (claim(1, 10, 6, "eve"), "slot_out_of_range"),
+            (claim(1, 99, 1, "eve"), "unknown_drop"),
+            (claim(2, 10, 3, "eve"), "unknown_drop"), // a drop of another coupon
+            (claim(2, 10, 1, "ann"), "unknown_drop"),
+            (claim(1, 10, 1, "Ann"), "slot_taken"), // ids are told apart by case
+        ] {
+            assert_eq!(words(std::slice::from_ref(&claim), &rows), [expected], "{claim:?}");
+        }
+    }
+
+    #[test]
+    fn of_claims_that_exclude_each_other_the_first_is_issued() {
+        let batch = [
+            claim(1, 10, 1, "ann"),
+            claim(1, 10, 1, "ann"),
+            claim(1, 10, 1, "bob"),
+            claim(1, 11, 1, "ann"),
+            claim(1, 11, 1, "bob"),
+            claim(2, 20, 1, "ann"),
+            claim(2, 21, 1, "ann"),
+            claim(2, 21, 2, "ann"),
+        ];
+        let expected =
+            ["issue", "again", "slot_taken", "already_has_one", "issue", "issue", "issue", "already_has_one"];
+        assert_eq!(words(&batch, &[]), expected);
+    }
+
+    #[test]
+    fn an_explanation_names_nobody() {
+        let (ann, rows) = (claim(1, 10, 3, "ann"), [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")]);
+        let [Verdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else { panic!("not refused") };
+        assert_eq!(error, "this person holds slot 1 of drop 10");
+    }
+
+    fn any_claim() -> impl Strategy<Value = Claim> {
+        let drops =
+            prop_oneof![Just((1, 10)), Just((1, 11)), Just((2, 20)), Just((2, 21)), Just((1, 20)), Just((3, 30))];
+        (drops, 0_u32..8, 0_u8..6)
+            .prop_map(|((coupon, drop), slot, user)| claim(coupon, drop, slot, &format!("u{user}")))
+    }
+
+    proptest! {
+        /// What is to be issued, with the rows that are there, is what the schema takes; and a second reading finds every
+        /// claim as the first left it.
+        #[test]
+        fn what_is_issued_fits_and_a_second_reading_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
+            let rules = rules();
+            let (earlier, later) = claims.split_at(split.min(claims.len()));
+            let mut rows: Vec<IssuedRow> = Vec::new();
+            for part in [earlier, later] {
+                let part: Vec<&Claim> = part.iter().collect();
+                let verdicts = classify(&part, &rows, &rules);
+                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Issue) {
+                    rows.push(row(claim.coupon_id.0, claim.drop_id.0, claim.slot, claim.user_id.as_str()));
+                }
+            }
+            let mut slots = std::collections::HashSet::new();
+            let mut people = std::collections::HashSet::new();
+            for row in &rows {
+                let rule = rules[&DropId(row.drop_id)];
+                prop_assert!(rule.coupon_id.0 == row.coupon_id && (1..=rule.quantity).contains(&row.slot));
+                prop_assert!(slots.insert((row.drop_id, row.slot)));
+                let scope = if rule.once_per == OncePer::Coupon { 0 } else { row.drop_id };
+                prop_assert!(people.insert((row.coupon_id, row.user_id.clone(), scope)));
+            }
+            let all: Vec<&Claim> = claims.iter().collect();
+            prop_assert!(!classify(&all, &rows, &rules).contains(&Verdict::Issue));
+        }
+    }
+}

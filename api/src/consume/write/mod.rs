@@ -1,0 +1,304 @@
+//! Reduce: a batch becomes rows in one transaction, and what can't become a row is kept in the backup table by the same one.
+
+pub(crate) mod backoff;
+pub(crate) mod classify;
+pub(crate) mod commit;
+pub(crate) mod throttle;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel_async::AsyncConnection as _;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
+use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
+use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, Limits, insert, of_people, on_slots};
+use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
+
+use crate::consume::read::decode::Record;
+use crate::consume::write::classify::{Verdict, classify};
+
+/// What became of a batch.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) issued: u64,
+    /// Claims whose row was there: messages read again.
+    pub(crate) again: u64,
+    /// Kept in the backup table, by reason.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+}
+
+/// Writes a batch: after `Ok`, every message of it is a row, was one before, or is in the backup table.
+///
+/// # Errors
+/// [`DbError`] when MySQL is away, locked or out of time: nothing is written, or everything is and the answer was lost.
+/// Writing the same batch again is right in both cases.
+pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
+    crash_point(Point::RowsBegun);
+    let written = db
+        .run("write a batch", async move |conn| {
+            let claims: Vec<&Claim> = batch.iter().filter_map(|record| record.claim.as_ref().ok()).collect();
+            let limits = Limits::read(conn, &claims).await?;
+            conn.transaction(async |conn| write_in(conn, &batch, &limits).await).await
+        })
+        .await?;
+    crash_point(Point::RowsCommitted);
+    Ok(written)
+}
+
+async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &Limits) -> QueryResult<Written> {
+    let mut work = Work::default();
+    let mut claims = Vec::with_capacity(batch.len());
+    for record in batch {
+        match &record.claim {
+            Ok(claim) => claims.push((record.as_ref(), claim)),
+            Err(undecodable) => work.refuse(record, undecodable.reason, &undecodable.error),
+        }
+    }
+    // The common case: nothing stands against any of them, and one statement is all.
+    match insert_all(conn, &claims, limits).await {
+        Ok(issued) => work.done.issued += issued,
+        Err(error) if refusal(&error).is_some() => work.sort_out(conn, &claims).await?,
+        Err(error) => return Err(error),
+    }
+    crash_point(Point::RowsInserted);
+    dead_letters::keep(conn, &work.failed).await?;
+    if !work.failed.is_empty() {
+        crash_point(Point::BackupInserted);
+    }
+    Ok(work.done)
+}
+
+type Pair<'a> = (&'a Record, &'a Claim);
+
+/// In the order of the primary key, so that two consumers that write the same rows wait for each other and don't deadlock.
+async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &Limits) -> QueryResult<u64> {
+    let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
+    claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+    insert(conn, &claims, limits, IssuedBy::Consumer).await.map(|rows| rows as u64)
+}
+
+/// What a transaction has come to so far.
+#[derive(Default)]
+struct Work {
+    done: Written,
+    failed: Vec<FailedClaim>,
+}
+
+impl Work {
+    fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
+        *self.done.refused.entry(reason).or_default() += 1;
+        self.failed.push(record.failed(reason, error));
+    }
+
+    /// Judges every claim and inserts what may be inserted, as one statement. A refused statement leaves its transaction as
+    /// it was, so it goes on here.
+    async fn sort_out(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
+        let fits = self.judge(conn, claims).await?;
+        // The schema looks for each row's limit: those that were read may be what was refused.
+        match insert_all(conn, &fits, &Limits::default()).await {
+            Ok(issued) => self.done.issued += issued,
+            // Somebody wrote between the look and the statement, or a code was drawn twice.
+            Err(error) if refusal(&error).is_some() => {
+                for pair in fits {
+                    self.write_one(conn, pair).await?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Books what needs no row, and gives back the claims that are to become rows.
+    async fn judge<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+        let known = Known::read(conn, claims).await?;
+        let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+        let mut fits = Vec::with_capacity(claims.len());
+        for (pair, verdict) in claims.iter().zip(classify(&bare, &known.rows, &known.rules)) {
+            match verdict {
+                Verdict::Issue => fits.push(*pair),
+                Verdict::Again => self.done.again += 1,
+                Verdict::Refused { reason, error } => self.refuse(pair.0, reason, &error),
+            }
+        }
+        Ok(fits)
+    }
+
+    async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
+        for _ in 0..ATTEMPTS {
+            let error = match insert_all(conn, &[pair], &Limits::default()).await {
+                Ok(issued) => {
+                    self.done.issued += issued;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match refusal(&error) {
+                // The rows say which key it was. Where they don't, it was the code: the next attempt draws another.
+                Some(Refusal::Duplicate) => {
+                    if self.judge(conn, &[pair]).await?.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Some(refusal) => {
+                    self.refuse(pair.0, word(refusal), &error.to_string());
+                    return Ok(());
+                }
+                None => return Err(error),
+            }
+        }
+        self.refuse(pair.0, "bad_data", "refused as a duplicate of something that could not be found");
+        Ok(())
+    }
+}
+
+/// How often one claim is tried for itself.
+const ATTEMPTS: u32 = 5;
+
+fn word(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownDrop => "unknown_drop",
+        Refusal::SlotOutOfRange => "slot_out_of_range",
+        Refusal::Duplicate | Refusal::BadData => "bad_data",
+    }
+}
+
+/// What the database holds that may stand against claims.
+struct Known {
+    rows: Vec<IssuedRow>,
+    rules: HashMap<DropId, DropRules>,
+}
+
+impl Known {
+    /// Most values in one query's list.
+    const CHUNK: usize = 500;
+
+    async fn read(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<Self> {
+        let mut slots: BTreeMap<DropId, Vec<Slot>> = BTreeMap::new();
+        let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
+        for (_, claim) in claims {
+            slots.entry(claim.drop_id).or_default().push(claim.slot);
+            people.entry(claim.coupon_id).or_default().push(claim.user_id.as_str());
+        }
+        let mut rows = Vec::new();
+        for (drop, slots) in &slots {
+            for slots in slots.chunks(Self::CHUNK) {
+                rows.extend(on_slots(conn, *drop, slots).await?);
+            }
+        }
+        for (coupon, people) in &people {
+            for people in people.chunks(Self::CHUNK) {
+                rows.extend(of_people(conn, *coupon, people).await?);
+            }
+        }
+        let drops: Vec<DropId> = slots.into_keys().collect();
+        let mut rules = HashMap::with_capacity(drops.len());
+        for drops in drops.chunks(Self::CHUNK) {
+            rules.extend(rules_of_drops(conn, drops).await?);
+        }
+        Ok(Self { rows, rules })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::{DateTime, Utc};
+    use firstcome_shared::domain::OncePer;
+    use firstcome_shared::event::ClaimEvent;
+    use firstcome_shared::mysql::catalogue::NewCoupon;
+    use firstcome_shared::mysql::{DbSettings, migrations};
+    use firstcome_shared::schedule::Schedule;
+    use firstcome_stack::{MysqlOptions, MysqlServer};
+
+    use super::*;
+    use crate::consume::read::decode::tests::record;
+
+    async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
+        loop {
+            // A deadlock, mostly: tried again, as the loop does.
+            if let Ok(written) = write(db, batch.to_vec()).await {
+                return written;
+            }
+        }
+    }
+
+    async fn shop(quantity: Slot) -> (MysqlServer, Db, CouponId, DropId) {
+        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        let url = mysql.database_url("firstcome").into();
+        let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
+        migrations::migrate(&settings).await.unwrap();
+        let db = Db::new(&settings).unwrap();
+        let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
+        let (name, once_per) = ("Winter".into(), OncePer::Coupon);
+        let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule };
+        let (coupon, drops) = db.create_coupon(new, Utc::now()).await.unwrap();
+        (mysql, db, coupon.id, drops[0].id)
+    }
+
+    /// Rows are written as text. What a hand put into a store as a person's name is a text like any other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_of_any_signs_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
+        let (_mysql, db, coupon_id, drop_id) = shop(100).await;
+        let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
+        let insert_one = async |slot: Slot, name: &str| {
+            let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
+            let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at) };
+            db.run("insert", async move |conn| insert(conn, &[claim], &Limits::default(), IssuedBy::Consumer).await)
+                .await
+        };
+        let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];
+        for (slot, name) in (1..).zip(names) {
+            assert_eq!(insert_one(slot, name).await.unwrap(), 1, "{name:?}");
+        }
+        let slots: Vec<Slot> = (1..=7).collect();
+        let mut rows = db.run("rows", async move |conn| on_slots(conn, drop_id, &slots).await).await.unwrap();
+        rows.sort_by_key(|row| row.slot);
+        assert_eq!(rows.iter().map(|row| row.user_id.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(rows[0].claimed_at.and_utc().timestamp_millis(), claimed_at.timestamp_millis());
+        for (slot, name) in [(8, "josé"), (9, &*"x".repeat(65)), (101, "u-1")] {
+            let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else { panic!("{name}") };
+            assert!(refusal(&source).is_some(), "{name}: {source}");
+        }
+    }
+
+    /// As when a partition moves while its old owner still writes: the look at what is there is out of date at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
+        let (mysql, db, coupon_id, drop_id) = shop(300).await;
+
+        // Every writer has the slots of the one before it half overlapping, some by other people, some people elsewhere.
+        let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
+            .map(|writer| {
+                let claims = (1..=100_u32).map(|i| {
+                    let slot = writer * 40 + i;
+                    let user = if i % 7 == writer { slot + 1_000 } else { slot + i % 3 };
+                    let user_id = format!("u-{user}").parse().unwrap();
+                    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at: DateTime::UNIX_EPOCH };
+                    Arc::new(record(i32::try_from(writer).unwrap(), i64::from(i), 0, &event.encode()))
+                });
+                claims.collect()
+            })
+            .collect();
+        let twice = batches.iter().chain(&batches);
+        let told = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
+
+        let count = async |from: &str| -> u64 {
+            let sql = format!("SELECT COUNT(*) FROM firstcome.{from}");
+            mysql.query(&sql).await.unwrap()[0][0].parse().unwrap()
+        };
+        let rows = count("issued_coupons").await;
+        assert_eq!(told.iter().map(|w| w.issued).sum::<u64>(), rows);
+        for record in batches.iter().flatten() {
+            let claim = record.claim.as_ref().unwrap();
+            let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);
+            let row = count(&format!("issued_coupons WHERE slot = {slot} AND user_id = '{user}'")).await;
+            let (partition, offset) = (at.partition, at.offset);
+            let kept = format!("failed_claims WHERE source_partition = {partition} AND source_offset = {offset}");
+            assert_eq!(row + count(&kept).await, 1, "{slot} {partition} {offset}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Who a request is from: a header that a gateway in front vouches for, or a signed token. Never the body or the path.
+
+pub(crate) mod jwt;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use clap::{Args, ValueEnum};
+use firstcome_shared::domain::UserId;
+use firstcome_shared::http::Problem;
+
+use crate::serve::auth::jwt::{JwtArgs, Verifier};
+use crate::serve::state::App;
+
+/// How people are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UserAuth {
+    /// `X-User-Id` is believed: only behind a gateway that sets it and drops what clients send
+    TrustedHeader,
+    /// `Authorization: Bearer` with a JWT; the person is its `sub`
+    Jwt,
+}
+
+/// Settings of identity.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Identity")]
+pub struct IdentityArgs {
+    /// How people are told apart; there is no default, because the wrong one lets anybody be anybody
+    #[arg(long, env = "USER_AUTH", value_enum)]
+    pub user_auth: UserAuth,
+    /// The token's settings.
+    #[command(flatten)]
+    pub jwt: JwtArgs,
+}
+
+/// Tells who a request is from.
+pub(crate) enum Identity {
+    TrustedHeader,
+    Jwt(Box<Verifier>),
+}
+
+const USER_HEADER: &str = "x-user-id";
+
+impl Identity {
+    /// Reads the settings.
+    pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
+        match args.user_auth {
+            UserAuth::TrustedHeader => match args.jwt.any_setting() {
+                Some(name) => Err(format!("{name} is set but USER_AUTH=trusted-header ignores it: choose one")),
+                None => Ok(Self::TrustedHeader),
+            },
+            UserAuth::Jwt => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Box::new(verifier))),
+        }
+    }
+
+    /// Who sent a request with these headers.
+    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
+        let id = match self {
+            Self::TrustedHeader => only_one(headers)?.to_owned(),
+            Self::Jwt(verifier) => verifier.subject(headers).map_err(unauthorized)?,
+        };
+        id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))
+    }
+}
+
+/// The header's one value. Two could be the gateway's and the client's own, and nothing tells which is which.
+fn only_one(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut values = headers.get_all(USER_HEADER).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Err(unauthorized("say who this is for: X-User-Id is missing")),
+        (Some(_), Some(_)) => Err(Problem::bad_request("bad_user_id", "X-User-Id is given more than once")),
+        (Some(value), None) => {
+            value.to_str().map_err(|_| Problem::bad_request("bad_user_id", "X-User-Id is not plain ASCII"))
+        }
+    }
+}
+
+fn unauthorized(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+}
+
+/// The person a request is from.
+pub(crate) struct Person(pub(crate) UserId);
+
+impl FromRequestParts<App> for Person {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        app.identity.person(&parts.headers).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(values: &[&str]) -> Result<String, &'static str> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(USER_HEADER, axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        Identity::TrustedHeader.person(&headers).map(|u| u.to_string()).map_err(|p| p.code())
+    }
+
+    #[test]
+    fn the_header_is_believed_once_and_only_in_the_form_of_a_user_id() {
+        assert_eq!(person(&["u-37"]), Ok("u-37".into()));
+        assert_eq!(person(&[]), Err("unauthorized"));
+        assert_eq!(person(&["u-1", "u-2"]), Err("bad_user_id"));
+        for bad in ["", "a b", "a,b", "ü", &"x".repeat(65)] {
+            assert_eq!(person(&[bad]), Err("bad_user_id"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_beside_the_trusted_header_contradicts_it() {
+        let jwt = JwtArgs { jwt_secret: Some("k".repeat(32).into()), ..JwtArgs::default() };
+        let args = IdentityArgs { user_auth: UserAuth::TrustedHeader, jwt };
+        let refused = Identity::new(&args).err().unwrap();
+        assert!(refused.contains("JWT_SECRET") && refused.contains("trusted-header"), "{refused}");
+    }
+}

@@ -1,0 +1,42 @@
+//! Connections are files to the operating system, and many shells allow a process 1024: fewer than a drop's crowd.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Files this process needs besides clients' connections: stores, logs, what libraries open.
+const OTHERS: u64 = 256;
+
+/// Allows this process as many files as the system lets it have, if `connections` need them, and says so where they do not
+/// suffice.
+pub(crate) fn allow(connections: u32) {
+    let needed = u64::from(connections) + OTHERS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
+    if enough(current) {
+        return;
+    }
+    let wanted = maximum.map_or(needed, |most| most.min(needed));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    if !enough(maximum) {
+        tracing::warn!(
+            allowed = wanted,
+            needed,
+            "fewer connections fit than MAX_CONNECTIONS allows: raise the limit of open files (`ulimit -n`)"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_raised_as_far_as_needed_and_allowed() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        allow(2_000);
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.maximum, maximum);
+        assert!(now.current.is_none_or(|files| files >= maximum.map_or(2_256, |most| most.min(2_256))));
+    }
+}

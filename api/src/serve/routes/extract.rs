@@ -1,0 +1,116 @@
+//! What handlers take out of requests; whatever is wrong with it becomes a problem that names the part.
+
+use std::borrow::Cow;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::http::Problem;
+use serde::de::DeserializeOwned;
+
+use crate::serve::state::App;
+
+/// The coupon a path names. What is no number names no coupon.
+pub(crate) struct CouponPath(pub(crate) CouponId);
+
+impl FromRequestParts<App> for CouponPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match Path::<i64>::from_request_parts(parts, app).await {
+            Ok(Path(id)) => Ok(Self(CouponId(id))),
+            Err(_) => Err(no_such_coupon()),
+        }
+    }
+}
+
+/// 404 for a coupon.
+pub(crate) fn no_such_coupon() -> Problem {
+    Problem::not_found("there is no such coupon")
+}
+
+/// A JSON body, read strictly.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+            _ => invalid("the body could not be read"),
+        })?;
+        read_json(&bytes).map(Self).map_err(invalid)
+    }
+}
+
+/// A query string, read strictly.
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Query(asked) =
+            Query::from_request_parts(parts, app).await.map_err(|rejection| invalid(rejection.body_text()))?;
+        Ok(Self(asked))
+    }
+}
+
+/// 400: what was sent can't be used; the sentence names the field.
+pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::bad_request("invalid", detail)
+}
+
+pub(crate) fn too_large() -> Problem {
+    let detail = format!("a body may have at most {} bytes", crate::serve::routes::middleware::MAX_BODY_BYTES);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}
+
+fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    // serde would take an array for a struct, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body must be a JSON object".into());
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        if path == "." { reason.to_string() } else { format!("{path}: {reason}") }
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        quantity: i64,
+    }
+
+    #[test]
+    fn json_is_read_strictly_and_errors_name_the_field() {
+        assert_eq!(read_json::<Sample>(br#" {"quantity": 3} "#), Ok(Sample { quantity: 3 }));
+        let refused = |text: &str| read_json::<Sample>(text.as_bytes()).unwrap_err();
+        for (text, expected) in [
+            ("", "object"),
+            ("[3]", "object"),
+            ("{", "EOF"),
+            ("{}", "missing field `quantity`"),
+            (r#"{"quantity": "3"}"#, "quantity: invalid type"),
+            (r#"{"quantity": 3, "x": 1}"#, "unknown field `x`"),
+            (r#"{"quantity": 3, "quantity": 4}"#, "duplicate field `quantity`"),
+            (r#"{"quantity": 3} x"#, "trailing characters"),
+        ] {
+            assert!(refused(text).contains(expected), "{text}: {}", refused(text));
+        }
+    }
+}

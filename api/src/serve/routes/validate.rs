@@ -1,0 +1,70 @@
+//! What operators may ask for, checked in one place for making and changing.
+
+use firstcome_shared::domain::Slot;
+use firstcome_shared::http::Problem;
+
+use crate::serve::routes::extract::invalid;
+
+/// Most slots in a drop.
+pub(crate) const MAX_QUANTITY: u32 = 10_000_000;
+
+pub(crate) const MAX_WAITING: u32 = 1_000_000;
+
+/// Longest name, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// A name without space around it.
+pub(crate) fn name(text: &str) -> Result<String, Problem> {
+    let name = text.trim();
+    // Names stand in mails' subjects and in terminals: nothing that starts a new line or turns the text round.
+    let unfit = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
+        return Err(invalid(format!("name must have 1 to {MAX_NAME_CHARS} characters")));
+    }
+    if name.chars().any(unfit) {
+        return Err(invalid("name must not hold control characters"));
+    }
+    Ok(name.to_owned())
+}
+
+pub(crate) fn quantity(number: i64) -> Result<Slot, Problem> {
+    within("quantity", number, 1, MAX_QUANTITY)
+}
+
+/// A length of the waiting list.
+pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
+    within("waiting_list", number, 0, MAX_WAITING)
+}
+
+fn within(field: &str, number: i64, least: u32, most: u32) -> Result<u32, Problem> {
+    u32::try_from(number)
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| invalid(format!("{field} must be a whole number from {least} to {most}, not {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_trimmed_and_can_break_neither_a_mail_nor_a_terminal() {
+        assert_eq!(name("  Winter coupon · 겨울 ").unwrap(), "Winter coupon · 겨울");
+        assert_eq!(name(&"ü".repeat(200)).unwrap().chars().count(), 200);
+        for bad in ["", "   ", &"x".repeat(201), "a\nb", "a\r\nBcc: x", "a\u{0}", "a\u{202e}b", "\u{1b}[31m"] {
+            assert_eq!(name(bad).unwrap_err().code(), "invalid", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_bounds() {
+        assert_eq!((quantity(1).unwrap(), quantity(10_000_000).unwrap()), (1, 10_000_000));
+        assert_eq!((waiting_list(0).unwrap(), waiting_list(1_000_000).unwrap()), (0, 1_000_000));
+        for bad in [0, -1, 10_000_001, i64::MAX, i64::MIN] {
+            assert!(quantity(bad).is_err(), "{bad}");
+        }
+        assert!(waiting_list(-1).is_err() && waiting_list(1_000_001).is_err());
+    }
+}

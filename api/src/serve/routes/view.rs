@@ -1,0 +1,147 @@
+//! Coupons as people and programs are shown them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, DropState};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::redis::reads::Stock;
+use firstcome_shared::schedule::Schedule;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::serve::catalogue::coupon_with_drops::{Chosen, Entry};
+use crate::serve::state::Services;
+
+/// A coupon.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Coupon)]
+pub(crate) struct CouponView {
+    /// Its number.
+    id: CouponId,
+    /// What people call it.
+    #[schema(example = "Winter coupon")]
+    name: String,
+    /// Quantity of each drop made from now on.
+    quantity: Slot,
+    /// In which scope one person may hold one.
+    once_per: OncePer,
+    /// How many people may wait once a drop is sold out.
+    waiting_list: u32,
+    /// Whether an operator has stopped admission.
+    paused: bool,
+    /// When it opens; null for a coupon whose drops are put in by hand.
+    schedule: Option<Schedule>,
+    /// The drop that is open, else the last that has opened; null before the first.
+    current_drop: Option<DropView>,
+    /// The next drop to open; null where none is planned.
+    next_drop: Option<DropView>,
+}
+
+/// One opening of a coupon.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Drop)]
+pub(crate) struct DropView {
+    /// Its number.
+    id: DropId,
+    /// First instant at which a claim is admitted.
+    opens_at: DateTime<Utc>,
+    /// First instant at which none is any more; null for one that stays open.
+    closes_at: Option<DateTime<Utc>>,
+    /// How many it gives out.
+    quantity: Slot,
+    /// How many are left to give out; null while that is not known (Redis is away, or being verified).
+    remaining: Option<u32>,
+    /// What it is doing. While `remaining` is null, `sold_out` can't be told from `open`, and `open` is said.
+    state: DropState,
+}
+
+impl CouponView {
+    /// The state of the current drop; of the next, before the first has opened.
+    pub(crate) fn state(&self) -> Option<DropState> {
+        self.current_drop.as_ref().or(self.next_drop.as_ref()).map(|drop| drop.state)
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> CouponId {
+        self.id
+    }
+}
+
+/// Longest wait for Redis: a page with an unknown is better than none.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Shows coupons as they are now. While Redis is away, how much is left is null.
+pub(crate) async fn show(services: &Services, entries: &[&Entry]) -> Vec<CouponView> {
+    let now = services.clock.now();
+    let shown = entries.iter().flat_map(|entry| [entry.current(now), entry.next(now)]).flatten();
+    // Redis has forgotten sealed drops; MySQL's figure of them is in the catalogue.
+    let live: Vec<_> =
+        shown.filter(|chosen| chosen.drop.sealed_at.is_none()).map(|chosen| (chosen.drop.id, chosen.keys)).collect();
+    let stocks = match tokio::time::timeout(PATIENCE, services.stocks.of(&services.redis, &live)).await {
+        Ok(Ok(stocks)) => stocks,
+        unknown => {
+            tracing::debug!(?unknown, "what is left of drops is shown as unknown");
+            HashMap::new()
+        }
+    };
+    let drop = |coupon: &Coupon, chosen: Chosen| drop_view(coupon, chosen, stocks.get(&chosen.drop.id).copied(), now);
+    let view = |entry: &&Entry| CouponView {
+        id: entry.coupon.id,
+        name: entry.coupon.name.clone(),
+        quantity: entry.coupon.quantity,
+        once_per: entry.coupon.once_per,
+        waiting_list: entry.coupon.waiting_list,
+        paused: entry.coupon.paused,
+        schedule: entry.coupon.schedule.clone(),
+        current_drop: entry.current(now).map(|chosen| drop(&entry.coupon, chosen)),
+        next_drop: entry.next(now).map(|chosen| drop(&entry.coupon, chosen)),
+    };
+    entries.iter().map(view).collect()
+}
+
+fn drop_view(coupon: &Coupon, chosen: Chosen, stock: Option<Stock>, now: DateTime<Utc>) -> DropView {
+    let drop = chosen.drop;
+    let remaining = match (drop.sealed_at, stock) {
+        (Some(_), _) => chosen.sealed_rows.map(|rows| drop.quantity.saturating_sub(rows)),
+        // While a change of quantity is on its way, the smaller of the two is what can surely be had.
+        (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
+        (None, None) => None,
+    };
+    let paused = stock.map_or(coupon.paused, |stock| stock.paused);
+    DropView {
+        id: drop.id,
+        opens_at: drop.opens_at,
+        closes_at: drop.closes_at,
+        quantity: drop.quantity,
+        remaining,
+        state: drop.state(now, paused, remaining.unwrap_or(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::catalogue::coupon_with_drops::tests::{at, entry};
+
+    fn shown(stock: Option<Stock>, minute: i64) -> (Option<u32>, DropState) {
+        let entry = entry(&[(10, 20)]);
+        let chosen = entry.all().next().unwrap();
+        let view = drop_view(&entry.coupon, chosen, stock, at(minute));
+        (view.remaining, view.state)
+    }
+
+    #[tokio::test]
+    async fn what_is_left_follows_redis_and_is_unknown_without_it() {
+        let stock = |quantity, held| Some(Stock { quantity, held, paused: false });
+        assert_eq!(shown(stock(10, 3), 15), (Some(7), DropState::Open));
+        assert_eq!(shown(stock(10, 10), 15), (Some(0), DropState::SoldOut));
+        assert_eq!(shown(stock(8, 3), 15), (Some(5), DropState::Open), "Redis has been lowered already");
+        assert_eq!(shown(stock(12, 3), 15), (Some(7), DropState::Open), "MySQL has not been raised yet");
+        assert_eq!(shown(Some(Stock { quantity: 10, held: 3, paused: true }), 15), (Some(7), DropState::Paused));
+        assert_eq!(shown(None, 15), (None, DropState::Open));
+        assert_eq!(shown(None, 5), (None, DropState::Scheduled));
+        assert_eq!(shown(stock(10, 3), 20), (Some(7), DropState::Closed));
+    }
+}
