@@ -11,7 +11,6 @@ mod answer;
 mod check;
 mod history;
 mod http;
-mod janitor;
 mod kafka;
 mod logs;
 mod mail;

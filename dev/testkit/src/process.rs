@@ -4,17 +4,22 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use firstcome_stack::Janitor;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::eventually;
 use crate::logs::{Logs, tail};
 use crate::wait::{LIMIT, eventually_some};
-use crate::{eventually, janitor};
+
+/// `Drop` does not run when the owner is killed: the janitor kills what is left then.
+static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
 /// A running process of the product. Killed when dropped.
 #[derive(Debug)]
@@ -62,10 +67,12 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file.try_clone().expect("a log file"))
+            // Its own process group, which the janitor kills; Ctrl-C is for the owner.
+            .process_group(0)
             .spawn()
             .expect("the program can be started");
         let pid = child.id();
-        janitor::adopt(pid);
+        JANITOR.adopt(pid).expect("the janitor hears of it");
         let stdout = Arc::new(Stdout::default());
         let pipe = child.stdout.take().expect("stdout is piped");
         let kept = Arc::clone(&stdout);
@@ -162,7 +169,7 @@ impl Drop for Process {
         let child = self.child.get_mut();
         let _ = child.kill();
         let _ = child.wait();
-        janitor::forget(self.pid);
+        let _ = JANITOR.forget(self.pid);
     }
 }
 

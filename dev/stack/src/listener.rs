@@ -1,4 +1,4 @@
-//! A listener that can be shut and opened again on the same port.
+//! A listener that can be closed and opened again on the same port.
 
 use parking_lot::Mutex;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
@@ -16,16 +16,16 @@ type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Sen
 type Sessions = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// Accepts connections on a reserved port and runs a session for each.
-pub(crate) struct Door {
+pub(crate) struct Listener {
     port: ReservedPort,
     serve: Arc<Serve>,
     sessions: Sessions,
-    /// The accepting task while the door is open.
+    /// The accepting task while the listener is open.
     accepting: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Door {
-    /// A door that is still shut.
+impl Listener {
+    /// A listener that is not open yet.
     pub(crate) fn new<F, S>(serve: F) -> Result<Self>
     where
         F: Fn(TcpStream) -> S + Send + Sync + 'static,
@@ -58,7 +58,7 @@ impl Door {
     }
 
     /// Closes all connections and refuses new ones.
-    pub(crate) async fn shut(&self) {
+    pub(crate) async fn close(&self) {
         let mut accepting = self.accepting.lock().await;
         if let Some(task) = accepting.take() {
             task.abort();
@@ -85,7 +85,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(task) = self.accepting.get_mut() {
             task.abort();
