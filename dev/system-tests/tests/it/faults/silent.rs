@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use firstcome_stack::{FaultProxy, RedisOptions, RedisServer};
-use firstcome_system_tests::{Answer, Http, Keys, Stores, eventually, shared};
+use firstcome_testkit::{Answer, Http, Keys, Stores, eventually, shared};
 use reqwest::Method;
 
 use super::scene::{HEALED, Scene, impatient, kafka_behind_proxy};
