@@ -1,4 +1,4 @@
-//! The main job from beginning to end: a rush with trouble in the middle of it, and the proof afterwards.
+//! The main job from beginning to end: a rush with faults in the middle of it, and the proof afterwards.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -6,24 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
+use firstcome_load::answer::Kind;
+use firstcome_load::crowd::Crowd;
+use firstcome_load::generator::{self, Plan};
+use firstcome_load::identity::Identity;
+use firstcome_load::live::{Live, grouped, step};
+use firstcome_load::ops::Ops;
+use firstcome_load::table;
+use firstcome_load::tally::{Progress, Tally};
 use firstcome_stack::Mail;
-use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
-use crate::answer::Kind;
-use crate::client::Target;
-use crate::crowd::Crowd;
-use crate::identity::Identity;
-use crate::live::{Live, grouped, step};
-use crate::load::{Plan, rush};
-use crate::ops::Ops;
+use crate::faults::{self, Forger};
 use crate::outcome::{Outcome, subject};
 use crate::proof::Proof;
 use crate::system::{System, SystemOptions};
-use crate::tally::{Progress, Tally};
-use crate::trouble::{self, Forger};
-use crate::{table, watch};
 
 /// The name of the coupon, also in the mails.
 pub const COUPON_NAME: &str = "Winter coupon";
@@ -33,6 +31,8 @@ const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 const PASS_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
+/// HTTP's "409 Conflict": another pass runs.
+const CONFLICT: u16 = 409;
 /// Messages of the rush that are copied afterwards.
 const COPIES: usize = 5;
 /// What a consumer counts when a message is refused.
@@ -62,28 +62,28 @@ pub async fn run(size: &Size, options: &SystemOptions) -> Result<Outcome> {
 async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
     let coupon_id = make_coupon(&system.api()?, size).await?;
     step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
-    let forger = Forger::new(&system.stack, coupon_id)?;
-    trouble::refuse_some_rows(&system.stack.mysql).await?;
-    step(format!("trouble 1: MySQL refuses every {}th slot from the consumer", trouble::REFUSED_EVERY));
+    let forger = Forger::new(&system.servers.stack, coupon_id)?;
+    faults::refuse_some_rows(&system.servers.stack.mysql).await?;
+    step(format!("fault 1: MySQL refuses every {}th slot from the consumer", faults::REFUSED_EVERY));
     forger.unreadable().await?;
-    let victim = trouble::reader_of(&system.consumers, REFUSED_METRIC).await?;
-    step(format!("trouble 2: a message that is no claim; {} met it", system.consumers[victim].name()));
+    let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
+    step(format!("fault 2: a message that is no claim; {} met it", system.consumers[victim].name()));
     until_open(system, coupon_id).await?;
 
-    let tally = storm(size, system, coupon_id, victim).await?;
+    let tally = rush(size, system, coupon_id, victim).await?;
     step(format!("the rush is over: {} requests in {:.1} s", grouped(tally.requests), tally.seconds));
     for (user_id, promise) in tally.promises.iter().take(COPIES) {
         forger.copies(coupon_id, user_id, *promise).await?;
     }
-    step(format!("trouble 4: {COPIES} claims came twice, and once more in a version nobody knows"));
+    step(format!("fault 4: {COPIES} claims came twice, and once more in a version nobody knows"));
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
-    trouble::refuse_no_more(&system.stack.mysql).await?;
+    faults::refuse_no_more(&system.servers.stack.mysql).await?;
     let last_pass = one_more_pass(&system.reconciler()?).await;
     let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
     let mails = mails(system).await;
     let proof = if proof.exact() {
-        Proof::read(&system.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
+        Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
     } else {
         proof
     };
@@ -93,11 +93,8 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
 
 async fn make_coupon(api: &Ops, size: &Size) -> Result<i64> {
     let opens_at = Utc::now() + OPENS_AFTER;
-    let body = json!({
-        "name": COUPON_NAME, "quantity": size.quantity, "once_per": "coupon", "waiting_list": 0,
-        "schedule": {"type": "once", "opens_at": opens_at, "closes_at": opens_at + TimeDelta::hours(1)},
-    });
-    api.post("/v1/coupons", &body).await?["id"].as_i64().context("the new coupon has no id")
+    let (_, made) = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
+    made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))
 }
 
 /// Waits until every API shows the coupon as open.
@@ -120,56 +117,68 @@ async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
 }
 
 /// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
-async fn storm(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
+async fn rush(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
     let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
     let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
     step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
-    let targets: Vec<Target> = system.targets()?;
     let plan = Plan {
-        targets,
+        targets: system.targets()?,
         coupon_id,
         crowd,
         connections: size.connections,
         identity: Identity::TrustedHeader,
         rate: None,
         patience: Duration::from_secs(30),
+        warm_up: false,
     };
     let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
-    // Said at once, between two looks at the moving line.
+    // Shown between two updates of the moving line.
     let news = Cell::new(None);
     let kill = async {
         progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
         let (name, admitted) = (consumer.name().to_owned(), progress.count(Kind::Accepted));
         consumer.kill().await?;
-        news.set(Some(format!("trouble 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
+        news.set(Some(format!("fault 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
         anyhow::Ok(())
     };
     let rushing = async {
-        let tally = rush(plan, progress.clone()).await;
+        let tally = generator::run(plan, progress.clone()).await;
         // Where fewer were admitted than the kill waits for, it must not wait for ever.
         progress.give_up();
         tally
     };
-    let look = || {
+    let show = || {
         live.show(&table::progress(&progress, expected));
         if let Some(text) = news.take() {
             live.finish(&table::progress(&progress, expected));
             step(text);
         }
     };
-    let (tally, killed) = watch(async { tokio::join!(rushing, kill) }, look).await;
+    let (tally, killed) = while_showing(async { tokio::join!(rushing, kill) }, show).await;
     live.finish(&table::progress(&progress, expected));
     news.take().into_iter().for_each(step);
     killed?;
     tally
 }
 
+/// Awaits `work` and calls `show` every now and then meanwhile.
+async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut()) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = interval(POLL);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => show(),
+        }
+    }
+}
+
 async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
     let (begun, mut live) = (Instant::now(), Live::new());
     loop {
-        let proof = Proof::read(&system.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
+        let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
         let shown = format!(
             "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
             begun.elapsed().as_secs_f64(),
@@ -193,10 +202,10 @@ async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally
 async fn mails(system: &System) -> Vec<Mail> {
     step("waiting for the mail");
     let repaired = |mail: &Mail| subject(mail).contains("repaired");
-    if system.stack.mail.wait_for(repaired, MAIL_LIMIT).await.is_err() {
+    if system.servers.stack.mail.wait_for(repaired, MAIL_LIMIT).await.is_err() {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
-    system.stack.mail.mails()
+    system.servers.stack.mail.mails()
 }
 
 /// Asks for a pass and waits for it; one that runs already is waited for first.
@@ -204,7 +213,7 @@ async fn one_more_pass(reconciler: &Ops) -> Result<Value> {
     let begun = Instant::now();
     loop {
         let (status, run) = reconciler.try_post("/v1/reconcile", &json!({"wait": true})).await?;
-        if status != StatusCode::CONFLICT {
+        if status != CONFLICT {
             return Ok(run);
         }
         anyhow::ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");

@@ -1,10 +1,12 @@
-//! What goes wrong during the demo, made on purpose and by honest means: a process is killed, a database refuses what the
-//! consumer writes, and messages come that are no claims. None of it touches a promise.
+//! The faults of the demo: a process is killed, a database refuses what the consumer writes, and messages come that are no
+//! claims. None of them touches a promise.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
+use firstcome_load::answer::Promise;
+use firstcome_load::launch::Service;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
@@ -12,8 +14,7 @@ use firstcome_stack::{MysqlServer, Stack};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
 
-use crate::answer::Promise;
-use crate::system::{Service, TOPIC};
+use crate::system::TOPIC;
 
 /// Every such slot is refused when the consumer writes it.
 pub const REFUSED_EVERY: u32 = 7;
@@ -40,7 +41,7 @@ pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
     mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
 }
 
-/// Writes to the topic what nobody should.
+/// Writes messages to the topic that no API would write.
 pub struct Forger {
     producer: FutureProducer,
     key: String,

@@ -1,23 +1,23 @@
 //! How the demo ended, in words.
 
+use firstcome_load::live::grouped;
+use firstcome_load::table;
+use firstcome_load::tally::Tally;
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
 
-use crate::live::grouped;
 use crate::proof::Proof;
-use crate::table;
-use crate::tally::Tally;
 
 #[derive(Debug)]
 pub struct Outcome {
-    /// What people were told.
+    /// The answers.
     pub tally: Tally,
     /// What the tables hold.
     pub proof: Proof,
     /// The mails that went out.
     pub mails: Vec<Mail>,
-    /// A pass of the reconciler after everything, as the endpoint told it.
+    /// A pass of the reconciler after everything, as the endpoint gave it.
     pub last_pass: Value,
     /// Passes it took until then.
     pub passes: usize,

@@ -1,16 +1,16 @@
-//! Whether the promises were kept: read from MySQL itself, compared with what people were told. Nothing of the product's own
+//! Whether the total is exact and every promise was kept: the rows of MySQL beside the answers. Nothing of the product's own
 //! code is asked.
 
 use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, ensure};
+use firstcome_load::answer::Promise;
+use firstcome_load::measure::{Database, Row};
+use firstcome_load::rows::unkept;
 use firstcome_stack::MysqlServer;
-use serde::Serialize;
-
-use crate::answer::Promise;
 
 /// What the tables hold for one coupon with one drop.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Proof {
     /// How many were offered.
     pub quantity: u32,
@@ -25,9 +25,9 @@ pub struct Proof {
     pub over_issued: usize,
     /// Rows of people who hold another one.
     pub duplicates: usize,
-    /// People who were told yes and have no row with the drop and the slot they were told.
+    /// People who were promised a coupon and have no row with the drop and the slot promised.
     pub yes_without_row: BTreeSet<String>,
-    /// People who have a row and never saw a yes, as when the connection broke before the answer.
+    /// People who have a row and never got a promise, as when the connection broke before the answer.
     pub row_without_yes: usize,
     /// Claims that the consumer could not write, by reason: how many, and how many of them are not dealt with.
     pub refused: Vec<Refused>,
@@ -36,18 +36,12 @@ pub struct Proof {
 }
 
 /// Claims of the backup table with one reason.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     pub reason: String,
     pub count: u64,
     /// Of these, not dealt with.
     pub open: u64,
-}
-
-struct Row {
-    promise: Promise,
-    user_id: String,
-    by_consumer: bool,
 }
 
 impl Proof {
@@ -58,7 +52,9 @@ impl Proof {
         quantity: u32,
         promises: &HashMap<String, Promise>,
     ) -> Result<Self> {
-        let rows = rows(mysql, coupon_id).await?;
+        let mut database = Database::open(&mysql.database_url("firstcome")).await?;
+        let rows = database.rows(coupon_id).await?;
+        database.conn.disconnect().await?;
         let mut proof = Self::compare(&rows, quantity, promises);
         proof.refused = refused(mysql).await?;
         proof.settled_after_ms = settled_after_ms(mysql, coupon_id).await?;
@@ -67,24 +63,23 @@ impl Proof {
 
     fn compare(rows: &[Row], quantity: u32, promises: &HashMap<String, Promise>) -> Self {
         let in_range = rows.iter().filter(|row| (1..=quantity).contains(&row.promise.slot)).count();
-        let held: HashMap<&str, Promise> = rows.iter().map(|row| (row.user_id.as_str(), row.promise)).collect();
-        let kept = |(user_id, promise): &(&String, &Promise)| held.get(user_id.as_str()) == Some(*promise);
+        let holders: BTreeSet<&str> = rows.iter().map(|row| row.user_id.as_str()).collect();
         let by_consumer = rows.iter().filter(|row| row.by_consumer).count();
         Self {
             quantity,
             rows: rows.len(),
             by_consumer,
             by_reconciler: rows.len() - by_consumer,
-            holders: held.len(),
+            holders: holders.len(),
             over_issued: rows.len().saturating_sub(quantity as usize).max(rows.len() - in_range),
-            duplicates: rows.len() - held.len(),
-            yes_without_row: promises.iter().filter(|told| !kept(told)).map(|(user_id, _)| user_id.clone()).collect(),
-            row_without_yes: held.keys().filter(|user_id| !promises.contains_key(**user_id)).count(),
+            duplicates: rows.len() - holders.len(),
+            yes_without_row: unkept(promises, rows),
+            row_without_yes: holders.iter().filter(|user_id| !promises.contains_key(**user_id)).count(),
             ..Self::default()
         }
     }
 
-    /// Exactly the quantity, one each, and every yes has its row with the slot told.
+    /// Exactly the quantity, one each, and every promise has its row with its slot.
     pub fn exact(&self) -> bool {
         self.rows == self.quantity as usize
             && self.over_issued == 0
@@ -101,18 +96,6 @@ impl Proof {
     pub fn refused_open(&self) -> u64 {
         self.refused.iter().map(|refused| refused.open).sum()
     }
-}
-
-async fn rows(mysql: &MysqlServer, coupon_id: i64) -> Result<Vec<Row>> {
-    let sql = format!(
-        "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
-    );
-    let read = |row: Vec<String>| {
-        let [drop_id, slot, user_id, by_consumer] = <[String; 4]>::try_from(row).ok().context("four columns")?;
-        let promise = Promise { drop_id: drop_id.parse()?, slot: slot.parse()? };
-        Ok(Row { promise, user_id, by_consumer: by_consumer == "1" })
-    };
-    mysql.query(&sql).await?.into_iter().map(read).collect()
 }
 
 async fn refused(mysql: &MysqlServer) -> Result<Vec<Refused>> {
@@ -143,20 +126,20 @@ mod tests {
         Row { promise: Promise { drop_id: 1, slot }, user_id: user_id.into(), by_consumer: slot != 2 }
     }
 
-    fn told(promises: &[(&str, u32)]) -> HashMap<String, Promise> {
+    fn promised(promises: &[(&str, u32)]) -> HashMap<String, Promise> {
         promises.iter().map(|(user_id, slot)| ((*user_id).into(), Promise { drop_id: 1, slot: *slot })).collect()
     }
 
     #[test]
-    fn exact_is_every_yes_with_its_row_and_nothing_more() {
-        let proof = Proof::compare(&[row(1, "a"), row(2, "b")], 2, &told(&[("a", 1), ("b", 2)]));
+    fn exact_is_every_promise_with_its_row_and_nothing_more() {
+        let proof = Proof::compare(&[row(1, "a"), row(2, "b")], 2, &promised(&[("a", 1), ("b", 2)]));
         assert!(proof.exact());
         assert_eq!((proof.by_consumer, proof.by_reconciler), (1, 1));
     }
 
     #[test]
-    fn a_yes_with_another_slot_or_without_a_row_is_named() {
-        let proof = Proof::compare(&[row(1, "b"), row(2, "a")], 2, &told(&[("a", 1), ("b", 1), ("c", 3)]));
+    fn a_promise_with_another_slot_or_without_a_row_is_named() {
+        let proof = Proof::compare(&[row(1, "b"), row(2, "a")], 2, &promised(&[("a", 1), ("b", 1), ("c", 3)]));
         assert!(!proof.exact());
         assert_eq!(proof.yes_without_row.iter().collect::<Vec<_>>(), ["a", "c"]);
     }

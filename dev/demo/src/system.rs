@@ -1,27 +1,19 @@
-//! The whole system on this machine: private servers, and the product's own release binaries as processes.
+//! The whole system on this machine: private servers, and the product's own programs as processes.
 
-mod janitor;
-mod launch;
-mod service;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
-use firstcome_stack::{MailOptions, Stack, StackOptions};
-use tempfile::TempDir;
+use anyhow::{Context, Result};
+use firstcome_load::client::Target;
+use firstcome_load::launch::{ANY_PORT, Installation, Servers, Service};
+use firstcome_load::live::step;
+use firstcome_load::ops::Ops;
+use firstcome_stack::{MailOptions, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
 
-use self::janitor::Janitor;
-use self::launch::{Launcher, beside_this_program, shared_settings};
-pub use self::service::Service;
-use crate::client::Target;
-use crate::live::step;
-use crate::ops::Ops;
-
-/// Longest wait for the API to admit people after everything was started.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The topic of claims.
+pub const TOPIC: &str = "coupon-claims";
 
 /// How the system is started.
 #[derive(Debug, Clone)]
@@ -29,13 +21,13 @@ pub struct SystemOptions {
     /// API processes. The first listens on port 8080 where that is free.
     pub apis: usize,
     pub consumers: usize,
-    /// When the reconciler looks, six fields.
+    /// When the reconciler runs, six fields.
     pub reconcile_cron: String,
     /// Where each mail is also written.
     pub mail_folder: Option<PathBuf>,
     /// Where logs go; a temporary folder without it.
     pub log_folder: Option<PathBuf>,
-    /// Take the usual ports (8080, 8081) where they are free.
+    /// Take the usual ports (8080, 8081, 8082) where they are free.
     pub usual_ports: bool,
 }
 
@@ -45,14 +37,9 @@ pub struct System {
     pub apis: Vec<Service>,
     pub consumers: Vec<Service>,
     pub reconciler: Service,
+    pub installation: Installation,
     /// Redis, MySQL, Kafka and the mail sink.
-    pub stack: Stack,
-    /// The token of every ops route.
-    pub ops_token: String,
-    /// The settings that all processes share, by their variables.
-    pub settings: Vec<(&'static str, String)>,
-    logs: PathBuf,
-    _temporary: Option<TempDir>,
+    pub servers: Arc<Servers>,
 }
 
 impl System {
@@ -60,79 +47,45 @@ impl System {
     pub async fn start(options: &SystemOptions) -> Result<Self> {
         step("starting Redis, MySQL, Kafka and a mail server of its own");
         let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };
-        let stack = Stack::start(StackOptions { mail, ..StackOptions::default() }).await?;
-        let temporary = options.log_folder.is_none().then(TempDir::new).transpose()?;
-        let logs = match (&options.log_folder, &temporary) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(folder)) => folder.path().to_owned(),
-            (None, None) => bail!("no folder for the logs"),
-        };
-        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        let ops_token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        let janitor = Janitor::start()?;
-        let launcher = Launcher {
-            bin: beside_this_program()?,
-            logs: &logs,
-            settings: shared_settings(&stack, &ops_token, options),
-            janitor: &janitor,
-        };
+        let stack = StackOptions { mail, ..StackOptions::default() };
+        let servers = Arc::new(Servers::start(stack, options.log_folder.as_deref()).await?);
         step("making tables and topic");
-        launcher.migrate().await?;
+        let own = [
+            ("SMTP_URL", servers.stack.mail.url()),
+            ("RECONCILE_CRON", options.reconcile_cron.clone()),
+            ("ALERT_FROM", "firstcome@example.com".into()),
+            ("ALERT_TO", "on-duty@example.com".into()),
+            ("KAFKA_TOPIC", TOPIC.into()),
+        ];
+        let installation = Installation::create(&servers, own).await?;
         step(format!(
             "starting the reconciler, {} API process(es) and {} consumer(s)",
             options.apis, options.consumers
         ));
+        let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
         let (reconciler, apis, consumers) = tokio::try_join!(
-            launcher.reconciler(options.usual_ports),
-            launcher.apis(options.apis, options.usual_ports),
-            launcher.consumers(options.consumers),
+            async { installation.reconciler_at(&port(8081, 1)).await },
+            each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &port(8080, n)).await),
+            each(options.consumers, async |n| installation.consumer_at(&format!("consumer-{n}"), &port(8082, n)).await),
         )?;
-        let settings = launcher.settings;
-        let system = Self { apis, consumers, reconciler, stack, ops_token, settings, logs, _temporary: temporary };
-        system.until_it_admits().await?;
-        Ok(system)
+        for api in &apis {
+            installation.until_ready(api).await?;
+        }
+        Ok(Self { apis, consumers, reconciler, installation, servers })
     }
 
     /// The API's ops routes.
     pub fn api(&self) -> Result<Ops> {
-        let api = self.apis.first().context("no API runs")?;
-        Ok(Ops { target: api.target()?, token: self.ops_token.clone() })
+        self.installation.ops(self.apis.first().context("no API runs")?)
     }
 
     pub fn reconciler(&self) -> Result<Ops> {
-        Ok(Ops { target: self.reconciler.target()?, token: self.ops_token.clone() })
+        self.installation.ops(&self.reconciler)
     }
 
     /// Where the APIs are.
     pub fn targets(&self) -> Result<Vec<Target>> {
         self.apis.iter().map(Service::target).collect()
-    }
-
-    /// Where the logs are.
-    pub fn logs(&self) -> &Path {
-        &self.logs
-    }
-
-    async fn until_it_admits(&self) -> Result<()> {
-        let begun = Instant::now();
-        for service in &self.apis {
-            let api = Ops { target: service.target()?, token: String::new() };
-            loop {
-                let (status, body) = api.get_text("/readyz").await?;
-                if status.is_success() {
-                    break;
-                }
-                if begun.elapsed() > READY_LIMIT {
-                    bail!(
-                        "{} is not ready after {READY_LIMIT:?}: {body}\n{}",
-                        service.name(),
-                        self.reconciler.log_tail()
-                    );
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-        Ok(())
     }
 
     /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
@@ -145,8 +98,22 @@ impl System {
     }
 }
 
-/// The topic of claims.
-pub const TOPIC: &str = "coupon-claims";
+/// Starts services 1 to `count`, one after the other.
+async fn each(count: usize, start: impl AsyncFn(usize) -> Result<Service>) -> Result<Vec<Service>> {
+    let mut services = Vec::new();
+    for number in 1..=count {
+        services.push(start(number).await?);
+    }
+    Ok(services)
+}
+
+/// The wanted port where it is free, else any.
+fn address(wanted: Option<u16>) -> String {
+    match wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => ANY_PORT.to_owned(),
+    }
+}
 
 /// Waits for Ctrl-C or SIGTERM, and says which.
 pub async fn stopped() -> std::io::Result<&'static str> {

@@ -1,10 +1,9 @@
 //! What a claim was answered with.
 
-use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 /// The kinds of answers, as the table counts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// 202 `accepted`: a yes, said for the first time.
@@ -58,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// Whether the same person may be luckier a moment later.
+    /// Whether another attempt may succeed a moment later.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
     }
@@ -101,9 +100,12 @@ impl Answer {
     }
 
     /// Reads a status and a body. A yes without drop or slot is [`Kind::Failed`]: nobody could check it.
-    pub fn read(status: StatusCode, body: &[u8]) -> Self {
-        if status.is_success() {
+    pub fn read(status: u16, body: &[u8]) -> Self {
+        if (200..300).contains(&status) {
             return Self::success(body).unwrap_or(Self::no(Kind::Failed));
+        }
+        if status == 409 && is_sold_out(body) {
+            return Self::no(Kind::SoldOut);
         }
         let code = serde_json::from_slice::<Problem>(body).map(|problem| problem.code).unwrap_or_default();
         Self::no(match code.as_str() {
@@ -112,7 +114,7 @@ impl Answer {
             "paused" => Kind::Paused,
             "closed" => Kind::Closed,
             "unavailable" => Kind::Unavailable,
-            _ if status.is_server_error() => Kind::Failed,
+            _ if status >= 500 => Kind::Failed,
             _ => Kind::Refused,
         })
     }
@@ -130,17 +132,24 @@ impl Answer {
     }
 }
 
+/// Most answers by far are these; parsing each as JSON would double the work of the generator.
+fn is_sold_out(body: &[u8]) -> bool {
+    const CODE: &[u8] = b"\"code\":\"sold_out\"";
+    body.windows(CODE.len()).any(|part| part == CODE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_of_the_contract_is_told_apart() {
+    fn every_answer_of_the_contract_is_distinguished() {
         let cases = [
             (202, r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#, Kind::Accepted),
             (200, r#"{"status":"already_claimed","drop_id":1,"slot":7}"#, Kind::AlreadyClaimed),
             (202, r#"{"status":"waiting","position":3}"#, Kind::Waiting),
             (409, r#"{"status":409,"code":"sold_out"}"#, Kind::SoldOut),
+            (409, r#"{"status": 409, "code": "sold_out"}"#, Kind::SoldOut),
             (409, r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#, Kind::NotOpen),
             (409, r#"{"status":409,"code":"paused"}"#, Kind::Paused),
             (410, r#"{"status":410,"code":"closed"}"#, Kind::Closed),
@@ -151,7 +160,7 @@ mod tests {
             (200, "<html>", Kind::Failed),
         ];
         for (status, body, kind) in cases {
-            let answer = Answer::read(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            let answer = Answer::read(status, body.as_bytes());
             assert_eq!(answer.kind, kind, "{status} {body}");
         }
     }
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn a_yes_keeps_what_it_promised() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
-        let answer = Answer::read(StatusCode::ACCEPTED, body);
+        let answer = Answer::read(202, body);
         assert_eq!(answer.promise, Some(Promise { drop_id: 2, slot: 37 }));
         assert!(!answer.queued);
     }

@@ -1,68 +1,56 @@
-//! What this tool itself can do at most: the same crowd against a server, in this process, that does nothing. A figure near it
-//! says more about the tool than about the system.
+//! The load generator's own limit: the same crowd against a server, in this process, that does nothing. A rate near it says
+//! more about the generator than about the system.
 
-use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::client::Target;
 use crate::crowd::Crowd;
-use crate::identity::Identity;
-use crate::load::{Plan, rush};
+use crate::generator::{self, Plan};
 use crate::tally::{Progress, Tally};
 
 /// Enough for about a second.
 const REQUESTS: u32 = 20_000;
-const ANSWER: &str =
+const BODY: &str =
     r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
 
 /// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share this process's cores, so a
 /// system on other machines can be asked more often than this.
 pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let target: Target = format!("http://{}", listener.local_addr()?).parse()?;
+    let target = listener.local_addr()?.into();
     let server = tokio::spawn(serve(listener));
-    let plan = Plan {
-        targets: vec![target],
-        coupon_id: 1,
-        crowd: Crowd::gather("nobody-", REQUESTS, 1, 1)?,
-        connections,
-        identity: Identity::TrustedHeader,
-        rate: None,
-        patience: Duration::ZERO,
-    };
-    let tally = rush(plan, Arc::new(Progress::default())).await;
+    let plan = Plan::new(target, 1, Crowd::gather("nobody-", REQUESTS, 1, 1)?, connections);
+    let tally = generator::run(plan, Arc::new(Progress::default())).await;
     server.abort();
     tally
 }
 
 async fn serve(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
-        // A server that waits for more to send would be slower than one that does nothing.
-        let _ = stream.set_nodelay(true);
-        tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new();
-            // How a connection ends is of no interest here.
-            drop(connection.serve_connection(TokioIo::new(stream), service_fn(nothing)).await);
-        });
+        // How a connection ends is of no interest here.
+        tokio::spawn(async move { drop(answer(stream).await) });
     }
 }
 
-async fn nothing(_: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(ANSWER.as_bytes())));
-    *response.status_mut() = StatusCode::CONFLICT;
-    let json = header::HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    Ok(response)
+/// The same answer to every request; none has a body.
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let answer = format!(
+        "HTTP/1.1 409 Conflict\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let mut request = Vec::with_capacity(512);
+    while stream.read_buf(&mut request).await? > 0 {
+        if request.ends_with(b"\r\n\r\n") {
+            stream.write_all(answer.as_bytes()).await?;
+            request.clear();
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

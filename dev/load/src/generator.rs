@@ -1,11 +1,10 @@
-//! Letting a crowd ask.
+//! The load generator: a crowd claims one coupon over a bounded number of connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use hyper::Method;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -14,7 +13,8 @@ use crate::client::{Call, Connection, Target};
 use crate::clock::Clock;
 use crate::crowd::Crowd;
 use crate::identity::Identity;
-use crate::tally::{Progress, Seen, Tally};
+use crate::measure::cpu_seconds;
+use crate::tally::{ConnectionTally, Progress, Tally};
 
 /// Pause before the same person asks again after an answer that may pass.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// A request of an open loop that was sent so much after its instant counts as late: every connection was waiting.
 const LATE: Duration = Duration::from_millis(10);
 
-/// How a rush is driven.
+/// How the load is made.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where to ask; connections are spread over all of them.
@@ -38,79 +38,99 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// How long, from the beginning, people go on asking while the answer may pass (not open yet, unavailable, no answer).
     pub patience: Duration,
+    /// Each connection asks once before the clock starts, for a person of its own whose answer is not counted: opening many
+    /// connections at one instant is not what is measured.
+    pub warm_up: bool,
 }
 
-/// Opens all connections, then lets everybody ask, and counts.
-pub async fn rush(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
-    ensure!(!plan.targets.is_empty() && plan.connections > 0, "a rush needs a target and a connection");
-    let plan = Arc::new(plan);
-    let mut ready = Vec::new();
-    for number in 0..plan.connections.min(plan.crowd.requests()) {
-        ready.push((number, Connection::open(target(&plan, number)).await?, Seen::new()));
-    }
-    let next = Arc::new(AtomicUsize::new(0));
-    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
-    let clock = Clock::start(plan.rate);
-    let begun = clock.begun;
-    let mut workers = JoinSet::new();
-    for (number, connection, seen) in ready {
-        let worker = Worker {
-            plan: plan.clone(),
-            progress: progress.clone(),
-            clock,
-            number,
-            connection: Some(connection),
-            seen,
-            patience_ends: begun + plan.patience,
-        };
-        workers.spawn(worker.work(next.clone()));
-    }
-    let seen = workers.join_all().await;
-    let elapsed = begun.elapsed();
-    let crowd = &plan.crowd;
-    Ok(Tally::sum(&progress, crowd.people(), elapsed, seen, |person| crowd.user_id(person)))
-}
-
-fn target(plan: &Plan, number: usize) -> &Target {
-    &plan.targets[number % plan.targets.len()]
-}
-
-/// One connection and what it sees.
-struct Worker {
-    plan: Arc<Plan>,
-    progress: Arc<Progress>,
-    clock: Clock,
-    number: usize,
-    connection: Option<Connection>,
-    seen: Seen,
-    patience_ends: Instant,
-}
-
-impl Worker {
-    async fn work(mut self, next: Arc<AtomicUsize>) -> Seen {
-        let path = format!("/v1/coupons/{}/claims", self.plan.coupon_id);
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(person) = self.plan.crowd.person(number) else { return self.seen };
-            let due = self.clock.turn(number).await;
-            self.seen.late += u64::from(due.elapsed() > LATE);
-            self.ask_until_answered(&path, person, due).await;
+impl Plan {
+    /// A closed loop in which nobody asks again, on connections that were not used before.
+    pub fn new(target: Target, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
+        Self {
+            targets: vec![target],
+            coupon_id,
+            crowd,
+            connections,
+            identity: Identity::TrustedHeader,
+            rate: None,
+            patience: Duration::ZERO,
+            warm_up: false,
         }
     }
 
-    async fn ask_until_answered(&mut self, path: &str, person: u32, due: Instant) {
-        let plan = self.plan.clone();
-        let (name, value) = plan.identity.header(&plan.crowd, person);
+    fn target(&self, number: usize) -> &Target {
+        &self.targets[number % self.targets.len()]
+    }
+}
+
+/// Opens all connections, then lets everybody ask, and counts.
+pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
+    ensure!(!plan.targets.is_empty() && plan.connections > 0, "load needs a target and a connection");
+    let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
+    let plan = Arc::new(plan);
+    let mut ready = Vec::new();
+    for number in 0..plan.connections.min(plan.crowd.requests()) {
+        let mut connection = Connection::open(plan.target(number)).await?;
+        if plan.warm_up {
+            let headers = [("x-user-id", &*format!("{}-{number}", plan.crowd.user_id(0)))];
+            connection.send(&Call { method: "POST", path: &path, headers: &headers, body: b"" }).await?;
+        }
+        ready.push((number, connection, ConnectionTally::new()));
+    }
+    let next = Arc::new(AtomicUsize::new(0));
+    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
+    let cpu = own_cpu();
+    let clock = Clock::start(plan.rate);
+    let mut workers = JoinSet::new();
+    for (number, connection, tally) in ready {
+        let (plan, progress, path) = (plan.clone(), progress.clone(), path.clone());
+        let worker = Worker { plan, progress, path, clock, number, connection: Some(connection), tally };
+        workers.spawn(worker.work(next.clone()));
+    }
+    let parts = workers.join_all().await;
+    let (elapsed, crowd) = (clock.begun.elapsed(), &plan.crowd);
+    let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| crowd.user_id(person));
+    Ok(Tally { cpu_seconds: own_cpu() - cpu, ..tally })
+}
+
+fn own_cpu() -> f64 {
+    cpu_seconds(std::process::id()).unwrap_or(0.0)
+}
+
+/// One connection and what it was answered.
+struct Worker {
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    path: Arc<str>,
+    clock: Clock,
+    number: usize,
+    connection: Option<Connection>,
+    tally: ConnectionTally,
+}
+
+impl Worker {
+    async fn work(mut self, next: Arc<AtomicUsize>) -> ConnectionTally {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(person) = self.plan.crowd.person(number) else { return self.tally };
+            let due = self.clock.turn(number).await;
+            self.tally.late += u64::from(due.elapsed() > LATE);
+            self.ask_until_answered(person, due).await;
+        }
+    }
+
+    async fn ask_until_answered(&mut self, person: u32, due: Instant) {
+        let (name, value) = self.plan.identity.header(&self.plan.crowd, person);
         let mut asked = due;
         loop {
-            let answer = self.ask(path, (name, &value)).await;
-            self.seen.note(person, &answer, asked.elapsed());
+            let answer = self.ask((name, &value)).await;
+            self.tally.note(person, &answer, asked, self.clock.begun);
             self.progress.add(answer.kind);
             if !answer.kind.may_pass() {
                 return;
             }
-            if Instant::now() > self.patience_ends {
-                self.seen.gave_up += 1;
+            if self.clock.begun.elapsed() > self.plan.patience {
+                self.tally.gave_up += 1;
                 return;
             }
             sleep(RETRY_PAUSE).await;
@@ -118,27 +138,28 @@ impl Worker {
         }
     }
 
-    async fn ask(&mut self, path: &str, who: (&str, &str)) -> Answer {
-        let headers = [who];
-        let call = Call { method: Method::POST, path, headers: &headers, body: Vec::new() };
-        let answered = match &mut self.connection {
-            Some(connection) => connection.send(call).await,
-            None => match Connection::open(target(&self.plan, self.number)).await {
-                Ok(connection) => self.connection.insert(connection).send(call).await,
-                Err(error) => Err(error),
-            },
+    async fn ask(&mut self, identity: (&str, &str)) -> Answer {
+        let headers = [identity];
+        let call = Call { method: "POST", path: &self.path, headers: &headers, body: b"" };
+        let connection = match &mut self.connection {
+            Some(connection) => Ok(connection),
+            None => Connection::open(self.plan.target(self.number)).await.map(|new| self.connection.insert(new)),
         };
-        if let Ok((status, body)) = answered {
-            let answer = Answer::read(status, &body);
-            if matches!(answer.kind, Kind::Refused | Kind::Failed) && self.seen.unclear.is_none() {
-                let body: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-                self.seen.unclear = Some(format!("{status} {body}"));
-            }
-            return answer;
+        let answered = match connection {
+            Ok(connection) => connection.send(&call).await,
+            Err(error) => Err(error),
+        };
+        let Ok((status, body)) = answered else {
+            self.connection = None;
+            // The next attempt goes to another process.
+            self.number += 1;
+            return Answer::no(Kind::NoAnswer);
+        };
+        let answer = Answer::read(status, body);
+        if matches!(answer.kind, Kind::Refused | Kind::Failed) && self.tally.unclear.is_none() {
+            let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
+            self.tally.unclear = Some(format!("{status} {body}"));
         }
-        self.connection = None;
-        // The next try may be luckier with another process.
-        self.number += 1;
-        Answer::no(Kind::NoAnswer)
+        answer
     }
 }

@@ -1,7 +1,7 @@
 //! Tables and lines for people.
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::answer::Kind;
 use crate::live::grouped;
@@ -17,10 +17,26 @@ pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
     for (what, value) in rows {
         table.add_row([what, value]);
     }
-    if let Some(column) = table.column_mut(1) {
+    align_right(&mut table, 1);
+    table.to_string()
+}
+
+/// Width for text that has to be broken.
+const WIDE: u16 = 150;
+
+/// A table for a wide terminal, with a header.
+pub fn wide<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDE);
+    table.set_header(header);
+    table
+}
+
+/// For a column of numbers.
+pub fn align_right(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.to_string()
 }
 
 /// The line while the crowd asks.
@@ -70,7 +86,7 @@ fn in_words(latency: &Latency) -> String {
 }
 
 /// The first rows of every table: the size of the rush.
-pub(crate) fn asked(tally: &Tally) -> Vec<(String, String)> {
+pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
         ("people who asked".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),

@@ -1,16 +1,16 @@
-//! What came back, counted, with every yes kept.
+//! The answers of a crowd, counted while they come and summed up afterwards, with every promise kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::answer::{Answer, Kind, Promise};
 
-/// Counts that change while the crowd asks: for the progress line, and for whoever waits for a moment in the rush.
+/// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the rush.
 #[derive(Debug, Default)]
 pub struct Progress {
     counts: [AtomicU64; Kind::ALL.len()],
@@ -54,33 +54,56 @@ impl Progress {
     }
 }
 
-/// What one connection saw. Each has its own, so that counting costs no lock.
+/// The answers of one connection. Each has its own, so that counting costs no lock.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) winners: Histogram<u32>,
-    pub(crate) losers: Histogram<u32>,
+pub(crate) struct ConnectionTally {
+    winners: Histogram<u32>,
+    losers: Histogram<u32>,
+    promises: Vec<(u32, Kind, Promise)>,
+    denied: Vec<u32>,
+    admissions: Vec<u32>,
+    not_queued: u64,
     pub(crate) late: u64,
-    pub(crate) unclear: Option<String>,
-    pub(crate) yes: Vec<(u32, Kind, Promise)>,
-    pub(crate) not_queued: u64,
     pub(crate) gave_up: u64,
+    pub(crate) unclear: Option<String>,
 }
 
-impl Seen {
+impl ConnectionTally {
     pub(crate) fn new() -> Self {
-        let (winners, losers) = (latencies(), latencies());
-        Self { winners, losers, late: 0, unclear: None, yes: Vec::new(), not_queued: 0, gave_up: 0 }
+        Self {
+            winners: latencies(),
+            losers: latencies(),
+            promises: Vec::new(),
+            denied: Vec::new(),
+            admissions: Vec::new(),
+            not_queued: 0,
+            late: 0,
+            gave_up: 0,
+            unclear: None,
+        }
     }
 
-    pub(crate) fn note(&mut self, person: u32, answer: &Answer, took: Duration) {
-        let of_kind = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.losers };
-        of_kind.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    /// Counts an answer to a request that was due at `asked`; the crowd began at `begun`.
+    pub(crate) fn note(&mut self, person: u32, answer: &Answer, asked: Instant, begun: Instant) {
+        let histogram = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.losers };
+        histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
         if let Some(promise) = answer.promise {
-            self.yes.push((person, answer.kind, promise));
+            self.promises.push((person, answer.kind, promise));
+        }
+        if answer.kind == Kind::SoldOut {
+            self.denied.push(person);
+        }
+        if answer.kind == Kind::Accepted {
+            let bucket = usize::try_from(begun.elapsed().as_millis() / u128::from(BUCKET_MS)).unwrap_or(0);
+            self.admissions.resize(self.admissions.len().max(bucket + 1), 0);
+            self.admissions[bucket] += 1;
         }
         self.not_queued += u64::from(!answer.queued);
     }
 }
+
+/// Width of [`Tally::admissions`], in milliseconds.
+pub const BUCKET_MS: u64 = 5;
 
 /// Microseconds to a minute, two digits: 10 kB, small enough for one a connection.
 fn latencies() -> Histogram<u32> {
@@ -89,15 +112,12 @@ fn latencies() -> Histogram<u32> {
 }
 
 /// Latencies of answers, in milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     pub count: u64,
     pub p50_ms: f64,
-    /// Nine of ten were faster.
     pub p90_ms: f64,
-    /// 99 of 100 were faster.
     pub p99_ms: f64,
-    /// 999 of 1,000 were faster.
     pub p999_ms: f64,
     pub max_ms: f64,
     /// The whole curve: quantile and milliseconds.
@@ -105,72 +125,84 @@ pub struct Latency {
 }
 
 /// Everything that came back.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     pub people: u32,
     /// Requests they sent, retries among them.
     pub requests: u64,
-    /// How long it took, in seconds.
+    /// From the first request to the last answer.
     pub seconds: f64,
     pub per_second: f64,
     /// Answers by kind, those that came.
-    #[serde(serialize_with = "as_map")]
-    pub answers: Vec<(Kind, u64)>,
-    /// People who were told yes.
+    pub answers: BTreeMap<Kind, u64>,
+    /// People who were promised a coupon.
     pub admitted: usize,
-    /// Yes answers that came without Kafka's acknowledgement.
+    /// Promises that came without Kafka's acknowledgement.
     pub not_queued: u64,
     /// Requests that were given up: unavailable, not open or without an answer until patience ended.
     pub gave_up: u64,
-    /// Requests of an open loop that could not be sent on time, because every connection was waiting for an answer.
+    /// Requests of an open loop that could not be sent on time, because every connection was waiting.
     pub late: u64,
-    /// One of the answers that are none of the contract's, for whoever looks for the reason.
+    /// One of the answers that are not in the contract, to find the reason by.
     pub unclear: Option<String>,
     /// How long answers took; in an open loop from the instant at which the request was due.
     pub latency: Latency,
-    /// The same of those who were told `accepted`.
+    /// The same for `accepted`.
     pub winners: Latency,
-    /// The same of every other answer.
+    /// The same for every other answer.
     pub losers: Latency,
-    /// What no correct system says: two slots to one person, one slot to two people, one person admitted twice.
+    /// Answers that no correct system gives: two slots to one person, one slot to two people, one person admitted twice.
     pub contradictions: Vec<String>,
-    /// Every yes: user id and what was promised.
-    #[serde(skip)]
+    /// People who were promised a coupon and also got the answer that it is sold out.
+    pub holders_denied: u64,
+    /// Admissions over time: count in each [`BUCKET_MS`].
+    pub admissions: Vec<u32>,
+    /// CPU seconds that this process took meanwhile.
+    pub cpu_seconds: f64,
+    /// Every promise, by user id.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub promises: HashMap<String, Promise>,
+    /// People who got `accepted`, not only `already_claimed`.
+    #[serde(default, skip_serializing_if = "HashSet::is_empty")]
+    pub accepted: HashSet<String>,
 }
 
 impl Tally {
+    /// Sums up what all connections counted in `elapsed`; `name` gives a person's user id.
     pub(crate) fn sum(
         progress: &Progress,
         people: u32,
         elapsed: Duration,
-        seen: Vec<Seen>,
+        parts: Vec<ConnectionTally>,
         name: impl Fn(u32) -> String,
     ) -> Self {
-        let (mut latency, mut winners, mut losers) = (latencies(), latencies(), latencies());
-        let mut ledger = Ledger::default();
-        let (mut not_queued, mut gave_up, mut late, mut unclear) = (0, 0, 0, None);
-        for part in seen {
-            for (sum, part) in [(&mut winners, &part.winners), (&mut losers, &part.losers)] {
-                // All have the same bounds, so nothing can fall outside.
-                let _ = sum.add(part);
-                let _ = latency.add(part);
-            }
+        let (mut winners, mut losers) = (latencies(), latencies());
+        let (mut ledger, mut denied, mut admissions) = (Ledger::default(), HashSet::new(), Vec::new());
+        let (mut late, mut not_queued, mut gave_up, mut unclear) = (0, 0, 0, None);
+        for part in parts {
+            // All have the same bounds, so nothing can fall outside.
+            let _ = winners.add(part.winners);
+            let _ = losers.add(part.losers);
             late += part.late;
-            unclear = unclear.or(part.unclear);
             not_queued += part.not_queued;
             gave_up += part.gave_up;
-            for (person, kind, promise) in part.yes {
+            unclear = unclear.or(part.unclear);
+            denied.extend(part.denied);
+            admissions.resize(admissions.len().max(part.admissions.len()), 0);
+            admissions.iter_mut().zip(part.admissions).for_each(|(sum, count)| *sum += count);
+            for (person, kind, promise) in part.promises {
                 ledger.note(person, kind, promise);
             }
         }
+        let mut latency = winners.clone();
+        let _ = latency.add(&losers);
         let (requests, seconds) = (progress.total(), elapsed.as_secs_f64());
         Self {
             people,
             requests,
             seconds,
             #[allow(clippy::cast_precision_loss, reason = "a rate for people to read")]
-            per_second: requests as f64 / seconds.max(0.001),
+            per_second: requests as f64 / seconds.max(1e-6),
             answers: Kind::ALL.map(|kind| (kind, progress.count(kind))).into_iter().filter(|(_, n)| *n > 0).collect(),
             admitted: ledger.promises.len(),
             not_queued,
@@ -181,18 +213,29 @@ impl Tally {
             winners: Latency::of(&winners),
             losers: Latency::of(&losers),
             contradictions: ledger.contradictions(&name),
+            holders_denied: ledger.promises.keys().filter(|person| denied.contains(*person)).count() as u64,
+            admissions,
+            cpu_seconds: 0.0,
+            accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
             promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),
         }
     }
 
     /// How many answers of a kind came.
-    pub fn count(&self, wanted: Kind) -> u64 {
-        self.answers.iter().find(|(kind, _)| *kind == wanted).map_or(0, |(_, count)| *count)
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.answers.get(&kind).copied().unwrap_or(0)
     }
-}
 
-fn as_map<S: Serializer>(answers: &[(Kind, u64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(answers.iter().map(|(kind, count)| (kind, count)))
+    /// Answers that a healthy system does not give.
+    pub fn unhealthy(&self) -> u64 {
+        [Kind::Failed, Kind::NoAnswer, Kind::Refused, Kind::Unavailable].map(|kind| self.count(kind)).iter().sum()
+    }
+
+    /// For a report, which has no use for names.
+    pub fn forget_names(&mut self) {
+        self.promises.clear();
+        self.accepted.clear();
+    }
 }
 
 impl Latency {
@@ -214,7 +257,7 @@ impl Latency {
 /// Where the curve of latencies has its points.
 const POINTS: [f64; 15] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0];
 
-/// Who was told what.
+/// The promises of all connections, side by side.
 #[derive(Default)]
 struct Ledger {
     promises: HashMap<u32, Promise>,
@@ -257,12 +300,13 @@ mod tests {
     use super::*;
 
     fn tally(yes: &[(u32, Kind, u32)]) -> Tally {
-        let mut seen = Seen::new();
+        let mut part = ConnectionTally::new();
+        let begun = Instant::now();
         for (person, kind, slot) in yes {
             let promise = Some(Promise { drop_id: 1, slot: *slot });
-            seen.note(*person, &Answer { kind: *kind, promise, queued: true }, Duration::from_millis(3));
+            part.note(*person, &Answer { kind: *kind, promise, queued: true }, begun, begun);
         }
-        Tally::sum(&Progress::default(), 9, Duration::from_secs(1), vec![seen], |person| format!("p{person}"))
+        Tally::sum(&Progress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
     }
 
     #[test]
@@ -271,7 +315,8 @@ mod tests {
         assert_eq!(tally.contradictions, Vec::<String>::new());
         assert_eq!(tally.admitted, 2);
         assert_eq!(tally.promises["p1"], Promise { drop_id: 1, slot: 5 });
-        assert!((2.9..3.1).contains(&tally.latency.p50_ms), "{:?}", tally.latency);
+        assert_eq!((tally.latency.count, tally.winners.count, tally.losers.count), (3, 2, 1));
+        assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
     }
 
     #[test]

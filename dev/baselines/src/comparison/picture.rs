@@ -2,36 +2,57 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use firstcome_rush::chart::{escape, number, standalone};
-use firstcome_rush::live::{grouped, step};
+use anyhow::{Context, Result};
+use clap::Args;
+use firstcome_load::chart::{escape, number, standalone};
+use firstcome_load::live::{grouped, step};
+use firstcome_load::tally::Latency;
+use serde::Deserialize;
 
-use super::Report;
-use super::html::{colour, speeds};
-use crate::cli::Picture;
+use super::page::colour;
+use super::{Comparison, DesignRun};
 use crate::designs::Design;
-use crate::load::Latency;
-use crate::sections::designs::DesignRun;
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
+/// Where the README's picture and table come from, and where they go.
+#[derive(Debug, Clone, Args)]
+pub struct Picture {
+    /// The report of a run
+    #[arg(long, default_value = "target/bench/report.json")]
+    pub report: PathBuf,
+    /// Folder for the pictures
+    #[arg(long, default_value = "docs/pictures")]
+    pub out: PathBuf,
+    /// The text in which the table is put between its two marks
+    #[arg(long, default_value = "README.md")]
+    pub readme: PathBuf,
+}
+
+/// What is read of the bench's report.
+#[derive(Deserialize)]
+struct Report {
+    comparison: Option<Comparison>,
+}
+
 /// Draws the pictures and puts the table into the text, between its marks.
-pub fn picture(options: &Picture) -> Result<()> {
+pub fn draw(options: &Picture) -> Result<()> {
     let name = options.report.display();
     let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;
     let report: Report = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
-    ensure!(!report.designs.is_empty(), "{name} has no designs: it is of a part of a run");
+    let comparison = report.comparison.with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
     fs::create_dir_all(&options.out)?;
-    let svg = drawn(&report);
+    let svg = drawn(&comparison);
     for (file, dark) in [("designs-light.svg", false), ("designs-dark.svg", true)] {
         let path = options.out.join(file);
         fs::write(&path, standalone(&svg, dark))?;
         step(format!("wrote {}", path.display()));
     }
     let readme = fs::read_to_string(&options.readme)?;
-    fs::write(&options.readme, put(&readme, &table(&report))?)?;
+    fs::write(&options.readme, put(&readme, &table(&comparison))?)?;
     step(format!("the table is in {}", options.readme.display()));
     Ok(())
 }
@@ -51,21 +72,21 @@ const OVER: f64 = 590.0;
 const LOST: f64 = 712.0;
 
 /// Requests a second as bars; beside them what came out wrong.
-fn drawn(report: &Report) -> String {
-    let bars = speeds(report);
+fn drawn(comparison: &Comparison) -> String {
+    let bars = comparison.speeds();
     let most = bars.iter().map(|bar| bar.value).fold(1.0, f64::max);
     let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0)) + 12.0;
     let title = format!(
         "{} requests on {} coupons: requests a second, rows too many or too few, and people told yes without a row",
-        grouped(report.size.requests.into()),
-        report.size.quantity
+        grouped(comparison.size.requests.into()),
+        comparison.size.quantity
     );
     let mut svg = format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
     );
     for (x, first, second) in [
         (BARS.0, "requests a second", "more is better"),
-        (OVER, "over-issued, of", &format!("{} offered", report.size.quantity)),
+        (OVER, "over-issued, of", &format!("{} offered", comparison.size.quantity)),
         (LOST, "told yes, no row", "calm / after a crash"),
     ] {
         words(&mut svg, x, 18.0, "t v", first);
@@ -73,7 +94,7 @@ fn drawn(report: &Report) -> String {
     }
     let mut y = HEAD;
     for bar in &bars {
-        let run = report.designs.iter().find(|run| colour(run.design) == bar.colour);
+        let run = comparison.runs.iter().find(|run| colour(run.design) == bar.colour);
         let own = run.is_some_and(|run| run.design == Design::H);
         words(&mut svg, BARS.0 - 12.0, y + 15.0, if own { "t e v" } else { "t e" }, &bar.name);
         let length = (bar.value / most * (BARS.1 - BARS.0)).max(1.0);
@@ -126,8 +147,8 @@ fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
 }
 
 /// The table of the README.
-fn table(report: &Report) -> String {
-    let (size, machine) = (&report.size, &report.machine);
+fn table(comparison: &Comparison) -> String {
+    let size = &comparison.size;
     let mut text = format!(
         "\n{} requests of {} people on {} coupons over {} connections; everybody asks twice at once. {} cores for the crowd, \
          the design, Redis (AOF `always`), MySQL and Kafka together; compare the figures with each other only.\n\n",
@@ -135,15 +156,15 @@ fn table(report: &Report) -> String {
         grouped((size.requests / 2).into()),
         size.quantity,
         size.connections,
-        machine.cores
+        comparison.cores
     );
     text += "| Design | requests/s | winners p50 · p99 ms | losers p50 · p99 ms | rows | told yes, no row | after a killed \
              consumer · MySQL crash | told yes and sold out | MySQL statements |\n";
     text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
-    for run in &report.designs {
+    for run in &comparison.runs {
         text += &row(run);
     }
-    if let Some(nothing) = &report.nothing {
+    if let Some(nothing) = &comparison.nothing {
         let _ =
             writeln!(text, "| *a route that does nothing* | *{}* | | | | | | | |", number(nothing.per_second.round()));
     }
@@ -159,14 +180,14 @@ fn row(run: &DesignRun) -> String {
         "| {own}{} {}{own} | {own}{}{own} | {} | {} | {} | {} | {} · {} | {} | {} |\n",
         run.design.word(),
         run.design.title(),
-        number(run.seen.per_second.round()),
-        latency(run.seen.winners.as_ref()),
-        latency(run.seen.losers.as_ref()),
+        number(run.tally.per_second.round()),
+        latency(&run.tally.winners),
+        latency(&run.tally.losers),
         if right { run.rows.to_string() } else { format!("**{}**", run.rows) },
         bad(run.yes_without_row),
         lost(run.lost_by_consumer_kill),
         lost(run.lost_by_mysql_crash),
-        bad(run.seen.holders_denied),
+        bad(run.tally.holders_denied),
         grouped(run.cost.mysql_statements),
     )
 }
@@ -176,48 +197,50 @@ fn bad(count: u64) -> String {
     if count == 0 { "0".into() } else { format!("**{}**", grouped(count)) }
 }
 
-fn latency(latency: Option<&Latency>) -> String {
-    latency.map_or_else(|| "–".into(), |l| format!("{} · {}", number(l.p50), number(l.p99)))
+fn latency(latency: &Latency) -> String {
+    if latency.count == 0 { "–".into() } else { format!("{} · {}", number(latency.p50_ms), number(latency.p99_ms)) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Size;
-    use crate::report::{Figure, Target};
 
-    fn report() -> Report {
-        let seen = serde_json::json!({
-            "requests": 2_000, "seconds": 0.1, "per_second": 20_000.0, "answers": {"accepted": 100}, "losers": null,
-            "winners": {"count": 100, "p50": 1.5, "p99": 12.0, "p999": 13.0, "max": 14.0, "curve": [[0.0, 1.0], [1.0, 14.0]]},
-            "yes": {}, "accepted": [], "holders_denied": 0, "admissions": [40, 60], "cpu_seconds": 0.1,
-        });
-        let design = |design: &str, rows: u32, lost: Option<u32>| {
+    fn comparison() -> Comparison {
+        let latency = |count: u64, p50: f64| {
             serde_json::json!({
-                "design": design, "seen": seen, "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
+                "count": count, "p50_ms": p50, "p90_ms": 10.0, "p99_ms": 12.0, "p999_ms": 13.0, "max_ms": 14.0,
+                "curve": [[0.0, 1.0], [1.0, 14.0]],
+            })
+        };
+        let tally = serde_json::json!({
+            "people": 1_000, "requests": 2_000, "seconds": 0.1, "per_second": 20_000.0, "answers": {"accepted": 100},
+            "admitted": 100, "not_queued": 0, "gave_up": 0, "late": 0, "unclear": null, "latency": latency(100, 1.5),
+            "winners": latency(100, 1.5), "losers": latency(0, 0.0), "contradictions": [], "holders_denied": 0,
+            "admissions": [40, 60], "cpu_seconds": 0.1,
+        });
+        let run = |design: &str, rows: u32, lost: Option<u32>| {
+            serde_json::json!({
+                "design": design, "tally": tally, "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
                 "yes_without_row": 0, "lost_by_consumer_kill": lost, "lost_by_mysql_crash": lost,
                 "cost": {"mysql_statements": 9, "mysql_cpu": 0.1, "redis_commands": 3, "redis_by_command": {},
                          "redis_cpu": 0.1, "kafka_cpu": 0.1},
                 "statements": [[0.0, 0], [0.1, 9]],
             })
         };
-        let mut report = Report::new(Size::of(true));
-        report.designs = [design("a", 114, None), design("h", 100, Some(0))]
-            .map(|run| serde_json::from_value(run).unwrap())
-            .to_vec();
-        report.nothing = Some(serde_json::from_value(seen.clone()).unwrap());
-        report.figures.push(Figure::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
-        report.failed.push(("passes".into(), "<gone>".into()));
-        report
+        let comparison = serde_json::json!({
+            "size": {"requests": 2_000, "quantity": 100, "connections": 64, "killed": 300}, "cores": 2, "nothing": tally,
+            "runs": [run("a", 114, None), run("h", 100, Some(0))],
+        });
+        serde_json::from_value(comparison).unwrap()
     }
 
     #[test]
     fn what_is_wrong_with_a_design_stands_in_picture_and_table() {
-        let report = report();
-        let svg = standalone(&drawn(&report), true);
+        let comparison = comparison();
+        let svg = standalone(&drawn(&comparison), true);
         assert!(svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#), "{svg}");
         assert!(svg.contains("h · Firstcome") && svg.contains("a route that does nothing"), "{svg}");
-        let table = table(&report);
+        let table = table(&comparison);
         assert!(
             table.contains("| a count rows, then insert | 20,000 | 1.50 · 12 | – | **114** | 0 | – · – |"),
             "{table}"
@@ -226,18 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_read_back_as_it_was_written_and_its_page_needs_no_network() {
+    fn the_picture_is_drawn_out_of_a_report_and_the_page_has_every_chart() {
         let folder = tempfile::tempdir().unwrap();
-        report().write(folder.path()).unwrap();
-        let text = fs::read_to_string(folder.path().join("report.json")).unwrap();
-        let again: Report = serde_json::from_str(&text).unwrap();
-        assert_eq!(table(&again), table(&report()));
-        assert_eq!(again.figures[0].target.map(|target| target.met(1.0)), Some(false));
-        let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
-        for words in ["NOT MET", "a &amp; b", "the disk", "&lt;gone&gt;", "waited, ms", "statements so far"] {
+        let [report, out, readme] = ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
+        fs::write(&report, serde_json::json!({"comparison": comparison(), "more": 1}).to_string()).unwrap();
+        fs::write(&readme, format!("{BEGIN}\n{END}\n")).unwrap();
+        draw(&Picture { report, out: out.clone(), readme: readme.clone() }).unwrap();
+        assert!(fs::read_to_string(&readme).unwrap().contains(&table(&comparison())));
+        assert!(out.join("designs-dark.svg").exists() && out.join("designs-light.svg").exists());
+        let page = comparison().html();
+        for words in ["waited, ms", "statements so far", "people admitted", "told both yes and sold out"] {
             assert!(page.contains(words), "{words}: {page}");
         }
-        assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "{page}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
 use super::sql::Rows;
-use super::{Place, failed_table, front};
+use super::{DesignArgs, failed_table, front};
 
 /// How often an insert is tried before it counts as failed.
 const TRIES: u32 = 3;
@@ -25,28 +25,28 @@ struct Event {
 }
 
 /// Consumes until the process is ended. Says where it listens and when it has partitions, as Firstcome's consumer does.
-pub async fn consume(place: &Place) -> Result<()> {
-    tokio::spawn(front::bind(Router::new()));
-    let settings = place.kafka();
+pub async fn consume(args: &DesignArgs) -> Result<()> {
+    tokio::spawn(front::listen(Router::new()));
+    let settings = args.kafka();
     // An offset moves once its row is written; a killed consumer's messages are read again.
     let consumer: StreamConsumer =
         settings.group_consumer().set("enable.auto.commit", "true").set("auto.commit.interval.ms", "1000").create()?;
     consumer.subscribe(&[&settings.topic])?;
-    let rows = Rows::new(place, 4)?;
-    let mut said = false;
+    let rows = Rows::new(args, 4)?;
+    let mut ready = false;
     loop {
-        if !said && consumer.assignment()?.count() > 0 {
-            said = true;
+        if !ready && consumer.assignment()?.count() > 0 {
+            ready = true;
             println!("consuming {} as {}", settings.topic, settings.group);
         }
         let Ok(message) = timeout(Duration::from_millis(20), consumer.recv()).await else { continue };
         let message = message?;
-        handle(&rows, place, &message).await;
+        handle(&rows, args, &message).await;
         consumer.store_offset_from_message(&message)?;
     }
 }
 
-async fn handle(rows: &Rows, place: &Place, message: &BorrowedMessage<'_>) {
+async fn handle(rows: &Rows, args: &DesignArgs, message: &BorrowedMessage<'_>) {
     let payload = message.payload().unwrap_or_default();
     if payload.is_empty() {
         return;
@@ -60,7 +60,7 @@ async fn handle(rows: &Rows, place: &Place, message: &BorrowedMessage<'_>) {
         sleep(PAUSE).await;
     }
     eprintln!("an insert failed: {reason}");
-    if let Err(error) = keep(rows, place, payload, &reason).await {
+    if let Err(error) = keep(rows, args, payload, &reason).await {
         eprintln!("and could not be kept either: {error:#}");
     }
 }
@@ -72,8 +72,8 @@ async fn insert(rows: &Rows, payload: &[u8]) -> Result<()> {
     rows.insert(&mut conn, &event.user_id, event.slot).await.map(drop)
 }
 
-async fn keep(rows: &Rows, place: &Place, payload: &[u8], error: &str) -> Result<()> {
-    let sql = format!("INSERT INTO {} (payload, error) VALUES (?, ?)", failed_table(place.design));
+async fn keep(rows: &Rows, args: &DesignArgs, payload: &[u8], error: &str) -> Result<()> {
+    let sql = format!("INSERT INTO {} (payload, error) VALUES (?, ?)", failed_table(args.design));
     let mut conn = rows.pool.get_conn().await?;
     Ok(conn.exec_drop(sql, (payload, error)).await?)
 }

@@ -5,7 +5,7 @@ use firstcome_shared::domain::UserId;
 use redis::aio::MultiplexedConnection;
 
 use super::sql::Rows;
-use super::{Place, Said, Shop};
+use super::{DesignArgs, Issuer, Reply};
 
 /// A: between the count and the insert others insert too, so there are more rows than coupons.
 pub(super) struct CountThenInsert {
@@ -14,23 +14,23 @@ pub(super) struct CountThenInsert {
 }
 
 impl CountThenInsert {
-    pub(super) async fn new(place: &Place) -> Result<Self> {
-        Ok(Self { rows: Rows::of(place).await?, quantity: place.quantity })
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        Ok(Self { rows: Rows::of(args).await?, quantity: args.quantity })
     }
 }
 
-impl Shop for CountThenInsert {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
+impl Issuer for CountThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
         let mut conn = self.rows.pool.get_conn().await?;
         let (count, held) = self.rows.look(&mut conn, user.as_str()).await?;
         if held {
-            return Ok(Said::Already);
+            return Ok(Reply::Already);
         }
         if count >= self.quantity {
-            return Ok(Said::SoldOut);
+            return Ok(Reply::SoldOut);
         }
         let inserted = self.rows.insert(&mut conn, user.as_str(), count + 1).await?;
-        Ok(if inserted { Said::Accepted(count + 1) } else { Said::Already })
+        Ok(if inserted { Reply::Accepted(count + 1) } else { Reply::Already })
     }
 }
 
@@ -39,7 +39,7 @@ impl Shop for CountThenInsert {
 /// Or, with the counter first, MySQL is asked by nobody who comes too late, and nothing is taken back: faster, but whoever
 /// holds one and asks again is told that it is sold out, and each number that a second click took is lost.
 pub(super) struct CounterThenInsert {
-    look_first: bool,
+    read_first: bool,
     rows: Rows,
     redis: MultiplexedConnection,
     counter: String,
@@ -47,10 +47,10 @@ pub(super) struct CounterThenInsert {
 }
 
 impl CounterThenInsert {
-    pub(super) async fn new(place: &Place, look_first: bool) -> Result<Self> {
-        let redis = redis::Client::open(place.redis.as_str())?.get_multiplexed_async_connection().await?;
-        let (rows, counter) = (Rows::of(place).await?, place.design.key("count"));
-        Ok(Self { look_first, rows, redis, counter, quantity: place.quantity })
+    pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
+        let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
+        let (rows, counter) = (Rows::of(args).await?, args.design.key("count"));
+        Ok(Self { read_first, rows, redis, counter, quantity: args.quantity })
     }
 
     async fn move_counter(&self, by: i64) -> Result<u32> {
@@ -58,26 +58,26 @@ impl CounterThenInsert {
     }
 }
 
-impl Shop for CounterThenInsert {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
-        if self.look_first {
+impl Issuer for CounterThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        if self.read_first {
             let mut conn = self.rows.pool.get_conn().await?;
             if self.rows.held(&mut conn, user.as_str()).await? {
-                return Ok(Said::Already);
+                return Ok(Reply::Already);
             }
         }
         let slot = self.move_counter(1).await?;
         if slot > self.quantity {
-            if self.look_first {
+            if self.read_first {
                 self.move_counter(-1).await?;
             }
-            return Ok(Said::SoldOut);
+            return Ok(Reply::SoldOut);
         }
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
-            Ok(true) => Ok(Said::Accepted(slot)),
+            Ok(true) => Ok(Reply::Accepted(slot)),
             // Undone by hand; with nobody else's step taken back, this number is lost once the counter is past the end.
-            Ok(false) => self.move_counter(-1).await.map(|_| Said::Already),
+            Ok(false) => self.move_counter(-1).await.map(|_| Reply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }
     }

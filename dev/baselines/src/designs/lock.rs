@@ -9,24 +9,24 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 
 use super::insert::CountThenInsert;
-use super::{Place, Said, Shop};
+use super::{DesignArgs, Issuer, Reply};
 
 /// B: right as long as there is one process.
 pub(super) struct InProcess {
-    shop: CountThenInsert,
+    issuer: CountThenInsert,
     lock: Mutex<()>,
 }
 
 impl InProcess {
-    pub(super) async fn new(place: &Place) -> Result<Self> {
-        Ok(Self { shop: CountThenInsert::new(place).await?, lock: Mutex::default() })
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        Ok(Self { issuer: CountThenInsert::new(args).await?, lock: Mutex::default() })
     }
 }
 
-impl Shop for InProcess {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
+impl Issuer for InProcess {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
         let _locked = self.lock.lock().await;
-        self.shop.claim(user).await
+        self.issuer.claim(user).await
     }
 }
 
@@ -39,18 +39,18 @@ const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis
 /// C: right with any number of processes. Within one, people queue in memory, so that one a process asks Redis for the lock
 /// and nobody's waiting costs Redis anything.
 pub(super) struct InRedis {
-    shop: CountThenInsert,
+    issuer: CountThenInsert,
     redis: MultiplexedConnection,
     queue: Mutex<()>,
     key: String,
-    look_first: bool,
+    read_first: bool,
 }
 
 impl InRedis {
-    pub(super) async fn new(place: &Place, look_first: bool) -> Result<Self> {
-        let redis = redis::Client::open(place.redis.as_str())?.get_multiplexed_async_connection().await?;
-        let shop = CountThenInsert::new(place).await?;
-        Ok(Self { shop, redis, queue: Mutex::default(), key: place.design.key("lock"), look_first })
+    pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
+        let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
+        let issuer = CountThenInsert::new(args).await?;
+        Ok(Self { issuer, redis, queue: Mutex::default(), key: args.design.key("lock"), read_first })
     }
 
     async fn lock(&self) -> Result<String> {
@@ -76,24 +76,24 @@ impl InRedis {
     }
 
     /// Rows are never taken back, so what was sold out without the lock is sold out with it.
-    async fn sold_out_already(&self, user: &UserId) -> Result<Option<Said>> {
-        let mut conn = self.shop.rows.pool.get_conn().await?;
-        let (count, held) = self.shop.rows.look(&mut conn, user.as_str()).await?;
-        Ok(if held { Some(Said::Already) } else { (count >= self.shop.quantity).then_some(Said::SoldOut) })
+    async fn sold_out_already(&self, user: &UserId) -> Result<Option<Reply>> {
+        let mut conn = self.issuer.rows.pool.get_conn().await?;
+        let (count, held) = self.issuer.rows.look(&mut conn, user.as_str()).await?;
+        Ok(if held { Some(Reply::Already) } else { (count >= self.issuer.quantity).then_some(Reply::SoldOut) })
     }
 }
 
-impl Shop for InRedis {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
-        if self.look_first
-            && let Some(said) = self.sold_out_already(user).await?
+impl Issuer for InRedis {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        if self.read_first
+            && let Some(reply) = self.sold_out_already(user).await?
         {
-            return Ok(said);
+            return Ok(reply);
         }
         let _first = self.queue.lock().await;
         let token = self.lock().await?;
-        let said = self.shop.claim(user).await;
+        let reply = self.issuer.claim(user).await;
         self.unlock(&token).await?;
-        said
+        reply
     }
 }

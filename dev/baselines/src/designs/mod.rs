@@ -9,8 +9,6 @@ mod queue;
 mod row_lock;
 mod sql;
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
@@ -18,7 +16,7 @@ use firstcome_shared::kafka::KafkaSettings;
 use serde::{Deserialize, Serialize};
 
 pub use consumer::consume;
-pub use front::bind as listen;
+pub use front::{listen, nothing};
 pub use sql::{failed_table, prepare};
 
 /// Which design.
@@ -114,9 +112,9 @@ impl Design {
     }
 }
 
-/// Where a design's processes find their servers.
+/// Which design, and where its processes find their servers.
 #[derive(Debug, Clone, Args)]
-pub struct Place {
+pub struct DesignArgs {
     /// Which design.
     #[arg(long, value_enum)]
     pub design: Design,
@@ -137,7 +135,7 @@ pub struct Place {
     pub quantity: u32,
 }
 
-impl Place {
+impl DesignArgs {
     /// Its topic and group.
     pub fn kafka(&self) -> KafkaSettings {
         let topic = self.topic.clone();
@@ -145,37 +143,34 @@ impl Place {
     }
 }
 
-/// What a person is told.
+/// The answer to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
+enum Reply {
     /// Yes, with a number.
     Accepted(u32),
-    /// Yes, said before. These designs do not keep who has which number.
+    /// Yes, as before. These designs do not keep who has which number.
     Already,
     SoldOut,
 }
 
-/// A way to give out coupons.
-trait Shop: Send + Sync + 'static {
-    fn claim(&self, user: &UserId) -> impl Future<Output = Result<Said>> + Send;
+/// A way to issue coupons.
+trait Issuer: Send + Sync + 'static {
+    fn claim(&self, user: &UserId) -> impl Future<Output = Result<Reply>> + Send;
 }
 
 /// Serves a design until the process is ended.
-pub async fn serve(place: &Place) -> Result<()> {
-    let design = place.design;
+pub async fn serve(args: &DesignArgs) -> Result<()> {
+    let design = args.design;
     match design {
-        Design::A => front::serve(insert::CountThenInsert::new(place).await?).await,
-        Design::B => front::serve(lock::InProcess::new(place).await?).await,
-        Design::C | Design::CLook => front::serve(lock::InRedis::new(place, design == Design::CLook).await?).await,
-        Design::D | Design::DLook => front::serve(row_lock::RowLock::new(place, design == Design::DLook).await?).await,
+        Design::A => front::serve(insert::CountThenInsert::new(args).await?).await,
+        Design::B => front::serve(lock::InProcess::new(args).await?).await,
+        Design::C | Design::CLook => front::serve(lock::InRedis::new(args, design == Design::CLook).await?).await,
+        Design::D | Design::DLook => front::serve(row_lock::RowLock::new(args, design == Design::DLook).await?).await,
         Design::E | Design::EFirst => {
-            front::serve(insert::CounterThenInsert::new(place, design == Design::E).await?).await
+            front::serve(insert::CounterThenInsert::new(args, design == Design::E).await?).await
         }
-        Design::F => front::serve(queue::SetAndCounter::new(place).await?).await,
-        Design::G => front::serve(queue::WatchedSet::new(place).await?).await,
+        Design::F => front::serve(queue::SetAndCounter::new(args).await?).await,
+        Design::G => front::serve(queue::WatchedSet::new(args).await?).await,
         Design::H => bail!("Firstcome has programs of its own"),
     }
 }
-
-/// Shared by all tasks of the server.
-type Shared<T> = Arc<T>;

@@ -8,7 +8,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Place, Said, Shop};
+use super::{DesignArgs, Issuer, Reply};
 
 /// Longest wait for Kafka's acknowledgement, as Firstcome's.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -22,8 +22,8 @@ struct Topic {
 impl Topic {
     /// With a connection that has carried a message (an empty one, which the consumer passes over): what is measured is the
     /// design, not its first second.
-    async fn new(place: &Place) -> Result<Self> {
-        let settings = place.kafka();
+    async fn new(args: &DesignArgs) -> Result<Self> {
+        let settings = args.kafka();
         let producer: FutureProducer = settings.producer(DEADLINE).create()?;
         let first = FutureRecord::to(&settings.topic).key("1").payload("");
         producer.send(first, DEADLINE).await.map_err(|(error, _)| error)?;
@@ -48,23 +48,23 @@ pub(super) struct SetAndCounter {
 }
 
 impl SetAndCounter {
-    pub(super) async fn new(place: &Place) -> Result<Self> {
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
         Ok(Self {
-            redis: redis::Client::open(place.redis.as_str())?.get_multiplexed_async_connection().await?,
-            topic: Topic::new(place).await?,
-            people: place.design.key("users"),
-            counter: place.design.key("count"),
-            quantity: place.quantity,
+            redis: redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?,
+            topic: Topic::new(args).await?,
+            people: args.design.key("users"),
+            counter: args.design.key("count"),
+            quantity: args.quantity,
         })
     }
 
     /// The counter only grows: whoever finds it at the end changes nothing any more.
-    async fn settled(&self, user: &str) -> Result<Option<Said>> {
+    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
         let mut look = redis::pipe();
         look.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
         let (count, held): (Option<u32>, bool) = look.query_async(&mut self.redis.clone()).await?;
         let over = count.is_some_and(|count| count >= self.quantity);
-        Ok(over.then_some(if held { Said::Already } else { Said::SoldOut }))
+        Ok(over.then_some(if held { Reply::Already } else { Reply::SoldOut }))
     }
 
     async fn take_back(&self, user: &str) -> Result<()> {
@@ -72,24 +72,24 @@ impl SetAndCounter {
     }
 }
 
-impl Shop for SetAndCounter {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
+impl Issuer for SetAndCounter {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
         let user = user.as_str();
-        if let Some(said) = self.settled(user).await? {
-            return Ok(said);
+        if let Some(reply) = self.settled(user).await? {
+            return Ok(reply);
         }
         let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
         if added == 0 {
-            // Also said to whoever asks twice at once and is a loser a moment later: the two steps are not one.
-            return Ok(Said::Already);
+            // Also answered to a person who asks twice at once and loses a moment later: the two steps are not atomic.
+            return Ok(Reply::Already);
         }
         let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
         if slot > self.quantity {
             self.take_back(user).await?;
-            return Ok(Said::SoldOut);
+            return Ok(Reply::SoldOut);
         }
         self.topic.send(user, slot).await?;
-        Ok(Said::Accepted(slot))
+        Ok(Reply::Accepted(slot))
     }
 }
 
@@ -108,8 +108,8 @@ pub(super) struct WatchedSet {
 }
 
 impl WatchedSet {
-    pub(super) async fn new(place: &Place) -> Result<Self> {
-        let client = redis::Client::open(place.redis.as_str())?;
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        let client = redis::Client::open(args.redis.as_str())?;
         let (give_back, free) = mpsc::channel(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             give_back.send(client.get_multiplexed_async_connection().await?).await?;
@@ -119,21 +119,21 @@ impl WatchedSet {
             give_back,
             waiting: Semaphore::new(CONNECTIONS),
             shared: client.get_multiplexed_async_connection().await?,
-            topic: Topic::new(place).await?,
-            people: place.design.key("users"),
-            quantity: place.quantity,
+            topic: Topic::new(args).await?,
+            people: args.design.key("users"),
+            quantity: args.quantity,
         })
     }
 
     /// The set only grows: whoever finds it full needs no `WATCH`, and no connection of their own.
-    async fn settled(&self, user: &str) -> Result<Option<Said>> {
+    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
         let mut look = redis::pipe();
         look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
         let (held, count): (bool, u32) = look.query_async(&mut self.shared.clone()).await?;
-        Ok(if held { Some(Said::Already) } else { (count >= self.quantity).then_some(Said::SoldOut) })
+        Ok(if held { Some(Reply::Already) } else { (count >= self.quantity).then_some(Reply::SoldOut) })
     }
 
-    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Said> {
+    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Reply> {
         loop {
             let mut look = redis::pipe();
             look.cmd("WATCH").arg(&self.people).ignore();
@@ -141,33 +141,33 @@ impl WatchedSet {
             let (held, count): (bool, u32) = look.query_async(conn).await?;
             if held || count >= self.quantity {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
-                return Ok(if held { Said::Already } else { Said::SoldOut });
+                return Ok(if held { Reply::Already } else { Reply::SoldOut });
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
             // Nil: somebody else was quicker, and everybody who looked meanwhile looks again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
-                return Ok(Said::Accepted(count + 1));
+                return Ok(Reply::Accepted(count + 1));
             }
         }
     }
 }
 
-impl Shop for WatchedSet {
-    async fn claim(&self, user: &UserId) -> Result<Said> {
-        if let Some(said) = self.settled(user.as_str()).await? {
-            return Ok(said);
+impl Issuer for WatchedSet {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        if let Some(reply) = self.settled(user.as_str()).await? {
+            return Ok(reply);
         }
-        let said = {
+        let reply = {
             let _place = self.waiting.acquire().await?;
             let mut conn = self.free.lock().await.recv().await.context("no connection")?;
-            let said = self.decide(&mut conn, user.as_str()).await;
+            let reply = self.decide(&mut conn, user.as_str()).await;
             self.give_back.send(conn).await?;
-            said?
+            reply?
         };
-        if let Said::Accepted(slot) = said {
+        if let Reply::Accepted(slot) = reply {
             self.topic.send(user.as_str(), slot).await?;
         }
-        Ok(said)
+        Ok(reply)
     }
 }

@@ -5,7 +5,7 @@ use firstcome_stack::MysqlServer;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 
-use super::{Design, Place};
+use super::{Design, DesignArgs};
 
 /// Connections of a design's API to MySQL: what brings the fastest of them furthest on two cores.
 const CONNECTIONS: usize = 32;
@@ -22,10 +22,10 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(place: &Place, connections: usize) -> Result<Self> {
-        let table = place.design.table();
+    pub(super) fn new(args: &DesignArgs, connections: usize) -> Result<Self> {
+        let table = args.design.table();
         Ok(Self {
-            pool: pool(&place.database, connections)?,
+            pool: pool(&args.database, connections)?,
             // Both answers from the unique index alone, in one statement.
             look: format!("SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"),
             held: format!("SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?"),
@@ -36,8 +36,8 @@ impl Rows {
     }
 
     /// With every connection open and its statement known to MySQL: what is measured is the design, not its first second.
-    pub(super) async fn of(place: &Place) -> Result<Self> {
-        let rows = Self::new(place, CONNECTIONS)?;
+    pub(super) async fn of(args: &DesignArgs) -> Result<Self> {
+        let rows = Self::new(args, CONNECTIONS)?;
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS {
             let mut conn = rows.pool.get_conn().await?;

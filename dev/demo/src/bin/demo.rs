@@ -1,14 +1,14 @@
-//! `firstcome-demo`: the whole system, a rush, trouble, and the proof. `make demo` runs it.
+//! `firstcome-demo`: the whole system, a rush, faults, and the proof. `make demo` runs it.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use firstcome_rush::demo::{Size, run};
-use firstcome_rush::ended;
-use firstcome_rush::live::step;
-use firstcome_rush::outcome::mail_as_text;
-use firstcome_rush::system::{SystemOptions, stopped};
+use firstcome_demo::demo::{Size, run};
+use firstcome_demo::outcome::mail_as_text;
+use firstcome_demo::system::{SystemOptions, stopped};
+use firstcome_load::ended;
+use firstcome_load::live::step;
 
 /// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things meanwhile, and checks that the
 /// total is exact. Exits 0 only then. Ctrl-C ends it and cleans up.

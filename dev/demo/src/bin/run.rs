@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use firstcome_rush::ended;
-use firstcome_rush::live::step;
-use firstcome_rush::system::{System, SystemOptions, stopped};
+use firstcome_demo::system::{System, SystemOptions, stopped};
+use firstcome_load::ended;
+use firstcome_load::live::step;
 
 /// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
 #[derive(Parser)]
@@ -89,7 +89,7 @@ fn only_one(folder: &Path) -> Result<fs::File> {
 /// Whoever works with the running system from another terminal reads its addresses here.
 fn write_env(system: &System, path: &Path) -> Result<()> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
-    let mut lines = system.settings.clone();
+    let mut lines: Vec<_> = system.installation.settings.clone().into_iter().collect();
     lines.extend([
         ("API_URL", apis[0].clone()),
         ("API_URLS", apis.join(",")),
@@ -109,12 +109,13 @@ fn programs() -> Result<PathBuf> {
 
 fn welcome(system: &System, folder: &Path) -> Result<String> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
-    let servers: Vec<_> = system.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
+    let servers: Vec<_> =
+        system.servers.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
     Ok(include_str!("welcome.txt")
         .replace("{apis}", &apis.join(" "))
         .replace("{api}", &apis[0])
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
-        .replace("{token}", &system.ops_token)
+        .replace("{token}", &system.installation.ops_token)
         .replace("{programs}", &programs()?.display().to_string())
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))

@@ -1,10 +1,10 @@
-//! Trouble and proof on a real MySQL with the product's tables.
+//! Faults and proof on a real MySQL with the product's tables.
 
 use std::collections::HashMap;
 
-use firstcome_rush::answer::Promise;
-use firstcome_rush::proof::Proof;
-use firstcome_rush::trouble::{refuse_no_more, refuse_some_rows};
+use firstcome_demo::faults::{refuse_no_more, refuse_some_rows};
+use firstcome_demo::proof::Proof;
+use firstcome_load::answer::Promise;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_stack::{MysqlOptions, MysqlServer, Server};
 

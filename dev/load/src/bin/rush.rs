@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use firstcome_rush::ended;
-use firstcome_rush::rehearse::{Options, run};
+use firstcome_load::ended;
+use firstcome_load::rush::{Options, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -1,95 +1,54 @@
-//! Starting the product's processes.
+//! The launcher: the product's own programs as processes, on private servers.
+//!
+//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts the
+//! product's programs with them, each a [`Service`].
 
-use std::net::TcpListener;
+mod installation;
+mod janitor;
+mod service;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use firstcome_stack::Stack;
+use firstcome_stack::{Stack, StackOptions};
+use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::janitor::Janitor;
-use super::{Service, SystemOptions, TOPIC};
+pub use installation::{ANY_PORT, Coupon, Installation, connection, until};
+use janitor::Janitor;
+pub use service::Service;
 
-/// Starts the product's processes with the settings they share.
-pub(super) struct Launcher<'a> {
-    pub(super) bin: PathBuf,
-    pub(super) logs: &'a Path,
-    pub(super) settings: Vec<(&'static str, String)>,
-    pub(super) janitor: &'a Janitor,
+/// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.
+#[derive(Debug)]
+pub struct Servers {
+    pub stack: Stack,
+    logs: PathBuf,
+    _temporary: Option<TempDir>,
+    janitor: Janitor,
 }
 
-impl Launcher<'_> {
-    fn command(&self, program: &str, args: &[&str], own: &[(&str, String)]) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        command.args(args).envs(self.settings.iter().map(|(name, value)| (*name, value)));
-        command.envs(own.iter().map(|(name, value)| (*name, value))).kill_on_drop(true);
-        command
+impl Servers {
+    /// Starts them; without a folder, logs go to a temporary one.
+    pub async fn start(options: StackOptions, logs: Option<&Path>) -> Result<Self> {
+        let stack = Stack::start(options).await?;
+        let temporary = logs.is_none().then(TempDir::new).transpose()?;
+        let logs = logs.or(temporary.as_ref().map(TempDir::path)).context("no folder for the logs")?.to_owned();
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        Ok(Self { stack, logs, _temporary: temporary, janitor: Janitor::start()? })
     }
 
-    pub(super) async fn migrate(&self) -> Result<()> {
-        let output = self.command("firstcome-api", &["migrate"], &[]).output().await.context("firstcome-api")?;
-        if !output.status.success() {
-            bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
-    }
-
-    pub(super) async fn reconciler(&self, usual_ports: bool) -> Result<Service> {
-        let listen = [("LISTEN_ADDR", address(usual_ports.then_some(8081)))];
-        self.start("reconciler", self.command("firstcome-reconciler", &["daemon"], &listen), "").await
-    }
-
-    pub(super) async fn apis(&self, count: usize, usual_ports: bool) -> Result<Vec<Service>> {
-        let mut apis = Vec::new();
-        for number in 1..=count {
-            let listen = [("LISTEN_ADDR", address((usual_ports && number == 1).then_some(8080)))];
-            let command = self.command("firstcome-api", &["serve"], &listen);
-            apis.push(self.start(&format!("api-{number}"), command, "").await?);
-        }
-        Ok(apis)
-    }
-
-    pub(super) async fn consumers(&self, count: usize) -> Result<Vec<Service>> {
-        let mut consumers = Vec::new();
-        for number in 1..=count {
-            let listen = [("CONSUME_LISTEN_ADDR", address(None))];
-            let command = self.command("firstcome-api", &["consume"], &listen);
-            consumers.push(self.start(&format!("consumer-{number}"), command, "consuming ").await?);
-        }
-        Ok(consumers)
-    }
-
-    async fn start(&self, name: &str, command: Command, ready: &str) -> Result<Service> {
-        Service::start(name, command, ready, self.logs, self.janitor).await
+    /// Starts a program and waits until it has said where it listens, and a line that begins with `ready`.
+    pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
+        Service::start(name, command, ready, &self.logs, &self.janitor).await
     }
 }
 
-pub(super) fn shared_settings(stack: &Stack, ops_token: &str, options: &SystemOptions) -> Vec<(&'static str, String)> {
-    let mut env = stack.env().to_vec();
-    env.extend([
-        ("OPS_TOKEN", ops_token.to_owned()),
-        ("USER_AUTH", "trusted-header".into()),
-        ("RECONCILE_CRON", options.reconcile_cron.clone()),
-        ("ALERT_FROM", "firstcome@example.com".into()),
-        ("ALERT_TO", "on-duty@example.com".into()),
-        ("KAFKA_TOPIC", TOPIC.into()),
-    ]);
-    env
-}
-
-pub(super) fn beside_this_program() -> Result<PathBuf> {
+/// A program of the workspace in the folder of this one.
+pub fn beside_this_program(name: &str) -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    let folder = program.parent().context("this program has no folder")?.to_owned();
-    for name in ["firstcome-api", "firstcome-reconciler"] {
-        if !folder.join(name).exists() {
-            bail!("{} is missing: build the whole workspace with the same profile first", folder.join(name).display());
-        }
+    let path = program.parent().context("this program has no folder")?.join(name);
+    if !path.exists() {
+        bail!("{} is missing: build the whole workspace with the same profile first", path.display());
     }
-    Ok(folder)
-}
-
-/// The wanted port where it is free, else any.
-fn address(wanted: Option<u16>) -> String {
-    let port = wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap_or(0);
-    format!("127.0.0.1:{port}")
+    Ok(path)
 }

@@ -1,6 +1,7 @@
-//! One process of the product.
+//! One process: started, watched until it is ready, stopped.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -33,16 +34,10 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a program that is no part of a [`super::System`], as one: it must say `listening on http://…`, and a line that
-    /// begins with `ready`.
-    pub async fn spawn(name: &str, command: Command, ready: &str, logs: &Path) -> Result<Self> {
-        Self::start(name, command, ready, logs, &Janitor::start()?).await
-    }
-
-    /// Starts a program and waits until its stdout has said where it listens, and a line that begins with `ready`.
+    /// Starts a program and waits until its stdout has said `listening on http://…`, and a line that begins with `ready`.
     pub(super) async fn start(
         name: &str,
-        mut command: Command,
+        command: &mut Command,
         ready: &str,
         logs: &Path,
         janitor: &Janitor,
@@ -80,18 +75,20 @@ impl Service {
         self.pid
     }
 
+    /// Where it listens.
     pub fn target(&self) -> Result<Target> {
         self.url.as_deref().with_context(|| format!("{} did not say where it listens", self.name))?.parse()
+    }
+
+    /// The same as an address.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.target()?.authority().parse().context("no address")
     }
 
     /// Its metrics, as Prometheus reads them.
     pub async fn metrics(&self) -> Result<String> {
         let (_, text) = Ops { target: self.target()?, token: String::new() }.get_text("/metrics").await?;
         Ok(text)
-    }
-
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     /// The last lines of its log.

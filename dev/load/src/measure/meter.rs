@@ -1,26 +1,23 @@
-//! What a piece of work cost the servers.
+//! What a piece of work cost the servers: their own counters before and after.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
-use mysql_async::prelude::Queryable as _;
+use anyhow::Result;
+use firstcome_stack::Stack;
 use serde::{Deserialize, Serialize};
 
-use crate::world::{World, connection};
+use super::{Database, cpu_seconds};
 
-/// Counters of MySQL and Redis before and after.
 pub struct Meter {
-    mysql: mysql_async::Conn,
+    mysql: Database,
     redis: redis::aio::MultiplexedConnection,
-    questions: u64,
-    own: u64,
     cpu: [f64; 3],
 }
 
 /// What it came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// Statements that clients sent to MySQL.
+    /// Statements that clients sent.
     pub mysql_statements: u64,
     /// CPU seconds of MySQL.
     pub mysql_cpu: f64,
@@ -35,33 +32,30 @@ pub struct Cost {
 }
 
 impl Meter {
-    pub async fn start(world: &World) -> Result<Self> {
-        let mut mysql = connection(&world.stack.mysql.url()).await?;
-        let mut redis = redis::Client::open(world.stack.redis.url())?.get_multiplexed_async_connection().await?;
+    pub async fn start(stack: &Stack) -> Result<Self> {
+        let mut redis = redis::Client::open(stack.redis.url())?.get_multiplexed_async_connection().await?;
         redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut redis).await?;
-        let questions = questions(&mut mysql).await?;
-        Ok(Self { mysql, redis, questions, own: 0, cpu: cpu(world) })
+        let mysql = Database::open(&stack.mysql.url()).await?;
+        Ok(Self { mysql, redis, cpu: server_cpu(stack) })
     }
 
-    /// Statements so far, this meter's own left out.
+    /// Statements that clients sent to MySQL so far, this meter's own left out.
     pub async fn statements(&mut self) -> Result<u64> {
-        let now = questions(&mut self.mysql).await?;
-        self.own += 1;
-        Ok((now - self.questions).saturating_sub(self.own))
+        self.mysql.statements().await
     }
 
-    /// Statements that the measuring itself sent to MySQL on other connections, and that do not count.
+    /// Statements that do not count, because measuring sent them on another connection.
     pub fn leave_out(&mut self, statements: u64) {
-        self.own += statements;
+        self.mysql.leave_out(statements);
     }
 
     /// What it came to.
-    pub async fn stop(mut self, world: &World) -> Result<Cost> {
-        let after = cpu(world);
+    pub async fn stop(mut self, stack: &Stack) -> Result<Cost> {
+        let after = server_cpu(stack);
         let mysql_statements = self.statements().await?;
         let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut self.redis).await?;
         let redis_by_command = by_command(&info);
-        self.mysql.disconnect().await?;
+        self.mysql.conn.disconnect().await?;
         Ok(Cost {
             mysql_statements,
             mysql_cpu: after[0] - self.cpu[0],
@@ -73,14 +67,10 @@ impl Meter {
     }
 }
 
-fn cpu(world: &World) -> [f64; 3] {
-    let stack = &world.stack;
-    [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()].map(|pid| world.cpu(pid))
-}
-
-async fn questions(mysql: &mut mysql_async::Conn) -> Result<u64> {
-    let row: Option<(String, String)> = mysql.query_first("SHOW GLOBAL STATUS LIKE 'Questions'").await?;
-    Ok(row.context("MySQL does not count questions")?.1.parse()?)
+/// CPU seconds so far of MySQL, Redis and Kafka; 0 for a server that is not ours.
+pub fn server_cpu(stack: &Stack) -> [f64; 3] {
+    [stack.mysql.pid(), stack.redis.pid(), stack.kafka.pid()]
+        .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))
 }
 
 /// Without the commands that this module sends.

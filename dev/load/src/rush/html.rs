@@ -1,4 +1,4 @@
-//! The page of a rehearsal.
+//! The report as a page.
 
 use std::fmt::Write as _;
 

@@ -1,9 +1,8 @@
-//! A rehearsal: a crowd against a system that runs somewhere, and what came of it as table, JSON and page.
+//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table, JSON and page.
 
 mod html;
 mod options;
 mod report;
-mod rows;
 mod series;
 
 use std::process::ExitCode;
@@ -11,30 +10,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use chrono::{TimeDelta, Utc};
+use serde_json::Value;
 use tokio::time::{Instant, interval, sleep};
 
 pub use self::options::Options;
 pub use self::report::Report;
-pub use self::rows::{Rows, Watch};
 pub use self::series::{Point, Series};
 use crate::ceiling;
 use crate::client::Target;
 use crate::crowd::Crowd;
+use crate::generator::{self, Plan};
 use crate::identity::Identity;
 use crate::live::{Live, grouped, step};
-use crate::load::{Plan, rush};
-use crate::ops::Ops;
+use crate::measure::Database;
+use crate::ops::{Ops, is_success};
+use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::{Progress, Tally};
 
-/// How often the crowd is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the counts are read.
+const SAMPLE: Duration = Duration::from_millis(20);
 /// How long a coupon that was made a moment ago may take to be known everywhere.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
-/// Does all of it: checks what was asked for, finds or makes the coupon, measures the tool, lets the crowd ask, looks at the
-/// rows where it may, and writes what came of it.
+/// The whole program: checks the options, finds or makes the coupon, measures the generator, lets the crowd ask, compares
+/// with the rows where it may, and writes the report.
 pub async fn run(options: &Options) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
@@ -42,14 +43,15 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     let crowd =
         Crowd::gather_mixed(&prefix, options.people, options.requests_per_person, options.repeat_share, options.seed)?;
     let identity = Identity::new(&options.identity, &crowd)?;
-    let mut watch = match &options.database_url {
-        Some(url) => Some(Watch::open(url).await?),
+    let mut database = match &options.database_url {
+        Some(url) => Some(Database::open(url).await?),
         None => None,
     };
     let targets = options.targets()?;
     let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
     step(format!("measuring this tool's own ceiling over {} connections", options.connections));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
+    let patience = Duration::from_secs(options.patience);
     let plan = Plan {
         targets,
         coupon_id,
@@ -57,11 +59,12 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
         connections: options.connections,
         identity,
         rate: options.rate,
-        patience: Duration::from_secs(options.patience),
+        patience,
+        warm_up: false,
     };
-    let (tally, series) = watched(plan, watch.as_mut()).await?;
-    let rows = match &mut watch {
-        Some(watch) => Some(watch.rows(coupon_id, &tally.promises, Duration::from_secs(options.patience)).await?),
+    let (tally, series) = sampled(plan, database.as_mut()).await?;
+    let rows = match &mut database {
+        Some(database) => Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?),
         None => None,
     };
     let report = Report::new(options, (coupon_id, made), ceiling, tally, series, rows);
@@ -69,22 +72,22 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The crowd, looked at every now and then.
-async fn watched(plan: Plan, mut watch: Option<&mut Watch>) -> Result<(Tally, Series)> {
+/// The crowd, with its counts over time.
+async fn sampled(plan: Plan, mut database: Option<&mut Database>) -> Result<(Tally, Series)> {
     let (progress, mut live, mut series) = (Arc::new(Progress::default()), Live::new(), Series::default());
     let expected = plan.crowd.requests() as u64;
-    let mut rushing = std::pin::pin!(rush(plan, progress.clone()));
-    let mut ticks = interval(LOOK);
+    let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
+    let mut ticks = interval(SAMPLE);
     let tally = loop {
         tokio::select! {
             tally = &mut rushing => break tally?,
             _ = ticks.tick() => {
-                series.look(&progress, watch.as_deref_mut()).await;
+                series.sample(&progress, database.as_deref_mut()).await;
                 live.show(&table::progress(&progress, expected));
             }
         }
     };
-    series.look(&progress, watch).await;
+    series.sample(&progress, database).await;
     live.finish(&table::progress(&progress, expected));
     Ok((tally, series))
 }
@@ -103,7 +106,7 @@ async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(
             let shown = shown(target, id).await?;
             let state = shown["current_drop"]["state"].as_str().unwrap_or("none");
             if made && state != "open" && begun.elapsed() < KNOWN_LIMIT {
-                sleep(LOOK).await;
+                sleep(SAMPLE).await;
                 continue;
             }
             ensure!(!shown["id"].is_null(), "there is no coupon {id} at {target}");
@@ -124,7 +127,7 @@ async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(
 async fn shown(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops { target: target.clone(), token: String::new() };
     let (status, text) = ops.get_text(&format!("/v1/coupons/{id}")).await?;
-    match status.as_u16() {
+    match status {
         404 => Ok(Value::Null),
         200 => serde_json::from_str(&text).with_context(|| format!("{target} is no Firstcome: {}", start_of(&text))),
         _ => bail!("{target} answered {status} when asked for coupon {id}: {}", start_of(&text)),
@@ -132,15 +135,10 @@ async fn shown(target: &Target, id: i64) -> Result<Value> {
 }
 
 async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
-    let now = chrono::Utc::now();
-    let body = json!({
-        "name": "Rehearsal", "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
-        "schedule": {"type": "once", "opens_at": now, "closes_at": now + chrono::TimeDelta::hours(1)},
-    });
     let ops = Ops { target: target.clone(), token: token.to_owned() };
-    let (status, coupon) = ops.try_post("/v1/coupons", &body).await?;
-    let hint = if status.as_u16() == 401 { ": is --ops-token that of the API?" } else { "" };
-    ensure!(status.is_success(), "{target} answered {status} when asked to make a coupon{hint} {coupon}");
+    let (status, coupon) = ops.make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1)).await?;
+    let hint = if status == 401 { ": is --ops-token that of the API?" } else { "" };
+    ensure!(is_success(status), "{target} answered {status} when asked to make a coupon{hint} {coupon}");
     coupon["id"].as_i64().with_context(|| format!("{target} is no Firstcome: the new coupon has no id"))
 }
 

@@ -1,4 +1,4 @@
-//! The command line of a rehearsal, and what of it makes no sense.
+//! The command line, and the options that are refused.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What came of a rehearsal: as a table, as JSON, as a page.
+//! The report of a run: as a table, as JSON, as a page.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::html::page;
-use super::{Options, Point, Rows, Series};
+use super::{Options, Point, Series};
 use crate::answer::Kind;
 use crate::live::{grouped, step};
+use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::Tally;
 
@@ -35,12 +36,11 @@ pub struct Report {
     pub connections: usize,
     /// Requests a second of this tool, over as many connections, against a server that does nothing.
     pub ceiling_per_second: f64,
-    /// What the crowd was told.
+    /// The crowd's answers.
     pub tally: Tally,
-    /// What came over time.
     pub over_time: Vec<Point>,
     /// The rows, where the database was given.
-    pub rows: Option<Rows>,
+    pub rows: Option<RowCheck>,
     #[serde(skip)]
     pub(super) series: Series,
 }
@@ -50,10 +50,11 @@ impl Report {
         options: &Options,
         (coupon_id, made): (i64, bool),
         ceiling_per_second: f64,
-        tally: Tally,
+        mut tally: Tally,
         series: Series,
-        rows: Option<Rows>,
+        rows: Option<RowCheck>,
     ) -> Self {
+        tally.forget_names();
         Self {
             at: chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
             urls: options.url.iter().map(ToString::to_string).collect(),
@@ -100,7 +101,7 @@ impl Report {
         more
     }
 
-    /// What whoever reads the figures must know.
+    /// What a reader of the report must know.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {

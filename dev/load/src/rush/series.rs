@@ -1,11 +1,11 @@
-//! What came over time.
+//! The counts over time.
 
 use std::time::Instant;
 
 use serde::Serialize;
 
-use super::rows::Watch;
 use crate::answer::Kind;
+use crate::measure::Database;
 use crate::tally::Progress;
 
 /// More points than a chart can show are thinned out.
@@ -28,30 +28,30 @@ pub struct Point {
 pub struct Series {
     pub points: Vec<Point>,
     begun: Instant,
-    /// Every so many looks one is kept.
+    /// Every so many samples one is kept.
     every: u32,
-    looks: u32,
+    samples: u32,
 }
 
 impl Default for Series {
     fn default() -> Self {
-        Self { points: Vec::new(), begun: Instant::now(), every: 1, looks: 0 }
+        Self { points: Vec::new(), begun: Instant::now(), every: 1, samples: 0 }
     }
 }
 
 impl Series {
-    pub(super) async fn look(&mut self, progress: &Progress, watch: Option<&mut Watch>) {
+    pub(super) async fn sample(&mut self, progress: &Progress, database: Option<&mut Database>) {
         let answers = progress.total();
         if answers == 0 {
             // Connections are still being opened.
             (self.points, self.begun) = (Vec::new(), Instant::now());
         }
-        self.looks += 1;
-        if !self.looks.is_multiple_of(self.every) && answers > 0 {
+        self.samples += 1;
+        if !self.samples.is_multiple_of(self.every) && answers > 0 {
             return;
         }
-        let mysql_statements = match watch {
-            Some(watch) => watch.statements().await.ok(),
+        let mysql_statements = match database {
+            Some(database) => database.statements().await.ok(),
             None => None,
         };
         let at = self.begun.elapsed().as_secs_f64();
@@ -62,7 +62,7 @@ impl Series {
         }
     }
 
-    /// Answers a second between looks that are at least so many seconds apart: at the middle of each span.
+    /// Answers a second between samples at least so many seconds apart, at the middle of each span.
     pub(super) fn rate(&self, least: f64) -> Vec<(f64, f64)> {
         let mut rates = Vec::new();
         let Some(mut last) = self.points.first().copied() else { return rates };
@@ -90,10 +90,10 @@ mod tests {
     #[tokio::test]
     async fn a_long_rush_keeps_a_bounded_number_of_points() {
         let (progress, mut series) = (Progress::default(), Series::default());
-        series.look(&progress, None).await;
+        series.sample(&progress, None).await;
         for _ in 0..10_000 {
             progress.add(Kind::SoldOut);
-            series.look(&progress, None).await;
+            series.sample(&progress, None).await;
         }
         assert!((500..=MOST).contains(&series.points.len()), "{}", series.points.len());
         assert!(series.points.is_sorted_by_key(|point| point.answers));

@@ -9,21 +9,20 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use firstcome_rush::answer::Kind;
-use firstcome_rush::client::Target;
-use firstcome_rush::crowd::Crowd;
-use firstcome_rush::identity::Identity;
-use firstcome_rush::load::{Plan, rush};
-use firstcome_rush::tally::{Progress, Tally};
+use firstcome_load::answer::Kind;
+use firstcome_load::client::Target;
+use firstcome_load::crowd::Crowd;
+use firstcome_load::generator::{Plan, run};
+use firstcome_load::tally::{Progress, Tally};
 
 /// Gives out `quantity` slots, after it has said `unavailable` for the first requests.
-struct Shop {
+struct Coupons {
     quantity: usize,
     unavailable: usize,
     holders: HashMap<String, usize>,
 }
 
-impl Shop {
+impl Coupons {
     fn answer(&mut self, user_id: &str) -> (StatusCode, String) {
         if self.unavailable > 0 {
             self.unavailable -= 1;
@@ -41,13 +40,13 @@ impl Shop {
     }
 }
 
-async fn claim(State(shop): State<Arc<Mutex<Shop>>>, headers: HeaderMap) -> Response {
-    shop.lock().unwrap().answer(headers["x-user-id"].to_str().unwrap()).into_response()
+async fn claim(State(coupons): State<Arc<Mutex<Coupons>>>, headers: HeaderMap) -> Response {
+    coupons.lock().unwrap().answer(headers["x-user-id"].to_str().unwrap()).into_response()
 }
 
 async fn open(quantity: usize, unavailable: usize) -> Target {
-    let shop = Arc::new(Mutex::new(Shop { quantity, unavailable, holders: HashMap::new() }));
-    let router = Router::new().route("/v1/coupons/7/claims", post(claim)).with_state(shop);
+    let coupons = Arc::new(Mutex::new(Coupons { quantity, unavailable, holders: HashMap::new() }));
+    let router = Router::new().route("/v1/coupons/7/claims", post(claim)).with_state(coupons);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -57,9 +56,8 @@ async fn open(quantity: usize, unavailable: usize) -> Target {
 async fn crowd_at(target: Target, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let identity = Identity::TrustedHeader;
-    let plan = Plan { targets: vec![target], coupon_id: 7, crowd, connections: 32, identity, rate: None, patience };
-    rush(plan, Arc::new(Progress::default())).await.unwrap()
+    let plan = Plan { patience, ..Plan::new(target, 7, crowd, 32) };
+    run(plan, Arc::new(Progress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,10 +79,8 @@ async fn who_finds_it_unavailable_asks_again() {
 #[tokio::test]
 async fn nobody_there_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
-    let targets = vec!["http://127.0.0.1:1".parse().unwrap()];
-    let (identity, patience) = (Identity::TrustedHeader, Duration::ZERO);
-    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, identity, rate: None, patience };
-    let error = rush(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
+    let plan = Plan::new("http://127.0.0.1:1".parse().unwrap(), 7, crowd, 1);
+    let error = run(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
 }
 
@@ -107,11 +103,9 @@ async fn stalling(pause: Duration) -> Target {
 }
 
 async fn asked_at(rate: Option<f64>) -> Tally {
-    let targets = vec![stalling(Duration::from_millis(500)).await];
+    let target = stalling(Duration::from_millis(500)).await;
     let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
-    let (identity, patience) = (Identity::TrustedHeader, Duration::ZERO);
-    let plan = Plan { targets, coupon_id: 7, crowd, connections: 1, identity, rate, patience };
-    rush(plan, Arc::new(Progress::default())).await.unwrap()
+    run(Plan { rate, ..Plan::new(target, 7, crowd, 1) }, Arc::new(Progress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

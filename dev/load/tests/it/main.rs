@@ -1,7 +1,5 @@
-//! The load tool and what the demo rests on, against real servers.
+//! The load generator and the load tool, against small servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
 
-mod compose;
 mod crowd;
-mod rehearse;
-mod trouble;
+mod rush;

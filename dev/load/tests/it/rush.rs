@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser as _;
-use firstcome_rush::rehearse::{Options, run};
+use firstcome_load::rush::{Options, run};
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -57,7 +57,7 @@ async fn system() -> String {
     url
 }
 
-async fn rehearse(url: &str, more: &[&str]) -> Result<ExitCode> {
+async fn rush(url: &str, more: &[&str]) -> Result<ExitCode> {
     let always = ["rush", "--url", url, "--people", "300", "--requests-per-person", "1", "--connections", "8"];
     run(&Options::try_parse_from([&always[..], more].concat()).unwrap()).await
 }
@@ -67,12 +67,12 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rehearsal_writes_a_page_that_needs_no_network_and_everything_as_json() {
+async fn a_run_writes_a_page_that_needs_no_network_and_everything_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let (page, json) = (folder.path().join("new/rush.html"), folder.path().join("new/rush.json"));
     let files = ["--html", page.to_str().unwrap(), "--json", json.to_str().unwrap()];
     let args = [&["--ops-token", "the-token", "--rate", "2000"][..], &files].concat();
-    assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
+    assert_eq!(rush(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
     let told: Value = serde_json::from_str(&read(&json)).unwrap();
     assert_eq!((told["tally"]["requests"].as_u64(), told["tally"]["admitted"].as_u64()), (Some(300), Some(10)));
     assert_eq!((told["made"].as_bool(), told["rate"].as_f64()), (Some(true), Some(2_000.0)));
@@ -94,7 +94,7 @@ async fn people_may_come_with_tokens() {
     let tokens = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(tokens.path(), "token\n".repeat(300)).unwrap();
     let args = ["--coupon", "7", "--user-auth", "jwt", "--tokens", tokens.path().to_str().unwrap()];
-    assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
+    assert_eq!(rush(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,8 +103,8 @@ async fn a_refused_token_is_a_failure_with_the_answer_that_says_why() {
     std::fs::write(tokens.path(), "refused\n".repeat(300)).unwrap();
     let files = ["--tokens", tokens.path().to_str().unwrap(), "--json", json.path().to_str().unwrap()];
     let args = [&["--coupon", "7", "--user-auth", "jwt"][..], &files].concat();
-    assert_eq!(rehearse(&system().await, &args).await.unwrap(), ExitCode::FAILURE);
-    assert!(read(json.path()).contains("401 Unauthorized"), "{}", read(json.path()));
+    assert_eq!(rush(&system().await, &args).await.unwrap(), ExitCode::FAILURE);
+    assert!(read(json.path()).contains("401 {") && read(json.path()).contains("unauthorized"), "{}", read(json.path()));
 }
 
 /// The same system behind TLS, and the certificate to trust it by.
@@ -137,11 +137,11 @@ async fn behind_tls() -> (String, tempfile::NamedTempFile) {
 async fn https_is_spoken_to_whom_the_given_certificate_trusts_and_to_nobody_else() {
     let (url, certificate) = behind_tls().await;
     let trusted = ["--coupon", "7", "--ca-file", certificate.path().to_str().unwrap()];
-    assert_eq!(rehearse(&url, &trusted).await.unwrap(), ExitCode::SUCCESS);
-    let error = format!("{:#}", rehearse(&url, &["--coupon", "7"]).await.unwrap_err());
+    assert_eq!(rush(&url, &trusted).await.unwrap(), ExitCode::SUCCESS);
+    let error = format!("{:#}", rush(&url, &["--coupon", "7"]).await.unwrap_err());
     assert!(error.contains("TLS") && error.contains("UnknownIssuer"), "{error}");
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let error = rehearse(&url, &["--coupon", "7", "--ca-file", empty.path().to_str().unwrap()]).await.unwrap_err();
+    let error = rush(&url, &["--coupon", "7", "--ca-file", empty.path().to_str().unwrap()]).await.unwrap_err();
     assert!(error.to_string().contains("holds no certificate"), "{error:#}");
 }
 
@@ -157,7 +157,7 @@ async fn what_can_t_work_is_said_before_anybody_asks() {
         (&["--coupon", "7", "--database-url", "postgres://x"], "DATABASE_URL is no mysql://"),
         (&["--coupon", "7", "--database-url", "mysql://u:secret@127.0.0.1:1/x"], "MySQL can't be reached"),
     ] {
-        let error = format!("{:#}", rehearse(&url, args).await.unwrap_err());
+        let error = format!("{:#}", rush(&url, args).await.unwrap_err());
         assert!(error.contains(words) && !error.contains("secret"), "{args:?}: {error}");
     }
 }

@@ -1,13 +1,15 @@
-//! What follows from the comparison.
+//! Firstcome beside the best of the other designs.
 
-use super::{DesignRun, PART};
-use crate::designs::Design;
-use crate::load::Seen;
+use firstcome_baselines::{Comparison, Design};
+use firstcome_load::tally::Tally;
+
 use crate::report::{Figure, Target};
 
-/// What follows from the comparison.
-pub fn figures(nothing: Option<&Seen>, runs: &[DesignRun]) -> Vec<Figure> {
-    let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.seen.per_second);
+const PART: &str = "designs";
+
+pub fn figures(comparison: &Comparison) -> Vec<Figure> {
+    let (nothing, runs) = (comparison.nothing.as_ref(), &comparison.runs);
+    let rate = |design| runs.iter().find(|run| run.design == design).map(|run| run.tally.per_second);
     let Some(own) = runs.iter().find(|run| run.design == Design::H) else { return Vec::new() };
     let mut figures = Vec::new();
     let shown = Target::Shown;
@@ -19,21 +21,21 @@ pub fn figures(nothing: Option<&Seen>, runs: &[DesignRun]) -> Vec<Figure> {
     ] {
         let best = designs.iter().filter_map(|design| rate(*design)).fold(0.0, f64::max);
         if best > 0.0 {
-            figures.push(beside(what, own.seen.per_second, best, nothing).target(target));
+            figures.push(beside(what, own.tally.per_second, best, nothing).target(target));
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
-    let (statements, requests) = (own.cost.mysql_statements as f64, own.seen.requests as f64);
+    let (statements, requests) = (own.cost.mysql_statements as f64, own.tally.requests as f64);
     let figure = Figure::of(PART, "MySQL statements of a whole rush, all processes, without passes", statements, "");
     figures
         .push(figure.with("requests", requests).with("MySQL CPU s", own.cost.mysql_cpu).target(Target::AtMost(50.0)));
-    let rate = Figure::of(PART, "claims of that rush", own.seen.per_second, "/s");
-    figures.push(rate.with("crowd CPU s", own.seen.cpu_seconds).with("unclear answers", unclear(&own.seen)));
+    let rate = Figure::of(PART, "claims of that rush", own.tally.per_second, "/s");
+    figures.push(rate.with("crowd CPU s", own.tally.cpu_seconds).with("unclear answers", count(own.tally.unhealthy())));
     figures
 }
 
 /// Firstcome beside the best of some; where even a route that does nothing is not ten times as fast, that is the limit.
-fn beside(what: &str, own: f64, best: f64, nothing: Option<&Seen>) -> Figure {
+fn beside(what: &str, own: f64, best: f64, nothing: Option<&Tally>) -> Figure {
     let figure = Figure::ratio(PART, what, ("Firstcome/s", own), ("best/s", best));
     let Some(nothing) = nothing else { return figure };
     let figure = figure.with("nothing/s", nothing.per_second);
@@ -45,6 +47,6 @@ fn beside(what: &str, own: f64, best: f64, nothing: Option<&Seen>) -> Figure {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a small count")]
-fn unclear(seen: &Seen) -> f64 {
-    seen.unclear() as f64
+fn count(number: u64) -> f64 {
+    number as f64
 }
