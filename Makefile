@@ -11,7 +11,7 @@ SHELL := bash
 PROFILE ?= dev
 programs := target/$(subst dev,debug,$(PROFILE))
 # One selection of packages for all, so that nothing is built twice with other features (dev/features.sh).
-system := --locked -p firstcome-api -p firstcome-reconciler -p firstcome-rush -p firstcome-drift -p firstcome-stack
+system := --locked -p firstcome-api -p firstcome-reconciler -p firstcome-load -p firstcome-demo -p firstcome-drift -p firstcome-stack
 build := echo "[firstcome] building the programs ($(PROFILE))" >&2; cargo build --profile $(PROFILE) $(system)
 
 running := test -f target/run/env || { echo "nothing runs: start make run in another terminal" >&2; exit 1; }; \
@@ -43,7 +43,7 @@ drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; K
 
 flame: ## Where the API's time goes: flame graphs in target/flame (perf and inferno)
 	@dev/setup.sh
-	@cargo build --release $(system)
+	@cargo build --release $(system) -p firstcome-baselines -p firstcome-bench
 	@exec dev/flame.sh
 
 picture: ## The README's picture and table, out of the last `make bench`
@@ -52,7 +52,7 @@ picture: ## The README's picture and table, out of the last `make bench`
 bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh
 	@echo "[firstcome] building the programs (release)" >&2
-	@cargo build --release $(system) -p firstcome-bench
+	@cargo build --release $(system) -p firstcome-baselines -p firstcome-bench
 	@target/release/firstcome-bench all $(ARGS)
 
 test: ## Every test, on real servers; set-up included

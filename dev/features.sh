@@ -10,9 +10,9 @@ built_with() {
 }
 
 all=$(built_with --workspace --edges normal,build,dev)
-for also in "" bench chaos; do
+for also in "" "baselines bench" chaos; do
     packages=()
-    for member in api reconciler rush drift stack $also; do packages+=(-p "firstcome-$member"); done
+    for member in api reconciler load demo drift stack $also; do packages+=(-p "firstcome-$member"); done
     other=$(comm -13 <(echo "$all") <(built_with "${packages[@]}" --edges normal,build))
     if [ -n "$other" ]; then
         echo "built with other features for ${packages[*]} than for the whole workspace:" >&2

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use chrono::DateTime;
 use clap::Args;
+use firstcome_baselines::listen;
+use firstcome_load::launch::{Coupon, Installation};
 use firstcome_shared::code::new_code;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::event::ClaimEvent;
@@ -24,22 +26,11 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::designs::listen;
-use crate::world::{Coupon, Site};
-
 /// Of the topic, as `migrate` makes it.
 pub const PARTITIONS: u32 = 12;
 
 /// Longest wait for Kafka's acknowledgement, as the product's.
 const DEADLINE: Duration = Duration::from_secs(2);
-
-/// A route that does nothing and says what a sold-out claim is told, byte for byte as long.
-pub async fn nothing() -> Result<()> {
-    const BODY: &str =
-        r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
-    let answer = async || (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/problem+json")], BODY);
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
-}
 
 /// Where the bare route finds what it needs.
 #[derive(Debug, Clone, Args)]
@@ -64,7 +55,7 @@ pub struct Bare {
     pub drop: i64,
 }
 
-struct BareShop {
+struct BareRoute {
     redis: Redis,
     keys: DropKeys,
     producer: FutureProducer,
@@ -78,21 +69,21 @@ pub async fn bare(args: Bare) -> Result<()> {
     let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(1) })?;
     let kafka = KafkaSettings { brokers: args.brokers.clone(), topic: args.topic.clone(), group: String::new() };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
-    let shop = BareShop { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(shop))).await
+    let route = BareRoute { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
+    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(route))).await
 }
 
-async fn claim(State(shop): State<Arc<BareShop>>, headers: HeaderMap) -> Response {
-    admit(&shop, &headers).await.unwrap_or_else(|error| {
+async fn claim(State(route): State<Arc<BareRoute>>, headers: HeaderMap) -> Response {
+    admit(&route, &headers).await.unwrap_or_else(|error| {
         eprintln!("{error:#}");
         Problem::internal().into_response()
     })
 }
 
-async fn admit(shop: &BareShop, headers: &HeaderMap) -> Result<Response> {
-    let user_id: UserId = headers.get("x-user-id").context("nobody is named")?.to_str()?.parse()?;
-    let (coupon_id, drop_id) = (CouponId(shop.args.coupon), DropId(shop.args.drop));
-    let reply = shop.redis.claim(&shop.keys, drop_id, &user_id).await?;
+async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
+    let user_id: UserId = headers.get("x-user-id").context("no X-User-Id")?.to_str()?.parse()?;
+    let (coupon_id, drop_id) = (CouponId(route.args.coupon), DropId(route.args.drop));
+    let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
     let Admission::Accepted(slot) = reply.admission else {
         return Ok(Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response());
     };
@@ -100,8 +91,8 @@ async fn admit(shop: &BareShop, headers: &HeaderMap) -> Result<Response> {
     let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
     let (key, payload) = (event.key(), event.encode());
     let partition = i32::try_from(event.partition(PARTITIONS))?;
-    let record = FutureRecord::to(&shop.args.topic).partition(partition).key(&key).payload(&payload);
-    shop.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+    let record = FutureRecord::to(&route.args.topic).partition(partition).key(&key).payload(&payload);
+    route.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
     let body = json!({"status": "accepted", "drop_id": drop_id, "slot": slot, "queued": true});
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
@@ -111,13 +102,19 @@ const ROWS: u32 = 1_000;
 
 /// Writes the rows of slots `from..=to` straight into the product's table, many in one statement, one statement after the
 /// other, each durable before the next; gives how long it took.
-pub async fn insert_rows(site: &Site<'_>, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
-    insert_rows_by(site, coupon, from, to, ROWS).await
+pub async fn insert_rows(installation: &Installation, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
+    insert_rows_by(installation, coupon, from, to, ROWS).await
 }
 
 /// [`insert_rows`] with so many rows in a statement.
-pub async fn insert_rows_by(site: &Site<'_>, coupon: Coupon, from: u32, to: u32, rows: u32) -> Result<Duration> {
-    let mut conn = site.mysql().await?;
+pub async fn insert_rows_by(
+    installation: &Installation,
+    coupon: Coupon,
+    from: u32,
+    to: u32,
+    rows: u32,
+) -> Result<Duration> {
+    let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
     let begun = Instant::now();
@@ -150,9 +147,9 @@ pub fn person(slot: u32) -> String {
 }
 
 /// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them a while ago.
-pub async fn admit_straight(site: &Site<'_>, coupon: Coupon, to: u32) -> Result<()> {
-    let mut conn = site.redis().await?;
-    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+pub async fn admit_straight(installation: &Installation, coupon: Coupon, to: u32) -> Result<()> {
+    let mut conn = installation.redis().await?;
+    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
     for first in (1..=to).step_by(ROWS as usize) {
         let slots = first..=to.min(first + ROWS - 1);
@@ -177,9 +174,9 @@ pub async fn admit_straight(site: &Site<'_>, coupon: Coupon, to: u32) -> Result<
 const PAGE: u32 = 5_000;
 
 /// Reads every admission and every row of a drop and compares nothing; gives how long it took and how many there were.
-pub async fn scan(site: &Site<'_>, coupon: Coupon) -> Result<(Duration, u64)> {
-    let (mut redis, mut mysql) = (site.redis().await?, site.mysql().await?);
-    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Duration, u64)> {
+    let (mut redis, mut mysql) = (installation.redis().await?, installation.mysql().await?);
+    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let sql = "SELECT slot, user_id FROM issued_coupons WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
     let begun = Instant::now();
     let mut seen = 0;
@@ -198,11 +195,17 @@ pub async fn scan(site: &Site<'_>, coupon: Coupon) -> Result<(Duration, u64)> {
 }
 
 /// Runs per second of the admission script, by redis-benchmark.
-pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usize, pipelined: u32) -> Result<f64> {
-    let url = site.setting("REDIS_URL").to_owned();
+pub async fn script(
+    installation: &Installation,
+    coupon: Coupon,
+    runs: u32,
+    connections: usize,
+    pipelined: u32,
+) -> Result<f64> {
+    let url = installation.setting("REDIS_URL").to_owned();
     let port = url.rsplit(':').next().context("no port")?.trim_end_matches('/').to_owned();
-    let hash = gate(site);
-    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+    let hash = gate(installation);
+    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let names = [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times];
     let output = Command::new("redis-benchmark")
         .args(["-h", "127.0.0.1", "-p", &port, "--csv", "-r", "100000000"])
@@ -224,8 +227,8 @@ pub async fn script(site: &Site<'_>, coupon: Coupon, runs: u32, connections: usi
 }
 
 /// The hash under which Redis knows this installation's admission script.
-fn gate(site: &Site<'_>) -> String {
-    let text = format!("-- admission gate of {} in database 0\n{}", site.setting("REDIS_KEY_PREFIX"), CLAIM);
+fn gate(installation: &Installation) -> String {
+    let text = format!("-- admission gate of {} in database 0\n{}", installation.setting("REDIS_KEY_PREFIX"), CLAIM);
     redis::Script::new(&text).get_hash().to_owned()
 }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use firstcome_baselines::{Design, RushSize};
 use serde::{Deserialize, Serialize};
 
 use crate::ceiling::Bare;
-use crate::designs::Place;
 
 /// Measures Firstcome beside other designs and beside its own ceilings, on real servers of its own.
 ///
@@ -44,20 +44,6 @@ pub enum Command {
     Start(Options),
     /// Claims while slow clients hold sockets
     Slow(Options),
-    /// The picture and the table of the README, out of a report
-    Picture(Picture),
-    /// A crowd, as told on stdin
-    #[command(hide = true)]
-    Crowd,
-    /// The API of a design
-    #[command(hide = true)]
-    Serve(Place),
-    /// The consumer of a design
-    #[command(hide = true)]
-    Consume(Place),
-    /// The route that does nothing
-    #[command(hide = true)]
-    Nothing,
     /// The route that does only what has to be done
     #[command(hide = true)]
     Bare(Bare),
@@ -80,7 +66,7 @@ pub struct Options {
     pub connections: Option<usize>,
     /// Only these designs
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub only: Vec<crate::designs::Design>,
+    pub only: Vec<Design>,
     /// Folder with the programs of another build, to be measured in turns with these: how many more win, how much faster a
     /// backlog is drained
     #[arg(long, env = "AGAINST")]
@@ -88,20 +74,6 @@ pub struct Options {
     /// Where report.json and report.html go
     #[arg(long, default_value = "target/bench")]
     pub out: PathBuf,
-}
-
-/// Where the README's picture and table come from, and where they go.
-#[derive(Debug, Clone, Args)]
-pub struct Picture {
-    /// The report of a run
-    #[arg(long, default_value = "target/bench/report.json")]
-    pub report: PathBuf,
-    /// Folder for the pictures
-    #[arg(long, default_value = "docs/pictures")]
-    pub out: PathBuf,
-    /// The text in which the table is put between its two marks
-    #[arg(long, default_value = "README.md")]
-    pub readme: PathBuf,
 }
 
 /// How large everything is.
@@ -118,7 +90,7 @@ pub struct Size {
     /// Claims while everyone wins, and rows of the consumer.
     pub winners: u32,
     /// Coupons while a process is killed.
-    pub trouble: u32,
+    pub killed: u32,
     /// Rushes for the time from last admission to exact rows.
     pub rushes: u32,
     /// Sizes of the drops that a clean pass looks at.
@@ -136,6 +108,12 @@ pub struct Size {
 }
 
 impl Size {
+    /// Of the rush on every design.
+    pub fn rush(&self) -> RushSize {
+        let Self { requests, quantity, connections, killed, .. } = *self;
+        RushSize { requests, quantity, connections, killed }
+    }
+
     /// The usual sizes, or those of a quick look.
     pub fn of(quick: bool) -> Self {
         let whole = Size {
@@ -144,7 +122,7 @@ impl Size {
             connections: 64,
             many_requests: 100_000,
             winners: 200_000,
-            trouble: 2_000,
+            killed: 2_000,
             rushes: 50,
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
@@ -158,7 +136,7 @@ impl Size {
                 requests: 3_000,
                 many_requests: 10_000,
                 winners: 5_000,
-                trouble: 300,
+                killed: 300,
                 rushes: 5,
                 passes: [1_000, 10_000, 50_000],
                 missing: 5_000,

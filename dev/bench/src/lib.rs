@@ -1,19 +1,48 @@
-//! Firstcome beside every other design and beside its own ceilings, measured in one run on real servers.
+//! Firstcome beside its own ceilings and beside other designs, measured in one run on real servers.
 //!
-//! - [`designs`]: the other designs, each a process of its own behind the same HTTP front.
 //! - [`ceiling`]: what can't be beaten: routes and straight work that do only what has to be done.
-//! - [`load`]: the crowd, a process of its own too; it asks nobody but this machine.
 //! - [`sections`]: what is measured; each part can be run alone, and begins when the machine is [`quiet`].
 //! - [`report`]: the table, `report.json`, `report.html`.
+//!
+//! The load comes from `firstcome-load`, the other designs from `firstcome-baselines`.
 
 pub mod ceiling;
 pub mod cli;
-pub mod designs;
-pub mod load;
-pub mod meter;
-pub mod process;
 pub mod quiet;
 pub mod report;
 pub mod run;
 pub mod sections;
-pub mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use firstcome_load::launch::{Installation, Servers, Service, beside_this_program};
+use tokio::process::Command;
+
+/// Where everything is measured.
+#[derive(Debug)]
+pub struct Bench {
+    pub servers: Arc<Servers>,
+    /// The programs of another build.
+    pub other_build: Option<PathBuf>,
+}
+
+impl Bench {
+    /// An installation of its own on these servers.
+    pub async fn install(&self, name: &str) -> Result<Installation> {
+        Installation::named(&self.servers, name, None).await
+    }
+
+    /// The route that does nothing.
+    pub async fn nothing(&self) -> Result<Service> {
+        let mut command = Command::new(beside_this_program(firstcome_baselines::PROGRAM)?);
+        self.servers.spawn("nothing", command.arg("nothing"), "").await
+    }
+
+    /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch (`everysec`).
+    pub async fn fsync(&self, policy: &str) -> Result<()> {
+        let mut conn = redis::Client::open(self.servers.stack.redis.url())?.get_multiplexed_async_connection().await?;
+        Ok(redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg(policy).query_async(&mut conn).await?)
+    }
+}

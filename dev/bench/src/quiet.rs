@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firstcome_rush::live::step;
+use firstcome_load::live::step;
 use tokio::time::{Instant, sleep};
 
 /// A look at the processors spans so much.

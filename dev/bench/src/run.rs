@@ -1,6 +1,5 @@
 //! The program, as an ordinary function.
 
-use std::io::Read as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,7 +7,7 @@ use clap::Parser as _;
 use tokio::runtime::Runtime;
 
 use crate::cli::{Cli, Command};
-use crate::{ceiling, designs, load, sections};
+use crate::{ceiling, sections};
 
 /// Runs what the command line asks for. An ordinary function: an async body would be compiled a second time by whoever awaits it.
 pub fn main() -> ExitCode {
@@ -36,19 +35,6 @@ async fn run(command: Command) -> Result<()> {
         Command::Passes(options) => sections::run(&[sections::Part::Passes], &options).await,
         Command::Start(options) => sections::run(&[sections::Part::Start], &options).await,
         Command::Slow(options) => sections::run(&[sections::Part::Slow], &options).await,
-        Command::Picture(picture) => crate::report::picture(&picture),
-        Command::Crowd => crowd().await,
-        Command::Serve(place) => designs::serve(&place).await,
-        Command::Consume(place) => designs::consume(&place).await,
-        Command::Nothing => ceiling::nothing().await,
         Command::Bare(args) => ceiling::bare(args).await,
     }
-}
-
-async fn crowd() -> Result<()> {
-    let mut plan = Vec::new();
-    std::io::stdin().read_to_end(&mut plan)?;
-    let seen = load::drive(&serde_json::from_slice(&plan)?).await?;
-    println!("{}", serde_json::to_string(&seen)?);
-    Ok(())
 }

@@ -20,7 +20,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn look() -> Self {
+    pub fn describe() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| -> String {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();

@@ -2,7 +2,6 @@
 
 mod html;
 mod machine;
-mod picture;
 mod table;
 
 use std::borrow::Cow;
@@ -10,23 +9,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use firstcome_baselines::Comparison;
 use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
-pub use picture::picture;
 pub use table::print;
-
-use crate::load::Seen;
-use crate::sections::designs::DesignRun;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     pub machine: Machine,
     pub size: crate::cli::Size,
-    /// The crowd of the designs beside a route that does nothing.
-    pub nothing: Option<Seen>,
-    /// The designs side by side.
-    pub designs: Vec<DesignRun>,
+    /// The designs side by side, where they were measured.
+    pub comparison: Option<Comparison>,
     pub figures: Vec<Figure>,
     /// How long each part took, in seconds, in order.
     pub took: Vec<(String, f64)>,
@@ -106,8 +100,14 @@ impl Figure {
 
 impl Report {
     pub fn new(size: crate::cli::Size) -> Self {
-        let (machine, nothing, designs) = (Machine::look(), None, Vec::new());
-        Self { machine, size, nothing, designs, figures: Vec::new(), took: Vec::new(), failed: Vec::new() }
+        let machine = Machine::describe();
+        Self { machine, size, comparison: None, figures: Vec::new(), took: Vec::new(), failed: Vec::new() }
+    }
+
+    /// The designs side by side; empty before the first.
+    pub fn comparison(&mut self) -> &mut Comparison {
+        let (size, cores) = (self.size.rush(), self.machine.cores);
+        self.comparison.get_or_insert_with(|| Comparison { size, cores, nothing: None, runs: Vec::new() })
     }
 
     /// Figures with a target, in order.
@@ -121,5 +121,29 @@ impl Report {
         std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
         std::fs::write(folder.join("report.html"), html::page(self))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Size;
+
+    #[test]
+    fn a_report_is_read_back_as_it_was_written_and_its_page_needs_no_network() {
+        let mut report = Report::new(Size::of(true));
+        report.figures.push(Figure::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
+        report.failed.push(("passes".into(), "<gone>".into()));
+        report.comparison();
+        let folder = tempfile::tempdir().unwrap();
+        report.write(folder.path()).unwrap();
+        let again: Report = serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
+        assert_eq!(again.figures[0].target.map(|target| target.met(1.0)), Some(false));
+        assert_eq!(again.comparison.map(|all| all.size.requests), Some(report.size.requests));
+        let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+        for words in ["NOT MET", "a &amp; b", "the disk", "&lt;gone&gt;", "The same rush on every design"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "{page}");
     }
 }

@@ -1,17 +1,18 @@
 //! What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside the first of these.
 
-use anyhow::{Context as _, Result, ensure};
-use firstcome_rush::live::step;
-use firstcome_rush::system::Service;
+use anyhow::{Result, ensure};
+use firstcome_load::launch::{Coupon, Installation, Service};
+use firstcome_load::live::step;
+use firstcome_load::tally::{Latency, Tally};
+use firstcome_load::workload::Workload;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
 
 use super::median;
+use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;
-use crate::load::{Latency, Plan, Seen, crowd, crowd_at};
 use crate::report::{Figure, Target};
-use crate::world::{Coupon, Site, World, address};
 
 const PART: &str = "ceilings";
 /// Each of two servers is measured so often, in turns, so that what else the machine does hits both.
@@ -19,33 +20,33 @@ const TURNS: u32 = 11;
 /// The same, of those that come by the clock.
 const CLOCK_TURNS: u32 = 5;
 
-/// What a crowd saw, and the microseconds of CPU that each request took the server.
-type Turn = (Seen, f64);
+/// The answers of a crowd, and the microseconds of CPU that each request took the server.
+type Turn = (Tally, f64);
 
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let site = Site::make(world, "ceilings").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-    let mut figures = sold_out(world, &site, &api, size).await?;
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let installation = bench.install("ceilings").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let mut figures = sold_out(bench, &installation, &api, size).await?;
     step("the admission script by redis-benchmark");
     for policy in ["always", "everysec"] {
-        world.fsync(policy).await?;
+        bench.fsync(policy).await?;
         for pipelined in [1, 16] {
-            figures.push(admitted(&site, &api, size, policy, pipelined).await?);
+            figures.push(admitted(&installation, &api, size, policy, pipelined).await?);
         }
     }
-    world.fsync("always").await?;
-    let gone = site.coupon(&api, 1).await?;
-    script(&site, gone, 10, 1, 1).await?;
-    let rate = script(&site, gone, size.many_requests, size.connections, 1).await?;
+    bench.fsync("always").await?;
+    let gone = installation.coupon(&api, 1).await?;
+    script(&installation, gone, 10, 1, 1).await?;
+    let rate = script(&installation, gone, size.many_requests, size.connections, 1).await?;
     figures.push(Figure::of(PART, "script, sold out, by redis-benchmark", rate, "/s"));
     step("rows straight into MySQL");
-    let coupon = site.coupon(&api, size.missing).await?;
-    let took = insert_rows(&site, coupon, 1, size.missing).await?.as_secs_f64();
+    let coupon = installation.coupon(&api, size.missing).await?;
+    let took = insert_rows(&installation, coupon, 1, size.missing).await?.as_secs_f64();
     let rate = f64::from(size.missing) / took;
     figures.push(Figure::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took));
     step("both stores read, nothing compared");
-    admit_straight(&site, coupon, size.missing).await?;
-    let took = scan(&site, coupon).await?.0.as_secs_f64();
+    admit_straight(&installation, coupon, size.missing).await?;
+    let took = scan(&installation, coupon).await?.0.as_secs_f64();
     let rate = f64::from(size.missing) / took;
     figures.push(Figure::of(PART, "claims read from both stores, nothing compared", rate, "/s").with("seconds", took));
     api.stop().await?;
@@ -54,18 +55,19 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
 }
 
 /// Sold-out claims beside a route that does nothing, in turns; then losers by the clock at half that rate.
-async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Vec<Figure>> {
-    let nothing = world.spawn("nothing", world.own(&["nothing"])?, "").await?;
-    let coupon = sold(site, api, size).await?;
-    let plan =
-        |target, name: &str| Plan::once_each(target, coupon.id, size.many_requests, size.connections).named(name);
+async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+    let nothing = bench.nothing().await?;
+    let coupon = sold(installation, api, size).await?;
+    let workload =
+        |target, name: &str| Workload::once_each(target, coupon.id, size.many_requests, size.connections).named(name);
     let (mut idle, mut lost): (Vec<Turn>, Vec<Turn>) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
         let mut order = [(&nothing, "n", &mut idle), (api, "l", &mut lost)];
         // Neither is always the first.
         order.rotate_left(turn as usize % 2);
-        for (service, prefix, seen) in order {
-            seen.push(crowd_at(service.pid(), &plan(address(service)?, &format!("{prefix}{turn}-"))).await?);
+        for (service, prefix, turns) in order {
+            let workload = workload(service.address()?, &format!("{prefix}{turn}-"));
+            turns.push(workload.run_metered(service.pid()).await?);
         }
     }
     let middle = |turns: &[Turn], pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
@@ -91,10 +93,10 @@ async fn sold_out(world: &World, site: &Site<'_>, api: &Service, size: &Size) ->
 }
 
 /// A coupon of which nothing is left.
-async fn sold(site: &Site<'_>, api: &Service, size: &Size) -> Result<Coupon> {
-    let coupon = site.coupon(api, size.quantity).await?;
-    let buyers = Plan::once_each(address(api)?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
-    crowd(&buyers).await?;
+async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result<Coupon> {
+    let coupon = installation.coupon(api, size.quantity).await?;
+    let buyers = Workload::once_each(api.address()?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
+    buyers.run().await?;
     Ok(coupon)
 }
 
@@ -109,21 +111,23 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
         let mut order = [(nothing, &mut idle), (api, &mut lost)];
         order.rotate_left(turn as usize % 2);
         for (service, seen) in order {
-            let plan = Plan::once_each(address(service)?, coupon.id, people, 512).by_the_clock(rate);
-            let losers = crowd(&plan.named(&format!("open{turn}-"))).await?.losers;
-            seen.push(losers.context("nobody was told that all are given out")?);
+            let workload = Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
+            let losers = workload.named(&format!("open{turn}-")).run().await?.losers;
+            ensure!(losers.count > 0, "nobody was told that all are given out");
+            seen.push(losers);
         }
     }
     let middle = |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
-    let least = lost.iter().map(|l| l.p99).fold(f64::INFINITY, f64::min);
-    let most = lost.iter().map(|l| l.p99).fold(0.0, f64::max);
-    let figure = Figure::of(PART, "p99 of losers at half the maximum rate, open loop", middle(&lost, |l| l.p99), "ms");
+    let least = lost.iter().map(|l| l.p99_ms).fold(f64::INFINITY, f64::min);
+    let most = lost.iter().map(|l| l.p99_ms).fold(0.0, f64::max);
+    let figure =
+        Figure::of(PART, "p99 of losers at half the maximum rate, open loop", middle(&lost, |l| l.p99_ms), "ms");
     Ok(figure
         .target(Target::AtMost(10.0))
         .with("rate/s", rate)
-        .with("p50 ms", middle(&lost, |l| l.p50))
-        .with("p99.9 ms", middle(&lost, |l| l.p999))
-        .with("do-nothing p99 ms", middle(&idle, |l| l.p99))
+        .with("p50 ms", middle(&lost, |l| l.p50_ms))
+        .with("p99.9 ms", middle(&lost, |l| l.p999_ms))
+        .with("do-nothing p99 ms", middle(&idle, |l| l.p99_ms))
         .note(format!(
             "latency counts from the intended start; the crowd's timer adds up to 1 ms; the middle of {CLOCK_TURNS} turns \
              ({least:.1} to {most:.1})"
@@ -131,11 +135,17 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
 }
 
 /// How many people a second the script admits.
-async fn admitted(site: &Site<'_>, api: &Service, size: &Size, policy: &str, pipelined: u32) -> Result<Figure> {
-    let coupon = site.coupon(api, 10_000_000).await?;
-    let rate = script(site, coupon, size.many_requests, size.connections, pipelined).await?;
-    let mut redis = site.redis().await?;
-    let keys = DropKeys::new(site.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
+async fn admitted(
+    installation: &Installation,
+    api: &Service,
+    size: &Size,
+    policy: &str,
+    pipelined: u32,
+) -> Result<Figure> {
+    let coupon = installation.coupon(api, 10_000_000).await?;
+    let rate = script(installation, coupon, size.many_requests, size.connections, pipelined).await?;
+    let mut redis = installation.redis().await?;
+    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let admitted: u32 = redis::cmd("ZCARD").arg(&keys.users).query_async(&mut redis).await?;
     // Names are drawn by chance, so some come twice.
     ensure!(admitted > size.many_requests / 2, "the script admitted {admitted} only of {}", size.many_requests);

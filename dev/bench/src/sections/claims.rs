@@ -1,26 +1,28 @@
 //! Claims while everyone wins, beside a route that does only what has to be done.
 
 use anyhow::{Result, ensure};
-use firstcome_rush::live::step;
-use firstcome_rush::system::Service;
+use firstcome_load::answer::Kind;
+use firstcome_load::launch::{Installation, Service};
+use firstcome_load::live::step;
+use firstcome_load::tally::Tally;
+use firstcome_load::workload::Workload;
 use tokio::process::Command;
 
 use super::median;
+use crate::Bench;
 use crate::cli::Size;
-use crate::load::{Plan, Seen, crowd_at};
 use crate::report::{Figure, Target};
-use crate::world::{Site, World, address};
 
 const PART: &str = "claims";
 /// In turns, so that what else the machine does hits both.
 const TURNS: u32 = 3;
 
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let site = Site::make(world, "claims").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-    let consumer = site.consumer().await?;
-    let mut figures = everyone_wins(world, &site, &api, size).await?;
-    figures.extend(fsync(world, &site, &api, size).await?);
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let installation = bench.install("claims").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let consumer = installation.consumer().await?;
+    let mut figures = everyone_wins(bench, &installation, &api, size).await?;
+    figures.extend(fsync(bench, &installation, &api, size).await?);
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
@@ -29,21 +31,21 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
 
 /// Firstcome and the bare route in turns, AOF `always`; rows flow in both cases, so that both have the same part of the
 /// machine.
-async fn everyone_wins(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+async fn everyone_wins(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
     step("everyone wins, in turns with a route that does only what has to be done");
-    let nothing = world.spawn("nothing", world.own(&["nothing"])?, "").await?;
+    let nothing = bench.nothing().await?;
     let (mut own, mut bare, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        own.push(wins(site, api, size, size.winners / TURNS, size.connections).await?);
-        bare.push(bare_wins(world, site, api, size).await?);
-        let plan = Plan::once_each(address(&nothing)?, 1, size.winners / TURNS, size.connections);
-        idle.push(crowd_at(nothing.pid(), &plan).await?);
+        own.push(wins(installation, api, size, size.winners / TURNS, size.connections).await?);
+        bare.push(bare_wins(bench, installation, api, size).await?);
+        let workload = Workload::once_each(nothing.address()?, 1, size.winners / TURNS, size.connections);
+        idle.push(workload.run_metered(nothing.pid()).await?);
     }
     nothing.kill().await?;
-    let cpu = |seen: &[(Seen, f64)]| median(seen.iter().map(|(_, cpu)| *cpu).collect());
+    let cpu = |turns: &[(Tally, f64)]| median(turns.iter().map(|(_, cpu)| *cpu).collect());
     let (own_cpu, bare_cpu) = (cpu(&own), cpu(&bare));
-    let [own, bare, idle] =
-        [own, bare, idle].map(|seen: Vec<(Seen, f64)>| median(seen.iter().map(|(seen, _)| seen.per_second).collect()));
+    let [own, bare, idle] = [own, bare, idle]
+        .map(|turns: Vec<(Tally, f64)>| median(turns.iter().map(|(tally, _)| tally.per_second).collect()));
     let what = "everyone wins (always, rows flowing) ÷ bare route with one script and one produce";
     let to_idle = Figure::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
     Ok(vec![
@@ -56,13 +58,13 @@ async fn everyone_wins(world: &World, site: &Site<'_>, api: &Service, size: &Siz
 }
 
 /// How much `always` costs, at few and at many connections.
-async fn fsync(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for connections in [64, 512] {
         let mut rates = Vec::new();
         for policy in ["always", "everysec"] {
-            world.fsync(policy).await?;
-            rates.push(wins(site, api, size, size.winners / TURNS, connections).await?.0.per_second);
+            bench.fsync(policy).await?;
+            rates.push(wins(installation, api, size, size.winners / TURNS, connections).await?.0.per_second);
         }
         let what = format!("everyone wins: always ÷ everysec at {connections} connections");
         let figure = Figure::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
@@ -72,34 +74,42 @@ async fn fsync(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Re
             "Redis waits for the disk before it answers: one write for all who wait then; a round of {connections} took {each:.1} ms"
         )));
     }
-    world.fsync("always").await?;
+    bench.fsync("always").await?;
     Ok(figures)
 }
 
-async fn wins(site: &Site<'_>, api: &Service, size: &Size, people: u32, connections: usize) -> Result<(Seen, f64)> {
-    let coupon = site.coupon(api, size.winners).await?;
-    let (seen, cpu) = crowd_at(api.pid(), &Plan::once_each(address(api)?, coupon.id, people, connections)).await?;
-    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
-    Ok((seen, cpu))
+async fn wins(
+    installation: &Installation,
+    api: &Service,
+    size: &Size,
+    people: u32,
+    connections: usize,
+) -> Result<(Tally, f64)> {
+    let coupon = installation.coupon(api, size.winners).await?;
+    let workload = Workload::once_each(api.address()?, coupon.id, people, connections);
+    let (tally, cpu) = workload.run_metered(api.pid()).await?;
+    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    Ok((tally, cpu))
 }
 
-async fn bare_wins(world: &World, site: &Site<'_>, api: &Service, size: &Size) -> Result<(Seen, f64)> {
-    let coupon = site.coupon(api, size.winners).await?;
-    let mut command: Command = world.own(&["bare"])?;
+async fn bare_wins(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<(Tally, f64)> {
+    let coupon = installation.coupon(api, size.winners).await?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("bare");
     for (flag, setting) in [
         ("--redis", "REDIS_URL"),
         ("--prefix", "REDIS_KEY_PREFIX"),
         ("--brokers", "KAFKA_BROKERS"),
         ("--topic", "KAFKA_TOPIC"),
     ] {
-        command.args([flag, site.setting(setting)]);
+        command.args([flag, installation.setting(setting)]);
     }
     command.args(["--coupon", &coupon.id.to_string(), "--drop", &coupon.drop.to_string()]);
-    let bare = world.spawn("bare", command, "").await?;
+    let bare = bench.servers.spawn("bare", &mut command, "").await?;
     let people = size.winners / TURNS;
-    let plan = Plan::once_each(address(&bare)?, coupon.id, people, size.connections);
-    let (seen, cpu) = crowd_at(bare.pid(), &plan).await?;
+    let workload = Workload::once_each(bare.address()?, coupon.id, people, size.connections);
+    let (tally, cpu) = workload.run_metered(bare.pid()).await?;
     bare.kill().await?;
-    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
-    Ok((seen, cpu))
+    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    Ok((tally, cpu))
 }

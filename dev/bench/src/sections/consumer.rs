@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use firstcome_rush::live::step;
+use firstcome_load::launch::{Coupon, Installation, until};
+use firstcome_load::live::step;
 use firstcome_shared::kafka::KafkaSettings;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::median;
 use super::winners::event;
+use crate::Bench;
 use crate::ceiling::{PARTITIONS, insert_rows_by};
 use crate::cli::Size;
 use crate::report::{Figure, Target};
-use crate::world::{Coupon, Site, World, until};
 
 const PART: &str = "consumer";
 
@@ -23,23 +24,23 @@ const TURNS: usize = 3;
 /// Rows in a statement that the straight inserts are tried with; they are measured with what is best for them here.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let site = Site::make(world, "consumer").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let installation = bench.install("consumer").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
     for _ in 0..=2 * TURNS {
-        coupons.push(site.coupon(&api, size.winners).await?);
+        coupons.push(installation.coupon(&api, size.winners).await?);
     }
     api.stop().await?;
     reconciler.stop().await?;
-    let rows = best_size(&site, coupons.pop().context("no coupon")?).await?;
+    let rows = best_size(&installation, coupons.pop().context("no coupon")?).await?;
     let (mut straight, mut consumer) = (Vec::new(), Vec::new());
     for (turn, pair) in coupons.chunks_exact(2).enumerate() {
         step(format!("{} rows straight and by the consumer, turn {} of {TURNS}", size.winners, turn + 1));
-        publish(&site, pair[1]).await?;
-        let seconds = insert_rows_by(&site, pair[0], 1, size.winners, rows).await?.as_secs_f64();
+        publish(&installation, pair[1]).await?;
+        let seconds = insert_rows_by(&installation, pair[0], 1, size.winners, rows).await?.as_secs_f64();
         straight.push(f64::from(size.winners) / seconds);
-        consumer.push(consume(&site, pair[1]).await?);
+        consumer.push(consume(&installation, pair[1]).await?);
     }
     let what = "consumer rows ÷ straight multi-row inserts";
     Ok(vec![
@@ -52,11 +53,11 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
 }
 
 /// How many rows in a statement suit straight inserts best, on this machine.
-async fn best_size(site: &Site<'_>, coupon: Coupon) -> Result<u32> {
+async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
     let (mut best, mut from) = ((Duration::MAX, SIZES[0]), 1);
     for rows in SIZES {
-        let took = insert_rows_by(site, coupon, from, from + share - 1, rows).await?;
+        let took = insert_rows_by(installation, coupon, from, from + share - 1, rows).await?;
         best = best.min((took, rows));
         from += share;
     }
@@ -64,8 +65,9 @@ async fn best_size(site: &Site<'_>, coupon: Coupon) -> Result<u32> {
 }
 
 /// A message for every slot.
-pub(super) async fn publish(site: &Site<'_>, coupon: Coupon) -> Result<()> {
-    let (brokers, topic) = (site.setting("KAFKA_BROKERS").to_owned(), site.setting("KAFKA_TOPIC").to_owned());
+pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Result<()> {
+    let (brokers, topic) =
+        (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());
     let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new() };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
@@ -87,8 +89,8 @@ pub(super) async fn publish(site: &Site<'_>, coupon: Coupon) -> Result<()> {
 }
 
 /// From the first row seen to the last, without the consumer's start.
-pub(super) async fn consume(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
-    let mut conn = site.mysql().await?;
+pub(super) async fn consume(installation: &Installation, coupon: Coupon) -> Result<f64> {
+    let mut conn = installation.mysql().await?;
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     // Rows of one partition come in order: the last of each tells that all are there, and asking for them costs MySQL nothing.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
@@ -98,7 +100,7 @@ pub(super) async fn consume(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
     let slots: Vec<String> = last.values().map(ToString::to_string).collect();
     let ends = format!("{count} AND slot IN ({})", slots.join(","));
     let any = format!("SELECT EXISTS(SELECT 1 FROM issued_coupons WHERE drop_id = {})", coupon.drop);
-    let consumer = site.consumer().await?;
+    let consumer = installation.consumer().await?;
     let mut first = None;
     until("every row", async || {
         if first.is_none() && conn.query_first(&any).await? == Some(1) {

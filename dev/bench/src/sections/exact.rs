@@ -3,35 +3,37 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use firstcome_rush::live::step;
+use firstcome_load::launch::{Coupon, Installation};
+use firstcome_load::live::step;
+use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{sleep, timeout};
 
 use super::{median, percentile_99};
+use crate::Bench;
 use crate::cli::Size;
-use crate::load::{Plan, crowd};
 use crate::report::{Figure, Target};
-use crate::world::{Coupon, Site, World, address};
 
 const PART: &str = "claims";
 /// Coupons of one rush.
 const OFFERED: u32 = 100;
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often MySQL is asked.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL: Duration = Duration::from_millis(1);
 
 /// Sells a hundred in one burst, again and again.
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     step(format!("last admission to exact rows, {} rushes", size.rushes));
-    let site = Site::make(world, "exact").await?;
-    let (reconciler, api, consumer) = tokio::try_join!(site.reconciler(), site.api(), site.consumer())?;
+    let installation = bench.install("exact").await?;
+    let (reconciler, api, consumer) =
+        tokio::try_join!(installation.reconciler(), installation.api(), installation.consumer())?;
     let mut took = Vec::new();
     for rush in 0..size.rushes {
-        let coupon = site.coupon(&api, OFFERED).await?;
-        let plan = Plan::once_each(address(&api)?, coupon.id, OFFERED, 64).named(&format!("x{rush}-"));
-        let (seen, exact_at) = tokio::try_join!(crowd(&plan), exact(&site, coupon))?;
-        ensure!(seen.yes.len() == OFFERED as usize, "not all were sold: {:?}", seen.answers);
-        took.push(exact_at - last_admission(&site, coupon).await?);
+        let coupon = installation.coupon(&api, OFFERED).await?;
+        let workload = Workload::once_each(api.address()?, coupon.id, OFFERED, 64).named(&format!("x{rush}-"));
+        let (tally, exact_at) = tokio::try_join!(workload.run(), exact(&installation, coupon))?;
+        ensure!(tally.promises.len() == OFFERED as usize, "not all were sold: {:?}", tally.answers);
+        took.push(exact_at - last_admission(&installation, coupon).await?);
     }
     for service in [api, consumer, reconciler] {
         service.stop().await?;
@@ -48,16 +50,16 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
 }
 
 /// The instant at which all rows stand, Unix milliseconds.
-async fn exact(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
-    let mut conn = site.mysql().await?;
+async fn exact(installation: &Installation, coupon: Coupon) -> Result<f64> {
+    let mut conn = installation.mysql().await?;
     let sql = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
-    let looking = async {
+    let counting = async {
         while conn.exec_first::<u32, _, _>(sql, (coupon.drop,)).await?.context("no count")? < coupon.quantity {
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
         anyhow::Ok(())
     };
-    timeout(LIMIT, looking).await.context("the rows do not come")??;
+    timeout(LIMIT, counting).await.context("the rows do not come")??;
     #[allow(clippy::cast_precision_loss, reason = "microseconds since 1970 are far below 2^52 ms")]
     let now = chrono::Utc::now().timestamp_micros() as f64 / 1e3;
     conn.disconnect().await?;
@@ -65,8 +67,8 @@ async fn exact(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
 }
 
 /// When Redis admitted the last one, Unix milliseconds.
-async fn last_admission(site: &Site<'_>, coupon: Coupon) -> Result<f64> {
-    let mut conn = site.mysql().await?;
+async fn last_admission(installation: &Installation, coupon: Coupon) -> Result<f64> {
+    let mut conn = installation.mysql().await?;
     let sql = "SELECT CAST(ROUND(UNIX_TIMESTAMP(CONVERT_TZ(MAX(claimed_at), '+00:00', @@session.time_zone)) * 1000) AS SIGNED)
                FROM issued_coupons WHERE drop_id = ?";
     let at: i64 = conn.exec_first(sql, (coupon.drop,)).await?.context("no rows")?;

@@ -1,29 +1,29 @@
 //! How much memory the API has under many connections.
 
 use anyhow::{Context, Result};
-use firstcome_rush::live::step;
-use firstcome_rush::system::Service;
+use firstcome_load::launch::Service;
+use firstcome_load::live::step;
+use firstcome_load::measure::memory_kb;
+use firstcome_load::workload::Workload;
 
+use crate::Bench;
 use crate::cli::Size;
-use crate::load::{Plan, crowd};
-use crate::process::memory_kb;
 use crate::report::{Figure, Target};
-use crate::world::{Site, World, address};
 
 const PART: &str = "memory";
 
 /// A fresh API, more and more claims, and how much memory it has then.
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     const STEPS: u32 = 10;
-    let site = Site::make(world, "memory").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-    let coupon = site.coupon(&api, size.quantity).await?;
+    let installation = bench.install("memory").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let coupon = installation.coupon(&api, size.quantity).await?;
     let idle = most_mb(&api)?;
     step(format!("memory at 1,000 connections, {} claims", size.memory_claims));
     let mut seen = Vec::new();
     for turn in 0..STEPS {
-        let plan = Plan::once_each(address(&api)?, coupon.id, size.memory_claims / STEPS, 1_000);
-        crowd(&plan.named(&format!("m{turn}-"))).await?;
+        let workload = Workload::once_each(api.address()?, coupon.id, size.memory_claims / STEPS, 1_000);
+        workload.named(&format!("m{turn}-")).run().await?;
         let most = most_mb(&api)?;
         step(format!("{most:.1} MB at most, {} claims", (turn + 1) * (size.memory_claims / STEPS)));
         seen.push(most);

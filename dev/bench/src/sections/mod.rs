@@ -2,8 +2,8 @@
 
 pub mod ceilings;
 pub mod claims;
+pub mod comparison;
 pub mod consumer;
-pub mod designs;
 pub mod exact;
 pub mod memory;
 pub mod passes;
@@ -11,17 +11,21 @@ pub mod slow;
 pub mod start;
 pub mod winners;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_rush::live::step;
+use firstcome_baselines::Design;
+use firstcome_baselines::comparison as designs;
+use firstcome_load::launch::Servers;
+use firstcome_load::live::step;
+use firstcome_stack::StackOptions;
 use tokio::time::timeout;
 
+use crate::Bench;
 use crate::cli::{Options, Size};
-use crate::designs::Design;
 use crate::quiet::settle;
 use crate::report::{Report, print};
-use crate::world::World;
 
 /// A part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,27 +85,28 @@ impl Step {
         }
     }
 
-    async fn measure(self, world: &World, size: &Size, report: &mut Report) -> Result<()> {
+    async fn measure(self, bench: &Bench, size: &Size, report: &mut Report) -> Result<()> {
         let figures = match self {
             Self::Nothing => {
-                report.nothing = Some(designs::nothing(world, size).await?);
+                report.comparison().nothing = Some(designs::nothing(&bench.servers, &size.rush()).await?);
                 return Ok(());
             }
             Self::Design(design) => {
-                report.designs.push(designs::run(world, design, size).await?);
+                let run = designs::run(&bench.servers, design, &size.rush()).await?;
+                report.comparison().runs.push(run);
                 return Ok(());
             }
             // They are worked out once all designs are there.
             Self::Figures(Part::Designs) => return Ok(()),
-            Self::Figures(Part::Ceilings) => ceilings::measure(world, size).await?,
-            Self::Figures(Part::Claims) => claims::measure(world, size).await?,
-            Self::Figures(Part::Winners) => winners::measure(world, size).await?,
-            Self::Figures(Part::Memory) => memory::measure(world, size).await?,
-            Self::Figures(Part::Exact) => exact::measure(world, size).await?,
-            Self::Figures(Part::Consumer) => consumer::measure(world, size).await?,
-            Self::Figures(Part::Passes) => passes::measure(world, size).await?,
-            Self::Figures(Part::Start) => start::measure(world, size).await?,
-            Self::Figures(Part::Slow) => slow::measure(world, size).await?,
+            Self::Figures(Part::Ceilings) => ceilings::measure(bench, size).await?,
+            Self::Figures(Part::Claims) => claims::measure(bench, size).await?,
+            Self::Figures(Part::Winners) => winners::measure(bench, size).await?,
+            Self::Figures(Part::Memory) => memory::measure(bench, size).await?,
+            Self::Figures(Part::Exact) => exact::measure(bench, size).await?,
+            Self::Figures(Part::Consumer) => consumer::measure(bench, size).await?,
+            Self::Figures(Part::Passes) => passes::measure(bench, size).await?,
+            Self::Figures(Part::Start) => start::measure(bench, size).await?,
+            Self::Figures(Part::Slow) => slow::measure(bench, size).await?,
         };
         report.figures.extend(figures);
         Ok(())
@@ -117,23 +122,23 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
     let size = options.size();
     let mut report = Report::new(size.clone());
     let begun = Instant::now();
-    let mut world = None;
+    let mut bench = None;
     for part in parts {
         for one in part.steps(options) {
-            let here = match world.take() {
-                Some(world) => world,
-                None => World::start(options.against.as_deref()).await?,
+            let here = match bench.take() {
+                Some(bench) => bench,
+                None => start(options).await?,
             };
-            world = try_one(one, here, &size, &mut report).await;
+            bench = try_one(one, here, &size, &mut report).await;
         }
         if *part == Part::Designs {
-            let figures = designs::figures(report.nothing.as_ref(), &report.designs);
+            let figures = comparison::figures(report.comparison());
             report.figures.extend(figures);
         }
         // What was measured before is worth keeping.
         report.write(&options.out)?;
     }
-    drop(world);
+    drop(bench);
     print(&report);
     step(format!(
         "{:.0} s; {} has the charts",
@@ -144,16 +149,22 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Gives the world back for the next step; not after a failure, when nobody knows what state its servers are in.
-async fn try_one(one: Step, world: World, size: &Size, report: &mut Report) -> Option<World> {
+async fn start(options: &Options) -> Result<Bench> {
+    step("starting Redis, MySQL and Kafka");
+    let servers = Arc::new(Servers::start(StackOptions::default(), None).await?);
+    Ok(Bench { servers, other_build: options.against.clone() })
+}
+
+/// Gives the servers back for the next step; not after a failure, when nobody knows what state they are in.
+async fn try_one(one: Step, bench: Bench, size: &Size, report: &mut Report) -> Option<Bench> {
     let settled = settle().await;
     step(format!("measuring {}", one.name()));
     let begun = Instant::now();
-    let measured = timeout(LIMIT, one.measure(&world, size, report)).await;
+    let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
     let measured = settled.and(measured.context("it does not come to an end").flatten());
     report.took.push((one.name(), begun.elapsed().as_secs_f64()));
     match measured {
-        Ok(()) => Some(world),
+        Ok(()) => Some(bench),
         Err(error) => {
             step(format!("{} FAILED: {error:#}", one.name()));
             report.failed.push((one.name(), format!("{error:#}")));

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use firstcome_rush::live::step;
+use firstcome_load::launch::{Coupon, Installation, Service};
+use firstcome_load::live::step;
+use firstcome_load::measure::{Meter, memory_kb};
 use mysql_async::prelude::Queryable as _;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::median;
+use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan};
 use crate::cli::Size;
-use crate::meter::Meter;
-use crate::process::memory_kb;
 use crate::report::{Figure, Target};
-use crate::world::{Coupon, Site, World};
 
 const PART: &str = "passes";
 const TURNS: usize = 3;
@@ -30,33 +30,33 @@ struct Pass {
     run: Value,
 }
 
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let site = Site::make(world, "passes").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let installation = bench.install("passes").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
     for quantity in [1].into_iter().chain(size.passes).chain([size.missing]) {
-        coupons.push(site.coupon(&api, quantity).await?);
+        coupons.push(installation.coupon(&api, quantity).await?);
     }
     api.stop().await?;
     reconciler.stop().await?;
     let missing = coupons.pop().context("no coupon")?;
-    let mut figures = clean(&site, &coupons).await?;
-    figures.push(scattered(&site, *coupons.last().context("no coupon")?).await?);
-    figures.push(repairing(&site, missing, size).await?);
-    figures.extend(beside_sealed(world, size).await?);
+    let mut figures = clean(&installation, &coupons).await?;
+    figures.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
+    figures.push(repairing(&installation, missing, size).await?);
+    figures.extend(beside_sealed(bench, size).await?);
     Ok(figures)
 }
 
-async fn clean(site: &Site<'_>, coupons: &[Coupon]) -> Result<Vec<Figure>> {
+async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Figure>> {
     let mut seen = Vec::new();
     for coupon in coupons {
         step(format!("clean pass over {} claims", coupon.quantity));
-        admit_straight(site, *coupon, coupon.quantity).await?;
-        insert_rows(site, *coupon, 1, coupon.quantity).await?;
+        admit_straight(installation, *coupon, coupon.quantity).await?;
+        insert_rows(installation, *coupon, 1, coupon.quantity).await?;
         let (mut passes, mut scans, mut memory): (Vec<f64>, Vec<f64>, f64) = (Vec::new(), Vec::new(), 0.0);
         for _ in 0..TURNS {
-            scans.push(scan(site, *coupon).await?.0.as_secs_f64());
-            let pass = once(site, *coupon).await?;
+            scans.push(scan(installation, *coupon).await?.0.as_secs_f64());
+            let pass = once(installation, *coupon).await?;
             ensure!(pass.run["status"] == "clean", "the pass was not clean: {}", pass.run);
             passes.push(pass.seconds);
             memory = memory.max(pass.memory_mb);
@@ -85,14 +85,14 @@ async fn clean(site: &Site<'_>, coupons: &[Coupon]) -> Result<Vec<Figure>> {
 }
 
 /// The largest drop again, with one row in a hundred gone: a hundred times the same look, and repairs in every page.
-async fn scattered(site: &Site<'_>, coupon: Coupon) -> Result<Figure> {
+async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Figure> {
     step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
-    let scan = scan(site, coupon).await?.0.as_secs_f64();
-    let mut conn = site.mysql().await?;
+    let scan = scan(installation, coupon).await?.0.as_secs_f64();
+    let mut conn = installation.mysql().await?;
     conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0", (coupon.drop,)).await?;
     let drifts = conn.affected_rows();
     conn.disconnect().await?;
-    let pass = once(site, coupon).await?;
+    let pass = once(installation, coupon).await?;
     ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
     let what = format!("pass with scattered drifts ÷ bare scan, {} claims", coupon.quantity);
     #[allow(clippy::cast_precision_loss, reason = "a small count")]
@@ -102,24 +102,24 @@ async fn scattered(site: &Site<'_>, coupon: Coupon) -> Result<Figure> {
 }
 
 /// Everybody is in Redis, and nobody has a row.
-async fn repairing(site: &Site<'_>, coupon: Coupon, size: &Size) -> Result<Figure> {
+async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> Result<Figure> {
     step(format!("repairing {} missing rows", size.missing));
-    admit_straight(site, coupon, size.missing).await?;
-    let pass = once(site, coupon).await?;
+    admit_straight(installation, coupon, size.missing).await?;
+    let pass = once(installation, coupon).await?;
     ensure!(pass.run["status"] == "repaired", "the pass did not repair: {}", pass.run["status"]);
-    let mut conn = site.mysql().await?;
+    let mut conn = installation.mysql().await?;
     conn.exec_drop("DELETE FROM issued_coupons WHERE drop_id = ?", (coupon.drop,)).await?;
     conn.disconnect().await?;
-    let straight = insert_rows(site, coupon, 1, size.missing).await?.as_secs_f64();
+    let straight = insert_rows(installation, coupon, 1, size.missing).await?.as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
     let figure = Figure::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
     Ok(figure.target(Target::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
 }
 
 /// One pass in a process of its own, over one coupon.
-async fn once(site: &Site<'_>, coupon: Coupon) -> Result<Pass> {
+async fn once(installation: &Installation, coupon: Coupon) -> Result<Pass> {
     let id = coupon.id.to_string();
-    let mut command = site.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
+    let mut command = installation.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = child.id().context("it ended at once")?;
     let mut ended = std::pin::pin!(child.wait_with_output());
@@ -144,20 +144,20 @@ fn seconds(run: &Value) -> Result<f64> {
 }
 
 /// A few open drops, first alone and then beside sealed ones.
-async fn beside_sealed(world: &World, size: &Size) -> Result<Vec<Figure>> {
+async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     step(format!("a pass over {OPEN} open drops beside {} sealed ones", size.sealed));
-    let site = Site::make(world, "sealed").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
+    let installation = bench.install("sealed").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     for _ in 0..OPEN {
-        let coupon = site.coupon(&api, 100).await?;
-        admit_straight(&site, coupon, 100).await?;
-        insert_rows(&site, coupon, 1, 100).await?;
+        let coupon = installation.coupon(&api, 100).await?;
+        admit_straight(&installation, coupon, 100).await?;
+        insert_rows(&installation, coupon, 1, 100).await?;
     }
     // It reads the catalogue every second; only the pass is to be counted.
     api.stop().await?;
-    let alone = asked(world, &site, &reconciler).await?;
-    seal_many(&site, size.sealed).await?;
-    let beside = asked(world, &site, &reconciler).await?;
+    let alone = asked(bench, &installation, &reconciler).await?;
+    seal_many(&installation, size.sealed).await?;
+    let beside = asked(bench, &installation, &reconciler).await?;
     reconciler.stop().await?;
     let time = Figure::of(PART, "pass over 10 open drops beside sealed ones", beside.0, "ms");
     let statements =
@@ -169,11 +169,11 @@ async fn beside_sealed(world: &World, size: &Size) -> Result<Vec<Figure>> {
 }
 
 /// Milliseconds and statements of a pass that is asked for, the median and the fewest of several.
-async fn asked(world: &World, site: &Site<'_>, reconciler: &firstcome_rush::system::Service) -> Result<(f64, f64)> {
-    let ops = site.ops(reconciler)?;
+async fn asked(bench: &Bench, installation: &Installation, reconciler: &Service) -> Result<(f64, f64)> {
+    let ops = installation.ops(reconciler)?;
     let (mut times, mut statements) = (Vec::new(), f64::MAX);
     for _ in 0..7 {
-        let mut meter = Meter::start(world).await?;
+        let mut meter = Meter::start(&bench.servers.stack).await?;
         let run = ops.post("/v1/reconcile", &json!({"wait": true})).await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;
@@ -185,8 +185,8 @@ async fn asked(world: &World, site: &Site<'_>, reconciler: &firstcome_rush::syst
 }
 
 /// Drops that are over and were verified: as the reconciler leaves them, without rows.
-async fn seal_many(site: &Site<'_>, count: u32) -> Result<()> {
-    let mut conn = site.mysql().await?;
+async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
+    let mut conn = installation.mysql().await?;
     conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')").await?;
     let coupon = conn.last_insert_id().context("no id")?;
     let values: Vec<String> = (0..count)

@@ -3,18 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use firstcome_rush::live::step;
-use firstcome_rush::system::Service;
+use anyhow::{Result, ensure};
+use firstcome_load::answer::Kind;
+use firstcome_load::launch::{Installation, Service};
+use firstcome_load::live::step;
+use firstcome_load::workload::Workload;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::median;
+use crate::Bench;
 use crate::cli::Size;
-use crate::load::{Plan, crowd};
 use crate::report::{Figure, Target};
-use crate::world::{Site, World, address};
 
 const PART: &str = "slow";
 const SLOW: usize = 200;
@@ -28,18 +29,18 @@ const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
 /// Measures the 99th percentile without and with them, in turns.
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let site = Site::make(world, "slow").await?;
-    let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-    let consumer = site.consumer().await?;
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let installation = bench.install("slow").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let consumer = installation.consumer().await?;
     step(format!("claims beside {SLOW} slow clients, in turns with claims without them"));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     // The first crowd warms up.
-    p99(&site, &api, size).await?;
+    p99(&installation, &api, size).await?;
     for _ in 0..TURNS {
-        alone.push(p99(&site, &api, size).await?);
-        let slow = hold(address(&api)?, site.setting("OPS_TOKEN")).await?;
-        beside.push(p99(&site, &api, size).await?);
+        alone.push(p99(&installation, &api, size).await?);
+        let slow = hold(api.address()?, installation.setting("OPS_TOKEN")).await?;
+        beside.push(p99(&installation, &api, size).await?);
         drop(slow);
     }
     consumer.stop().await?;
@@ -50,13 +51,14 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     Ok(vec![figure.target(Target::AtMost(2.0)).note(format!("open loop, {RATE} claims a second; everyone wins"))])
 }
 
-async fn p99(site: &Site<'_>, api: &Service, size: &Size) -> Result<f64> {
+async fn p99(installation: &Installation, api: &Service, size: &Size) -> Result<f64> {
     let people = (size.winners / 20).clamp(1_000, 5_000);
-    let coupon = site.coupon(api, people).await?;
-    let plan = Plan { rate: Some(RATE), ..Plan::once_each(address(api)?, coupon.id, people, size.connections) };
-    let seen = crowd(&plan).await?;
-    ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
-    Ok(seen.winners.context("nobody won")?.p99)
+    let coupon = installation.coupon(api, people).await?;
+    let workload =
+        Workload { rate: Some(RATE), ..Workload::once_each(api.address()?, coupon.id, people, size.connections) };
+    let tally = workload.run().await?;
+    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+    Ok(tally.winners.p99_ms)
 }
 
 /// Slow clients, until the set is dropped. Each comes again when it is hung up on.

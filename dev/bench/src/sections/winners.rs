@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use firstcome_rush::live::step;
-use firstcome_rush::system::Service;
+use firstcome_load::answer::Kind;
+use firstcome_load::launch::{Coupon, Installation, Service, until};
+use firstcome_load::live::step;
+use firstcome_load::measure::{cpu_seconds, server_cpu};
+use firstcome_load::workload::Workload;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use mysql_async::prelude::Queryable as _;
 
 use super::{consumer, median};
+use crate::Bench;
 use crate::ceiling::{PARTITIONS, person};
 use crate::cli::Size;
-use crate::load::{Plan, crowd};
-use crate::process::cpu_seconds;
 use crate::report::{Figure, Target};
-use crate::world::{Coupon, Site, World, address, until};
 
 const PART: &str = "winners";
 /// In turns, so that what else the machine does hits all.
@@ -26,8 +27,8 @@ const CONNECTIONS: [usize; 2] = [64, 256];
 const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
 
 /// One installation with its processes.
-struct Side<'w> {
-    site: Site<'w>,
+struct Side {
+    installation: Installation,
     api: Service,
     consumer: Service,
     reconciler: Service,
@@ -41,27 +42,25 @@ struct Turn {
     cpu: [f64; 5],
 }
 
-impl<'w> Side<'w> {
-    async fn start(site: Site<'w>) -> Result<Self> {
-        let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-        let consumer = site.consumer().await?;
-        Ok(Self { site, api, consumer, reconciler, turns: BTreeMap::new() })
+impl Side {
+    async fn start(installation: Installation) -> Result<Self> {
+        let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+        let consumer = installation.consumer().await?;
+        Ok(Self { installation, api, consumer, reconciler, turns: BTreeMap::new() })
     }
 
     fn cpu(&self) -> Result<[f64; 5]> {
-        let world = self.site.world;
-        let [mysql, kafka, redis] =
-            [world.stack.mysql.pid(), world.stack.kafka.pid(), world.stack.redis.pid()].map(|pid| world.cpu(pid));
+        let [mysql, redis, kafka] = server_cpu(&self.installation.servers.stack);
         Ok([cpu_seconds(self.api.pid())?, mysql, kafka, redis, cpu_seconds(self.consumer.pid())?])
     }
 
     /// Everyone wins; the turn is over when the last row is there.
     async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
-        let coupon = self.site.coupon(&self.api, people).await?;
+        let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
-        let seen = crowd(&Plan::once_each(address(&self.api)?, coupon.id, people, connections)).await?;
-        ensure!(seen.count("accepted") == u64::from(people), "not everyone won: {:?}", seen.answers);
-        let mut conn = self.site.mysql().await?;
+        let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections).run().await?;
+        ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
+        let mut conn = self.installation.mysql().await?;
         // The last slots of all partitions are among these; asking for them costs MySQL nothing.
         let ends = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND slot > {}",
@@ -75,7 +74,7 @@ impl<'w> Side<'w> {
         ensure!(rows == Some(people), "{rows:?} rows of {people}");
         conn.disconnect().await?;
         let cpu = std::array::from_fn(|process| (after[process] - before[process]) * 1e6 / f64::from(people));
-        self.turns.entry(connections).or_default().push(Turn { per_second: seen.per_second, cpu });
+        self.turns.entry(connections).or_default().push(Turn { per_second: tally.per_second, cpu });
         Ok(())
     }
 
@@ -97,10 +96,10 @@ impl<'w> Side<'w> {
     }
 }
 
-pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
-    let mut own = Side::start(Site::make(world, "winners").await?).await?;
-    let mut other = match Site::of_another_build(world, "before").await? {
-        Some(site) => Some(Side::start(site).await?),
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+    let mut own = Side::start(bench.install("winners").await?).await?;
+    let mut other = match &bench.other_build {
+        Some(build) => Some(Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?),
         None => None,
     };
     let people = size.winners / 4;
@@ -128,7 +127,7 @@ pub async fn measure(world: &World, size: &Size) -> Result<Vec<Figure>> {
     own.stop().await?;
     if let Some(other) = other {
         other.stop().await?;
-        figures.push(drains(world, size).await?);
+        figures.push(drains(bench, size).await?);
     }
     Ok(figures)
 }
@@ -137,7 +136,7 @@ fn target(connections: usize) -> Target {
     if connections == CONNECTIONS[0] { Target::AtMost(170.0) } else { Target::Shown }
 }
 
-fn cost(side: &Side<'_>, whose: &str, connections: usize) -> Figure {
+fn cost(side: &Side, whose: &str, connections: usize) -> Figure {
     let (by_process, all) = side.cost(connections);
     let rates = side.rates(connections);
     let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
@@ -163,21 +162,22 @@ fn spread(values: &[f64]) -> String {
 }
 
 /// A backlog becomes rows, by each build in turns.
-async fn drains(world: &World, size: &Size) -> Result<Figure> {
-    let own = Site::make(world, "drain").await?;
-    let Some(other) = Site::of_another_build(world, "drain_before").await? else { anyhow::bail!("no other build") };
+async fn drains(bench: &Bench, size: &Size) -> Result<Figure> {
+    let own = bench.install("drain").await?;
+    let Some(build) = &bench.other_build else { anyhow::bail!("no other build") };
+    let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
     let (mut own_rates, mut other_rates) = (Vec::new(), Vec::new());
     for turn in 0..3 {
         step(format!("a backlog of {} becomes rows, turn {} of 3", size.winners, turn + 1));
         let mut sides = [(&own, &mut own_rates), (&other, &mut other_rates)];
         sides.rotate_left(turn % 2);
-        for (site, rates) in sides {
-            let (reconciler, api) = tokio::try_join!(site.reconciler(), site.api())?;
-            let coupon = site.coupon(&api, size.winners).await?;
+        for (installation, rates) in sides {
+            let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+            let coupon = installation.coupon(&api, size.winners).await?;
             api.stop().await?;
             reconciler.stop().await?;
-            consumer::publish(site, coupon).await?;
-            rates.push(consumer::consume(site, coupon).await?);
+            consumer::publish(installation, coupon).await?;
+            rates.push(consumer::consume(installation, coupon).await?);
         }
     }
     let ratios: Vec<f64> = own_rates.iter().zip(&other_rates).map(|(own, other)| own / other).collect();

@@ -1,0 +1,208 @@
+//! The same rush on every design and on Firstcome, each started anew on the same servers.
+
+mod columns;
+mod page;
+mod picture;
+mod processes;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use firstcome_load::launch::{Servers, beside_this_program};
+use firstcome_load::live::step;
+use firstcome_load::measure::{Cost, Meter};
+use firstcome_load::tally::Tally;
+use firstcome_load::workload::Workload;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+pub use self::picture::{Picture, draw};
+use self::processes::Processes;
+use crate::PROGRAM;
+use crate::designs::Design;
+
+/// The shortest time between two readings of MySQL's counters.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// A slow design is sampled so often in all, since each sample costs MySQL a millisecond too.
+const SAMPLES: u32 = 50;
+
+/// A fast design is measured so often, and the run in the middle counts.
+const TURNS: usize = 3;
+/// A slow one is measured no more after this.
+const ENOUGH: Duration = Duration::from_secs(15);
+
+/// How large the rush is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RushSize {
+    pub requests: u32,
+    pub quantity: u32,
+    pub connections: usize,
+    /// The quantity while a process is killed.
+    pub killed: u32,
+}
+
+/// All that was measured, side by side.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    pub size: RushSize,
+    /// Of the machine.
+    pub cores: usize,
+    /// The same crowd and a route that does nothing.
+    pub nothing: Option<Tally>,
+    pub runs: Vec<DesignRun>,
+}
+
+/// What a rush on one design came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DesignRun {
+    pub design: Design,
+    /// The crowd's answers.
+    pub tally: Tally,
+    pub rows: u64,
+    /// Rows above the quantity.
+    pub too_many: u64,
+    /// Rows missing to the quantity although more people asked.
+    pub too_few: u64,
+    /// Rows of people who have another one.
+    pub twice: u64,
+    /// People with the answer `accepted` or `already_claimed` who have no row.
+    pub yes_without_row: u64,
+    /// People with the answer `accepted` who have no row after the consumer was killed in the middle of another rush; only
+    /// for designs that have one.
+    pub lost_by_consumer_kill: Option<u64>,
+    /// The same after MySQL was killed in the middle of it and came back.
+    pub lost_by_mysql_crash: Option<u64>,
+    /// What it cost the servers, until the last row stood.
+    pub cost: Cost,
+    /// MySQL statements so far, by seconds.
+    pub statements: Vec<(f64, u64)>,
+}
+
+/// The process that is killed in the middle of a rush.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Consumer,
+    Mysql,
+}
+
+pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result<DesignRun> {
+    step(format!("{}: {}", design.word(), design.title()));
+    let mut runs = Vec::new();
+    let begun = Instant::now();
+    while runs.len() < TURNS && (runs.is_empty() || begun.elapsed() < ENOUGH) {
+        runs.push(rush(servers, design, size).await?);
+    }
+    let mut done = middle(runs, |run| run.tally.per_second).context("no run")?;
+    if design.has_consumer() {
+        done.lost_by_consumer_kill = Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
+        done.lost_by_mysql_crash = Some(lost_when_killed(servers, design, size, Victim::Mysql).await?);
+    }
+    Ok(done)
+}
+
+/// The one in the middle.
+fn middle<T>(mut runs: Vec<T>, by: impl Fn(&T) -> f64) -> Option<T> {
+    runs.sort_by(|a, b| by(a).total_cmp(&by(b)));
+    let at = runs.len() / 2;
+    runs.into_iter().nth(at)
+}
+
+/// The rush on a design that was started anew.
+async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result<DesignRun> {
+    let running = Processes::start(servers, design, size.quantity).await?;
+    let workload = Workload::rush(running.api.address()?, running.coupon, size.requests, size.connections);
+    let mut meter = Meter::start(&servers.stack).await?;
+    let (tally, statements) = sampled(&workload, &mut meter).await?;
+    let statements_of_ours = running.settle(tally.accepted.len() as u64).await?;
+    meter.leave_out(statements_of_ours);
+    let cost = meter.stop(&servers.stack).await?;
+    let held = running.held().await?;
+    let mut done = judge(design, size.quantity, tally, &held);
+    (done.cost, done.statements) = (cost, statements);
+    running.stop().await;
+    Ok(done)
+}
+
+/// The crowd, with MySQL's statements over time.
+async fn sampled(workload: &Workload, meter: &mut Meter) -> Result<(Tally, Vec<(f64, u64)>)> {
+    let begun = Instant::now();
+    let mut series = vec![(0.0, 0)];
+    let mut asking = std::pin::pin!(workload.run());
+    let tally = loop {
+        let pause = SAMPLE.max(begun.elapsed() / SAMPLES);
+        tokio::select! {
+            tally = &mut asking => break tally?,
+            () = sleep(pause) => series.push((begun.elapsed().as_secs_f64(), meter.statements().await?)),
+        }
+    };
+    series.push((begun.elapsed().as_secs_f64(), meter.statements().await?));
+    Ok((tally, series))
+}
+
+fn judge(design: Design, quantity: u32, mut tally: Tally, held: &HashMap<String, u64>) -> DesignRun {
+    let rows: u64 = held.values().sum();
+    let yes_without_row = lost(tally.promises.keys(), held);
+    tally.forget_names();
+    let wanted = u64::from(quantity);
+    DesignRun {
+        design,
+        rows,
+        too_many: rows.saturating_sub(wanted),
+        too_few: wanted.saturating_sub(rows),
+        twice: rows - held.len() as u64,
+        yes_without_row,
+        lost_by_consumer_kill: None,
+        lost_by_mysql_crash: None,
+        cost: Cost::default(),
+        statements: Vec::new(),
+        tally,
+    }
+}
+
+fn lost<'a>(promised: impl Iterator<Item = &'a String>, held: &HashMap<String, u64>) -> u64 {
+    promised.filter(|user| !held.contains_key(*user)).count() as u64
+}
+
+/// A rush in which a process is killed once a third of the rows stand; gives how many people with the answer `accepted` have
+/// no row afterwards.
+async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSize, victim: Victim) -> Result<u64> {
+    let mut running = Processes::start(servers, design, size.killed).await?;
+    let workload = Workload::rush(running.api.address()?, running.coupon, size.killed * 4, size.connections);
+    let asking = tokio::spawn(async move { workload.run().await });
+    running.until_rows(u64::from(size.killed / 3)).await?;
+    match victim {
+        Victim::Consumer => {
+            let killed = running.consumer.take().context("no consumer")?;
+            killed.kill().await?;
+            running.consumer = Some(running.new_consumer(design).await?);
+        }
+        Victim::Mysql => {
+            servers.stack.mysql.kill().await?;
+            sleep(Duration::from_secs(1)).await;
+            servers.stack.mysql.start_again().await?;
+        }
+    }
+    let tally = asking.await??;
+    running.settle(tally.accepted.len() as u64).await?;
+    let missing = lost(tally.accepted.iter(), &running.held().await?);
+    running.stop().await;
+    Ok(missing)
+}
+
+/// The same crowd and a route that does nothing.
+pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Tally> {
+    step("a route that does nothing");
+    let mut command = Command::new(beside_this_program(PROGRAM)?);
+    let service = servers.spawn("nothing", command.arg("nothing"), "").await?;
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        turns.push(Workload::rush(service.address()?, 1, size.requests, size.connections).run().await?);
+    }
+    service.kill().await?;
+    let mut tally = middle(turns, |tally| tally.per_second).context("no run")?;
+    tally.forget_names();
+    Ok(tally)
+}

@@ -1,0 +1,272 @@
+//! What the README shows of a run: one picture, light and dark, and one table.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use firstcome_load::chart::{escape, number, standalone};
+use firstcome_load::live::{grouped, step};
+use firstcome_load::tally::Latency;
+use serde::Deserialize;
+
+use super::page::colour;
+use super::{Comparison, DesignRun};
+use crate::designs::Design;
+
+const BEGIN: &str = "<!-- bench: begin -->";
+const END: &str = "<!-- bench: end -->";
+
+/// Where the README's picture and table come from, and where they go.
+#[derive(Debug, Clone, Args)]
+pub struct Picture {
+    /// The report of a run
+    #[arg(long, default_value = "target/bench/report.json")]
+    pub report: PathBuf,
+    /// Folder for the pictures
+    #[arg(long, default_value = "docs/pictures")]
+    pub out: PathBuf,
+    /// The text in which the table is put between its two marks
+    #[arg(long, default_value = "README.md")]
+    pub readme: PathBuf,
+}
+
+/// What is read of the bench's report.
+#[derive(Deserialize)]
+struct Report {
+    comparison: Option<Comparison>,
+}
+
+/// Draws the pictures and puts the table into the text, between its marks.
+pub fn draw(options: &Picture) -> Result<()> {
+    let name = options.report.display();
+    let text = fs::read_to_string(&options.report).with_context(|| format!("{name}: make bench writes it"))?;
+    let report: Report = serde_json::from_str(&text).with_context(|| format!("{name} is of another version"))?;
+    let comparison = report.comparison.with_context(|| format!("{name} has no designs: it is of a part of a run"))?;
+    fs::create_dir_all(&options.out)?;
+    let svg = drawn(&comparison);
+    for (file, dark) in [("designs-light.svg", false), ("designs-dark.svg", true)] {
+        let path = options.out.join(file);
+        fs::write(&path, standalone(&svg, dark))?;
+        step(format!("wrote {}", path.display()));
+    }
+    let readme = fs::read_to_string(&options.readme)?;
+    fs::write(&options.readme, put(&readme, &table(&comparison))?)?;
+    step(format!("the table is in {}", options.readme.display()));
+    Ok(())
+}
+
+/// The text with something else between its marks.
+fn put(text: &str, table: &str) -> Result<String> {
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no mark {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("no mark {END}"))?;
+    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+const ROW: f64 = 30.0;
+const HEAD: f64 = 62.0;
+/// Where bars begin and end, and where the two columns of numbers stand.
+const BARS: (f64, f64) = (304.0, 512.0);
+const OVER: f64 = 590.0;
+const LOST: f64 = 712.0;
+
+/// Requests a second as bars; beside them what came out wrong.
+fn drawn(comparison: &Comparison) -> String {
+    let bars = comparison.speeds();
+    let most = bars.iter().map(|bar| bar.value).fold(1.0, f64::max);
+    let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0)) + 12.0;
+    let title = format!(
+        "{} requests on {} coupons: requests a second, rows too many or too few, and people told yes without a row",
+        grouped(comparison.size.requests.into()),
+        comparison.size.quantity
+    );
+    let mut svg = format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
+    );
+    for (x, first, second) in [
+        (BARS.0, "requests a second", "more is better"),
+        (OVER, "over-issued, of", &format!("{} offered", comparison.size.quantity)),
+        (LOST, "told yes, no row", "calm / after a crash"),
+    ] {
+        words(&mut svg, x, 18.0, "t v", first);
+        words(&mut svg, x, 36.0, "t", second);
+    }
+    let mut y = HEAD;
+    for bar in &bars {
+        let run = comparison.runs.iter().find(|run| colour(run.design) == bar.colour);
+        let own = run.is_some_and(|run| run.design == Design::H);
+        words(&mut svg, BARS.0 - 12.0, y + 15.0, if own { "t e v" } else { "t e" }, &bar.name);
+        let length = (bar.value / most * (BARS.1 - BARS.0)).max(1.0);
+        let _ = write!(
+            svg,
+            r#"<rect x="{}" y="{y:.0}" width="{length:.1}" height="21" rx="3" class="f c{}"/>"#,
+            BARS.0, bar.colour
+        );
+        words(&mut svg, BARS.0 + length + 6.0, y + 15.0, "t v", &number(bar.value));
+        if let Some(run) = run {
+            judged(&mut svg, OVER, y + 15.0, &[over(run)]);
+            judged(&mut svg, LOST, y + 15.0, &[run.yes_without_row.to_string(), crashed(run)]);
+        }
+        y += ROW;
+    }
+    svg + "</svg>"
+}
+
+/// `0`, or how many too many, or how many too few.
+fn over(run: &DesignRun) -> String {
+    match (run.too_many, run.too_few) {
+        (0, 0) => "0".into(),
+        (0, few) => format!("{few} too few"),
+        (many, _) => format!("{many} too many"),
+    }
+}
+
+/// The most that any crash cost.
+fn crashed(run: &DesignRun) -> String {
+    let most = run.lost_by_consumer_kill.max(run.lost_by_mysql_crash);
+    most.map_or_else(|| "–".into(), |lost| lost.to_string())
+}
+
+fn judged(svg: &mut String, x: f64, y: f64, parts: &[String]) {
+    let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="t">"#);
+    for (at, part) in parts.iter().enumerate() {
+        let class = match part.as_str() {
+            "0" => "good",
+            "–" => "t",
+            _ => "bad",
+        };
+        let between = if at > 0 { " / " } else { "" };
+        let _ = write!(svg, r#"{between}<tspan class="{class}">{}</tspan>"#, escape(part));
+    }
+    svg.push_str("</text>");
+}
+
+fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
+    let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{}</text>"#, escape(text));
+}
+
+/// The table of the README.
+fn table(comparison: &Comparison) -> String {
+    let size = &comparison.size;
+    let mut text = format!(
+        "\n{} requests of {} people on {} coupons over {} connections; everybody asks twice at once. {} cores for the crowd, \
+         the design, Redis (AOF `always`), MySQL and Kafka together; compare the figures with each other only.\n\n",
+        grouped(size.requests.into()),
+        grouped((size.requests / 2).into()),
+        size.quantity,
+        size.connections,
+        comparison.cores
+    );
+    text += "| Design | requests/s | winners p50 · p99 ms | losers p50 · p99 ms | rows | told yes, no row | after a killed \
+             consumer · MySQL crash | told yes and sold out | MySQL statements |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    for run in &comparison.runs {
+        text += &row(run);
+    }
+    if let Some(nothing) = &comparison.nothing {
+        let _ =
+            writeln!(text, "| *a route that does nothing* | *{}* | | | | | | | |", number(nothing.per_second.round()));
+    }
+    text.push('\n');
+    text
+}
+
+fn row(run: &DesignRun) -> String {
+    let lost = |lost: Option<u64>| lost.map_or_else(|| "–".to_owned(), bad);
+    let own = if run.design == Design::H { "**" } else { "" };
+    let right = run.too_many + run.too_few + run.twice == 0;
+    format!(
+        "| {own}{} {}{own} | {own}{}{own} | {} | {} | {} | {} | {} · {} | {} | {} |\n",
+        run.design.word(),
+        run.design.title(),
+        number(run.tally.per_second.round()),
+        latency(&run.tally.winners),
+        latency(&run.tally.losers),
+        if right { run.rows.to_string() } else { format!("**{}**", run.rows) },
+        bad(run.yes_without_row),
+        lost(run.lost_by_consumer_kill),
+        lost(run.lost_by_mysql_crash),
+        bad(run.tally.holders_denied),
+        grouped(run.cost.mysql_statements),
+    )
+}
+
+/// Anything but 0 stands out.
+fn bad(count: u64) -> String {
+    if count == 0 { "0".into() } else { format!("**{}**", grouped(count)) }
+}
+
+fn latency(latency: &Latency) -> String {
+    if latency.count == 0 { "–".into() } else { format!("{} · {}", number(latency.p50_ms), number(latency.p99_ms)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison() -> Comparison {
+        let latency = |count: u64, p50: f64| {
+            serde_json::json!({
+                "count": count, "p50_ms": p50, "p90_ms": 10.0, "p99_ms": 12.0, "p999_ms": 13.0, "max_ms": 14.0,
+                "curve": [[0.0, 1.0], [1.0, 14.0]],
+            })
+        };
+        let tally = serde_json::json!({
+            "people": 1_000, "requests": 2_000, "seconds": 0.1, "per_second": 20_000.0, "answers": {"accepted": 100},
+            "admitted": 100, "not_queued": 0, "gave_up": 0, "late": 0, "unclear": null, "latency": latency(100, 1.5),
+            "winners": latency(100, 1.5), "losers": latency(0, 0.0), "contradictions": [], "holders_denied": 0,
+            "admissions": [40, 60], "cpu_seconds": 0.1,
+        });
+        let run = |design: &str, rows: u32, lost: Option<u32>| {
+            serde_json::json!({
+                "design": design, "tally": tally, "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
+                "yes_without_row": 0, "lost_by_consumer_kill": lost, "lost_by_mysql_crash": lost,
+                "cost": {"mysql_statements": 9, "mysql_cpu": 0.1, "redis_commands": 3, "redis_by_command": {},
+                         "redis_cpu": 0.1, "kafka_cpu": 0.1},
+                "statements": [[0.0, 0], [0.1, 9]],
+            })
+        };
+        let comparison = serde_json::json!({
+            "size": {"requests": 2_000, "quantity": 100, "connections": 64, "killed": 300}, "cores": 2, "nothing": tally,
+            "runs": [run("a", 114, None), run("h", 100, Some(0))],
+        });
+        serde_json::from_value(comparison).unwrap()
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_design_stands_in_picture_and_table() {
+        let comparison = comparison();
+        let svg = standalone(&drawn(&comparison), true);
+        assert!(svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#), "{svg}");
+        assert!(svg.contains("h · Firstcome") && svg.contains("a route that does nothing"), "{svg}");
+        let table = table(&comparison);
+        assert!(
+            table.contains("| a count rows, then insert | 20,000 | 1.50 · 12 | – | **114** | 0 | – · – |"),
+            "{table}"
+        );
+        assert!(table.contains("| **h Firstcome** | **20,000** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"), "{table}");
+    }
+
+    #[test]
+    fn the_picture_is_drawn_out_of_a_report_and_the_page_has_every_chart() {
+        let folder = tempfile::tempdir().unwrap();
+        let [report, out, readme] = ["report.json", "pictures", "README.md"].map(|name| folder.path().join(name));
+        fs::write(&report, serde_json::json!({"comparison": comparison(), "more": 1}).to_string()).unwrap();
+        fs::write(&readme, format!("{BEGIN}\n{END}\n")).unwrap();
+        draw(&Picture { report, out: out.clone(), readme: readme.clone() }).unwrap();
+        assert!(fs::read_to_string(&readme).unwrap().contains(&table(&comparison())));
+        assert!(out.join("designs-dark.svg").exists() && out.join("designs-light.svg").exists());
+        let page = comparison().html();
+        for words in ["waited, ms", "statements so far", "people admitted", "told both yes and sold out"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
+        assert_eq!(put(&text, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nz\n"));
+        assert!(put("no marks", "new").is_err());
+    }
+}

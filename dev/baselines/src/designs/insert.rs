@@ -1,0 +1,84 @@
+//! A and E: nothing is held while a person is served.
+
+use anyhow::Result;
+use firstcome_shared::domain::UserId;
+use redis::aio::MultiplexedConnection;
+
+use super::sql::Rows;
+use super::{DesignArgs, Issuer, Reply};
+
+/// A: between the count and the insert others insert too, so there are more rows than coupons.
+pub(super) struct CountThenInsert {
+    pub(super) rows: Rows,
+    pub(super) quantity: u32,
+}
+
+impl CountThenInsert {
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        Ok(Self { rows: Rows::of(args).await?, quantity: args.quantity })
+    }
+}
+
+impl Issuer for CountThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        let mut conn = self.rows.pool.get_conn().await?;
+        let (count, held) = self.rows.look(&mut conn, user.as_str()).await?;
+        if held {
+            return Ok(Reply::Already);
+        }
+        if count >= self.quantity {
+            return Ok(Reply::SoldOut);
+        }
+        let inserted = self.rows.insert(&mut conn, user.as_str(), count + 1).await?;
+        Ok(if inserted { Reply::Accepted(count + 1) } else { Reply::Already })
+    }
+}
+
+/// E: the counter decides, the row is written before the answer. Who holds one is known to MySQL alone, so it is asked by
+/// everybody, and whoever comes too late takes back their step, so that a number which a second click took is free again.
+/// Or, with the counter first, MySQL is asked by nobody who comes too late, and nothing is taken back: faster, but whoever
+/// holds one and asks again is told that it is sold out, and each number that a second click took is lost.
+pub(super) struct CounterThenInsert {
+    read_first: bool,
+    rows: Rows,
+    redis: MultiplexedConnection,
+    counter: String,
+    quantity: u32,
+}
+
+impl CounterThenInsert {
+    pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
+        let redis = redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?;
+        let (rows, counter) = (Rows::of(args).await?, args.design.key("count"));
+        Ok(Self { read_first, rows, redis, counter, quantity: args.quantity })
+    }
+
+    async fn move_counter(&self, by: i64) -> Result<u32> {
+        Ok(redis::cmd("INCRBY").arg(&self.counter).arg(by).query_async(&mut self.redis.clone()).await?)
+    }
+}
+
+impl Issuer for CounterThenInsert {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        if self.read_first {
+            let mut conn = self.rows.pool.get_conn().await?;
+            if self.rows.held(&mut conn, user.as_str()).await? {
+                return Ok(Reply::Already);
+            }
+        }
+        let slot = self.move_counter(1).await?;
+        if slot > self.quantity {
+            if self.read_first {
+                self.move_counter(-1).await?;
+            }
+            return Ok(Reply::SoldOut);
+        }
+        let mut conn = self.rows.pool.get_conn().await?;
+        match self.rows.insert(&mut conn, user.as_str(), slot).await {
+            Ok(true) => Ok(Reply::Accepted(slot)),
+            // Undone by hand; with nobody else's step taken back, this number is lost once the counter is past the end.
+            Ok(false) => self.move_counter(-1).await.map(|_| Reply::Already),
+            Err(error) => self.move_counter(-1).await.and(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! F and G: Redis decides, Kafka carries, a consumer inserts.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use firstcome_shared::domain::UserId;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{DesignArgs, Issuer, Reply};
+
+/// Longest wait for Kafka's acknowledgement, as Firstcome's.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Producer with Firstcome's settings.
+struct Topic {
+    producer: FutureProducer,
+    name: String,
+}
+
+impl Topic {
+    /// With a connection that has carried a message (an empty one, which the consumer passes over): what is measured is the
+    /// design, not its first second.
+    async fn new(args: &DesignArgs) -> Result<Self> {
+        let settings = args.kafka();
+        let producer: FutureProducer = settings.producer(DEADLINE).create()?;
+        let first = FutureRecord::to(&settings.topic).key("1").payload("");
+        producer.send(first, DEADLINE).await.map_err(|(error, _)| error)?;
+        Ok(Self { producer, name: settings.topic })
+    }
+
+    async fn send(&self, user: &str, slot: u32) -> Result<()> {
+        let payload = format!("{{\"user_id\":\"{user}\",\"slot\":{slot}}}");
+        let record = FutureRecord::to(&self.name).key("1").payload(&payload);
+        self.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
+        Ok(())
+    }
+}
+
+/// F: a set of people and a counter, two steps.
+pub(super) struct SetAndCounter {
+    redis: MultiplexedConnection,
+    topic: Topic,
+    people: String,
+    counter: String,
+    quantity: u32,
+}
+
+impl SetAndCounter {
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        Ok(Self {
+            redis: redis::Client::open(args.redis.as_str())?.get_multiplexed_async_connection().await?,
+            topic: Topic::new(args).await?,
+            people: args.design.key("users"),
+            counter: args.design.key("count"),
+            quantity: args.quantity,
+        })
+    }
+
+    /// The counter only grows: whoever finds it at the end changes nothing any more.
+    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
+        let mut look = redis::pipe();
+        look.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
+        let (count, held): (Option<u32>, bool) = look.query_async(&mut self.redis.clone()).await?;
+        let over = count.is_some_and(|count| count >= self.quantity);
+        Ok(over.then_some(if held { Reply::Already } else { Reply::SoldOut }))
+    }
+
+    async fn take_back(&self, user: &str) -> Result<()> {
+        Ok(redis::cmd("SREM").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?)
+    }
+}
+
+impl Issuer for SetAndCounter {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        let user = user.as_str();
+        if let Some(reply) = self.settled(user).await? {
+            return Ok(reply);
+        }
+        let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
+        if added == 0 {
+            // Also answered to a person who asks twice at once and loses a moment later: the two steps are not atomic.
+            return Ok(Reply::Already);
+        }
+        let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
+        if slot > self.quantity {
+            self.take_back(user).await?;
+            return Ok(Reply::SoldOut);
+        }
+        self.topic.send(user, slot).await?;
+        Ok(Reply::Accepted(slot))
+    }
+}
+
+/// Connections of G: a `WATCH` belongs to a connection, so nobody can share one.
+const CONNECTIONS: usize = 64;
+
+/// G: one set, changed only if nobody else changed it since it was counted.
+pub(super) struct WatchedSet {
+    free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
+    give_back: mpsc::Sender<MultiplexedConnection>,
+    waiting: Semaphore,
+    shared: MultiplexedConnection,
+    topic: Topic,
+    people: String,
+    quantity: u32,
+}
+
+impl WatchedSet {
+    pub(super) async fn new(args: &DesignArgs) -> Result<Self> {
+        let client = redis::Client::open(args.redis.as_str())?;
+        let (give_back, free) = mpsc::channel(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            give_back.send(client.get_multiplexed_async_connection().await?).await?;
+        }
+        Ok(Self {
+            free: tokio::sync::Mutex::new(free),
+            give_back,
+            waiting: Semaphore::new(CONNECTIONS),
+            shared: client.get_multiplexed_async_connection().await?,
+            topic: Topic::new(args).await?,
+            people: args.design.key("users"),
+            quantity: args.quantity,
+        })
+    }
+
+    /// The set only grows: whoever finds it full needs no `WATCH`, and no connection of their own.
+    async fn settled(&self, user: &str) -> Result<Option<Reply>> {
+        let mut look = redis::pipe();
+        look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+        let (held, count): (bool, u32) = look.query_async(&mut self.shared.clone()).await?;
+        Ok(if held { Some(Reply::Already) } else { (count >= self.quantity).then_some(Reply::SoldOut) })
+    }
+
+    async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Reply> {
+        loop {
+            let mut look = redis::pipe();
+            look.cmd("WATCH").arg(&self.people).ignore();
+            look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+            let (held, count): (bool, u32) = look.query_async(conn).await?;
+            if held || count >= self.quantity {
+                redis::cmd("UNWATCH").query_async::<()>(conn).await?;
+                return Ok(if held { Reply::Already } else { Reply::SoldOut });
+            }
+            let mut add = redis::pipe();
+            add.atomic().cmd("SADD").arg(&self.people).arg(user);
+            // Nil: somebody else was quicker, and everybody who looked meanwhile looks again.
+            if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
+                return Ok(Reply::Accepted(count + 1));
+            }
+        }
+    }
+}
+
+impl Issuer for WatchedSet {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        if let Some(reply) = self.settled(user.as_str()).await? {
+            return Ok(reply);
+        }
+        let reply = {
+            let _place = self.waiting.acquire().await?;
+            let mut conn = self.free.lock().await.recv().await.context("no connection")?;
+            let reply = self.decide(&mut conn, user.as_str()).await;
+            self.give_back.send(conn).await?;
+            reply?
+        };
+        if let Reply::Accepted(slot) = reply {
+            self.topic.send(user.as_str(), slot).await?;
+        }
+        Ok(reply)
+    }
+}

@@ -1,0 +1,73 @@
+//! D: the stock row in MySQL is the lock.
+
+use anyhow::Result;
+use firstcome_shared::domain::UserId;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Transaction, TxOpts};
+
+use super::sql::Rows;
+use super::{DesignArgs, Issuer, Reply};
+
+pub(super) struct RowLock {
+    rows: Rows,
+    look: String,
+    lock: String,
+    take: String,
+    read_first: bool,
+    quantity: i64,
+}
+
+impl RowLock {
+    pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
+        let table = args.design.table();
+        // Stock and the person's row in one statement, so that whoever loses holds the lock for one round trip.
+        let look = format!(
+            "SELECT remaining, EXISTS (SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?)
+             FROM stock_{table} WHERE coupon_id = 1"
+        );
+        Ok(Self {
+            rows: Rows::of(args).await?,
+            lock: format!("{look} FOR UPDATE"),
+            look,
+            take: format!("UPDATE stock_{table} SET remaining = remaining - 1 WHERE coupon_id = 1"),
+            read_first,
+            quantity: args.quantity.into(),
+        })
+    }
+
+    async fn take(&self, mut tx: Transaction<'_>, user: &str, remaining: i64) -> Result<Reply> {
+        let slot = u32::try_from(self.quantity - remaining + 1)?;
+        if !self.rows.insert(&mut tx, user, slot).await? {
+            tx.rollback().await?;
+            return Ok(Reply::Already);
+        }
+        tx.query_drop(&self.take).await?;
+        tx.commit().await?;
+        Ok(Reply::Accepted(slot))
+    }
+}
+
+fn no((remaining, held): (i64, u8)) -> Option<Reply> {
+    if held != 0 { Some(Reply::Already) } else { (remaining <= 0).then_some(Reply::SoldOut) }
+}
+
+impl Issuer for RowLock {
+    async fn claim(&self, user: &UserId) -> Result<Reply> {
+        let user = user.as_str();
+        let mut conn = self.rows.pool.get_conn().await?;
+        if self.read_first
+            && let Some(reply) = no(conn.exec_first(&self.look, (user,)).await?.unwrap_or((0, 0)))
+        {
+            return Ok(reply);
+        }
+        let mut tx = conn.start_transaction(TxOpts::default()).await?;
+        let seen: (i64, u8) = tx.exec_first(&self.lock, (user,)).await?.unwrap_or((0, 0));
+        match no(seen) {
+            Some(reply) => {
+                tx.rollback().await?;
+                Ok(reply)
+            }
+            None => self.take(tx, user, seen.0).await,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The table of rows, and what every design asks of it.
+
+use anyhow::Result;
+use firstcome_stack::MysqlServer;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
+
+use super::{Design, DesignArgs};
+
+/// Connections of a design's API to MySQL: what brings the fastest of them furthest on two cores.
+const CONNECTIONS: usize = 32;
+/// MySQL's word for a second row where one is allowed.
+const DUPLICATE: u16 = 1062;
+
+/// Rows of one design.
+#[derive(Debug, Clone)]
+pub(super) struct Rows {
+    pub(super) pool: Pool,
+    look: String,
+    held: String,
+    insert: String,
+}
+
+impl Rows {
+    pub(super) fn new(args: &DesignArgs, connections: usize) -> Result<Self> {
+        let table = args.design.table();
+        Ok(Self {
+            pool: pool(&args.database, connections)?,
+            // Both answers from the unique index alone, in one statement.
+            look: format!("SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"),
+            held: format!("SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?"),
+            insert: format!(
+                "INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES (1, ?, ?, UTC_TIMESTAMP(3))"
+            ),
+        })
+    }
+
+    /// With every connection open and its statement known to MySQL: what is measured is the design, not its first second.
+    pub(super) async fn of(args: &DesignArgs) -> Result<Self> {
+        let rows = Self::new(args, CONNECTIONS)?;
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut conn = rows.pool.get_conn().await?;
+            rows.look(&mut conn, "nobody").await?;
+            rows.held(&mut conn, "nobody").await?;
+            open.push(conn);
+        }
+        Ok(rows)
+    }
+
+    /// How many rows there are, and whether this person has one.
+    pub(super) async fn look(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
+        let (count, held): (u32, u8) = conn.exec_first(&self.look, (user,)).await?.unwrap_or((0, 0));
+        Ok((count, held != 0))
+    }
+
+    /// Whether this person has a row.
+    pub(super) async fn held(&self, conn: &mut Conn, user: &str) -> Result<bool> {
+        Ok(conn.exec_first::<u8, _, _>(&self.held, (user,)).await?.is_some())
+    }
+
+    /// `false` where this person has a row already.
+    pub(super) async fn insert(&self, conn: &mut impl Queryable, user: &str, slot: u32) -> Result<bool> {
+        match conn.exec_drop(&self.insert, (user, slot)).await {
+            Ok(()) => Ok(true),
+            Err(mysql_async::Error::Server(error)) if error.code == DUPLICATE => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Connections that stay open, set up as Firstcome's are.
+pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
+    let constraints = PoolConstraints::new(connections, connections).unwrap_or_default();
+    let options = OptsBuilder::from_opts(Opts::from_url(url)?)
+        .prefer_socket(Some(false))
+        .setup(vec!["SET SESSION transaction_isolation = 'READ-COMMITTED'"])
+        .pool_opts(PoolOpts::default().with_constraints(constraints).with_reset_connection(false));
+    Ok(Pool::new(options))
+}
+
+/// The table in which F and G put what could not be inserted.
+pub fn failed_table(design: Design) -> String {
+    format!("failed_{}", design.table())
+}
+
+/// Makes the tables of a design, empty.
+pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Result<()> {
+    let (table, failed) = (design.table(), failed_table(design));
+    for sql in [
+        "CREATE DATABASE IF NOT EXISTS bench".to_owned(),
+        format!("DROP TABLE IF EXISTS bench.{table}, bench.{failed}, bench.stock_{table}"),
+        format!(
+            "CREATE TABLE bench.{table} (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, coupon_id BIGINT NOT NULL,
+             user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, slot INT UNSIGNED NOT NULL,
+             issued_at DATETIME(3) NOT NULL, UNIQUE KEY one_each (coupon_id, user_id))"
+        ),
+        format!(
+            "CREATE TABLE bench.{failed} (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, payload TEXT, error TEXT)"
+        ),
+        format!("CREATE TABLE bench.stock_{table} (coupon_id BIGINT NOT NULL PRIMARY KEY, remaining INT NOT NULL)"),
+        format!("INSERT INTO bench.stock_{table} VALUES (1, {quantity})"),
+    ] {
+        mysql.query(&sql).await?;
+    }
+    Ok(())
+}

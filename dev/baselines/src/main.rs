@@ -1,0 +1,37 @@
+//! `firstcome-baselines`: the processes of the designs, and the picture of a comparison.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use firstcome_baselines::comparison::{self, Picture};
+use firstcome_baselines::designs::{self, DesignArgs};
+use firstcome_load::ended;
+
+/// Other designs of first-come coupons. `firstcome-bench designs` starts and compares them.
+#[derive(Parser)]
+#[command(version)]
+enum Command {
+    /// The API of a design
+    Serve(DesignArgs),
+    /// The consumer of a design
+    Consume(DesignArgs),
+    /// A route that does nothing and says that all are given out
+    Nothing,
+    /// The picture and the table of the README, out of a report of the bench
+    Picture(Picture),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    ended("firstcome-baselines", run(Command::parse()).await.map(|()| ExitCode::SUCCESS))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(args) => designs::serve(&args).await,
+        Command::Consume(args) => designs::consume(&args).await,
+        Command::Nothing => designs::nothing().await,
+        Command::Picture(picture) => comparison::draw(&picture),
+    }
+}

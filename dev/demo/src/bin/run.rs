@@ -1,0 +1,141 @@
+//! `firstcome-run`: the whole system, left running, with commands to try. `make run` runs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use firstcome_demo::system::{System, SystemOptions, stopped};
+use firstcome_load::ended;
+use firstcome_load::live::step;
+
+/// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// API processes
+    #[arg(long, env = "APIS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    apis: u8,
+    /// Consumer processes
+    #[arg(long, env = "CONSUMERS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    consumers: u8,
+    /// When the reconciler looks
+    #[arg(long, env = "RECONCILE_CRON", default_value = "*/5 * * * * *")]
+    reconcile_cron: String,
+    /// Folder for logs, mails and the file `env` with all addresses
+    #[arg(long, default_value = "target/run")]
+    folder: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    ended("firstcome-run", work(Cli::parse()).await)
+}
+
+async fn work(cli: Cli) -> Result<ExitCode> {
+    let options = SystemOptions {
+        apis: cli.apis.into(),
+        consumers: cli.consumers.into(),
+        reconcile_cron: cli.reconcile_cron,
+        mail_folder: Some(cli.folder.join("mails")),
+        log_folder: Some(cli.folder.join("logs")),
+        usual_ports: true,
+    };
+    let _lock = only_one(&cli.folder)?;
+    let env_file = cli.folder.join("env");
+    let system = tokio::select! {
+        system = System::start(&options) => system?,
+        signal = stopped() => {
+            step(format!("{}: stopped", signal?));
+            return Ok(ExitCode::from(130));
+        }
+    };
+    write_env(&system, &env_file)?;
+    println!("{}", welcome(&system, &cli.folder)?);
+    step(format!("{}: stopping; the data is deleted", stopped().await?));
+    let _ = fs::remove_file(&env_file);
+    let complaints = system.stop().await;
+    for complaint in &complaints {
+        eprintln!("{complaint}");
+    }
+    Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Keeps the folder for this process, and takes out what an earlier one left there.
+fn only_one(folder: &Path) -> Result<fs::File> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join("lock");
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("cannot write {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        let env = fs::read_to_string(folder.join("env")).unwrap_or_default();
+        let api =
+            env.lines().find_map(|line| line.strip_prefix("API_URL=")).unwrap_or("an address it has not said yet");
+        bail!("make run is running already, at {api}: end it with Ctrl-C in its terminal, or take another --folder");
+    }
+    for old in ["env", "mails", "logs"].map(|name| folder.join(name)) {
+        let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", old.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(lock)
+}
+
+/// Whoever works with the running system from another terminal reads its addresses here.
+fn write_env(system: &System, path: &Path) -> Result<()> {
+    let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
+    let mut lines: Vec<_> = system.installation.settings.clone().into_iter().collect();
+    lines.extend([
+        ("API_URL", apis[0].clone()),
+        ("API_URLS", apis.join(",")),
+        ("RECONCILER_URL", system.reconciler()?.target.to_string()),
+        ("PROGRAMS", programs()?.display().to_string()),
+    ]);
+    let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+    fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The folder of this program and its sisters, as seen from here.
+fn programs() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().context("a program without a folder")?;
+    Ok(folder.strip_prefix(std::env::current_dir()?).unwrap_or(folder).to_owned())
+}
+
+fn welcome(system: &System, folder: &Path) -> Result<String> {
+    let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
+    let servers: Vec<_> =
+        system.servers.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
+    Ok(include_str!("welcome.txt")
+        .replace("{apis}", &apis.join(" "))
+        .replace("{api}", &apis[0])
+        .replace("{reconciler}", &system.reconciler()?.target.to_string())
+        .replace("{token}", &system.installation.ops_token)
+        .replace("{programs}", &programs()?.display().to_string())
+        .replace("{folder}", &folder.display().to_string())
+        .replace("{servers}", &servers.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_with_the_first_one_s_address_and_a_later_one_finds_the_folder_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = only_one(folder.path()).unwrap();
+        fs::write(folder.path().join("env"), "X='1'\nAPI_URL='http://127.0.0.1:8080'\n").unwrap();
+        fs::create_dir(folder.path().join("mails")).unwrap();
+        let refused = only_one(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("running already, at 'http://127.0.0.1:8080'"), "{refused}");
+        assert!(folder.path().join("env").exists(), "the first one's is left alone");
+        drop(first);
+        let _second = only_one(folder.path()).unwrap();
+        assert!(!folder.path().join("env").exists() && !folder.path().join("mails").exists());
+    }
+}

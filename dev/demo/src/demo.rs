@@ -1,0 +1,227 @@
+//! The main job from beginning to end: a rush with faults in the middle of it, and the proof afterwards.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::{TimeDelta, Utc};
+use firstcome_load::answer::Kind;
+use firstcome_load::crowd::Crowd;
+use firstcome_load::generator::{self, Plan};
+use firstcome_load::identity::Identity;
+use firstcome_load::live::{Live, grouped, step};
+use firstcome_load::ops::Ops;
+use firstcome_load::table;
+use firstcome_load::tally::{Progress, Tally};
+use firstcome_stack::Mail;
+use serde_json::{Value, json};
+use tokio::time::{Instant, interval, sleep};
+
+use crate::faults::{self, Forger};
+use crate::outcome::{Outcome, subject};
+use crate::proof::Proof;
+use crate::system::{System, SystemOptions};
+
+/// The name of the coupon, also in the mails.
+pub const COUPON_NAME: &str = "Winter coupon";
+
+const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
+const EXACT_LIMIT: Duration = Duration::from_secs(120);
+const MAIL_LIMIT: Duration = Duration::from_secs(30);
+const PASS_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+/// HTTP's "409 Conflict": another pass runs.
+const CONFLICT: u16 = 409;
+/// Messages of the rush that are copied afterwards.
+const COPIES: usize = 5;
+/// What a consumer counts when a message is refused.
+const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
+
+/// How large the demo is.
+#[derive(Debug, Clone)]
+pub struct Size {
+    pub quantity: u32,
+    pub people: u32,
+    /// Requests each of them sends.
+    pub requests_per_person: u32,
+    pub connections: usize,
+}
+
+/// Runs it, on servers of its own, and takes everything down again.
+///
+/// # Errors
+/// When something could not be started or asked. That the total is not exact is no error but an [`Outcome`].
+pub async fn run(size: &Size, options: &SystemOptions) -> Result<Outcome> {
+    let mut system = System::start(options).await?;
+    let outcome = play(size, &mut system).await;
+    let complaints = system.stop().await;
+    outcome.map(|outcome| Outcome { complaints, ..outcome })
+}
+
+async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
+    let coupon_id = make_coupon(&system.api()?, size).await?;
+    step(format!("coupon {coupon_id}: {} to give away, opens in {} s", size.quantity, OPENS_AFTER.num_seconds()));
+    let forger = Forger::new(&system.servers.stack, coupon_id)?;
+    faults::refuse_some_rows(&system.servers.stack.mysql).await?;
+    step(format!("fault 1: MySQL refuses every {}th slot from the consumer", faults::REFUSED_EVERY));
+    forger.unreadable().await?;
+    let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
+    step(format!("fault 2: a message that is no claim; {} met it", system.consumers[victim].name()));
+    until_open(system, coupon_id).await?;
+
+    let tally = rush(size, system, coupon_id, victim).await?;
+    step(format!("the rush is over: {} requests in {:.1} s", grouped(tally.requests), tally.seconds));
+    for (user_id, promise) in tally.promises.iter().take(COPIES) {
+        forger.copies(coupon_id, user_id, *promise).await?;
+    }
+    step(format!("fault 4: {COPIES} claims came twice, and once more in a version nobody knows"));
+
+    let proof = until_exact(size, system, coupon_id, &tally).await?;
+    faults::refuse_no_more(&system.servers.stack.mysql).await?;
+    let last_pass = one_more_pass(&system.reconciler()?).await;
+    let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
+    let mails = mails(system).await;
+    let proof = if proof.exact() {
+        Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?
+    } else {
+        proof
+    };
+    let last_pass = last_pass.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+    Ok(Outcome { tally, proof, mails, last_pass, passes: count_runs(&runs), complaints: Vec::new() })
+}
+
+async fn make_coupon(api: &Ops, size: &Size) -> Result<i64> {
+    let opens_at = Utc::now() + OPENS_AFTER;
+    let (_, made) = api.make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1)).await?;
+    made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))
+}
+
+/// Waits until every API shows the coupon as open.
+async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
+    let path = format!("/v1/coupons/{coupon_id}");
+    let begun = Instant::now();
+    for target in system.targets()? {
+        let api = Ops { target, token: String::new() };
+        loop {
+            let (_, text) = api.get_text(&path).await?;
+            let coupon: Value = serde_json::from_str(&text).unwrap_or_default();
+            if coupon["current_drop"]["state"] == "open" {
+                break;
+            }
+            anyhow::ensure!(begun.elapsed() < Duration::from_secs(60), "the coupon does not open: {text}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Everybody asks; when a third of the slots is given out, the consumer that reads them is killed.
+async fn rush(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -> Result<Tally> {
+    let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
+    let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
+    step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
+    let plan = Plan {
+        targets: system.targets()?,
+        coupon_id,
+        crowd,
+        connections: size.connections,
+        identity: Identity::TrustedHeader,
+        rate: None,
+        patience: Duration::from_secs(30),
+        warm_up: false,
+    };
+    let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
+    let expected = plan.crowd.requests() as u64;
+    let consumer = system.consumers.remove(victim);
+    // Shown between two updates of the moving line.
+    let news = Cell::new(None);
+    let kill = async {
+        progress.admitted(u64::from(size.quantity.div_ceil(3))).await;
+        let (name, admitted) = (consumer.name().to_owned(), progress.count(Kind::Accepted));
+        consumer.kill().await?;
+        news.set(Some(format!("fault 3: {name} was killed (SIGKILL) when {admitted} people were admitted")));
+        anyhow::Ok(())
+    };
+    let rushing = async {
+        let tally = generator::run(plan, progress.clone()).await;
+        // Where fewer were admitted than the kill waits for, it must not wait for ever.
+        progress.give_up();
+        tally
+    };
+    let show = || {
+        live.show(&table::progress(&progress, expected));
+        if let Some(text) = news.take() {
+            live.finish(&table::progress(&progress, expected));
+            step(text);
+        }
+    };
+    let (tally, killed) = while_showing(async { tokio::join!(rushing, kill) }, show).await;
+    live.finish(&table::progress(&progress, expected));
+    news.take().into_iter().for_each(step);
+    killed?;
+    tally
+}
+
+/// Awaits `work` and calls `show` every now and then meanwhile.
+async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut()) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = interval(POLL);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => show(),
+        }
+    }
+}
+
+async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
+    let (begun, mut live) = (Instant::now(), Live::new());
+    loop {
+        let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
+        let shown = format!(
+            "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
+            begun.elapsed().as_secs_f64(),
+            grouped(proof.rows as u64),
+            grouped(size.quantity.into()),
+            grouped(proof.by_reconciler as u64),
+            grouped(proof.refused_in_all()),
+            grouped(proof.refused_open()),
+            grouped(proof.yes_without_row.len() as u64),
+        );
+        if proof.exact() || begun.elapsed() > EXACT_LIMIT {
+            live.finish(&shown);
+            return Ok(proof);
+        }
+        live.show(&shown);
+        sleep(POLL).await;
+    }
+}
+
+/// The mails so far, once one says that the coupon was repaired.
+async fn mails(system: &System) -> Vec<Mail> {
+    step("waiting for the mail");
+    let repaired = |mail: &Mail| subject(mail).contains("repaired");
+    if system.servers.stack.mail.wait_for(repaired, MAIL_LIMIT).await.is_err() {
+        step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
+    }
+    system.servers.stack.mail.mails()
+}
+
+/// Asks for a pass and waits for it; one that runs already is waited for first.
+async fn one_more_pass(reconciler: &Ops) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        let (status, run) = reconciler.try_post("/v1/reconcile", &json!({"wait": true})).await?;
+        if status != CONFLICT {
+            return Ok(run);
+        }
+        anyhow::ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
+        sleep(POLL).await;
+    }
+}
+
+fn count_runs(runs: &Value) -> usize {
+    let list = runs.as_array().or_else(|| runs.as_object()?.values().find_map(Value::as_array));
+    list.map_or(0, Vec::len)
+}

@@ -1,0 +1,118 @@
+//! The faults of the demo: a process is killed, a database refuses what the consumer writes, and messages come that are no
+//! claims. None of them touches a promise.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::Utc;
+use firstcome_load::answer::Promise;
+use firstcome_load::launch::Service;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::kafka::KafkaSettings;
+use firstcome_stack::{MysqlServer, Stack};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::time::{Instant, sleep};
+
+use crate::system::TOPIC;
+
+/// Every such slot is refused when the consumer writes it.
+pub const REFUSED_EVERY: u32 = 7;
+
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+const TRIGGER: &str = "firstcome.demo_refuses";
+
+/// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the backup table, and only
+/// the reconciler can issue them.
+pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
+    let trigger = format!(
+        "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
+         BEGIN
+             IF NEW.issued_by = 'consumer' AND NEW.slot MOD {REFUSED_EVERY} = 0 THEN
+                 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by the demo, every {REFUSED_EVERY}th slot';
+             END IF;
+         END"
+    );
+    mysql.query(&trigger).await.map(drop)
+}
+
+/// Ends what [`refuse_some_rows`] began.
+pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
+    mysql.query(&format!("DROP TRIGGER IF EXISTS {TRIGGER}")).await.map(drop)
+}
+
+/// Writes messages to the topic that no API would write.
+pub struct Forger {
+    producer: FutureProducer,
+    key: String,
+}
+
+impl Forger {
+    /// A producer of its own, for messages with one coupon's key.
+    pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
+        let brokers = stack.kafka.bootstrap();
+        let settings = KafkaSettings { brokers, topic: TOPIC.into(), group: String::new() };
+        Ok(Self { producer: settings.producer(SEND_LIMIT).create()?, key: coupon_id.to_string() })
+    }
+
+    /// A message that is no claim at all: only a person can say what it was.
+    pub async fn unreadable(&self) -> Result<()> {
+        self.send("this is no claim").await
+    }
+
+    /// Copies of messages that people's claims rest on: the same again, which must change nothing, and one of a version that
+    /// this build does not know, which the backup table keeps and the reconciler sees to be issued already.
+    pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
+        let claim = ClaimEvent {
+            coupon_id: CouponId(coupon_id),
+            drop_id: DropId(promise.drop_id),
+            slot: promise.slot,
+            user_id: user_id.parse()?,
+            claimed_at: Utc::now(),
+        };
+        self.send(&claim.encode()).await?;
+        self.send(&claim.encode().replace("\"v\":1", "\"v\":2")).await
+    }
+
+    async fn send(&self, payload: &str) -> Result<()> {
+        let record = FutureRecord::to(TOPIC).key(&self.key).payload(payload);
+        self.producer.send(record, SEND_LIMIT).await.map_err(|(error, _)| error).context("Kafka took no message")?;
+        Ok(())
+    }
+}
+
+/// The consumer that reads the coupon's partition: the one whose metrics show that it met the message sent before.
+pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        for (at, consumer) in consumers.iter().enumerate() {
+            if sum(&consumer.metrics().await?, metric) > 0.0 {
+                return Ok(at);
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("no consumer met the first message: none shows {metric} in its metrics")
+}
+
+/// The sum of a metric over its labels.
+fn sum(metrics: &str, name: &str) -> f64 {
+    metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with(['{', ' ']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_summed_over_its_labels_and_not_mixed_up_with_longer_names() {
+        let metrics = "# TYPE refused counter\nrefused{reason=\"a b\"} 2\nrefused{reason=\"c\"} 1\nrefused_more 9\n";
+        assert!((sum(metrics, "refused") - 3.0).abs() < f64::EPSILON);
+        assert!((sum("up 1", "refused")).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,86 @@
+//! How the demo ended, in words.
+
+use firstcome_load::live::grouped;
+use firstcome_load::table;
+use firstcome_load::tally::Tally;
+use firstcome_stack::Mail;
+use mail_parser::MessageParser;
+use serde_json::Value;
+
+use crate::proof::Proof;
+
+#[derive(Debug)]
+pub struct Outcome {
+    /// The answers.
+    pub tally: Tally,
+    /// What the tables hold.
+    pub proof: Proof,
+    /// The mails that went out.
+    pub mails: Vec<Mail>,
+    /// A pass of the reconciler after everything, as the endpoint gave it.
+    pub last_pass: Value,
+    /// Passes it took until then.
+    pub passes: usize,
+    /// Processes that did not stop as they should.
+    pub complaints: Vec<String>,
+}
+
+impl Outcome {
+    /// Exact, no answer contradicts another, and every process ended as it should.
+    pub fn success(&self) -> bool {
+        self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
+    }
+
+    /// The table at the end.
+    pub fn table(&self) -> String {
+        let (tally, proof) = (&self.tally, &self.proof);
+        let mut rows = table::asked(tally);
+        let mut row = |what: &str, value: u64| rows.push((what.to_owned(), grouped(value)));
+        for (kind, count) in &tally.answers {
+            row(&format!("answered {}", kind.as_str()), *count);
+        }
+        row("people told yes", tally.admitted as u64);
+        row("rows", proof.rows as u64);
+        row("  by the consumer", proof.by_consumer as u64);
+        row("  by the reconciler", proof.by_reconciler as u64);
+        row("refused, kept in the backup table", proof.refused_in_all());
+        for refused in &proof.refused {
+            row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
+        }
+        row("people told yes without their row", proof.yes_without_row.len() as u64);
+        row("over-issued", proof.over_issued as u64);
+        row("duplicates", proof.duplicates as u64);
+        row("answers that contradict each other", tally.contradictions.len() as u64);
+        row("passes of the reconciler", self.passes as u64);
+        rows.push(("a last pass says".into(), self.last_pass_in_words()));
+        #[allow(clippy::cast_precision_loss, reason = "seconds for people to read")]
+        rows.push(("from the last admission to exact".into(), format!("{:.1} s", proof.settled_after_ms as f64 / 1e3)));
+        table::of_rows(rows)
+    }
+
+    fn last_pass_in_words(&self) -> String {
+        let drops = self.last_pass["drops"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let left =
+            |of: &Value| of["findings"].as_array().into_iter().flatten().filter(|f| f["needs_person"] == true).count();
+        let left = left(&self.last_pass) + drops.iter().map(left).sum::<usize>();
+        let exact = !drops.is_empty() && drops.iter().all(|drop| drop["exact"] == true);
+        match (exact, left) {
+            (true, 0) => "exact, nothing left".into(),
+            (true, left) => format!("exact, {left} message(s) left for a person"),
+            (false, _) => format!("not exact ({})", self.last_pass["status"].as_str().unwrap_or("it did not run")),
+        }
+    }
+}
+
+pub(crate) fn subject(mail: &Mail) -> String {
+    let parsed = MessageParser::default().parse(&mail.raw);
+    parsed.and_then(|message| message.subject().map(str::to_owned)).unwrap_or_default()
+}
+
+/// A mail as a person reads it.
+pub fn mail_as_text(mail: &Mail) -> String {
+    let parsed = MessageParser::default().parse(&mail.raw);
+    let text = parsed.and_then(|message| message.body_text(0).map(|text| text.trim_end().replace("\r\n", "\n")));
+    let text = text.unwrap_or_else(|| mail.text());
+    format!("From: {}\nTo: {}\nSubject: {}\n\n{text}", mail.from, mail.to.join(", "), subject(mail))
+}

@@ -1,0 +1,157 @@
+//! Whether the total is exact and every promise was kept: the rows of MySQL beside the answers. Nothing of the product's own
+//! code is asked.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context, Result, ensure};
+use firstcome_load::answer::Promise;
+use firstcome_load::measure::{Database, Row};
+use firstcome_load::rows::unkept;
+use firstcome_stack::MysqlServer;
+
+/// What the tables hold for one coupon with one drop.
+#[derive(Debug, Clone, Default)]
+pub struct Proof {
+    /// How many were offered.
+    pub quantity: u32,
+    pub rows: usize,
+    /// Of these, written by the consumer.
+    pub by_consumer: usize,
+    /// Of these, written by the reconciler.
+    pub by_reconciler: usize,
+    /// People who hold a row.
+    pub holders: usize,
+    /// Rows above the quantity, or on a slot outside 1..quantity.
+    pub over_issued: usize,
+    /// Rows of people who hold another one.
+    pub duplicates: usize,
+    /// People who were promised a coupon and have no row with the drop and the slot promised.
+    pub yes_without_row: BTreeSet<String>,
+    /// People who have a row and never got a promise, as when the connection broke before the answer.
+    pub row_without_yes: usize,
+    /// Claims that the consumer could not write, by reason: how many, and how many of them are not dealt with.
+    pub refused: Vec<Refused>,
+    /// From the last admission to the last row, in milliseconds.
+    pub settled_after_ms: i64,
+}
+
+/// Claims of the backup table with one reason.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub reason: String,
+    pub count: u64,
+    /// Of these, not dealt with.
+    pub open: u64,
+}
+
+impl Proof {
+    /// Reads the tables and compares.
+    pub async fn read(
+        mysql: &MysqlServer,
+        coupon_id: i64,
+        quantity: u32,
+        promises: &HashMap<String, Promise>,
+    ) -> Result<Self> {
+        let mut database = Database::open(&mysql.database_url("firstcome")).await?;
+        let rows = database.rows(coupon_id).await?;
+        database.conn.disconnect().await?;
+        let mut proof = Self::compare(&rows, quantity, promises);
+        proof.refused = refused(mysql).await?;
+        proof.settled_after_ms = settled_after_ms(mysql, coupon_id).await?;
+        Ok(proof)
+    }
+
+    fn compare(rows: &[Row], quantity: u32, promises: &HashMap<String, Promise>) -> Self {
+        let in_range = rows.iter().filter(|row| (1..=quantity).contains(&row.promise.slot)).count();
+        let holders: BTreeSet<&str> = rows.iter().map(|row| row.user_id.as_str()).collect();
+        let by_consumer = rows.iter().filter(|row| row.by_consumer).count();
+        Self {
+            quantity,
+            rows: rows.len(),
+            by_consumer,
+            by_reconciler: rows.len() - by_consumer,
+            holders: holders.len(),
+            over_issued: rows.len().saturating_sub(quantity as usize).max(rows.len() - in_range),
+            duplicates: rows.len() - holders.len(),
+            yes_without_row: unkept(promises, rows),
+            row_without_yes: holders.iter().filter(|user_id| !promises.contains_key(**user_id)).count(),
+            ..Self::default()
+        }
+    }
+
+    /// Exactly the quantity, one each, and every promise has its row with its slot.
+    pub fn exact(&self) -> bool {
+        self.rows == self.quantity as usize
+            && self.over_issued == 0
+            && self.duplicates == 0
+            && self.yes_without_row.is_empty()
+    }
+
+    /// Claims the consumer could not write.
+    pub fn refused_in_all(&self) -> u64 {
+        self.refused.iter().map(|refused| refused.count).sum()
+    }
+
+    /// Claims of the backup table that are not dealt with.
+    pub fn refused_open(&self) -> u64 {
+        self.refused.iter().map(|refused| refused.open).sum()
+    }
+}
+
+async fn refused(mysql: &MysqlServer) -> Result<Vec<Refused>> {
+    let sql = "SELECT reason, COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims
+               GROUP BY reason ORDER BY reason";
+    let read = |row: Vec<String>| {
+        let [reason, count, open] = <[String; 3]>::try_from(row).ok().context("three columns")?;
+        Ok(Refused { reason, count: count.parse()?, open: open.parse()? })
+    };
+    mysql.query(sql).await?.into_iter().map(read).collect()
+}
+
+async fn settled_after_ms(mysql: &MysqlServer, coupon_id: i64) -> Result<i64> {
+    let sql = format!(
+        "SELECT COALESCE(TIMESTAMPDIFF(MICROSECOND, MAX(claimed_at), MAX(issued_at)) DIV 1000, 0)
+         FROM firstcome.issued_coupons WHERE coupon_id = {coupon_id}"
+    );
+    let rows = mysql.query(&sql).await?;
+    ensure!(rows.len() == 1 && rows[0].len() == 1, "MySQL gave no time");
+    Ok(rows[0][0].parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(slot: u32, user_id: &str) -> Row {
+        Row { promise: Promise { drop_id: 1, slot }, user_id: user_id.into(), by_consumer: slot != 2 }
+    }
+
+    fn promised(promises: &[(&str, u32)]) -> HashMap<String, Promise> {
+        promises.iter().map(|(user_id, slot)| ((*user_id).into(), Promise { drop_id: 1, slot: *slot })).collect()
+    }
+
+    #[test]
+    fn exact_is_every_promise_with_its_row_and_nothing_more() {
+        let proof = Proof::compare(&[row(1, "a"), row(2, "b")], 2, &promised(&[("a", 1), ("b", 2)]));
+        assert!(proof.exact());
+        assert_eq!((proof.by_consumer, proof.by_reconciler), (1, 1));
+    }
+
+    #[test]
+    fn a_promise_with_another_slot_or_without_a_row_is_named() {
+        let proof = Proof::compare(&[row(1, "b"), row(2, "a")], 2, &promised(&[("a", 1), ("b", 1), ("c", 3)]));
+        assert!(!proof.exact());
+        assert_eq!(proof.yes_without_row.iter().collect::<Vec<_>>(), ["a", "c"]);
+    }
+
+    #[test]
+    fn too_many_too_few_and_twice_are_not_exact() {
+        let nobody = HashMap::new();
+        assert!(!Proof::compare(&[row(1, "a")], 2, &nobody).exact());
+        let too_many = Proof::compare(&[row(1, "a"), row(2, "b"), row(3, "c")], 2, &nobody);
+        assert_eq!((too_many.over_issued, too_many.exact()), (1, false));
+        assert_eq!(Proof::compare(&[row(1, "a"), row(3, "b")], 2, &nobody).over_issued, 1);
+        let twice = Proof::compare(&[row(1, "a"), row(2, "a")], 2, &nobody);
+        assert_eq!((twice.duplicates, twice.exact()), (1, false));
+    }
+}

@@ -1,0 +1,122 @@
+//! The whole system on this machine: private servers, and the product's own programs as processes.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use firstcome_load::client::Target;
+use firstcome_load::launch::{ANY_PORT, Installation, Servers, Service};
+use firstcome_load::live::step;
+use firstcome_load::ops::Ops;
+use firstcome_stack::{MailOptions, StackOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The topic of claims.
+pub const TOPIC: &str = "coupon-claims";
+
+/// How the system is started.
+#[derive(Debug, Clone)]
+pub struct SystemOptions {
+    /// API processes. The first listens on port 8080 where that is free.
+    pub apis: usize,
+    pub consumers: usize,
+    /// When the reconciler runs, six fields.
+    pub reconcile_cron: String,
+    /// Where each mail is also written.
+    pub mail_folder: Option<PathBuf>,
+    /// Where logs go; a temporary folder without it.
+    pub log_folder: Option<PathBuf>,
+    /// Take the usual ports (8080, 8081, 8082) where they are free.
+    pub usual_ports: bool,
+}
+
+/// Everything that runs. Dropping it kills all of it; [`System::stop`] asks first.
+#[derive(Debug)]
+pub struct System {
+    pub apis: Vec<Service>,
+    pub consumers: Vec<Service>,
+    pub reconciler: Service,
+    pub installation: Installation,
+    /// Redis, MySQL, Kafka and the mail sink.
+    pub servers: Arc<Servers>,
+}
+
+impl System {
+    /// Starts the servers, makes tables and topic, starts the processes, and waits until people can be admitted.
+    pub async fn start(options: &SystemOptions) -> Result<Self> {
+        step("starting Redis, MySQL, Kafka and a mail server of its own");
+        let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };
+        let stack = StackOptions { mail, ..StackOptions::default() };
+        let servers = Arc::new(Servers::start(stack, options.log_folder.as_deref()).await?);
+        step("making tables and topic");
+        let own = [
+            ("SMTP_URL", servers.stack.mail.url()),
+            ("RECONCILE_CRON", options.reconcile_cron.clone()),
+            ("ALERT_FROM", "firstcome@example.com".into()),
+            ("ALERT_TO", "on-duty@example.com".into()),
+            ("KAFKA_TOPIC", TOPIC.into()),
+        ];
+        let installation = Installation::create(&servers, own).await?;
+        step(format!(
+            "starting the reconciler, {} API process(es) and {} consumer(s)",
+            options.apis, options.consumers
+        ));
+        let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
+        let (reconciler, apis, consumers) = tokio::try_join!(
+            async { installation.reconciler_at(&port(8081, 1)).await },
+            each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &port(8080, n)).await),
+            each(options.consumers, async |n| installation.consumer_at(&format!("consumer-{n}"), &port(8082, n)).await),
+        )?;
+        for api in &apis {
+            installation.until_ready(api).await?;
+        }
+        Ok(Self { apis, consumers, reconciler, installation, servers })
+    }
+
+    /// The API's ops routes.
+    pub fn api(&self) -> Result<Ops> {
+        self.installation.ops(self.apis.first().context("no API runs")?)
+    }
+
+    pub fn reconciler(&self) -> Result<Ops> {
+        self.installation.ops(&self.reconciler)
+    }
+
+    /// Where the APIs are.
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        self.apis.iter().map(Service::target).collect()
+    }
+
+    /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
+    pub async fn stop(self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for service in self.apis.into_iter().chain(self.consumers).chain([self.reconciler]) {
+            complaints.extend(service.stop().await.err().map(|error| format!("{error:#}")));
+        }
+        complaints
+    }
+}
+
+/// Starts services 1 to `count`, one after the other.
+async fn each(count: usize, start: impl AsyncFn(usize) -> Result<Service>) -> Result<Vec<Service>> {
+    let mut services = Vec::new();
+    for number in 1..=count {
+        services.push(start(number).await?);
+    }
+    Ok(services)
+}
+
+/// The wanted port where it is free, else any.
+fn address(wanted: Option<u16>) -> String {
+    match wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => ANY_PORT.to_owned(),
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM, and says which.
+pub async fn stopped() -> std::io::Result<&'static str> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(tokio::select! { _ = interrupt.recv() => "Ctrl-C", _ = terminate.recv() => "SIGTERM" })
+}

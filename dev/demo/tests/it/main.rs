@@ -1,0 +1,5 @@
+//! What the demo rests on, against real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
+
+mod compose;
+mod faults;

@@ -1,0 +1,12 @@
+//! `rush`: a crowd against a running system. `make rush` runs it.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use firstcome_load::ended;
+use firstcome_load::rush::{Options, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    ended("rush", run(&Options::parse()).await)
+}

@@ -1,0 +1,67 @@
+//! The load generator's own limit: the same crowd against a server, in this process, that does nothing. A rate near it says
+//! more about the generator than about the system.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::crowd::Crowd;
+use crate::generator::{self, Plan};
+use crate::tally::{Progress, Tally};
+
+/// Enough for about a second.
+const REQUESTS: u32 = 20_000;
+const BODY: &str =
+    r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
+
+/// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share this process's cores, so a
+/// system on other machines can be asked more often than this.
+pub async fn measure(connections: usize) -> Result<Tally> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let target = listener.local_addr()?.into();
+    let server = tokio::spawn(serve(listener));
+    let plan = Plan::new(target, 1, Crowd::gather("nobody-", REQUESTS, 1, 1)?, connections);
+    let tally = generator::run(plan, Arc::new(Progress::default())).await;
+    server.abort();
+    tally
+}
+
+async fn serve(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        // How a connection ends is of no interest here.
+        tokio::spawn(async move { drop(answer(stream).await) });
+    }
+}
+
+/// The same answer to every request; none has a body.
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let answer = format!(
+        "HTTP/1.1 409 Conflict\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let mut request = Vec::with_capacity(512);
+    while stream.read_buf(&mut request).await? > 0 {
+        if request.ends_with(b"\r\n\r\n") {
+            stream.write_all(answer.as_bytes()).await?;
+            request.clear();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::Kind;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everybody_is_answered_by_the_server_that_does_nothing() {
+        let tally = measure(8).await.unwrap();
+        assert_eq!(tally.count(Kind::SoldOut), u64::from(REQUESTS));
+        assert!(tally.per_second > 0.0);
+    }
+}

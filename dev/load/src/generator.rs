@@ -1,0 +1,165 @@
+//! The load generator: a crowd claims one coupon over a bounded number of connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::answer::{Answer, Kind};
+use crate::client::{Call, Connection, Target};
+use crate::clock::Clock;
+use crate::crowd::Crowd;
+use crate::identity::Identity;
+use crate::measure::cpu_seconds;
+use crate::tally::{ConnectionTally, Progress, Tally};
+
+/// Pause before the same person asks again after an answer that may pass.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request of an open loop that was sent so much after its instant counts as late: every connection was waiting.
+const LATE: Duration = Duration::from_millis(10);
+
+/// How the load is made.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where to ask; connections are spread over all of them.
+    pub targets: Vec<Target>,
+    pub coupon_id: i64,
+    pub crowd: Crowd,
+    /// Connections at a time, each with one request under way: that many ask at once.
+    pub connections: usize,
+    /// How people prove who they are.
+    pub identity: Identity,
+    /// Requests a second, by the clock and not by the answers (open loop); without it each connection asks again as soon as it
+    /// was answered (closed loop).
+    pub rate: Option<f64>,
+    /// How long, from the beginning, people go on asking while the answer may pass (not open yet, unavailable, no answer).
+    pub patience: Duration,
+    /// Each connection asks once before the clock starts, for a person of its own whose answer is not counted: opening many
+    /// connections at one instant is not what is measured.
+    pub warm_up: bool,
+}
+
+impl Plan {
+    /// A closed loop in which nobody asks again, on connections that were not used before.
+    pub fn new(target: Target, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
+        Self {
+            targets: vec![target],
+            coupon_id,
+            crowd,
+            connections,
+            identity: Identity::TrustedHeader,
+            rate: None,
+            patience: Duration::ZERO,
+            warm_up: false,
+        }
+    }
+
+    fn target(&self, number: usize) -> &Target {
+        &self.targets[number % self.targets.len()]
+    }
+}
+
+/// Opens all connections, then lets everybody ask, and counts.
+pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
+    ensure!(!plan.targets.is_empty() && plan.connections > 0, "load needs a target and a connection");
+    let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
+    let plan = Arc::new(plan);
+    let mut ready = Vec::new();
+    for number in 0..plan.connections.min(plan.crowd.requests()) {
+        let mut connection = Connection::open(plan.target(number)).await?;
+        if plan.warm_up {
+            let headers = [("x-user-id", &*format!("{}-{number}", plan.crowd.user_id(0)))];
+            connection.send(&Call { method: "POST", path: &path, headers: &headers, body: b"" }).await?;
+        }
+        ready.push((number, connection, ConnectionTally::new()));
+    }
+    let next = Arc::new(AtomicUsize::new(0));
+    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
+    let cpu = own_cpu();
+    let clock = Clock::start(plan.rate);
+    let mut workers = JoinSet::new();
+    for (number, connection, tally) in ready {
+        let (plan, progress, path) = (plan.clone(), progress.clone(), path.clone());
+        let worker = Worker { plan, progress, path, clock, number, connection: Some(connection), tally };
+        workers.spawn(worker.work(next.clone()));
+    }
+    let parts = workers.join_all().await;
+    let (elapsed, crowd) = (clock.begun.elapsed(), &plan.crowd);
+    let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| crowd.user_id(person));
+    Ok(Tally { cpu_seconds: own_cpu() - cpu, ..tally })
+}
+
+fn own_cpu() -> f64 {
+    cpu_seconds(std::process::id()).unwrap_or(0.0)
+}
+
+/// One connection and what it was answered.
+struct Worker {
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+    path: Arc<str>,
+    clock: Clock,
+    number: usize,
+    connection: Option<Connection>,
+    tally: ConnectionTally,
+}
+
+impl Worker {
+    async fn work(mut self, next: Arc<AtomicUsize>) -> ConnectionTally {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(person) = self.plan.crowd.person(number) else { return self.tally };
+            let due = self.clock.turn(number).await;
+            self.tally.late += u64::from(due.elapsed() > LATE);
+            self.ask_until_answered(person, due).await;
+        }
+    }
+
+    async fn ask_until_answered(&mut self, person: u32, due: Instant) {
+        let (name, value) = self.plan.identity.header(&self.plan.crowd, person);
+        let mut asked = due;
+        loop {
+            let answer = self.ask((name, &value)).await;
+            self.tally.note(person, &answer, asked, self.clock.begun);
+            self.progress.add(answer.kind);
+            if !answer.kind.may_pass() {
+                return;
+            }
+            if self.clock.begun.elapsed() > self.plan.patience {
+                self.tally.gave_up += 1;
+                return;
+            }
+            sleep(RETRY_PAUSE).await;
+            asked = Instant::now();
+        }
+    }
+
+    async fn ask(&mut self, identity: (&str, &str)) -> Answer {
+        let headers = [identity];
+        let call = Call { method: "POST", path: &self.path, headers: &headers, body: b"" };
+        let connection = match &mut self.connection {
+            Some(connection) => Ok(connection),
+            None => Connection::open(self.plan.target(self.number)).await.map(|new| self.connection.insert(new)),
+        };
+        let answered = match connection {
+            Ok(connection) => connection.send(&call).await,
+            Err(error) => Err(error),
+        };
+        let Ok((status, body)) = answered else {
+            self.connection = None;
+            // The next attempt goes to another process.
+            self.number += 1;
+            return Answer::no(Kind::NoAnswer);
+        };
+        let answer = Answer::read(status, body);
+        if matches!(answer.kind, Kind::Refused | Kind::Failed) && self.tally.unclear.is_none() {
+            let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
+            self.tally.unclear = Some(format!("{status} {body}"));
+        }
+        answer
+    }
+}

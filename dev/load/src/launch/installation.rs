@@ -1,0 +1,197 @@
+//! An installation of Firstcome: settings, and the programs that are started with them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chrono::{TimeDelta, Utc};
+use mysql_async::{Opts, OptsBuilder};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use super::{Servers, Service, beside_this_program};
+use crate::ops::{Ops, is_success};
+
+/// Six fields of cron that fire once a year: no pass runs unless it is asked for.
+const NEVER: &str = "0 0 0 1 1 *";
+const LIMIT: Duration = Duration::from_secs(60);
+/// Any port that is free.
+pub const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Settings that all processes of the installation share, and where its programs are.
+#[derive(Debug)]
+pub struct Installation {
+    pub servers: Arc<Servers>,
+    /// By their variables.
+    pub settings: BTreeMap<&'static str, String>,
+    pub ops_token: String,
+    programs: PathBuf,
+}
+
+/// A coupon with its one drop.
+#[derive(Debug, Clone, Copy)]
+pub struct Coupon {
+    pub id: i64,
+    pub drop: i64,
+    pub quantity: u32,
+}
+
+impl Installation {
+    /// Makes tables and topic, by the programs beside this one.
+    pub async fn create(servers: &Arc<Servers>, own: impl IntoIterator<Item = (&'static str, String)>) -> Result<Self> {
+        beside_this_program("firstcome-reconciler")?;
+        let api = beside_this_program("firstcome-api")?;
+        let programs = api.parent().context("no folder")?;
+        Self::create_by(servers, programs, own).await
+    }
+
+    /// One of several on the same servers: its own database, key prefix, topic and group. No pass runs unless it is asked
+    /// for. The programs are those beside this one, or of another build.
+    pub async fn named(servers: &Arc<Servers>, name: &str, other_build: Option<&Path>) -> Result<Self> {
+        let mysql = &servers.stack.mysql;
+        let database = format!("firstcome_{name}");
+        mysql.query(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
+        let own = [
+            ("DATABASE_URL", mysql.database_url(&database)),
+            ("REDIS_KEY_PREFIX", format!("fc-{name}")),
+            ("KAFKA_TOPIC", format!("claims-{name}")),
+            ("KAFKA_GROUP", format!("issuer-{name}")),
+            ("RECONCILE_CRON", NEVER.into()),
+        ];
+        match other_build {
+            Some(programs) => Self::create_by(servers, programs, own).await,
+            None => Self::create(servers, own).await,
+        }
+    }
+
+    async fn create_by(
+        servers: &Arc<Servers>,
+        programs: &Path,
+        own: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Self> {
+        let ops_token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        let mut settings: BTreeMap<_, _> =
+            servers.stack.env().into_iter().filter(|(name, _)| *name != "SMTP_URL").collect();
+        settings.extend([("OPS_TOKEN", ops_token.clone()), ("USER_AUTH", "trusted-header".to_owned())]);
+        settings.extend(own);
+        let installation = Self { servers: servers.clone(), settings, ops_token, programs: programs.to_owned() };
+        let output = installation.command("firstcome-api", &["migrate"]).output().await.context("firstcome-api")?;
+        if !output.status.success() {
+            bail!("firstcome-api migrate failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(installation)
+    }
+
+    /// A value of its settings.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    /// A program of the product with its settings.
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.args(args).envs(&self.settings).kill_on_drop(true);
+        command
+    }
+
+    pub async fn api(&self) -> Result<Service> {
+        self.api_at("api", ANY_PORT).await
+    }
+
+    pub async fn api_at(&self, name: &str, address: &str) -> Result<Service> {
+        let mut command = self.command("firstcome-api", &["serve"]);
+        self.servers.spawn(name, command.env("LISTEN_ADDR", address), "").await
+    }
+
+    pub async fn consumer(&self) -> Result<Service> {
+        self.consumer_at("consumer", ANY_PORT).await
+    }
+
+    pub async fn consumer_at(&self, name: &str, address: &str) -> Result<Service> {
+        let mut command = self.command("firstcome-api", &["consume"]);
+        self.servers.spawn(name, command.env("CONSUME_LISTEN_ADDR", address), "consuming ").await
+    }
+
+    pub async fn reconciler(&self) -> Result<Service> {
+        self.reconciler_at(ANY_PORT).await
+    }
+
+    pub async fn reconciler_at(&self, address: &str) -> Result<Service> {
+        let mut command = self.command("firstcome-reconciler", &["daemon"]);
+        self.servers.spawn("reconciler", command.env("LISTEN_ADDR", address), "").await
+    }
+
+    /// The operators' routes of one of its services.
+    pub fn ops(&self, service: &Service) -> Result<Ops> {
+        Ok(Ops { target: service.target()?, token: self.ops_token.clone() })
+    }
+
+    /// Waits until an API admits people.
+    pub async fn until_ready(&self, api: &Service) -> Result<()> {
+        let (ops, begun) = (self.ops(api)?, Instant::now());
+        loop {
+            let (status, body) = ops.get_text("/readyz").await?;
+            if is_success(status) {
+                return Ok(());
+            }
+            if begun.elapsed() > LIMIT {
+                bail!("{} is not ready after {LIMIT:?}: {body}\n{}", api.name(), api.log_tail());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Makes a coupon that is open now, and waits until it can be claimed.
+    pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<Coupon> {
+        let ops = self.ops(api)?;
+        let (_, made) = ops.make_coupon("Bench", quantity, Utc::now(), TimeDelta::hours(6)).await?;
+        let id = made["id"].as_i64().with_context(|| format!("no coupon was made: {made}"))?;
+        let begun = Instant::now();
+        loop {
+            let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
+            let (_, ready) = ops.get_text("/readyz").await?;
+            let open = coupon["current_drop"]["state"] == "open";
+            if open && serde_json::from_str::<Value>(&ready).is_ok_and(|ready| ready["status"] == "ok") {
+                let drop = coupon["current_drop"]["id"].as_i64().context("no drop")?;
+                return Ok(Coupon { id, drop, quantity });
+            }
+            if begun.elapsed() > LIMIT {
+                bail!("coupon {id} does not open: {coupon} {ready}\n{}", api.log_tail());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A connection to its database.
+    pub async fn mysql(&self) -> Result<mysql_async::Conn> {
+        connection(self.setting("DATABASE_URL")).await
+    }
+
+    /// A connection to Redis.
+    pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
+        let client = redis::Client::open(self.setting("REDIS_URL"))?;
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
+        Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+    }
+}
+
+/// A connection to MySQL at exactly this address.
+pub async fn connection(url: &str) -> Result<mysql_async::Conn> {
+    let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
+    Ok(mysql_async::Conn::new(options).await?)
+}
+
+/// Polls until `wanted` is so.
+pub async fn until<F: AsyncFnMut() -> Result<bool>>(what: &str, mut wanted: F) -> Result<()> {
+    let begun = Instant::now();
+    while !wanted().await? {
+        if begun.elapsed() > 4 * LIMIT {
+            bail!("{what}: not within {:?}", 4 * LIMIT);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! The launcher: the product's own programs as processes, on private servers.
+//!
+//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts the
+//! product's programs with them, each a [`Service`].
+
+mod installation;
+mod janitor;
+mod service;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use firstcome_stack::{Stack, StackOptions};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+pub use installation::{ANY_PORT, Coupon, Installation, connection, until};
+use janitor::Janitor;
+pub use service::Service;
+
+/// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.
+#[derive(Debug)]
+pub struct Servers {
+    pub stack: Stack,
+    logs: PathBuf,
+    _temporary: Option<TempDir>,
+    janitor: Janitor,
+}
+
+impl Servers {
+    /// Starts them; without a folder, logs go to a temporary one.
+    pub async fn start(options: StackOptions, logs: Option<&Path>) -> Result<Self> {
+        let stack = Stack::start(options).await?;
+        let temporary = logs.is_none().then(TempDir::new).transpose()?;
+        let logs = logs.or(temporary.as_ref().map(TempDir::path)).context("no folder for the logs")?.to_owned();
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        Ok(Self { stack, logs, _temporary: temporary, janitor: Janitor::start()? })
+    }
+
+    /// Starts a program and waits until it has said where it listens, and a line that begins with `ready`.
+    pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
+        Service::start(name, command, ready, &self.logs, &self.janitor).await
+    }
+}
+
+/// A program of the workspace in the folder of this one.
+pub fn beside_this_program(name: &str) -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let path = program.parent().context("this program has no folder")?.join(name);
+    if !path.exists() {
+        bail!("{} is missing: build the whole workspace with the same profile first", path.display());
+    }
+    Ok(path)
+}

@@ -1,0 +1,61 @@
+//! The judge of promises: each must have become a row with the drop and the slot promised.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+use tokio::time::sleep;
+
+use crate::answer::Promise;
+use crate::measure::{Database, Row};
+
+const POLL: Duration = Duration::from_millis(50);
+/// As many missing people are named.
+const NAMED: usize = 20;
+
+/// People who were promised a coupon and have no row with the drop and the slot promised.
+#[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
+pub fn unkept(promises: &HashMap<String, Promise>, rows: &[Row]) -> BTreeSet<String> {
+    let held: BTreeSet<(&str, i64, u32)> =
+        rows.iter().map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot)).collect();
+    let kept = |user_id: &str, promise: &Promise| held.contains(&(user_id, promise.drop_id, promise.slot));
+    promises.iter().filter(|(user_id, promise)| !kept(user_id, promise)).map(|(user_id, _)| user_id.clone()).collect()
+}
+
+/// The rows of the coupon beside the promises.
+#[derive(Debug, Clone, Serialize)]
+pub struct RowCheck {
+    /// Rows of the coupon, those from before this crowd too.
+    pub rows: usize,
+    /// People promised a coupon who have no row, or a row of another slot.
+    pub yes_without_row: usize,
+    pub named: Vec<String>,
+    /// How long after the last answer everybody had a row; `None` where somebody never had.
+    pub complete_after_ms: Option<u64>,
+}
+
+impl RowCheck {
+    /// Waits, no longer than `limit`, until every promise has its row.
+    pub async fn wait(
+        database: &mut Database,
+        coupon: i64,
+        promises: &HashMap<String, Promise>,
+        limit: Duration,
+    ) -> Result<Self> {
+        let begun = Instant::now();
+        loop {
+            let rows = database.rows(coupon).await?;
+            let (missing, after) = (unkept(promises, &rows), begun.elapsed());
+            if missing.is_empty() || after > limit {
+                return Ok(Self {
+                    rows: rows.len(),
+                    yes_without_row: missing.len(),
+                    complete_after_ms: missing.is_empty().then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+                    named: missing.into_iter().take(NAMED).collect(),
+                });
+            }
+            sleep(POLL).await;
+        }
+    }
+}

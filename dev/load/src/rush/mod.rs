@@ -1,0 +1,147 @@
+//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table, JSON and page.
+
+mod html;
+mod options;
+mod report;
+mod series;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{TimeDelta, Utc};
+use serde_json::Value;
+use tokio::time::{Instant, interval, sleep};
+
+pub use self::options::Options;
+pub use self::report::Report;
+pub use self::series::{Point, Series};
+use crate::ceiling;
+use crate::client::Target;
+use crate::crowd::Crowd;
+use crate::generator::{self, Plan};
+use crate::identity::Identity;
+use crate::live::{Live, grouped, step};
+use crate::measure::Database;
+use crate::ops::{Ops, is_success};
+use crate::rows::RowCheck;
+use crate::table;
+use crate::tally::{Progress, Tally};
+
+/// How often the counts are read.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// How long a coupon that was made a moment ago may take to be known everywhere.
+const KNOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// The whole program: checks the options, finds or makes the coupon, measures the generator, lets the crowd ask, compares
+/// with the rows where it may, and writes the report.
+pub async fn run(options: &Options) -> Result<ExitCode> {
+    options.check().await?;
+    let outputs = report::Outputs::open(options)?;
+    let prefix = options.prefix();
+    let crowd =
+        Crowd::gather_mixed(&prefix, options.people, options.requests_per_person, options.repeat_share, options.seed)?;
+    let identity = Identity::new(&options.identity, &crowd)?;
+    let mut database = match &options.database_url {
+        Some(url) => Some(Database::open(url).await?),
+        None => None,
+    };
+    let targets = options.targets()?;
+    let (coupon_id, made) = coupon(options, &targets, &prefix).await?;
+    step(format!("measuring this tool's own ceiling over {} connections", options.connections));
+    let ceiling = ceiling::measure(options.connections).await?.per_second;
+    let patience = Duration::from_secs(options.patience);
+    let plan = Plan {
+        targets,
+        coupon_id,
+        crowd,
+        connections: options.connections,
+        identity,
+        rate: options.rate,
+        patience,
+        warm_up: false,
+    };
+    let (tally, series) = sampled(plan, database.as_mut()).await?;
+    let rows = match &mut database {
+        Some(database) => Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?),
+        None => None,
+    };
+    let report = Report::new(options, (coupon_id, made), ceiling, tally, series, rows);
+    outputs.write(&report)?;
+    Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The crowd, with its counts over time.
+async fn sampled(plan: Plan, mut database: Option<&mut Database>) -> Result<(Tally, Series)> {
+    let (progress, mut live, mut series) = (Arc::new(Progress::default()), Live::new(), Series::default());
+    let expected = plan.crowd.requests() as u64;
+    let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
+    let mut ticks = interval(SAMPLE);
+    let tally = loop {
+        tokio::select! {
+            tally = &mut rushing => break tally?,
+            _ = ticks.tick() => {
+                series.sample(&progress, database.as_deref_mut()).await;
+                live.show(&table::progress(&progress, expected));
+            }
+        }
+    };
+    series.sample(&progress, database).await;
+    live.finish(&table::progress(&progress, expected));
+    Ok((tally, series))
+}
+
+/// The coupon to ask for, and whether it was made for this.
+async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
+    let (id, made) =
+        match (options.coupon, options.ops_token.as_deref().filter(|token| !token.is_empty()), targets.first()) {
+            (Some(id), _, _) => (id, false),
+            (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
+            _ => bail!("give --coupon, or --ops-token to make one"),
+        };
+    let begun = Instant::now();
+    for target in targets {
+        loop {
+            let shown = shown(target, id).await?;
+            let state = shown["current_drop"]["state"].as_str().unwrap_or("none");
+            if made && state != "open" && begun.elapsed() < KNOWN_LIMIT {
+                sleep(SAMPLE).await;
+                continue;
+            }
+            ensure!(!shown["id"].is_null(), "there is no coupon {id} at {target}");
+            let next = !shown["next_drop"].is_null();
+            ensure!(matches!(state, "open" | "scheduled" | "sold_out") || next, "coupon {id} is {state} at {target}");
+            break;
+        }
+    }
+    if made {
+        step(format!("made coupon {id}: {} to give away, open now", grouped(options.quantity.into())));
+    } else {
+        step(format!("coupon {id} is given to people named {prefix}…: they hold it afterwards as anybody would"));
+    }
+    Ok((id, made))
+}
+
+/// A coupon as a target shows it; `null` where it does not know it.
+async fn shown(target: &Target, id: i64) -> Result<Value> {
+    let ops = Ops { target: target.clone(), token: String::new() };
+    let (status, text) = ops.get_text(&format!("/v1/coupons/{id}")).await?;
+    match status {
+        404 => Ok(Value::Null),
+        200 => serde_json::from_str(&text).with_context(|| format!("{target} is no Firstcome: {}", start_of(&text))),
+        _ => bail!("{target} answered {status} when asked for coupon {id}: {}", start_of(&text)),
+    }
+}
+
+async fn make(target: &Target, token: &str, quantity: u32) -> Result<i64> {
+    let ops = Ops { target: target.clone(), token: token.to_owned() };
+    let (status, coupon) = ops.make_coupon("Rehearsal", quantity, Utc::now(), TimeDelta::hours(1)).await?;
+    let hint = if status == 401 { ": is --ops-token that of the API?" } else { "" };
+    ensure!(is_success(status), "{target} answered {status} when asked to make a coupon{hint} {coupon}");
+    coupon["id"].as_i64().with_context(|| format!("{target} is no Firstcome: the new coupon has no id"))
+}
+
+fn start_of(text: &str) -> String {
+    text.chars().take(120).collect()
+}

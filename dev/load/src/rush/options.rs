@@ -1,0 +1,199 @@
+//! The command line, and the options that are refused.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, value_parser};
+use firstcome_shared::domain::UserId;
+use tokio::net::lookup_host;
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+use crate::client::Target;
+use crate::identity::IdentityArgs;
+
+/// Lets a crowd ask a running Firstcome for a coupon, and says what it was told.
+///
+/// Closed loop: each connection asks again as soon as it was answered. With --rate an open loop: people come by the clock,
+/// and their wait counts from the instant at which they wanted to ask, so that a system that stalls shows it.
+///
+/// Exits 0 when everybody was answered in the end, every answer was understood, none contradicts another, and, where the
+/// database was given, every yes has its row.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "rush", version, max_term_width = 120)]
+pub struct Options {
+    /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the crowd is spread over them
+    #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
+    pub url: Vec<Target>,
+    /// File with the certificates, in PEM form, that `https` addresses are to be trusted by, instead of the usual public ones
+    #[arg(long)]
+    pub ca_file: Option<PathBuf>,
+    /// The addresses are not this machine, and may be put under load
+    #[arg(long)]
+    pub remote: bool,
+    /// Coupon to ask for: it is really given away; without it one is made for this, which needs the ops token
+    #[arg(long, env = "COUPON", required_unless_present = "ops_token", value_parser = value_parser!(i64).range(1..))]
+    pub coupon: Option<i64>,
+    /// Ops token of the API, to make a coupon
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
+    pub ops_token: Option<String>,
+    /// How many the made coupon has
+    #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub quantity: u32,
+    /// People
+    #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub people: u32,
+    /// Requests of each person who repeats: the second follows the first at once, a double click
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub requests_per_person: u32,
+    /// Share of the people who repeat, 0 to 1
+    #[arg(long, default_value_t = 1.0, value_parser = share)]
+    pub repeat_share: f64,
+    /// Requests a second by the clock (open loop); without it as fast as answers come (closed loop)
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
+    pub rate: Option<f64>,
+    /// Connections, which is how many ask at the same instant
+    #[arg(long, env = "CONNECTIONS", default_value_t = 256, value_parser = connections)]
+    pub connections: usize,
+    /// Seconds, from the beginning, that people go on asking while the coupon is not open or the system is unavailable
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
+    pub patience: u64,
+    /// What user ids begin with; the default is new each time, so that a second rush is a second crowd
+    #[arg(long)]
+    pub user_prefix: Option<String>,
+    /// Order of the requests
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The database of the system, only read: statements over time, and whether every yes has its row
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Write everything as JSON into this file; without a name, print it instead of the table
+    #[arg(long, num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
+    /// Write a page with charts into this file; it opens without a network
+    #[arg(long)]
+    pub html: Option<PathBuf>,
+    /// How people prove who they are.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "a number from 0 to 1")?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a number from 0 to 1".into()) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "requests a second, a number above 0")?;
+    let possible = rate > 0.0 && rate <= 1e6;
+    if possible { Ok(rate) } else { Err("requests a second, above 0 and at most 1,000,000".into()) }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(connections @ 1..=50_000) => Ok(connections),
+        _ => Err("a number from 1 to 50,000".into()),
+    }
+}
+
+impl Options {
+    /// What user ids begin with.
+    pub(super) fn prefix(&self) -> String {
+        self.user_prefix.clone().unwrap_or_else(|| format!("u{:06x}-", rand::random::<u32>() >> 8))
+    }
+
+    /// Where the crowd asks, and by which certificates it is trusted.
+    pub(super) fn targets(&self) -> Result<Vec<Target>> {
+        let Some(path) = &self.ca_file else { return Ok(self.url.clone()) };
+        let name = path.display();
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path).with_context(|| format!("{name} cannot be read"))? {
+            roots.add(certificate.with_context(|| format!("{name} is not in PEM form"))?)?;
+        }
+        ensure!(!roots.is_empty(), "{name} holds no certificate");
+        self.url.iter().map(|target| target.clone().trusting(roots.clone())).collect()
+    }
+
+    /// What the command line alone can't tell.
+    pub(super) async fn check(&self) -> Result<()> {
+        let longest = format!("{}{:06}", self.prefix(), self.people - 1);
+        let id = longest.parse::<UserId>();
+        ensure!(id.is_ok(), "--user-prefix makes user ids such as {longest:?}, which the API refuses: {}", wrong(id));
+        for target in &self.url {
+            let authority = target.authority();
+            let mut found = lookup_host(authority).await.with_context(|| format!("{target} is not known"))?;
+            ensure!(
+                self.remote || found.all(|address| address.ip().is_loopback()),
+                "{target} is not this machine: a rush takes its capacity and its coupons; add --remote if that is meant"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn wrong(id: Result<UserId, impl std::fmt::Display>) -> String {
+    id.map_or_else(|error| error.to_string(), |_| String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [&str; 5] = ["rush", "--url", "http://127.0.0.1:1", "--coupon", "1"];
+
+    fn parse(more: &[&str]) -> Result<Options, String> {
+        Options::try_parse_from([&GOOD, more].concat()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_reason() {
+        for (args, words) in [
+            (&["--people", "0"][..], "1..=10000000"),
+            (&["--requests-per-person", "0"], "1..=1000"),
+            (&["--repeat-share", "1.5"], "from 0 to 1"),
+            (&["--repeat-share", "NaN"], "from 0 to 1"),
+            (&["--rate", "0"], "above 0"),
+            (&["--rate", "-3"], "above 0"),
+            (&["--rate", "inf"], "at most"),
+            (&["--rate", "many"], "a number"),
+            (&["--connections", "0"], "from 1"),
+            (&["--url", "ftp://api.example"], "http://host:port"),
+            (&["--url", "http://127.0.0.1:1/v1"], "without a path"),
+            (&["--user-auth", "cookie"], "trusted-header"),
+            (&["--jwt-algorithm", "none"], "--jwt-algorithm"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(words), "{args:?}: {error}");
+        }
+        let nobody = Options::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(nobody.contains("--coupon") || nobody.contains("--ops-token"), "{nobody}");
+    }
+
+    #[tokio::test]
+    async fn other_machines_are_asked_only_when_told_so() {
+        let at = |url: &str, more: &[&str]| {
+            Options::try_parse_from([&["rush", "--coupon", "1", "--url", url], more].concat()).unwrap()
+        };
+        let error = at("http://192.0.2.1:80", &[]).check().await.unwrap_err().to_string();
+        assert!(error.contains("--remote"), "{error}");
+        at("http://192.0.2.1:80", &["--remote"]).check().await.unwrap();
+        at("http://127.0.0.1:80", &[]).check().await.unwrap();
+        at("http://localhost:80", &[]).check().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_prefix_that_no_user_id_may_have_is_refused_before_anybody_asks() {
+        let error = parse(&["--user-prefix", "a b "]).unwrap().check().await.unwrap_err().to_string();
+        assert!(error.contains("--user-prefix"), "{error}");
+        let long = "x".repeat(60);
+        assert!(parse(&["--user-prefix", &long]).unwrap().check().await.is_err());
+    }
+
+    #[test]
+    fn json_goes_to_a_file_or_to_the_terminal() {
+        assert_eq!(parse(&["--json"]).unwrap().json, Some(PathBuf::from("-")));
+        assert_eq!(parse(&["--json", "x.json"]).unwrap().json, Some(PathBuf::from("x.json")));
+        assert_eq!(parse(&[]).unwrap().json, None);
+    }
+}

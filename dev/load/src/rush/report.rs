@@ -1,0 +1,173 @@
+//! The report of a run: as a table, as JSON, as a page.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::html::page;
+use super::{Options, Point, Series};
+use crate::answer::Kind;
+use crate::live::{grouped, step};
+use crate::rows::RowCheck;
+use crate::table;
+use crate::tally::Tally;
+
+/// From this share of its ceiling on, the tool may be what is measured.
+const NEAR: f64 = 0.7;
+
+/// One late request in so many is worth a word.
+const MANY: u64 = 100;
+
+/// Everything that is known afterwards.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// When it ended, UTC.
+    pub at: String,
+    /// Where the crowd asked.
+    pub urls: Vec<String>,
+    pub coupon_id: i64,
+    /// Whether the coupon was made for this.
+    pub made: bool,
+    /// Requests a second by the clock; `None` for a closed loop.
+    pub rate: Option<f64>,
+    pub connections: usize,
+    /// Requests a second of this tool, over as many connections, against a server that does nothing.
+    pub ceiling_per_second: f64,
+    /// The crowd's answers.
+    pub tally: Tally,
+    pub over_time: Vec<Point>,
+    /// The rows, where the database was given.
+    pub rows: Option<RowCheck>,
+    #[serde(skip)]
+    pub(super) series: Series,
+}
+
+impl Report {
+    pub(super) fn new(
+        options: &Options,
+        (coupon_id, made): (i64, bool),
+        ceiling_per_second: f64,
+        mut tally: Tally,
+        series: Series,
+        rows: Option<RowCheck>,
+    ) -> Self {
+        tally.forget_names();
+        Self {
+            at: chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            urls: options.url.iter().map(ToString::to_string).collect(),
+            coupon_id,
+            made,
+            rate: options.rate,
+            connections: options.connections,
+            ceiling_per_second,
+            tally,
+            over_time: series.points.clone(),
+            rows,
+            series,
+        }
+    }
+
+    /// Everybody was answered in the end, every answer was understood, none contradicts another, every yes has its row.
+    pub fn good(&self) -> bool {
+        let tally = &self.tally;
+        let unclear = tally.count(Kind::Failed) + tally.count(Kind::Refused) + tally.gave_up;
+        let lost = self.rows.as_ref().map_or(0, |rows| rows.yes_without_row);
+        unclear == 0 && tally.contradictions.is_empty() && lost == 0
+    }
+
+    /// The rows that the table has beside those of every crowd.
+    pub(super) fn more(&self) -> Vec<(String, String)> {
+        let mut more = Vec::new();
+        if let Some(rate) = self.rate {
+            let late = grouped(self.tally.late);
+            more.push((format!("asked by the clock, {rate:.0} a second; sent late"), late));
+        }
+        let ceiling = self.ceiling_per_second;
+        let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
+        more.push(("this tool's own ceiling here".into(), format!("{ceiling:.0} a second, {share:.0} % of it used")));
+        if let Some(rows) = &self.rows {
+            more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
+            more.push(("people told yes without their row".into(), grouped(rows.yes_without_row as u64)));
+            if let Some(after) = rows.complete_after_ms {
+                more.push(("every row stood after the last answer by".into(), format!("{after} ms")));
+            }
+        }
+        if let Some(statements) = self.over_time.last().and_then(|point| point.mysql_statements) {
+            more.push(("MySQL statements during the rush, everybody's".into(), grouped(statements)));
+        }
+        more
+    }
+
+    /// What a reader of the report must know.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.tally.per_second > NEAR * self.ceiling_per_second {
+            warnings.push("the tool was near its own ceiling: it may be what was measured, not the system".to_owned());
+        }
+        if self.tally.late * MANY > self.tally.requests {
+            warnings.push(format!(
+                "{} requests could not be sent on time, mostly because every connection was waiting; their wait is counted, \
+                 but more --connections would let more people ask at once",
+                grouped(self.tally.late)
+            ));
+        }
+        if let Some(answer) = &self.tally.unclear {
+            warnings.push(format!("an answer that no claim should get: {answer}"));
+        }
+        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.yes_without_row > 0) {
+            warnings.push(format!("told yes and have no row: {}", rows.named.join(", ")));
+        }
+        warnings
+    }
+
+    /// The table for the terminal.
+    pub fn table(&self) -> String {
+        let mut text = table::of_tally_with(&self.tally, self.more());
+        for warning in self.warnings() {
+            text.push_str("\nnote: ");
+            text.push_str(&warning);
+        }
+        text
+    }
+}
+
+/// Where the report goes. Files are opened before anybody asks, so that no result is lost to a mistyped folder.
+pub(super) struct Outputs {
+    json: Option<(PathBuf, File)>,
+    print_json: bool,
+    html: Option<(PathBuf, File)>,
+}
+
+impl Outputs {
+    pub(super) fn open(options: &Options) -> Result<Self> {
+        let print_json = options.json.as_deref() == Some(Path::new("-"));
+        let json = options.json.as_deref().filter(|_| !print_json).map(create).transpose()?;
+        Ok(Self { json, print_json, html: options.html.as_deref().map(create).transpose()? })
+    }
+
+    pub(super) fn write(self, report: &Report) -> Result<()> {
+        let json = serde_json::to_string_pretty(report)?;
+        if self.print_json {
+            println!("{json}");
+        } else {
+            println!("{}", report.table());
+        }
+        for (file, text) in [(self.json, json), (self.html, page(report))] {
+            let Some((path, mut file)) = file else { continue };
+            file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+            step(format!("wrote {}", path.display()));
+        }
+        Ok(())
+    }
+}
+
+fn create(path: &Path) -> Result<(PathBuf, File)> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    }
+    let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok((path.to_owned(), file))
+}

@@ -1,0 +1,96 @@
+//! Tables and lines for people.
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+
+use crate::answer::Kind;
+use crate::live::grouped;
+use crate::tally::{Latency, Progress, Tally};
+
+/// Said beside a rate that a quick build gave.
+const UNOPTIMIZED: &str = if cfg!(debug_assertions) { " (an unoptimized build)" } else { "" };
+
+/// Two columns: what, and how much.
+pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    for (what, value) in rows {
+        table.add_row([what, value]);
+    }
+    align_right(&mut table, 1);
+    table.to_string()
+}
+
+/// Width for text that has to be broken.
+const WIDE: u16 = 150;
+
+/// A table for a wide terminal, with a header.
+pub fn wide<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDE);
+    table.set_header(header);
+    table
+}
+
+/// For a column of numbers.
+pub fn align_right(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// The line while the crowd asks.
+pub fn progress(progress: &Progress, expected: u64) -> String {
+    let count = |kind| grouped(progress.count(kind));
+    format!(
+        "{} of {} requests · accepted {} · already {} · sold out {} · waiting {} · unavailable {} · no answer {}",
+        grouped(progress.total()),
+        grouped(expected),
+        count(Kind::Accepted),
+        count(Kind::AlreadyClaimed),
+        count(Kind::SoldOut),
+        count(Kind::Waiting),
+        count(Kind::Unavailable),
+        count(Kind::NoAnswer),
+    )
+}
+
+/// What a rush brought, and something more.
+pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
+    let mut text = of_rows(rows_of(tally).into_iter().chain(more));
+    for line in tally.contradictions.iter().take(20) {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    text
+}
+
+/// The same as rows.
+pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
+    let mut rows = asked(tally);
+    for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.losers)] {
+        if latency.count > 0 {
+            rows.push((format!("  {who}"), in_words(latency)));
+        }
+    }
+    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {}", kind.as_str()), grouped(*count))));
+    rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
+    rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
+    rows.push(("requests given up".into(), grouped(tally.gave_up)));
+    rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));
+    rows
+}
+
+fn in_words(latency: &Latency) -> String {
+    format!("{:.1} · {:.1} · {:.1} · {:.1} ms", latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms)
+}
+
+/// The first rows of every table: the size of the rush.
+pub fn asked(tally: &Tally) -> Vec<(String, String)> {
+    vec![
+        ("people who asked".into(), grouped(tally.people.into())),
+        ("requests".into(), grouped(tally.requests)),
+        ("took".into(), format!("{:.1} s, {:.0} requests a second{UNOPTIMIZED}", tally.seconds, tally.per_second)),
+        ("latency p50 · p99 · p99.9 · max".into(), in_words(&tally.latency)),
+    ]
+}

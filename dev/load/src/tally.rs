@@ -1,0 +1,331 @@
+//! The answers of a crowd, counted while they come and summed up afterwards, with every promise kept.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::answer::{Answer, Kind, Promise};
+
+/// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the rush.
+#[derive(Debug, Default)]
+pub struct Progress {
+    counts: [AtomicU64; Kind::ALL.len()],
+    moved: Notify,
+    over: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn add(&self, kind: Kind) {
+        self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
+        if kind == Kind::Accepted {
+            self.moved.notify_waiters();
+        }
+    }
+
+    /// How many answers of a kind came so far.
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.counts[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many answers came so far.
+    pub fn total(&self) -> u64 {
+        Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
+    }
+
+    /// The rush is over: nobody will be admitted any more.
+    pub fn give_up(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until this many people were admitted, or [`Progress::give_up`].
+    pub async fn admitted(&self, wanted: u64) {
+        loop {
+            let moved = self.moved.notified();
+            if self.count(Kind::Accepted) >= wanted || self.over.load(Ordering::Relaxed) {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
+/// The answers of one connection. Each has its own, so that counting costs no lock.
+#[derive(Debug)]
+pub(crate) struct ConnectionTally {
+    winners: Histogram<u32>,
+    losers: Histogram<u32>,
+    promises: Vec<(u32, Kind, Promise)>,
+    denied: Vec<u32>,
+    admissions: Vec<u32>,
+    not_queued: u64,
+    pub(crate) late: u64,
+    pub(crate) gave_up: u64,
+    pub(crate) unclear: Option<String>,
+}
+
+impl ConnectionTally {
+    pub(crate) fn new() -> Self {
+        Self {
+            winners: latencies(),
+            losers: latencies(),
+            promises: Vec::new(),
+            denied: Vec::new(),
+            admissions: Vec::new(),
+            not_queued: 0,
+            late: 0,
+            gave_up: 0,
+            unclear: None,
+        }
+    }
+
+    /// Counts an answer to a request that was due at `asked`; the crowd began at `begun`.
+    pub(crate) fn note(&mut self, person: u32, answer: &Answer, asked: Instant, begun: Instant) {
+        let histogram = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.losers };
+        histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+        if let Some(promise) = answer.promise {
+            self.promises.push((person, answer.kind, promise));
+        }
+        if answer.kind == Kind::SoldOut {
+            self.denied.push(person);
+        }
+        if answer.kind == Kind::Accepted {
+            let bucket = usize::try_from(begun.elapsed().as_millis() / u128::from(BUCKET_MS)).unwrap_or(0);
+            self.admissions.resize(self.admissions.len().max(bucket + 1), 0);
+            self.admissions[bucket] += 1;
+        }
+        self.not_queued += u64::from(!answer.queued);
+    }
+}
+
+/// Width of [`Tally::admissions`], in milliseconds.
+pub const BUCKET_MS: u64 = 5;
+
+/// Microseconds to a minute, two digits: 10 kB, small enough for one a connection.
+fn latencies() -> Histogram<u32> {
+    // The bounds are constants that fit; 1 and 2 digits are always allowed.
+    Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds"))
+}
+
+/// Latencies of answers, in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50_ms: f64,
+    pub p90_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub max_ms: f64,
+    /// The whole curve: quantile and milliseconds.
+    pub curve: Vec<(f64, f64)>,
+}
+
+/// Everything that came back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tally {
+    pub people: u32,
+    /// Requests they sent, retries among them.
+    pub requests: u64,
+    /// From the first request to the last answer.
+    pub seconds: f64,
+    pub per_second: f64,
+    /// Answers by kind, those that came.
+    pub answers: BTreeMap<Kind, u64>,
+    /// People who were promised a coupon.
+    pub admitted: usize,
+    /// Promises that came without Kafka's acknowledgement.
+    pub not_queued: u64,
+    /// Requests that were given up: unavailable, not open or without an answer until patience ended.
+    pub gave_up: u64,
+    /// Requests of an open loop that could not be sent on time, because every connection was waiting.
+    pub late: u64,
+    /// One of the answers that are not in the contract, to find the reason by.
+    pub unclear: Option<String>,
+    /// How long answers took; in an open loop from the instant at which the request was due.
+    pub latency: Latency,
+    /// The same for `accepted`.
+    pub winners: Latency,
+    /// The same for every other answer.
+    pub losers: Latency,
+    /// Answers that no correct system gives: two slots to one person, one slot to two people, one person admitted twice.
+    pub contradictions: Vec<String>,
+    /// People who were promised a coupon and also got the answer that it is sold out.
+    pub holders_denied: u64,
+    /// Admissions over time: count in each [`BUCKET_MS`].
+    pub admissions: Vec<u32>,
+    /// CPU seconds that this process took meanwhile.
+    pub cpu_seconds: f64,
+    /// Every promise, by user id.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub promises: HashMap<String, Promise>,
+    /// People who got `accepted`, not only `already_claimed`.
+    #[serde(default, skip_serializing_if = "HashSet::is_empty")]
+    pub accepted: HashSet<String>,
+}
+
+impl Tally {
+    /// Sums up what all connections counted in `elapsed`; `name` gives a person's user id.
+    pub(crate) fn sum(
+        progress: &Progress,
+        people: u32,
+        elapsed: Duration,
+        parts: Vec<ConnectionTally>,
+        name: impl Fn(u32) -> String,
+    ) -> Self {
+        let (mut winners, mut losers) = (latencies(), latencies());
+        let (mut ledger, mut denied, mut admissions) = (Ledger::default(), HashSet::new(), Vec::new());
+        let (mut late, mut not_queued, mut gave_up, mut unclear) = (0, 0, 0, None);
+        for part in parts {
+            // All have the same bounds, so nothing can fall outside.
+            let _ = winners.add(part.winners);
+            let _ = losers.add(part.losers);
+            late += part.late;
+            not_queued += part.not_queued;
+            gave_up += part.gave_up;
+            unclear = unclear.or(part.unclear);
+            denied.extend(part.denied);
+            admissions.resize(admissions.len().max(part.admissions.len()), 0);
+            admissions.iter_mut().zip(part.admissions).for_each(|(sum, count)| *sum += count);
+            for (person, kind, promise) in part.promises {
+                ledger.note(person, kind, promise);
+            }
+        }
+        let mut latency = winners.clone();
+        let _ = latency.add(&losers);
+        let (requests, seconds) = (progress.total(), elapsed.as_secs_f64());
+        Self {
+            people,
+            requests,
+            seconds,
+            #[allow(clippy::cast_precision_loss, reason = "a rate for people to read")]
+            per_second: requests as f64 / seconds.max(1e-6),
+            answers: Kind::ALL.map(|kind| (kind, progress.count(kind))).into_iter().filter(|(_, n)| *n > 0).collect(),
+            admitted: ledger.promises.len(),
+            not_queued,
+            gave_up,
+            late,
+            unclear,
+            latency: Latency::of(&latency),
+            winners: Latency::of(&winners),
+            losers: Latency::of(&losers),
+            contradictions: ledger.contradictions(&name),
+            holders_denied: ledger.promises.keys().filter(|person| denied.contains(*person)).count() as u64,
+            admissions,
+            cpu_seconds: 0.0,
+            accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
+            promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),
+        }
+    }
+
+    /// How many answers of a kind came.
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.answers.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Answers that a healthy system does not give.
+    pub fn unhealthy(&self) -> u64 {
+        [Kind::Failed, Kind::NoAnswer, Kind::Refused, Kind::Unavailable].map(|kind| self.count(kind)).iter().sum()
+    }
+
+    /// For a report, which has no use for names.
+    pub fn forget_names(&mut self) {
+        self.promises.clear();
+        self.accepted.clear();
+    }
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u32>) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "at most a minute in microseconds")]
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            count: histogram.len(),
+            p50_ms: at(0.5),
+            p90_ms: at(0.9),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: at(1.0),
+            curve: if histogram.is_empty() { Vec::new() } else { POINTS.map(|point| (point, at(point))).to_vec() },
+        }
+    }
+}
+
+/// Where the curve of latencies has its points.
+const POINTS: [f64; 15] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0];
+
+/// The promises of all connections, side by side.
+#[derive(Default)]
+struct Ledger {
+    promises: HashMap<u32, Promise>,
+    accepted: HashMap<u32, u32>,
+    two_slots: Vec<(u32, Promise, Promise)>,
+}
+
+impl Ledger {
+    fn note(&mut self, person: u32, kind: Kind, promise: Promise) {
+        let first = *self.promises.entry(person).or_insert(promise);
+        if first != promise {
+            self.two_slots.push((person, first, promise));
+        }
+        if kind == Kind::Accepted {
+            *self.accepted.entry(person).or_default() += 1;
+        }
+    }
+
+    fn contradictions(&self, name: impl Fn(u32) -> String) -> Vec<String> {
+        let mut found = Vec::new();
+        for (person, first, second) in &self.two_slots {
+            found.push(format!("{} was told slot {} and slot {}", name(*person), first.slot, second.slot));
+        }
+        for (person, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
+            found.push(format!("{} was accepted {times} times", name(*person)));
+        }
+        let mut holders: HashMap<Promise, u32> = HashMap::new();
+        for (person, promise) in &self.promises {
+            if let Some(other) = holders.insert(*promise, *person) {
+                found.push(format!("{} and {} were both told slot {}", name(other), name(*person), promise.slot));
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(yes: &[(u32, Kind, u32)]) -> Tally {
+        let mut part = ConnectionTally::new();
+        let begun = Instant::now();
+        for (person, kind, slot) in yes {
+            let promise = Some(Promise { drop_id: 1, slot: *slot });
+            part.note(*person, &Answer { kind: *kind, promise, queued: true }, begun, begun);
+        }
+        Tally::sum(&Progress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
+    }
+
+    #[test]
+    fn the_same_yes_again_is_no_contradiction() {
+        let tally = tally(&[(1, Kind::AlreadyClaimed, 5), (1, Kind::Accepted, 5), (2, Kind::Accepted, 6)]);
+        assert_eq!(tally.contradictions, Vec::<String>::new());
+        assert_eq!(tally.admitted, 2);
+        assert_eq!(tally.promises["p1"], Promise { drop_id: 1, slot: 5 });
+        assert_eq!((tally.latency.count, tally.winners.count, tally.losers.count), (3, 2, 1));
+        assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
+    }
+
+    #[test]
+    fn what_no_correct_system_says_is_listed() {
+        let two_slots = tally(&[(1, Kind::Accepted, 5), (1, Kind::AlreadyClaimed, 6)]);
+        assert_eq!(two_slots.contradictions, ["p1 was told slot 5 and slot 6"]);
+        let twice = tally(&[(1, Kind::Accepted, 5), (1, Kind::Accepted, 5)]);
+        assert_eq!(twice.contradictions, ["p1 was accepted 2 times"]);
+        let shared = tally(&[(1, Kind::Accepted, 5), (2, Kind::Accepted, 5)]);
+        assert_eq!(shared.contradictions.len(), 1);
+    }
+}

@@ -1,0 +1,132 @@
+//! A crowd in a process of its own (`firstcome-crowd`), so that its cost is never counted as the server's.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::crowd::Crowd;
+use crate::generator::{self, Plan};
+use crate::launch::beside_this_program;
+use crate::measure::cpu_seconds;
+use crate::tally::{Progress, Tally};
+
+/// The program that runs a workload.
+const PROGRAM: &str = "firstcome-crowd";
+
+/// What a crowd is to do. Each request is sent once, whatever the answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Workload {
+    /// Where; a loopback address, or it is refused.
+    pub target: SocketAddr,
+    pub coupon: i64,
+    pub people: u32,
+    pub requests_per_person: u32,
+    pub connections: usize,
+    /// See [`Plan::rate`].
+    pub rate: Option<f64>,
+    /// See [`Plan::warm_up`].
+    pub warm_up: bool,
+    /// What user ids begin with.
+    pub prefix: String,
+}
+
+impl Workload {
+    /// A closed loop in which everybody asks twice, the second time at once, as people do who are afraid to miss out.
+    pub fn rush(target: SocketAddr, coupon: i64, requests: u32, connections: usize) -> Self {
+        let people = (requests / 2).max(1);
+        let prefix = "p-".to_owned();
+        Self { target, coupon, people, requests_per_person: 2, connections, rate: None, warm_up: false, prefix }
+    }
+
+    /// A closed loop in which everybody asks once.
+    pub fn once_each(target: SocketAddr, coupon: i64, people: u32, connections: usize) -> Self {
+        Self { requests_per_person: 1, people, ..Self::rush(target, coupon, 2, connections) }
+    }
+
+    /// The same people by the clock, so many a second, on connections that have been used before.
+    #[must_use]
+    pub fn by_the_clock(self, rate: f64) -> Self {
+        Self { rate: Some(rate), warm_up: true, ..self }
+    }
+
+    /// The same crowd with other names.
+    #[must_use]
+    pub fn named(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// How many requests it comes to.
+    pub fn requests(&self) -> u32 {
+        self.people * self.requests_per_person
+    }
+
+    fn only_this_machine(&self) -> Result<()> {
+        ensure!(self.target.ip().is_loopback(), "{} is not this machine", self.target);
+        Ok(())
+    }
+
+    /// Runs it in a process of its own.
+    pub async fn run(&self) -> Result<Tally> {
+        self.only_this_machine()?;
+        let mut child = Command::new(beside_this_program(PROGRAM)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("no stdin")?;
+        stdin.write_all(&serde_json::to_vec(self)?).await?;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        ensure!(output.status.success(), "{PROGRAM} ended with {}", output.status);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{PROGRAM} gave no tally"))
+    }
+
+    /// The same, with the microseconds of CPU that the process `pid` took for each request meanwhile.
+    pub async fn run_metered(&self, pid: u32) -> Result<(Tally, f64)> {
+        let before = cpu_seconds(pid)?;
+        let tally = self.run().await?;
+        let each = (cpu_seconds(pid)? - before) * 1e6 / f64::from(self.requests().max(1));
+        Ok((tally, each))
+    }
+
+    async fn run_here(&self) -> Result<Tally> {
+        self.only_this_machine()?;
+        let crowd = Crowd::gather(&self.prefix, self.people, self.requests_per_person, 1)?;
+        let plan = Plan::new(self.target.into(), self.coupon, crowd, self.connections);
+        let plan = Plan { rate: self.rate, warm_up: self.warm_up, ..plan };
+        generator::run(plan, Arc::new(Progress::default())).await
+    }
+}
+
+/// The program: a workload on stdin, its tally on stdout.
+pub async fn main() -> Result<()> {
+    let mut workload = Vec::new();
+    std::io::stdin().read_to_end(&mut workload)?;
+    let workload: Workload = serde_json::from_slice(&workload)?;
+    println!("{}", serde_json::to_string(&workload.run_here().await?)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_this_machine_is_asked() {
+        let elsewhere = Workload::rush(([192, 0, 2, 1], 80).into(), 1, 10, 1);
+        assert!(elsewhere.run().await.unwrap_err().to_string().contains("not this machine"));
+        assert!(elsewhere.run_here().await.unwrap_err().to_string().contains("not this machine"));
+    }
+
+    #[test]
+    fn everybody_of_a_rush_asks_twice() {
+        let workload = Workload::rush(([127, 0, 0, 1], 80).into(), 1, 20_000, 64);
+        assert_eq!((workload.people, workload.requests_per_person, workload.requests()), (10_000, 2, 20_000));
+    }
+}

@@ -1,7 +1,0 @@
-//! The load tool and what the demo rests on, against real servers.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panicking")]
-
-mod compose;
-mod crowd;
-mod rehearse;
-mod trouble;
