@@ -10,10 +10,11 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use secrecy::SecretString;
 
-use crate::collect::{Collector, TailReader};
-use crate::engine::Engine;
+use crate::collect::TopicReader;
 use crate::notify::NotifyArgs;
+use crate::pass::Settings;
 use crate::plan::Policy;
+use crate::stores::Stores;
 
 /// Compares every promise with every row, repairs what drifted, and tells a person.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ pub enum Command {
 
 /// Stores and policy.
 #[derive(Debug, Clone, Args)]
-pub struct EngineArgs {
+pub struct ReconcileArgs {
     /// Where MySQL is.
     #[command(flatten)]
     pub mysql: MysqlArgs,
@@ -93,33 +94,34 @@ pub struct PolicyArgs {
 /// Longest look at the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
-impl EngineArgs {
-    /// Connections and policy; nothing is connected yet.
-    pub fn engine(&self) -> anyhow::Result<Engine> {
+impl ReconcileArgs {
+    /// Handles of every store; nothing is connected yet.
+    pub fn stores(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings();
-        let (db, redis) = (Db::new(&db_settings)?, Redis::new(&self.redis.settings())?);
-        let tail = TailReader::new(self.kafka.settings(), TAIL_LIMIT)?;
-        Ok(Engine {
-            collector: Collector::new(db.clone(), redis.clone(), tail, self.policy.reconcile_page_slots),
-            db,
+        Ok(Stores {
+            db: Db::new(&db_settings)?,
             db_settings,
-            redis,
+            redis: Redis::new(&self.redis.settings())?,
+            topic: TopicReader::new(self.kafka.settings(), TAIL_LIMIT)?,
+        })
+    }
+
+    pub fn settings(&self) -> Settings {
+        let of = &self.policy;
+        Settings {
             policy: Policy {
                 publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms).unwrap_or(i64::MAX),
-                overdue_ms: i64::from(self.policy.reconcile_overdue_ms),
-                repair_limit_percent: self.policy.reconcile_brake_percent,
-                repair_limit_at_least: usize::try_from(self.policy.reconcile_brake_at_least).unwrap_or(usize::MAX),
+                overdue_ms: i64::from(of.reconcile_overdue_ms),
+                repair_limit_percent: of.reconcile_brake_percent,
+                repair_limit_at_least: usize::try_from(of.reconcile_brake_at_least).unwrap_or(usize::MAX),
                 confirmed: false,
             },
-            sealed_keys_ttl: Duration::from_secs(self.policy.sealed_keys_ttl_seconds),
-            clean_runs_kept: Duration::from_secs(u64::from(self.policy.clean_runs_kept_seconds)),
-            stall_after: Duration::from_secs(self.policy.consumer_stall_seconds),
-            settled_after: self.publish.settled_after(),
-            losses: crate::execute::fencing::LossClock::default(),
-            unrecorded: std::sync::Arc::default(),
-            progress: std::sync::Arc::default(),
-            consumer_seen: std::sync::Arc::default(),
-        })
+            longest_in_flight: self.publish.longest_in_flight(),
+            sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
+            clean_runs_kept: Duration::from_secs(u64::from(of.clean_runs_kept_seconds)),
+            stall_after: Duration::from_secs(of.consumer_stall_seconds),
+            page_slots: i64::from(of.reconcile_page_slots),
+        }
     }
 }
 
@@ -128,7 +130,7 @@ impl EngineArgs {
 pub struct DaemonArgs {
     /// Stores and policy.
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub reconcile: ReconcileArgs,
     /// Schedules.
     #[command(flatten)]
     pub schedules: ScheduleArgs,
@@ -208,7 +210,7 @@ pub struct OnceArgs {
     pub wait_seconds: u64,
     /// Stores and policy.
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub reconcile: ReconcileArgs,
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
@@ -229,5 +231,5 @@ pub struct ExplainArgs {
     pub json: bool,
     /// Stores and policy.
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub reconcile: ReconcileArgs,
 }

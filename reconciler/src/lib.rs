@@ -6,7 +6,6 @@ pub mod args;
 pub mod cli;
 pub mod collect;
 pub mod daemon;
-pub mod engine;
 pub mod execute;
 pub mod explain;
 pub mod http;
@@ -16,6 +15,7 @@ pub mod pass;
 pub mod plan;
 pub mod record;
 pub mod start;
+pub mod stores;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_notifier::report;

@@ -9,10 +9,10 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::daemon::runner::tell;
-use crate::engine::{Progress, Request};
+use crate::daemon::runner::mail;
 use crate::notify::Notifier;
-use crate::pass::{PassError, new_run_id};
+use crate::pass::memory::Progress;
+use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::{DropReport, Run, Status, Trigger};
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
@@ -27,9 +27,10 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         !args.confirm || args.coupon.is_some() || args.drop.is_some(),
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
-    let engine = args.engine.engine()?;
-    crate::start::check(&engine, &args.engine, &stop).await?;
-    let notifier = Notifier::new(engine.db.clone(), &args.notify)?;
+    let stores = args.reconcile.stores()?;
+    crate::start::check(&stores, &args.reconcile, &stop).await?;
+    let notifier = Notifier::new(stores.db.clone(), &args.notify)?;
+    let mut reconciler = Reconciler::new(stores, args.reconcile.settings());
     let request = Request {
         coupon: args.coupon.map(CouponId),
         drop: args.drop.map(DropId),
@@ -39,15 +40,15 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         patience: Duration::from_secs(args.wait_seconds),
         ..Request::new(Trigger::Cli)
     };
-    let watch = tokio::spawn(show_progress(engine.progress.clone()));
-    let ended = engine.pass(&request, &new_run_id(), &stop).await;
+    let watch = tokio::spawn(show_progress(reconciler.memory.progress.clone()));
+    let ended = reconciler.pass(&request, &new_run_id(), &stop).await;
     watch.abort();
     let run = match ended {
         Ok(run) => run,
         Err(error @ PassError::Busy) => anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds),
         Err(error) => return Err(error.into()),
     };
-    tell(&notifier, &run).await;
+    mail(&notifier, &run).await;
     if let Err(error) = notifier.flush(MAIL_LIMIT).await {
         tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
     }

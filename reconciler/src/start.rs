@@ -8,21 +8,21 @@ use firstcome_shared::mysql::{DbError, migrations};
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::EngineArgs;
-use crate::engine::Engine;
+use crate::args::ReconcileArgs;
+use crate::stores::Stores;
 
 /// Waits for the stores and refuses settings that lose promises.
-pub async fn check(engine: &Engine, args: &EngineArgs, stop: &CancellationToken) -> anyhow::Result<()> {
+pub async fn check(stores: &Stores, args: &ReconcileArgs, stop: &CancellationToken) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.start.startup_wait_seconds);
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    wait_for("MySQL", limit, stop, away, async || engine.db.ping().await).await?;
-    migrations::check(&engine.db_settings).await?;
+    wait_for("MySQL", limit, stop, away, async || stores.db.ping().await).await?;
+    migrations::check(&stores.db_settings).await?;
     wait_for(
         "Redis",
         limit,
         stop,
         |e| matches!(e, Unsafe::Unreachable(_)),
-        async || engine.redis.check_settings().await,
+        async || stores.redis.check_settings().await,
     )
     .await?;
     let kafka = args.kafka.settings();

@@ -66,7 +66,7 @@ impl Server {
         let front = Front::new(&app, routes::router(&app, token, prometheus, Arc::clone(&measures)), measures);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim waits for a call to Redis and then for its own, both twice at most; then for Kafka, then for the backup table.
-        let patience = args.publish.settled_after() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
+        let patience = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain: patience, ..args.http.limits() };
         Ok(Some(Self { app, listener, address, front, limits, refresh, patience }))
     }

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::TailReader;
+use super::TopicReader;
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct PersonMessages {
     pub examined: u64,
 }
 
-impl TailReader {
+impl TopicReader {
     /// Every message of a coupon about a person that came at `since` or later and is still on the topic.
     pub async fn messages_of(
         &self,

@@ -1,31 +1,31 @@
-//! Looking, and nothing else: Redis, the topic's unread tail, MySQL and the backup table become snapshots.
+//! Reading, and nothing else: Redis, the topic's unread tail, MySQL and its dead letters become snapshots.
 //!
-//! The order makes it safe beside live traffic. Redis's clock is read, then the tail, then everything else. An admission
-//! older than the publishing deadline at that instant was on the topic by then, or never will be; if it was, it is in
-//! the tail, or the consumer committed it before, and then its row or its backup row is there to be read after. What
-//! looks like a row without an admission is looked up in Redis once more, since the row may be younger than the first look.
+//! The order makes it safe beside live traffic. Redis's clock is read first, then the tail, then everything else. An admission
+//! older than the publishing deadline at that instant was on the topic by then, or never will be. If it was, then either it is in
+//! the tail, or the consumer committed it before, and its row (or its dead letter) is there to be read afterwards. A row whose
+//! person Redis seems not to have may be younger than the first read of Redis, so that person is looked up in Redis once more.
 
 mod messages;
-mod redis;
-mod rows;
 pub mod snapshot;
-mod tail;
+mod topic;
 
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
-use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::repair::Generation;
-use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::fencing::Generation;
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::reads::SlotPage;
 
 pub use messages::{PersonMessage, PersonMessages};
-pub use rows::Backup;
-pub use tail::{Tail, TailReader};
+pub use topic::{Tail, TopicReader};
 
-use crate::collect::snapshot::{DropFacts, Failed, InFlight, Page};
+use crate::stores::Stores;
+use snapshot::{DeadLetter, DropFacts, InFlight, Page, Row};
 
-/// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     #[error("Redis cannot be reached: {0}")]
@@ -34,214 +34,218 @@ pub enum CollectError {
     Mysql(#[from] DbError),
 }
 
-/// What one pass saw before it went through the drops.
+/// What a pass reads before the drops, and all of them have in common.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct PassContext {
     /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt from a tail that is older.
     pub generations: HashMap<CouponId, Generation>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Tail>,
-    pub backup: Vec<Backup>,
-    /// The admission gate is closed, so what Redis says may be older than what it promised.
+    /// Every unresolved dead letter.
+    pub dead_letters: Vec<DeadLetter>,
+    /// The admission gate is closed, so Redis may be older than what it promised.
     pub gate_closed: bool,
 }
 
-/// A drop's facts, with what is needed to page through it.
+/// A drop as a whole, with what is needed to page through it.
 #[derive(Debug, Clone)]
-pub struct Head {
+pub struct DropHeader {
     /// The coupon's generation when the pass began: what a repair may be based on.
     pub generation: Option<Generation>,
-    /// The drop as a whole.
     pub facts: DropFacts,
     /// Highest slot that anything is known of.
     upper: i64,
     in_flight: Vec<InFlight>,
-    failed: Vec<Failed>,
-    /// Of a drop that Redis lost: whom the coupon's list of claimants still has in it. They would be told `already_claimed`.
+    dead_letters: Vec<DeadLetter>,
+    /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission would answer them `already_claimed`.
     claimants: Vec<(i64, UserId)>,
 }
 
 /// First and last slot of a page; the last page has no end.
 pub type Range = (i64, Option<i64>);
 
-/// What Redis said of a range of slots.
-#[derive(Debug)]
-pub struct FirstLook {
-    range: Range,
-    count: i64,
-    users: Vec<(i64, UserId)>,
-    free: Vec<i64>,
-}
-
-/// Looks at the stores.
-#[derive(Clone)]
-pub struct Collector {
-    db: Db,
-    redis: Redis,
-    tail: TailReader,
-    page_slots: i64,
-}
-
-/// Below every slot, also those a hand may have made up.
+/// Below every slot, also those that somebody wrote by hand.
 const LOWEST: i64 = -(1 << 53);
 
-impl Collector {
-    /// A collector that reads `page_slots` slots at a time.
-    pub fn new(db: Db, redis: Redis, tail: TailReader, page_slots: u32) -> Self {
-        Self { db, redis, tail, page_slots: i64::from(page_slots.max(1)) }
-    }
+/// Most people read from a waiting list; more are promoted in the next round.
+const WAITING_AT_MOST: u64 = 1_000;
 
-    /// Redis's clock, then the tail, then the backup table. A topic that can't be read is told, not fatal.
-    pub async fn surroundings(&self) -> Result<(Surroundings, Option<anyhow::Error>), CollectError> {
-        let read_at_ms = self.redis.time_ms().await?;
-        let (tail, problem) = match self.tail.read().await {
-            Ok(tail) => (Some(tail), None),
-            Err(error) => (None, Some(error)),
-        };
-        let backup = rows::unresolved(&self.db).await?;
-        Ok((Surroundings { generations: HashMap::new(), read_at_ms, tail, backup, gate_closed: false }, problem))
-    }
+/// Redis's clock, then the tail, then the dead letters; no generations. A topic that can't be read is no error: it comes beside.
+pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
+    let read_at_ms = stores.redis.time_ms().await?;
+    let (tail, problem) = match stores.topic.read().await {
+        Ok(tail) => (Some(tail), None),
+        Err(error) => (None, Some(error)),
+    };
+    let dead_letters = stores.db.unresolved_dead_letters().await?.into_iter().map(DeadLetter::from).collect();
+    Ok((PassContext { read_at_ms, tail, dead_letters, ..PassContext::default() }, problem))
+}
 
-    /// The facts of many drops in a few round trips.
-    pub async fn heads(&self, drops: &[(Coupon, Drop)], around: &Surroundings) -> Result<Vec<Head>, CollectError> {
-        let mut numbers = redis::heads(&self.redis, drops).await?;
-        redis::first_in_line(&self.redis, drops, &mut numbers).await?;
-        let highest_rows = rows::highest_slots(&self.db, drops.iter().map(|(_, d)| d.id).collect()).await?;
-        let heads = drops.iter().zip(numbers).map(|((coupon, drop), head)| {
-            let in_flight = around.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default();
-            let failed = around
-                .backup
-                .iter()
-                .filter(|b| b.drop == Some(drop.id) && b.coupon.is_none_or(|c| c == coupon.id))
-                .map(|b| b.failed.clone())
-                .collect();
-            let row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
-            // A counter far beyond the quantity is told, not walked.
-            let count = head.count.unwrap_or(0).min(i64::from(drop.quantity));
-            let upper = row.max(count).max(head.highest.min(i64::from(drop.quantity)));
-            let facts = DropFacts {
-                coupon: coupon.clone(),
-                drop: drop.clone(),
-                meta_matches: head.meta_matches,
-                count: head.count,
-                users: head.users,
-                free: head.free,
-                waiting: head.waiting,
-                first_waiting: head.first_waiting,
-                read_at_ms: around.read_at_ms,
-                tail_known: around.tail.is_some(),
-                gate_closed: around.gate_closed,
-            };
-            let generation = around.generations.get(&coupon.id).cloned();
-            Head { generation, facts, upper, in_flight, failed, claimants: Vec::new() }
+/// The headers of many drops in a few round trips.
+pub async fn headers(
+    stores: &Stores,
+    drops: &[(Coupon, Drop)],
+    context: &PassContext,
+) -> Result<Vec<DropHeader>, CollectError> {
+    let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
+    let numbers = stores.redis.drop_numbers(&keys).await?;
+    let mut first_waiting = Vec::with_capacity(drops.len());
+    for (((_, drop), numbers), keys) in drops.iter().zip(&numbers).zip(&keys) {
+        let left = u64::from(drop.quantity).saturating_sub(numbers.users);
+        first_waiting.push(if numbers.waiting > 0 && left > 0 {
+            stores.redis.first_waiting(keys, left.min(WAITING_AT_MOST)).await?
+        } else {
+            Vec::new()
         });
-        let mut heads: Vec<Head> = heads.collect();
-        let listed = |facts: &DropFacts| facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon;
-        for head in heads.iter_mut().filter(|head| listed(&head.facts)) {
-            head.claimants = redis::claimants_of(&self.redis, head.facts.coupon.id, head.drop_id(), |_| true).await?;
-        }
-        Ok(heads)
     }
+    let highest_rows = stores.db.highest_slots(drops.iter().map(|(_, drop)| drop.id).collect()).await?;
+    let mut headers = Vec::with_capacity(drops.len());
+    for (((coupon, drop), numbers), first_waiting) in drops.iter().zip(numbers).zip(first_waiting) {
+        // A counter far beyond the quantity is reported, not walked.
+        let quantity = i64::from(drop.quantity);
+        let row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
+        let upper = row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity));
+        let facts = DropFacts {
+            coupon: coupon.clone(),
+            drop: drop.clone(),
+            meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
+            count: numbers.count,
+            users: numbers.users,
+            free: numbers.free,
+            waiting: numbers.waiting,
+            first_waiting,
+            read_at_ms: context.read_at_ms,
+            tail_known: context.tail.is_some(),
+            gate_closed: context.gate_closed,
+        };
+        let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
+            stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
+        } else {
+            Vec::new()
+        };
+        headers.push(DropHeader {
+            generation: context.generations.get(&coupon.id).cloned(),
+            facts,
+            upper,
+            in_flight: context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default(),
+            dead_letters: context.dead_letters.iter().filter(|letter| letter.is_of(coupon, drop)).cloned().collect(),
+            claimants,
+        });
+    }
+    Ok(headers)
+}
 
-    /// The ranges of slots to look at, in order. The last one has no end.
-    pub fn ranges(&self, head: &Head) -> Vec<Range> {
-        if head.is_untouched() {
+/// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
+pub async fn redis_page(
+    stores: &Stores,
+    header: &DropHeader,
+    (from, to): Range,
+) -> Result<(Range, SlotPage), CollectError> {
+    let keys = stores.redis.keys(header.facts.coupon.id, header.drop_id());
+    Ok(((from, to), stores.redis.slot_page(&keys, from, to).await?))
+}
+
+/// The second half: MySQL after Redis, then a second read of the people about whom the two differ.
+pub async fn page(
+    stores: &Stores,
+    header: &DropHeader,
+    ((from, to), seen): (Range, SlotPage),
+) -> Result<Page, CollectError> {
+    let (coupon, drop) = (header.facts.coupon.id, header.facts.drop.id);
+    let within = |slot: i64| slot >= from && to.is_none_or(|to| slot <= to);
+    let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
+    let high = to.map_or(Slot::MAX, |to| Slot::try_from(to.max(0)).unwrap_or(Slot::MAX));
+    let users: Vec<(i64, UserId)> =
+        seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect();
+    let claimants = async {
+        match header.facts.once_per() {
+            OncePer::Coupon => Ok(stores.redis.missing_claimants(coupon, drop, &users).await?),
+            OncePer::Drop => Ok(Vec::new()),
+        }
+    };
+    let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
+    let (rows, claimants_wrong) = tokio::try_join!(rows, claimants)?;
+    let mut page = Page {
+        from,
+        to,
+        count: seen.count.unwrap_or(0),
+        users,
+        free: seen.free,
+        rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
+        in_flight: header.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
+        // A dead letter without a slot belongs to the first page.
+        dead_letters: header
+            .dead_letters
+            .iter()
+            .filter(|letter| within(letter.slot.unwrap_or(LOWEST).max(LOWEST)))
+            .cloned()
+            .collect(),
+        claimants_wrong,
+        ..Page::default()
+    };
+    look_up_again(stores, header, &mut page).await?;
+    Ok(page)
+}
+
+async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) -> Result<(), CollectError> {
+    let (coupon, drop, once_per) = (header.facts.coupon.id, header.drop_id(), header.facts.once_per());
+    let keys = stores.redis.keys(coupon, drop);
+    let questions = page.questions(i64::from(header.facts.drop.quantity));
+    if once_per == OncePer::Coupon {
+        if header.facts.is_lost() {
+            page.claimants_on_gaps = header.claimants_left(page);
+        } else if !questions.gaps.is_empty() {
+            // It reads the whole hash, so only where slots have gone missing.
+            let gaps: HashSet<i64> = questions.gaps.iter().copied().collect();
+            page.claimants_on_gaps = stores.redis.claimants_of(coupon, drop, |slot| gaps.contains(&slot)).await?;
+        }
+    }
+    let mut ask_redis = questions.ask_redis;
+    let mut ask_mysql = questions.ask_mysql;
+    for (_, user) in &page.claimants_on_gaps {
+        ask_redis.push(user.clone());
+        ask_mysql.push(user.clone());
+    }
+    page.admitted_at_ms = stores.redis.admission_times(&keys, &questions.ask_times).await?;
+    let rows = stores.db.rows_of_people(coupon, &ask_mysql).await?.into_iter();
+    page.has_row = rows
+        .filter(|row| once_per == OncePer::Coupon || row.drop_id == drop.0)
+        .map(|row| (UserId::from_store(row.user_id), (DropId(row.drop_id), row.slot)))
+        .collect();
+    page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
+    Ok(())
+}
+
+impl DropHeader {
+    /// The ranges of slots to read, in order. The last one has no end.
+    pub fn ranges(&self, page_slots: i64) -> Vec<Range> {
+        if self.is_untouched() {
             return Vec::new();
         }
         let mut ranges = Vec::new();
         let mut from = 1;
-        while from + self.page_slots <= head.upper {
-            ranges.push((from, Some(from + self.page_slots - 1)));
-            from += self.page_slots;
+        while from + page_slots <= self.upper {
+            ranges.push((from, Some(from + page_slots - 1)));
+            from += page_slots;
         }
         ranges.push((from, None));
         ranges[0].0 = LOWEST;
         ranges
     }
 
-    /// The first look at a range of slots: Redis. It may be taken while an earlier page is still read from MySQL.
-    pub async fn first_look(&self, head: &Head, (from, to): Range) -> Result<FirstLook, CollectError> {
-        let keys = self.redis.keys(head.facts.coupon.id, head.drop_id());
-        let seen = self.redis.slot_page(&keys, from, to).await?;
-        let users = seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect();
-        Ok(FirstLook { range: (from, to), count: seen.count.unwrap_or(0), users, free: seen.free })
-    }
-
-    /// MySQL after Redis, and a second look at whom the two leave in question.
-    pub async fn page(&self, head: &Head, seen: FirstLook) -> Result<Page, CollectError> {
-        let (coupon, drop) = (head.facts.coupon.id, head.facts.drop.id);
-        let (from, to) = seen.range;
-        let within = |slot: i64| slot >= from && to.is_none_or(|to| slot <= to);
-        let claimants = async {
-            match head.facts.once_per() {
-                OncePer::Coupon => Ok(redis::claimants_wrong(&self.redis, coupon, drop, &seen.users).await?),
-                OncePer::Drop => Ok(Vec::new()),
-            }
-        };
-        let rows = async { Ok::<_, CollectError>(rows::page(&self.db, drop, from, to).await?) };
-        let (rows, claimants_wrong) = tokio::try_join!(rows, claimants)?;
-        let mut page = Page {
-            from,
-            to,
-            count: seen.count,
-            users: seen.users,
-            free: seen.free,
-            rows,
-            in_flight: head.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
-            // What names no slot belongs to the first page.
-            failed: head.failed.iter().filter(|f| within(f.slot.unwrap_or(LOWEST).max(LOWEST))).cloned().collect(),
-            claimants_wrong,
-            ..Page::default()
-        };
-        self.second_look(head, &mut page).await?;
-        Ok(page)
-    }
-
-    async fn second_look(&self, head: &Head, page: &mut Page) -> Result<(), CollectError> {
-        let (coupon, drop, once_per) = (head.facts.coupon.id, head.facts.drop.id, head.facts.once_per());
-        let keys = self.redis.keys(coupon, drop);
-        let questions = page.questions(i64::from(head.facts.drop.quantity));
-        if once_per == OncePer::Coupon {
-            if head.facts.is_lost() {
-                page.claimants_on_gaps = head.claimants_left(page);
-            } else if !questions.gaps.is_empty() {
-                page.claimants_on_gaps = redis::claimants_on(&self.redis, coupon, drop, &questions.gaps).await?;
-            }
-        }
-        let mut ask_redis = questions.ask_redis;
-        let mut ask_mysql = questions.ask_mysql;
-        for (_, user) in &page.claimants_on_gaps {
-            ask_redis.push(user.clone());
-            ask_mysql.push(user.clone());
-        }
-        page.admitted_at_ms = redis::times(&self.redis, &keys, &questions.ask_times).await?;
-        page.has_row = rows::rows_of(&self.db, coupon, drop, once_per, &ask_mysql).await?;
-        page.now_on_slot = redis::slots_of(&self.redis, &keys, &ask_redis).await?;
-        Ok(())
-    }
-}
-
-impl Collector {
-    /// The reader of the topic.
-    pub fn tail(&self) -> &TailReader {
-        &self.tail
-    }
-}
-
-impl Head {
     /// Nothing is known of this drop anywhere but its own description: it has not begun.
     fn is_untouched(&self) -> bool {
         self.upper == 0
             && self.facts.users == 0
             && self.facts.free == 0
             && self.in_flight.is_empty()
-            && self.failed.is_empty()
+            && self.dead_letters.is_empty()
             && self.claimants.is_empty()
     }
 
-    /// Claimants on slots of this page that nothing else says anything of.
+    /// Claimants on slots of this page that no other store names.
     fn claimants_left(&self, page: &Page) -> Vec<(i64, UserId)> {
         let taken: HashSet<i64> = page
             .users

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 
 /// A drop as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +79,12 @@ pub struct InFlight {
     pub claimed_at: DateTime<Utc>,
 }
 
-/// A row of the backup table that is not dealt with.
+/// An unresolved dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct DeadLetter {
     pub id: i64,
+    pub coupon: Option<CouponId>,
+    pub drop: Option<DropId>,
     /// The slot it asks for, however wrong.
     pub slot: Option<i64>,
     /// Whose it is, where the id has the form of one.
@@ -90,6 +93,27 @@ pub struct Failed {
     pub claimed_at: Option<DateTime<Utc>>,
     /// Why it is there.
     pub reason: String,
+}
+
+impl DeadLetter {
+    /// Whether it names this drop, and no other coupon than its.
+    pub fn is_of(&self, coupon: &Coupon, drop: &Drop) -> bool {
+        self.drop == Some(drop.id) && self.coupon.is_none_or(|named| named == coupon.id)
+    }
+}
+
+impl From<DeadLetterRow> for DeadLetter {
+    fn from(row: DeadLetterRow) -> Self {
+        Self {
+            id: row.id,
+            coupon: row.coupon_id.map(CouponId),
+            drop: row.drop_id.map(DropId),
+            slot: row.slot,
+            user: row.user_id.and_then(|text| text.parse().ok()),
+            claimed_at: row.claimed_at.map(|at| at.and_utc()),
+            reason: row.reason,
+        }
+    }
 }
 
 /// One consistent look at a range of slots, in Redis first, then in MySQL; then a second look at every person for whom the
@@ -108,8 +132,7 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// The topic: unread messages of these slots.
     pub in_flight: Vec<InFlight>,
-    /// The backup table: what asks for these slots.
-    pub failed: Vec<Failed>,
+    pub dead_letters: Vec<DeadLetter>,
     /// Second look, Redis: where people with evidence but without an admission are by now.
     pub now_on_slot: HashMap<UserId, i64>,
     /// Second look, MySQL: the row of this coupon, in whatever drop, of people whose slot has none. In a coupon with one each
@@ -148,7 +171,7 @@ impl Page {
             && self.users.len() == self.rows.len()
             && self.free.is_empty()
             && self.in_flight.is_empty()
-            && self.failed.is_empty()
+            && self.dead_letters.is_empty()
             && self.claimants_wrong.is_empty()
             && self.claimants_on_gaps.is_empty()
             && (first..).zip(self.users.iter().zip(&self.rows)).all(same)
@@ -187,7 +210,7 @@ impl Page {
                 questions.ask_mysql.push(message.user.clone());
             }
         }
-        for user in self.failed.iter().filter_map(|failed| failed.user.as_ref()) {
+        for user in self.dead_letters.iter().filter_map(|letter| letter.user.as_ref()) {
             questions.ask_redis.push(user.clone());
             questions.ask_mysql.push(user.clone());
         }

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
+use firstcome_shared::mysql::Db;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::redis_watch::{self as watch, Missed};
-use self::schedule::{ClockWatch, Event};
+use self::runner::Passes;
+use self::schedule::{ClockWatch, Event, Missed};
 use crate::args::DaemonArgs;
-use crate::daemon::runner::Passes;
-use crate::engine::{Engine, Request};
 use crate::notify::Notifier;
+use crate::pass::{Reconciler, Request};
 use crate::record;
 use crate::report::Trigger;
 
@@ -28,9 +28,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until told to stop.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let engine = args.engine.engine()?;
+    let stores = args.reconcile.stores()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
-    crate::start::check(&engine, &args.engine, &stop).await?;
+    crate::start::check(&stores, &args.reconcile, &stop).await?;
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?;
@@ -38,9 +38,11 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let mut notify = args.notify.clone();
     // Whoever reads the mails on this host can follow its links then; elsewhere PUBLIC_URL says how.
     notify.public_url.get_or_insert_with(|| format!("http://{address}"));
-    let notifier = Notifier::new(engine.db.clone(), &notify)?;
-    let (passes, pass_loop) = Passes::new(engine.clone(), notifier.clone());
-    let router = crate::http::router(engine.clone(), passes.clone(), args.http.token()?, metrics);
+    let notifier = Notifier::new(stores.db.clone(), &notify)?;
+    let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
+    let losses = reconciler.memory.losses.clone();
+    let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
+    let router = crate::http::router(stores.clone(), passes.clone(), args.http.token()?, metrics);
     let tasks = TaskTracker::new();
     tasks.spawn(pass_loop.run(stop.clone()));
     tasks.spawn(firstcome_shared::http::serve(
@@ -50,9 +52,9 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         stop.clone(),
     ));
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    tasks.spawn(watch::redis(engine.clone(), passes.clone(), stop.clone()));
+    tasks.spawn(redis_watch::watch(stores.redis.clone(), losses, passes.clone(), stop.clone()));
     println!("listening on http://{address}");
-    let scheduled = by_schedule(&engine, &passes, &notifier, &args, stop.clone()).await;
+    let scheduled = by_schedule(&stores.db, &passes, &notifier, &args, stop.clone()).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
@@ -63,7 +65,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
 
 /// Sets off what the schedules say, catches up what was missed, and remembers what ran.
 async fn by_schedule(
-    engine: &Engine,
+    db: &Db,
     passes: &Passes,
     notifier: &Notifier,
     args: &DaemonArgs,
@@ -75,7 +77,7 @@ async fn by_schedule(
         (Event::Digest, args.schedules.digest_cron.as_str()),
     ];
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let mut missed = Missed::load(engine, &crons, tolerance).await?;
+    let mut missed = Missed::load(db, &crons, tolerance).await?;
     // One place an event: a pass longer than its interval leaves one signal behind, never a pile.
     let (signals, mut due) = mpsc::channel::<Event>(crons.len());
     let signal = move |event: Event| {
@@ -100,7 +102,7 @@ async fn by_schedule(
         for (event, since) in missed.at(now) {
             pending.insert(event);
             if told.insert(event) {
-                watch::tell_missed(notifier, event, since, now).await;
+                schedule::tell_missed(notifier, event, since, now).await;
             }
         }
         if trigger == Trigger::Startup {
@@ -108,7 +110,7 @@ async fn by_schedule(
         }
         // The deep pass first: it does what the other would have done.
         for event in [Event::Deep, Event::Reconcile, Event::Digest] {
-            if pending.contains(&event) && handle(engine, passes, notifier, &mut missed, event, trigger).await {
+            if pending.contains(&event) && handle(db, passes, notifier, &mut missed, event, trigger).await {
                 pending.remove(&event);
                 told.remove(&event);
             }
@@ -127,7 +129,7 @@ async fn by_schedule(
 
 /// `false` where it could not begin and must be tried again.
 async fn handle(
-    engine: &Engine,
+    db: &Db,
     passes: &Passes,
     notifier: &Notifier,
     missed: &mut Missed,
@@ -152,7 +154,7 @@ async fn handle(
         }
     }
     missed.ran(event, now);
-    if let Err(error) = record::remember(&engine.db, event.state_name(), now).await {
+    if let Err(error) = record::remember(db, event.state_name(), now).await {
         tracing::warn!(%error, schedule = event.setting(), "that it ran could not be noted");
     }
     true

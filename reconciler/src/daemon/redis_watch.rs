@@ -1,17 +1,14 @@
-//! What must not wait for the next scheduled pass: a closed gate, an emptied Redis, and runs that did not happen.
+//! Watches Redis once a second, for what must not wait for the next scheduled pass: a closed gate, an emptied Redis.
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::redis::{Redis, RedisError, keys};
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::runner::Passes;
-use crate::daemon::schedule::{Event, Schedule};
-use crate::engine::{Engine, Request};
-use crate::notify::Notifier;
-use crate::record;
+use super::runner::Passes;
+use crate::pass::Request;
+use crate::pass::memory::LossClock;
 use crate::report::{Status, Trigger};
 
 /// How long to wait after a pass that failed.
@@ -25,13 +22,11 @@ async fn trouble(redis: &Redis) -> Result<Option<&'static str>, RedisError> {
     if !redis.gate_is_open().await? {
         return Ok(Some("the admission gate is closed"));
     }
-    let there: bool =
-        redis::cmd("EXISTS").arg(keys::canary(redis.prefix())).query_async(&mut redis.connection()).await?;
-    Ok((!there).then_some("Redis was emptied"))
+    Ok((!redis.has_canary().await?).then_some("Redis was emptied"))
 }
 
 /// Watches Redis until told to stop, and sets off a pass where something is gone.
-pub(crate) async fn redis(engine: Engine, passes: Passes, stop: CancellationToken) {
+pub(super) async fn watch(redis: Redis, losses: LossClock, passes: Passes, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reachable = true;
@@ -40,11 +35,11 @@ pub(crate) async fn redis(engine: Engine, passes: Passes, stop: CancellationToke
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match trouble(&engine.redis).await {
+        match trouble(&redis).await {
             Ok(None) => reachable = true,
             Ok(Some(what)) => {
                 reachable = true;
-                engine.losses.seen();
+                losses.seen();
                 if let Ok((run_id, answer)) = passes.start(Request::new(Trigger::Startup)) {
                     tracing::warn!(run_id, "{what}: admission is closed; verifying at once");
                     let failed = !answer.await.is_ok_and(|ended| ended.is_ok_and(|run| run.status != Status::Failed));
@@ -61,55 +56,5 @@ pub(crate) async fn redis(engine: Engine, passes: Passes, stop: CancellationToke
                 reachable = false;
             }
         }
-    }
-}
-
-/// Runs that were due and did not come: this process was stopped, paused, or started late. They are caught up at once.
-pub(crate) struct Missed {
-    /// The schedules with when they last ran.
-    pub schedules: Vec<Schedule>,
-    /// How late is missed.
-    pub tolerance: TimeDelta,
-}
-
-impl Missed {
-    /// The schedules as they stand in MySQL; one that never ran counts from now.
-    pub(crate) async fn load(
-        engine: &Engine,
-        schedules: &[(Event, &str)],
-        tolerance: TimeDelta,
-    ) -> anyhow::Result<Self> {
-        let mut loaded = Vec::with_capacity(schedules.len());
-        for (event, text) in schedules {
-            let last = if let Some(at) = record::recall(&engine.db, event.state_name()).await? {
-                at
-            } else {
-                let now = Utc::now();
-                record::remember(&engine.db, event.state_name(), now).await?;
-                now
-            };
-            loaded.push(Schedule::new(*event, text, last)?);
-        }
-        Ok(Self { schedules: loaded, tolerance })
-    }
-
-    /// Notes that an event ran.
-    pub(crate) fn ran(&mut self, event: Event, now: DateTime<Utc>) {
-        for schedule in self.schedules.iter_mut().filter(|s| s.event == event) {
-            schedule.last = now;
-        }
-    }
-
-    /// What was missed at `now`, with since when.
-    pub(crate) fn at(&self, now: DateTime<Utc>) -> Vec<(Event, DateTime<Utc>)> {
-        self.schedules.iter().filter_map(|s| Some((s.event, s.missed_since(now, self.tolerance)?))).collect()
-    }
-}
-
-/// Tells that a run was missed.
-pub(crate) async fn tell_missed(notifier: &Notifier, event: Event, since: DateTime<Utc>, now: DateTime<Utc>) {
-    tracing::warn!(schedule = event.setting(), since = %since.to_rfc3339(), "a scheduled run did not happen; catching up");
-    if let Err(error) = notifier.missed_run(event.setting(), since, now).await {
-        tracing::error!(error = format!("{error:#}"), "the mail about a missed run could not be prepared");
     }
 }

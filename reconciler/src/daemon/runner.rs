@@ -7,9 +7,8 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Request};
 use crate::notify::Notifier;
-use crate::pass::{PassError, new_run_id};
+use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
 
 /// How a pass that was asked for ended.
@@ -29,11 +28,11 @@ pub struct Passes {
 
 impl Passes {
     /// A runner, and the loop to drive it with.
-    pub fn new(engine: Engine, notifier: Notifier) -> (Self, PassLoop) {
+    pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Arc::new(Mutex::new(None));
         let passes = Self { current: Arc::clone(&current), jobs: sender };
-        (passes, PassLoop { engine, notifier, jobs, current })
+        (passes, PassLoop { reconciler, notifier, jobs, current })
     }
 
     /// Starts a pass; gives its id and where its answer will come.
@@ -62,7 +61,7 @@ impl Passes {
 
 /// Runs passes one after the other.
 pub struct PassLoop {
-    engine: Engine,
+    reconciler: Reconciler,
     notifier: Notifier,
     jobs: mpsc::Receiver<Job>,
     current: Arc<Mutex<Option<String>>>,
@@ -88,18 +87,18 @@ impl PassLoop {
         }
     }
 
-    async fn one(&self, job: &Job, stop: &CancellationToken) -> Answer {
+    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> Answer {
         let started = tokio::time::Instant::now();
-        let run = self.engine.pass(&job.request, &job.run_id, stop).await?;
+        let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
         crate::metrics::pass(&run, started.elapsed());
         log(&run);
-        tell(&self.notifier, &run).await;
+        mail(&self.notifier, &run).await;
         Ok(run)
     }
 }
 
 /// Hands a run to the mails. What goes wrong there never touches the pass.
-pub async fn tell(notifier: &Notifier, run: &Run) {
+pub async fn mail(notifier: &Notifier, run: &Run) {
     if let Err(error) = notifier.after_pass(run, Utc::now()).await {
         tracing::error!(
             run_id = run.run_id,

@@ -8,7 +8,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
+use firstcome_shared::mysql::Db;
 use tokio_cron_scheduler::{Job, JobScheduler};
+
+use crate::notify::Notifier;
+use crate::record;
 
 /// What a schedule sets off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +84,52 @@ impl Schedule {
     pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
         let due = self.cron.find_next_occurrence(&self.last, false).ok()?;
         (due + tolerance < now).then_some(due)
+    }
+}
+
+/// Runs that were due and did not come: this process was stopped, paused, or started late. They are caught up at once.
+pub(super) struct Missed {
+    /// The schedules with when they last ran.
+    pub schedules: Vec<Schedule>,
+    /// How late is missed.
+    pub tolerance: TimeDelta,
+}
+
+impl Missed {
+    /// The schedules as they stand in MySQL; one that never ran counts from now.
+    pub(super) async fn load(db: &Db, schedules: &[(Event, &str)], tolerance: TimeDelta) -> anyhow::Result<Self> {
+        let mut loaded = Vec::with_capacity(schedules.len());
+        for (event, text) in schedules {
+            let last = if let Some(at) = record::recall(db, event.state_name()).await? {
+                at
+            } else {
+                let now = Utc::now();
+                record::remember(db, event.state_name(), now).await?;
+                now
+            };
+            loaded.push(Schedule::new(*event, text, last)?);
+        }
+        Ok(Self { schedules: loaded, tolerance })
+    }
+
+    /// Notes that an event ran.
+    pub(super) fn ran(&mut self, event: Event, now: DateTime<Utc>) {
+        for schedule in self.schedules.iter_mut().filter(|s| s.event == event) {
+            schedule.last = now;
+        }
+    }
+
+    /// What was missed at `now`, with since when.
+    pub(super) fn at(&self, now: DateTime<Utc>) -> Vec<(Event, DateTime<Utc>)> {
+        self.schedules.iter().filter_map(|s| Some((s.event, s.missed_since(now, self.tolerance)?))).collect()
+    }
+}
+
+/// Tells that a run was missed.
+pub(super) async fn tell_missed(notifier: &Notifier, event: Event, since: DateTime<Utc>, now: DateTime<Utc>) {
+    tracing::warn!(schedule = event.setting(), since = %since.to_rfc3339(), "a scheduled run did not happen; catching up");
+    if let Err(error) = notifier.missed_run(event.setting(), since, now).await {
+        tracing::error!(error = format!("{error:#}"), "the mail about a missed run could not be prepared");
     }
 }
 

@@ -1,65 +1,75 @@
-//! The admission gate: `claim.lua` in the script cache of Redis. A restart or a fail-over of Redis closes it; a pass opens it
-//! again once it has verified and repaired every drop that is not sealed.
+//! What Redis loses together with its data or its process, and a pass puts in place: each coupon's generation (a fencing token), the
+//! canary, and the admission gate (`claim.lua` in the script cache).
 
-use parking_lot::Mutex;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
 
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::safety::ServerFacts;
-use firstcome_shared::redis::{Redis, RedisError};
-use tokio::time::Instant;
+use firstcome_shared::redis::{Connection, Redis, RedisError};
 
-/// What the clock may be off, and what a message or a row may take on its way, beyond the deadlines.
-const MARGIN: Duration = Duration::from_millis(250);
-
-/// Remembers since when Redis is known to have lost something. Admissions made before that may still be on their way: to the
-/// topic until the publishing deadline has passed, then to the backup table until its deadline has.
-#[derive(Clone, Default)]
-pub struct LossClock(Arc<Mutex<Option<Instant>>>);
-
-impl LossClock {
-    /// A loss was seen; the first sight counts.
-    pub fn seen(&self) -> Instant {
-        *self.0.lock().get_or_insert_with(Instant::now)
-    }
-
-    /// Everything is whole again.
-    pub fn clear(&self) {
-        *self.0.lock() = None;
-    }
-
-    /// How long to wait until nothing from before the loss can still be on its way.
-    pub fn wait_needed(&self, settled_after: Duration) -> Duration {
-        (self.seen() + settled_after + MARGIN).saturating_duration_since(Instant::now())
-    }
-}
-
-/// One server process of Redis, and whether the gate was open at first. What is verified is verified
-/// against this process; the gate is opened on the same connection, so that it can't go to another one.
-pub struct Watched {
-    conn: redis::aio::MultiplexedConnection,
+/// One server process of Redis. A pass verifies against this process and opens the gate on the same connection, so that it
+/// can't open another one's.
+pub struct RedisProcess {
+    conn: Connection,
     facts: ServerFacts,
-    /// Whether admission was open.
+    /// Whether the gate was open when the pass began.
     pub gate_was_open: bool,
 }
 
-impl Watched {
-    /// Looks at the process that answers now.
-    pub async fn new(redis: &Redis) -> Result<Self, RedisError> {
+impl RedisProcess {
+    /// The process that answers now.
+    pub async fn connect(redis: &Redis) -> Result<Self, RedisError> {
         let mut conn = redis.dedicated().await?;
         let facts = redis.facts(&mut conn).await?;
         let gate_was_open = redis.gate_is_open_on(&mut conn).await?;
         Ok(Self { conn, facts, gate_was_open })
     }
+}
 
-    /// Opens admission, unless the shared connection leads to another process by now; `false` then.
-    pub async fn grant(&mut self, redis: &Redis) -> Result<bool, RedisError> {
-        let now = redis.facts(&mut redis.connection()).await?;
-        let here = redis.facts(&mut self.conn).await?;
-        if now != self.facts || here != self.facts || !here.is_master {
-            return Ok(false);
-        }
-        redis.open_gate(&mut self.conn).await?;
-        Ok(true)
+/// Opens the gate, unless the shared connection leads to another process by now; `false` then.
+pub(crate) async fn open_gate(process: &mut RedisProcess, redis: &Redis) -> Result<bool, RedisError> {
+    crash_point(Point::GateDue);
+    let now = redis.facts(&mut redis.connection()).await?;
+    let here = redis.facts(&mut process.conn).await?;
+    let is_same = now == process.facts && here == process.facts && here.is_master;
+    if is_same {
+        redis.open_gate(&mut process.conn).await?;
     }
+    crash_point(Point::GateOpened);
+    Ok(is_same)
+}
+
+/// Sets the canary; whether it was missing.
+pub(crate) async fn set_canary(redis: &Redis) -> Result<bool, RedisError> {
+    redis.set_canary().await
+}
+
+/// Removes the canary again after a pass that failed: what it was missing for is not repaired.
+pub(crate) async fn remove_canary(redis: &Redis) {
+    if let Err(error) = redis.remove_canary().await {
+        tracing::debug!(%error, "the canary stays; the next scheduled pass looks at everything anyway");
+    }
+}
+
+/// The generation of each coupon of these drops; made where there is none, but for a dry run.
+pub(crate) async fn generations(
+    redis: &Redis,
+    drops: &[(Coupon, Drop)],
+    dry_run: bool,
+) -> Result<HashMap<CouponId, Generation>, RedisError> {
+    let mut generations = HashMap::new();
+    for (coupon, _) in drops {
+        if generations.contains_key(&coupon.id) {
+            continue;
+        }
+        let found = match redis.generation(coupon.id).await? {
+            None if !dry_run => Some(redis.ensure_generation(coupon.id).await?),
+            found => found,
+        };
+        generations.extend(found.map(|generation| (coupon.id, generation)));
+    }
+    Ok(generations)
 }

@@ -1,24 +1,29 @@
-//! The only module that changes anything. Each repair checks what it is based on and does nothing where that has changed, so
-//! every one may run twice, at any moment, beside live traffic and another reconciler.
+//! Only this room changes Redis or a coupon's tables (`record` writes the tables of runs). Each repair is idempotent: it checks
+//! what it is based on and does nothing where that has changed, so it may run twice, at any moment, beside live traffic and
+//! another reconciler. The test at the end fails where another room calls a function that writes.
 
-mod claimants;
+mod drops;
 pub mod fencing;
+#[cfg(test)]
+mod law;
 mod redis;
 mod rows;
 
-pub(crate) use claimants::restore_claimants;
+pub(crate) use drops::{make_ahead, restore_claimants, seal, unseal_where_named};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::repair::Generation;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::collect::DropHeader;
 use crate::collect::snapshot::DropFacts;
 use crate::plan::{Action, Plan, Planned};
+use crate::stores::Stores;
 
 /// Why repairs stopped before the end.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +37,7 @@ pub enum ExecuteError {
     Stopped,
 }
 
-/// What became of one repair, before the next look confirms it.
+/// What became of one repair, before the next comparison confirms it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// It was written, or was so already; with something to tell, perhaps.
@@ -41,8 +46,8 @@ pub enum Attempt {
     Changed(String),
     /// No repair was possible; a person must decide.
     Left(String),
-    /// There was nothing to do but tell.
-    Told,
+    /// It was no repair.
+    Reported,
 }
 
 /// Carries out the plan of one drop.
@@ -60,16 +65,10 @@ pub struct Executor<'a> {
 const AT_ONCE: usize = 500;
 
 impl<'a> Executor<'a> {
-    /// An executor for one drop. `generation` is the coupon's as read before the drop was looked at.
-    pub fn new(
-        (db, redis): (&'a Db, &'a Redis),
-        facts: &'a DropFacts,
-        generation: Option<Generation>,
-        run_id: &'a str,
-        stop: &'a CancellationToken,
-    ) -> Self {
-        let keys = redis.keys(facts.coupon.id, facts.drop.id);
-        Self { db, redis, facts, run_id, stop, keys, generation }
+    pub fn new(stores: &'a Stores, header: &'a DropHeader, run_id: &'a str, stop: &'a CancellationToken) -> Self {
+        let Stores { db, redis, .. } = stores;
+        let keys = redis.keys(header.facts.coupon.id, header.drop_id());
+        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone() }
     }
 
     /// Carries out every repair in order; one answer for each item of the plan.
@@ -78,31 +77,29 @@ impl<'a> Executor<'a> {
     /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then stands.
     pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
-        let mut unsettled = false;
+        let mut count_is_wrong = false;
         for run in runs_of_a_kind(&plan.items) {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
             // Who is moved needs the counter and the free slots right, and rows follow from where people are.
-            if unsettled && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle)
+            if count_is_wrong
+                && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount)
                 || matches!(run[0].action, Action::Move { .. })
             {
-                self.settle_all().await?;
-                unsettled = false;
+                self.repair_count().await?;
+                count_is_wrong = false;
             }
-            unsettled |= matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
+            count_is_wrong |=
+                matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
             crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
             crash_point(Point::RepairDone);
         }
-        if unsettled {
-            self.settle_all().await?;
+        if count_is_wrong {
+            self.repair_count().await?;
         }
         Ok(attempts)
-    }
-
-    async fn settle_all(&mut self) -> Result<(), ExecuteError> {
-        self.settle().await.map(|_| ())
     }
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
@@ -129,11 +126,11 @@ impl<'a> Executor<'a> {
             Action::Rebuild(holdings) => self.rebuild(holdings).await,
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
-            Action::Settle => self.settle().await,
-            Action::IssueFailed { id, claim, put_back } => self.issue_failed(*id, claim, *put_back).await,
+            Action::SetCount => self.repair_count().await,
+            Action::IssueDeadLetter { id, claim, put_back } => self.issue_dead_letter(*id, claim, *put_back).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,
-            Action::Report => Ok(Attempt::Told),
+            Action::Report => Ok(Attempt::Reported),
             Action::PutBack(_) | Action::Issue(_) | Action::Promote { .. } => {
                 Ok(Attempt::Changed("planned out of order".into()))
             }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::meta::DropMeta;
-use firstcome_shared::redis::repair::{Done, Generation, Holding, PutBack};
+use firstcome_shared::redis::repair::{Done, Holding, PutBack};
 
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
@@ -75,17 +76,17 @@ impl Executor<'_> {
             Done::Stale => return Ok(Attempt::Changed(EMPTIED.into())),
         }
         crash_point(Point::DropLoaded);
-        let settled = self.settle().await?;
-        Ok(match settled {
+        let counted = self.repair_count().await?;
+        Ok(match counted {
             Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
             Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", holdings.len()))),
             other => other,
         })
     }
 
-    pub(super) async fn settle(&mut self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn repair_count(&mut self) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
-        Ok(match self.redis.settle(&self.keys, &generation).await? {
+        Ok(match self.redis.repair_count(&self.keys, &generation).await? {
             Done::Applied(0) => Attempt::Done(None),
             Done::Applied(freed) => Attempt::Done(Some(format!("{freed} slots are free again"))),
             Done::Changed => Attempt::Changed("two people are on one slot; that is repaired first".into()),
@@ -187,7 +188,7 @@ impl Executor<'_> {
                 crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;
                 if let Attempt::Done(_) = written {
-                    self.resolve_failed(id, "readmitted", format!("admitted anew in slot {slot}")).await?;
+                    self.resolve(id, "readmitted", format!("admitted anew in slot {slot}")).await?;
                     return Ok(Attempt::Done(Some(format!("admitted anew in slot {slot}"))));
                 }
                 Ok(written)

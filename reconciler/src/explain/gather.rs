@@ -1,17 +1,16 @@
 //! Everything the stores still say about a person.
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
-use firstcome_shared::mysql::dead_letters::FailedRow;
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::schema::{broken_promises, failed_claims, reconcile_findings};
+use firstcome_shared::mysql::promises::BrokenPromise;
+use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
 
 use super::Happening;
-use crate::engine::Engine;
+use crate::stores::Stores;
 
 /// What is known of a person.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ pub(super) struct Known {
     /// Redis: drop and position.
     pub(super) waiting: Option<(DropId, i64)>,
     pub(super) unread_messages: usize,
-    pub(super) unresolved: Vec<FailedRow>,
+    pub(super) unresolved: Vec<DeadLetterRow>,
     /// Broken and not mended: drop and reason.
     pub(super) broken: Option<(DropId, String)>,
     /// Something could not be asked.
@@ -37,59 +36,48 @@ impl Known {
     }
 }
 
-pub(super) async fn gather(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {
+pub(super) async fn gather(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {
     let mut known = Known::default();
-    mysql(engine, coupon, user, &mut known).await?;
-    if let Err(error) = redis(engine, coupon, drops, user, &mut known).await {
+    mysql(stores, coupon, user, &mut known).await?;
+    if let Err(error) = redis(stores, coupon, drops, user, &mut known).await {
         known.blind = true;
         known.no_longer_known.push(format!("Redis cannot be asked right now: {error}"));
     }
-    topic(engine, coupon, drops, user, &mut known).await;
+    topic(stores, coupon, drops, user, &mut known).await;
     Ok(known)
 }
 
 async fn redis(
-    engine: &Engine,
+    stores: &Stores,
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
     known: &mut Known,
 ) -> Result<(), RedisError> {
-    let mut conn = engine.redis.connection();
     for drop in drops {
-        let keys = engine.redis.keys(coupon.id, drop.id);
-        let mut pipe = redis::pipe();
-        pipe.cmd("EXISTS").arg(&keys.meta);
-        pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
-        pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
-        let (there, slot, place): (bool, Option<f64>, Option<i64>) = pipe.query_async(&mut conn).await?;
-        if !there && drop.sealed_at.is_some() {
+        let keys = stores.redis.keys(coupon.id, drop.id);
+        let standing = stores.redis.standing(&keys, user).await?;
+        if !standing.loaded && drop.sealed_at.is_some() {
             known.no_longer_known.push(format!("Redis: the keys of drop {} have expired, since it is sealed", drop.id));
-        } else if !there && drop.opens_at <= Utc::now() {
+        } else if !standing.loaded && drop.opens_at <= Utc::now() {
             known.blind = true;
             known.no_longer_known.push(format!("Redis does not have drop {}; the reconciler rebuilds it", drop.id));
         }
-        #[allow(clippy::cast_possible_truncation)] // a slot
-        if let Some(slot) = slot.map(|s| s as i64) {
-            let at: Option<i64> = redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut conn).await?;
-            let at = at.and_then(DateTime::from_timestamp_millis);
+        if let Some(slot) = standing.slot {
+            let at = stores.redis.admitted_at(&keys, slot).await?.and_then(DateTime::from_timestamp_millis);
             known.tell(at, "redis", format!("admitted to drop {} in slot {slot}", drop.id));
-            known.admitted = Some((drop.id, slot));
+            known.admitted = Some((drop.id, i64::from(slot)));
         }
-        if let Some(place) = place {
-            known.tell(None, "redis", format!("on the waiting list of drop {} at position {}", drop.id, place + 1));
-            known.waiting = Some((drop.id, place + 1));
+        if let Some(place) = standing.position {
+            known.tell(None, "redis", format!("on the waiting list of drop {} at position {place}", drop.id));
+            known.waiting = Some((drop.id, i64::from(place)));
         }
     }
     Ok(())
 }
 
-type FindingRow = (String, Option<i64>, String, Option<i64>, String, String, Option<String>, NaiveDateTime);
-type BrokenRow = (i64, String, String, NaiveDateTime, Option<NaiveDateTime>);
-
-async fn mysql(engine: &Engine, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
-    let id = coupon.id.0;
-    known.rows = engine.db.rows_of_person(coupon.id, user).await?;
+async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+    known.rows = stores.db.rows_of_person(coupon.id, user).await?;
     for row in known.rows.clone() {
         let what = format!("row in drop {}, slot {}, written by the {}", row.drop_id, row.slot, row.issued_by);
         known.tell(
@@ -99,29 +87,19 @@ async fn mysql(engine: &Engine, coupon: &Coupon, user: &UserId, known: &mut Know
         );
         known.tell(Some(row.issued_at.and_utc()), "mysql", what);
     }
-    let name = user.as_str().to_owned();
-    let backup: Vec<FailedRow> = engine
-        .db
-        .run("failed claims of a person", async move |conn| {
-            failed_claims::table
-                .filter(failed_claims::user_id.eq(name).and(failed_claims::coupon_id.eq(id)))
-                .order(failed_claims::id)
-                .select(FailedRow::as_select())
-                .load(conn)
-                .await
-        })
-        .await?;
-    for row in backup {
-        tell_backup(&row, known);
+    for row in stores.db.dead_letters_of_person(coupon.id, user).await? {
+        tell_dead_letter(&row, known);
         if row.resolved_at.is_none() {
             known.unresolved.push(row);
         }
     }
-    findings(engine, id, user, known).await?;
-    broken(engine, id, user, known).await
+    for (at, what) in passes_together(stores.db.findings_about(coupon.id, user).await?) {
+        known.tell(Some(at), "reconciler", what);
+    }
+    broken(stores, coupon, user, known).await
 }
 
-fn tell_backup(row: &FailedRow, known: &mut Known) {
+fn tell_dead_letter(row: &DeadLetterRow, known: &mut Known) {
     let place = match (row.source_partition, row.source_offset) {
         (Some(partition), Some(offset)) => format!("message at partition {partition}, offset {offset}"),
         _ => "put in by hand".to_owned(),
@@ -139,37 +117,8 @@ fn tell_backup(row: &FailedRow, known: &mut Known) {
     }
 }
 
-async fn findings(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
-    let name = user.as_str().to_owned();
-    let rows: Vec<FindingRow> = engine
-        .db
-        .run("findings about a person", async move |conn| {
-            reconcile_findings::table
-                .filter(reconcile_findings::coupon_id.eq(coupon).and(reconcile_findings::user_id.eq(name)))
-                .order(reconcile_findings::id)
-                .limit(1_000)
-                .select((
-                    reconcile_findings::run_id,
-                    reconcile_findings::drop_id,
-                    reconcile_findings::kind,
-                    reconcile_findings::slot,
-                    reconcile_findings::action,
-                    reconcile_findings::result,
-                    reconcile_findings::detail,
-                    reconcile_findings::created_at,
-                ))
-                .load(conn)
-                .await
-        })
-        .await?;
-    for (at, what) in passes_together(rows) {
-        known.tell(Some(at), "reconciler", what);
-    }
-    Ok(())
-}
-
 /// A sentence a finding, with the instant when it was first made; passes in a row that found the same share one.
-fn passes_together(rows: Vec<FindingRow>) -> Vec<(DateTime<Utc>, String)> {
+fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>, String)> {
     struct Same {
         what: String,
         run: String,
@@ -178,10 +127,11 @@ fn passes_together(rows: Vec<FindingRow>) -> Vec<(DateTime<Utc>, String)> {
         passes: u32,
     }
     let mut told: Vec<Same> = Vec::new();
-    for (run, drop, kind, slot, action, result, detail, at) in rows {
-        let place = drop.map(|d| format!(" in drop {d}")).unwrap_or_default();
-        let slot = slot.map(|s| format!(", slot {s}")).unwrap_or_default();
-        let what = format!("{kind}{place}{slot}: {action} {result}: {}", detail.unwrap_or_default());
+    for (row, at) in rows {
+        let FindingRow { run_id: run, kind, action, result, .. } = row;
+        let place = row.drop_id.map(|d| format!(" in drop {d}")).unwrap_or_default();
+        let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
+        let what = format!("{kind}{place}{slot}: {action} {result}: {}", row.detail.unwrap_or_default());
         let at = at.and_utc();
         match told.last_mut().filter(|same| same.what == what) {
             Some(same) => (same.last, same.passes) = (at, same.passes + 1),
@@ -198,25 +148,9 @@ fn passes_together(rows: Vec<FindingRow>) -> Vec<(DateTime<Utc>, String)> {
     told.into_iter().map(sentence).collect()
 }
 
-async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
-    let name = user.as_str().to_owned();
-    let rows: Vec<BrokenRow> = engine
-        .db
-        .run("broken promises to a person", async move |conn| {
-            broken_promises::table
-                .filter(broken_promises::coupon_id.eq(coupon).and(broken_promises::user_id.eq(name)))
-                .select((
-                    broken_promises::drop_id,
-                    broken_promises::reason,
-                    broken_promises::run_id,
-                    broken_promises::created_at,
-                    broken_promises::mended_at,
-                ))
-                .load(conn)
-                .await
-        })
-        .await?;
-    for (drop, reason, run, at, mended) in rows {
+async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
+    for promise in stores.db.broken_promises_of(coupon.id, user).await? {
+        let BrokenPromise { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
             Some(at) => {
@@ -229,11 +163,11 @@ async fn broken(engine: &Engine, coupon: i64, user: &UserId, known: &mut Known) 
 }
 
 /// The topic, from a little before the first drop that concerns the person; all of them, if none is known to.
-async fn topic(engine: &Engine, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
+async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
     let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
     let since =
         known.happenings.iter().filter_map(|h| h.at).min().unwrap_or(first).min(Utc::now()) - TimeDelta::minutes(10);
-    match engine.collector.tail().messages_of(coupon.id, user, since).await {
+    match stores.topic.messages_of(coupon.id, user, since).await {
         Err(error) => known.no_longer_known.push(format!("Kafka cannot be asked right now: {error:#}")),
         Ok(found) => {
             for message in found.messages {
@@ -258,8 +192,12 @@ mod tests {
     fn passes_in_a_row_that_found_the_same_share_a_sentence() {
         let at = |minute: u32| DateTime::from_timestamp(i64::from(minute) * 60, 0).unwrap().naive_utc();
         let row = |run: &str, result: &str, minute| {
-            let [run, kind, action, result] = [run, "failed_claim", "report", result].map(str::to_owned);
-            (run, Some(7), kind, Some(1_100), action, result, Some("no such slot".to_owned()), at(minute))
+            let [run_id, kind, action, result] = [run, "failed_claim", "report", result].map(str::to_owned);
+            let (drop_id, slot, detail) = (Some(7), Some(1_100), Some("no such slot".to_owned()));
+            let (coupon_id, user_id, needs_person) = (Some(1), None, true);
+            let row =
+                FindingRow { run_id, coupon_id, drop_id, kind, slot, user_id, action, result, detail, needs_person };
+            (row, at(minute))
         };
         let rows = vec![row("a", "skipped", 1), row("b", "skipped", 2), row("c", "skipped", 3), row("d", "applied", 4)];
         let told = passes_together(rows);

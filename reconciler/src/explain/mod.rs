@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::args::ExplainArgs;
-use crate::engine::Engine;
+use crate::stores::Stores;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -39,7 +39,7 @@ pub enum Holds {
     Waiting,
     /// They were told yes, and it could not be kept.
     Broken,
-    /// A claim of theirs is in the backup table and needs a person.
+    /// A claim of theirs is a dead letter and needs a person.
     Failed,
     /// No claim is known.
     None,
@@ -70,33 +70,31 @@ pub struct Story {
     pub no_longer_known: Vec<String>,
 }
 
-impl Engine {
-    /// Tells a person's story; `None` where there is no such coupon.
-    pub async fn explain(&self, coupon: CouponId, user: &UserId) -> anyhow::Result<Option<Story>> {
-        let Some((coupon, drops)) = self.db.coupon(coupon).await? else { return Ok(None) };
-        let known = gather::gather(self, &coupon, &drops, user).await?;
-        let (holds, conclusion, drop_id, slot) = verdict::verdict(&known);
-        let mut happenings = known.happenings;
-        happenings.sort_by_key(|h| (h.at.is_none(), h.at));
-        Ok(Some(Story {
-            coupon_id: coupon.id,
-            coupon_name: coupon.name,
-            user_id: user.to_string(),
-            holds,
-            conclusion,
-            drop_id,
-            slot,
-            happenings,
-            no_longer_known: known.no_longer_known,
-        }))
-    }
+/// A person's story; `None` where there is no such coupon.
+pub async fn explain(stores: &Stores, coupon: CouponId, user: &UserId) -> anyhow::Result<Option<Story>> {
+    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else { return Ok(None) };
+    let known = gather::gather(stores, &coupon, &drops, user).await?;
+    let (holds, conclusion, drop_id, slot) = verdict::verdict(&known);
+    let mut happenings = known.happenings;
+    happenings.sort_by_key(|h| (h.at.is_none(), h.at));
+    Ok(Some(Story {
+        coupon_id: coupon.id,
+        coupon_name: coupon.name,
+        user_id: user.to_string(),
+        holds,
+        conclusion,
+        drop_id,
+        slot,
+        happenings,
+        no_longer_known: known.no_longer_known,
+    }))
 }
 
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let user: UserId = args.user.parse().context("--user")?;
-    let engine = args.engine.engine()?;
-    let Some(story) = engine.explain(CouponId(args.coupon), &user).await? else {
+    let stores = args.reconcile.stores()?;
+    let Some(story) = explain(&stores, CouponId(args.coupon), &user).await? else {
         bail!("there is no coupon {}", args.coupon)
     };
     if args.json {

@@ -39,7 +39,7 @@ pub(super) async fn list(
     if query.status.as_deref().is_some_and(|s| !["firing", "resolved", "told"].contains(&s)) {
         return Err(Problem::bad_request("bad_query", "status is firing, resolved or told"));
     }
-    let page = notify::list(&app.engine.db, query.status, query.before, query.limit.unwrap_or(100)).await;
+    let page = notify::list(&app.stores.db, query.status, query.before, query.limit.unwrap_or(100)).await;
     page.map(Json).map_err(unavailable)
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn acknowledge(
     body: Bytes,
 ) -> Result<Json<AlertView>, Problem> {
     let body: Acknowledge = read(&body)?;
-    notify::acknowledge(&app.engine.db, number(&id)?, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, Utc::now()).await.map(Json).map_err(refused)
 }
 
 /// Until when, and who.
@@ -98,7 +98,7 @@ pub(super) async fn silence(
     body: Bytes,
 ) -> Result<Json<AlertView>, Problem> {
     let body: Silence = read(&body)?;
-    notify::silence(&app.engine.db, number(&id)?, body.until, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    notify::silence(&app.stores.db, number(&id)?, body.until, &body.by, Utc::now()).await.map(Json).map_err(refused)
 }
 
 fn number(id: &str) -> Result<i64, Problem> {

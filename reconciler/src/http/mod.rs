@@ -17,12 +17,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::daemon::runner::Passes;
-use crate::engine::Engine;
+use crate::stores::Stores;
 
 /// What the routes work with.
 #[derive(Clone)]
 pub(crate) struct App {
-    pub(crate) engine: Engine,
+    pub(crate) stores: Stores,
     pub(crate) passes: Passes,
 }
 
@@ -43,9 +43,9 @@ impl utoipa::Modify for OpsSecurity {
     }
 }
 
-pub fn router(engine: Engine, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
-    let (db, redis) = (engine.db.clone(), engine.redis.clone());
-    let app = App { engine, passes };
+pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
+    let (db, redis) = (stores.db.clone(), stores.redis.clone());
+    let app = App { stores, passes };
     let (ops, openapi) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 
 use super::App;
-use crate::explain::Story;
+use crate::explain::{self, Story};
 
 /// Tells one person's whole story with a coupon, and what holds now.
 #[utoipa::path(
@@ -26,7 +26,7 @@ pub(super) async fn explain(
         .parse()
         .map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
     let id: i64 = id.parse().map_err(|_| Problem::not_found("no such coupon"))?;
-    match app.engine.explain(CouponId(id), &user).await {
+    match explain::explain(&app.stores, CouponId(id), &user).await {
         Ok(Some(story)) => Ok(Json(story)),
         Ok(None) => Err(Problem::not_found("no such coupon")),
         Err(error) => {

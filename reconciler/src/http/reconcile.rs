@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use crate::engine::Request;
-use crate::pass::PassError;
+use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
 
 /// What to look at, and how.
@@ -77,7 +76,7 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         ..Request::new(Trigger::Endpoint)
     };
     // Before the answer: a 202 must not lead to a run that never was.
-    if let Err(PassError::NotFound(what)) = app.engine.must_exist(&request).await {
+    if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
     }
     let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
@@ -88,7 +87,7 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
     match answer.await {
         Ok(Ok(run)) => Ok(Json(run).into_response()),
         Ok(Err(PassError::Busy)) => {
-            let running = crate::record::running(&app.engine.db).await.ok().flatten();
+            let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))
         }
         Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),

@@ -37,7 +37,7 @@ pub(super) async fn list(
 ) -> Result<Json<Runs>, Problem> {
     let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
     let limit = query.limit.unwrap_or(20).clamp(1, 200);
-    let runs = record::list(&app.engine.db, limit, query.before).await.map_err(unavailable)?;
+    let runs = record::list(&app.stores.db, limit, query.before).await.map_err(unavailable)?;
     Ok(Json(Runs { runs }))
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn read(
 ) -> Result<Json<RunPage>, Problem> {
     let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
     let limit = query.limit.unwrap_or(1_000).clamp(1, 10_000);
-    let read = record::read(&app.engine.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
+    let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
     match read {
         Some((run, next_after)) => Ok(Json(RunPage { run, next_after })),
         // Its beginning is recorded under the lock, a moment after it was started.

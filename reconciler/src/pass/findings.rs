@@ -1,17 +1,15 @@
-//! From plans and attempts to what is told.
+//! Findings: what the report says of plans and of attempts at repair.
 
 use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
 
-use crate::collect::Surroundings;
-use crate::engine::Engine;
 use crate::execute::Attempt;
 use crate::plan::{Action, Planned};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
-/// A finding of no drop in particular that a person is told.
-pub(super) fn told(kind: Kind, action: ActionKind, detail: String) -> Finding {
+/// A finding of no drop in particular, for a person.
+pub(super) fn general(kind: Kind, action: ActionKind, detail: String) -> Finding {
     Finding {
         kind,
         coupon_id: None,
@@ -25,12 +23,11 @@ pub(super) fn told(kind: Kind, action: ActionKind, detail: String) -> Finding {
     }
 }
 
-/// A planned item that belongs to no drop there is.
+/// A planned item of no drop of this pass.
 pub(super) fn of_no_drop(item: &Planned, coupon: Option<CouponId>, drop: Option<DropId>) -> Finding {
     Finding { coupon_id: coupon, drop_id: drop, ..finding(item, CouponId(0), DropId(0), Outcome::Skipped) }
 }
 
-/// An item of a plan as it is told.
 pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Outcome) -> Finding {
     Finding {
         kind: item.kind,
@@ -42,20 +39,6 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
         result,
         detail: item.detail.clone(),
         needs_person: item.needs_person,
-    }
-}
-
-/// A consumer whose offsets stand still although messages wait.
-pub(super) fn stalled(engine: &Engine, run: &mut Run, around: &Surroundings) {
-    let Some(tail) = &around.tail else { return };
-    let stands = engine.consumer_stands_since(&tail.committed, tail.unread);
-    if stands > engine.stall_after {
-        let detail = format!(
-            "{} messages wait on the topic and the consumer has not moved for {} s",
-            tail.unread,
-            stands.as_secs()
-        );
-        run.findings.push(told(Kind::Stalled, ActionKind::Report, detail));
     }
 }
 
@@ -82,35 +65,35 @@ impl Ledger {
     /// Notes what would be done.
     pub(super) fn planned(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
         for item in items {
-            let told = matches!(item.action, Action::Report);
-            self.note(finding(item, coupon, drop, if told { Outcome::Skipped } else { Outcome::Planned }));
+            let report = matches!(item.action, Action::Report);
+            self.note(finding(item, coupon, drop, if report { Outcome::Skipped } else { Outcome::Planned }));
         }
     }
 
     /// Notes what became of a plan's items.
     pub(super) fn attempts(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], attempts: &[Attempt]) {
         for (item, attempt) in items.iter().zip(attempts) {
-            let mut told = finding(item, coupon, drop, Outcome::Applied);
+            let mut noted = finding(item, coupon, drop, Outcome::Applied);
             match attempt {
-                Attempt::Done(more) => add(&mut told.detail, more.as_deref()),
+                Attempt::Done(more) => add(&mut noted.detail, more.as_deref()),
                 Attempt::Changed(why) => {
-                    told.result = Outcome::Skipped;
-                    add(&mut told.detail, Some(why));
+                    noted.result = Outcome::Skipped;
+                    add(&mut noted.detail, Some(why));
                 }
                 Attempt::Left(why) => {
-                    told.needs_person = true;
+                    noted.needs_person = true;
                     if !matches!(item.action, Action::Move { .. }) {
-                        told.result = Outcome::Skipped;
+                        noted.result = Outcome::Skipped;
                     }
-                    add(&mut told.detail, Some(why));
+                    add(&mut noted.detail, Some(why));
                 }
-                Attempt::Told => told.result = Outcome::Skipped,
+                Attempt::Reported => noted.result = Outcome::Skipped,
             }
-            self.note(told);
+            self.note(noted);
         }
     }
 
-    /// The next look still shows these: what was written did not take, or a person is needed.
+    /// The comparison after the repairs still shows these: a repair had no effect, or a person is needed.
     pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
         for item in items {
             let result = if matches!(item.action, Action::Report) { Outcome::Skipped } else { Outcome::Failed };

@@ -61,10 +61,10 @@ impl Planner<'_> {
         for item in &mut self.items {
             let must_wait = match &item.action {
                 Action::Report | Action::ResolveDuplicate { .. } => false,
-                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueFailed { .. } => lost,
+                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
-                | Action::Settle
+                | Action::SetCount
                 | Action::Move { .. }
                 | Action::Readmit { .. }
                 | Action::Promote { .. } => true,
@@ -95,7 +95,7 @@ impl Planner<'_> {
                 "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
                 self.facts.users, self.facts.free, self.highest
             );
-            self.push(Kind::CountMismatch, None, None, Action::Settle, detail);
+            self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
         }
     }
 
@@ -161,10 +161,10 @@ fn rank(action: &Action) -> u8 {
         Action::Rebuild(_) => 1,
         Action::Withdraw { .. } => 2,
         Action::PutBack(_) => 3,
-        Action::Settle => 4,
+        Action::SetCount => 4,
         Action::Move { .. } => 5,
         Action::Issue(_) => 6,
-        Action::IssueFailed { .. } => 7,
+        Action::IssueDeadLetter { .. } => 7,
         Action::Readmit { .. } => 8,
         Action::ResolveDuplicate { .. } => 9,
         Action::Promote { .. } => 10,
@@ -178,7 +178,7 @@ fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
         | (_, Action::Report | Action::Promote { .. }) => 0,
-        (_, Action::Settle) => gaps.max(1),
+        (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }
 }

@@ -3,8 +3,8 @@
 //! A drop is fed page by page ([`Planner::page`]), so that memory stays flat at a million claims, then closed
 //! ([`Planner::finish`]). What comes out is a list of findings, each with the repair it calls for.
 
+mod dead_letters;
 mod drop;
-mod failed;
 mod page;
 #[cfg(test)]
 mod tests;
@@ -13,7 +13,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
 
-use crate::collect::snapshot::{DropFacts, Failed};
+use crate::collect::snapshot::{DeadLetter, DropFacts};
 use crate::report::{ActionKind, Examined, Kind, Numbers};
 
 /// What may be repaired, and when.
@@ -65,10 +65,10 @@ pub enum Action {
     /// Put a person back into Redis with their slot.
     PutBack(Holding),
     /// Make the counter and the free slots add up.
-    Settle,
+    SetCount,
     Issue(Claim),
     /// Write a row for a failed claim in the slot it is about, putting its person back where Redis does not know them.
-    IssueFailed {
+    IssueDeadLetter {
         /// Number in the backup table.
         id: i64,
         /// The row to write.
@@ -122,8 +122,8 @@ impl Action {
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
             Self::PutBack(_) => ActionKind::PutBack,
-            Self::Settle => ActionKind::SetCount,
-            Self::Issue(_) | Self::IssueFailed { .. } => ActionKind::Issue,
+            Self::SetCount => ActionKind::SetCount,
+            Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
             Self::Promote { .. } => ActionKind::Promote,
@@ -174,7 +174,7 @@ pub struct Planner<'a> {
     highest_restored: i64,
     people_without_row: u64,
     /// People a failed claim was planned for: any further one of theirs is a duplicate.
-    failed_people: std::collections::HashSet<UserId>,
+    people_of_dead_letters: std::collections::HashSet<UserId>,
 }
 
 impl<'a> Planner<'a> {
@@ -195,7 +195,7 @@ impl<'a> Planner<'a> {
             surplus: 0,
             highest_restored: 0,
             people_without_row: 0,
-            failed_people: std::collections::HashSet::new(),
+            people_of_dead_letters: std::collections::HashSet::new(),
         }
     }
 
@@ -217,14 +217,14 @@ impl<'a> Planner<'a> {
 }
 
 /// Rows of the backup table that name no drop there is: nothing can be done for them without a person.
-pub fn loose(failed: &Failed) -> Planned {
+pub fn loose(letter: &DeadLetter) -> Planned {
     Planned {
         kind: Kind::FailedClaim,
-        slot: failed.slot,
-        user: failed.user.clone(),
+        slot: letter.slot,
+        user: letter.user.clone(),
         detail: format!(
             "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
-            failed.id, failed.reason
+            letter.id, letter.reason
         ),
         action: Action::Report,
         needs_person: true,

@@ -32,7 +32,7 @@ impl<'p> Sorted<'p> {
             owners,
             rows: page.rows.iter().map(|row| (i64::from(row.slot), row)).collect(),
             in_flight,
-            failed: page.failed.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
+            failed: page.dead_letters.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
         }
     }
 
@@ -70,9 +70,9 @@ impl Planner<'_> {
     fn count_in(&mut self, page: &Page) {
         self.examined.users += page.users.len() as u64;
         self.examined.rows += page.rows.len() as u64;
-        self.examined.failed_claims += page.failed.len() as u64;
+        self.examined.failed_claims += page.dead_letters.len() as u64;
         self.numbers.rows += page.rows.len() as u64;
-        self.numbers.failed_claims += page.failed.len() as u64;
+        self.numbers.failed_claims += page.dead_letters.len() as u64;
         self.numbers.in_flight += page.in_flight.len() as u64;
     }
 
@@ -91,7 +91,7 @@ impl Planner<'_> {
         if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
-        self.failed_claims(page);
+        self.dead_letters(page);
         self.claimants(page, &sorted, &mut restored);
         self.free_and_gaps(page, &sorted, &restored);
     }

@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DropFacts, Failed, InFlight, Page, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Row};
 use crate::report::Kind;
 
 mod properties;
@@ -152,12 +152,14 @@ impl World {
                 .filter(|(s, _)| within(i64::from(*s)))
                 .map(|(s, u)| InFlight { slot: *s, user: u.clone(), claimed_at: at(NOW_MS - 1_000) })
                 .collect(),
-            failed: self
+            dead_letters: self
                 .failed
                 .iter()
                 .filter(|(_, s, _)| within(s.unwrap_or(i64::MIN)))
-                .map(|(id, s, u)| Failed {
+                .map(|(id, s, u)| DeadLetter {
                     id: *id,
+                    coupon: None,
+                    drop: None,
                     slot: *s,
                     user: u.clone(),
                     claimed_at: None,
@@ -193,7 +195,7 @@ impl World {
     fn apply(&mut self, plan: &Plan) {
         let mut unsettled = false;
         for item in &plan.items {
-            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::Settle);
+            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount);
             let moves = matches!(item.action, Action::Move { .. });
             if unsettled && !goes_back || moves {
                 self.settle();
@@ -220,9 +222,9 @@ impl World {
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
             Action::PutBack(holding) => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
-            Action::Settle => self.settle(),
+            Action::SetCount => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
-            Action::IssueFailed { id, claim, put_back } => {
+            Action::IssueDeadLetter { id, claim, put_back } => {
                 if self.row_of(&claim.user_id).is_none() {
                     if *put_back {
                         self.put_back(&claim.user_id, i64::from(claim.slot), false);

@@ -121,8 +121,8 @@ impl PublishArgs {
         Duration::from_millis(self.backup_deadline_ms)
     }
 
-    /// How long after admission a claim can still be on its way to a second store.
-    pub fn settled_after(&self) -> Duration {
+    /// Longest time that a claim is in flight between Redis and a second store.
+    pub fn longest_in_flight(&self) -> Duration {
         self.deadline() + self.backup_deadline()
     }
 }

@@ -206,21 +206,11 @@ impl Db {
         .await
     }
 
-    /// How many rows each of these sealed drops was sealed with.
-    pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
-        if ids.is_empty() {
-            return Ok(HashMap::new());
-        }
-        self.run("read sealed drops", async move |conn| {
-            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
-            let found: Vec<(i64, Option<u32>)> = drops::table
-                .filter(drops::id.eq_any(ids).and(drops::sealed_at.is_not_null()))
-                .select((drops::id, drops::sealed_rows))
-                .load(conn)
-                .await?;
-            Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
-        })
-        .await
+    /// Whether there is such a drop.
+    pub async fn has_drop(&self, id: DropId) -> Result<bool, DbError> {
+        let count =
+            self.run("find drop", async move |conn| drops::table.find(id.0).count().get_result::<i64>(conn).await);
+        Ok(count.await? > 0)
     }
 }
 

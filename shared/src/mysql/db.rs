@@ -2,6 +2,7 @@
 //! query reads another one's rows (seen with diesel-async 0.9.2 and mysql_async 0.36; the system tests show it). So every
 //! call runs in a task of its own that the caller only awaits, and a connection that ran out of time is thrown away.
 
+use std::any::Any;
 use std::time::Duration;
 
 use diesel::QueryResult;
@@ -9,6 +10,7 @@ use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// The connection that queries run on.
@@ -59,6 +61,13 @@ pub enum DbError {
         /// Which call.
         what: &'static str,
     },
+}
+
+impl DbError {
+    /// The schema refused what would have been written. Nothing was, and trying again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Query { source, .. } if super::refusal(source).is_some())
+    }
 }
 
 /// How [`Db`] connects.
@@ -137,33 +146,43 @@ impl Db {
             + 'static,
         T: Send + 'static,
     {
-        let pool = self.pool.clone();
-        let task = tokio::spawn(async move {
-            let mut conn = match tokio::time::timeout(limit, pool.get()).await {
-                Ok(Ok(conn)) => conn,
-                Ok(Err(error)) => return Err(no_connection(error.to_string())),
-                Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
-            };
-            match tokio::time::timeout(limit, op(&mut conn)).await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(source)) => {
-                    if !leaves_connection_usable(&source) {
-                        drop(Object::take(conn));
-                    }
-                    Err(DbError::Query { what, source })
-                }
-                Err(_) => {
-                    drop(Object::take(conn));
-                    Err(DbError::TimedOut { what, limit })
-                }
-            }
-        });
-        task.await.unwrap_or(Err(DbError::Panicked { what }))
+        let op: Op = Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as Answer) }.boxed());
+        let task = tokio::spawn(attempt(self.pool.clone(), limit, what, op));
+        let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
+        answer.downcast().map(|answer| *answer).map_err(|_| DbError::Panicked { what })
     }
 
     /// Asks MySQL for a sign of life.
     pub async fn ping(&self) -> Result<(), DbError> {
         self.run("ping", async |conn| conn.batch_execute("DO 0").await).await
+    }
+}
+
+/// What a call gives, whatever its type.
+type Answer = Box<dyn Any + Send>;
+
+/// A call. Without its type, so that there is one kind of task for all of them: tokio's and deadpool's code around it is compiled
+/// once, not once a query.
+type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<Answer>> + Send>;
+
+async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<Answer, DbError> {
+    let mut conn = match tokio::time::timeout(limit, pool.get()).await {
+        Ok(Ok(conn)) => conn,
+        Ok(Err(error)) => return Err(no_connection(error.to_string())),
+        Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
+    };
+    match tokio::time::timeout(limit, op(&mut conn)).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => {
+            if !leaves_connection_usable(&source) {
+                drop(Object::take(conn));
+            }
+            Err(DbError::Query { what, source })
+        }
+        Err(_) => {
+            drop(Object::take(conn));
+            Err(DbError::TimedOut { what, limit })
+        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! The backup table: claims that did not become a row, kept until the reconciler or a person has dealt with them.
+//! The dead-letter table `failed_claims`: claims that did not become a row, kept until the reconciler or a person has resolved
+//! them. It is the fallback for claims that Kafka did not take, too (reason [`UNPUBLISHED`]).
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
-use super::Conn;
 use super::schema::failed_claims;
-use crate::domain::UserId;
+use super::{Conn, Db, DbError};
+use crate::domain::{CouponId, UserId};
 use crate::event::ClaimEvent;
 
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it from another message on
@@ -120,10 +121,10 @@ pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryRe
         .map(|_| ())
 }
 
-/// A row of the backup table, as the reconciler and `explain` read it.
+/// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = failed_claims)]
-pub struct FailedRow {
+pub struct DeadLetterRow {
     /// Its number.
     pub id: i64,
     /// The coupon, where known.
@@ -152,4 +153,57 @@ pub struct FailedRow {
     pub source_partition: Option<i32>,
     /// Offset it was read at.
     pub source_offset: Option<i64>,
+}
+
+impl Db {
+    /// Every unresolved dead letter, oldest first.
+    pub async fn unresolved_dead_letters(&self) -> Result<Vec<DeadLetterRow>, DbError> {
+        self.run("read unresolved dead letters", async move |conn| {
+            failed_claims::table
+                .filter(failed_claims::resolved_at.is_null())
+                .order(failed_claims::id)
+                .select(DeadLetterRow::as_select())
+                .load(conn)
+                .await
+        })
+        .await
+    }
+
+    /// A person's dead letters of one coupon, resolved ones too, oldest first.
+    pub async fn dead_letters_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<DeadLetterRow>, DbError> {
+        let name = user.as_str().to_owned();
+        self.run("read a person's dead letters", async move |conn| {
+            failed_claims::table
+                .filter(failed_claims::user_id.eq(name).and(failed_claims::coupon_id.eq(coupon.0)))
+                .order(failed_claims::id)
+                .select(DeadLetterRow::as_select())
+                .load(conn)
+                .await
+        })
+        .await
+    }
+
+    /// Marks a dead letter as resolved by a run; the first resolution stands.
+    pub async fn resolve_dead_letter(
+        &self,
+        id: i64,
+        how: &'static str,
+        detail: String,
+        run_id: &str,
+    ) -> Result<(), DbError> {
+        let run_id = run_id.to_owned();
+        self.run("resolve dead letter", async move |conn| {
+            diesel::update(failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null()))
+                .set((
+                    failed_claims::resolved_at.eq(Utc::now().naive_utc()),
+                    failed_claims::resolution.eq(how),
+                    failed_claims::resolution_detail.eq(detail),
+                    failed_claims::resolved_by_run.eq(run_id),
+                ))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
 }

@@ -210,6 +210,102 @@ impl Db {
         })
         .await
     }
+
+    /// How many rows each of these drops has; those without a row are left out.
+    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
+        self.run("count rows by drop", async move |conn| {
+            let counts: Vec<(i64, i64)> = issued_coupons::table
+                .filter(issued_coupons::drop_id.eq_any(drops.iter().map(|drop| drop.0)))
+                .group_by(issued_coupons::drop_id)
+                .select((issued_coupons::drop_id, diesel::dsl::count_star()))
+                .load(conn)
+                .await?;
+            Ok(counts.into_iter().map(|(drop, count)| (DropId(drop), count)).collect())
+        })
+        .await
+    }
+
+    /// The highest slot with a row, by drop.
+    pub async fn highest_slots(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, Slot>, DbError> {
+        if drops.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.run("highest slots", async move |conn| {
+            let rows: Vec<(i64, Option<Slot>)> = issued_coupons::table
+                .filter(issued_coupons::drop_id.eq_any(drops.iter().map(|drop| drop.0)))
+                .group_by(issued_coupons::drop_id)
+                .select((issued_coupons::drop_id, diesel::dsl::max(issued_coupons::slot)))
+                .load(conn)
+                .await?;
+            Ok(rows.into_iter().filter_map(|(id, slot)| Some((DropId(id), slot?))).collect())
+        })
+        .await
+    }
+
+    /// Slot, person and instant of admission of the rows of a range of slots, in order.
+    pub async fn rows_on_slots(
+        &self,
+        drop: DropId,
+        (low, high): (Slot, Slot),
+    ) -> Result<Vec<(Slot, UserId, DateTime<Utc>)>, DbError> {
+        self.run("rows on slots", async move |conn| {
+            let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
+                .filter(issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.between(low, high)))
+                .order(issued_coupons::slot)
+                .select((issued_coupons::slot, issued_coupons::user_id, issued_coupons::claimed_at))
+                .load(conn)
+                .await?;
+            Ok(rows.into_iter().map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc())).collect())
+        })
+        .await
+    }
+
+    /// Who holds a slot; `None` where it has no row.
+    pub async fn row_on_slot(&self, drop: DropId, slot: Slot) -> Result<Option<IssuedRow>, DbError> {
+        self.run("row on slot", async move |conn| Ok(on_slots(conn, drop, &[slot]).await?.pop())).await
+    }
+
+    /// The rows these people hold of one coupon, a thousand people a query.
+    pub async fn rows_of_people(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<IssuedRow>, DbError> {
+        let mut found = Vec::new();
+        for chunk in people.chunks(1_000) {
+            let chunk = chunk.to_vec();
+            let rows = self.run("rows of people", async move |conn| {
+                let names: Vec<&str> = chunk.iter().map(UserId::as_str).collect();
+                of_people(conn, coupon, &names).await
+            });
+            found.extend(rows.await?);
+        }
+        Ok(found)
+    }
+
+    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order of ids.
+    pub async fn holders_after(
+        &self,
+        coupon: CouponId,
+        after: String,
+        limit: i64,
+    ) -> Result<Vec<(String, i64, Slot)>, DbError> {
+        self.run("people of a coupon", async move |conn| {
+            issued_coupons::table
+                .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.gt(after)))
+                .order(issued_coupons::user_id)
+                .limit(limit)
+                .select((issued_coupons::user_id, issued_coupons::drop_id, issued_coupons::slot))
+                .load(conn)
+                .await
+        })
+        .await
+    }
+
+    /// Writes the rows of repairs: all of them, or none.
+    pub async fn reissue(&self, claims: Vec<Claim>) -> Result<(), DbError> {
+        self.run("issue rows", async move |conn| {
+            let limits = Limits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
+            insert(conn, &claims, &limits, IssuedBy::Reconciler).await.map(|_| ())
+        })
+        .await
+    }
 }
 
 #[cfg(test)]

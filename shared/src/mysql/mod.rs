@@ -14,6 +14,7 @@ pub mod promises;
 mod refusal;
 pub mod runs;
 pub mod schema;
+pub mod sealed;
 
 pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};

@@ -1,5 +1,6 @@
-//! What MySQL knows of one person and one coupon.
+//! Promises to people: the rows that keep them, and those that could not be kept so far (`broken_promises`).
 
+use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
@@ -17,7 +18,75 @@ pub struct PersonRecord {
     pub broken: Vec<(DropId, Option<i64>)>,
 }
 
+/// A promise that could not be kept when it was due.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = broken_promises)]
+#[allow(missing_docs)] // columns
+pub struct BrokenPromise {
+    pub drop_id: i64,
+    pub reason: String,
+    pub run_id: String,
+    pub created_at: NaiveDateTime,
+    pub mended_at: Option<NaiveDateTime>,
+}
+
 impl Db {
+    /// Lists a person whose promise could not be kept; one who is listed already, and mended, is broken again.
+    pub async fn list_broken_promise(
+        &self,
+        (coupon, drop): (CouponId, DropId),
+        user: &UserId,
+        slot: i64,
+        reason: &'static str,
+        run_id: &str,
+    ) -> Result<(), DbError> {
+        let (user, run_id) = (user.as_str().to_owned(), run_id.to_owned());
+        self.run("list broken promise", async move |conn| {
+            diesel::insert_into(broken_promises::table)
+                .values((
+                    broken_promises::drop_id.eq(drop.0),
+                    broken_promises::user_id.eq(user),
+                    broken_promises::coupon_id.eq(coupon.0),
+                    broken_promises::slot.eq(slot),
+                    broken_promises::reason.eq(reason),
+                    broken_promises::run_id.eq(run_id),
+                ))
+                .on_conflict(diesel::dsl::DuplicatedKeys)
+                .do_update()
+                .set(broken_promises::mended_at.eq(None::<NaiveDateTime>))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// Marks a person's broken promise, where there is one, as mended: they have a row after all.
+    pub async fn mend_broken_promise(&self, drop: DropId, user: &UserId) -> Result<(), DbError> {
+        let user = user.as_str().to_owned();
+        self.run("mend broken promise", async move |conn| {
+            diesel::update(broken_promises::table.find((drop.0, user)))
+                .set(broken_promises::mended_at.eq(Utc::now().naive_utc()))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// A person's broken promises of one coupon, mended ones too.
+    pub async fn broken_promises_of(&self, coupon: CouponId, user: &UserId) -> Result<Vec<BrokenPromise>, DbError> {
+        let user = user.as_str().to_owned();
+        self.run("broken promises to a person", async move |conn| {
+            broken_promises::table
+                .filter(broken_promises::coupon_id.eq(coupon.0).and(broken_promises::user_id.eq(user)))
+                .select(BrokenPromise::as_select())
+                .load(conn)
+                .await
+        })
+        .await
+    }
+
     /// What is on record of `user` in any drop of `coupon`.
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> Result<PersonRecord, DbError> {
         let user = user.clone();

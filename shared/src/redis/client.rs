@@ -8,7 +8,7 @@ use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::connection::Connection;
+use super::connection::SharedConnection;
 use super::keys::DropKeys;
 use super::scripts::claim_script;
 use crate::domain::{CouponId, DropId};
@@ -31,7 +31,7 @@ const SILENT: Duration = Duration::from_secs(3);
 /// with it. No command is sent twice by itself.
 #[derive(Clone)]
 pub struct Redis {
-    pub(super) conn: Connection,
+    pub(super) conn: SharedConnection,
     client: Client,
     timeout: Duration,
     pub(super) prefix: Arc<str>,
@@ -47,7 +47,7 @@ impl Redis {
             .set_keepalive(TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 3).with_retries(3))
             .set_user_timeout(SILENT);
         let client = Client::open(settings.url.expose_secret().into_connection_info()?.set_tcp_settings(tcp))?;
-        let conn = Connection::new(client.clone(), settings.timeout)?;
+        let conn = SharedConnection::new(client.clone(), settings.timeout)?;
         let (text, hash) = claim_script(&settings.prefix, client.get_connection_info().redis_settings().db());
         Ok(Self {
             conn,
@@ -60,7 +60,7 @@ impl Redis {
     }
 
     /// The shared connection, for plain commands.
-    pub fn connection(&self) -> Connection {
+    pub fn connection(&self) -> SharedConnection {
         self.conn.clone()
     }
 

@@ -18,7 +18,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// A connection that all callers share. No command is sent twice by itself.
 #[derive(Clone)]
-pub struct Connection(Arc<Shared>);
+pub struct SharedConnection(Arc<Shared>);
 
 struct Shared {
     client: Client,
@@ -35,7 +35,7 @@ struct Current {
     heard_at_ms: AtomicU64,
 }
 
-impl Connection {
+impl SharedConnection {
     /// The connection is made at first use.
     pub(super) fn new(client: Client, timeout: Duration) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
@@ -118,7 +118,7 @@ impl Trouble {
     }
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());

@@ -1,9 +1,11 @@
-//! Redis: key names ([`keys`]), admission ([`admission`]), the scripts repairs are made of ([`repair`]), and the checks that
+//! Redis: key names ([`keys`]), admission ([`admission`]), fencing tokens ([`fencing`]), the scripts
+//! repairs are made of ([`repair`]), reads ([`reads`]), and the checks that
 //! refuse a Redis that could forget ([`safety`]).
 
 pub mod admission;
 mod client;
 mod connection;
+pub mod fencing;
 pub mod keys;
 pub mod meta;
 pub mod reads;
@@ -12,5 +14,5 @@ pub mod safety;
 mod scripts;
 
 pub use client::{Redis, RedisSettings};
-pub use connection::Connection;
+pub use redis::aio::MultiplexedConnection as Connection;
 pub use redis::{RedisError, Value};

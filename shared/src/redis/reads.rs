@@ -1,11 +1,15 @@
-//! What people are shown: how much of a drop is left, and where one person stands. Reads only, in one round trip.
+//! Reads: what people are shown (what is left of a drop, where one person stands), and what a pass compares.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use redis::{FromRedisValue as _, RedisError, Value};
 
 use super::Redis;
-use super::keys::DropKeys;
+use super::keys::{self, DropKeys};
+use super::meta::DropMeta;
 use super::safety::is_master;
-use crate::domain::{DropId, Slot, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// What is left of a drop that admission knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Stock {
 /// Where one person stands in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
+    /// Whether Redis has the drop.
+    pub loaded: bool,
     /// Whether Redis can be believed about this drop: it knows it, and admission is open. Otherwise what is missing below
     /// may only be lost.
     pub trusted: bool,
@@ -66,6 +72,7 @@ impl Redis {
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
+            loaded: known,
             trusted: script == [true] && is_master(&replication) && known,
             slot,
             position: rank.map(|r| r + 1),
@@ -89,5 +96,192 @@ impl Redis {
         }
         let counts: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
         Ok(counts.into_iter().map(|count| count?.parse().ok()).collect())
+    }
+}
+
+/// A drop's keys in numbers.
+#[derive(Debug, Clone, Default)]
+pub struct DropNumbers {
+    /// The settings; `None` where they are missing or can't be read.
+    pub meta: Option<DropMeta>,
+    /// The counter; `None` where the key is missing or no number.
+    pub count: Option<i64>,
+    /// People who hold a slot.
+    pub users: u64,
+    /// Slots given back.
+    pub free: u64,
+    /// People on the waiting list.
+    pub waiting: u64,
+    /// The highest slot that is held or free.
+    pub highest: i64,
+}
+
+/// A range of slots at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotPage {
+    /// Highest slot given out; `None` where the key is missing or no number.
+    pub count: Option<i64>,
+    /// |users| of the whole drop.
+    pub users_total: u64,
+    /// |free| of the whole drop.
+    pub free_total: u64,
+    /// Slot and person, in order of slots. A score that is no slot is kept as it is.
+    pub users: Vec<(i64, String)>,
+    /// Free slots in range.
+    pub free: Vec<i64>,
+}
+
+type RawNumbers = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
+
+/// Drops read in one round trip.
+const DROPS_AT_ONCE: usize = 200;
+
+impl Redis {
+    /// The numbers of many drops, in the order asked.
+    pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Result<Vec<DropNumbers>, RedisError> {
+        let mut numbers = Vec::with_capacity(drops.len());
+        for chunk in drops.chunks(DROPS_AT_ONCE) {
+            let mut pipe = redis::pipe();
+            for keys in chunk {
+                pipe.cmd("HGETALL").arg(&keys.meta).cmd("GET").arg(&keys.count);
+                pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free).cmd("ZCARD").arg(&keys.waiting);
+                for set in [&keys.users, &keys.free] {
+                    pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0).arg("WITHSCORES");
+                }
+            }
+            let values: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+            for raw in values.chunks_exact(7) {
+                numbers.push(read_numbers(redis::from_redis_value(Value::Array(raw.to_vec()))?));
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Which of these drops Redis has, in the order asked.
+    pub async fn are_loaded(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("EXISTS").arg(&keys.meta);
+        }
+        pipe.query_async(&mut self.connection()).await
+    }
+
+    /// The first people on a drop's waiting list, in order, `limit` at most.
+    pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
+        let mut cmd = redis::cmd("ZRANGE");
+        let names: Vec<String> =
+            cmd.arg(&keys.waiting).arg(0).arg(limit.saturating_sub(1)).query_async(&mut self.connection()).await?;
+        Ok(names.into_iter().map(UserId::from_store).collect())
+    }
+
+    /// The slots `from..=to` at one moment; without `to`, all from `from` on.
+    ///
+    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and back, which cost Redis more
+    /// than the reading did (docs/PERFORMANCE.md).
+    pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
+        type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
+        let to = to.map_or("+inf".to_owned(), |t| t.to_string());
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("GET").arg(&*keys.count).cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free);
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
+        let (count, users_total, free_total, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
+        #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
+        let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
+        Ok(SlotPage {
+            count: count.and_then(|text| text.parse().ok()),
+            users_total,
+            free_total,
+            users,
+            free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
+        })
+    }
+
+    /// Which slots these people hold in a drop; those who hold none are left out.
+    pub async fn slots_of(&self, keys: &DropKeys, people: &[UserId]) -> Result<HashMap<UserId, i64>, RedisError> {
+        if people.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        let scores: Vec<Option<f64>> =
+            redis::cmd("ZMSCORE").arg(&keys.users).arg(names).query_async(&mut self.connection()).await?;
+        #[allow(clippy::cast_possible_truncation)]
+        let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), score?.floor() as i64)));
+        Ok(found.collect())
+    }
+
+    /// When these slots were given out, Unix milliseconds, for those of which that is known.
+    pub async fn admission_times(&self, keys: &DropKeys, slots: &[i64]) -> Result<HashMap<i64, i64>, RedisError> {
+        if slots.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let times: Vec<Option<String>> =
+            redis::cmd("HMGET").arg(&keys.times).arg(slots).query_async(&mut self.connection()).await?;
+        Ok(slots.iter().zip(times).filter_map(|(slot, at)| Some((*slot, at?.parse().ok()?))).collect())
+    }
+
+    /// Those of these people whom the coupon's claimants lack, or have on another slot.
+    pub async fn missing_claimants(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        users: &[(i64, UserId)],
+    ) -> Result<Vec<UserId>, RedisError> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = keys::claimants(&self.prefix, coupon);
+        let names: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
+        let listed: Vec<Option<String>> =
+            redis::cmd("HMGET").arg(key).arg(names).query_async(&mut self.connection()).await?;
+        let mut expected = String::new();
+        let missing = users.iter().zip(listed).filter(|((slot, _), listed)| {
+            expected.clear();
+            // Writing to a `String` does not fail.
+            let _ = write!(expected, "{drop}:{slot}");
+            listed.as_ref() != Some(&expected)
+        });
+        Ok(missing.map(|((_, user), _)| user.clone()).collect())
+    }
+
+    /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole hash.
+    pub async fn claimants_of(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        is_wanted: impl Fn(i64) -> bool,
+    ) -> Result<Vec<(i64, UserId)>, RedisError> {
+        let key = keys::claimants(&self.prefix, coupon);
+        let here = format!("{drop}:");
+        let (mut cursor, mut found) = (0_u64, HashMap::new());
+        loop {
+            let mut cmd = redis::cmd("HSCAN");
+            cmd.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
+            let (next, entries): (u64, Vec<(String, String)>) = cmd.query_async(&mut self.connection()).await?;
+            for (user, listed) in entries {
+                let slot = listed.strip_prefix(&here).and_then(|slot| slot.parse().ok());
+                if let Some(slot) = slot.filter(|slot| is_wanted(*slot)) {
+                    found.insert(UserId::from_store(user), slot);
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(found.into_iter().map(|(user, slot)| (slot, user)).collect());
+            }
+        }
+    }
+}
+
+fn read_numbers((meta, count, users, free, waiting, top_user, top_free): RawNumbers) -> DropNumbers {
+    let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
+    #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
+    let highest = top(top_user).max(top(top_free)) as i64;
+    DropNumbers {
+        meta: DropMeta::read(&meta),
+        count: count.and_then(|text| text.parse().ok()),
+        users,
+        free,
+        waiting,
+        highest,
     }
 }

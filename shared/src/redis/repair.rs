@@ -3,11 +3,13 @@
 //! twice, by two reconcilers at once, beside live traffic.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::RedisError;
 
 use super::Redis;
-use super::keys::DropKeys;
+use super::fencing::Generation;
+use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
 use super::scripts::Script;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -16,15 +18,10 @@ static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scrip
 static WRITE_META: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
 static LOWER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lower.lua")));
 static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
-static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/settle.lua")));
+static REPAIR_COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
 static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
-
-/// A coupon's generation, as read before anything else was looked at. A repair whose generation is no longer the one in
-/// Redis does nothing: Redis was emptied since.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Generation(String);
 
 /// What became of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,21 +45,6 @@ pub enum Lowered {
     Outdated,
     /// The drop is not loaded.
     Unloaded,
-}
-
-/// One consistent look at a range of slots.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SlotPage {
-    /// Highest slot given out; `None` where the key is missing or no number.
-    pub count: Option<i64>,
-    /// |users| of the whole drop.
-    pub users_total: u64,
-    /// |free| of the whole drop.
-    pub free_total: u64,
-    /// Slot and person, in order of slots. A score that is no slot is kept as it is.
-    pub users: Vec<(i64, String)>,
-    /// Free slots in range.
-    pub free: Vec<i64>,
 }
 
 /// Evidence that a person holds a slot.
@@ -90,35 +72,6 @@ pub enum PutBack {
 }
 
 impl Redis {
-    /// The coupon's generation, if it has one.
-    pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        let key = super::keys::generation(&self.prefix, coupon);
-        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
-        Ok(found.map(Generation))
-    }
-
-    /// The coupon's generation, made now where it has none.
-    pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
-        let key = super::keys::generation(&self.prefix, coupon);
-        let fresh = format!("{:032x}", rand::random::<u128>());
-        let mut pipe = redis::pipe();
-        pipe.atomic().cmd("SET").arg(&key).arg(&fresh).arg("NX").ignore().cmd("GET").arg(&key);
-        let (now,): (String,) = pipe.query_async(&mut self.conn.clone()).await?;
-        Ok(Generation(now))
-    }
-
-    /// The highest revision of the coupon whose settings were written here; 0 where none is known.
-    pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let key = super::keys::revision(&self.prefix, coupon);
-        let found = redis::cmd("GET").arg(key).query_async::<Option<String>>(&mut self.conn.clone()).await;
-        match found {
-            // As the scripts read it: what no program of ours wrote there counts as never seen.
-            Ok(text) => Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0)),
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a newer revision was seen.
     pub async fn load_drop(
         &self,
@@ -165,29 +118,6 @@ impl Redis {
         })
     }
 
-    /// One consistent look at the slots `from..=to`; without `to`, at all from `from` on.
-    ///
-    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and back, which cost Redis more
-    /// than the reading did (docs/PERFORMANCE.md).
-    pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
-        type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
-        let to = to.map_or("+inf".to_owned(), |t| t.to_string());
-        let mut pipe = redis::pipe();
-        pipe.atomic().cmd("GET").arg(&*keys.count).cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free);
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
-        let (count, users_total, free_total, users, free): Seen = pipe.query_async(&mut self.conn.clone()).await?;
-        #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
-        let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
-        Ok(SlotPage {
-            count: count.and_then(|text| text.parse().ok()),
-            users_total,
-            free_total,
-            users,
-            free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
-        })
-    }
-
     /// Gives people the slots their evidence says they hold, one reply each, in order.
     ///
     /// # Errors
@@ -222,20 +152,21 @@ impl Redis {
 
     /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots came free.
     /// `Changed` where it can't be: two people are on one slot.
-    pub async fn settle(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
+    pub async fn repair_count(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
         let (mut from, mut freed) = (1, 0);
         loop {
             let to = from + PAGE_SLOTS - 1;
             let args = [generation.0.clone(), from.to_string(), to.to_string()];
-            let (word, end, freed_here): (String, i64, u64) = SETTLE.run(&mut self.conn.clone(), &names, &args).await?;
+            let (word, end, freed_here): (String, i64, u64) =
+                REPAIR_COUNT.run(&mut self.conn.clone(), &names, &args).await?;
             freed += freed_here;
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
                 // Adding up is no proof before the last page: a gap here and a free slot there that is held even out.
                 _ if to < end => from = to + 1,
-                "settled" => return Ok(Done::Applied(freed)),
+                "done" => return Ok(Done::Applied(freed)),
                 _ => return Ok(Done::Changed),
             }
         }
@@ -310,6 +241,25 @@ impl Redis {
         Ok(Done::Applied(promoted.collect()))
     }
 
+    /// Adds people to a coupon's claimants, unless they are among them: person, drop and slot.
+    pub async fn add_claimants(&self, coupon: CouponId, people: &[(String, i64, Slot)]) -> Result<(), RedisError> {
+        let key = keys::claimants(&self.prefix, coupon);
+        let mut pipe = redis::pipe();
+        for (user, drop, slot) in people {
+            pipe.cmd("HSETNX").arg(&key).arg(user).arg(format!("{drop}:{slot}")).ignore();
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
+
+    /// Lets a drop's own keys expire.
+    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
+        let mut pipe = redis::pipe();
+        for key in keys.own() {
+            pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore();
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
+
     fn all(keys: &DropKeys) -> [&str; 8] {
         [
             &keys.meta,
@@ -322,9 +272,4 @@ impl Redis {
             &keys.waiting,
         ]
     }
-}
-
-/// A number of digits only; Rust's own parser takes a sign too.
-fn digits(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }

@@ -30,7 +30,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) enum Repair {
     PutBack(Vec<(Person, u32, bool)>),
-    Settle,
+    Count,
     /// With the quantity that it was planned for.
     Move(Person, Option<i64>, Option<u32>),
     Withdraw(Person, i64, bool),
@@ -66,7 +66,7 @@ fn repair() -> impl Strategy<Value = Repair> {
     let holding = (person(), 1..=7_u32, any::<bool>());
     prop_oneof![
         2 => prop::collection::vec(holding, 1..4).prop_map(Repair::PutBack),
-        3 => Just(Repair::Settle),
+        3 => Just(Repair::Count),
         2 => (person(), prop::option::weighted(0.7, slot()), prop::option::weighted(0.3, 1..=7_u32))
             .prop_map(|(who, from, quantity)| Repair::Move(who, from, quantity)),
         2 => (person(), slot(), any::<bool>()).prop_map(|(who, from, front)| Repair::Withdraw(who, from, front)),

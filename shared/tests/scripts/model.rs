@@ -99,7 +99,7 @@ impl Model {
             Command::Repair(Repair::PutBack(people)) => {
                 words(&Done::Applied(people.iter().map(|p| self.put_back(*p)).collect::<Vec<_>>()))
             }
-            Command::Repair(Repair::Settle) => words(&self.settle()),
+            Command::Repair(Repair::Count) => words(&self.repair_count()),
             Command::Repair(Repair::Move(person, from, quantity)) => {
                 words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
             }
@@ -224,7 +224,7 @@ impl Model {
         PutBack::Applied
     }
 
-    fn settle(&mut self) -> Done<u64> {
+    fn repair_count(&mut self) -> Done<u64> {
         let Some((quantity, _)) = self.meta else { return Done::Stale };
         let highest = self.users.values().copied().max().unwrap_or(0);
         let free: BTreeSet<i64> = (1..=highest.min(quantity)).filter(|slot| !self.is_held(*slot)).collect();

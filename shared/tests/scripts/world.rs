@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::meta::DropMeta;
-use firstcome_shared::redis::repair::{Done, Generation, Holding};
+use firstcome_shared::redis::repair::{Done, Holding};
 use firstcome_shared::redis::{Redis, RedisSettings};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
@@ -110,7 +111,7 @@ impl World {
                 let holdings: Vec<_> = people.iter().map(holding).collect();
                 format!("{:?}", redis.put_back(keys, generation, DROP, self.meta.once_per, &holdings).await.unwrap())
             }
-            Repair::Settle => format!("{:?}", redis.settle(keys, generation).await.unwrap()),
+            Repair::Count => format!("{:?}", redis.repair_count(keys, generation).await.unwrap()),
             Repair::Move(person, from, quantity) => {
                 let user = user(*person);
                 format!("{:?}", redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap())

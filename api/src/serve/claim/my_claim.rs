@@ -92,7 +92,7 @@ async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyCla
     if let Err(error) = &record {
         tracing::debug!(%error, "a claim is looked up without MySQL");
     }
-    let nothing = Ok(Standing { trusted: true, slot: None, position: None, claimant: None });
+    let nothing = Ok(Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None });
     let standing = standing.unwrap_or(nothing);
     if let Err(error) = &standing {
         tracing::debug!(%error, "a claim is looked up without Redis");
@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Standing = Standing { trusted: true, slot: None, position: None, claimant: None };
+    const NOWHERE: Standing = Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None };
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();

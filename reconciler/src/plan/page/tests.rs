@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::Policy;
 use super::*;
-use crate::collect::snapshot::{DropFacts, Failed};
+use crate::collect::snapshot::{DeadLetter, DropFacts};
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
     let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
@@ -65,8 +65,10 @@ fn spoil(page: &mut Page, how: u32, at: usize) {
         4 if at < page.rows.len() => page.rows[at].slot += 1,
         5 => page.free.push(slot),
         6 => page.in_flight.push(message(slot)),
-        7 => page.failed.push(Failed {
+        7 => page.dead_letters.push(DeadLetter {
             id: 1,
+            coupon: None,
+            drop: None,
             slot: Some(slot),
             user: Some(user(slot)),
             claimed_at: None,

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::collect::snapshot::InFlight;
+use super::snapshot::InFlight;
 
 /// What the consumer has not dealt with.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +38,7 @@ const STANDS_STILL: Duration = Duration::from_secs(15);
 
 /// Reads the tail, again and again, over one connection.
 #[derive(Clone)]
-pub struct TailReader {
+pub struct TopicReader {
     pub(super) settings: KafkaSettings,
     /// Empty while a look has it. A look that never ends keeps it, and the next one takes a new one.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
@@ -48,7 +48,7 @@ pub struct TailReader {
     pub(super) limit: Duration,
 }
 
-impl TailReader {
+impl TopicReader {
     /// A reader that takes at most `limit` for one look.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
@@ -153,7 +153,7 @@ pub(super) struct Range {
     pub(super) end: i64,
 }
 
-impl TailReader {
+impl TopicReader {
     fn drain(
         &self,
         consumer: &BaseConsumer,
@@ -203,7 +203,7 @@ mod tests {
     async fn a_look_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
         let settings = KafkaSettings { brokers: "127.0.0.1:1".into(), topic: "t".into(), group: "g".into() };
         let limit = Duration::from_millis(100);
-        let reader = TailReader { patience: limit, ..TailReader::new(settings, limit).unwrap() };
+        let reader = TopicReader { patience: limit, ..TopicReader::new(settings, limit).unwrap() };
         let (end, ended) = channel::<()>();
         let stuck = reader.watched(move |reader| {
             let _kept = reader.consumer.lock().take();
@@ -212,7 +212,7 @@ mod tests {
         let error = stuck.await.unwrap_err().to_string();
         assert!(error.contains("stands still"), "{error}");
         // It still has the first consumer; this one takes another, and says that nobody answers.
-        let patient = TailReader { patience: STANDS_STILL, ..reader };
+        let patient = TopicReader { patience: STANDS_STILL, ..reader };
         let error = format!("{:#}", patient.read().await.unwrap_err());
         assert!(error.contains("did not tell how far"), "{error}");
         assert!(patient.consumer.lock().is_some());

@@ -5,36 +5,36 @@ use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
-use crate::collect::snapshot::{Failed, Page};
+use crate::collect::snapshot::{DeadLetter, Page};
 use crate::report::Kind;
 
 impl Planner<'_> {
-    pub(super) fn failed_claims(&mut self, page: &Page) {
-        for failed in &page.failed {
-            match &failed.user {
-                None => self.leave(failed, "it names no person"),
-                Some(user) if self.failed_people.contains(user) => {
-                    let detail = format!("{}: another one of its person is dealt with", name(failed));
-                    self.duplicate(failed, user, detail);
+    pub(super) fn dead_letters(&mut self, page: &Page) {
+        for letter in &page.dead_letters {
+            match &letter.user {
+                None => self.leave(letter, "it names no person"),
+                Some(user) if self.people_of_dead_letters.contains(user) => {
+                    let detail = format!("{}: another one of its person is dealt with", name(letter));
+                    self.duplicate(letter, user, detail);
                 }
-                Some(user) => self.failed_claim(page, failed, user),
+                Some(user) => self.dead_letter(page, letter, user),
             }
         }
     }
 
-    fn failed_claim(&mut self, page: &Page, failed: &Failed, user: &UserId) {
+    fn dead_letter(&mut self, page: &Page, letter: &DeadLetter, user: &UserId) {
         let before = self.items.len();
-        self.decide(page, failed, user);
+        self.decide(page, letter, user);
         if self.items[before..].iter().all(|item| !matches!(item.action, Action::Report)) {
-            self.failed_people.insert(user.clone());
+            self.people_of_dead_letters.insert(user.clone());
         }
     }
 
-    fn decide(&mut self, page: &Page, failed: &Failed, user: &UserId) {
+    fn decide(&mut self, page: &Page, letter: &DeadLetter, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
-            let detail = format!("{}: its person holds one already", name(failed));
-            self.duplicate(failed, user, detail);
+            let detail = format!("{}: its person holds one already", name(letter));
+            self.duplicate(letter, user, detail);
             return;
         }
         // Where Redis has the person is what they were told; else the slot that the failed claim is about, if it is nobody's.
@@ -48,64 +48,64 @@ impl Planner<'_> {
         };
         let in_its_slot = admitted
             .filter(|slot| !row_is_anothers(*slot))
-            .or_else(|| failed.slot.filter(|slot| admitted.is_none() && !anothers(*slot)))
+            .or_else(|| letter.slot.filter(|slot| admitted.is_none() && !anothers(*slot)))
             .and_then(|slot| self.facts.slot(slot));
         if let Some(slot) = in_its_slot {
-            let claim = self.claim(slot, user, failed.claimed_at);
+            let claim = self.claim(slot, user, letter.claimed_at);
             let put_back = admitted != Some(i64::from(slot));
             if put_back && self.facts.is_lost() {
-                self.rebuild_with(page, user, slot, failed);
+                self.rebuild_with(page, user, slot, letter);
             }
-            let detail = name(failed);
+            let detail = name(letter);
             self.push(
                 Kind::FailedClaim,
                 i64::from(slot),
                 Some(user),
-                Action::IssueFailed { id: failed.id, claim, put_back },
+                Action::IssueDeadLetter { id: letter.id, claim, put_back },
                 detail,
             );
         } else if admitted.is_some() {
             // The conflict is found by itself: it moves them and writes their row.
-            let detail = format!("{}: its person is moved to another slot", name(failed));
-            self.duplicate(failed, user, detail);
-        } else if failed.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
-            self.leave(failed, "its slot is none of the drop's, and Redis does not know its person");
+            let detail = format!("{}: its person is moved to another slot", name(letter));
+            self.duplicate(letter, user, detail);
+        } else if letter.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
+            self.leave(letter, "its slot is none of the drop's, and Redis does not know its person");
         } else if self.has_room() {
-            let detail = format!("{}: its slot is another's", name(failed));
-            let action = Action::Readmit { id: failed.id, user: user.clone(), claimed_at: failed.claimed_at };
-            self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
+            let detail = format!("{}: its slot is another's", name(letter));
+            let action = Action::Readmit { id: letter.id, user: user.clone(), claimed_at: letter.claimed_at };
+            self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
         } else {
-            self.leave(failed, "its slot is another's and no slot is left");
+            self.leave(letter, "its slot is another's and no slot is left");
         }
     }
 
     /// The table may hold the only copy of a promise, and a drop that is loaded before its people are back gives their slots
     /// away. A message is the older word, and is put back instead.
-    fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, failed: &Failed) {
+    fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            let claimed_at_ms = failed.claimed_at.map(|at| at.timestamp_millis());
+            let claimed_at_ms = letter.claimed_at.map(|at| at.timestamp_millis());
             self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
         }
     }
 
-    fn duplicate(&mut self, failed: &Failed, user: &UserId, detail: String) {
-        let action = Action::ResolveDuplicate { id: failed.id, user: user.clone() };
-        self.push(Kind::FailedClaim, failed.slot, Some(user), action, detail);
+    fn duplicate(&mut self, letter: &DeadLetter, user: &UserId, detail: String) {
+        let action = Action::ResolveDuplicate { id: letter.id, user: user.clone() };
+        self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
     }
 
     fn has_room(&self) -> bool {
         self.facts.free > 0 || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity)
     }
 
-    fn leave(&mut self, failed: &Failed, why: &str) {
-        let detail = format!("{}: {why}, so it is left for a person", name(failed));
-        self.push(Kind::FailedClaim, failed.slot, failed.user.as_ref(), Action::Report, detail);
+    fn leave(&mut self, letter: &DeadLetter, why: &str) {
+        let detail = format!("{}: {why}, so it is left for a person", name(letter));
+        self.push(Kind::FailedClaim, letter.slot, letter.user.as_ref(), Action::Report, detail);
     }
 }
 
 /// A failed claim as mails and runs name it.
-fn name(failed: &Failed) -> String {
-    let Failed { id, reason, .. } = failed;
+fn name(letter: &DeadLetter) -> String {
+    let DeadLetter { id, reason, .. } = letter;
     let meaning = if reason == UNPUBLISHED { ", Kafka did not acknowledge it in time" } else { "" };
     format!("failed claim {id} ({reason}{meaning})")
 }

@@ -1,0 +1,70 @@
+//! Drops as a whole: made ahead of their opening, sealed, unsealed.
+
+use chrono::Utc;
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::drops;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::Redis;
+
+use super::ExecuteError;
+use crate::stores::Stores;
+
+/// Makes the drops that schedules ask for, and brings the catalogue up to date.
+pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Drop>)]) -> Result<(), DbError> {
+    for (coupon, own) in catalogue {
+        match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
+            Ok(0) => {}
+            Ok(made) => {
+                tracing::info!(coupon_id = coupon.id.0, made, "drops made ahead");
+                if let Some((_, fresh)) = stores.db.coupon(coupon.id).await? {
+                    *own = fresh;
+                }
+            }
+            Err(error) => tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead"),
+        }
+    }
+    Ok(())
+}
+
+/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a while.
+pub(crate) async fn seal(
+    stores: &Stores,
+    (coupon, drop): (CouponId, DropId),
+    rows: u64,
+    keys_ttl: std::time::Duration,
+) -> Result<(), ExecuteError> {
+    stores.db.seal_drop(drop, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
+    stores.redis.expire_drop(&stores.redis.keys(coupon, drop), keys_ttl).await?;
+    Ok(())
+}
+
+/// Unseals drops that a dead letter names: a promise may be open there after all.
+pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
+    let unsealed = db.unseal_drops_of_dead_letters().await?;
+    if unsealed > 0 {
+        tracing::warn!(unsealed, "sealed drops are compared again, since the dead-letter table names them");
+    }
+    Ok(())
+}
+
+/// Rows read at a time.
+const ROWS_AT_ONCE: i64 = 5_000;
+
+/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis included: else they could get a
+/// second one in the next drop.
+///
+/// # Errors
+/// [`ExecuteError`]; some may have been added.
+pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+    if coupon.once_per != OncePer::Coupon {
+        return Ok(());
+    }
+    let mut after = String::new();
+    loop {
+        let people = db.holders_after(coupon.id, after.clone(), ROWS_AT_ONCE).await?;
+        let Some((last, ..)) = people.last() else { return Ok(()) };
+        after.clone_from(last);
+        redis.add_claimants(coupon.id, &people).await?;
+    }
+}

@@ -1,0 +1,85 @@
+//! What a process remembers between its passes. Losing it with the process costs time, never a promise.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::report::Run;
+
+/// Most runs kept for recording: an hour without MySQL at two passes a minute.
+const UNRECORDED_AT_MOST: usize = 120;
+
+/// What one pass leaves for the next.
+#[derive(Default)]
+pub struct Memory {
+    /// Shared with the watch over Redis, which often sees a loss first.
+    pub losses: LossClock,
+    /// Shared with the terminal.
+    pub progress: Arc<Progress>,
+    /// Runs that could not be recorded yet, since MySQL was away; and whether each was confirmed.
+    pub(super) unrecorded: Vec<(Run, bool)>,
+    consumer: Option<ConsumerPosition>,
+}
+
+/// How far a pass is, for the terminal.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Drops of this round.
+    pub drops: AtomicU64,
+    pub drops_done: AtomicU64,
+    /// People and rows compared.
+    pub compared: AtomicU64,
+}
+
+/// The consumer's committed offset by partition, and since when it has been there.
+struct ConsumerPosition {
+    committed: Vec<(i32, i64)>,
+    since: Instant,
+}
+
+impl Memory {
+    /// For how long the consumer has not moved although messages wait.
+    pub(super) fn consumer_stuck_for(&mut self, committed: &[(i32, i64)], unread: u64) -> Duration {
+        match &self.consumer {
+            Some(last) if unread > 0 && last.committed == committed => last.since.elapsed(),
+            _ => {
+                self.consumer = Some(ConsumerPosition { committed: committed.to_vec(), since: Instant::now() });
+                Duration::ZERO
+            }
+        }
+    }
+
+    pub(super) fn keep_unrecorded(&mut self, run: Run, confirmed: bool) {
+        if self.unrecorded.len() < UNRECORDED_AT_MOST {
+            self.unrecorded.push((run, confirmed));
+        }
+    }
+}
+
+/// Inaccuracy of timers, and what a message or a row may take on its way, beyond the deadlines.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// Since when Redis is known to have lost something. Admissions from before the loss may still be in flight: to the topic until
+/// the publishing deadline has passed, then to the dead-letter table until its deadline has.
+#[derive(Clone, Default)]
+pub struct LossClock(Arc<Mutex<Option<Instant>>>);
+
+impl LossClock {
+    /// Notes a loss; the first one since the last [`LossClock::clear`] counts.
+    pub fn seen(&self) -> Instant {
+        *self.0.lock().get_or_insert_with(Instant::now)
+    }
+
+    /// Everything lost was rebuilt.
+    pub fn clear(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// How long to wait until nothing from before the loss can be in flight.
+    pub(super) fn wait_needed(&self, longest_in_flight: Duration) -> Duration {
+        (self.seen() + longest_in_flight + MARGIN).saturating_duration_since(Instant::now())
+    }
+}

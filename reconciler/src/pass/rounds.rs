@@ -1,0 +1,189 @@
+//! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what was repaired.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::DropId;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::Instant;
+
+use super::Broken;
+use super::findings::Ledger;
+use super::steps::Pass;
+use crate::collect::{self, DropHeader, PassContext};
+use crate::execute::{self, Executor};
+use crate::plan::{Action, Plan, Planner};
+use crate::report::{DropReport, Numbers};
+
+/// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the worst of the generated worlds
+/// that the plan's properties are checked on; more would only chase live traffic, which the next pass sees anyway.
+pub(crate) const ROUNDS: usize = 5;
+
+/// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read; more only takes memory.
+const AHEAD: usize = 2;
+
+impl Pass<'_> {
+    /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names; in a deep pass, sealed ones that
+    /// Redis still has.
+    pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
+        let request = self.request;
+        if !request.dry_run {
+            execute::unseal_where_named(&self.stores.db).await?;
+        }
+        let mut catalogue = self.stores.db.catalogue().await?;
+        if self.covers_everything() {
+            execute::make_ahead(self.stores, &mut catalogue).await?;
+        }
+        let wanted = |coupon: &Coupon, drop: &Drop| {
+            drop.sealed_at.is_none()
+                && request.coupon.is_none_or(|id| id == coupon.id)
+                && request.drop.is_none_or(|id| id == drop.id)
+        };
+        let mut chosen = Vec::new();
+        for (coupon, own) in catalogue {
+            chosen.extend(own.into_iter().filter(|d| wanted(&coupon, d)).map(|d| (coupon.clone(), d)));
+        }
+        if request.deep {
+            chosen.extend(self.sealed_with_keys().await?);
+        }
+        Ok(chosen)
+    }
+
+    /// Compares and repairs the drops, and adds their reports to the run.
+    pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Broken> {
+        let mut reports = Reports::default();
+        let mut todo = drops;
+        for round in 0..=ROUNDS {
+            let headers = collect::headers(self.stores, &todo, &self.context).await?;
+            let mut again = Vec::new();
+            let mut too_young = false;
+            self.memory.progress.drops.store(todo.len() as u64, Relaxed);
+            self.memory.progress.drops_done.store(0, Relaxed);
+            for (drop, header) in todo.into_iter().zip(headers) {
+                if self.stop.is_cancelled() {
+                    return Err(Broken::Stopped);
+                }
+                let next = self.one_drop(&header, round, &mut reports).await?;
+                self.memory.progress.drops_done.fetch_add(1, Relaxed);
+                too_young |= next.too_young;
+                if next.too_young || next.repaired {
+                    again.push(drop);
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            if too_young {
+                self.sleep(self.settings.publish_deadline()).await?;
+            }
+            let generations = std::mem::take(&mut self.context.generations);
+            self.context = PassContext { generations, ..self.fresh_context().await? };
+            todo = again;
+        }
+        self.run.drops = reports.into_drops();
+        Ok(())
+    }
+
+    /// Compares one drop, and repairs it.
+    async fn one_drop(&self, header: &DropHeader, round: usize, reports: &mut Reports) -> Result<Next, Broken> {
+        let began = Instant::now();
+        let plan = self.plan(header).await?;
+        crate::metrics::stage("look", began.elapsed());
+        let awaited = self.request.is_awaited() && round == 0;
+        let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
+        let (report, ledger) = reports.of(header, &plan);
+        report.after = plan.numbers;
+        report.exact = plan.exact;
+        let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
+        let has_repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
+        if self.request.dry_run || (plan.over_limit && !self.request.confirm) {
+            ledger.planned(coupon, drop, &plan.items);
+        } else if has_repairs && round < ROUNDS {
+            let began = Instant::now();
+            let attempts = Executor::new(self.stores, header, &self.run.run_id, self.stop).carry_out(&plan).await?;
+            crate::metrics::stage("execute", began.elapsed());
+            ledger.attempts(coupon, drop, &plan.items, &attempts);
+            next.repaired = true;
+        } else {
+            ledger.still_there(coupon, drop, &plan.items);
+        }
+        if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
+            execute::seal(self.stores, (coupon, drop), plan.numbers.rows, self.settings.sealed_keys_ttl).await?;
+            report.sealed = true;
+        }
+        Ok(next)
+    }
+
+    /// Page by page, several on their way at once: while one is compared, MySQL reads the next and Redis the ones after. Each
+    /// page is still read from Redis first, and they are compared in order.
+    async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
+        let mut planner = Planner::new(self.settings.policy, &header.facts);
+        let stores = self.stores;
+        let ranges = header.ranges(self.settings.page_slots).into_iter();
+        let pages = stream::iter(ranges.map(|range| collect::redis_page(stores, header, range)))
+            .buffered(AHEAD)
+            .map(|seen| async { collect::page(stores, header, seen?).await });
+        let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+        while let Some(page) = pages.try_next().await? {
+            self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
+            planner.page(&page);
+        }
+        Ok(planner.finish())
+    }
+
+    fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
+        let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
+        let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
+        closed.is_some_and(|at| at.saturating_add(in_flight) < header.facts.read_at_ms)
+    }
+}
+
+/// Why a drop is compared once more.
+struct Next {
+    /// The next comparison says whether the repairs took effect.
+    repaired: bool,
+    /// An admission is too young to be judged, and somebody waits for the answer: it is given the time that it may take.
+    too_young: bool,
+}
+
+/// A report a drop, in the order in which they were compared first.
+#[derive(Default)]
+struct Reports {
+    drops: Vec<(DropReport, Ledger)>,
+    index: HashMap<DropId, usize>,
+}
+
+impl Reports {
+    fn of(&mut self, header: &DropHeader, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
+        let next = self.drops.len();
+        let at = *self.index.entry(header.drop_id()).or_insert(next);
+        if at == next {
+            self.drops.push((first_report(header, plan), Ledger::default()));
+        }
+        let (report, ledger) = &mut self.drops[at];
+        (report, ledger)
+    }
+
+    fn into_drops(self) -> Vec<DropReport> {
+        self.drops
+            .into_iter()
+            .map(|(report, ledger)| DropReport { findings: ledger.into_findings(), ..report })
+            .collect()
+    }
+}
+
+fn first_report(header: &DropHeader, plan: &Plan) -> DropReport {
+    DropReport {
+        coupon_id: header.facts.coupon.id,
+        coupon_name: header.facts.coupon.name.clone(),
+        drop_id: header.drop_id(),
+        quantity: header.facts.drop.quantity,
+        exact: false,
+        sealed: false,
+        before: plan.numbers,
+        after: Numbers::default(),
+        examined: plan.examined,
+        findings: Vec::new(),
+    }
+}

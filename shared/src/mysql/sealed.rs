@@ -1,0 +1,100 @@
+//! Sealed drops: closed, verified exact, and skipped by passes from then on.
+
+use std::collections::HashMap;
+
+use chrono::{NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::schema::{drops, failed_claims};
+use super::{Db, DbError};
+use crate::domain::{CouponId, DropId};
+
+/// A drop that is sealed.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = drops)]
+#[allow(missing_docs)] // columns
+pub struct SealedDrop {
+    pub id: i64,
+    pub coupon_id: i64,
+    pub quantity: u32,
+    pub sealed_rows: Option<u32>,
+}
+
+impl Db {
+    /// Seals a drop with as many rows as were verified.
+    pub async fn seal_drop(&self, id: DropId, rows: u32) -> Result<(), DbError> {
+        self.run("seal drop", async move |conn| {
+            diesel::update(drops::table.find(id.0).filter(drops::sealed_at.is_null()))
+                .set((drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows)))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// Unseals the drops that an unresolved dead letter names, since a promise may be open there after all. Gives their number.
+    pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
+        self.run("unseal drops", async move |conn| {
+            let named: Vec<Option<i64>> = failed_claims::table
+                .filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.is_not_null()))
+                .select(failed_claims::drop_id)
+                .distinct()
+                .load(conn)
+                .await?;
+            let named: Vec<i64> = named.into_iter().flatten().collect();
+            if named.is_empty() {
+                return Ok(0);
+            }
+            diesel::update(drops::table.filter(drops::id.eq_any(named).and(drops::sealed_at.is_not_null())))
+                .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
+                .execute(conn)
+                .await
+        })
+        .await
+    }
+
+    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop where they are given.
+    pub async fn sealed_drops(
+        &self,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<SealedDrop>, DbError> {
+        self.run("sealed drops", async move |conn| {
+            let mut query = drops::table
+                .filter(drops::sealed_at.is_not_null().and(drops::id.gt(after)))
+                .order(drops::id)
+                .limit(limit)
+                .select(SealedDrop::as_select())
+                .into_boxed();
+            if let Some(coupon) = coupon {
+                query = query.filter(drops::coupon_id.eq(coupon.0));
+            }
+            if let Some(drop) = drop {
+                query = query.filter(drops::id.eq(drop.0));
+            }
+            query.load(conn).await
+        })
+        .await
+    }
+
+    /// How many rows each of these sealed drops was sealed with.
+    pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.run("read sealed drops", async move |conn| {
+            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
+            let found: Vec<(i64, Option<u32>)> = drops::table
+                .filter(drops::id.eq_any(ids).and(drops::sealed_at.is_not_null()))
+                .select((drops::id, drops::sealed_rows))
+                .load(conn)
+                .await?;
+            Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
+        })
+        .await
+    }
+}
