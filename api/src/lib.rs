@@ -4,3 +4,4 @@ pub mod cli;
 pub mod consume;
 pub mod migrate;
 pub mod serve;
+mod stores;

@@ -1,12 +1,14 @@
-//! `firstcome-api migrate`: the tables, then the topic. Safe when two run at once; a second run finds nothing to do.
+//! `firstcome-api migrate`: makes the tables, then the topic. Idempotent, also when two run at once.
 
 use std::time::Duration;
 
 use clap::Args;
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, StartError, wait_for};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, StartError};
 use firstcome_shared::kafka::{self, KafkaSettings, TopicError};
-use firstcome_shared::mysql::{DbError, migrations};
+use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
+
+use crate::stores::{StoreWait, unless_stopped};
 
 /// Settings of `migrate`.
 #[derive(Debug, Clone, Args)]
@@ -33,39 +35,30 @@ const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes what is missing and says so, one line each, on standard output.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    match make_all(&args, &shutdown).await {
-        Err(StartError::Stopped(store)) => {
-            tracing::info!(store, "stopped while waiting");
-            Ok(())
-        }
-        other => Ok(other?),
-    }
+    Ok(unless_stopped(make_all(&args, &shutdown).await).map(|_| ())?)
 }
 
 async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
-    let wait = Duration::from_secs(args.start.startup_wait_seconds);
+    let wait = StoreWait::new(&args.start, shutdown);
     let mysql = args.mysql.settings();
-    let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
-    let ran = wait_for("MySQL", wait, shutdown, away, async || migrations::migrate(&mysql).await.map_err(OneLine));
-    match ran.await?.as_slice() {
+    match wait.mysql(async || Ok(migrations::migrate(&mysql).await?)).await?.as_slice() {
         [] => println!("tables: nothing to do"),
         done => println!("tables: ran {}", done.join(", ")),
     }
 
     let kafka = args.kafka.settings();
-    let away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
     let ask = async || {
         let made = kafka::ensure_topic(&kafka, args.kafka_partitions, args.kafka_replication, KAFKA_LIMIT).await?;
-        Ok::<_, TopicError>((made, partitions(&kafka).await?))
+        Ok((made, partitions(&kafka).await?))
     };
-    let (made, partitions) = wait_for("Kafka", wait, shutdown, away, ask).await?;
+    let (made, partitions) = wait.kafka(ask).await?;
     let what = if made { "made" } else { "there already" };
     println!("topic {}: {what}, {partitions} partitions", kafka.topic);
     Ok(())
 }
 
-/// How many partitions the topic has. A topic just made is not known to every broker at once, and a process started now would
-/// find it missing: so this is asked again for a while.
+/// How many partitions the topic has. Not every broker knows a new topic at once, and a process started now could find it
+/// missing; so this asks again for a while.
 async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {
@@ -75,15 +68,5 @@ async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
             }
             other => return other,
         }
-    }
-}
-
-/// An error with its chain, on one line.
-#[derive(Debug)]
-pub(crate) struct OneLine(pub(crate) anyhow::Error);
-
-impl std::fmt::Display for OneLine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#}", self.0)
     }
 }

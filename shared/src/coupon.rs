@@ -89,17 +89,6 @@ impl Drop {
     }
 }
 
-/// The drop a claim at `now` is for, out of a coupon's drops in order of opening: the one that is open, else the next to
-/// open, else the last that closed. `None` only where there is none at all.
-pub fn drop_for_claim(drops: &[Drop], now: DateTime<Utc>) -> Option<&Drop> {
-    drops
-        .iter()
-        .rev()
-        .find(|d| d.is_open_at(now))
-        .or_else(|| drops.iter().find(|d| d.opens_at > now))
-        .or_else(|| drops.last())
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
@@ -120,14 +109,6 @@ mod tests {
             quantity: 1,
             sealed_at: None,
         }
-    }
-
-    #[test]
-    fn a_claim_goes_to_the_open_drop_else_the_next_else_the_last() {
-        let drops = [drop(1, 10, 20), drop(2, 30, 40)];
-        let chosen = |minute| drop_for_claim(&drops, at(minute)).map(|d| d.id.0);
-        assert_eq!([0, 9, 10, 19, 20, 29, 30, 39, 40, 99].map(chosen), [1, 1, 1, 1, 2, 2, 2, 2, 2, 2].map(Some));
-        assert_eq!(drop_for_claim(&[], at(0)), None);
     }
 
     #[test]

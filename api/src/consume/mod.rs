@@ -15,7 +15,6 @@
 mod args;
 mod metrics;
 mod read;
-mod start;
 mod watch;
 mod worker;
 mod write;
@@ -27,7 +26,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use firstcome_shared::config::StartError;
 use firstcome_shared::http::health::routes_of_loop;
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::http::{Limits, serve};
@@ -42,6 +40,8 @@ pub use args::{ConsumeArgs, TuningArgs};
 use watch::health::Health;
 use worker::Setup;
 
+use crate::stores::{StoreWait, unless_stopped};
+
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in hand and leaves the group.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
@@ -50,13 +50,11 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let listener = TcpListener::bind(address).await.with_context(|| format!("{address} could not be listened on"))?;
     let address = listener.local_addr()?;
     let db = Db::new(&args.mysql.settings())?;
-    match start::check_stores(&args, &shutdown).await {
-        Ok(()) => {}
-        Err(StartError::Stopped(store)) => {
-            tracing::info!(store, "stopped before the start was complete");
-            return Ok(());
-        }
-        Err(error) => return Err(error.into()),
+    let wait = StoreWait::new(&args.start, &shutdown);
+    let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());
+    let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));
+    if unless_stopped(checked)?.is_none() {
+        return Ok(());
     }
 
     let health = Health::new();

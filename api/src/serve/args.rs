@@ -8,7 +8,7 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, Sta
 use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
-use crate::serve::auth::IdentityArgs;
+use super::auth::IdentityArgs;
 
 /// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -65,7 +65,6 @@ pub struct HttpArgs {
 }
 
 impl HttpArgs {
-    /// What one client may ask of the server.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),

@@ -1,6 +1,5 @@
-//! What goes on beside the requests: coupons are kept fresh, daily drops are made ahead, Redis and
-//! the producer are watched. None of it ends
-//! by itself; one that does is a bug, and the process stops rather than go on without it.
+//! Background tasks: refresh the catalogue, make daily drops ahead, watch Redis and the producer. None of them ends by itself;
+//! one that does is a bug, and then the process stops.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,15 +11,14 @@ use metrics::{counter, gauge};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::serve::state::{App, Services};
+use super::state::{App, Services};
 
-/// How often it is looked whether daily drops are to be made. They are made days ahead.
+/// Daily drops are made days ahead, so this need not be often.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// How often Redis is asked for its time and its admission gate, and the producer whether it still works.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts all of it. Dropping the set ends it.
+/// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
     let services = Arc::clone(app);
@@ -43,7 +41,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         let mut ticks = every(WATCH_EVERY);
         loop {
             ticks.tick().await;
-            match services.claims.promises.publisher().renew_if_failed() {
+            match services.claims.durability().publisher().renew_if_failed() {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),
@@ -83,12 +81,12 @@ async fn watch_redis(services: &Services) -> &'static str {
         ticks.tick().await;
         let gate = services.redis.gate_is_open().await;
         if let Ok(now_ms) = services.redis.time_ms().await {
-            services.clock.seen(now_ms);
+            services.clock.set(now_ms);
         }
         gauge!("firstcome_redis_up").set(f64::from(u8::from(gate.is_ok())));
         gauge!("firstcome_admission_open").set(f64::from(u8::from(matches!(gate, Ok(true)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
-        gauge!("firstcome_claims_in_hand").set(services.in_hand.taken() as f64);
+        gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
         forget_sealed(services);
         let state = gate.as_ref().ok().copied();
         if last != Some(state) {
@@ -102,10 +100,10 @@ async fn watch_redis(services: &Services) -> &'static str {
     }
 }
 
-/// What is known of claims is needed until every slot has its row.
+/// Which claims are durable matters only until every slot has its row.
 fn forget_sealed(services: &Services) {
     let coupons = services.catalogue.coupons();
     let unsealed = coupons.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    services.claims.promises.keep_only(|drop| unsealed.contains(&drop));
+    services.claims.durability().keep_only(|drop| unsealed.contains(&drop));
 }

@@ -1,13 +1,12 @@
-//! Connections are files to the operating system, and many shells allow a process 1024: fewer than a drop's crowd.
+//! Raises `RLIMIT_NOFILE` to fit `MAX_CONNECTIONS`. Many shells allow a process 1024 files, fewer than a drop's crowd.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files this process needs besides clients' connections: stores, logs, what libraries open.
+/// Files besides the clients' connections: stores, logs, libraries.
 const OTHERS: u64 = 256;
 
-/// Allows this process as many files as the system lets it have, if `connections` need them, and says so where they do not
-/// suffice.
-pub(crate) fn allow(connections: u32) {
+/// Raises the limit as far as `connections` need and the system allows.
+pub(super) fn raise(connections: u32) {
     let needed = u64::from(connections) + OTHERS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
@@ -34,7 +33,7 @@ mod tests {
     #[test]
     fn the_limit_is_raised_as_far_as_needed_and_allowed() {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        allow(2_000);
+        raise(2_000);
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.maximum, maximum);
         assert!(now.current.is_none_or(|files| files >= maximum.map_or(2_256, |most| most.min(2_256))));

@@ -1,9 +1,8 @@
-//! What `/metrics` tells of `serve`. Counters of what should not happen start at zero, so that an alert sees the first.
+//! The metrics of `serve`. Counters of failures start at zero, so that an alert sees the first.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
-/// Gives every figure its description.
-pub(crate) fn describe() {
+pub(super) fn describe() {
     describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
     describe_counter!("firstcome_claims_shed_total", "Claims refused because too many were in hand");
     describe_counter!("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time");

@@ -1,42 +1,46 @@
-//! What every request may use.
+//! What the requests of one process share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::serve::auth::Identity;
-use crate::serve::catalogue::Catalogue;
-use crate::serve::catalogue::clock::Clock;
-use crate::serve::catalogue::remaining::Stocks;
-use crate::serve::claim::Claims;
-use crate::serve::claim::in_flight::InHand;
+use super::auth::Identity;
+use super::catalogue::Catalogue;
+use super::catalogue::coupon_with_drops::Clock;
+use super::catalogue::remaining::RemainingCache;
+use super::claim::admit::Claims;
+use super::claim::in_flight::InFlightLimit;
 
-/// The services of one process.
 pub(crate) struct Services {
+    pub(crate) identity: Identity,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) remaining: RemainingCache,
+    pub(crate) change_locks: ChangeLocks,
+    pub(crate) in_flight: Arc<InFlightLimit>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) db: Db,
     pub(crate) redis: Redis,
-    pub(crate) claims: Arc<Claims>,
-    pub(crate) catalogue: Catalogue,
-    pub(crate) stocks: Stocks,
-    pub(crate) clock: Arc<Clock>,
-    pub(crate) identity: Identity,
-    pub(crate) in_hand: Arc<InHand>,
-    /// Longest time for the answer to one request.
-    pub(crate) request_timeout: Duration,
-    /// One operator's change of a coupon at a time in this process; revisions sort out those of several. Coupons share a lock where
-    /// their numbers agree in the last bits.
-    pub(crate) changing: [tokio::sync::Mutex<()>; 256],
-}
-
-impl Services {
-    /// Holds up other changes of this coupon until it is dropped.
-    pub(crate) async fn lock_for_change(&self, coupon: CouponId) -> tokio::sync::MutexGuard<'_, ()> {
-        let at = usize::try_from(coupon.0.rem_euclid(256)).unwrap_or_default();
-        self.changing[at].lock().await
-    }
 }
 
 pub(crate) type App = Arc<Services>;
+
+/// One operator's change of a coupon at a time in this process; revisions order the changes of several processes. Coupons
+/// whose numbers agree in the last bits share a lock.
+pub(crate) struct ChangeLocks([Mutex<()>; 256]);
+
+impl Default for ChangeLocks {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl ChangeLocks {
+    pub(crate) async fn lock(&self, coupon: CouponId) -> MutexGuard<'_, ()> {
+        let at = usize::try_from(coupon.0.rem_euclid(256)).unwrap_or_default();
+        self.0[at].lock().await
+    }
+}

@@ -1,4 +1,4 @@
-//! Signed tokens (RFC 7519). The algorithm is pinned by a setting, never taken from the token; `exp` and `sub` must be there.
+//! Signed tokens (RFC 7519). A setting pins the algorithm, which is never taken from the token. `exp` and `sub` are required.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ const MIN_SECRET_BYTES: usize = 32;
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// The setting's name, where there is any.
+    /// The name of any setting that is given.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let given = [
             ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
@@ -51,7 +51,7 @@ impl JwtArgs {
         given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
     }
 
-    // An empty variable, as compose files leave them, is no setting.
+    // Compose files leave variables empty: that is no setting.
     fn secret(&self) -> Option<&SecretString> {
         self.jwt_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty())
     }
@@ -65,22 +65,18 @@ fn filled(text: Option<&String>) -> Option<&String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Checks tokens.
 pub(crate) struct Verifier {
     key: DecodingKey,
     rules: Validation,
 }
 
 #[derive(Deserialize)]
-struct Claims {
+struct TokenClaims {
     sub: String,
 }
 
 impl Verifier {
-    /// Reads the settings and the key.
-    ///
-    /// # Errors
-    /// One sentence about what is missing or contradicts itself, never with the secret.
+    /// An error is one sentence about what is missing or contradicts itself, never with the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args.jwt_algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
         let key = match (algorithm.family(), args.secret(), args.key_file()) {
@@ -122,11 +118,11 @@ impl Verifier {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or("say who this is for: send `Authorization: Bearer` with your token")?;
-        let decoded = decode::<Claims>(token, &self.key, &self.rules).map_err(|error| {
+        let decoded = decode::<TokenClaims>(token, &self.key, &self.rules).map_err(|error| {
             tracing::debug!(%error, "a token was refused");
             "the token is not valid, or no longer; get a new one"
         })?;
-        // RFC 7515: a token that says "understand this or refuse me" is refused by who does not.
+        // RFC 7515: a token with `crit` must be refused where its extensions are not understood.
         if decoded.header.crit.is_some() {
             return Err("the token asks for extensions that this service does not know");
         }
@@ -153,7 +149,7 @@ fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> 
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&pem),
         _ => DecodingKey::from_rsa_pem(&pem),
     };
-    // Trying it once finds a key that has the outer form only, before the first person does.
+    // One trial finds a key that has only the outer form, before the first person does.
     key.and_then(|key| jsonwebtoken::crypto::verify("", b"", &key, algorithm).map(|_| key))
         .map_err(|_| format!("JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"))
 }

@@ -1,16 +1,13 @@
-//! Who a request is from: a header that a gateway in front vouches for, or a signed token. Never the body or the path.
+//! Authentication of people: by a header that a gateway sets, or by a signed token. Never by the body or the path.
 
 pub(crate) mod jwt;
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
 
-use crate::serve::auth::jwt::{JwtArgs, Verifier};
-use crate::serve::state::App;
+use self::jwt::{JwtArgs, Verifier};
 
 /// How people are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,7 +30,7 @@ pub struct IdentityArgs {
     pub jwt: JwtArgs,
 }
 
-/// Tells who a request is from.
+/// Says who a request is from.
 pub(crate) enum Identity {
     TrustedHeader,
     Jwt(Box<Verifier>),
@@ -42,7 +39,6 @@ pub(crate) enum Identity {
 const USER_HEADER: &str = "x-user-id";
 
 impl Identity {
-    /// Reads the settings.
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
         match args.user_auth {
             UserAuth::TrustedHeader => match args.jwt.any_setting() {
@@ -53,7 +49,6 @@ impl Identity {
         }
     }
 
-    /// Who sent a request with these headers.
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let id = match self {
             Self::TrustedHeader => only_one(headers)?.to_owned(),
@@ -63,7 +58,7 @@ impl Identity {
     }
 }
 
-/// The header's one value. Two could be the gateway's and the client's own, and nothing tells which is which.
+/// The one value of the header. Of two, one could be the gateway's and the other the client's own.
 fn only_one(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(USER_HEADER).iter();
     match (values.next(), values.next()) {
@@ -77,17 +72,6 @@ fn only_one(headers: &HeaderMap) -> Result<&str, Problem> {
 
 fn unauthorized(detail: &'static str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-}
-
-/// The person a request is from.
-pub(crate) struct Person(pub(crate) UserId);
-
-impl FromRequestParts<App> for Person {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.identity.person(&parts.headers).map(Self)
-    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,20 @@
-//! A coupon as this process holds it in memory: all that a claim needs to know before it asks Redis.
+//! A coupon with its drops, as this process keeps it in memory, and the clock that chooses among the drops.
+//! A claim needs nothing else before it goes to Redis.
+
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Coupon, Drop, drop_for_claim};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
 
-/// A coupon with its drops.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct CouponWithDrops {
     pub(crate) coupon: Coupon,
-    /// Its drops in order of opening.
+    /// In order of opening.
     pub(crate) drops: Vec<Drop>,
-    /// What goes with each drop, in the same order.
+    /// One for each drop, in the same order.
     extras: Vec<Extra>,
 }
 
@@ -21,18 +24,15 @@ struct Extra {
     sealed_rows: Option<u32>,
 }
 
-/// One drop of an entry.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Chosen<'a> {
+pub(crate) struct DropWithKeys<'a> {
     pub(crate) drop: &'a Drop,
-    /// Its keys in Redis.
     pub(crate) keys: &'a DropKeys,
-    /// How many rows it was sealed with.
+    /// How many rows the drop was sealed with.
     pub(crate) sealed_rows: Option<u32>,
 }
 
-impl Entry {
-    /// Puts one together. `sealed_rows` tells how many rows a sealed drop has.
+impl CouponWithDrops {
     pub(crate) fn new(
         redis: &Redis,
         coupon: Coupon,
@@ -45,38 +45,62 @@ impl Entry {
     }
 
     /// All drops, in order of opening.
-    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = Chosen<'_>> {
-        self.drops.iter().zip(&self.extras).map(|(drop, extra)| Chosen {
+    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
+        self.drops.iter().zip(&self.extras).map(|(drop, extra)| DropWithKeys {
             drop,
             keys: &extra.keys,
             sealed_rows: extra.sealed_rows,
         })
     }
 
-    /// The drop that a claim at `now` is for.
-    pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<Chosen<'_>> {
-        let drop = drop_for_claim(&self.drops, now)?;
-        self.all().find(|chosen| chosen.drop.id == drop.id)
+    pub(crate) fn drop(&self, id: DropId) -> Option<&Drop> {
+        self.drops.iter().find(|drop| drop.id == id)
+    }
+
+    /// The drop that a claim at `now` is for: the open one, else the next to open, else the last that closed.
+    pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+        let open = self.all().rev().find(|one| one.drop.is_open_at(now));
+        open.or_else(|| self.next(now)).or_else(|| self.all().next_back())
     }
 
     /// The drop that is open at `now`, else the last that has opened.
-    pub(crate) fn current(&self, now: DateTime<Utc>) -> Option<Chosen<'_>> {
-        self.all()
-            .rev()
-            .find(|chosen| chosen.drop.is_open_at(now))
-            .or_else(|| self.all().rev().find(|chosen| chosen.drop.opens_at <= now))
+    pub(crate) fn current(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+        let open = self.all().rev().find(|one| one.drop.is_open_at(now));
+        open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
     /// The first drop that has not opened at `now`.
-    pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<Chosen<'_>> {
-        self.all().find(|chosen| chosen.drop.opens_at > now)
+    pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+        self.all().find(|one| one.drop.opens_at > now)
     }
+}
+
+/// Redis's clock. Redis opens and closes drops by it, and this host's may be seconds off.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    ahead_ms: AtomicI64,
+}
+
+impl Clock {
+    /// Sets the clock by an answer of Redis that has just come, in Unix milliseconds.
+    pub(crate) fn set(&self, redis_ms: i64) {
+        self.ahead_ms.store(redis_ms - Utc::now().timestamp_millis(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        instant(Utc::now().timestamp_millis() + self.ahead_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Unix milliseconds as an instant.
+pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use chrono::TimeDelta;
-    use firstcome_shared::domain::{CouponId, DropId, OncePer};
+    use firstcome_shared::domain::{CouponId, OncePer};
     use firstcome_shared::redis::RedisSettings;
 
     use super::*;
@@ -86,7 +110,7 @@ pub(crate) mod tests {
     }
 
     /// Coupon 1 with drops 1, 2, … that open and close at the given minutes.
-    pub(crate) fn entry(windows: &[(i64, i64)]) -> Entry {
+    pub(crate) fn coupon(windows: &[(i64, i64)]) -> CouponWithDrops {
         let settings = RedisSettings {
             url: "redis://127.0.0.1:1".to_owned().into(),
             prefix: "fc".into(),
@@ -111,16 +135,29 @@ pub(crate) mod tests {
             revision: 1,
             schedule: None,
         };
-        Entry::new(&Redis::new(&settings).unwrap(), coupon, drops.collect(), |_| None)
+        CouponWithDrops::new(&Redis::new(&settings).unwrap(), coupon, drops.collect(), |_| None)
     }
 
     #[tokio::test]
-    async fn current_is_the_open_drop_else_the_last_opened_and_next_the_first_to_come() {
-        let entry = entry(&[(10, 20), (30, 40), (50, 60)]);
-        let current = |minute| entry.current(at(minute)).map(|c| c.drop.id.0);
-        let next = |minute| entry.next(at(minute)).map(|c| c.drop.id.0);
-        assert_eq!([9, 10, 20, 29, 30, 99].map(current), [None, Some(1), Some(1), Some(1), Some(2), Some(3)]);
-        assert_eq!([9, 10, 49, 50].map(next), [Some(1), Some(2), Some(3), None]);
-        assert_eq!(entry.for_claim(at(20)).map(|c| c.keys.meta.as_str()), Some("fc:{1}:drop:2:meta"));
+    async fn a_claim_is_for_the_open_drop_else_the_next_else_the_last() {
+        let coupon_of_three = coupon(&[(10, 20), (30, 40), (50, 60)]);
+        let ids = |choose: fn(&CouponWithDrops, DateTime<Utc>) -> Option<DropWithKeys<'_>>| {
+            [0, 9, 10, 19, 20, 29, 30, 40, 49, 50, 99]
+                .map(|minute| choose(&coupon_of_three, at(minute)).map_or(0, |one| one.drop.id.0))
+        };
+        assert_eq!(ids(CouponWithDrops::for_claim), [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]);
+        assert_eq!(ids(CouponWithDrops::current), [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3]);
+        assert_eq!(ids(CouponWithDrops::next), [1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]);
+        assert!(coupon(&[]).for_claim(at(0)).is_none());
+        let chosen = coupon_of_three.for_claim(at(20)).unwrap();
+        assert_eq!(chosen.keys.meta.as_str(), "fc:{1}:drop:2:meta");
+    }
+
+    #[test]
+    fn the_clock_follows_redis_not_this_host() {
+        let clock = Clock::default();
+        let hour_ahead = Utc::now().timestamp_millis() + 3_600_000;
+        clock.set(hour_ahead);
+        assert!((clock.now().timestamp_millis() - hour_ahead).abs() < 1_000);
     }
 }

@@ -1,11 +1,9 @@
-//! Coupons and drops in memory. One task reads them from MySQL again and again and keeps the last copy while MySQL is away,
-//! so that claims go on without it.
+//! Coupons and drops in memory, refreshed from MySQL. While MySQL is away the last snapshot stays in use, and claims go on.
 //!
-//! A coupon that is not in the copy may have been made on another process a moment ago. Who asks for one takes a ticket
-//! and waits for the next reading that begins after that. Readings happen one at a time with a pause between them, so
-//! however many ask for what does not exist, MySQL sees a few readings a second, and nobody is told 404 wrongly.
+//! Another process may have made a coupon after the last refresh. A request for an unknown coupon therefore takes a ticket
+//! and waits for a refresh that begins later. Refreshes run one at a time with a pause between them. So any number of
+//! requests for unknown coupons cost MySQL a few queries a second, and no 404 is wrong.
 
-pub(crate) mod clock;
 pub(crate) mod coupon_with_drops;
 pub(crate) mod remaining;
 
@@ -25,84 +23,82 @@ use metrics::gauge;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::serve::catalogue::coupon_with_drops::Entry;
+use self::coupon_with_drops::CouponWithDrops;
 
-/// Every coupon, in order of its number.
-pub(crate) type Snapshot = BTreeMap<CouponId, Arc<Entry>>;
+/// Every coupon, by its number.
+pub(crate) type Snapshot = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
-/// Why a coupon could not be had.
+/// Why a coupon was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// There is no such coupon.
-    Unknown,
+pub(crate) enum LookupError {
+    NoSuchCoupon,
     /// MySQL could not be asked.
-    Away,
+    Unavailable,
 }
 
-/// Shortest pause between two readings.
+/// Shortest pause between two refreshes.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest wait for a reading that was asked for.
+/// Longest wait for a refresh that a request needs.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The coupons in memory.
 pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
-    /// Read for each claim, so without a lock.
+    /// Each claim reads it, so it has no lock.
     coupons: ArcSwap<Snapshot>,
-    last: watch::Sender<Reading>,
+    last: watch::Sender<Refresh>,
     tickets: AtomicU64,
     wanted: Notify,
 }
 
-/// How the last reading went; its coupons are in the catalogue before this is told.
-struct Reading {
+/// How the last refresh went.
+struct Refresh {
     read_at: Instant,
     reconciled_at: Option<DateTime<Utc>>,
-    /// The last ticket taken before the last reading began, and whether that reading was a success.
+    /// The last ticket taken before this refresh began.
     served: u64,
-    fresh: bool,
+    succeeded: bool,
 }
 
 impl Catalogue {
     /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (coupons, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
-        let first = Reading { read_at: Instant::now(), reconciled_at, served: 0, fresh: true };
+        let first = Refresh { read_at: Instant::now(), reconciled_at, served: 0, succeeded: true };
         let (coupons, last) = (ArcSwap::from_pointee(coupons), watch::Sender::new(first));
         Ok(Self { db, redis, coupons, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
     }
 
-    /// The copy as it is.
+    /// The snapshot in use.
     pub(crate) fn coupons(&self) -> Arc<Snapshot> {
         self.coupons.load_full()
     }
 
-    /// One coupon; looked for in MySQL where the copy has it not.
-    pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<Entry>, Missing> {
+    /// One coupon; read from MySQL where the snapshot does not have it.
+    pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         if let Some(found) = self.coupons.load().get(&id) {
             return Ok(Arc::clone(found));
         }
         if id.0 < 1 {
-            return Err(Missing::Unknown);
+            return Err(LookupError::NoSuchCoupon);
         }
-        self.reread().await?.get(&id).cloned().ok_or(Missing::Unknown)
+        self.refreshed().await?.get(&id).cloned().ok_or(LookupError::NoSuchCoupon)
     }
 
-    /// The coupons as MySQL has them now, or later.
-    pub(crate) async fn reread(&self) -> Result<Arc<Snapshot>, Missing> {
+    /// The coupons as MySQL has them now or later.
+    pub(crate) async fn refreshed(&self) -> Result<Arc<Snapshot>, LookupError> {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
-        let mut readings = self.last.subscribe();
-        let served = tokio::time::timeout(PATIENCE, readings.wait_for(|last| last.served >= ticket)).await;
+        let mut refreshes = self.last.subscribe();
+        let served = tokio::time::timeout(PATIENCE, refreshes.wait_for(|last| last.served >= ticket)).await;
         match served {
-            Ok(Ok(last)) if last.fresh => Ok(self.coupons()),
-            _ => Err(Missing::Away),
+            Ok(Ok(last)) if last.succeeded => Ok(self.coupons()),
+            _ => Err(LookupError::Unavailable),
         }
     }
 
-    /// Reads the coupons every `every`, and sooner when one is asked for. Never ends by itself.
+    /// Refreshes every `every`, and sooner when a request needs it. Never ends by itself.
     pub(crate) async fn keep_fresh(&self, every: Duration) {
         loop {
             let ended = Instant::now();
@@ -110,37 +106,37 @@ impl Catalogue {
                 () = tokio::time::sleep_until(ended + every) => {}
                 () = self.wanted.notified() => tokio::time::sleep_until(ended + PAUSE).await,
             }
-            self.read_once().await;
+            self.refresh().await;
         }
     }
 
-    async fn read_once(&self) {
+    async fn refresh(&self) {
         let served = self.tickets.load(Ordering::SeqCst);
         let before = self.coupons();
-        let was_fresh = self.last.borrow().fresh;
+        let had_succeeded = self.last.borrow().succeeded;
         match read(&self.db, &self.redis, &before).await {
             Ok((coupons, reconciled_at)) => {
-                if !was_fresh {
+                if !had_succeeded {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
-                // First, so that whoever waits for this reading finds what it read.
+                // Before `last`: a request that waits for this refresh must find its coupons.
                 self.coupons.store(Arc::new(coupons));
                 let read_at = Instant::now();
-                self.last.send_replace(Reading { read_at, reconciled_at, served, fresh: true });
+                self.last.send_replace(Refresh { read_at, reconciled_at, served, succeeded: true });
             }
             Err(error) => {
-                if was_fresh {
+                if had_succeeded {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                self.last.send_modify(|last| (last.served, last.fresh) = (served, false));
+                self.last.send_modify(|last| (last.served, last.succeeded) = (served, false));
             }
         }
-        self.show();
+        self.report();
     }
 
-    fn show(&self) {
+    fn report(&self) {
         let last = self.last.borrow();
-        gauge!("firstcome_mysql_up").set(if last.fresh { 1.0 } else { 0.0 });
+        gauge!("firstcome_mysql_up").set(if last.succeeded { 1.0 } else { 0.0 });
         gauge!("firstcome_catalogue_age_seconds").set(last.read_at.elapsed().as_secs_f64());
         // Infinite until there was one, so that an alert on silence also sees a reconciler that never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
@@ -149,7 +145,7 @@ impl Catalogue {
     }
 }
 
-/// One reading. What did not change is taken over from `before`.
+/// Reads all coupons. Those that did not change are taken over from `before`.
 async fn read(db: &Db, redis: &Redis, before: &Snapshot) -> Result<(Snapshot, Option<DateTime<Utc>>), DbError> {
     let (coupons, reconciled) = tokio::join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
     let (coupons, reconciled) = (coupons?, reconciled?);
@@ -163,8 +159,8 @@ async fn read(db: &Db, redis: &Redis, before: &Snapshot) -> Result<(Snapshot, Op
     let rows: HashMap<DropId, u32> = db.sealed_rows(sealed).await?;
     let mut snapshot = kept;
     for (coupon, drops) in changed {
-        let entry = Entry::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
-        snapshot.insert(entry.coupon.id, Arc::new(entry));
+        let with_drops = CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
+        snapshot.insert(with_drops.coupon.id, Arc::new(with_drops));
     }
     let reconciled = reconciled.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
     Ok((snapshot, reconciled.map(|at| at.with_timezone(&Utc))))

@@ -1,7 +1,6 @@
-//! How much is left of drops, for showing. Asked of Redis in one round trip and kept for a moment, so that a page that
-//! everybody reloads costs Redis a few questions a second.
+//! How many slots of each drop remain, for display. A short-lived cache: one round trip to Redis serves all requests of the
+//! next 200 ms.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -9,65 +8,63 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::Stock;
 use firstcome_shared::redis::{Redis, RedisError};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long an answer is shown.
-const KEEP: Duration = Duration::from_millis(200);
+const TTL: Duration = Duration::from_millis(200);
 
-/// Most drops asked for in one round trip.
-const AT_ONCE: usize = 500;
+/// Most drops in one round trip.
+const PAGE: usize = 500;
 
-const MOST_KEPT: usize = 10_000;
+const MAX_CACHED: usize = 10_000;
 
-/// What Redis said of drops a moment ago.
 #[derive(Default)]
-pub(crate) struct Stocks {
-    kept: Mutex<HashMap<DropId, (Instant, Option<Stock>)>>,
-    asking: tokio::sync::Mutex<()>,
+pub(crate) struct RemainingCache {
+    cached: Mutex<HashMap<DropId, (Instant, Option<Stock>)>>,
+    refreshing: tokio::sync::Mutex<()>,
 }
 
-impl Stocks {
-    /// What is left of each drop; one that admission does not know is missing in the answer.
+impl RemainingCache {
+    /// What remains of each drop. A drop that admission does not know is missing in the result.
     pub(crate) async fn of(
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
     ) -> Result<HashMap<DropId, Stock>, RedisError> {
-        if self.not_kept(drops).is_empty() {
+        if self.stale(drops).is_empty() {
             return Ok(self.known(drops));
         }
-        // One asks, the others wait and find the answer kept.
-        let _turn = self.asking.lock().await;
-        let wanted = self.not_kept(drops);
-        for part in wanted.chunks(AT_ONCE) {
-            let keys: Vec<&DropKeys> = part.iter().map(|(_, keys)| *keys).collect();
+        // One request asks Redis; the others wait here and then find its answer.
+        let _turn = self.refreshing.lock().await;
+        for page in self.stale(drops).chunks(PAGE) {
+            let keys: Vec<&DropKeys> = page.iter().map(|(_, keys)| *keys).collect();
             let stocks = redis.stock(&keys).await?;
             let now = Instant::now();
-            let mut kept = self.kept.lock();
-            if kept.len() > MOST_KEPT {
-                kept.retain(|_, (at, _)| now - *at < KEEP);
+            let mut cached = self.cached.lock();
+            if cached.len() > MAX_CACHED {
+                cached.retain(|_, (at, _)| now - *at < TTL);
             }
-            kept.extend(part.iter().zip(stocks).map(|((drop, _), stock)| (*drop, (now, stock))));
+            cached.extend(page.iter().zip(stocks).map(|((drop, _), stock)| (*drop, (now, stock))));
         }
         Ok(self.known(drops))
     }
 
-    /// Forgets a coupon's drops: they were changed.
+    /// For drops that have just been changed.
     pub(crate) fn forget(&self, drops: impl Iterator<Item = DropId>) {
-        let mut kept = self.kept.lock();
+        let mut cached = self.cached.lock();
         for drop in drops {
-            kept.remove(&drop);
+            cached.remove(&drop);
         }
     }
 
-    fn not_kept<'a>(&self, drops: &[(DropId, &'a DropKeys)]) -> Vec<(DropId, &'a DropKeys)> {
-        let kept = self.kept.lock();
-        let fresh = |drop: &DropId| kept.get(drop).is_some_and(|(at, _)| at.elapsed() < KEEP);
+    fn stale<'a>(&self, drops: &[(DropId, &'a DropKeys)]) -> Vec<(DropId, &'a DropKeys)> {
+        let cached = self.cached.lock();
+        let fresh = |drop: &DropId| cached.get(drop).is_some_and(|(at, _)| at.elapsed() < TTL);
         drops.iter().filter(|(drop, _)| !fresh(drop)).copied().collect()
     }
 
     fn known(&self, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
-        let kept = self.kept.lock();
-        drops.iter().filter_map(|(drop, _)| Some((*drop, kept.get(drop)?.1?))).collect()
+        let cached = self.cached.lock();
+        drops.iter().filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1?))).collect()
     }
 }

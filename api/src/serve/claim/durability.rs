@@ -1,67 +1,76 @@
-//! A yes is told only when a second store beside Redis holds it: the topic, else the backup table (docs/decisions/0008).
+//! Durability: a slot is acknowledged only after a second store beside Redis holds the claim
+//! (docs/decisions/0008-second-store.md). Kafka is that store; where it does not acknowledge in time, the fallback table.
 
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use metrics::counter;
 
-use crate::serve::claim::fallback::Backup;
-use crate::serve::claim::publisher::Publisher;
-use crate::serve::claim::singleflight::{Held, Holder, Taken, Turn};
+use super::fallback::Fallback;
+use super::publisher::Publisher;
+use super::singleflight::{Singleflight, Store};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
-pub(crate) struct Promises {
-    held: Held,
+pub(crate) struct Durability {
+    writes: Singleflight,
     publisher: Publisher,
-    backup: Backup,
+    fallback: Fallback,
 }
 
-impl Promises {
-    /// With nothing known to be held.
-    pub(crate) fn new(publisher: Publisher, backup: Backup) -> Self {
-        Self { held: Held::default(), publisher, backup }
+/// A claim that has a slot in Redis.
+pub(super) struct AdmittedClaim {
+    pub(super) drop_id: DropId,
+    pub(super) slot: Slot,
+    pub(super) user: UserId,
+    /// By Redis's clock; `None` where Redis does not know it.
+    pub(super) admitted_at_ms: Option<i64>,
+    /// Redis's clock.
+    pub(super) now_ms: i64,
+}
+
+impl Durability {
+    pub(crate) fn new(publisher: Publisher, fallback: Fallback) -> Self {
+        Self { writes: Singleflight::default(), publisher, fallback }
     }
 
     pub(crate) fn publisher(&self) -> &Publisher {
         &self.publisher
     }
 
-    /// Sees to it that a second store holds an admission, and says which took it; the topic, where that was long ago. `None`:
-    /// neither did in time, so that nothing may be promised. `admitted_at_ms` is Redis's, if it knows; `quantity` the drop's.
+    /// Makes sure that a second store holds the claim, and says which (Kafka, where it was written earlier). `None`: neither
+    /// took it in time, so it must not be acknowledged. The admission stands, and a retry finds it.
     ///
-    /// Publishing twice is a no-op for the consumer, so that a process that does not know publishes again.
-    pub(crate) async fn secure(&self, claim: &ClaimEvent, admitted_at_ms: Option<i64>, quantity: Slot) -> Taken {
-        let mark = self.held.mark(claim.drop_id, claim.slot, &claim.user_id, admitted_at_ms);
-        match self.held.turn(mark, quantity) {
-            Turn::Held => Some(Holder::Topic),
-            Turn::Another(mut result) => {
-                // An error: whoever worked on it is gone, and what came of it is not known.
-                result.wait_for(Option::is_some).await.ok().and_then(|taken| (*taken)?)
-            }
-            Turn::Mine(work) => {
-                let taken = self.hand_over(claim).await;
-                work.ended(taken);
-                taken
-            }
+    /// A claim may be published twice, by two processes or after a restart; the consumer ignores the second message.
+    pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<Store> {
+        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms } = claim;
+        let drop = coupon.drop(drop_id);
+        if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
+            // Verified exact: every slot has its row.
+            return Some(Store::Kafka);
         }
+        let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
+        let claimed_at = instant(admitted_at_ms.unwrap_or(now_ms));
+        let event = ClaimEvent { coupon_id: coupon.coupon.id, drop_id, slot, user_id: user, claimed_at };
+        self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event)).await
     }
 
-    async fn hand_over(&self, claim: &ClaimEvent) -> Taken {
-        let published = self.publisher.publish(claim).await;
+    async fn write(&self, event: &ClaimEvent) -> Option<Store> {
+        let published = self.publisher.publish(event).await;
         crash_point(Point::ClaimPublished);
         if published {
-            return Some(Holder::Topic);
+            return Some(Store::Kafka);
         }
-        let kept = self.backup.keep(claim).await;
+        let kept = self.fallback.keep(event).await;
         crash_point(Point::ClaimKept);
         if !kept {
             counter!("firstcome_claims_not_held_total").increment(1);
-            tracing::debug!(drop = %claim.drop_id, slot = claim.slot, "an admission is held by Redis alone and is not promised");
+            tracing::debug!(drop = %event.drop_id, slot = event.slot, "an admission is held by Redis alone and is not promised");
         }
-        kept.then_some(Holder::Backup)
+        kept.then_some(Store::Fallback)
     }
 
-    /// Forgets what is known of drops that are not among these.
+    /// Forgets which claims are durable, for all drops but the wanted ones.
     pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
-        self.held.keep_only(wanted);
+        self.writes.keep_only(wanted);
     }
 }

@@ -1,5 +1,5 @@
-//! The backup table as the second store of an admission that Kafka has not acknowledged. MySQL sees nothing of this while Kafka
-//! answers; while it does not, one statement takes whatever has come together.
+//! The fallback: claims that Kafka has not acknowledged go to the table `failed_claims`. While Kafka answers, MySQL gets no
+//! queries from here. While it does not, one statement writes all claims that have come together.
 
 use std::time::Duration;
 
@@ -9,46 +9,45 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Most claims that wait for their turn; more are not kept, and their people are asked to try again.
+/// Most claims that wait to be written; the requests of further ones are answered 503.
 const QUEUE: usize = 16_384;
 
 /// Most rows of one statement.
-const AT_ONCE: usize = 1_000;
+const MAX_ROWS: usize = 1_000;
 
-/// Keeps claims in the backup table.
-pub(crate) struct Backup {
-    queue: mpsc::Sender<Pending>,
+pub(crate) struct Fallback {
+    queue: mpsc::Sender<UnpublishedClaim>,
     deadline: Duration,
 }
 
-struct Pending {
+struct UnpublishedClaim {
     claim: ClaimEvent,
     kept: oneshot::Sender<bool>,
 }
 
-impl Backup {
-    /// Starts the one task that writes. It ends when this is dropped.
+impl Fallback {
+    /// Starts the task that writes. It ends when this is dropped.
     pub(crate) fn new(db: Db, deadline: Duration) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE);
         tokio::spawn(write(db, pending, deadline));
         Self { queue, deadline }
     }
 
-    /// Whether the table holds the claim, by the deadline. `false`: it may or may not.
-    pub(crate) async fn keep(&self, claim: &ClaimEvent) -> bool {
+    /// `false`: within the deadline it is not certain that the table has the claim.
+    pub(super) async fn keep(&self, claim: &ClaimEvent) -> bool {
         let (kept, answer) = oneshot::channel();
-        if self.queue.try_send(Pending { claim: claim.clone(), kept }).is_err() {
+        if self.queue.try_send(UnpublishedClaim { claim: claim.clone(), kept }).is_err() {
             return false;
         }
         matches!(tokio::time::timeout(self.deadline, answer).await, Ok(Ok(true)))
     }
 }
 
-async fn write(db: Db, mut pending: mpsc::Receiver<Pending>, deadline: Duration) {
+async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: Duration) {
     let mut batch = Vec::new();
     let mut failing = false;
-    while pending.recv_many(&mut batch, AT_ONCE).await > 0 {
-        // Whoever was told 503 by now comes again.
+    while pending.recv_many(&mut batch, MAX_ROWS).await > 0 {
+        // Requests that were answered 503 meanwhile; their retries come again.
         batch.retain(|one| !one.kept.is_closed());
         if batch.is_empty() {
             continue;
@@ -64,13 +63,13 @@ async fn write(db: Db, mut pending: mpsc::Receiver<Pending>, deadline: Duration)
         }
         failing = written.is_err();
         for one in batch.drain(..) {
-            // Nobody waits any more: the row is there all the same, and the reconciler deals with it.
+            // Where nobody waits any more, the row stands, and the reconciler issues it.
             let _ = one.kept.send(written.is_ok());
         }
     }
 }
 
-/// One statement, and once more where MySQL refused it at once: two processes that keep the same claims can deadlock.
+/// One statement, tried once more where MySQL refused it: two processes that write the same claims can deadlock.
 async fn insert(db: &Db, claims: Vec<ClaimEvent>, deadline: Duration) -> Result<(), DbError> {
     let begun = Instant::now();
     let again = claims.clone();

@@ -1,40 +1,238 @@
-//! Micro-batching of admission: claims of one drop that come while a call to Redis is under way go together in the next call.
+//! Micro-batches of admission: claims of one drop that arrive during a call to Redis go together in the next call.
 //!
-//! The first claim of a drop that nobody asks for at that moment is sent at once. A busy drop has one call under way, and its
-//! claims share everything that a call costs: the round trip, the script's reading of the drop, one write of each key, one
-//! entry in the append-only file. Every answer is computed by Redis after its claim came, so answers are linearizable: what
-//! one process acknowledged, the next claim at any process sees (docs/decisions/0011-micro-batches.md).
+//! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its claims share what a call
+//! costs: the round trip, the script's reading of the drop, one write of each key, one entry in the append-only file. Redis
+//! computes every answer after its claim arrived, so answers are linearizable: what one process acknowledged, the next claim
+//! at any process sees (docs/decisions/0010-micro-batches.md).
 
-use parking_lot::Mutex;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
-use firstcome_shared::redis::admission::MAX_BATCH;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::admission::{Admission, AdmissionError, MAX_BATCH, Reply};
+use firstcome_shared::redis::keys::DropKeys;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use metrics::{Histogram, histogram};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// Claims that wait for the next call, by drop. A drop is in here exactly as long as a call for it is under way.
-pub(crate) struct Batches<T> {
+use super::durability::{AdmittedClaim, Durability};
+use super::in_flight::{InFlightLimit, Place, WorkError};
+use super::singleflight::Store;
+use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
+
+/// Sends claims to Redis, and sees those that got a slot through to a second store.
+pub(super) struct MicroBatches {
+    redis: Redis,
+    clock: Arc<Clock>,
+    durability: Arc<Durability>,
+    in_flight: Arc<InFlightLimit>,
+    /// Longest wait for the next call.
+    max_wait: Duration,
+    queues: Queues<PendingClaim>,
+    call_seconds: Histogram,
+    batch_size: Histogram,
+}
+
+/// A claim that waits for its call and then for the second store. Its client may be gone.
+struct PendingClaim {
+    coupon: Arc<CouponWithDrops>,
+    user: UserId,
+    arrived: Instant,
+    reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
+    /// Given back with the reply.
+    _place: Place,
+}
+
+/// Admission's reply to one claim.
+pub(super) struct ClaimReply {
+    pub(super) admission: Admission,
+    /// Redis's clock.
+    pub(super) now_ms: i64,
+    /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
+    pub(super) stored: Option<Store>,
+}
+
+/// Why a claim has no reply.
+pub(super) enum AskError {
+    Work(WorkError),
+    Admission(Arc<AdmissionError>),
+}
+
+impl MicroBatches {
+    pub(super) fn new(
+        redis: Redis,
+        clock: &Arc<Clock>,
+        durability: &Arc<Durability>,
+        in_flight: &Arc<InFlightLimit>,
+        max_wait: Duration,
+    ) -> Self {
+        Self {
+            redis,
+            clock: Arc::clone(clock),
+            durability: Arc::clone(durability),
+            in_flight: Arc::clone(in_flight),
+            max_wait,
+            queues: Queues::default(),
+            call_seconds: histogram!("firstcome_admission_seconds"),
+            batch_size: histogram!("firstcome_admission_batch_claims"),
+        }
+    }
+
+    /// Puts one claim into the drop's next call and waits for its reply.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        coupon: &Arc<CouponWithDrops>,
+        chosen: DropWithKeys<'_>,
+        user: UserId,
+    ) -> Result<ClaimReply, AskError> {
+        let place = self.in_flight.enter().map_err(AskError::Work)?;
+        let (reply, replied) = oneshot::channel();
+        let coupon = Arc::clone(coupon);
+        let pending = PendingClaim { coupon, user, arrived: Instant::now(), reply, _place: place };
+        let drop = chosen.drop.id;
+        if self.queues.join(drop, pending) {
+            let (batches, keys) = (Arc::clone(self), chosen.keys.clone());
+            self.in_flight.spawn(async move { batches.call_until_queue_is_empty(drop, &keys).await });
+        }
+        let Ok(reply) = replied.await else {
+            tracing::error!(%drop, "a claim was dropped before its answer");
+            return Err(AskError::Work(WorkError::Panicked));
+        };
+        reply.map_err(AskError::Admission)
+    }
+
+    async fn call_until_queue_is_empty(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
+        let mut caller = self.queues.caller(drop);
+        while let Some(mut batch) = caller.next() {
+            let now = Instant::now();
+            let late = batch.extract_if(.., |pending| now.duration_since(pending.arrived) > self.max_wait);
+            refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
+            if batch.is_empty() {
+                continue;
+            }
+            match self.call(drop, keys, &batch).await {
+                Ok(replies) => {
+                    self.deliver(drop, batch.into_iter().zip(replies));
+                    // Requests that wait on their sockets are read first, and join the next call.
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => {
+                    // Claims that wait behind a call without an answer would only wait for the same silence.
+                    if matches!(error, AdmissionError::Redis(_)) {
+                        batch.extend(caller.take_all());
+                    }
+                    refuse(batch, &Arc::new(error));
+                }
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        drop: DropId,
+        keys: &DropKeys,
+        batch: &[PendingClaim],
+    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
+        let users: Vec<&UserId> = batch.iter().map(|pending| &pending.user).collect();
+        let begun = Instant::now();
+        crash_point(Point::ClaimAsked);
+        let replies = self.redis.claim_all(keys, drop, &users).await;
+        self.call_seconds.record(begun.elapsed().as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
+        self.batch_size.record(users.len() as f64);
+        match &replies {
+            Ok(replies) => {
+                if let Some(reply) = replies.iter().flatten().next() {
+                    self.clock.set(reply.now_ms);
+                }
+            }
+            Err(AdmissionError::Redis(cause)) => {
+                tracing::debug!(%cause, claims = users.len(), "claims were not answered");
+            }
+            Err(AdmissionError::Unexpected) => tracing::error!(%drop, "admission's answer could not be read"),
+            Err(_) => {}
+        }
+        replies
+    }
+
+    /// Replies at once to claims without a slot. Claims with a slot are made durable first, without their clients if need be.
+    fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (PendingClaim, Option<Reply>)>) {
+        let mut with_slot = Vec::new();
+        for (pending, reply) in replies {
+            // One person's damaged entry in Redis spoils nobody else's claim.
+            let Some(reply) = reply else {
+                tracing::error!(drop = %drop_id, "admission's answer to one person could not be read");
+                refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
+                continue;
+            };
+            match reply.admission {
+                Admission::Accepted(slot) => {
+                    crash_point(Point::ClaimAdmitted);
+                    with_slot.push((pending, reply, drop_id, slot));
+                }
+                Admission::Already(held_in, slot) => with_slot.push((pending, reply, held_in, slot)),
+                _ => pending.answer(reply, None),
+            }
+        }
+        if with_slot.is_empty() {
+            return;
+        }
+        let durability = Arc::clone(&self.durability);
+        self.in_flight.spawn(async move {
+            let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, Reply, DropId, Slot)| {
+                let (user, Reply { admitted_at_ms, now_ms, .. }) = (pending.user.clone(), reply);
+                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms };
+                let stored = durability.ensure(&pending.coupon, claim).await;
+                pending.answer(reply, stored);
+            };
+            let mut all: FuturesUnordered<_> = with_slot.into_iter().map(make_durable).collect();
+            while all.next().await.is_some() {}
+        });
+    }
+}
+
+impl PendingClaim {
+    fn answer(self, reply: Reply, stored: Option<Store>) {
+        // The client may be gone; its retry gets the same answer.
+        let _ = self.reply.send(Ok(ClaimReply { admission: reply.admission, now_ms: reply.now_ms, stored }));
+    }
+}
+
+fn refuse(claims: Vec<PendingClaim>, error: &Arc<AdmissionError>) {
+    for pending in claims {
+        let _ = pending.reply.send(Err(Arc::clone(error)));
+    }
+}
+
+/// Claims that wait for the next call, by drop. A drop has an entry exactly while a call for it is under way.
+struct Queues<T> {
     waiting: Mutex<HashMap<DropId, VecDeque<T>>>,
 }
 
-/// The one who makes the calls of a drop. Dropped, the drop has no call under way, and claims that still wait are dropped.
-pub(crate) struct Caller<'a, T> {
-    batches: &'a Batches<T>,
+/// The one task that makes the calls of a drop. When it is dropped the drop is idle again, and its waiting claims go with it.
+struct Caller<'a, T> {
+    queues: &'a Queues<T>,
     drop: DropId,
     ended: bool,
 }
 
-impl<T> Default for Batches<T> {
+impl<T> Default for Queues<T> {
     fn default() -> Self {
         Self { waiting: Mutex::default() }
     }
 }
 
-impl<T> Batches<T> {
-    /// Puts a claim into the drop's next call. `true`: no call is under way, and it is for this caller to make them with
-    /// [`Batches::caller`].
+impl<T> Queues<T> {
+    /// Adds a claim to the drop's queue. `true`: the drop was idle, and this task must make the calls as its [`Caller`].
     #[must_use]
-    pub(crate) fn join(&self, drop: DropId, claim: T) -> bool {
+    fn join(&self, drop: DropId, claim: T) -> bool {
         match self.waiting.lock().entry(drop) {
             Entry::Occupied(mut waiting) => {
                 waiting.get_mut().push_back(claim);
@@ -47,16 +245,15 @@ impl<T> Batches<T> {
         }
     }
 
-    /// For the one whose claim was the first.
-    pub(crate) fn caller(&self, drop: DropId) -> Caller<'_, T> {
-        Caller { batches: self, drop, ended: false }
+    fn caller(&self, drop: DropId) -> Caller<'_, T> {
+        Caller { queues: self, drop, ended: false }
     }
 }
 
 impl<T> Caller<'_, T> {
-    /// The claims of the next call, in the order in which they came. `None`: nobody waits, and the next to come is the first.
-    pub(crate) fn next(&mut self) -> Option<Vec<T>> {
-        let mut all = self.batches.waiting.lock();
+    /// The claims of the next call, in order of arrival. `None`: the queue is empty, and the drop is idle from now on.
+    fn next(&mut self) -> Option<Vec<T>> {
+        let mut all = self.queues.waiting.lock();
         let waiting = all.get_mut(&self.drop)?;
         if waiting.is_empty() {
             all.remove(&self.drop);
@@ -67,17 +264,16 @@ impl<T> Caller<'_, T> {
         Some(waiting.drain(..people).collect())
     }
 
-    /// Everybody who waits, for a call that was not answered: they would only wait for the same silence.
-    pub(crate) fn take_all(&self) -> Vec<T> {
-        self.batches.waiting.lock().get_mut(&self.drop).map(std::mem::take).unwrap_or_default().into()
+    fn take_all(&self) -> Vec<T> {
+        self.queues.waiting.lock().get_mut(&self.drop).map(std::mem::take).unwrap_or_default().into()
     }
 }
 
 impl<T> Drop for Caller<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
-            // A panic. Dropped outside the lock: who waits hears of it by that.
-            let left = self.batches.waiting.lock().remove(&self.drop);
+            // After a panic. The claims are dropped outside the lock, and their requests get an error by that.
+            let left = self.queues.waiting.lock().remove(&self.drop);
             drop(left);
         }
     }
@@ -91,26 +287,26 @@ mod tests {
 
     #[test]
     fn the_first_makes_the_calls_and_those_who_come_meanwhile_go_together_in_their_order() {
-        let batches = Batches::default();
-        assert!(batches.join(DROP, 1));
-        let mut caller = batches.caller(DROP);
+        let queues = Queues::default();
+        assert!(queues.join(DROP, 1));
+        let mut caller = queues.caller(DROP);
         assert_eq!(caller.next(), Some(vec![1]));
-        assert!(!batches.join(DROP, 2));
-        assert!(!batches.join(DROP, 3));
-        assert!(batches.join(DropId(2), 9), "another drop has calls of its own");
+        assert!(!queues.join(DROP, 2));
+        assert!(!queues.join(DROP, 3));
+        assert!(queues.join(DropId(2), 9), "another drop has calls of its own");
         assert_eq!(caller.next(), Some(vec![2, 3]));
         assert_eq!(caller.next(), None);
-        assert!(batches.join(DROP, 4), "nobody asks any more");
+        assert!(queues.join(DROP, 4), "nobody asks any more");
     }
 
     #[test]
     fn a_call_is_bounded_and_a_failed_one_takes_everybody() {
-        let batches = Batches::default();
+        let queues = Queues::default();
         let people = MAX_BATCH * 2 + 1;
         for number in 0..people {
-            assert_eq!(batches.join(DROP, number), number == 0);
+            assert_eq!(queues.join(DROP, number), number == 0);
         }
-        let mut caller = batches.caller(DROP);
+        let mut caller = queues.caller(DROP);
         assert_eq!(caller.next().unwrap().len(), MAX_BATCH);
         assert_eq!(caller.take_all(), (MAX_BATCH..people).collect::<Vec<_>>());
         assert_eq!(caller.next(), None);
@@ -118,13 +314,13 @@ mod tests {
 
     #[test]
     fn after_a_panic_the_next_claim_is_the_first_again() {
-        let batches = Batches::default();
-        assert!(batches.join(DROP, 1));
+        let queues = Queues::default();
+        assert!(queues.join(DROP, 1));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _caller = batches.caller(DROP);
+            let _caller = queues.caller(DROP);
             panic!("on purpose");
         }));
         assert!(panicked.is_err());
-        assert!(batches.join(DROP, 2));
+        assert!(queues.join(DROP, 2));
     }
 }

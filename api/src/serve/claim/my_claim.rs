@@ -1,23 +1,17 @@
-//! `GET /v1/coupons/{id}/claims/me`
+//! Where a person's claim stands, from what Redis and MySQL know together.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::State;
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::http::Problem;
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::serve::auth::Person;
-use crate::serve::catalogue::coupon_with_drops::{Chosen, Entry};
-use crate::serve::claim::Admitted;
-use crate::serve::routes::extract::CouponPath;
-use crate::serve::routes::refusals::not_durable;
-use crate::serve::state::{App, Services};
+use super::admit::{ClaimRefusal, Claims};
+use super::durability::AdmittedClaim;
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 
 /// Where a claim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -55,82 +49,70 @@ impl MyClaim {
     const NONE: Self = Self { status: ClaimStatus::None, drop_id: None, slot: None, code: None, position: None };
 }
 
-/// See where your claim stands
-#[utoipa::path(
-    get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon")),
-    responses(
-        (status = 200, description = "Where it stands", body = MyClaim),
-        (status = 400, description = "`bad_user_id`", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "`unauthorized`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`unavailable`: what is known right now is not enough to say", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("person" = []))
-)]
-pub(crate) async fn mine(
-    State(app): State<App>,
-    Person(user): Person,
-    CouponPath(id): CouponPath,
-) -> Result<Json<MyClaim>, Problem> {
-    let entry = app.catalogue.find(id).await?;
-    let services = Arc::clone(&app);
-    app.in_hand.run(async move { look(&services, &entry, &user).await }).await?.map(Json)
-}
+impl Claims {
+    /// Where a person's claim stands.
+    pub(crate) async fn my_claim(self: &Arc<Self>, id: CouponId, user: UserId) -> Result<MyClaim, ClaimRefusal> {
+        let coupon = self.catalogue.find(id).await?;
+        let claims = Arc::clone(self);
+        self.in_flight.run(async move { claims.look_up(&coupon, user).await }).await?
+    }
 
-async fn look(services: &Services, entry: &Entry, user: &UserId) -> Result<MyClaim, Problem> {
-    let now = services.clock.now();
-    // Redis forgets sealed drops: that it knows nothing of one says nothing.
-    let asked = about(entry, now);
-    let in_redis = async {
-        match asked.filter(|chosen| chosen.drop.sealed_at.is_none()) {
-            Some(chosen) => Some(services.redis.standing(chosen.keys, user).await),
-            None => None,
+    async fn look_up(&self, coupon: &CouponWithDrops, user: UserId) -> Result<MyClaim, ClaimRefusal> {
+        let shown = drop_to_show(coupon, self.clock.now());
+        let in_redis = async {
+            match shown.filter(|one| one.drop.sealed_at.is_none()) {
+                Some(one) => self.redis.standing(one.keys, &user).await,
+                // Redis forgets sealed drops, so that it knows nothing of one says nothing.
+                None => Ok(Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None }),
+            }
+        };
+        let (record, standing) = tokio::join!(self.db.person(coupon.coupon.id, &user), in_redis);
+        if let Err(error) = &record {
+            tracing::debug!(%error, "a claim is looked up without MySQL");
         }
-    };
-    let (record, standing) = tokio::join!(services.db.person(entry.coupon.id, user), in_redis);
-    if let Err(error) = &record {
-        tracing::debug!(%error, "a claim is looked up without MySQL");
+        if let Err(error) = &standing {
+            tracing::debug!(%error, "a claim is looked up without Redis");
+        }
+        let drop = shown.map(|one| one.drop.id);
+        let claim = judge(coupon.coupon.once_per, drop, record.ok(), standing.ok());
+        let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+        if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) = (claim.status, claim.drop_id, claim.slot) {
+            self.ensure_durable(coupon, drop_id, slot, user).await?;
+        }
+        Ok(claim)
     }
-    let nothing = Ok(Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None });
-    let standing = standing.unwrap_or(nothing);
-    if let Err(error) = &standing {
-        tracing::debug!(%error, "a claim is looked up without Redis");
+
+    /// `accepted` acknowledges a claim here too, so a second store must hold it first.
+    async fn ensure_durable(
+        &self,
+        coupon: &CouponWithDrops,
+        drop_id: DropId,
+        slot: Slot,
+        user: UserId,
+    ) -> Result<(), ClaimRefusal> {
+        let keys = self.redis.keys(coupon.coupon.id, drop_id);
+        let admitted_at_ms = self.redis.admitted_at(&keys, slot).await.map_err(|error| {
+            tracing::debug!(%error, "when a claim was admitted could not be looked up");
+            ClaimRefusal::StandingUnknown
+        })?;
+        let now_ms = self.clock.now().timestamp_millis();
+        let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms };
+        self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
     }
-    let drop = asked.map(|chosen| chosen.drop.id);
-    let claim = judge(entry.coupon.once_per, drop, record.ok(), standing.ok())
-        .ok_or_else(|| Problem::unavailable("where this claim stands is not known right now; try again"))?;
-    hold(services, entry, user, &claim).await?;
-    Ok(claim)
 }
 
-/// `accepted` is a promise here as well: it is told only when a second store holds it.
-async fn hold(services: &Services, entry: &Entry, user: &UserId, claim: &MyClaim) -> Result<(), Problem> {
-    let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) = (claim.status, claim.drop_id, claim.slot) else {
-        return Ok(());
-    };
-    let keys = services.redis.keys(entry.coupon.id, drop_id);
-    let at_ms = services.redis.admitted_at(&keys, slot).await.map_err(|error| {
-        tracing::debug!(%error, "when a claim was admitted could not be looked up");
-        Problem::unavailable("where this claim stands is not known right now; try again")
-    })?;
-    let now_ms = services.clock.now().timestamp_millis();
-    let admitted = Admitted { drop_id, slot, user: user.clone(), at_ms, now_ms };
-    services.claims.secure(entry, admitted).await.map(|_| ()).ok_or_else(|| not_durable().1)
-}
-
-/// The drop that the answer is about. Before the first has opened nobody can hold one of it, but somebody may have been put
-/// in by hand. Where one each is allowed in the whole coupon, a drop that Redis still knows tells of all of them.
-fn about(entry: &Entry, now: DateTime<Utc>) -> Option<Chosen<'_>> {
-    let current = entry.current(now).or_else(|| entry.all().next());
-    if entry.coupon.once_per == OncePer::Drop || current.is_some_and(|chosen| chosen.drop.sealed_at.is_none()) {
+/// The drop that the answer is about: the current one, or the first where none has opened (an operator may have put a claim
+/// in by hand). Where one each is allowed in the whole coupon, any drop that Redis still knows shows the claims of all.
+fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+    let current = coupon.current(now).or_else(|| coupon.all().next());
+    if coupon.coupon.once_per == OncePer::Drop || current.is_some_and(|one| one.drop.sealed_at.is_none()) {
         return current;
     }
-    let unsealed = |chosen: &Chosen| chosen.drop.sealed_at.is_none() && chosen.drop.opens_at <= now;
-    entry.all().rev().find(unsealed).or(current)
+    let unsealed = |one: &DropWithKeys| one.drop.sealed_at.is_none() && one.drop.opens_at <= now;
+    coupon.all().rev().find(unsealed).or(current)
 }
 
-/// What can be said for certain from what the stores said; `None` where a store that said nothing could have said more.
+/// Where the claim stands for certain. `None`: a store that did not answer (`None`), or can't be trusted, may know more.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
@@ -145,26 +127,22 @@ fn judge(
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
-        // While the gate is closed this may be older than what was promised since.
+        // While the gate is closed, Redis may be older than the promises it made.
         if !standing.trusted {
             return None;
         }
         let (drop_id, slot) = (Some(drop_id), Some(slot));
         return Some(MyClaim { status: ClaimStatus::Accepted, drop_id, slot, ..MyClaim::NONE });
     }
-    // Broken before waiting: they were told yes once, and stand in line because that could not be kept.
+    // Broken before waiting: a person whose promise was broken stands in line because of it.
     if let Some((drop_id, slot)) = record.iter().flat_map(|r| &r.broken).rev().find(|(id, _)| counts(*id)) {
         let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
         let (drop_id, position) = (Some(*drop_id), standing.position);
         return Some(MyClaim { status: ClaimStatus::Broken, drop_id, slot, position, ..MyClaim::NONE });
     }
     if standing.position.is_some() {
-        return Some(MyClaim {
-            status: ClaimStatus::Waiting,
-            drop_id: drop,
-            position: standing.position,
-            ..MyClaim::NONE
-        });
+        let (status, position) = (ClaimStatus::Waiting, standing.position);
+        return Some(MyClaim { status, drop_id: drop, position, ..MyClaim::NONE });
     }
     record?;
     standing.trusted.then_some(MyClaim::NONE)
@@ -199,11 +177,7 @@ mod tests {
         assert_eq!(said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)), Some((ClaimStatus::Issued, 1)));
         assert_eq!(said(OncePer::Drop, Some(record(&[1], &[])), Some(NOWHERE)), Some((ClaimStatus::None, 0)));
         assert_eq!(said(OncePer::Drop, Some(record(&[1, 2], &[])), Some(NOWHERE)), Some((ClaimStatus::Issued, 2)));
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[2], &[])), None),
-            Some((ClaimStatus::Issued, 2)),
-            "without Redis"
-        );
+        assert_eq!(said(OncePer::Coupon, Some(record(&[2], &[])), None), Some((ClaimStatus::Issued, 2)), "no Redis");
     }
 
     #[test]

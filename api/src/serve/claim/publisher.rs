@@ -1,6 +1,5 @@
-//! Handing admissions to Kafka.
+//! The Kafka producer of claims.
 
-use parking_lot::RwLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,6 +7,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use metrics::{counter, histogram};
+use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
@@ -17,33 +17,27 @@ pub(crate) struct Publisher {
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
     topic: String,
-    /// How many the topic had at start-up; 0: not known, the key's hash chooses.
+    /// At start-up; 0: not known, and the hash of the key chooses.
     partitions: u32,
     deadline: Duration,
 }
 
 impl Publisher {
-    /// A producer for the topic of claims; it connects by itself.
-    pub(crate) fn new(settings: &KafkaSettings, deadline: Duration) -> anyhow::Result<Self> {
+    /// A producer for the topic of claims, which has so many partitions. It connects by itself.
+    pub(crate) fn new(settings: &KafkaSettings, deadline: Duration, partitions: usize) -> anyhow::Result<Self> {
+        let partitions = u32::try_from(partitions).unwrap_or(0);
         let topic = settings.topic.clone();
         let settings = settings.producer(deadline);
         let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
-        Ok(Self { settings, producer, topic, partitions: 0, deadline })
-    }
-
-    /// How many partitions the topic has.
-    #[must_use]
-    pub(crate) fn on(mut self, partitions: usize) -> Self {
-        self.partitions = u32::try_from(partitions).unwrap_or(0);
-        self
+        Ok(Self { settings, producer, topic, partitions, deadline })
     }
 
     fn producer(&self) -> FutureProducer {
         self.producer.read().clone()
     }
 
-    /// Takes a new producer where the old one has failed for good. An idempotent producer does so rather than risk a gap or a
-    /// double, and refuses every message from then on; here both are harmless.
+    /// Replaces a producer that has failed for good. An idempotent producer fails rather than risk a gap or a duplicate, and
+    /// refuses every message from then on. Here both are harmless.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else { return Ok(false) };
         tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
@@ -54,14 +48,14 @@ impl Publisher {
     fn renew(&self) -> anyhow::Result<()> {
         let fresh = self.settings.create().context("the Kafka producer could not be made again")?;
         let old = std::mem::replace(&mut *self.producer.write(), fresh);
-        // Dropping it waits for its thread.
+        // Dropping a producer blocks until its thread has ended.
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }
 
-    /// Publishes an admission and waits for its acknowledgement, until the deadline. `false` means that it is not certain
-    /// to be on the topic: it may still get there.
-    pub(crate) async fn publish(&self, event: &ClaimEvent) -> bool {
+    /// Publishes an admission and waits for Kafka's acknowledgement. `false`: it did not come before the deadline, and the
+    /// message may or may not reach the topic.
+    pub(super) async fn publish(&self, event: &ClaimEvent) -> bool {
         let begun = Instant::now();
         let problem = self.send(event).await.err();
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
@@ -77,9 +71,9 @@ impl Publisher {
         let (key, payload) = (event.key(), event.encode());
         let record = FutureRecord::to(&self.topic).key(&key).payload(&payload);
         let partition = if self.partitions > 0 { i32::try_from(event.partition(self.partitions)).ok() } else { None };
-        // A full queue is not waited for: Kafka is away, and the claim need not be.
+        // Where librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claim.
         let sent = match self.producer().send_result(FutureRecord { partition, ..record }) {
-            // The topic was made anew with fewer.
+            // The topic was created again with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
                 self.producer().send_result(FutureRecord { partition: None, ..record })
             }
@@ -95,7 +89,7 @@ impl Publisher {
         }
     }
 
-    /// Waits, for at most `limit`, until nothing is on its way any more; gives how much is left.
+    /// Waits, for at most `limit`, until every message is acknowledged; returns how many are not.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
         let producer = self.producer();
         let flushed = tokio::task::spawn_blocking(move || {
@@ -118,8 +112,8 @@ mod tests {
     fn publisher(brokers: &str) -> Publisher {
         let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
         let deadline = Duration::from_secs(5);
-        let mut made = Publisher::new(&KafkaSettings { brokers: brokers.into(), topic, group }, deadline).unwrap();
-        // librdkafka's own imitation of a broker: enough to see that messages are handed over.
+        let mut made = Publisher::new(&KafkaSettings { brokers: brokers.into(), topic, group }, deadline, 0).unwrap();
+        // librdkafka's mock broker: enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");
         made
     }

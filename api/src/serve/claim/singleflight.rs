@@ -1,191 +1,198 @@
-//! What this process knows to be held by a second store beside Redis, so that it makes sure of each claim at most once, and
-//! a thousand retries at the same time make sure of it together.
+//! Singleflight for durable writes: concurrent retries of one claim share one write, and a claim that is known to be durable
+//! is not written again.
 //!
-//! For each slot a fingerprint of its holder and the instant of their admission is kept, not a mere bit: where a repair moves
-//! somebody onto a slot that was another's, or gives the same person the same slot anew, the fingerprint differs, and it is made
-//! sure of again. Nothing has to be forgotten when Redis loses data: what is known is a fact about the topic and MySQL.
+//! The memory is a fingerprint for each slot: of the person and of the instant of admission. A repair may give a slot to
+//! another person, or to the same person anew; the fingerprint differs then, and the claim is written again. Nothing has to be
+//! forgotten when Redis loses data, because the memory is about Kafka and MySQL.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
 use firstcome_shared::domain::{DropId, Slot, UserId};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// One admission, as it is told apart from every other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Mark {
-    drop: DropId,
-    slot: Slot,
-    print: u64,
+/// The second store that holds a claim, beside Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Kafka acknowledged the message.
+    Kafka,
+    /// `failed_claims` has a row.
+    Fallback,
 }
 
-impl Mark {
-    /// What is kept of the fingerprint: 0 is none.
-    #[allow(clippy::cast_possible_truncation)] // meant: 32 bits of a keyed hash are enough
+/// One admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct AdmissionId {
+    drop: DropId,
+    slot: Slot,
+    fingerprint: u64,
+}
+
+impl AdmissionId {
+    /// The part of the fingerprint that is remembered; 0 means none.
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits of a keyed hash are enough")]
     fn short(self) -> u32 {
-        (self.print as u32).max(1)
+        (self.fingerprint as u32).max(1)
+    }
+
+    fn index(self) -> Option<usize> {
+        usize::try_from(self.slot.checked_sub(1)?).ok()
     }
 }
 
-/// Which second store took a claim; `None`: neither, in time.
-pub(crate) type Taken = Option<Holder>;
-
-/// A store beside Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Holder {
-    /// Kafka acknowledged its message.
-    Topic,
-    /// The backup table keeps it.
-    Backup,
-}
-
-/// Who makes sure of a claim.
-pub(crate) enum Turn<'a> {
-    /// Nobody need: it is held.
-    Held,
-    Mine(Work<'a>),
-    /// Somebody does at this moment, and says here what came of it.
-    Another(watch::Receiver<Option<Taken>>),
-}
+/// `None` until the write has ended.
+type WriteResult = watch::Receiver<Option<Option<Store>>>;
 
 #[derive(Default)]
-pub(crate) struct Held {
-    slots: Mutex<HashMap<DropId, Vec<u32>>>,
-    under_way: Mutex<HashMap<Mark, watch::Receiver<Option<Taken>>>>,
+pub(super) struct Singleflight {
+    durable: Mutex<HashMap<DropId, Vec<u32>>>,
+    running: Mutex<HashMap<AdmissionId, WriteResult>>,
     hashing: RandomState,
 }
 
-impl Held {
-    /// The mark of the admission of `user` to a slot at an instant, in ms, where that is known.
-    pub(crate) fn mark(&self, drop: DropId, slot: Slot, user: &UserId, admitted_at_ms: Option<i64>) -> Mark {
-        Mark { drop, slot, print: self.hashing.hash_one((user.as_str(), admitted_at_ms)) }
+impl Singleflight {
+    pub(super) fn id(&self, drop: DropId, slot: Slot, user: &UserId, admitted_at_ms: Option<i64>) -> AdmissionId {
+        AdmissionId { drop, slot, fingerprint: self.hashing.hash_one((user.as_str(), admitted_at_ms)) }
     }
 
-    /// Whose turn it is. `most`: the drop's quantity, which bounds what is remembered.
-    pub(crate) fn turn(&self, mark: Mark, most: Slot) -> Turn<'_> {
-        if self.knows(mark) {
-            return Turn::Held;
+    /// Runs `write`, unless the claim is known to be durable or another task is writing it. `quantity` is the drop's and bounds
+    /// the memory. `None`: no store took the claim.
+    pub(super) async fn run(
+        &self,
+        id: AdmissionId,
+        quantity: Slot,
+        write: impl Future<Output = Option<Store>>,
+    ) -> Option<Store> {
+        if self.is_durable(id) {
+            return Some(Store::Kafka);
         }
-        let mut under_way = self.under_way.lock();
-        if let Some(result) = under_way.get(&mark) {
-            return Turn::Another(result.clone());
+        let (sender, receiver) = watch::channel(None);
+        let other = {
+            let mut running = self.running.lock();
+            // Again, under the lock: a writer remembers its claim before it leaves `running`.
+            if self.is_durable(id) {
+                return Some(Store::Kafka);
+            }
+            let other = running.get(&id).cloned();
+            if other.is_none() {
+                running.insert(id, receiver);
+            }
+            other
+        };
+        if let Some(mut result) = other {
+            // An error: the writer panicked, and the result is unknown.
+            return result.wait_for(Option::is_some).await.ok().and_then(|stored| (*stored)?);
         }
-        // Somebody may have ended between the two looks.
-        if self.knows(mark) {
-            return Turn::Held;
+        let _leaves_at_the_end = Running { all: &self.running, id };
+        let stored = write.await;
+        if stored.is_some() {
+            self.remember(id, quantity);
         }
-        let (result, seen) = watch::channel(None);
-        under_way.insert(mark, seen);
-        Turn::Mine(Work { held: self, mark, most, result })
+        sender.send_replace(Some(stored));
+        stored
     }
 
-    /// Forgets the drops that are not among these.
-    pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
-        self.slots.lock().retain(|drop, _| wanted(*drop));
+    /// Forgets all drops but the wanted ones.
+    pub(super) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
+        self.durable.lock().retain(|drop, _| wanted(*drop));
     }
 
-    fn knows(&self, mark: Mark) -> bool {
-        let slots = self.slots.lock();
-        let known = slots.get(&mark.drop).and_then(|prints| prints.get(index(mark.slot)?));
-        known.is_some_and(|print| *print == mark.short())
+    fn is_durable(&self, id: AdmissionId) -> bool {
+        let durable = self.durable.lock();
+        let known = durable.get(&id.drop).and_then(|slots| slots.get(id.index()?));
+        known.is_some_and(|fingerprint| *fingerprint == id.short())
     }
 
-    fn remember(&self, mark: Mark, most: Slot) {
-        let Some(at) = index(mark.slot).filter(|_| mark.slot <= most) else { return };
-        let mut slots = self.slots.lock();
-        let prints = slots.entry(mark.drop).or_default();
-        if prints.len() <= at {
-            prints.resize(at + 1, 0);
+    fn remember(&self, id: AdmissionId, quantity: Slot) {
+        let Some(at) = id.index().filter(|_| id.slot <= quantity) else { return };
+        let mut durable = self.durable.lock();
+        let slots = durable.entry(id.drop).or_default();
+        if slots.len() <= at {
+            slots.resize(at + 1, 0);
         }
-        prints[at] = mark.short();
+        slots[at] = id.short();
     }
 }
 
-fn index(slot: Slot) -> Option<usize> {
-    usize::try_from(slot.checked_sub(1)?).ok()
+struct Running<'a> {
+    all: &'a Mutex<HashMap<AdmissionId, WriteResult>>,
+    id: AdmissionId,
 }
 
-/// The making sure of one claim. Dropped without an end, whoever waits for it hears that it failed.
-pub(crate) struct Work<'a> {
-    held: &'a Held,
-    mark: Mark,
-    most: Slot,
-    result: watch::Sender<Option<Taken>>,
-}
-
-impl Work<'_> {
-    pub(crate) fn ended(self, taken: Taken) {
-        if taken.is_some() {
-            self.held.remember(self.mark, self.most);
-        }
-        self.result.send_replace(Some(taken));
-    }
-}
-
-impl Drop for Work<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.held.under_way.lock().remove(&self.mark);
+        self.all.lock().remove(&self.id);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
     use super::*;
 
-    fn mark(held: &Held, slot: Slot, user: &str, at: i64) -> Mark {
-        held.mark(DropId(1), slot, &user.parse().unwrap(), Some(at))
+    fn id(writes: &Singleflight, slot: Slot, user: &str, at: i64) -> AdmissionId {
+        writes.id(DropId(1), slot, &user.parse().unwrap(), Some(at))
     }
 
-    fn take(held: &Held, mark: Mark, taken: Taken) {
-        let Turn::Mine(work) = held.turn(mark, 100) else { panic!("not ours") };
-        work.ended(taken);
+    async fn write(writes: &Singleflight, id: AdmissionId, stored: Option<Store>) {
+        assert_eq!(writes.run(id, 100, async { stored }).await, stored);
     }
 
-    fn is_held(held: &Held, mark: Mark) -> bool {
-        matches!(held.turn(mark, 100), Turn::Held)
-    }
-
-    #[test]
-    fn what_is_held_is_remembered_for_that_admission_only() {
-        let held = Held::default();
-        let first = mark(&held, 7, "u-1", 1_000);
-        take(&held, first, None);
-        assert!(!is_held(&held, first), "no store took it");
-        take(&held, first, Some(Holder::Topic));
-        assert!(is_held(&held, first));
-        for other in [mark(&held, 7, "u-2", 1_000), mark(&held, 8, "u-1", 1_000), mark(&held, 7, "u-1", 2_000)] {
-            assert!(!is_held(&held, other), "{other:?}");
-        }
-        held.keep_only(|drop| drop == DropId(2));
-        assert!(!is_held(&held, first), "its drop is forgotten");
-    }
-
-    #[test]
-    fn a_slot_beyond_the_quantity_takes_no_memory() {
-        let held = Held::default();
-        let beyond = mark(&held, 4_000_000_000, "u-1", 1);
-        take(&held, beyond, Some(Holder::Topic));
-        assert!(!is_held(&held, beyond));
-        assert!(held.slots.lock().is_empty());
+    /// Whether a claim is known: its write is not run then.
+    async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
+        writes.run(id, 100, async { None }).await.is_some()
     }
 
     #[tokio::test]
-    async fn whoever_comes_meanwhile_waits_for_the_one_and_hears_what_came_of_it() {
-        let held = Held::default();
-        let claim = mark(&held, 1, "u-1", 1);
-        for taken in [None, Some(Holder::Backup)] {
-            let Turn::Mine(work) = held.turn(claim, 1) else { panic!("not ours") };
-            let Turn::Another(mut others) = held.turn(claim, 1) else { panic!("twice") };
-            work.ended(taken);
-            assert_eq!(*others.wait_for(Option::is_some).await.unwrap(), Some(taken));
+    async fn what_is_durable_is_remembered_for_that_admission_only() {
+        let writes = Singleflight::default();
+        let first = id(&writes, 7, "u-1", 1_000);
+        write(&writes, first, None).await;
+        assert!(!is_known(&writes, first).await, "no store took it");
+        write(&writes, first, Some(Store::Kafka)).await;
+        assert!(is_known(&writes, first).await);
+        for other in [id(&writes, 7, "u-2", 1_000), id(&writes, 8, "u-1", 1_000), id(&writes, 7, "u-1", 2_000)] {
+            assert!(!is_known(&writes, other).await, "{other:?}");
         }
-        assert!(is_held(&held, claim));
-        let claim = mark(&held, 2, "u-2", 1);
-        let Turn::Mine(work) = held.turn(claim, 2) else { panic!("not ours") };
-        let Turn::Another(mut others) = held.turn(claim, 2) else { panic!("twice") };
-        drop(work);
-        assert!(others.wait_for(Option::is_some).await.is_err(), "it panicked");
-        assert!(!is_held(&held, claim));
+        writes.keep_only(|drop| drop == DropId(2));
+        assert!(!is_known(&writes, first).await, "its drop is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_slot_beyond_the_quantity_takes_no_memory() {
+        let writes = Singleflight::default();
+        let beyond = id(&writes, 4_000_000_000, "u-1", 1);
+        write(&writes, beyond, Some(Store::Kafka)).await;
+        assert!(!is_known(&writes, beyond).await);
+        assert!(writes.durable.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn concurrent_retries_share_one_write_and_its_result() {
+        let writes = Singleflight::default();
+        let never = async || -> Option<Store> { panic!("written twice") };
+        let claim = id(&writes, 1, "u-1", 1);
+        for stored in [None, Some(Store::Fallback)] {
+            let (end, ended) = oneshot::channel();
+            let mut first = Box::pin(writes.run(claim, 1, async { ended.await.unwrap() }));
+            assert!((&mut first).now_or_never().is_none());
+            let mut retry = Box::pin(writes.run(claim, 1, never()));
+            assert!((&mut retry).now_or_never().is_none());
+            end.send(stored).unwrap();
+            assert_eq!((first.await, retry.await), (stored, stored));
+        }
+        assert!(is_known(&writes, claim).await);
+
+        let claim = id(&writes, 2, "u-2", 1);
+        let mut first = Box::pin(writes.run(claim, 2, std::future::pending()));
+        assert!((&mut first).now_or_never().is_none());
+        let mut retry = Box::pin(writes.run(claim, 2, never()));
+        assert!((&mut retry).now_or_never().is_none());
+        drop(first);
+        assert_eq!(retry.await, None, "the writer is gone");
+        assert!(!is_known(&writes, claim).await);
     }
 }

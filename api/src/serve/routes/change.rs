@@ -23,11 +23,11 @@ use firstcome_shared::redis::repair::{Done, Lowered};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::serve::catalogue::coupon_with_drops::Entry;
-use crate::serve::routes::extract::{Body, CouponPath, invalid, no_such_coupon};
-use crate::serve::routes::refusals::mysql_away;
-use crate::serve::routes::validate;
-use crate::serve::routes::view::{CouponView, show};
+use super::extract::{Body, CouponPath, invalid};
+use super::refusals::{mysql_unavailable, no_such_coupon};
+use super::validate;
+use super::view::{CouponView, show_one};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
 /// A change; what is not named stays as it is.
@@ -65,12 +65,12 @@ impl ChangeBody {
     params(("id" = i64, Path, description = "Number of the coupon")),
     responses(
         (status = 200, description = "The coupon as it is now", body = CouponView),
-        (status = 400, description = "`invalid`: the sentence names the field; nothing was changed", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "`unauthorized`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already; nothing was changed", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`invalid`: the sentence names the field; nothing was changed"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already; nothing was changed"),
+        (status = 413, description = "`too_large`"),
+        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
@@ -81,21 +81,20 @@ pub(crate) async fn change(
 ) -> Result<Json<CouponView>, Problem> {
     let change = body.check()?;
     let services = Arc::clone(&app);
-    let entry = app.in_hand.see_through(async move { apply(&services, id, change).await }).await??;
-    let view = show(&app, &[&entry]).await.pop();
-    view.map(Json).ok_or_else(Problem::internal)
+    let changed = app.in_flight.run_unlimited(async move { apply(&services, id, change).await }).await??;
+    show_one(&app, &changed).await
 }
 
 /// Attempts until a change meets no other operator's.
 const ATTEMPTS: usize = 5;
 
-async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Result<Arc<Entry>, Problem> {
-    let _one_at_a_time = services.lock_for_change(id).await;
+async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Result<Arc<CouponWithDrops>, Problem> {
+    let _one_at_a_time = services.change_locks.lock(id).await;
     for _ in 0..ATTEMPTS {
         // A name is MySQL's alone. The rest must be above what Redis has seen: MySQL may have been restored from a backup.
         let in_redis = change.quantity.is_some() || change.paused.is_some();
         let taken = take_revision(services, id, in_redis).await;
-        let taken = taken.map_err(|error| mysql_away(&error, "nothing was changed"))?;
+        let taken = taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = taken.ok_or_else(no_such_coupon)?;
         let plan = Plan::new(services, coupon, drops, change.clone());
         if let Some(revision) = plan.run().await? {
@@ -104,10 +103,10 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
                 let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
                 return Err(Problem::unavailable(detail));
             }
-            services.stocks.forget(plan.all.iter().map(|drop| drop.id));
-            let seen = services.catalogue.reread().await.ok().and_then(|coupons| coupons.get(&id).cloned());
+            services.remaining.forget(plan.all.iter().map(|drop| drop.id));
+            let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&id).cloned());
             let (coupon, drops) = plan.changed();
-            return Ok(seen.unwrap_or_else(|| Arc::new(Entry::new(&services.redis, coupon, drops, |_| None))));
+            return Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))));
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
@@ -272,7 +271,7 @@ impl<'a> Plan<'a> {
             return Problem::new(StatusCode::CONFLICT, "below_given_out", detail);
         }
         // Otherwise MySQL may have the change after all, and raising Redis again could give out what MySQL refuses.
-        mysql_away(error, "repeat the request: only then is it certain whether the change stands")
+        mysql_unavailable(error, "repeat the request: only then is it certain whether the change stands")
     }
 
     /// The coupon and all its drops as the change has made them.

@@ -1,107 +1,150 @@
-//! The claim route, before the router: a crowd's every request comes through here, and axum's routing costs as much as the rest of
-//! a claim (docs/PERFORMANCE.md). It does what the same route behind the router does, which answers claims that have a body.
+//! The routes of a claim: `POST /v1/coupons/{id}/claims` and `GET /v1/coupons/{id}/claims/me`.
+//!
+//! The first has a fast path before the router, because axum's routing costs as much as the rest of a claim
+//! (docs/PERFORMANCE.md). Claims with a body take the router; both ways give the same answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::State;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
+use axum::{Json, Router};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::admission::Admission;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-use crate::serve::routes::claims::yes;
-use crate::serve::routes::middleware::{Measures, panicked};
-use crate::serve::routes::refusals::refused;
+use super::extract::{CouponPath, Person};
+use super::middleware::RequestGuard;
+use super::refusals::refused;
+use crate::serve::claim::admit::{ClaimAnswer, ClaimRefusal};
+use crate::serve::claim::my_claim::MyClaim;
 use crate::serve::state::App;
 
-/// As `routes/claims.rs` has it.
-const PATH: &str = "/v1/coupons/{id}/claims";
+/// Claim a coupon
+///
+/// One each, first come, first served. A retry is always safe: it finds `already_claimed`. No body is needed.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/claims", tag = "claims",
+    params(("id" = i64, Path, description = "Number of the coupon")),
+    responses(
+        (status = 202, description = "`accepted`: a slot is yours; or `waiting`: a place on the waiting list", body = ClaimAnswer),
+        (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
+        (status = 400, description = "`bad_user_id`"),
+        (status = 401, description = "`unauthorized`: nobody is named"),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`sold_out`, `paused`, or `not_open` with `opens_at`"),
+        (status = 410, description = "`closed`"),
+        (status = 503, description = "`unavailable`, with `Retry-After`: nothing is certain, try again"),
+    ),
+    security(("person" = []))
+)]
+pub(crate) async fn claim(
+    State(app): State<App>,
+    Person(user): Person,
+    CouponPath(id): CouponPath,
+) -> Result<axum::response::Response, Problem> {
+    Ok(success(app.claims.admit(id, user).await?))
+}
 
-/// The routes, with claims before them. A service of hyper's, which is asked by reference, so that nothing is cloned for a claim.
+fn success(answer: ClaimAnswer) -> axum::response::Response {
+    let status = match answer {
+        ClaimAnswer::AlreadyClaimed { .. } => StatusCode::OK,
+        ClaimAnswer::Accepted { .. } | ClaimAnswer::Waiting { .. } => StatusCode::ACCEPTED,
+    };
+    (status, Json(answer)).into_response()
+}
+
+/// See where your claim stands
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
+    params(("id" = i64, Path, description = "Number of the coupon")),
+    responses(
+        (status = 200, description = "Where it stands", body = MyClaim),
+        (status = 400, description = "`bad_user_id`"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`: what is known right now is not enough to say"),
+    ),
+    security(("person" = []))
+)]
+pub(crate) async fn mine(
+    State(app): State<App>,
+    Person(user): Person,
+    CouponPath(id): CouponPath,
+) -> Result<Json<MyClaim>, Problem> {
+    Ok(Json(app.claims.my_claim(id, user).await?))
+}
+
+/// The router with the fast path before it. A service of hyper's, which is called by reference: nothing is cloned for a claim.
 #[derive(Clone)]
-pub(crate) struct Front(Arc<Inner>);
+pub(crate) struct FastPath(Arc<Inner>);
 
 struct Inner {
     app: App,
     routes: Router,
-    measures: Arc<Measures>,
+    guard: Arc<RequestGuard>,
+    /// Made once.
     sold_out: Bytes,
 }
 
-/// `sold_out`, made once, or any other answer.
+/// `sold_out`, or any other answer.
 type Answer = Response<Either<Full<Bytes>, Body>>;
 
-impl Front {
-    pub(crate) fn new(app: &App, routes: Router, measures: Arc<Measures>) -> Self {
-        let sold_out = serde_json::to_vec(&refused(Admission::SoldOut).1).unwrap_or_default().into();
-        Self(Arc::new(Inner { app: App::clone(app), routes, measures, sold_out }))
+impl FastPath {
+    pub(crate) fn new(app: &App, routes: Router, guard: Arc<RequestGuard>) -> Self {
+        let sold_out = serde_json::to_vec(&refused(Admission::SoldOut)).unwrap_or_default().into();
+        Self(Arc::new(Inner { app: App::clone(app), routes, guard, sold_out }))
     }
 }
 
-/// The coupon and the person of a claim that needs no router.
-fn claim_of<B>(app: &App, request: &Request<B>) -> Option<(CouponId, UserId)> {
-    let headers = request.headers();
-    let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
-    if request.method() != Method::POST || !no_body {
-        return None;
-    }
-    let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
-    Some((CouponId(id.parse().ok()?), app.identity.person(headers).ok()?))
-}
-
-impl Inner {
-    async fn claim(self: Arc<Self>, id: CouponId, user: UserId) -> Answer {
-        let begun = Instant::now();
-        let work = std::panic::AssertUnwindSafe(self.work(id, user)).catch_unwind();
-        let answer = match tokio::time::timeout_at(begun + self.app.request_timeout, work).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(panic)) => panicked(panic).map(Either::Right),
-            Err(_) => Problem::unavailable("this took too long; try again").into_response().map(Either::Right),
-        };
-        self.measures.note("POST", PATH, answer.status(), begun.elapsed());
-        answer
-    }
-
-    async fn work(&self, id: CouponId, user: UserId) -> Answer {
-        let claimed = match self.app.catalogue.find(id).await {
-            Ok(entry) => self.app.claims.claim(entry, user).await,
-            Err(missing) => Err(missing.into()),
-        };
-        match claimed {
-            Ok(said) => yes(said).map(Either::Right),
-            Err(problem) if problem.code() == "sold_out" => {
-                let mut answer = Response::new(Either::Left(Full::new(self.sold_out.clone())));
-                *answer.status_mut() = StatusCode::CONFLICT;
-                let problem = HeaderValue::from_static("application/problem+json");
-                answer.headers_mut().insert(header::CONTENT_TYPE, problem);
-                answer
-            }
-            Err(problem) => problem.into_response().map(Either::Right),
-        }
-    }
-}
-
-impl Service<Request<Incoming>> for Front {
+impl Service<Request<Incoming>> for FastPath {
     type Response = Answer;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Answer, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.0);
-        match claim_of(&inner.app, &request) {
-            Some((id, user)) => Box::pin(inner.claim(id, user).map(Ok)),
+        match inner.as_claim(&request) {
+            Some((id, user)) => Box::pin(async move {
+                let work = inner.claim(id, user);
+                Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
+            }),
             None => Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) }),
+        }
+    }
+}
+
+impl Inner {
+    /// The coupon and the person of a claim that needs no router.
+    fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, UserId)> {
+        let headers = request.headers();
+        let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
+            && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
+        if request.method() != Method::POST || !no_body {
+            return None;
+        }
+        let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
+        Some((CouponId(id.parse().ok()?), self.app.identity.person(headers).ok()?))
+    }
+
+    async fn claim(&self, id: CouponId, user: UserId) -> Answer {
+        match self.app.claims.admit(id, user).await {
+            Ok(answer) => success(answer).map(Either::Right),
+            Err(ClaimRefusal::Refused(Admission::SoldOut)) => {
+                let mut answer = Response::new(Either::Left(Full::new(self.sold_out.clone())));
+                *answer.status_mut() = StatusCode::CONFLICT;
+                let problem = HeaderValue::from_static("application/problem+json");
+                answer.headers_mut().insert(header::CONTENT_TYPE, problem);
+                answer
+            }
+            Err(refusal) => Problem::from(refusal).into_response().map(Either::Right),
         }
     }
 }

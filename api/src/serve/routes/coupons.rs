@@ -1,7 +1,5 @@
 //! `GET /v1/coupons` and `GET /v1/coupons/{id}`
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::LINK;
@@ -12,9 +10,9 @@ use firstcome_shared::http::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::serve::catalogue::coupon_with_drops::Entry;
-use crate::serve::routes::extract::{Asked, CouponPath, invalid};
-use crate::serve::routes::view::{CouponView, show};
+use super::extract::{CouponPath, StrictQuery, invalid};
+use super::view::{CouponView, show, show_one};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 
 /// See one coupon
@@ -24,14 +22,12 @@ use crate::serve::state::App;
     responses(
         (status = 200, description = "The coupon. How much is left is up to a fifth of a second old; what another process \
             changed is shown after CATALOGUE_REFRESH_MS at the latest", body = CouponView),
-        (status = 404, description = "`not_found`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(crate) async fn one(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Json<CouponView>, Problem> {
-    let entry = app.catalogue.find(id).await?;
-    let view = show(&app, &[&entry]).await.pop();
-    view.map(Json).ok_or_else(Problem::internal)
+    show_one(&app, &*app.catalogue.find(id).await?).await
 }
 
 /// Which coupons to list.
@@ -51,7 +47,7 @@ pub(crate) struct Listing {
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 
-/// Coupons looked at in one round trip to Redis while a page is filled.
+/// Coupons of one round trip to Redis while a page is filled.
 const PART: usize = 250;
 
 /// List coupons, in order of their numbers
@@ -61,12 +57,12 @@ const PART: usize = 250;
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
-        (status = 400, description = "`invalid`: the sentence names the parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
     )
 )]
 pub(crate) async fn list(
     State(app): State<App>,
-    Asked(asked): Asked<Listing>,
+    StrictQuery(asked): StrictQuery<Listing>,
 ) -> Result<(HeaderMap, Json<Vec<CouponView>>), Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
@@ -74,11 +70,11 @@ pub(crate) async fn list(
     }
     let coupons = app.catalogue.coupons();
     let after = CouponId(asked.after.unwrap_or(0));
-    let candidates: Vec<&Arc<Entry>> = coupons.range(CouponId(after.0.saturating_add(1))..).map(|(_, e)| e).collect();
+    let candidates: Vec<&CouponWithDrops> =
+        coupons.range(CouponId(after.0.saturating_add(1))..).map(|(_, coupon)| coupon.as_ref()).collect();
     let mut page = Vec::new();
     for part in candidates.chunks(PART) {
-        let part: Vec<&Entry> = part.iter().map(AsRef::as_ref).collect();
-        let views = show(&app, &part).await;
+        let views = show(&app, part).await;
         page.extend(views.into_iter().filter(|view| asked.state.is_none() || view.state() == asked.state));
         if page.len() > limit {
             break;

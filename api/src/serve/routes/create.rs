@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderName, StatusCode};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::OncePer;
@@ -17,11 +17,11 @@ use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::serve::catalogue::coupon_with_drops::Entry;
-use crate::serve::routes::extract::{Body, invalid};
-use crate::serve::routes::refusals::mysql_away;
-use crate::serve::routes::validate;
-use crate::serve::routes::view::{CouponView, show};
+use super::extract::{Body, invalid};
+use super::refusals::mysql_unavailable;
+use super::validate;
+use super::view::{CouponView, show_one};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
 /// A coupon to be made.
@@ -72,38 +72,36 @@ impl NewCouponBody {
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     responses(
         (status = 201, description = "The coupon; `Location` names it", body = CouponView),
-        (status = 400, description = "`invalid`: the sentence names the field; nothing was made", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "`unauthorized`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "`too_large`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`invalid`: the sentence names the field; nothing was made"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 413, description = "`too_large`"),
+        (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
 pub(crate) async fn create(
     State(app): State<App>,
     Body(body): Body<NewCouponBody>,
-) -> Result<(StatusCode, HeaderMap, Json<CouponView>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CouponView>), Problem> {
     let now = app.clock.now();
     let new = body.check(now)?;
     let services = Arc::clone(&app);
-    let entry = app.in_hand.see_through(async move { make(&services, new, now).await }).await??;
-    let view = show(&app, &[&entry]).await.pop().ok_or_else(Problem::internal)?;
-    let mut headers = HeaderMap::new();
-    headers.extend(HeaderValue::from_str(&format!("/v1/coupons/{}", entry.coupon.id)).map(|at| (LOCATION, at)));
-    Ok((StatusCode::CREATED, headers, Json(view)))
+    let made = app.in_flight.run_unlimited(async move { make(&services, new, now).await }).await??;
+    let location = format!("/v1/coupons/{}", made.coupon.id);
+    Ok((StatusCode::CREATED, [(LOCATION, location)], show_one(&app, &made).await?))
 }
 
-async fn make(services: &Services, new: NewCoupon, now: DateTime<Utc>) -> Result<Arc<Entry>, Problem> {
+async fn make(services: &Services, new: NewCoupon, now: DateTime<Utc>) -> Result<Arc<CouponWithDrops>, Problem> {
     let made = services.db.create_coupon(new, now).await;
     let (coupon, drops) =
-        made.map_err(|error| mysql_away(&error, "look at the list of coupons before you try again"))?;
+        made.map_err(|error| mysql_unavailable(&error, "look at the list of coupons before you try again"))?;
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
     if let Err(error) = load(&services.redis, &coupon, &drops).await {
         tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
     }
-    // So that whoever reads the answer finds the coupon here; other processes look for it when asked.
-    let seen = services.catalogue.reread().await.ok().and_then(|coupons| coupons.get(&coupon.id).cloned());
-    Ok(seen.unwrap_or_else(|| Arc::new(Entry::new(&services.redis, coupon, drops, |_| None))))
+    // The client may ask this process for the coupon next; other processes refresh when they are asked.
+    let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&coupon.id).cloned());
+    Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))))
 }
 
 async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop]) -> Result<(), RedisError> {

@@ -1,4 +1,4 @@
-//! What handlers take out of requests; whatever is wrong with it becomes a problem that names the part.
+//! Extractors: what handlers take out of a request. A wrong part becomes a problem that names it.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,17 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 use serde::de::DeserializeOwned;
 
+use super::refusals::no_such_coupon;
 use crate::serve::state::App;
 
-/// The coupon a path names. What is no number names no coupon.
+/// Largest body, in bytes. Only operators' requests have one that is read.
+pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024;
+
+/// The coupon that a path names. Text that is not a number names no coupon.
 pub(crate) struct CouponPath(pub(crate) CouponId);
 
 impl FromRequestParts<App> for CouponPath {
@@ -26,9 +30,15 @@ impl FromRequestParts<App> for CouponPath {
     }
 }
 
-/// 404 for a coupon.
-pub(crate) fn no_such_coupon() -> Problem {
-    Problem::not_found("there is no such coupon")
+/// The person that a request is from.
+pub(crate) struct Person(pub(crate) UserId);
+
+impl FromRequestParts<App> for Person {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        app.identity.person(&parts.headers).map(Self)
+    }
 }
 
 /// A JSON body, read strictly.
@@ -47,30 +57,29 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 }
 
 /// A query string, read strictly.
-pub(crate) struct Asked<T>(pub(crate) T);
+pub(crate) struct StrictQuery<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
+impl<T: DeserializeOwned> FromRequestParts<App> for StrictQuery<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Query(asked) =
-            Query::from_request_parts(parts, app).await.map_err(|rejection| invalid(rejection.body_text()))?;
-        Ok(Self(asked))
+        let query = Query::from_request_parts(parts, app).await;
+        query.map(|Query(query)| Self(query)).map_err(|rejection| invalid(rejection.body_text()))
     }
 }
 
-/// 400: what was sent can't be used; the sentence names the field.
+/// 400. The sentence names the field.
 pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::bad_request("invalid", detail)
 }
 
 pub(crate) fn too_large() -> Problem {
-    let detail = format!("a body may have at most {} bytes", crate::serve::routes::middleware::MAX_BODY_BYTES);
+    let detail = format!("a body may have at most {MAX_BODY_BYTES} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }
 
 fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    // serde would take an array for a struct, field by field.
+    // serde would read an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body must be a JSON object".into());
     }

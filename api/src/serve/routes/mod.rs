@@ -1,16 +1,15 @@
-//! The routes with what goes round them: metrics, a deadline, a bound on bodies, panics turned into answers.
+//! The routes, and the router that puts them together.
 
-pub(crate) mod change;
+mod change;
 pub(crate) mod claim;
-pub(crate) mod claims;
-pub(crate) mod coupons;
-pub(crate) mod create;
-pub(crate) mod extract;
+mod coupons;
+mod create;
+mod extract;
 pub(crate) mod middleware;
-pub(crate) mod openapi;
-pub(crate) mod refusals;
-pub(crate) mod validate;
-pub(crate) mod view;
+mod openapi;
+mod refusals;
+mod validate;
+mod view;
 
 use std::sync::Arc;
 
@@ -18,59 +17,48 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse as _;
 use axum::routing::get;
 use firstcome_shared::http::health;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::serve::claim::my_claim;
-use crate::serve::routes::middleware::{AroundLayer, MAX_BODY_BYTES, Measures, panicked};
-use crate::serve::routes::openapi::Description;
+use self::middleware::{RequestGuard, guarded};
 use crate::serve::state::App;
 
-/// All routes of `serve`.
-pub(crate) fn router(app: &App, token: OpsToken, metrics: PrometheusHandle, measures: Arc<Measures>) -> Router {
-    let (routes, description) = described(token).split_for_parts();
-    let document = description.to_json().unwrap_or_default();
-    let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document).into_response();
+pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, guard: Arc<RequestGuard>) -> Router {
+    let (routes, document) = contract(token).split_for_parts();
+    let document = openapi::with_problems(document).to_json().unwrap_or_default();
+    let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
     routes
         .route("/openapi.json", get(openapi))
         .with_state(App::clone(app))
-        .merge(health::routes(checks(app), metrics))
+        .merge(health::routes(readiness(app), prometheus))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        // As one: axum boxes and clones the service behind each layer for each request.
-        .layer(
-            ServiceBuilder::new()
-                .layer(AroundLayer::new(app.request_timeout, measures))
-                .layer(CatchPanicLayer::custom(panicked))
-                .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
-        )
+        .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
+        .layer(from_fn_with_state(guard, guarded))
 }
 
 /// The routes of the contract, with their description.
-fn described(token: OpsToken) -> OpenApiRouter<App> {
+fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
         .layer(from_fn_with_state(token, ops::require));
-    OpenApiRouter::with_openapi(Description::openapi())
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
-        .routes(routes!(claims::claim))
-        .routes(routes!(my_claim::mine))
+        .routes(routes!(claim::claim))
+        .routes(routes!(claim::mine))
         .merge(for_operators)
 }
 
-/// Ready means: a claim would be worked. MySQL and Kafka are not asked, because claims go on without them.
-fn checks(app: &App) -> Vec<(&'static str, health::Check)> {
+/// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is asked.
+fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {
         let redis = redis.clone();
@@ -86,11 +74,68 @@ fn checks(app: &App) -> Vec<(&'static str, health::Check)> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    /// The contract's document, as it is served.
-    pub(crate) fn document() -> utoipa::openapi::OpenApi {
-        described(OpsToken::new("t".repeat(32).into()).unwrap()).split_for_parts().1
+    /// `/openapi.json`.
+    fn document() -> serde_json::Value {
+        let token = OpsToken::new("t".repeat(32).into()).unwrap();
+        serde_json::to_value(openapi::with_problems(contract(token).split_for_parts().1)).unwrap()
+    }
+
+    #[test]
+    fn the_document_has_every_route_of_the_contract_and_no_other() {
+        let json = document();
+        let paths = json["paths"].as_object().unwrap();
+        let listed: BTreeSet<String> = paths
+            .iter()
+            .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{method} {path}")))
+            .collect();
+        let contract = [
+            "post /v1/coupons",
+            "get /v1/coupons",
+            "get /v1/coupons/{id}",
+            "patch /v1/coupons/{id}",
+            "post /v1/coupons/{id}/claims",
+            "get /v1/coupons/{id}/claims/me",
+            "get /healthz",
+            "get /readyz",
+            "get /metrics",
+            "get /openapi.json",
+        ];
+        assert_eq!(listed, contract.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
+        let json = document();
+        for (path, method) in [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch")] {
+            assert!(json["paths"][path][method]["security"][0]["ops"].is_array(), "{method} {path}");
+        }
+        assert_eq!(json["components"]["securitySchemes"]["ops"]["scheme"], "bearer");
+        let text = json.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().unwrap();
+            assert!(json.pointer(pointer).is_some(), "{pointer} is referred to and not there");
+        }
+    }
+
+    #[test]
+    fn every_problem_of_the_contract_s_routes_has_its_form() {
+        let json = document();
+        let problem = "/content/application~1problem+json/schema/$ref";
+        let mut problems = 0;
+        for item in json["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v1/")) {
+            for operation in item.1.as_object().unwrap().values() {
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let expected = (status.as_str() >= "400").then_some("#/components/schemas/Problem");
+                    assert_eq!(response.pointer(problem).map(|r| r.as_str().unwrap()), expected, "{} {status}", item.0);
+                    problems += usize::from(expected.is_some());
+                }
+            }
+        }
+        assert!(problems > 20, "{problems}");
     }
 }

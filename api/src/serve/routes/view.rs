@@ -1,17 +1,19 @@
-//! Coupons as people and programs are shown them.
+//! Coupons as `GET` shows them.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use axum::Json;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::http::Problem;
 use firstcome_shared::redis::reads::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::serve::catalogue::coupon_with_drops::{Chosen, Entry};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
 /// A coupon.
@@ -69,43 +71,50 @@ impl CouponView {
     }
 }
 
-/// Longest wait for Redis: a page with an unknown is better than none.
+/// Longest wait for Redis. Then `remaining` is null: such a page is better than none.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Shows coupons as they are now. While Redis is away, how much is left is null.
-pub(crate) async fn show(services: &Services, entries: &[&Entry]) -> Vec<CouponView> {
+/// Coupons as they are now.
+pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = services.clock.now();
-    let shown = entries.iter().flat_map(|entry| [entry.current(now), entry.next(now)]).flatten();
-    // Redis has forgotten sealed drops; MySQL's figure of them is in the catalogue.
-    let live: Vec<_> =
-        shown.filter(|chosen| chosen.drop.sealed_at.is_none()).map(|chosen| (chosen.drop.id, chosen.keys)).collect();
-    let stocks = match tokio::time::timeout(PATIENCE, services.stocks.of(&services.redis, &live)).await {
+    let shown = coupons.iter().flat_map(|coupon| [coupon.current(now), coupon.next(now)]).flatten();
+    // Redis has forgotten sealed drops; the catalogue has their rows, read from MySQL.
+    let live: Vec<_> = shown.filter(|one| one.drop.sealed_at.is_none()).map(|one| (one.drop.id, one.keys)).collect();
+    let stocks = match tokio::time::timeout(PATIENCE, services.remaining.of(&services.redis, &live)).await {
         Ok(Ok(stocks)) => stocks,
         unknown => {
             tracing::debug!(?unknown, "what is left of drops is shown as unknown");
             HashMap::new()
         }
     };
-    let drop = |coupon: &Coupon, chosen: Chosen| drop_view(coupon, chosen, stocks.get(&chosen.drop.id).copied(), now);
-    let view = |entry: &&Entry| CouponView {
-        id: entry.coupon.id,
-        name: entry.coupon.name.clone(),
-        quantity: entry.coupon.quantity,
-        once_per: entry.coupon.once_per,
-        waiting_list: entry.coupon.waiting_list,
-        paused: entry.coupon.paused,
-        schedule: entry.coupon.schedule.clone(),
-        current_drop: entry.current(now).map(|chosen| drop(&entry.coupon, chosen)),
-        next_drop: entry.next(now).map(|chosen| drop(&entry.coupon, chosen)),
+    let view = |with_drops: &&CouponWithDrops| {
+        let coupon = &with_drops.coupon;
+        let drop = |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
+        CouponView {
+            id: coupon.id,
+            name: coupon.name.clone(),
+            quantity: coupon.quantity,
+            once_per: coupon.once_per,
+            waiting_list: coupon.waiting_list,
+            paused: coupon.paused,
+            schedule: coupon.schedule.clone(),
+            current_drop: with_drops.current(now).map(drop),
+            next_drop: with_drops.next(now).map(drop),
+        }
     };
-    entries.iter().map(view).collect()
+    coupons.iter().map(view).collect()
 }
 
-fn drop_view(coupon: &Coupon, chosen: Chosen, stock: Option<Stock>, now: DateTime<Utc>) -> DropView {
+/// One coupon as it is now.
+pub(crate) async fn show_one(services: &Services, coupon: &CouponWithDrops) -> Result<Json<CouponView>, Problem> {
+    show(services, &[coupon]).await.pop().map(Json).ok_or_else(Problem::internal)
+}
+
+fn drop_view(coupon: &Coupon, chosen: DropWithKeys, stock: Option<Stock>, now: DateTime<Utc>) -> DropView {
     let drop = chosen.drop;
     let remaining = match (drop.sealed_at, stock) {
         (Some(_), _) => chosen.sealed_rows.map(|rows| drop.quantity.saturating_sub(rows)),
-        // While a change of quantity is on its way, the smaller of the two is what can surely be had.
+        // While a change of quantity is under way, the smaller of the two is certain.
         (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
         (None, None) => None,
     };
@@ -123,12 +132,12 @@ fn drop_view(coupon: &Coupon, chosen: Chosen, stock: Option<Stock>, now: DateTim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::catalogue::coupon_with_drops::tests::{at, entry};
+    use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon};
 
     fn shown(stock: Option<Stock>, minute: i64) -> (Option<u32>, DropState) {
-        let entry = entry(&[(10, 20)]);
-        let chosen = entry.all().next().unwrap();
-        let view = drop_view(&entry.coupon, chosen, stock, at(minute));
+        let coupon = coupon(&[(10, 20)]);
+        let chosen = coupon.all().next().unwrap();
+        let view = drop_view(&coupon.coupon, chosen, stock, at(minute));
         (view.remaining, view.state)
     }
 

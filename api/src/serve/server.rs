@@ -1,0 +1,102 @@
+//! The server: binds, serves, and at shutdown finishes what is in flight.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::{self, Limits};
+use firstcome_shared::telemetry;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use super::args::ServeArgs;
+use super::routes::claim::FastPath;
+use super::routes::middleware::RequestGuard;
+use super::routes::router;
+use super::state::App;
+use super::{background, fd_limit, metrics, start};
+
+/// A server that has passed every check of start-up and accepts connections.
+pub struct Server {
+    app: App,
+    listener: TcpListener,
+    address: SocketAddr,
+    routes: FastPath,
+    limits: Limits,
+    refresh: Duration,
+    /// Longest time for claims in flight to end.
+    drain: Duration,
+}
+
+impl Server {
+    /// Waits for the stores, checks them, and listens. `None` where `shutdown` came first.
+    pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
+        let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
+        let prometheus = telemetry::init_metrics()?;
+        metrics::describe();
+        fd_limit::raise(args.http.max_connections);
+        let Some(app) = start::services(&args, shutdown).await? else { return Ok(None) };
+        let app = Arc::new(app);
+        let wanted = args.http.listen_addr;
+        let listener = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
+        let address = listener.local_addr()?;
+        let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
+        let routes = FastPath::new(&app, router(&app, token, prometheus, Arc::clone(&guard)), guard);
+        let refresh = Duration::from_millis(args.catalogue_refresh_ms);
+        // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka, then for the fallback.
+        let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
+        let limits = Limits { drain, ..args.http.limits() };
+        Ok(Some(Self { app, listener, address, routes, limits, refresh, drain }))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then finishes what is in flight.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut tasks = background::start(&self.app, self.refresh);
+        let serving = http::serve_by(self.listener, self.routes, self.limits, shutdown.clone());
+        tokio::pin!(serving);
+        let broken = tokio::select! {
+            () = &mut serving => None,
+            ended = tasks.join_next() => {
+                let what = ended.map(|result| result.unwrap_or("a background task, by a panic"));
+                shutdown.cancel();
+                serving.await;
+                Some(what.unwrap_or("every background task"))
+            }
+        };
+        finish(&self.app, self.drain).await;
+        match broken {
+            None => Ok(()),
+            Some(what) => anyhow::bail!("{what} ended; start this process again"),
+        }
+    }
+}
+
+/// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the system refuses tries again
+/// only a second later. The system lowers this to its own limit.
+const BACKLOG: u32 = 16_384;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Claims go on without their clients; after them, the producer sends what it still has.
+async fn finish(app: &App, limit: Duration) {
+    let left = app.in_flight.finish(limit).await;
+    if left > 0 {
+        tracing::warn!(left, "claims were still in hand at shutdown; the reconciler finishes what was admitted");
+    }
+    let unsent = app.claims.durability().publisher().flush(limit).await;
+    if unsent > 0 {
+        tracing::warn!(unsent, "messages were not acknowledged by Kafka; the backup table holds what was promised");
+    }
+    tracing::info!("stopped");
+}

@@ -1,0 +1,87 @@
+//! Start-up checks of the stores. A store that does not answer yet is waited for; one that is not set up as this build
+//! needs it stops the start.
+
+use std::time::Duration;
+
+use firstcome_shared::config::{StartArgs, StartError, wait_for};
+use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
+use firstcome_shared::mysql::{DbError, DbSettings, migrations};
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::safety::Unsafe;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for one answer of Kafka.
+const KAFKA_LIMIT: Duration = Duration::from_secs(5);
+
+/// How to wait for a store.
+pub(crate) struct StoreWait<'a> {
+    limit: Duration,
+    shutdown: &'a CancellationToken,
+}
+
+impl<'a> StoreWait<'a> {
+    pub(crate) fn new(args: &StartArgs, shutdown: &'a CancellationToken) -> Self {
+        Self { limit: Duration::from_secs(args.startup_wait_seconds), shutdown }
+    }
+
+    /// Waits for MySQL and checks the tables.
+    pub(crate) async fn tables(&self, mysql: &DbSettings) -> Result<(), StartError> {
+        self.mysql(async || Ok(migrations::check(mysql).await?)).await
+    }
+
+    /// Waits for Kafka and checks the topic; returns how many partitions it has.
+    pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
+        self.kafka(async || check_topic(kafka, KAFKA_LIMIT).await).await
+    }
+
+    /// Waits for Redis and checks the settings under which it could lose a promise.
+    pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
+        let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
+        wait_for("Redis", self.limit, self.shutdown, away, async || redis.check_settings().await).await
+    }
+
+    /// Asks MySQL until it answers.
+    pub(crate) async fn mysql<T, Fut: Future<Output = Result<T, OneLine>>>(
+        &self,
+        ask: impl FnMut() -> Fut,
+    ) -> Result<T, StartError> {
+        let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
+        wait_for("MySQL", self.limit, self.shutdown, away, ask).await
+    }
+
+    /// Asks Kafka until it answers.
+    pub(crate) async fn kafka<T, Fut: Future<Output = Result<T, TopicError>>>(
+        &self,
+        ask: impl FnMut() -> Fut,
+    ) -> Result<T, StartError> {
+        let away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
+        wait_for("Kafka", self.limit, self.shutdown, away, ask).await
+    }
+}
+
+/// `None` where the process was told to stop while it waited.
+pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
+    match waited {
+        Err(StartError::Stopped(store)) => {
+            tracing::info!(store, "stopped while waiting");
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// An error with its chain, on one line.
+#[derive(Debug)]
+pub(crate) struct OneLine(anyhow::Error);
+
+impl From<anyhow::Error> for OneLine {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Display for OneLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
