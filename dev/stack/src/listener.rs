@@ -1,9 +1,11 @@
 //! A listener that can be closed and opened again on the same port.
 
 use parking_lot::Mutex;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +16,9 @@ use crate::ports::ReservedPort;
 
 type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 type Sessions = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+/// For how long a port that is taken is tried.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Accepts connections on a reserved port and runs a session for each.
 pub(crate) struct Listener {
@@ -50,8 +55,7 @@ impl Listener {
         if accepting.is_some() {
             return Ok(());
         }
-        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, self.port()))
-            .with_context(|| format!("cannot listen on port {} again", self.port()))?;
+        let listener = bind(self.port()).await.with_context(|| format!("cannot listen on port {}", self.port()))?;
         listener.set_nonblocking(true)?;
         *accepting = Some(background::spawn(accept(listener, self.serve.clone(), self.sessions.clone()))?);
         Ok(())
@@ -82,6 +86,20 @@ impl Listener {
     pub(crate) fn open_sessions(&self) -> usize {
         let sessions = self.sessions.lock();
         sessions.iter().filter(|session| !session.is_finished()).count()
+    }
+}
+
+/// A child process that was forked while this port was open holds a copy of its socket until it executes its program, so
+/// the port may still be taken for a moment.
+async fn bind(port: u16) -> std::io::Result<StdListener> {
+    let begun = Instant::now();
+    loop {
+        match StdListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound,
+        }
     }
 }
 

@@ -10,6 +10,10 @@ use super::{Action, Planner};
 use crate::collect::snapshot::{InFlight, Page, Row};
 use crate::report::Kind;
 
+/// An admission later than this after the pass began was made by a clock that has been set back since. Without a bound it
+/// would be too young to judge until the clock has caught up.
+const CLOCK_AHEAD_MS: i64 = 10 * 60 * 1_000;
+
 /// A page sorted by slot.
 struct Sorted<'p> {
     owners: HashMap<i64, Vec<&'p UserId>>,
@@ -199,7 +203,7 @@ impl Planner<'_> {
         } else {
             self.policy.publish_deadline_ms
         };
-        if age.is_some_and(|age| age < patience) {
+        if age.is_some_and(|age| (-CLOCK_AHEAD_MS..patience).contains(&age)) {
             if message.is_none() {
                 self.young += 1;
             }

@@ -95,6 +95,7 @@ impl Shared {
 }
 
 /// What a failed command says of its connection.
+#[derive(Clone, Copy)]
 enum Trouble {
     /// Nothing came within the time limit.
     Silence,

@@ -17,7 +17,8 @@ pub(crate) struct Model {
     count: Option<i64>,
     users: BTreeMap<Person, i64>,
     free: BTreeSet<i64>,
-    waiting: Vec<Person>,
+    /// In order. Broken promises, with the slot they had, come before all who arrived.
+    waiting: Vec<(Option<i64>, Person)>,
     claimants: BTreeMap<Person, (i64, i64)>,
     generation: u32,
     /// The highest one written.
@@ -84,7 +85,7 @@ impl Model {
             count: self.count.map(|count| count.to_string()),
             users: self.users.iter().map(|(person, slot)| (*slot, person.to_string())).collect(),
             free: self.free.clone(),
-            waiting: self.waiting.iter().map(char::to_string).collect(),
+            waiting: self.waiting.iter().map(|(_, person)| person.to_string()).collect(),
             claimants: self.claimants.iter().map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}"))).collect(),
         }
     }
@@ -148,13 +149,13 @@ impl Model {
             self.give(person, slot);
             return Admission::Accepted(narrow(slot));
         }
-        let place = self.waiting.iter().position(|waits| *waits == person);
+        let place = self.waiting.iter().position(|(_, waits)| *waits == person);
         // There is always room for as many as there are slots left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
         let place = place.unwrap_or_else(|| {
-            self.waiting.push(person);
+            self.waiting.push((None, person));
             self.waiting.len() - 1
         });
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
@@ -245,7 +246,7 @@ impl Model {
         let Some(slot) = slots.find(|slot| *slot <= quantity && !self.is_held(*slot)) else {
             return Done::Applied(None);
         };
-        self.waiting.retain(|waits| *waits != person);
+        self.waiting.retain(|(_, waits)| *waits != person);
         self.give(person, slot);
         if from > 0 && from <= quantity && !self.is_held(from) {
             self.free.insert(from);
@@ -266,8 +267,9 @@ impl Model {
             self.free.insert(from);
         }
         if front {
-            self.waiting.retain(|waits| *waits != person);
-            self.waiting.insert(0, person);
+            self.waiting.retain(|(_, waits)| *waits != person);
+            let earlier = |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (from, person));
+            self.waiting.insert(self.waiting.partition_point(earlier), (Some(from), person));
         }
         Done::Applied(())
     }
@@ -276,7 +278,7 @@ impl Model {
         let Some((quantity, _)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
         let mut promoted = Vec::new();
         for _ in 0..limit {
-            let Some(person) = self.waiting.first().copied() else { break };
+            let Some((_, person)) = self.waiting.first().copied() else { break };
             let holds =
                 self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person));
             if !holds {

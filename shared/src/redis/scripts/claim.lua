@@ -111,7 +111,7 @@ for i = 1, people do
             if not place and waiting < math.max(tonumber(meta[6]) or 0, quantity - users) then
                 -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only
                 -- not given yet.
-                last_place = last_place or tonumber(call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0)
+                last_place = last_place or math.max(0, tonumber(call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0))
                 last_place = last_place + 1
                 new_waiting[#new_waiting + 1] = last_place
                 new_waiting[#new_waiting + 1] = user

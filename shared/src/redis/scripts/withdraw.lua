@@ -17,7 +17,7 @@ if redis.call('ZCOUNT', KEYS[3], from, from) == 0 then
     if from <= quantity and from <= count then redis.call('ZADD', KEYS[4], from, from) end
 end
 if ARGV[5] == '1' then
-    local first = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')[2] or 1
-    redis.call('ZADD', KEYS[8], first - 1, user)
+    -- Before everybody else, and among themselves in the order of their slots: 2^40 is above every arrival's number.
+    redis.call('ZADD', KEYS[8], math.min(from, 1099511627776) - 1099511627776, user)
 end
 return {'withdrawn', from}

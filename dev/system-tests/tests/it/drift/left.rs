@@ -81,6 +81,26 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
 }
 
 #[tokio::test]
+async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() {
+    let scene = Scene::new("d-order").await;
+    let (coupon, _) = scene.held("Order", 20, 20).await;
+    let done = injector(&scene.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
+    let mut broken: Vec<(Option<i64>, String)> =
+        done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();
+    broken.sort();
+    scene.world.once_with(&[], &[]).await;
+    for (waits, (_, user)) in broken.iter().enumerate() {
+        assert_eq!(scene.api.me(coupon.id, user).await["position"], waits + 1, "{broken:?}");
+    }
+    let newcomer = scene.api.claim(coupon.id, "newcomer").await;
+    assert!(newcomer.is("sold_out") || newcomer.is("waiting"), "{newcomer:?}");
+    assert_eq!(scene.api.patch(coupon.id, &json!({"quantity": 18})).await.status, 200);
+    scene.world.once_with(&[], &[]).await;
+    let standing = async |user: &str| scene.api.me(coupon.id, user).await["status"].clone();
+    assert_eq!([standing(&broken[0].1).await, standing(&broken[1].1).await], ["issued", "broken"]);
+}
+
+#[tokio::test]
 async fn a_drop_that_closed_below_its_quantity_is_told_once() {
     let scene = Scene::new("d-below").await;
     let (coupon, answers) = scene.held("Left over", 20, 12).await;
