@@ -71,7 +71,8 @@ pub struct PolicyArgs {
     /// A message that waits on the topic for longer, in milliseconds, is issued by the reconciler
     #[arg(long, env = "RECONCILE_OVERDUE_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=86_400_000))]
     pub reconcile_overdue_ms: u32,
-    /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued, failed_claim, redis_lost not counted)
+    /// Repair limit: most repairs of one drop in one pass, in percent of its quantity (unissued,
+    /// failed_claim, redis_lost not counted)
     #[arg(long, env = "RECONCILE_BRAKE_PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub reconcile_brake_percent: u32,
     /// Repair limit: this many repairs always pass
@@ -83,7 +84,8 @@ pub struct PolicyArgs {
     /// How long the keys of sealed drops stay in Redis, in seconds
     #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub sealed_keys_ttl_seconds: u64,
-    /// How long runs that found nothing are kept in the table of runs, in seconds; those that found something stay for a year
+    /// How long runs that found nothing are kept in the table of runs, in seconds; those that found
+    /// something stay for a year
     #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u32).range(1..))]
     pub clean_runs_kept_seconds: u32,
     /// A consumer that stands still for longer although messages wait is reported, in seconds
@@ -91,7 +93,7 @@ pub struct PolicyArgs {
     pub consumer_stall_seconds: u64,
 }
 
-/// Longest look at the topic's unread tail.
+/// Longest read of the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl ReconcileArgs {

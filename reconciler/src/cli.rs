@@ -1,4 +1,5 @@
-//! The program, as an ordinary function: an async body would be compiled a second time by whoever awaits it.
+//! The program, as an ordinary function: an async body would be compiled again in every crate that
+//! awaits it.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,6 +1,8 @@
-//! The reconciler of Firstcome: compares every promise with every row, repairs what drifted, and tells a person.
+//! The reconciler of Firstcome: compares every promise with every row, repairs what drifted, and
+//! mails a person.
 //!
-//! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second look, `record` and `notify`.
+//! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second
+//! comparison, `record` and `notify`.
 
 pub mod args;
 pub mod cli;
@@ -14,7 +16,6 @@ pub mod once;
 pub mod pass;
 pub mod plan;
 pub mod record;
-pub mod start;
 pub mod stores;
 
 pub use firstcome_notifier as notify;

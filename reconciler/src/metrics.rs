@@ -1,4 +1,4 @@
-//! What the reconciler tells Prometheus.
+//! The reconciler's metrics, for Prometheus.
 
 use std::time::Duration;
 

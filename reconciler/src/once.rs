@@ -1,4 +1,4 @@
-//! `firstcome-reconciler once`: one pass now, told on the terminal.
+//! `firstcome-reconciler once`: one pass now, its result on the terminal.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
     let stores = args.reconcile.stores()?;
-    crate::start::check(&stores, &args.reconcile, &stop).await?;
+    crate::stores::check(&stores, &args.reconcile, &stop).await?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify)?;
     let mut reconciler = Reconciler::new(stores, args.reconcile.settings());
     let request = Request {
@@ -64,7 +64,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     }))
 }
 
-/// Says on standard error how far a long pass is, so that whoever waits sees that it moves.
+/// Says on standard error how far a long pass is.
 async fn show_progress(progress: Arc<Progress>) {
     let mut every = tokio::time::interval(Duration::from_secs(2));
     every.tick().await;
@@ -77,11 +77,11 @@ async fn show_progress(progress: Arc<Progress>) {
 }
 
 fn print(run: &Run) {
-    let told = |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
-    for drop in run.drops.iter().filter(told) {
+    let is_news = |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
+    for drop in run.drops.iter().filter(is_news) {
         println!("{}", lines_of(drop));
     }
-    let unchanged = run.drops.len() - run.drops.iter().filter(told).count();
+    let unchanged = run.drops.len() - run.drops.iter().filter(is_news).count();
     if unchanged > 0 {
         println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
     }
@@ -113,7 +113,8 @@ fn print(run: &Run) {
     }
 }
 
-/// A drop in two lines that fit a terminal: whether it is exact, and its numbers, before and after where they differ.
+/// A drop in two lines that fit a terminal: whether it is exact, and its numbers, before and after
+/// where they differ.
 fn lines_of(drop: &DropReport) -> String {
     let (before, after) = (&drop.before, &drop.after);
     let number = |name: &str, before: String, after: String| {

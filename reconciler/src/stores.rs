@@ -1,8 +1,15 @@
-//! Connections to Redis, the topic and MySQL.
+//! Connections to Redis, the topic and MySQL, and what must hold of them before the reconciler begins.
 
-use firstcome_shared::mysql::{Db, DbSettings};
+use std::time::Duration;
+
+use firstcome_shared::config::wait_for;
+use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::safety::Unsafe;
+use tokio_util::sync::CancellationToken;
 
+use crate::args::ReconcileArgs;
 use crate::collect::TopicReader;
 
 /// Connections to every store. Cheap to clone.
@@ -13,4 +20,30 @@ pub struct Stores {
     pub db_settings: DbSettings,
     pub redis: Redis,
     pub topic: TopicReader,
+}
+
+/// Waits for the stores and refuses settings that lose promises.
+pub async fn check(stores: &Stores, args: &ReconcileArgs, stop: &CancellationToken) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(args.start.startup_wait_seconds);
+    let away = |error: &DbError| !matches!(error, DbError::Refused(_));
+    wait_for("MySQL", limit, stop, away, async || stores.db.ping().await).await?;
+    migrations::check(&stores.db_settings).await?;
+    wait_for(
+        "Redis",
+        limit,
+        stop,
+        |e| matches!(e, Unsafe::Unreachable(_)),
+        async || stores.redis.check_settings().await,
+    )
+    .await?;
+    let kafka = args.kafka.settings();
+    wait_for(
+        "Kafka",
+        limit,
+        stop,
+        |e| matches!(e, TopicError::Unreachable { .. }),
+        async || check_topic(&kafka, Duration::from_secs(5)).await,
+    )
+    .await?;
+    Ok(())
 }

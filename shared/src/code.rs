@@ -5,8 +5,8 @@ use rand::RngExt as _;
 /// Letters and digits that can't be taken for one another (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// A new code, `XXXX-XXXX-XXXX-XXXX`: 80 bits from the operating system's generator, so that it can't be guessed, and
-/// one drawn twice is refused by the schema.
+/// A new code, `XXXX-XXXX-XXXX-XXXX`: 80 bits from the operating system's generator, so that it
+/// can't be guessed, and one drawn twice is refused by the schema.
 pub fn new_code() -> String {
     let bits: u128 = rand::rng().random();
     let mut code = String::with_capacity(19);

@@ -22,7 +22,8 @@ pub struct Coupon {
     pub waiting_list: u32,
     /// Nobody is admitted while this is set.
     pub paused: bool,
-    /// Counts its changes. Whoever writes its settings to Redis takes the next number first (`fc:{C}:revision`).
+    /// Counts its changes: the fencing token of a write of its settings to Redis
+    /// (`fc:{C}:revision`).
     pub revision: u64,
     /// When it opens; `None` for a coupon whose drops are put in by hand.
     pub schedule: Option<Schedule>,
@@ -47,7 +48,7 @@ pub struct Drop {
     pub sealed_at: Option<DateTime<Utc>>,
 }
 
-/// What a drop is doing, as people are told.
+/// What a drop is doing, as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {

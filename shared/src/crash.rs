@@ -1,9 +1,11 @@
-//! Crash points: the durable steps at which a test lets a process die, to see that each may be run twice.
+//! Crash points: the durable steps at which a test lets a process die, to see that each may be run
+//! twice.
 //!
-//! `FIRSTCOME_CRASH_AT=rows_committed` kills the process the first time it gets there, `rows_committed:3` the third time. It says
-//! so on stderr first (`crash point rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` lets the thread that gets
-//! there stand still instead, for so many milliseconds, or without the last number for ever. In release builds a point is nothing at all, unless the feature
-//! `crash-points` is on.
+//! `FIRSTCOME_CRASH_AT=rows_committed` kills the process the first time it gets there,
+//! `rows_committed:3` the third time. It says so on stderr first (`crash point rows_committed`).
+//! `FIRSTCOME_STALL_AT=offsets_committed:1:8000` lets the thread that gets there stand still
+//! instead, for so many milliseconds, or without the last number for ever. In release builds a
+//! point is nothing at all, unless the feature `crash-points` is on.
 
 macro_rules! points {
     ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
@@ -31,22 +33,22 @@ points! {
     ClaimAsked "claim_asked" "API: before the admission script.",
     ClaimAdmitted "claim_admitted" "API: Redis gave a slot; nothing is published.",
     ClaimSent "claim_sent" "API: the message is handed to the producer; no delivery report yet.",
-    ClaimPublished "claim_published" "API: the delivery report came, or did not in time; nobody is told yet.",
-    ClaimKept "claim_kept" "API: the backup table keeps what Kafka has not acknowledged; nobody is told yet.",
+    ClaimPublished "claim_published" "API: the delivery report came, or did not in time; nothing is answered yet.",
+    ClaimKept "claim_kept" "API: a claim without acknowledgement is a dead letter; nothing is answered yet.",
     RowsBegun "rows_begun" "Consumer: before the transaction of a batch.",
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
-    BackupInserted "backup_inserted" "Consumer: failed claims are kept too, the transaction is open.",
+    BackupInserted "backup_inserted" "Consumer: dead letters are written too, the transaction is open.",
     RowsCommitted "rows_committed" "Consumer: rows are committed, offsets are not.",
     OffsetsCommitted "offsets_committed" "Consumer: offsets are committed.",
-    RunBegun "run_begun" "Reconciler: the run is noted, nothing is looked at.",
+    RunBegun "run_begun" "Reconciler: the run is recorded, nothing is read.",
     RepairBegun "repair_begun" "Reconciler: before a repair, or a batch of one kind.",
-    RepairDone "repair_done" "Reconciler: after it; the next look has not come.",
+    RepairDone "repair_done" "Reconciler: after it; the drop is not compared again yet.",
     PeopleRebuilt "people_rebuilt" "Reconciler: people are back in a lost drop, which is not loaded.",
-    DropLoaded "drop_loaded" "Reconciler: the lost drop is loaded, its counter is not settled.",
+    DropLoaded "drop_loaded" "Reconciler: the lost drop is loaded, its counter is not set.",
     PersonMoved "person_moved" "Reconciler: somebody has another slot, and no row for it.",
     PersonPromoted "person_promoted" "Reconciler: people from the waiting list have slots, and no rows.",
     BrokenListed "broken_listed" "Reconciler: a promise is listed as broken, its slot is not taken back.",
-    RowReissued "row_reissued" "Reconciler: a failed claim has its row and is not resolved.",
+    RowReissued "row_reissued" "Reconciler: a dead letter has its row and is not resolved.",
     GateDue "gate_due" "Reconciler: every drop was verified, the gate is not open.",
     GateOpened "gate_opened" "Reconciler: admission is open, the run is not recorded.",
     RunDone "run_done" "Reconciler: the pass is over, the run is not recorded.",
@@ -55,7 +57,8 @@ points! {
     MailSent "mail_sent" "Sender: the mail server took it, and it is not marked as sent.",
 }
 
-/// Dies here if `FIRSTCOME_CRASH_AT` says so, or stands still if `FIRSTCOME_STALL_AT` does.
+/// Aborts the process if `FIRSTCOME_CRASH_AT` names this point, blocks the thread if
+/// `FIRSTCOME_STALL_AT` does.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub fn crash_point(point: Point) {
     if wanted::CRASH.is_due(point) {

@@ -33,7 +33,8 @@ impl fmt::Display for DropId {
 
 /// A person, as the gateway or the token names them: 1–64 characters of `A–Z a–z 0–9 . _ @ + -`.
 ///
-/// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for keys and rows.
+/// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for
+/// keys and rows.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, example = "u-37")]
@@ -48,7 +49,8 @@ impl UserId {
     /// Longest user id, in characters.
     pub const MAX_LEN: usize = 64;
 
-    /// An id as a store holds it. What a hand wrote there may not have the form of an id; it is a person all the same.
+    /// An id as a store holds it. What a hand wrote there may not have the form of an id; it is a
+    /// person all the same.
     pub fn from_store(text: String) -> Self {
         Self(text)
     }
@@ -64,8 +66,8 @@ impl UserId {
         &self.0
     }
 
-    /// Enough to recognise a person one already knows, too little to learn who it is: the first character, then the last
-    /// two where the id is long enough for them not to give it away.
+    /// Enough to recognise a person one already knows, too little to learn who it is: the first
+    /// character, then the last two where the id is long enough for them not to give it away.
     pub fn masked(&self) -> String {
         let first = self.0.chars().next().unwrap_or('•');
         if self.0.len() < 8 || !self.0.is_ascii() {

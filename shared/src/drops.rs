@@ -1,5 +1,6 @@
-//! Making daily drops days ahead. Every API process and the reconciler do it, so that no single stopped process keeps a drop
-//! from opening; the schema keeps one drop a local date, however many do it at once.
+//! Making daily drops days ahead. Every API process and the reconciler do it, so that no single
+//! stopped process keeps a drop from opening; the schema keeps one drop a local date, however many
+//! do it at once.
 
 use chrono::{DateTime, Utc};
 
@@ -20,11 +21,12 @@ pub enum MakeError {
     Redis(#[from] RedisError),
 }
 
-/// Makes the drops that a daily coupon's schedule asks for and that are not among `drops`, loads them into Redis, and gives
-/// how many it made. `drops` must hold every drop whose window has not ended at `now`.
+/// Makes the drops that a daily coupon's schedule asks for and that are not among `drops`, loads
+/// them into Redis, and gives how many it made. `drops` must hold every drop whose window has not
+/// ended at `now`.
 ///
-/// A coupon that has drops but no generation in Redis was lost there: who holds one is then not known, so its new drops are
-/// left for the reconciler to load after it has rebuilt that.
+/// A coupon that has drops but no generation in Redis was lost there: who holds one is then not
+/// known, so its new drops are left for the reconciler to load after it has rebuilt that.
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,
@@ -38,7 +40,8 @@ pub async fn make_ahead(
     if missing.is_empty() {
         return Ok(0);
     }
-    // Read before anything is made: if Redis is emptied from here on, loading finds another generation and does nothing.
+    // Read before anything is made: if Redis is emptied from here on, loading finds another
+    // generation and does nothing.
     let generation = if drops.is_empty() {
         redis.ensure_generation(coupon.id).await.map(Some)
     } else {

@@ -57,7 +57,7 @@ pub struct Fragments {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Undecodable {
-    /// `undecodable`, `wrong_version` or `slot_out_of_range`: the word kept in the backup table.
+    /// `undecodable`, `wrong_version` or `slot_out_of_range`: the reason of its dead letter.
     pub reason: &'static str,
     /// What is wrong, for a person.
     pub error: String,
@@ -71,8 +71,9 @@ impl ClaimEvent {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted at the same time, so their
-    /// messages go in one request. One hot coupon is spread over all partitions all the same.
+    /// The partition of `partitions` for this key. Neighbouring slots share one: they are admitted
+    /// at the same time, so their messages go in one request. One hot coupon is spread over all
+    /// partitions all the same.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
         // Fibonacci hashing: coupons begin at partitions of their own.

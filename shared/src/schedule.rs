@@ -1,4 +1,5 @@
-//! When a coupon opens: once, or daily in an IANA zone. Drops are held as UTC instants worked out from the zone.
+//! When a coupon opens: once, or daily in an IANA zone. Drops are UTC instants worked out from the
+//! zone.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -89,8 +90,9 @@ impl Schedule {
         if dates.into_iter().flatten().all(in_range) { Ok(()) } else { Err(BadSchedule::OutOfRange) }
     }
 
-    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order; and at least the next one,
-    /// however far off it is, so that a coupon always shows when it opens.
+    /// The drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in order;
+    /// and at least the next one, however far off it is, so that a coupon always shows when it
+    /// opens.
     pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
         match self {
             Self::Once { opens_at, closes_at } => vec![PlannedDrop {
@@ -114,7 +116,8 @@ impl Schedule {
     }
 }
 
-/// The drop of one local date; `None` where DST leaves nothing of the window (it lies inside the hour that is skipped).
+/// The drop of one local date; `None` where DST leaves nothing of the window (it lies inside the
+/// hour that is skipped).
 fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
     let opens_at = instant(zone, day.and_time(opens))?;
@@ -122,13 +125,15 @@ fn daily_drop(zone: Tz, day: NaiveDate, opens: NaiveTime, closes: NaiveTime) -> 
     (closes_at > opens_at).then_some(PlannedDrop { local_date: day, opens_at, closes_at: Some(closes_at) })
 }
 
-/// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of the two; one that is
-/// skipped is moved on by the length of the gap (02:30 becomes 03:30), as RFC 5545 reads it.
+/// The instant at which clocks in `zone` show `local`. A time that comes twice means the first of
+/// the two; one that is skipped is moved on by the length of the gap (02:30 becomes 03:30), as RFC
+/// 5545 reads it.
 fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     if let Some(found) = zone.from_local_datetime(&local).earliest() {
         return Some(found.with_timezone(&Utc));
     }
-    // In a gap: read the time with the offset in force before it. No gap is longer than a day (Samoa skipped one whole).
+    // In a gap: read the time with the offset in force before it. No gap is longer than a day
+    // (Samoa skipped one whole).
     let before = (1..=26).find_map(|hours| zone.from_local_datetime(&(local - TimeDelta::hours(hours))).latest())?;
     let offset = local - TimeDelta::zero() - before.naive_local();
     Some((before + offset).with_timezone(&Utc))

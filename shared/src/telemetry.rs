@@ -3,12 +3,12 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs, hundreds of times while no broker
-/// answers.
+/// What is logged by default. `rdkafka::client` is silent: it repeats what librdkafka logs,
+/// hundreds of times while no broker answers.
 pub const DEFAULT_LOGS: &str = "info,tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
-/// Logs to standard error as the environment says: `RUST_LOG` chooses what, `LOG_FORMAT=json` one JSON object a line.
-/// A second call in one process (tests) changes nothing.
+/// Logs to standard error as the environment says: `RUST_LOG` chooses what, `LOG_FORMAT=json` one
+/// JSON object a line. A second call in one process (tests) changes nothing.
 pub fn init_logs() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
     let filter = if filter.is_empty() { DEFAULT_LOGS } else { &filter };
@@ -29,7 +29,8 @@ pub fn init_logs_as(filter: &str, json: bool) {
     }
 }
 
-/// Buckets, in seconds, for everything that is timed: from a script call to a pass over a million claims.
+/// Buckets, in seconds, for everything that is timed: from a script call to a pass over a million
+/// claims.
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
@@ -39,8 +40,8 @@ const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_0
 /// How often timed calls are summed up.
 const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that has one already (tests
-/// run several services in one), the same handle is given again.
+/// Installs the process's recorder and gives the handle that `/metrics` renders. In a process that
+/// has one already (tests run several services in one), the same handle is given again.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
     static MAKING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
@@ -56,7 +57,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Every timed call is kept until somebody sums it up, and a process that nobody scrapes would grow by each claim.
+/// Every timed call is kept until somebody sums it up, and a process that nobody scrapes would grow
+/// by each claim.
 fn keep_small(handle: PrometheusHandle) {
     let upkeep = move || {
         loop {

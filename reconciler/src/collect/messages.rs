@@ -1,4 +1,4 @@
-//! One person's messages on the topic, read or not: for telling their story.
+//! One person's messages on the topic, read or not, for `explain`.
 
 use std::time::{Duration, Instant};
 
@@ -30,14 +30,15 @@ pub struct PersonMessage {
 pub struct PersonMessages {
     /// In order of partition and offset.
     pub messages: Vec<PersonMessage>,
-    /// Messages from before this look's start that the topic no longer has, or that there was no time to read.
+    /// Why some may be missing: the topic no longer has them, or there was no time to read them.
     pub unknown: Vec<String>,
     /// How many messages were read.
     pub examined: u64,
 }
 
 impl TopicReader {
-    /// Every message of a coupon about a person that came at `since` or later and is still on the topic.
+    /// Every message of a coupon about a person that came at `since` or later and is still on the
+    /// topic.
     pub async fn messages_of(
         &self,
         coupon: CouponId,
@@ -56,7 +57,7 @@ impl TopicReader {
         user: &UserId,
         since: DateTime<Utc>,
     ) -> anyhow::Result<PersonMessages> {
-        // A client of its own: a story must not hold up a pass.
+        // A client of its own, so that `explain` does not hold up a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
         let ranges = self.ranges(&consumer)?;

@@ -1,9 +1,12 @@
-//! Reading, and nothing else: Redis, the topic's unread tail, MySQL and its dead letters become snapshots.
+//! Reading, and nothing else: Redis, the topic's unread tail, MySQL and its dead letters become
+//! snapshots.
 //!
-//! The order makes it safe beside live traffic. Redis's clock is read first, then the tail, then everything else. An admission
-//! older than the publishing deadline at that instant was on the topic by then, or never will be. If it was, then either it is in
-//! the tail, or the consumer committed it before, and its row (or its dead letter) is there to be read afterwards. A row whose
-//! person Redis seems not to have may be younger than the first read of Redis, so that person is looked up in Redis once more.
+//! The order makes it safe beside live traffic. Redis's clock is read first, then the tail, then
+//! everything else. An admission older than the publishing deadline at that instant was on the
+//! topic by then, or never will be. If it was, then either it is in the tail, or the consumer
+//! committed it before, and its row (or its dead letter) is there to be read afterwards. A row
+//! whose person Redis seems not to have may be younger than the first read of Redis, so that person
+//! is looked up in Redis once more.
 
 mod messages;
 pub mod snapshot;
@@ -37,7 +40,8 @@ pub enum CollectError {
 /// What a pass reads before the drops, and all of them have in common.
 #[derive(Debug, Clone, Default)]
 pub struct PassContext {
-    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt from a tail that is older.
+    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt
+    /// from a tail that is older.
     pub generations: HashMap<CouponId, Generation>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
@@ -59,7 +63,8 @@ pub struct DropHeader {
     upper: i64,
     in_flight: Vec<InFlight>,
     dead_letters: Vec<DeadLetter>,
-    /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission would answer them `already_claimed`.
+    /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission
+    /// would answer them `already_claimed`.
     claimants: Vec<(i64, UserId)>,
 }
 
@@ -72,7 +77,8 @@ const LOWEST: i64 = -(1 << 53);
 /// Most people read from a waiting list; more are promoted in the next round.
 const WAITING_AT_MOST: u64 = 1_000;
 
-/// Redis's clock, then the tail, then the dead letters; no generations. A topic that can't be read is no error: it comes beside.
+/// Redis's clock, then the tail, then the dead letters; no generations. A topic that can't be read
+/// is no error: it comes beside.
 pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
     let (tail, problem) = match stores.topic.read().await {

@@ -1,4 +1,4 @@
-//! What `collect` saw of a drop and `plan` decides on: facts only, no connections.
+//! Snapshots: what `collect` read of a drop, and `plan` decides on. Facts only, no connections.
 
 use std::collections::HashMap;
 
@@ -24,11 +24,14 @@ pub struct DropFacts {
     pub waiting: u64,
     /// The first of them, in order, where slots may be left for them; a thousand at most.
     pub first_waiting: Vec<UserId>,
-    /// Redis's clock just before the topic was read, Unix milliseconds. All ages are told from it.
+    /// Redis's clock just before the topic was read, Unix milliseconds. Every age is measured by
+    /// it.
     pub read_at_ms: i64,
-    /// Whether the topic's unread tail is known; else nothing young may be called lost.
+    /// Whether the topic's unread tail is known; else a message may still be there for every
+    /// admission.
     pub tail_known: bool,
-    /// The gate is closed: Redis may be older than what it promised, so evidence from elsewhere counts beyond its counter.
+    /// The gate is closed: Redis may be older than what it promised, so messages prove slots above
+    /// its counter, too.
     pub gate_closed: bool,
 }
 
@@ -116,15 +119,15 @@ impl From<DeadLetterRow> for DeadLetter {
     }
 }
 
-/// One consistent look at a range of slots, in Redis first, then in MySQL; then a second look at every person for whom the
-/// two differ.
+/// A range of slots: Redis at one moment, then MySQL, then a second read of every person about whom
+/// the two differ.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     /// First slot of the range.
     pub from: i64,
     /// Last slot; `None` for the last page, which has no end.
     pub to: Option<i64>,
-    /// Highest slot given out, at the moment of this look.
+    /// Redis: highest slot given out, at the same moment as `users` and `free`.
     pub count: i64,
     /// Redis: slot and person.
     pub users: Vec<(i64, UserId)>,
@@ -133,25 +136,26 @@ pub struct Page {
     /// The topic: unread messages of these slots.
     pub in_flight: Vec<InFlight>,
     pub dead_letters: Vec<DeadLetter>,
-    /// Second look, Redis: where people with evidence but without an admission are by now.
+    /// Second read of Redis: the slots of people with a row, message or dead letter who were not on
+    /// that slot at first.
     pub now_on_slot: HashMap<UserId, i64>,
-    /// Second look, MySQL: the row of this coupon, in whatever drop, of people whose slot has none. In a coupon with one each
-    /// per drop, only this drop's.
+    /// Second read of MySQL: the rows of people whose slot has no row of theirs, in any drop of the
+    /// coupon; where everybody may have one a drop, in this drop.
     pub has_row: HashMap<UserId, (DropId, Slot)>,
-    /// When suspects were admitted, Unix milliseconds.
+    /// Slots without the row of their holder: when they were given out, Unix milliseconds.
     pub admitted_at_ms: HashMap<i64, i64>,
-    /// People of this page whom `claimants` does not know, or has on another slot.
+    /// People of this page whom the coupon's claimants lack, or have on another slot.
     pub claimants_wrong: Vec<UserId>,
-    /// People whom `claimants` has on slots that nobody holds.
+    /// People whom the claimants have on slots that nobody holds.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
 }
 
-/// People a page leaves questions about: `collect` looks them up once more before anything is decided.
+/// Where the stores differ in a page: `collect` reads this once more before anything is decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
-    /// Evidence, but no admission on that slot: ask Redis where they are now.
+    /// With a row, message or dead letter, but not on that slot in Redis: on which are they now?
     pub ask_redis: Vec<UserId>,
-    /// On a slot without a row of theirs, or in the backup table: ask MySQL for any row.
+    /// On a slot without a row of theirs, or with a dead letter: have they any row?
     pub ask_mysql: Vec<UserId>,
     /// Slots whose admission time decides.
     pub ask_times: Vec<i64>,
@@ -160,8 +164,8 @@ pub struct Questions {
 }
 
 impl Page {
-    /// Every slot that was given out has its person in Redis and the same one in MySQL, and there is nothing else: the page
-    /// nearly every page is, told by one walk over both.
+    /// Whether every slot given out has the same person in Redis and in MySQL, and there is nothing
+    /// else. Nearly every page is so, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {
         let (first, last) = (self.from.max(1), self.to.unwrap_or(i64::MAX).min(self.count).min(quantity));
         let same = |(slot, ((on, user), row)): (i64, (&(i64, UserId), &Row))| {
@@ -177,7 +181,7 @@ impl Page {
             && (first..).zip(self.users.iter().zip(&self.rows)).all(same)
     }
 
-    /// What must be looked up once more.
+    /// What must be read once more.
     pub fn questions(&self, quantity: i64) -> Questions {
         if self.is_in_order(quantity) {
             return Questions::default();

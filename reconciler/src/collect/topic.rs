@@ -1,5 +1,5 @@
-//! The topic's unread tail: every message between the group's committed offsets and the end. Partitions are assigned, never
-//! subscribed, so reading causes no rebalance.
+//! The topic's unread tail: every message between the group's committed offsets and the end.
+//! Partitions are assigned, never subscribed, so reading causes no rebalance.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -17,10 +17,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::snapshot::InFlight;
 
-/// What the consumer has not dealt with.
+/// The messages that the consumer has not committed.
 #[derive(Debug, Clone, Default)]
 pub struct Tail {
-    /// By drop. Messages that are no claims are left to the consumer, which keeps them in the backup table.
+    /// By drop. Messages that are no claims are left to the consumer, which makes dead letters of
+    /// them.
     pub by_drop: HashMap<DropId, Vec<InFlight>>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
@@ -28,28 +29,28 @@ pub struct Tail {
     pub committed: Vec<(i32, i64)>,
 }
 
-/// Longest wait for one answer about the topic. Short beside the whole look: brokers that are gone must not hold up a pass,
-/// nor the end of the process, which waits for whoever asks.
+/// Longest wait for one answer about the topic. Brokers that are gone must not hold up a pass, nor
+/// the end of the process, which waits for a blocked thread.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A look that gets nowhere for this long is given up, well after the longest answer should have come: librdkafka waits by the
-/// host's clock, and stands still for as long as that was set back.
+/// A read without any progress for this long is given up, well after the longest answer should have
+/// come: librdkafka waits by the host's clock, and blocks for as long as that was set back.
 const STANDS_STILL: Duration = Duration::from_secs(15);
 
 /// Reads the tail, again and again, over one connection.
 #[derive(Clone)]
 pub struct TopicReader {
     pub(super) settings: KafkaSettings,
-    /// Empty while a look has it. A look that never ends keeps it, and the next one takes a new one.
+    /// Empty while a read uses it. A read that never ends keeps it, and the next one makes another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
-    /// When a look last got an answer.
+    /// When a read last got an answer.
     moved: Arc<Mutex<Instant>>,
     patience: Duration,
     pub(super) limit: Duration,
 }
 
 impl TopicReader {
-    /// A reader that takes at most `limit` for one look.
+    /// A reader that takes at most `limit` for one read.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
@@ -60,17 +61,17 @@ impl TopicReader {
         self.watched(Self::with_consumer).await
     }
 
-    /// A look on a thread of its own, which is left to itself when it stands still.
-    async fn watched<T, F>(&self, look: F) -> anyhow::Result<T>
+    /// Reads on a thread of its own, which is abandoned when it makes no progress.
+    async fn watched<T, F>(&self, read: F) -> anyhow::Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
     {
         let reader = self.clone();
         self.moves();
-        let look = tokio::task::spawn_blocking(move || look(&reader));
+        let task = tokio::task::spawn_blocking(move || read(&reader));
         tokio::select! {
-            read = look => read.context("reading the topic panicked")?,
+            ended = task => ended.context("reading the topic panicked")?,
             () = self.stands_still() => bail!("the Kafka client stands still for {:?}", self.patience),
         }
     }
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_look_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
+    async fn a_read_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
         let settings = KafkaSettings { brokers: "127.0.0.1:1".into(), topic: "t".into(), group: "g".into() };
         let limit = Duration::from_millis(100);
         let reader = TopicReader { patience: limit, ..TopicReader::new(settings, limit).unwrap() };

@@ -1,4 +1,5 @@
-//! `firstcome-reconciler daemon`: schedules, the endpoint, the watch over Redis, and the mails, around one serial loop of passes.
+//! `firstcome-reconciler daemon`: schedules, the endpoint, the watch over Redis, and the mails,
+//! around one serial loop of passes.
 
 mod redis_watch;
 pub mod runner;
@@ -30,13 +31,13 @@ const GRACE: Duration = Duration::from_secs(10);
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let stores = args.reconcile.stores()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
-    crate::start::check(&stores, &args.reconcile, &stop).await?;
+    crate::stores::check(&stores, &args.reconcile, &stop).await?;
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?;
     let address = listener.local_addr()?;
     let mut notify = args.notify.clone();
-    // Whoever reads the mails on this host can follow its links then; elsewhere PUBLIC_URL says how.
+    // Links in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
     notify.public_url.get_or_insert_with(|| format!("http://{address}"));
     let notifier = Notifier::new(stores.db.clone(), &notify)?;
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
@@ -87,10 +88,11 @@ async fn by_schedule(
     };
     let mut scheduler = schedule::start(&crons, signal.clone()).await?;
     let mut clock = ClockWatch::new(Utc::now(), Instant::now());
-    let mut look = tokio::time::interval(Duration::from_secs(1));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // What is due and not begun; at the start that is a pass, late or not. And what of it was told to be late.
-    let (mut pending, mut told) = (HashSet::new(), HashSet::new());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Due and not begun (at the start that is a pass, late or not), and those of them that were
+    // mailed as late.
+    let (mut pending, mut mailed) = (HashSet::new(), HashSet::new());
     let mut trigger = Trigger::Startup;
     loop {
         let now = Utc::now();
@@ -101,8 +103,8 @@ async fn by_schedule(
         }
         for (event, since) in missed.at(now) {
             pending.insert(event);
-            if told.insert(event) {
-                schedule::tell_missed(notifier, event, since, now).await;
+            if mailed.insert(event) {
+                schedule::mail_missed(notifier, event, since, now).await;
             }
         }
         if trigger == Trigger::Startup {
@@ -112,7 +114,7 @@ async fn by_schedule(
         for event in [Event::Deep, Event::Reconcile, Event::Digest] {
             if pending.contains(&event) && handle(db, passes, notifier, &mut missed, event, trigger).await {
                 pending.remove(&event);
-                told.remove(&event);
+                mailed.remove(&event);
             }
         }
         trigger = Trigger::Cron;
@@ -121,7 +123,7 @@ async fn by_schedule(
             Some(event) = due.recv() => {
                 pending.insert(event);
             }
-            _ = look.tick() => {}
+            _ = ticks.tick() => {}
         }
     }
     scheduler.shutdown().await.context("the scheduler did not stop")
@@ -147,7 +149,8 @@ async fn handle(
             let request = Request { deep: event == Event::Deep, ..Request::new(trigger) };
             match passes.start(request) {
                 Ok((run_id, _)) => tracing::debug!(run_id, schedule = event.setting(), "pass begins"),
-                // The next one comes in a moment. A deep pass comes once a day, often at the same second as another.
+                // The next one comes in a moment. A deep pass comes once a day, often at the same
+                // second as another.
                 Err(_) if event == Event::Deep => return false,
                 Err(running) => tracing::debug!(running, schedule = event.setting(), "a pass is running already"),
             }

@@ -1,4 +1,5 @@
-//! Watches Redis once a second, for what must not wait for the next scheduled pass: a closed gate, an emptied Redis.
+//! Watches Redis once a second, for what must not wait for the next scheduled pass: a closed gate,
+//! an emptied Redis.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ async fn trouble(redis: &Redis) -> Result<Option<&'static str>, RedisError> {
     Ok((!redis.has_canary().await?).then_some("Redis was emptied"))
 }
 
-/// Watches Redis until told to stop, and sets off a pass where something is gone.
+/// Watches Redis until `stop`, and sets off a pass where something is gone.
 pub(super) async fn watch(redis: Redis, losses: LossClock, passes: Passes, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,5 @@
-//! The one serial loop in which a process's passes run. Whoever wants a pass signals it; nothing queues up behind a long one.
+//! The one serial loop in which a process's passes run. A pass is asked for by a signal; nothing
+//! queues up behind a long one.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ pub struct PassLoop {
 }
 
 impl PassLoop {
-    /// Until told to stop; a pass under way ends between two repairs.
+    /// Runs until `stop`; a pass under way ends between two repairs.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let job = tokio::select! {

@@ -1,7 +1,8 @@
 //! When passes run by themselves, and which ones did not.
 //!
-//! tokio-cron-scheduler fires; its jobs only signal. It would start a job again while the last still runs, and forgets running
-//! ones at shutdown, so no work is done inside a job. It also freezes a zone's offset, so all times are UTC.
+//! tokio-cron-scheduler fires; its jobs only signal. It would start a job again while the last
+//! still runs, and forgets running ones at shutdown, so no work is done inside a job. It also
+//! freezes a zone's offset, so all times are UTC.
 
 use std::time::Instant;
 
@@ -80,14 +81,16 @@ impl Schedule {
         Ok(Self { event, cron, last })
     }
 
-    /// The first run that should have been since the last one and is later than `tolerance` at `now`.
+    /// The first run that should have been since the last one and is later than `tolerance` at
+    /// `now`.
     pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
         let due = self.cron.find_next_occurrence(&self.last, false).ok()?;
         (due + tolerance < now).then_some(due)
     }
 }
 
-/// Runs that were due and did not come: this process was stopped, paused, or started late. They are caught up at once.
+/// Runs that were due and did not come: this process was stopped, paused, or started late. They are
+/// caught up at once.
 pub(super) struct Missed {
     /// The schedules with when they last ran.
     pub schedules: Vec<Schedule>,
@@ -125,16 +128,15 @@ impl Missed {
     }
 }
 
-/// Tells that a run was missed.
-pub(super) async fn tell_missed(notifier: &Notifier, event: Event, since: DateTime<Utc>, now: DateTime<Utc>) {
+pub(super) async fn mail_missed(notifier: &Notifier, event: Event, since: DateTime<Utc>, now: DateTime<Utc>) {
     tracing::warn!(schedule = event.setting(), since = %since.to_rfc3339(), "a scheduled run did not happen; catching up");
     if let Err(error) = notifier.missed_run(event.setting(), since, now).await {
         tracing::error!(error = format!("{error:#}"), "the mail about a missed run could not be prepared");
     }
 }
 
-/// Notices when the host's clock was set back: the scheduler goes by instants that were worked out ahead, and would be silent
-/// for as long as the clock went back.
+/// Notices when the host's clock was set back: the scheduler goes by instants that were worked out
+/// ahead, and would be silent for as long as the clock went back.
 #[derive(Debug)]
 pub struct ClockWatch {
     wall: DateTime<Utc>,
@@ -147,7 +149,7 @@ impl ClockWatch {
         Self { wall: now, at }
     }
 
-    /// Whether the wall clock has lost more than two seconds since the last look.
+    /// Whether the wall clock has lost more than two seconds since the last call.
     pub fn went_back(&mut self, now: DateTime<Utc>, at: Instant) -> bool {
         let passed = TimeDelta::from_std(at.duration_since(self.at)).unwrap_or(TimeDelta::MAX);
         let lost = (self.wall + passed).signed_duration_since(now);
@@ -156,7 +158,8 @@ impl ClockWatch {
     }
 }
 
-/// Starts the scheduler: each event is handed to `signal` at its time. Keep what comes back; it stops when told.
+/// Starts the scheduler: each event is handed to `signal` at its time. It runs until its
+/// `shutdown`.
 pub async fn start(
     schedules: &[(Event, &str)],
     signal: impl Fn(Event) + Clone + Send + Sync + 'static,

@@ -27,7 +27,8 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
     Ok(())
 }
 
-/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a while.
+/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
+/// while.
 pub(crate) async fn seal(
     stores: &Stores,
     (coupon, drop): (CouponId, DropId),
@@ -51,8 +52,8 @@ pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
 /// Rows read at a time.
 const ROWS_AT_ONCE: i64 = 5_000;
 
-/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis included: else they could get a
-/// second one in the next drop.
+/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis
+/// included: else they could get a second one in the next drop.
 ///
 /// # Errors
 /// [`ExecuteError`]; some may have been added.

@@ -1,5 +1,6 @@
-//! What Redis loses together with its data or its process, and a pass puts in place: each coupon's generation (a fencing token), the
-//! canary, and the admission gate (`claim.lua` in the script cache).
+//! What Redis loses together with its data or its process, and a pass puts in place: each coupon's
+//! generation (a fencing token), the canary, and the admission gate (`claim.lua` in the script
+//! cache).
 
 use std::collections::HashMap;
 
@@ -10,8 +11,8 @@ use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::safety::ServerFacts;
 use firstcome_shared::redis::{Connection, Redis, RedisError};
 
-/// One server process of Redis. A pass verifies against this process and opens the gate on the same connection, so that it
-/// can't open another one's.
+/// One server process of Redis. A pass verifies against this process and opens the gate on the same
+/// connection, so that it can't open another one's.
 pub struct RedisProcess {
     conn: Connection,
     facts: ServerFacts,

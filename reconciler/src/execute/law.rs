@@ -1,10 +1,12 @@
-//! The law that only `execute` writes, checked on the sources. The reconciler builds no commands and no SQL of its own (it does not
-//! depend on the crates for that), so whatever it writes is a function of `shared`; this test finds those by what they contain.
+//! The law that only `execute` writes, checked on the sources. The reconciler builds no commands
+//! and no SQL of its own (it does not depend on the crates for that), so whatever it writes is a
+//! function of `shared`; this test finds those by what they contain.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a function that writes contains. Scripts count as writes: those that only read would not need to be scripts.
+/// What a function that writes contains. Scripts count as writes: those that only read would not
+/// need to be scripts.
 const MARKS: &[&str] = &[
     "diesel::update",
     "diesel::insert_into",

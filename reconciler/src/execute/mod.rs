@@ -1,6 +1,7 @@
-//! Only this room changes Redis or a coupon's tables (`record` writes the tables of runs). Each repair is idempotent: it checks
-//! what it is based on and does nothing where that has changed, so it may run twice, at any moment, beside live traffic and
-//! another reconciler. The test at the end fails where another room calls a function that writes.
+//! Only this room changes Redis or a coupon's tables (`record` writes the tables of runs). Each
+//! repair is idempotent: it checks what it is based on and does nothing where that has changed, so
+//! it may run twice, at any moment, beside live traffic and another reconciler. The test at the end
+//! fails where another room calls a function that writes.
 
 mod drops;
 pub mod fencing;
@@ -32,7 +33,7 @@ pub enum ExecuteError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    /// The pass was told to stop, or lost its lock.
+    /// The process stops, or the pass lost its lock.
     #[error("the pass was stopped")]
     Stopped,
 }
@@ -74,7 +75,8 @@ impl<'a> Executor<'a> {
     /// Carries out every repair in order; one answer for each item of the plan.
     ///
     /// # Errors
-    /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then stands.
+    /// [`ExecuteError`]: a store is away, or the pass was stopped. What was repaired until then
+    /// stands.
     pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let mut count_is_wrong = false;
@@ -82,7 +84,8 @@ impl<'a> Executor<'a> {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
-            // Who is moved needs the counter and the free slots right, and rows follow from where people are.
+            // Who is moved needs the counter and the free slots right, and rows follow from where
+            // people are.
             if count_is_wrong
                 && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount)
                 || matches!(run[0].action, Action::Move { .. })

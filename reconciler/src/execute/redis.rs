@@ -34,8 +34,8 @@ impl Executor<'_> {
         })
     }
 
-    /// What MySQL says now, with a revision that entitles to write it: an operator may be changing the coupon right now, and tries
-    /// again then.
+    /// What MySQL says now, with a revision that entitles to write it: an operator may be changing
+    /// the coupon right now, and tries again then.
     async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
         let id = self.facts.coupon.id;
         let seen = self.redis.revision(id).await?;
@@ -44,7 +44,8 @@ impl Executor<'_> {
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
 
-    /// Everything known goes back, then the counter is made to add up, and only then does `meta` let admission see the drop.
+    /// Everything known goes back, then the counter is made to add up, and only then does `meta`
+    /// let admission see the drop.
     pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         let mut taken = 0;
@@ -113,7 +114,8 @@ impl Executor<'_> {
         })
     }
 
-    /// Another slot, with its row; without one, the head of the waiting list and the list of broken promises.
+    /// Another slot, with its row; without one, the head of the waiting list and the list of broken
+    /// promises.
     pub(super) async fn move_person(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
@@ -129,7 +131,8 @@ impl Executor<'_> {
                 })
             }
             Done::Applied(None) => {
-                // Listed first: a crash in between leaves a listed person with a slot, which the next pass puts right.
+                // Listed first: a crash in between leaves a listed person with a slot, which the
+                // next pass puts right.
                 self.list_as_broken(user, from, "no slot was left for them").await?;
                 crash_point(Point::BrokenListed);
                 match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, true).await? {
@@ -154,7 +157,8 @@ impl Executor<'_> {
         })
     }
 
-    /// As many as are planned, in the order of the list as it is by now; whoever gets a slot gets the row too.
+    /// As many as are planned, in the order that the waiting list has by now; each gets a slot and
+    /// its row.
     pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let generation = self.generation().await?;
         let limit = u32::try_from(run.len()).unwrap_or(u32::MAX);

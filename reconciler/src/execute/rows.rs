@@ -10,7 +10,8 @@ use super::{Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 
 impl Executor<'_> {
-    /// Rows for many people: one statement, and one by one only where the schema refuses some of them.
+    /// Rows for many people: one statement, and one by one only where the schema refuses some of
+    /// them.
     pub(super) async fn issue(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let claims: Vec<Claim> = run
             .iter()

@@ -117,7 +117,8 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut Known) {
     }
 }
 
-/// A sentence a finding, with the instant when it was first made; passes in a row that found the same share one.
+/// A sentence a finding, with the instant when it was first made; passes in a row that found the
+/// same share one.
 fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>, String)> {
     struct Same {
         what: String,
@@ -126,16 +127,16 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
         last: DateTime<Utc>,
         passes: u32,
     }
-    let mut told: Vec<Same> = Vec::new();
+    let mut sentences: Vec<Same> = Vec::new();
     for (row, at) in rows {
         let FindingRow { run_id: run, kind, action, result, .. } = row;
         let place = row.drop_id.map(|d| format!(" in drop {d}")).unwrap_or_default();
         let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
         let what = format!("{kind}{place}{slot}: {action} {result}: {}", row.detail.unwrap_or_default());
         let at = at.and_utc();
-        match told.last_mut().filter(|same| same.what == what) {
+        match sentences.last_mut().filter(|same| same.what == what) {
             Some(same) => (same.last, same.passes) = (at, same.passes + 1),
-            None => told.push(Same { what, run, first: at, last: at, passes: 1 }),
+            None => sentences.push(Same { what, run, first: at, last: at, passes: 1 }),
         }
     }
     let sentence = |same: Same| match same.passes {
@@ -145,7 +146,7 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
             (same.first, format!("{} ({passes} passes until {last}, the first {})", same.what, same.run))
         }
     };
-    told.into_iter().map(sentence).collect()
+    sentences.into_iter().map(sentence).collect()
 }
 
 async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
@@ -162,7 +163,8 @@ async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Kno
     Ok(())
 }
 
-/// The topic, from a little before the first drop that concerns the person; all of them, if none is known to.
+/// The topic, from a little before the first drop that concerns the person; all of them, if none is
+/// known to.
 async fn topic(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId, known: &mut Known) {
     let first = drops.iter().map(|d| d.opens_at).min().unwrap_or_else(Utc::now);
     let since =

@@ -1,5 +1,5 @@
-//! One person's whole story with one coupon, in order of time, and what holds now. It answers "it said yes and I have nothing", and
-//! says which part is no longer known rather than guess.
+//! One person's whole story with one coupon, in order of time, and what holds now. It answers "it
+//! said yes and I have nothing", and says which part is no longer known rather than guess.
 
 mod gather;
 mod verdict;
@@ -37,7 +37,7 @@ pub enum Holds {
     Accepted,
     /// On the waiting list.
     Waiting,
-    /// They were told yes, and it could not be kept.
+    /// They were promised one, and it could not be kept.
     Broken,
     /// A claim of theirs is a dead letter and needs a person.
     Failed,

@@ -75,7 +75,8 @@ pub(super) async fn acknowledge(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Silence {
-    /// No mails about the alert's drop until then; at most 30 days ahead. A time that is past ends the silence.
+    /// No mails about the alert's drop until then; at most 30 days ahead. A time that is past ends
+    /// the silence.
     until: DateTime<Utc>,
     /// Your name, 1 to 100 characters.
     by: String,

@@ -14,7 +14,7 @@ use super::App;
 use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
 
-/// What to look at, and how.
+/// What to compare, and how.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Body {

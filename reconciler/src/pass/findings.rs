@@ -93,7 +93,8 @@ impl Ledger {
         }
     }
 
-    /// The comparison after the repairs still shows these: a repair had no effect, or a person is needed.
+    /// The comparison after the repairs still shows these: a repair had no effect, or a person is
+    /// needed.
     pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
         for item in items {
             let result = if matches!(item.action, Action::Report) { Outcome::Skipped } else { Outcome::Failed };

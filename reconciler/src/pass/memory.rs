@@ -1,4 +1,5 @@
-//! What a process remembers between its passes. Losing it with the process costs time, never a promise.
+//! What a process remembers between its passes. Losing it with the process costs time, never a
+//! promise.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -62,8 +63,9 @@ impl Memory {
 /// Inaccuracy of timers, and what a message or a row may take on its way, beyond the deadlines.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Since when Redis is known to have lost something. Admissions from before the loss may still be in flight: to the topic until
-/// the publishing deadline has passed, then to the dead-letter table until its deadline has.
+/// Since when Redis is known to have lost something. Admissions from before the loss may still be
+/// in flight: to the topic until the publishing deadline has passed, then to the dead-letter table
+/// until its deadline has.
 #[derive(Clone, Default)]
 pub struct LossClock(Arc<Mutex<Option<Instant>>>);
 

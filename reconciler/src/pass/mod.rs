@@ -1,27 +1,34 @@
 //! One pass of the reconciler.
 //!
-//! The reconciler is *level-triggered*: a pass compares the actual state of every drop that is not sealed with the desired state
-//! (each promise has its row, and Redis and MySQL agree slot by slot), whatever set it off and whatever it missed. A pass that
-//! did not run, or died half-way, costs time and nothing else: the next one sees the same difference.
+//! The reconciler is *level-triggered*: a pass compares the actual state of every drop that is not
+//! sealed with the desired state (each promise has its row, and Redis and MySQL agree slot by
+//! slot), whatever set it off and whatever it missed. A pass that did not run, or died half-way,
+//! costs time and nothing else: the next one sees the same difference.
 //!
 //! A pass goes through these steps, in this order:
 //!
-//! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the lock stops the pass. Correctness
-//!    does not rest on it, since repairs are idempotent.
-//! 2. Read each coupon's *generation*, the *fencing token* of one life of Redis. Every write to Redis carries it, so that a
-//!    pass that planned before Redis was emptied can't write afterwards.
-//! 3. Collect the actual state in an order that makes it safe beside live traffic ([`crate::collect`]).
-//! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair limit* (too many repairs of one drop,
-//!    which a wrong input would make, too) is not carried out before a person confirms it.
-//! 5. Execute ([`crate::execute`], the only room that writes). Each repair is *idempotent* and checks what it is based on, so
-//!    it may run twice, at any moment, in two processes.
-//! 6. Compare the repaired drops again, up to [`ROUNDS`] times. A repair counts as applied when its difference is gone, not when
-//!    its write returned. A closed drop that is exact is sealed; later passes skip it.
-//! 7. Open the admission gate, where it was closed and nothing is left that admission could trip over.
+//! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the
+//!    lock stops the pass. Correctness does not rest on it, since repairs are idempotent.
+//! 2. Read each coupon's *generation*, the *fencing token* of one life of Redis. Every write to
+//!    Redis carries it, so that a pass that planned before Redis was emptied can't write
+//!    afterwards.
+//! 3. Collect the actual state in an order that makes it safe beside live traffic
+//!    ([`crate::collect`]).
+//! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair
+//!    limit* (too many repairs of one drop, which a wrong input would make, too) is not carried out
+//!    before a person confirms it.
+//! 5. Execute ([`crate::execute`], the only room that writes). Each repair is *idempotent* and
+//!    checks what it is based on, so it may run twice, at any moment, in two processes.
+//! 6. Compare the repaired drops again, up to [`ROUNDS`] times. A repair counts as applied when its
+//!    difference is gone, not when its write returned. A closed drop that is exact is sealed; later
+//!    passes skip it.
+//! 7. Open the admission gate, where it was closed and nothing is left that admission could trip
+//!    over.
 //! 8. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
 //!
-//! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that could not become a row) is part of
-//! the actual state: it is planned for like any other difference.
+//! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
+//! could not become a row) is part of the actual state: it is planned for like any other
+//! difference.
 
 mod findings;
 pub mod memory;
@@ -84,7 +91,8 @@ impl Request {
         self.coupon.is_none() && self.drop.is_none()
     }
 
-    /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young to be judged, too.
+    /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young
+    /// to be judged, too.
     pub fn is_awaited(&self) -> bool {
         matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
     }
@@ -151,8 +159,8 @@ pub fn new_run_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Whether what is asked for exists; a typing error is no pass that failed. Where MySQL is away it says yes: then the pass fails,
-/// and says so.
+/// Whether what is asked for exists; a typing error is no pass that failed. Where MySQL is away it
+/// says yes: then the pass fails, and says so.
 pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
         (None, None) => None,

@@ -1,4 +1,5 @@
-//! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what was repaired.
+//! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what
+//! was repaired.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,16 +17,18 @@ use crate::execute::{self, Executor};
 use crate::plan::{Action, Plan, Planner};
 use crate::report::{DropReport, Numbers};
 
-/// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the worst of the generated worlds
-/// that the plan's properties are checked on; more would only chase live traffic, which the next pass sees anyway.
+/// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
+/// worst of the generated worlds that the plan's properties are checked on; more would only chase
+/// live traffic, which the next pass sees anyway.
 pub(crate) const ROUNDS: usize = 5;
 
-/// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read; more only takes memory.
+/// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read;
+/// more only takes memory.
 const AHEAD: usize = 2;
 
 impl Pass<'_> {
-    /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names; in a deep pass, sealed ones that
-    /// Redis still has.
+    /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names;
+    /// in a deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
         let request = self.request;
         if !request.dry_run {
@@ -115,8 +118,9 @@ impl Pass<'_> {
         Ok(next)
     }
 
-    /// Page by page, several on their way at once: while one is compared, MySQL reads the next and Redis the ones after. Each
-    /// page is still read from Redis first, and they are compared in order.
+    /// Page by page, several on their way at once: while one is compared, MySQL reads the next and
+    /// Redis the ones after. Each page is still read from Redis first, and they are compared in
+    /// order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
         let mut planner = Planner::new(self.settings.policy, &header.facts);
         let stores = self.stores;
@@ -143,7 +147,8 @@ impl Pass<'_> {
 struct Next {
     /// The next comparison says whether the repairs took effect.
     repaired: bool,
-    /// An admission is too young to be judged, and somebody waits for the answer: it is given the time that it may take.
+    /// An admission is too young to be judged, and somebody waits for the answer: it is given the
+    /// time that it may take.
     too_young: bool,
 }
 

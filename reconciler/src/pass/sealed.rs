@@ -14,7 +14,8 @@ use crate::report::{ActionKind, DropReport, Examined, Kind, Numbers};
 const AT_ONCE: i64 = 500;
 
 impl Pass<'_> {
-    /// Sealed drops whose keys Redis still has: a deep pass compares them person by person, like any other.
+    /// Sealed drops whose keys Redis still has: a deep pass compares them person by person, like
+    /// any other.
     pub(super) async fn sealed_with_keys(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
         let mut found = Vec::new();
         let mut after = 0;
@@ -58,7 +59,8 @@ impl Pass<'_> {
         Ok(stores.db.sealed_drops(request.coupon, request.drop, after, AT_ONCE).await?)
     }
 
-    /// Who holds one of a coupon in a sealed drop must be among its claimants as long as other drops are to come.
+    /// Who holds one of a coupon in a sealed drop must be among its claimants as long as other
+    /// drops are to come.
     async fn restore_claimants(&self) -> Result<(), Broken> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);

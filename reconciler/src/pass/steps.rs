@@ -37,7 +37,8 @@ impl<'a> Pass<'a> {
         Ok(Self { stores, settings, memory, request, run, stop, context: PassContext::default(), redis_process })
     }
 
-    /// A full pass sets the canary before it reads anything: what is emptied from here on removes the canary again.
+    /// A full pass sets the canary before it reads anything: what is emptied from here on removes
+    /// the canary again.
     pub(super) async fn go(mut self) -> Result<(), Broken> {
         let canary_was_missing = self.covers_everything() && fencing::set_canary(&self.stores.redis).await?;
         let ended = self.steps().await;
@@ -71,11 +72,12 @@ impl<'a> Pass<'a> {
         self.request.covers_everything() && !self.request.dry_run
     }
 
-    /// Reads what all drops have in common. Where Redis lost something, not before every claim from before the loss has reached
-    /// the topic or the dead-letter table, or never will. Gives whether any drop has opened.
+    /// Reads what all drops have in common. Where Redis lost something, not before every claim from
+    /// before the loss has reached the topic or the dead-letter table, or never will. Gives whether
+    /// any drop has opened.
     async fn read_context(&mut self, drops: &[(Coupon, Drop)]) -> Result<bool, Broken> {
-        // Generations are read before the topic and kept for the whole pass: what Redis loses from here on, the next pass
-        // rebuilds, after waiting for what may be in flight.
+        // Generations are read before the topic and kept for the whole pass: what Redis loses from
+        // here on, the next pass rebuilds, after waiting for what may be in flight.
         let generations = fencing::generations(&self.stores.redis, drops, self.request.dry_run).await?;
         self.context = PassContext { generations, ..self.fresh_context().await? };
         let headers = collect::headers(self.stores, drops, &self.context).await?;
@@ -95,7 +97,8 @@ impl<'a> Pass<'a> {
         Ok(has_begun)
     }
 
-    /// The context without generations. A topic that can't be read is reported, and the pass goes on without it.
+    /// The context without generations. A topic that can't be read is reported, and the pass goes
+    /// on without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Broken> {
         let (mut context, kafka) = collect::context(self.stores).await?;
         context.gate_closed = !self.redis_process.gate_was_open;

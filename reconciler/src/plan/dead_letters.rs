@@ -1,4 +1,4 @@
-//! What the backup table calls for.
+//! Plans what resolves the dead letters of a page.
 
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
@@ -37,7 +37,8 @@ impl Planner<'_> {
             self.duplicate(letter, user, detail);
             return;
         }
-        // Where Redis has the person is what they were told; else the slot that the failed claim is about, if it is nobody's.
+        // Redis has the slot that they were promised; else it is the slot that the dead letter
+        // names, if nobody holds it.
         let admitted = page.now_on_slot.get(user).copied();
         let row_is_anothers = |slot: i64| page.rows.iter().any(|row| i64::from(row.slot) == slot && row.user != *user);
         let on_the_way = |slot: i64| page.in_flight.iter().any(|m| i64::from(m.slot) == slot && m.user != *user);
@@ -79,8 +80,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The table may hold the only copy of a promise, and a drop that is loaded before its people are back gives their slots
-    /// away. A message is the older word, and is put back instead.
+    /// A dead letter may be the only copy of a promise, and a drop that is loaded without its
+    /// person gives their slot away. Where there is a message of theirs, that was put back already.
     fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
             let claimed_at_ms = letter.claimed_at.map(|at| at.timestamp_millis());
@@ -103,7 +104,7 @@ impl Planner<'_> {
     }
 }
 
-/// A failed claim as mails and runs name it.
+/// A dead letter as mails and runs name it.
 fn name(letter: &DeadLetter) -> String {
     let DeadLetter { id, reason, .. } = letter;
     let meaning = if reason == UNPUBLISHED { ", Kafka did not acknowledge it in time" } else { "" };

@@ -1,4 +1,4 @@
-//! What a drop calls for as a whole, once every page was seen.
+//! Plans a drop as a whole, after its last page.
 
 use super::{Action, Plan, Planned, Planner};
 use crate::report::{Kind, Numbers};
@@ -52,9 +52,9 @@ impl Planner<'_> {
         self.push(Kind::RedisLost, None, None, Action::Rebuild(holdings), detail);
     }
 
-    /// Nobody knows whose messages are on a topic that can't be read. Until it can, no slot is given to anybody who does not
-    /// have it already, and a lost drop is not rebuilt: what only its messages tell would be forgotten and given away.
-    /// Whether anything has to wait.
+    /// While the topic can't be read, an unread message may promise any slot to anybody. Until then
+    /// no slot is given to a person who does not hold it already, and a lost drop is not rebuilt:
+    /// promises that only messages prove would be given away. Gives whether a repair has to wait.
     fn wait_for_the_topic(&mut self) -> bool {
         let (lost, opened) = (self.facts.is_lost(), self.facts.has_opened());
         let mut waits = false;
@@ -88,9 +88,9 @@ impl Planner<'_> {
     fn counter(&mut self) {
         let count = self.facts.count.unwrap_or(0);
         let held = i64::try_from(self.facts.users + self.facts.free).unwrap_or(i64::MAX);
-        let will_be_held = held + self.coming - self.surplus;
-        // Whoever is put back raises the counter to their slot; one below nought stands also where nobody is.
-        if count < 0 || count.max(self.highest_restored) != will_be_held || self.gaps > 0 {
+        let will_be_held = held + self.returning - self.leaving;
+        // `max` would hide a negative counter of an empty drop.
+        if count < 0 || count.max(self.highest_returning) != will_be_held || self.gaps > 0 {
             let detail = format!(
                 "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
                 self.facts.users, self.facts.free, self.highest
@@ -99,9 +99,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Slots that nobody will hold once everything else is repaired.
+    /// Slots that nobody will hold after the other repairs.
     fn left(&self) -> u64 {
-        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_coming - self.surplus;
+        let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning - self.leaving;
         u64::try_from(i64::from(self.facts.drop.quantity) - people).unwrap_or(0)
     }
 
@@ -153,8 +153,9 @@ impl Planner<'_> {
     }
 }
 
-/// The order in which repairs are carried out: Redis first, since rows follow from it; everybody with a row onto their slot and
-/// the counter right before anybody is moved, so that nobody is moved onto a slot that is another's.
+/// The order of the repairs. Redis comes before MySQL, since rows follow from it. People with a row
+/// go to their slots, and the counter is set, before anybody is moved: else one could be moved onto
+/// a slot that is another's.
 fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta => 0,
@@ -172,8 +173,10 @@ fn rank(action: &Action) -> u8 {
     }
 }
 
-/// How much a repair counts towards the repair limit. Those that only add what was promised, or give what is free to who waits, count
-/// nothing: they can't harm, and people wait for them. Slots that would come free count each.
+/// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
+/// gives a free slot to the waiting list, counts 0: it can't harm, and people wait for it. A
+/// counter repair counts as many as the slots that it would free, since a wrong one would give each
+/// of them out twice.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)

@@ -1,7 +1,9 @@
-//! The decision: a pure function of what was collected. Nothing here reads, writes or asks for the time.
+//! The decision: a pure function of what was collected. Nothing here reads, writes or asks for the
+//! time.
 //!
-//! A drop is fed page by page ([`Planner::page`]), so that memory stays flat at a million claims, then closed
-//! ([`Planner::finish`]). What comes out is a list of findings, each with the repair it calls for.
+//! A drop is fed page by page ([`Planner::page`]), so that memory stays flat at a million claims,
+//! then closed ([`Planner::finish`]). What comes out is a list of findings, each with the repair it
+//! calls for.
 
 mod dead_letters;
 mod drop;
@@ -9,6 +11,9 @@ mod page;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
@@ -49,8 +54,8 @@ pub enum Action {
     WriteMeta,
     /// Make the drop anew in Redis from everything that is known of it.
     Rebuild(Vec<Holding>),
-    /// Give a person another slot, since theirs is another's or none of the drop's; without a free one they go to the head of
-    /// the waiting list and are listed as broken.
+    /// Give a person another slot: theirs is another person's, or none of the drop's. Without a
+    /// free slot they go to the head of the waiting list, and their promise is listed as broken.
     Move {
         user: UserId,
         /// The slot they can't keep.
@@ -64,48 +69,42 @@ pub enum Action {
     },
     /// Put a person back into Redis with their slot.
     PutBack(Holding),
-    /// Make the counter and the free slots add up.
+    /// Make count = |users| + |free| true again.
     SetCount,
     Issue(Claim),
-    /// Write a row for a failed claim in the slot it is about, putting its person back where Redis does not know them.
+    /// Write the row of a dead letter in the slot it names; with `put_back`, give its person that
+    /// slot in Redis first.
     IssueDeadLetter {
-        /// Number in the backup table.
         id: i64,
-        /// The row to write.
         claim: Claim,
-        /// The person is not in Redis on that slot.
         put_back: bool,
     },
-    /// The slot is gone: admit the person of a failed claim anew, in a free slot.
+    /// The slot of a dead letter is another person's: admit its person again, in a free slot.
     Readmit {
-        /// Number in the backup table.
         id: i64,
         user: UserId,
         /// When they were admitted first, where known.
-        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
+        claimed_at: Option<DateTime<Utc>>,
     },
-    /// The person of a failed claim holds a row already, or will once the repairs before this one are done.
+    /// Resolve a dead letter whose person holds a row already, or will after the repairs before
+    /// this one.
     ResolveDuplicate {
-        /// Number in the backup table.
         id: i64,
         user: UserId,
     },
-    /// Give a slot that is left to the first on the waiting list, who is this person.
+    /// Give a free slot to the first on the waiting list, who is this person.
     Promote {
         user: UserId,
     },
-    /// Nothing can be done here; a person is told.
+    /// No repair: only a person can decide, or there is nothing to repair.
     Report,
 }
 
 /// A finding with its repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// What it is about.
     pub kind: Kind,
-    /// The slot, where it concerns one.
     pub slot: Option<i64>,
-    /// The person, where it concerns one.
     pub user: Option<UserId>,
     /// What was seen, for a person.
     pub detail: String,
@@ -137,21 +136,48 @@ impl Action {
 pub struct Plan {
     /// Findings with their repairs, in the order in which they are to be carried out.
     pub items: Vec<Planned>,
-    /// The numbers that were seen.
     pub numbers: Numbers,
-    /// How much was looked at.
     pub examined: Examined,
     /// Admissions too young to be judged: they may still be on their way to the topic.
     pub young: u64,
     /// More repairs than the limit: nothing may be changed until a person confirms.
     pub over_limit: bool,
-    /// Every promise has its row, none is too many, nobody waits while a slot is free.
+    /// Every promise has its row, no row is one too many, and nobody waits while a slot is free.
     pub exact: bool,
-    /// The drop is closed and settled: it can be sealed.
+    /// The drop is closed, exact, and nothing of it is in flight: it can be sealed.
     pub sealable: bool,
 }
 
-/// Takes in a drop page by page.
+/// Plans one drop: takes it in page by page ([`Planner::page`]), then decides about it as a whole
+/// ([`Planner::finish`]).
+///
+/// # The counter
+///
+/// In Redis every drop must satisfy one equation:
+///
+/// ```text
+/// count = |users| + |free|
+/// ```
+///
+/// The other repairs of the plan change both sides of it, and one fault must not be reported twice:
+/// a person whom Redis lost is a `missing_admission`, not a `count_mismatch` as well. So the
+/// counter is compared with what both sides will be after the other repairs. Every slot that is
+/// held or free counts once on the right side:
+///
+/// ```text
+/// max(count, highest_returning) = |users| + |free| + returning - leaving
+/// ```
+///
+/// - `returning`: slots that come to be held or free. A person is put back from a row, a message,
+///   or the claimants; or everybody on a slot goes to the slot of their row, and it comes free. A
+///   person put back onto a free slot adds nothing.
+/// - `leaving`: people beyond one a slot, or on a slot that is not the drop's. They are moved, or
+///   their slot is taken back.
+/// - `highest_returning`: putting a person back raises the counter to their slot.
+///
+/// Independently of the sum, `gaps` must be 0: slots up to the counter that nobody holds and that
+/// are not free, and free slots that are held. (One of each would even out in the sum.) Where the
+/// equation fails, the repair is [`Action::SetCount`].
 #[derive(Debug)]
 pub struct Planner<'a> {
     policy: Policy,
@@ -161,24 +187,20 @@ pub struct Planner<'a> {
     numbers: Numbers,
     examined: Examined,
     young: u64,
-    /// Slots given out that nobody holds and nothing explains, and free slots that are held.
+    returning: i64,
+    /// Those of `returning` that are people: they leave fewer slots for the waiting list.
+    people_returning: i64,
+    leaving: i64,
+    highest_returning: i64,
     gaps: u64,
-    /// Highest slot rightfully held or free.
+    /// Highest slot that is held or free and one of the drop's; only reported.
     highest: i64,
-    /// People who will be in Redis again, and people who share another's slot or are beyond the counter: what the counter
-    /// will not add up by until those findings are repaired. They explain a difference; they are no finding twice.
-    coming: i64,
-    people_coming: i64,
-    surplus: i64,
-    /// Highest slot that somebody comes back to: the counter follows it.
-    highest_restored: i64,
     people_without_row: u64,
-    /// People a failed claim was planned for: any further one of theirs is a duplicate.
-    people_of_dead_letters: std::collections::HashSet<UserId>,
+    /// People with a dead letter that is planned for: any further one of theirs is a duplicate.
+    people_of_dead_letters: HashSet<UserId>,
 }
 
 impl<'a> Planner<'a> {
-    /// A planner for one drop.
     pub fn new(policy: Policy, facts: &'a DropFacts) -> Self {
         Self {
             policy,
@@ -188,14 +210,14 @@ impl<'a> Planner<'a> {
             numbers: Numbers::default(),
             examined: Examined::default(),
             young: 0,
+            returning: 0,
+            people_returning: 0,
+            leaving: 0,
+            highest_returning: 0,
             gaps: 0,
             highest: 0,
-            coming: 0,
-            people_coming: 0,
-            surplus: 0,
-            highest_restored: 0,
             people_without_row: 0,
-            people_of_dead_letters: std::collections::HashSet::new(),
+            people_of_dead_letters: HashSet::new(),
         }
     }
 
@@ -211,12 +233,12 @@ impl<'a> Planner<'a> {
         self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
     }
 
-    fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
+    fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 }
 
-/// Rows of the backup table that name no drop there is: nothing can be done for them without a person.
+/// A dead letter that names no drop of this pass: only a person can resolve it.
 pub fn loose(letter: &DeadLetter) -> Planned {
     Planned {
         kind: Kind::FailedClaim,

@@ -1,4 +1,4 @@
-//! What one page of slots calls for.
+//! Plans one page of slots.
 
 use std::collections::{HashMap, HashSet};
 
@@ -48,7 +48,8 @@ impl<'p> Sorted<'p> {
         self.in_flight.get(&slot)?.iter().copied().find(|m| m.user == *user)
     }
 
-    /// Of several people on one slot without a row, the one with evidence keeps it; without any, the first.
+    /// Of several people on a slot without a row, the first with a message or a dead letter keeps
+    /// it; without any, the first.
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
         let owners = self.owners(slot);
         owners
@@ -100,7 +101,7 @@ impl Planner<'_> {
         self.free_and_gaps(page, &sorted, &restored);
     }
 
-    /// A row is the truth: its person must be in Redis on its slot.
+    /// A row decides: Redis must have its person on its slot.
     fn row(&mut self, page: &Page, sorted: &Sorted, row: &Row, restored: &mut HashSet<i64>) {
         let slot = i64::from(row.slot);
         self.highest = self.highest.max(slot);
@@ -110,8 +111,8 @@ impl Planner<'_> {
         }
         let elsewhere = page.now_on_slot.get(&row.user);
         if elsewhere.is_none() {
-            self.coming += 1;
-            self.people_coming += 1;
+            self.returning += 1;
+            self.people_returning += 1;
         }
         let was = elsewhere.map(|on| format!(", Redis has them on slot {on}"));
         self.put_back(
@@ -124,7 +125,7 @@ impl Planner<'_> {
     }
 
     fn put_back(&mut self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>, certain: bool, why: &str) {
-        self.highest_restored = self.highest_restored.max(i64::from(slot));
+        self.highest_returning = self.highest_returning.max(i64::from(slot));
         let holding =
             Holding { user: user.clone(), slot, claimed_at_ms: claimed_at.map(|at| at.timestamp_millis()), certain };
         if self.facts.is_lost() {
@@ -167,7 +168,7 @@ impl Planner<'_> {
         }
     }
 
-    /// What the counter will add up to once the people on a slot are where they belong.
+    /// Adds a slot to the counter's equation (see [`Planner`]).
     fn account_for(&mut self, page: &Page, sorted: &Sorted, slot: i64) {
         let count = self.facts.count.unwrap_or(0);
         let leave = |user: &&&UserId| {
@@ -178,16 +179,17 @@ impl Planner<'_> {
         let row_comes = sorted.rows.get(&slot).is_some_and(|row| !owners.contains(&&row.user));
         let beyond = self.facts.slot(slot).is_none() && (slot > count || slot < 1);
         if beyond || row_comes {
-            self.surplus += stay;
+            self.leaving += stay;
         } else if stay > 0 {
-            self.surplus += stay - 1;
+            self.leaving += stay - 1;
         } else if (1..=count).contains(&slot) {
-            // Everybody on it goes back to their row's slot, and it comes free.
-            self.coming += 1;
+            // Everybody on it goes to the slot of their row, and it comes free.
+            self.returning += 1;
         }
     }
 
-    /// The rightful holder of a slot has no row: on its way, too young to say, in the backup table, or lost.
+    /// The rightful holder of a slot has no row: it is in flight, too young to be judged, a dead
+    /// letter, or lost.
     fn without_row(&mut self, page: &Page, sorted: &Sorted, slot: i64, user: &UserId) {
         self.people_without_row += 1;
         self.highest = self.highest.max(slot);
@@ -220,7 +222,8 @@ impl Planner<'_> {
         self.push(Kind::Unissued, slot, Some(user), action, detail);
     }
 
-    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the admission.
+    /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
+    /// admission.
     fn unheld_messages(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for message in &page.in_flight {
             let slot = i64::from(message.slot);
@@ -230,8 +233,8 @@ impl Planner<'_> {
             let first = sorted.in_flight.get(&slot).and_then(|m| m.first()).is_some_and(|m| m.user == message.user);
             if !held && !elsewhere && known_to_be_given && first && self.facts.slot(slot).is_some() {
                 restored.insert(slot);
-                self.coming += 1;
-                self.people_coming += 1;
+                self.returning += 1;
+                self.people_returning += 1;
                 self.highest = self.highest.max(slot);
                 self.put_back(
                     message.slot,
@@ -244,7 +247,8 @@ impl Planner<'_> {
         }
     }
 
-    /// `claimants` must have who holds a slot, and what it has on a slot that nobody holds is a promise Redis half forgot.
+    /// The claimants must name everyone who holds a slot. One that they name on a slot without
+    /// holder was promised it: Redis lost the other half of that admission.
     fn claimants(&mut self, page: &Page, sorted: &Sorted, restored: &mut HashSet<i64>) {
         for user in &page.claimants_wrong {
             let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
@@ -267,8 +271,8 @@ impl Planner<'_> {
             }
             if let Some(number) = self.facts.slot(*slot) {
                 restored.insert(*slot);
-                self.coming += 1;
-                self.people_coming += 1;
+                self.returning += 1;
+                self.people_returning += 1;
                 self.highest = self.highest.max(*slot);
                 self.put_back(number, user, None, false, "is in the coupon's list of claimants");
                 let action = Action::Issue(self.claim(number, user, None));
@@ -277,14 +281,15 @@ impl Planner<'_> {
         }
     }
 
-    /// Free slots that are free indeed, and slots given out that nobody holds.
+    /// Counts gaps: slots up to the counter that nobody holds and that are not free, and free slots
+    /// that are held.
     fn free_and_gaps(&mut self, page: &Page, sorted: &Sorted, restored: &HashSet<i64>) {
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
                 self.gaps += 1;
             } else if restored.contains(slot) {
-                // Its person comes back onto it.
-                self.coming -= 1;
+                // Its person is put back onto it: one less free, one more held.
+                self.returning -= 1;
             } else {
                 self.highest = self.highest.max(*slot);
             }

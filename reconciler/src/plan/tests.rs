@@ -1,4 +1,5 @@
-//! The plan as tables and as properties: a small world in memory whose repairs act as the scripts and the schema do.
+//! The plan as tables and as properties: a small world in memory whose repairs act as the scripts
+//! and the schema do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -65,7 +65,8 @@ pub async fn read(db: &Db, id: String, limit: u32, after: i64) -> Result<Option<
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // The words are this program's own; one that an older build wrote and this one does not know reads as the mildest.
+    // The words are this program's own; one that an older build wrote and this one does not know
+    // reads as the mildest.
     fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
         text.parse().unwrap_or(otherwise)
     }

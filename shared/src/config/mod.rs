@@ -1,5 +1,5 @@
-//! Settings every process shares, one struct a concern. Each is a flag and an environment variable; `--help` shows both with
-//! the default. Secrets are never printed.
+//! Settings every process shares, one struct a concern. Each is a flag and an environment variable;
+//! `--help` shows both with the default. Secrets are never printed.
 
 mod logs;
 mod secret;
@@ -100,12 +100,13 @@ impl KafkaArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is kept in the backup table,
-    /// answered with `"queued": false`, and issued by the reconciler. Give the API and the reconciler the same value
+    /// Longest wait for Kafka's acknowledgement of a claim, in milliseconds; after it the claim is
+    /// kept in the dead-letter table, answered with `"queued": false`, and issued by the
+    /// reconciler. Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Longest wait for the backup table to keep a claim that Kafka has not acknowledged, in milliseconds; after it the
-    /// answer is 503. Give the API and the reconciler the same value
+    /// Longest wait for the dead-letter table to keep a claim that Kafka has not acknowledged, in
+    /// milliseconds; after it the answer is 503. Give the API and the reconciler the same value
     #[arg(long, env = "BACKUP_DEADLINE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub backup_deadline_ms: u64,
 }
@@ -116,7 +117,7 @@ impl PublishArgs {
         Duration::from_millis(self.publish_deadline_ms)
     }
 
-    /// The deadline of the backup table.
+    /// The deadline of the dead-letter table.
     pub fn backup_deadline(&self) -> Duration {
         Duration::from_millis(self.backup_deadline_ms)
     }
@@ -131,7 +132,8 @@ impl PublishArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Start-up")]
 pub struct StartArgs {
-    /// Longest wait at start-up for a store that does not answer yet, in seconds; then the process says which and stops
+    /// Longest wait at start-up for a store that does not answer yet, in seconds; then the process
+    /// says which and stops
     #[arg(long, env = "STARTUP_WAIT_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub startup_wait_seconds: u64,
 }

@@ -1,4 +1,5 @@
-//! Secrets on the command line. clap shows a value that it refuses; a password in a mistyped URL would end in a log.
+//! Secrets on the command line. clap shows a value that it refuses; a password in a mistyped URL
+//! would end in a log.
 
 use std::ffi::OsStr;
 

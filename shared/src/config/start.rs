@@ -1,4 +1,5 @@
-//! Waiting for a store at start-up: containers start in any order, but a wrong setting must stop the process at once.
+//! Waiting for a store at start-up: containers start in any order, but a wrong setting must stop
+//! the process at once.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -22,13 +23,13 @@ pub enum StartError {
         /// The last error.
         reason: String,
     },
-    /// The process was told to stop meanwhile.
+    /// The process stops.
     #[error("stopped while waiting for {0}")]
     Stopped(&'static str),
 }
 
-/// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass (nobody answers yet) from one
-/// that won't (a wrong setting).
+/// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass
+/// (nobody answers yet) from one that won't (a wrong setting).
 pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     store: &'static str,
     limit: Duration,

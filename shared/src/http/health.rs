@@ -35,8 +35,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
-/// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the loop stands still, so
-/// that whoever runs the process starts it anew.
+/// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
+/// loop stands still, so that whoever runs the process starts it anew.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: Check,
     checks: Vec<(&'static str, Check)>,

@@ -1,4 +1,5 @@
-//! The HTTP front both services share: the server itself, errors as problem+json, the ops token, health.
+//! The HTTP front both services share: the server itself, errors as problem+json, the ops token,
+//! health.
 
 pub mod health;
 pub mod ops;

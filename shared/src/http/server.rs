@@ -1,5 +1,5 @@
-//! A server on hyper-util, because `axum::serve` has no header-read timeout and no connection cap: slow clients would hold
-//! sockets for ever.
+//! A server on hyper-util, because `axum::serve` has no header-read timeout and no connection cap:
+//! slow clients would hold sockets for ever.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Limits {
     pub header_read: Duration,
     /// Largest head, in bytes.
     pub header_bytes: usize,
-    /// Time given to requests in hand once shutdown began.
+    /// Time given to requests under way once shutdown began.
     pub drain: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` until `shutdown`, then finishes the requests in hand and closes.
+/// Serves `router` until `shutdown`, then finishes the requests under way and closes.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     serve_by(listener, TowerToHyperService::new(router), limits, shutdown).await;
 }
@@ -118,7 +118,8 @@ async fn accept(
             Some((stream, slot))
         }
         Err(error) => {
-            // Out of file descriptors, mostly: a short pause keeps the loop from spinning while others close.
+            // Out of file descriptors, mostly: a short pause keeps the loop from spinning while
+            // others close.
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(Duration::from_millis(50)).await;
             None

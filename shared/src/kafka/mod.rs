@@ -1,4 +1,5 @@
-//! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set aside here.
+//! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set
+//! aside here.
 
 mod topic;
 
@@ -8,8 +9,8 @@ use rdkafka::ClientConfig;
 
 pub use topic::{TopicError, check_topic, ensure_topic};
 
-/// Once enough is fetched ahead, how soon it is looked whether more is needed, in milliseconds. The default is a second: a busy
-/// consumer used up what was there in a quarter of it and stood still for the rest.
+/// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a busy
+/// consumer used up what was fetched in a quarter of it, and waited for the rest.
 const FETCH_AGAIN_MS: &str = "10";
 
 /// Where claims travel.
@@ -38,8 +39,9 @@ impl KafkaSettings {
         config
     }
 
-    /// A producer that neither loses nor doubles: idempotent, acknowledged by all replicas. A message that is not
-    /// acknowledged within `deadline` is given up (librdkafka's default is five minutes), and the reconciler issues its claim.
+    /// A producer that neither loses nor doubles: idempotent, acknowledged by all replicas. A
+    /// message that is not acknowledged within `deadline` is given up (librdkafka's default is five
+    /// minutes), and the reconciler issues its claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -49,14 +51,16 @@ impl KafkaSettings {
             .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())
             .set("socket.timeout.ms", deadline.as_millis().max(1_000).to_string())
             .set("linger.ms", "1")
-            // Bounded: when Kafka is away, memory does not grow; the claim is answered with `queued: false`.
+            // Bounded: when Kafka is away, memory does not grow; the claim is answered with
+            // `queued: false`.
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
         config
     }
 
-    /// A consumer of the group. Nothing is committed or stored unless the code says so, a new group starts at the first
-    /// message (the default skips what is there), and a dead one's partitions are taken over within ten seconds.
+    /// A consumer of the group. Nothing is committed or stored unless the code says so, a new group
+    /// starts at the first message (the default skips what is there), and a dead one's partitions
+    /// are taken over within ten seconds.
     pub fn group_consumer(&self) -> ClientConfig {
         let mut config = self.base();
         config
@@ -76,8 +80,8 @@ impl KafkaSettings {
         config
     }
 
-    /// A reader outside the group: it sees the group's offsets and any message, and never causes a rebalance as long as it
-    /// assigns partitions itself and does not subscribe.
+    /// A reader outside the group: it sees the group's offsets and any message, and never causes a
+    /// rebalance as long as it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
         let mut config = self.base();
         config

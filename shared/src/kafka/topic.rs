@@ -1,4 +1,4 @@
-//! The topic of claims: made by `migrate`, looked for at start-up.
+//! The topic of claims: `migrate` makes it, start-up checks it.
 
 use std::time::Duration;
 

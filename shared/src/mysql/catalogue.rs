@@ -28,7 +28,8 @@ struct CouponRow {
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
-        // The schema lets only the two words in. A schedule written by hand that can't be read makes no drops.
+        // The schema lets only the two words in. A schedule written by hand that can't be read
+        // makes no drops.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -122,8 +123,8 @@ impl Db {
         .await
     }
 
-    /// Every coupon, each with the drops that matter now, in order of opening: those that are not sealed, the last made, and
-    /// the last that has opened.
+    /// Every coupon, each with the drops that matter now, in order of opening: those that are not
+    /// sealed, the last made, and the last that has opened.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async move |conn| {
             let all: Vec<CouponRow> =
@@ -159,9 +160,10 @@ impl Db {
         .await
     }
 
-    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as they are at that revision. The
-    /// right to write its settings to Redis: whoever took an earlier one can't any more, and can't commit a change either
-    /// ([`Db::change_coupon`]).
+    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as
+    /// they are at that revision. A revision is a fencing token: with it one may write the coupon's
+    /// settings to Redis, until somebody takes a later one. Then neither that write nor the commit
+    /// of a change ([`Db::change_coupon`]) takes effect.
     pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("take revision", async move |conn| {
             conn.transaction(async |conn| {
@@ -178,8 +180,9 @@ impl Db {
         .await
     }
 
-    /// Makes the drops that a coupon's schedule asks for and that are not there yet; gives the coupon as it is in that
-    /// transaction, with those it made. Any number of processes may do so at once: the schema keeps one a local date.
+    /// Makes the drops that a coupon's schedule asks for and that are not there yet; gives the
+    /// coupon as it is in that transaction, with those it made. Any number of processes may do so
+    /// at once: the schema keeps one a local date.
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -187,7 +190,8 @@ impl Db {
     ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("make drops", async move |conn| {
             conn.transaction(async |conn| {
-                // The settings in force, not those the caller saw: an operator may be changing them right now.
+                // The settings in force, not those the caller saw: an operator may be changing them
+                // right now.
                 let found: Option<CouponRow> = coupons::table
                     .find(id.0)
                     .select(CouponRow::as_select())

@@ -20,13 +20,14 @@ pub struct CouponChange {
 }
 
 impl Db {
-    /// Changes a coupon and its drops that are not closed at `now`, and gives the revision that this made. `revision` is the
-    /// caller's, from [`Db::take_revision`], and `expected` says which drops there are and how large: where that is no longer
-    /// so (another operator or a repair took a later one, or a drop was made meanwhile) nothing changes and `None` is given.
+    /// Changes a coupon and its drops that are not closed at `now`, and gives the revision that
+    /// this made. `revision` is the caller's, from [`Db::take_revision`], and `expected` says which
+    /// drops there are and how large: where that is no longer so (another operator or a repair took
+    /// a later one, or a drop was made meanwhile) nothing changes and `None` is given.
     ///
     /// # Errors
-    /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued, and nothing was changed; any
-    /// other may have come after the change took effect.
+    /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued,
+    /// and nothing was changed; any other may have come after the change took effect.
     pub async fn change_coupon(
         &self,
         id: CouponId,

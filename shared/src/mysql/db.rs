@@ -1,11 +1,13 @@
-//! A cancelled MySQL query is poison: when its future is dropped mid-flight, the reply stays on the connection and the next
-//! query reads another one's rows (seen with diesel-async 0.9.2 and mysql_async 0.36; the system tests show it). So every
-//! call runs in a task of its own that the caller only awaits, and a connection that ran out of time is thrown away.
+//! A cancelled MySQL query is poison: when its future is dropped mid-flight, the reply stays on the
+//! connection and the next query reads another one's rows (seen with diesel-async 0.9.2 and
+//! mysql_async 0.36; the system tests show it). So every call runs in a task of its own that the
+//! caller only awaits, and a connection that ran out of time is thrown away.
 
 use std::any::Any;
 use std::time::Duration;
 
 use diesel::QueryResult;
+use diesel::result::DatabaseErrorKind;
 use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
@@ -16,7 +18,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
 
-/// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async has the same trait, private.)
+/// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
+/// has the same trait, private.)
 pub trait AsyncFunc<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut {
     /// The closure's future.
     type Fut: Future<Output = R>;
@@ -64,9 +67,10 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// The schema refused what would have been written. Nothing was, and trying again changes nothing.
+    /// The schema refused what would have been written. Nothing was, and trying again changes
+    /// nothing.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Query { source, .. } if super::refusal(source).is_some())
+        matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
 }
 
@@ -88,7 +92,8 @@ pub struct Db {
     limit: Duration,
 }
 
-/// A connection idle for longer than this is tried out before it is used: servers close idle connections, and restart.
+/// A connection idle for longer than this is tried out before it is used: servers close idle
+/// connections, and restart.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// How long that trial may take. Where the host died without a word, each idle connection costs a caller this much, not
@@ -121,11 +126,12 @@ impl Db {
         Ok(Self { pool, limit: settings.limit })
     }
 
-    /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the call goes on to its end.
-    /// `what` names the call in errors.
+    /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the
+    /// call goes on to its end. `what` names the call in errors.
     ///
     /// # Errors
-    /// [`DbError`]; after one that may have left the connection in the middle of something, that connection is closed.
+    /// [`DbError`]; after one that may have left the connection in the middle of something, that
+    /// connection is closed.
     pub async fn run<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
@@ -161,8 +167,8 @@ impl Db {
 /// What a call gives, whatever its type.
 type Answer = Box<dyn Any + Send>;
 
-/// A call. Without its type, so that there is one kind of task for all of them: tokio's and deadpool's code around it is compiled
-/// once, not once a query.
+/// A call. Without its type, so that there is one kind of task for all of them: tokio's and
+/// deadpool's code around it is compiled once, not once a query.
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<Answer>> + Send>;
 
 async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<Answer, DbError> {
@@ -189,9 +195,10 @@ async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.
 pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
     let mut conn = Conn::establish(&as_given(url)).await?;
-    // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't block each other.
-    // wait_timeout: a process that stands still, or whose host is gone without a word, holds the locks of its transaction and
-    // its GET_LOCK until MySQL gives its connection up. The default is eight hours.
+    // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers
+    // don't block each other. wait_timeout: a process that stands still, or whose host is gone
+    // without a word, holds the locks of its transaction and its GET_LOCK until MySQL gives its
+    // connection up. The default is eight hours.
     conn.batch_execute(
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
          SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, SESSION time_zone = '+00:00'",
@@ -201,8 +208,9 @@ pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
     Ok(conn)
 }
 
-/// By default mysql_async asks a server at a loopback address for its socket file and goes on through that, which need not
-/// be the same server: behind a tunnel or a proxy it is another one, or none. The URL means what it says.
+/// By default mysql_async asks a server at a loopback address for its socket file and goes on
+/// through that, which need not be the same server: behind a tunnel or a proxy it is another one,
+/// or none. The URL means what it says.
 fn as_given(mut url: String) -> String {
     if !url.contains("prefer_socket=") {
         url.push(if url.contains('?') { '&' } else { '?' });
@@ -211,8 +219,8 @@ fn as_given(mut url: String) -> String {
     url
 }
 
-/// Tells a wrong password or database from a server that is not there: MySQL says so in words only, as far as diesel passes
-/// them on.
+/// Tells a wrong password or database from a server that is not there: MySQL says so in words only,
+/// as far as diesel passes them on.
 fn no_connection(reason: String) -> DbError {
     if ["Access denied", "Unknown database"].iter().any(|words| reason.contains(words)) {
         DbError::Refused(reason)
@@ -221,18 +229,57 @@ fn no_connection(reason: String) -> DbError {
     }
 }
 
-/// Errors after which the connection certainly waits for the next command. Any other may be an I/O error in disguise.
+/// Errors after which the connection certainly waits for the next command. Any other may be an I/O
+/// error in disguise.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
-    matches!(error, diesel::result::Error::NotFound) || super::refusal(error).is_some()
+    matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
 }
 
 impl Db {
-    /// A connection of its own that is never in the pool, for what must live and die with its connection (`GET_LOCK`).
+    /// A connection of its own that is never in the pool, for what must live and die with its
+    /// connection (`GET_LOCK`).
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
             Ok(Ok(conn)) => Ok(conn),
             Ok(Err(error)) => Err(no_connection(error.to_string())),
             Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
+        }
+    }
+}
+
+/// A statement that MySQL understood and refused because of what it would have written. Trying
+/// again changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A unique key: the slot is taken, the person has one, or the code exists.
+    Duplicate,
+    /// No such drop, or a drop of another coupon.
+    UnknownDrop,
+    /// The slot is outside 1..quantity.
+    SlotOutOfRange,
+    /// Anything else about the data: too long, not null, a check.
+    BadData,
+}
+
+/// Whether an error is a refusal. `None` means that the call may be tried again: MySQL is away,
+/// read-only, locked, or full.
+pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
+    let diesel::result::Error::DatabaseError(kind, info) = error else { return None };
+    match kind {
+        DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
+        DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
+        DatabaseErrorKind::CheckViolation => Some(Refusal::SlotOutOfRange),
+        DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
+        _ => {
+            let text = info.message();
+            if text.starts_with("firstcome: slot") || text.starts_with("Out of range value for column 'slot'") {
+                Some(Refusal::SlotOutOfRange)
+            } else if ["Data too long", "Incorrect ", "Out of range", "firstcome: "].iter().any(|p| text.starts_with(p))
+            {
+                Some(Refusal::BadData)
+            } else {
+                None
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The dead-letter table `failed_claims`: claims that did not become a row, kept until the reconciler or a person has resolved
-//! them. It is the fallback for claims that Kafka did not take, too (reason [`UNPUBLISHED`]).
+//! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
+//! reconciler or a person has resolved them. It is the fallback for claims that Kafka did not take,
+//! too (reason [`UNPUBLISHED`]).
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
@@ -11,8 +12,8 @@ use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 use crate::event::ClaimEvent;
 
-/// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it from another message on
-/// the same offset of a topic that was made anew.
+/// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
+/// from another message on the same offset of a topic that was made anew.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The topic.
@@ -40,7 +41,8 @@ pub struct FailedClaim {
     pub claimed_at: Option<DateTime<Utc>>,
     /// The message as it was.
     pub payload: Vec<u8>,
-    /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`, `unknown_drop`, `bad_data`.
+    /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
+    /// `unknown_drop`, `bad_data`.
     pub reason: &'static str,
     /// The same in words.
     pub error: String,
@@ -90,7 +92,8 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
 /// The word for an admission that Kafka has not acknowledged in time.
 pub const UNPUBLISHED: &str = "unpublished";
 
-/// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already counts another attempt.
+/// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already
+/// counts another attempt.
 ///
 /// # Errors
 /// Of the connection; none is kept then.

@@ -70,8 +70,9 @@ pub struct IssuedRow {
 
 /// Inserts claims as one multi-row statement: all of them, or none.
 ///
-/// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters, each described by MySQL in a
-/// packet of its own before the values are even sent, and it is used once (docs/PERFORMANCE.md has the figures).
+/// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
+/// each described by MySQL in a packet of its own before the values are even sent, and it is used
+/// once (docs/PERFORMANCE.md has the figures).
 pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: IssuedBy) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
@@ -80,11 +81,13 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: Issu
     Ok(claims.len())
 }
 
-/// From so many rows on a query for their limits costs less than letting the schema look for each row's.
+/// From so many rows on, one query for their limits costs less than the schema's query for each
+/// row.
 const LIMITS_FROM: usize = 4;
 
-/// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By default none is known, and the
-/// schema looks for each row's. Limits that have changed since they were read are refused by the schema's foreign key.
+/// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By
+/// default none is known, and the schema finds each row's. Limits that have changed since they were
+/// read are refused by the schema's foreign key.
 #[derive(Debug, Default)]
 pub struct Limits(HashMap<i64, Vec<Limit>>);
 
@@ -99,8 +102,9 @@ impl Limits {
     /// Most drops in one query's list.
     const CHUNK: usize = 500;
 
-    /// Reads those of these claims. Not in the transaction of their rows: a plain read would begin its snapshot, in which rows written
-    /// meanwhile are missing, and a locking one would make new drops wait for it.
+    /// Reads those of these claims. Not in the transaction of their rows: a plain read would begin
+    /// its snapshot, in which rows written meanwhile are missing, and a locking one would make new
+    /// drops wait for it.
     pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
         let mut limits = Self::default();
         if claims.len() < LIMITS_FROM {
@@ -135,7 +139,8 @@ impl Limits {
     }
 }
 
-/// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in SQL; see [`push_text`].
+/// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
+/// SQL; see [`push_text`].
 fn statement(claims: &[Claim], limits: &Limits, by: IssuedBy, now: NaiveDateTime) -> String {
     let now = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
@@ -161,8 +166,9 @@ fn instant(at: NaiveDateTime) -> NaiveDateTime {
     at.trunc_subsecs(6)
 }
 
-/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what does not have the form of an
-/// id is written in hexadecimal, so that no text can end its own literal.
+/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
+/// does not have the form of an id is written in hexadecimal, so that no text can end its own
+/// literal.
 fn push_text(sql: &mut String, text: &str) {
     if UserId::has_form(text) {
         sql.push('\'');
@@ -279,7 +285,8 @@ impl Db {
         Ok(found)
     }
 
-    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order of ids.
+    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order
+    /// of ids.
     pub async fn holders_after(
         &self,
         coupon: CouponId,

@@ -1,4 +1,5 @@
-//! Making the tables. Safe when two start at once: one waits for the other, then finds nothing left to do.
+//! Making the tables. Safe when two start at once: one waits for the other, then finds nothing left
+//! to do.
 
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ struct Answer {
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
     let mut conn = Db::dedicated(&patient).await?;
-    // The lock is per server, so its name holds the database's. It goes with the connection, whatever happens below.
+    // The lock is per server, so its name holds the database's. It goes with the connection,
+    // whatever happens below.
     let got: Answer = diesel::sql_query(
         "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-migrate:', DATABASE()), 64), ?) AS SIGNED) AS answer",
     )
@@ -47,8 +49,8 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
     Ok(done.iter().map(ToString::to_string).collect())
 }
 
-/// Checks that every migration this build knows has run. It only reads: the user that services run as need not be allowed
-/// to make tables, which diesel's own check tries to.
+/// Checks that every migration this build knows has run. It only reads: the user that services run
+/// as need not be allowed to make tables, which diesel's own check tries to.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let mut conn = Db::dedicated(settings).await?;
     let ran: Vec<Ran> = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")

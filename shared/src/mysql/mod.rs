@@ -1,4 +1,5 @@
-//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both packages need.
+//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries both
+//! packages need.
 
 pub mod alerts;
 pub mod catalogue;
@@ -11,10 +12,8 @@ pub mod migrations;
 pub mod outbox;
 pub mod pass_lock;
 pub mod promises;
-mod refusal;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
 
-pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings};
-pub use refusal::{Refusal, refusal};
+pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings, Refusal, refusal};

@@ -1,5 +1,6 @@
-//! One pass at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never goes back to a pool (the
-//! lock would outlive the pass there) and whose death ends the pass (the lock is gone with it).
+//! One pass at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
+//! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
+//! lock is gone with it).
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
-/// How often a held lock is looked after.
+/// How often the lock's connection is tried out.
 const BEAT: Duration = Duration::from_secs(1);
 
 #[derive(diesel::QueryableByName)]
@@ -25,12 +26,14 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds it.
+    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds
+    /// it.
     pub async fn take(settings: &DbSettings, run_id: &str, wait: Duration) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
-        // The name holds the database's, since the lock is per server. A future dropped here takes its connection with it.
+        // The name holds the database's, since the lock is per server. A future dropped here takes
+        // its connection with it.
         let asked = diesel::sql_query(
             "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), ?) AS SIGNED) AS answer",
         )
@@ -49,7 +52,7 @@ impl PassLock {
         Ok(Some(Self { lost, release, keeper }))
     }
 
-    /// Cancelled when the lock is lost: whoever works under it must stop.
+    /// Cancelled when the lock is lost: work under it must stop.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -69,7 +72,8 @@ impl Drop for PassLock {
     }
 }
 
-/// Looks after the lock until it is released or lost, and shows on the run's row that the pass is alive.
+/// Tries out the lock's connection until the lock is released or lost, and shows on the run's row
+/// that the pass is alive.
 async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: CancellationToken, release: CancellationToken) {
     loop {
         tokio::select! {
@@ -96,7 +100,8 @@ async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: Cancellatio
             }
         }
     }
-    // Asked for, so that the next one finds it free at once. Where this fails, the connection ends here and the lock with it.
+    // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
+    // here and the lock with it.
     let give_back =
         diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {

@@ -1,4 +1,5 @@
-//! Promises to people: the rows that keep them, and those that could not be kept so far (`broken_promises`).
+//! Promises to people: the rows that keep them, and those that could not be kept so far
+//! (`broken_promises`).
 
 use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
@@ -14,7 +15,8 @@ use crate::domain::{CouponId, DropId, UserId};
 pub struct PersonRecord {
     /// Rows they hold, oldest drop first.
     pub rows: Vec<IssuedRow>,
-    /// Drops in which a promise to them is broken and not mended, oldest first, with the slot they had been told.
+    /// Drops in which a promise to them is broken and not mended, oldest first, with the slot that
+    /// was promised.
     pub broken: Vec<(DropId, Option<i64>)>,
 }
 
@@ -31,7 +33,8 @@ pub struct BrokenPromise {
 }
 
 impl Db {
-    /// Lists a person whose promise could not be kept; one who is listed already, and mended, is broken again.
+    /// Lists a person whose promise could not be kept; one who is listed already, and mended, is
+    /// broken again.
     pub async fn list_broken_promise(
         &self,
         (coupon, drop): (CouponId, DropId),

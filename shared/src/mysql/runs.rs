@@ -65,14 +65,16 @@ pub struct FindingRow {
 /// Findings written in one statement.
 const FINDINGS_AT_ONCE: usize = 500;
 
-/// Runs deleted in one statement: short locks, and thousands of runs are caught up with in a few passes.
+/// Runs deleted in one statement: short locks, and thousands of runs are caught up with in a few
+/// passes.
 const DELETED_AT_ONCE: u32 = 500;
 
 /// Runs that found something are the memory of `explain` and stay for this long.
 const RUNS_WITH_FINDINGS_KEPT: Duration = Duration::from_secs(366 * 86_400);
 
 impl Db {
-    /// Records that a run begins. The caller holds the pass lock, so any other run that is still "running" died.
+    /// Records that a run begins. The caller holds the pass lock, so any other run that is still
+    /// "running" died.
     pub async fn begin_run(&self, run: RunRow) -> Result<(), DbError> {
         self.run("begin run", async move |conn| {
             conn.transaction(async |conn| {
@@ -92,8 +94,8 @@ impl Db {
         .await
     }
 
-    /// Records how a run ended, with its findings; also where its beginning could not be recorded. `succeeded` is the instant
-    /// that counts as the last success.
+    /// Records how a run ended, with its findings; also where its beginning could not be recorded.
+    /// `succeeded` is the instant that counts as the last success.
     ///
     /// # Errors
     /// [`DbError`]; nothing was recorded.
@@ -124,7 +126,8 @@ impl Db {
         .await
     }
 
-    /// Deletes runs that began longer ago: `kept` for those that found nothing, a year for the others (with their findings).
+    /// Deletes runs that began longer ago: `kept` for those that found nothing, a year for the
+    /// others (with their findings).
     pub async fn delete_old_runs(&self, kept: Duration) -> Result<(), DbError> {
         self.run("delete old runs", async move |conn| {
             for (of, kept) in
@@ -192,7 +195,8 @@ impl Db {
         .await
     }
 
-    /// The first thousand findings about a person and a coupon, each with the instant when it was recorded.
+    /// The first thousand findings about a person and a coupon, each with the instant when it was
+    /// recorded.
     pub async fn findings_about(
         &self,
         coupon: CouponId,

@@ -34,7 +34,8 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops that an unresolved dead letter names, since a promise may be open there after all. Gives their number.
+    /// Unseals the drops that an unresolved dead letter names, since a promise may be open there
+    /// after all. Gives their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         self.run("unseal drops", async move |conn| {
             let named: Vec<Option<i64>> = failed_claims::table
@@ -55,7 +56,8 @@ impl Db {
         .await
     }
 
-    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop where they are given.
+    /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop where they are
+    /// given.
     pub async fn sealed_drops(
         &self,
         coupon: Option<CouponId>,

@@ -4,13 +4,13 @@ use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
 use super::Redis;
+use super::client::is_noscript;
 use super::keys::DropKeys;
 use super::safety::is_master;
-use super::scripts::is_noscript;
 use crate::domain::{DropId, Slot, UserId};
 
-/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so many take half a
-/// millisecond.
+/// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
+/// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
 /// What admission said, with Redis's time of saying it.
@@ -20,7 +20,8 @@ pub struct Reply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
-    /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where that is not known.
+    /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
+    /// that is not known.
     pub admitted_at_ms: Option<i64>,
 }
 
@@ -65,13 +66,15 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds [`Admission::Already`].
+    /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds
+    /// [`Admission::Already`].
     pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
         self.claim_all(keys, drop, &[user]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
     }
 
-    /// Runs admission for several people in one call, as if they had come one after the other; as many replies, in their
-    /// order, `None` where one person's can't be read. At most [`MAX_BATCH`] people. Never sent twice.
+    /// Runs admission for several people in one call, as if they had come one after the other; as
+    /// many replies, in their order, `None` where one person's can't be read. At most [`MAX_BATCH`]
+    /// people. Never sent twice.
     pub async fn claim_all(
         &self,
         keys: &DropKeys,
@@ -117,14 +120,15 @@ impl Redis {
         Ok((script == [true], is_master(&replication)))
     }
 
-    /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after it has verified every
-    /// drop that is not sealed against that same process.
+    /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after
+    /// it has verified every drop that is not sealed against that same process.
     pub async fn open_gate(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
         redis::cmd("SCRIPT").arg("LOAD").arg(&*self.claim_text).query_async::<Value>(conn).await.map(|_| ())
     }
 }
 
-/// One reply a person, `None` for one that the script can't have given; `None` in all where this is no reply of the script.
+/// One reply a person, `None` for one that the script can't have given; `None` in all where this is
+/// no reply of the script.
 fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<Reply>>> {
     let Value::Array(items) = value else { return None };
     let (Value::Int(now_ms), answers) = items.split_first()? else { return None };

@@ -1,16 +1,16 @@
-//! The connection every use of Redis goes through.
+//! The connection that every use of Redis goes through, and the scripts' texts and hashes. Each script
+//! stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, IntoConnectionInfo as _, RedisError};
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, ServerErrorKind};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::connection::SharedConnection;
 use super::keys::DropKeys;
-use super::scripts::claim_script;
 use crate::domain::{CouponId, DropId};
 
 /// How to reach Redis.
@@ -27,8 +27,8 @@ pub struct RedisSettings {
 /// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// One installation's Redis: a connection shared by all callers that comes back by itself, and the names and scripts that go
-/// with it. No command is sent twice by itself.
+/// One installation's Redis: a connection shared by all callers that comes back by itself, and the
+/// names and scripts that go with it. No command is sent twice by itself.
 #[derive(Clone)]
 pub struct Redis {
     pub(super) conn: SharedConnection,
@@ -64,8 +64,9 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// A connection of its own, to one server process and no other: it does not come back by itself. Opening the gate
-    /// needs one, so that what was verified and what is opened are the same process.
+    /// A connection of its own, to one server process and no other: it does not come back by
+    /// itself. Opening the gate needs one, so that what was verified and what is opened are the
+    /// same process.
     pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -93,4 +94,49 @@ impl Redis {
     pub async fn ping(&self) -> Result<(), RedisError> {
         redis::cmd("PING").query_async(&mut self.connection()).await
     }
+}
+
+/// A script that may load itself: everything but admission.
+pub(super) struct Script {
+    text: &'static str,
+    hash: String,
+}
+
+impl Script {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+
+    /// Runs it by hash, and by text where this Redis has not seen it yet. Sending it twice is safe:
+    /// `NOSCRIPT` means that it did not run.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        conn: &mut impl ConnectionLike,
+        keys: &[&str],
+        args: &[String],
+    ) -> Result<T, RedisError> {
+        match self.command("EVALSHA", &self.hash, keys, args).query_async(conn).await {
+            Err(error) if is_noscript(&error) => self.command("EVAL", self.text, keys, args).query_async(conn).await,
+            other => other,
+        }
+    }
+
+    #[allow(clippy::unused_self)]
+    fn command(&self, verb: &str, script: &str, keys: &[&str], args: &[String]) -> Cmd {
+        let mut cmd = redis::cmd(verb);
+        cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
+        cmd
+    }
+}
+
+pub(super) fn is_noscript(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Admission's text and hash for one installation. The key prefix and database stand in the text,
+/// so that two installations on one Redis have gates of their own.
+pub(super) fn claim_script(prefix: &str, database: i64) -> (String, String) {
+    let text = format!("-- admission gate of {prefix} in database {database}\n{}", include_str!("scripts/claim.lua"));
+    let hash = redis::Script::new(&text).get_hash().to_owned();
+    (text, hash)
 }

@@ -1,14 +1,16 @@
-//! Fencing tokens in Redis: values by which a late writer is recognized, and its write refused. A *generation* fences one life of
-//! Redis, a *revision* the settings of a coupon. The *canary* is no token, but lost together with the data like a generation: it
-//! says that no key was emptied since the last pass over everything began.
+//! Fencing tokens in Redis: values by which a late writer is recognized, and its write refused. A
+//! *generation* fences one life of Redis, a *revision* the settings of a coupon. The *canary* is no
+//! token, but lost together with the data like a generation: it says that no key was emptied since
+//! the last pass over everything began.
 
 use redis::RedisError;
 
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
-/// Fencing token of one life of a coupon in Redis: a random value that is lost together with the data. A pass reads it before
-/// anything else and sends it with every write; a write whose generation is not the one in Redis does nothing.
+/// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
+/// data. A pass reads it before anything else and sends it with every write; a write whose
+/// generation is not the one in Redis does nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation(pub(super) String);
 

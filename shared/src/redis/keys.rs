@@ -1,5 +1,5 @@
-//! Every key Firstcome has in Redis, with its type and meaning, in one place. All keys of a coupon share the hash tag `{C}`, so
-//! that a script over them runs on Redis Cluster too.
+//! Every key Firstcome has in Redis, with its type and meaning, in one place. All keys of a coupon
+//! share the hash tag `{C}`, so that a script over them runs on Redis Cluster too.
 //!
 //! | Key | Type | Holds |
 //! |---|---|---|
@@ -10,9 +10,9 @@
 //! | `…:waiting` | sorted set | member user id, score order of arrival |
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
-//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied, which stops late writers |
+//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
-//! | `fc:canary` | string | set by every pass that looks at everything; gone once Redis was emptied |
+//! | `fc:canary` | string | set by every pass over everything; gone once Redis was emptied |
 //!
 //! Always: count = |users| + |free|.
 
@@ -64,8 +64,8 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
 }
 
-/// The installation's canary: it only says that nothing was emptied since a pass began that looked at everything. `FLUSHALL`
-/// keeps the script cache, so the gate alone does not tell.
+/// The installation's canary: as long as it is there, no key was emptied since the last pass over
+/// everything began. The gate alone does not show that, since `FLUSHALL` keeps the script cache.
 pub fn canary(prefix: &str) -> String {
     format!("{prefix}:canary")
 }

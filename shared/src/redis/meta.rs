@@ -51,7 +51,8 @@ impl DropMeta {
         .collect()
     }
 
-    /// Reads the hash; `None` where it is missing or a field can't be read, which admission takes for not loaded alike.
+    /// Reads the hash; `None` where it is missing or a field can't be read, which admission takes
+    /// for not loaded alike.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms").map_or("", String::as_str);
         Some(Self {

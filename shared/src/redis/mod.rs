@@ -1,6 +1,6 @@
-//! Redis: key names ([`keys`]), admission ([`admission`]), fencing tokens ([`fencing`]), the scripts
-//! repairs are made of ([`repair`]), reads ([`reads`]), and the checks that
-//! refuse a Redis that could forget ([`safety`]).
+//! Redis: key names ([`keys`]), admission ([`admission`]), fencing tokens ([`fencing`]), the
+//! scripts repairs are made of ([`repair`]), reads ([`reads`]), and the checks that refuse a Redis
+//! that could forget ([`safety`]).
 
 pub mod admission;
 mod client;
@@ -11,7 +11,6 @@ pub mod meta;
 pub mod reads;
 pub mod repair;
 pub mod safety;
-mod scripts;
 
 pub use client::{Redis, RedisSettings};
 pub use redis::aio::MultiplexedConnection as Connection;

@@ -1,4 +1,5 @@
-//! Reads: what people are shown (what is left of a drop, where one person stands), and what a pass compares.
+//! Reads: what people are shown (what is left of a drop, where one person stands), and what a pass
+//! compares.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -27,8 +28,8 @@ pub struct Stock {
 pub struct Standing {
     /// Whether Redis has the drop.
     pub loaded: bool,
-    /// Whether Redis can be believed about this drop: it knows it, and admission is open. Otherwise what is missing below
-    /// may only be lost.
+    /// Whether Redis has the drop and its gate is open. Otherwise what is missing below may only be
+    /// lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
@@ -80,12 +81,14 @@ impl Redis {
         })
     }
 
-    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where that is not known.
+    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where
+    /// that is not known.
     pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
         redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
     }
 
-    /// The highest slot given out in each drop, in the order asked; `None` for one that admission does not know.
+    /// The highest slot given out in each drop, in the order asked; `None` for one that admission
+    /// does not know.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -176,8 +179,8 @@ impl Redis {
 
     /// The slots `from..=to` at one moment; without `to`, all from `from` on.
     ///
-    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and back, which cost Redis more
-    /// than the reading did (docs/PERFORMANCE.md).
+    /// A transaction, not a script: Lua would turn every name and slot into a value of its own and
+    /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
@@ -244,7 +247,8 @@ impl Redis {
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
     }
 
-    /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole hash.
+    /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole
+    /// hash.
     pub async fn claimants_of(
         &self,
         coupon: CouponId,

@@ -1,6 +1,7 @@
-//! What may change a drop in Redis besides admission: loading, an operator's changes, and the reconciler's repairs. Each is one
-//! atomic script that checks what its caller saw and does nothing where that has changed, so all of them are safe to run
-//! twice, by two reconcilers at once, beside live traffic.
+//! What may change a drop in Redis besides admission: loading, an operator's changes, and the
+//! reconciler's repairs. Each is one atomic script that checks what its caller saw and does nothing
+//! where that has changed, so all of them are safe to run twice, by two reconcilers at once, beside
+//! live traffic.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use std::time::Duration;
 use redis::RedisError;
 
 use super::Redis;
+use super::client::Script;
 use super::fencing::Generation;
 use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
-use super::scripts::Script;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
@@ -56,7 +57,8 @@ pub struct Holding {
     pub slot: Slot,
     /// Since when, Unix milliseconds, where known.
     pub claimed_at_ms: Option<i64>,
-    /// A row says so: they get the slot even where another person is on it, who has to be moved then.
+    /// A row says so: they get the slot even where another person is on it, who has to be moved
+    /// then.
     pub certain: bool,
 }
 
@@ -72,7 +74,8 @@ pub enum PutBack {
 }
 
 impl Redis {
-    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a newer revision was seen.
+    /// Makes a drop known to admission if it isn't; `Applied(false)` where it was. `Changed`: a
+    /// newer revision was seen.
     pub async fn load_drop(
         &self,
         keys: &DropKeys,
@@ -92,8 +95,8 @@ impl Redis {
         })
     }
 
-    /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a newer revision was seen; `Stale`:
-    /// the drop is not loaded. Both leave `meta` as it is.
+    /// Overwrites a loaded drop's `meta` with what a revision of its coupon says. `Changed`: a
+    /// newer revision was seen; `Stale`: the drop is not loaded. Both leave `meta` as it is.
     pub async fn write_meta(&self, keys: &DropKeys, revision: u64, meta: &DropMeta) -> Result<Done<()>, RedisError> {
         let mut args = vec![revision.to_string()];
         args.extend(meta.fields());
@@ -105,7 +108,8 @@ impl Redis {
         })
     }
 
-    /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from here on.
+    /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from
+    /// here on.
     pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
         let args = [revision.to_string(), quantity.to_string()];
         let (word, count): (String, Slot) =
@@ -150,8 +154,8 @@ impl Redis {
         Ok(Done::Applied(words.into_iter().map(read).collect()))
     }
 
-    /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots came free.
-    /// `Changed` where it can't be: two people are on one slot.
+    /// Makes count = |users| + |free| true again, walking the slots in pages; gives how many slots
+    /// came free. `Changed` where it can't be: two people are on one slot.
     pub async fn repair_count(&self, keys: &DropKeys, generation: &Generation) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [&*keys.meta, &keys.count, &keys.users, &keys.free, &keys.generation];
@@ -164,7 +168,8 @@ impl Redis {
             freed += freed_here;
             match word.as_str() {
                 "stale" => return Ok(Done::Stale),
-                // Adding up is no proof before the last page: a gap here and a free slot there that is held even out.
+                // Adding up is no proof before the last page: a gap here and a free slot there that
+                // is held even out.
                 _ if to < end => from = to + 1,
                 "done" => return Ok(Done::Applied(freed)),
                 _ => return Ok(Done::Changed),
@@ -172,8 +177,9 @@ impl Redis {
         }
     }
 
-    /// Gives a person another slot than `from`, or their first one where `from` is `None`. `Applied(None)` where none is left.
-    /// With `quantity`, only while that is the drop's: what was planned for another may be wrong by now.
+    /// Gives a person another slot than `from`, or their first one where `from` is `None`.
+    /// `Applied(None)` where none is left. With `quantity`, only while that is the drop's: what was
+    /// planned for another may be wrong by now.
     pub async fn move_person(
         &self,
         keys: &DropKeys,
@@ -220,7 +226,8 @@ impl Redis {
         })
     }
 
-    /// Gives what is free to the people first on the waiting list, at most `limit` of them, and tells who got which slot.
+    /// Gives what is free to the people first on the waiting list, at most `limit` of them, and
+    /// tells who got which slot.
     ///
     /// # Errors
     /// When Redis can't be reached; some may have been promoted.

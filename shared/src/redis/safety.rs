@@ -1,4 +1,5 @@
-//! Settings under which a promise can be lost, refused at start-up with a sentence that says what to change.
+//! Settings under which a promise can be lost, refused at start-up with a sentence that says what
+//! to change.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,8 @@ use redis::RedisError;
 
 use super::Redis;
 
-/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to replicas.
+/// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
+/// replicas.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// What a Redis server says of itself.
@@ -51,8 +53,8 @@ impl Redis {
         })
     }
 
-    /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica, replicas of which none need
-    /// follow, or too old.
+    /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica,
+    /// replicas of which none need follow, or too old.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let mut conn = self.connection();
         let facts = self.facts(&mut conn).await?;
@@ -70,7 +72,8 @@ pub(super) fn is_master(replication: &str) -> bool {
     replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
-/// Longest that a master may go on writing after its replicas were cut off, in seconds: less than any fail-over waits.
+/// Longest that a master may go on writing after its replicas were cut off, in seconds: less than
+/// any fail-over waits.
 const LONGEST_LAG: u32 = 10;
 
 fn connected_replicas(replication: &str) -> u32 {
@@ -78,8 +81,9 @@ fn connected_replicas(replication: &str) -> u32 {
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Whoever has replicas means to fail over. A master that is cut off from them must stop admitting before one of them
-/// takes its place (docs/decisions/0009-replicas.md).
+/// Replicas are there for fail-over. A master that is cut off from them must stop admitting before
+/// one of them takes its place
+///  (docs/decisions/0009-replicas.md).
 fn fenced(replicas: u32, config: &HashMap<String, String>) -> Result<(), String> {
     let number = |name: &str| config.get(name).and_then(|value| value.parse().ok()).unwrap_or(0_u32);
     let (needed, lag) = (number("min-replicas-to-write"), number("min-replicas-max-lag"));

@@ -268,7 +268,8 @@ impl Model {
         }
         if front {
             self.waiting.retain(|(_, waits)| *waits != person);
-            let earlier = |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (from, person));
+            let earlier =
+                |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (from, person));
             self.waiting.insert(self.waiting.partition_point(earlier), (Some(from), person));
         }
         Done::Applied(())

@@ -1,4 +1,5 @@
-//! Over generated worlds: any mix of people, counters, free slots, rows, messages, backup rows and waiting people.
+//! Over generated worlds: any mix of people, counters, free slots, rows, messages, backup rows and
+//! waiting people.
 
 use super::*;
 use crate::pass::ROUNDS;
@@ -21,7 +22,8 @@ prop_compose! {
         failed in prop::collection::vec((prop::option::of(-1_i64..18), prop::option::weighted(0.9, 1_u32..26)), 0..4),
     ) -> World {
         let once_per = if scope { OncePer::Coupon } else { OncePer::Drop };
-        // The schema holds in every world: slots within the quantity, one row a person, none for who holds one elsewhere.
+        // The schema holds in every world: slots within the quantity, one row a person, none for
+        // who holds one elsewhere.
         let elsewhere: BTreeSet<UserId> = elsewhere.into_iter().filter(|_| scope).map(user).collect();
         let mut people = BTreeSet::new();
         let rows = rows

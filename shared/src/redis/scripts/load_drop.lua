@@ -1,6 +1,7 @@
--- Makes a drop known to admission, if it isn't. Refuses when the coupon's generation is not the one the caller saw before it
--- looked at anything else: Redis was emptied since, and what the caller believes of this drop may be wrong. Refuses as well when
--- a newer revision of the coupon was seen (`write_meta.lua`): its settings have changed since the caller read them.
+-- Makes a drop known to admission, if it isn't. Refuses when the coupon's generation is not the one
+-- the caller saw before it looked at anything else: Redis was emptied since, and what the caller
+-- believes of this drop may be wrong. Refuses as well when a newer revision of the coupon was seen
+-- (`write_meta.lua`): its settings have changed since the caller read them.
 -- KEYS  1 meta  2 count  3 generation  4 revision
 -- ARGV  1 generation  2 revision  3.. field, value pairs of meta
 -- Reply loaded | present | stale | outdated

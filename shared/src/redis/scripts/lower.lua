@@ -1,4 +1,5 @@
--- Lowers a loaded drop's quantity, never under what is given out, unless a newer revision of its coupon was seen (`write_meta.lua`).
+-- Lowers a loaded drop's quantity, never under what is given out, unless a newer revision of its
+-- coupon was seen (`write_meta.lua`).
 -- KEYS  1 meta  2 count  3 revision
 -- ARGV  1 revision  2 quantity
 -- Reply {lowered | unloaded | below_given_out | outdated, count}. Only `lowered` changes anything.

@@ -1,9 +1,9 @@
--- Repair: gives a person another slot (from > 0), or a person who holds none their first (from = 0): the lowest free slot
--- within the quantity, else the next number.
+-- Repair: gives a person another slot (from > 0), or a person who holds none their first (from =
+-- 0): the lowest free slot within the quantity, else the next number.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
 -- ARGV  1 generation  2 drop id  3 user  4 from  5 quantity that the caller went by ('' for any)
--- Reply {moved, slot} | {none, 0} no slot is left | {changed, slot or 0} the person is not where the caller saw them, or
--- the quantity is another | {stale, 0}
+-- Reply {moved, slot} | {none, 0} no slot is left | {changed, slot or 0} the person is not where
+-- the caller saw them, or the quantity is another | {stale, 0}
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0} end
 local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
@@ -16,7 +16,8 @@ if from == 0 and meta[2] == 'coupon' then
     local elsewhere = redis.call('HGET', KEYS[6], user)
     if elsewhere then return {'changed', 0} end
 end
--- The counter and the free slots may be wrong at this point of a repair: a slot that somebody holds is never given.
+-- The counter and the free slots may be wrong at this point of a repair: a slot that somebody holds
+-- is never given.
 local function held(slot) return redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 end
 local slot = nil
 for _, free in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], 1, quantity)) do

@@ -1,8 +1,10 @@
--- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting list, in order.
+-- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting
+-- list, in order.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
 -- ARGV  1 generation  2 drop id  3 at most so many
 -- Reply {stale} | {ok, user, slot, user, slot, …}
--- Who holds one already (in this drop, or in the coupon where one each is allowed) leaves the list without a slot.
+-- A person who holds one already (in this drop, or in the coupon where one each is allowed) leaves
+-- the list without a slot.
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
@@ -22,7 +24,8 @@ for _ = 1, tonumber(ARGV[3]) do
         local lowest = tonumber(redis.call('ZRANGE', KEYS[4], 0, 0)[1] or '')
         if lowest and lowest > count then break end
         if lowest and lowest <= quantity then slot = lowest elseif count < quantity then slot = count + 1 end
-        -- As in admission: what was changed by hand can add up and still point at a slot that somebody holds.
+        -- As in admission: what was changed by hand can add up and still point at a slot that
+        -- somebody holds.
         if not slot or redis.call('ZCOUNT', KEYS[3], slot, slot) > 0 then break end
         redis.call('ZREM', KEYS[8], user)
         redis.call('ZREM', KEYS[4], slot)

@@ -1,11 +1,13 @@
 -- Repair: gives people the slots their evidence (row, backup row, unread message) says they hold.
 -- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation
--- ARGV  1 generation  2 drop id  3 once_per  4.. fours: user, slot, claimed_at_ms ('' if unknown), certain
--- Reply {stale} or one word each: applied | same | taken (another person is on that slot; nothing was changed).
--- `certain` = '1' means that a row says so: they get the slot even if another is on it, who is moved next. Until then two people
--- on one slot keep count ~= |users| + |free|, so admission is closed.
--- A slot above count raises count to it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays
--- closed until `repair_count` has put them among the free ones.
+-- ARGV 1 generation 2 drop id 3 once_per 4.. fours: user, slot, claimed_at_ms ('' if unknown),
+-- certain
+-- Reply {stale} or one word each: applied | same | taken (another person is on that slot; nothing
+-- was changed). `certain` = '1' means that a row says so: they get the slot even if another is on
+-- it, who is moved next. Until then two people on one slot keep count ~= |users| + |free|, so
+-- admission is closed. A slot above count raises count to it. Slots skipped over that way leave
+-- count ~= |users| + |free|, so admission stays closed until `repair_count` has put them among the
+-- free ones.
 if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
 local replies = {}
 for i = 4, #ARGV, 4 do

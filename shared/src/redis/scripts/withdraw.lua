@@ -1,5 +1,6 @@
--- Repair: takes a slot back from a person whose admission cannot stand. With front = '1' they go to the head of the waiting
--- list. The slot is free again if it is within the quantity and nobody else is on it.
+-- Repair: takes a slot back from a person whose admission cannot stand. With front = '1' they go to
+-- the head of the waiting list. The slot is free again if it is within the quantity and nobody else
+-- is on it.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
 -- ARGV  1 generation  2 drop id  3 user  4 from  5 front
 -- Reply {withdrawn, slot} | {changed, slot or 0} | {stale, 0}

@@ -1,6 +1,7 @@
--- Writes a loaded drop's settings as one revision of its coupon has them. The revision is a fencing token: one that is older than
--- any seen before changes nothing, so a write that was held up can't undo a later one. The token is remembered for the coupon and
--- not in `meta`, so that it also keeps an old writer from loading a drop that was not loaded when a newer one came by.
+-- Writes a loaded drop's settings as one revision of its coupon has them. The revision is a fencing
+-- token: one that is older than any seen before changes nothing, so a write that was held up can't
+-- undo a later one. The token is remembered for the coupon and not in `meta`, so that it also keeps
+-- an old writer from loading a drop that was not loaded when a newer one came by.
 -- KEYS  1 meta  2 revision
 -- ARGV  1 revision  2.. field, value pairs of meta
 -- Reply ok | unloaded | outdated

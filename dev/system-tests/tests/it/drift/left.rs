@@ -85,8 +85,7 @@ async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() 
     let scene = Scene::new("d-order").await;
     let (coupon, _) = scene.held("Order", 20, 20).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
-    let mut broken: Vec<(Option<i64>, String)> =
-        done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();
+    let mut broken: Vec<(i64, String)> = done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();
     broken.sort();
     scene.world.once_with(&[], &[]).await;
     for (waits, (_, user)) in broken.iter().enumerate() {
