@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 
-use crate::consume::read::batch::Limits;
-use crate::consume::watch::watchdog::Patience;
+use super::read::batch::BatchLimits;
+use super::watch::watchdog::LivenessLimits;
 
 /// Settings of `firstcome-api consume`.
 #[derive(Debug, Clone, Args)]
@@ -55,16 +55,17 @@ pub struct TuningArgs {
 }
 
 impl TuningArgs {
-    /// When this process counts as dead, and as stuck.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience {
+    pub(super) fn liveness(&self) -> LivenessLimits {
+        LivenessLimits {
             session: Duration::from_millis(self.consume_session_timeout_ms),
             stuck: Duration::from_secs(self.consume_stuck_seconds),
         }
     }
 
-    /// The limits of one batch.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits { max: usize::from(self.consume_batch_max), wait: Duration::from_millis(self.consume_batch_wait_ms) }
+    pub(super) fn limits(&self) -> BatchLimits {
+        BatchLimits {
+            max: usize::from(self.consume_batch_max),
+            wait: Duration::from_millis(self.consume_batch_wait_ms),
+        }
     }
 }

@@ -1,19 +1,18 @@
-//! `firstcome-api consume`: claims from the topic become rows.
+//! `firstcome-api consume`: turns messages into rows, at least once and idempotently.
 //!
 //! ```text
-//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write ─▶ commit ─▶ Kafka
-//!          poll      map       gather   one tx   offsets
-//!                                        │ refused: classify ─▶ rows, or failed_claims in the same transaction
+//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write ─▶ group ─▶ Kafka
+//!          poll      map       gather   one tx   commit
+//!                                        │ refused: classify ─▶ rows, or dead letters in the same transaction
 //!                                        └ MySQL away: the same batch again, paused, with backoff
 //! ```
 //!
-//! The invariant: an offset is committed only after every message before it is a row, was one before, or is kept in
-//! `failed_claims`. Everything may stop between the two; what is read again changes nothing.
+//! The invariant: an offset is committed only after every message before it has a row or a dead letter (`failed_claims`). A
+//! crash in between is harmless, because a message that is read again changes nothing.
 //!
-//! One thread (`worker`) owns the Kafka consumer, since its calls block; MySQL is spoken to on the runtime.
+//! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async runtime.
 
 mod args;
-mod metrics;
 mod read;
 mod watch;
 mod worker;
@@ -37,15 +36,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use args::{ConsumeArgs, TuningArgs};
-use watch::health::Health;
+use watch::report::{Health, describe_metrics};
 use worker::Setup;
 
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Reads claims and writes rows until `shutdown`; then finishes the batch in hand and leaves the group.
+/// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the group.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
-    metrics::describe();
+    describe_metrics();
     let address = args.tuning.consume_listen_addr;
     let listener = TcpListener::bind(address).await.with_context(|| format!("{address} could not be listened on"))?;
     let address = listener.local_addr()?;
@@ -72,7 +71,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended.context("the consumer's thread failed")?
 }
 
-/// Starts the loop on its thread; the receiver hears how it ended, or nothing after a panic.
+/// Starts the loop on its thread. The receiver gets its result, or an error after a panic.
 fn start_worker(
     args: &ConsumeArgs,
     db: Db,
@@ -84,22 +83,22 @@ fn start_worker(
         kafka: args.kafka.settings(),
         limits: args.tuning.limits(),
         max_rows_per_second: args.tuning.consume_max_rows_per_second,
-        patience: args.tuning.patience(),
+        liveness: args.tuning.liveness(),
         health,
         runtime: Handle::current(),
         stop,
     };
     let (topic, group, first) = (setup.kafka.topic.clone(), setup.kafka.group.clone(), Once::new());
     let joined = move || first.call_once(|| say(&format!("consuming {topic} as {group}")));
-    let (tell, ended) = oneshot::channel();
+    let (result, ended) = oneshot::channel();
     std::thread::Builder::new().name("consume".into()).spawn(move || {
         // The receiver is gone only when the whole process ends.
-        let _ = tell.send(worker::run(setup, joined));
+        let _ = result.send(worker::run(setup, joined));
     })?;
     Ok(ended)
 }
 
-/// One line on standard output. Whoever started this process may have stopped reading; `println!` would panic.
+/// One line on standard output. `println!` would panic where the reader is gone.
 fn say(line: &str) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         tracing::debug!(%error, line, "nobody reads standard output");

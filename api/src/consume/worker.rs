@@ -1,5 +1,5 @@
-//! The loop: gather → write → commit, on one thread that owns the Kafka consumer. While MySQL writes a batch, the thread
-//! commits the offsets of the one before it and gathers the next: neither adds to the time that a batch takes.
+//! The loop: gather, write, commit, on one thread that owns the Kafka consumer. While MySQL writes a batch, the thread commits
+//! the offsets of the batch before and prefetches the next, so that neither adds to the time of a batch.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,48 +10,45 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::metrics;
-use crate::consume::read::batch::{Ahead, Limits};
-use crate::consume::read::decode::Record;
-use crate::consume::read::group::{Group, InHand, Outcome};
-use crate::consume::read::source::Source;
-use crate::consume::watch::health::Health;
-use crate::consume::watch::lag::Lag;
-use crate::consume::watch::watchdog::{Patience, Watchdog};
-use crate::consume::write::backoff::Backoff;
-use crate::consume::write::throttle::Throttle;
-use crate::consume::write::{Written, write};
+use super::read::batch::{BatchLimits, NextBatch};
+use super::read::decode::Record;
+use super::read::group::{Group, InFlightBatch, WriteOutcome};
+use super::read::source::Source;
+use super::watch::lag::LagWatch;
+use super::watch::report::{self, Health};
+use super::watch::watchdog::{LivenessLimits, Watchdog};
+use super::write::pacing::{Backoff, Throttle};
+use super::write::{Written, write};
 
-/// Longest that the loop sleeps without looking whether it is to stop.
+/// Longest sleep of the loop, so that it sees a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
-/// A wait that is longer than this is spent polling. Not at once: pausing throws away what is fetched already.
-const UNPOLLED: Duration = Duration::from_millis(250);
-/// How often it polls then.
+/// Longest wait without a poll. Polling while paused throws away prefetched messages, so a short wait does without.
+const MAX_UNPOLLED: Duration = Duration::from_millis(250);
+/// How often a longer wait polls.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Longest wait for a message while a batch is being written: that it is written is noticed after it.
-const GLANCE: Duration = Duration::from_millis(1);
-/// Time to finish the batch in hand once told to stop.
+/// Longest wait for a message while a batch is being written; the end of the write is noticed after it.
+const PREFETCH_POLL: Duration = Duration::from_millis(1);
+/// Time to finish the batch in flight after a stop.
 const LAST_BATCH: Duration = Duration::from_secs(5);
-/// Time to leave the group then.
+/// Time to leave the group after that.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// A batch that has so many messages is large.
+/// A batch with so many messages is large.
 const LARGE: usize = 64;
-/// The wait grows up to so many times what is set.
-const MOST_PATIENT: u32 = 4;
+/// The wait grows up to so many times the setting.
+const MAX_WAIT_FACTOR: u32 = 4;
 
-/// Twice as long after a large batch, as set after any other.
-fn next_patience(now: Duration, set: Duration, messages: usize) -> Duration {
-    if messages >= LARGE { (now * 2).min(set * MOST_PATIENT) } else { set }
+/// The wait doubles after each large batch and falls back to the setting after a small one.
+fn next_wait(now: Duration, set: Duration, messages: usize) -> Duration {
+    if messages >= LARGE { (now * 2).min(set * MAX_WAIT_FACTOR) } else { set }
 }
 
-/// What the loop needs.
 pub(crate) struct Setup {
     pub(crate) db: Db,
     pub(crate) kafka: KafkaSettings,
-    pub(crate) limits: Limits,
+    pub(crate) limits: BatchLimits,
     pub(crate) max_rows_per_second: u32,
-    pub(crate) patience: Patience,
+    pub(crate) liveness: LivenessLimits,
     pub(crate) health: Arc<Health>,
     pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
@@ -62,71 +59,69 @@ pub(crate) struct Worker {
     source: Source,
     throttle: Throttle,
     backoff: Backoff,
-    /// Read while the batch before them was written.
-    ahead: Ahead<Arc<Record>>,
-    /// Most messages in one transaction now: less than the limit after MySQL took too long for more.
+    /// Prefetched while the batch before was written.
+    next_batch: NextBatch<Arc<Record>>,
+    /// Most messages in one transaction now. Halved where MySQL takes too long.
     size: usize,
-    /// How long the first message of the next batch waits for others: longer while batches are large, since rows in large
-    /// transactions cost less. What comes now and then does not wait longer.
-    patience: Duration,
-    /// When to give up the batch in hand; set once told to stop.
+    /// How long the first message of the next batch waits for others. Longer while batches are large, because rows cost less in
+    /// large transactions.
+    wait: Duration,
+    /// When to give up the batch in flight; set after a stop.
     deadline: Option<Instant>,
 }
 
-/// Reads, writes and commits until told to stop. Blocks its thread. `joined` is called at each assignment of partitions.
+/// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
-    let source = Source::subscribe(&setup.kafka, setup.patience, group)?;
-    let lag = Lag::watch(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
-    let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.patience)?;
+    let source = Source::subscribe(&setup.kafka, setup.liveness, group)?;
+    let lag = LagWatch::start(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
+    let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
-    let size = setup.limits.max;
-    let (ahead, backoff) = (Ahead::default(), Backoff::default());
-    let patience = setup.limits.wait;
-    let mut worker = Worker { setup, source, throttle, backoff, ahead, size, patience, deadline: None };
-    let ended = worker.work();
+    let BatchLimits { max: size, wait } = setup.limits;
+    let (next_batch, backoff) = (NextBatch::default(), Backoff::default());
+    let mut worker = Worker { setup, source, throttle, backoff, next_batch, size, wait, deadline: None };
+    let ended = worker.run();
     drop(watchdog);
     worker.source.close(lag, LEAVE);
     ended
 }
 
 impl Worker {
-    fn work(&mut self) -> anyhow::Result<()> {
+    fn run(&mut self) -> anyhow::Result<()> {
         let mut committed_at = Instant::now();
         while !self.setup.stop.is_cancelled() {
-            self.setup.health.turned();
+            self.setup.health.iterated();
             let batch = self.gather()?;
-            self.patience = next_patience(self.patience, self.setup.limits.wait, batch.len());
+            self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
             if !batch.is_empty() {
                 self.write_out(batch)?;
-                // Where the next batch is ready, the offsets of this one are committed while that is written.
-                if self.ahead.is_ready(self.limits(), Instant::now()) {
+                // Where the next batch is ready, these offsets are committed while it is written.
+                if self.next_batch.is_ready(self.limits(), Instant::now()) {
                     continue;
                 }
             } else if committed_at.elapsed() < Duration::from_secs(1) {
                 continue;
             }
-            // Also with nothing new: what Kafka refused to commit before is tried again.
+            // Also without a new batch, to retry a commit that Kafka refused.
             committed_at = Instant::now();
             self.commit();
         }
         Ok(())
     }
 
-    /// Commits what is written.
     fn commit(&self) {
         self.source.group().commit(self.source.consumer().as_ref());
     }
 
-    fn limits(&self) -> Limits {
-        Limits { max: self.size.min(self.throttle.most()), wait: self.patience }
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { max: self.size.min(self.throttle.most()), wait: self.wait }
     }
 
     fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
-        self.source.go_on()?;
+        self.source.resume()?;
         let mut failed = None;
-        let (ahead, limits) = (std::mem::take(&mut self.ahead), self.limits());
-        let batch = ahead.gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
+        let (prefetched, limits) = (std::mem::take(&mut self.next_batch), self.limits());
+        let batch = prefetched.gather(limits, IDLE, Instant::now, |longest| match self.source.next(longest) {
             Ok(record) => record.map(Arc::new),
             Err(error) => {
                 failed = Some(error);
@@ -136,7 +131,7 @@ impl Worker {
         failed.map_or(Ok(batch), Err)
     }
 
-    /// Writes a batch, and goes on trying for as long as MySQL is away: Kafka is the buffer.
+    /// Writes a batch, and retries for as long as MySQL is away: Kafka is the buffer.
     fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<()> {
         loop {
             rest.retain(|record| self.source.group().owns(record));
@@ -149,7 +144,7 @@ impl Worker {
             let allowed = match self.throttle.allow(rest.len().min(self.size), Instant::now()) {
                 Ok(allowed) => allowed,
                 Err(pause) => {
-                    if self.wait(async move { tokio::time::sleep(pause).await })?.is_none() {
+                    if self.wait_for(async move { tokio::time::sleep(pause).await })?.is_none() {
                         break;
                     }
                     continue;
@@ -160,13 +155,13 @@ impl Worker {
             let Some(outcome) = self.attempt(part.clone())? else { break };
             match outcome.as_ref() {
                 Ok(written) => {
-                    metrics::batch(part.len(), begun.elapsed().as_secs_f64(), written);
-                    self.wrote(&part, written);
+                    report::count_batch(part.len(), begun.elapsed().as_secs_f64(), written);
+                    self.on_written(&part, written);
                     rest.drain(..allowed);
                 }
                 Err(error) => {
-                    let pause = self.failed(error, part.len());
-                    if self.wait(async move { tokio::time::sleep(pause).await })?.is_none() {
+                    let pause = self.on_failed(error, part.len());
+                    if self.wait_for(async move { tokio::time::sleep(pause).await })?.is_none() {
                         break;
                     }
                 }
@@ -176,49 +171,47 @@ impl Worker {
         Ok(())
     }
 
-    /// One transaction. `None` when the time to stop has come first.
+    /// One transaction. `None` where the deadline of a stop came first.
     fn attempt(&mut self, batch: Vec<Arc<Record>>) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
-        let (told, outcome) = watch::channel(None);
+        let (result, mut outcome) = watch::channel(None);
         let (db, own) = (self.setup.db.clone(), batch.clone());
         self.setup.runtime.spawn(async move {
-            let result = write(&db, own).await;
-            told.send_replace(Some(Arc::new(result)));
+            result.send_replace(Some(Arc::new(write(&db, own).await)));
         });
-        self.source.group().hold(Some(InHand { batch, outcome: outcome.clone() }));
-        let mut seen = outcome;
-        let waited = self.meanwhile(&seen).and_then(|()| {
-            self.wait(async move {
-                let seen = seen.wait_for(Option::is_some).await;
-                seen.ok().and_then(|outcome| outcome.clone())
+        self.source.group().set_in_flight(Some(InFlightBatch { batch, outcome: outcome.clone() }));
+        let waited = self.prefetch(&outcome).and_then(|()| {
+            self.wait_for(async move {
+                let outcome = outcome.wait_for(Option::is_some).await;
+                outcome.ok().and_then(|outcome| outcome.clone())
             })
         });
-        self.source.group().hold(None);
+        self.source.group().set_in_flight(None);
         let lost = || Arc::new(Err(DbError::Panicked { what: "write a batch" }));
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
-    /// What is done while a batch is written: the offsets of those before it are committed, and the next one is gathered.
-    fn meanwhile(&mut self, outcome: &Outcome) -> anyhow::Result<()> {
+    /// While a batch is written: commits the offsets of the batches before, and prefetches the next.
+    fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
         self.commit();
         let (begun, most) = (Instant::now(), self.limits().max);
-        let is_under_way = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
-        while is_under_way()
-            && self.ahead.len() < most
-            && begun.elapsed() < UNPOLLED
+        let is_writing = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
+        while is_writing()
+            && self.next_batch.len() < most
+            && begun.elapsed() < MAX_UNPOLLED
             && !self.source.group().is_paused()
         {
-            if let Some(record) = self.source.next(GLANCE)? {
-                self.ahead.push(Arc::new(record), Instant::now());
+            if let Some(record) = self.source.next(PREFETCH_POLL)? {
+                self.next_batch.push(Arc::new(record), Instant::now());
             }
         }
         Ok(())
     }
 
-    fn wrote(&mut self, part: &[Arc<Record>], written: &Written) {
+    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) {
         self.throttle.spend(part.len());
         self.source.group().written(part);
         self.setup.health.mysql(None);
-        if self.backoff.ends() {
+        if self.backoff.end() {
             tracing::info!(rows = written.issued, again = written.again, "MySQL takes batches again");
         }
         for (reason, count) in &written.refused {
@@ -227,42 +220,42 @@ impl Worker {
         self.size = (self.size * 2).min(self.setup.limits.max);
     }
 
-    /// Notes that a batch was not written, and gives the pause before the next attempt.
-    fn failed(&mut self, error: &DbError, size: usize) -> Duration {
-        ::metrics::counter!(metrics::RETRIES).increment(1);
+    /// Returns the pause before the next attempt.
+    fn on_failed(&mut self, error: &DbError, size: usize) -> Duration {
+        metrics::counter!(report::RETRIES).increment(1);
         self.setup.health.mysql(Some(error.to_string()));
-        if self.backoff.is_worth_a_line(Instant::now()) {
+        if self.backoff.is_due_for_log(Instant::now()) {
             tracing::warn!(%error, messages = size, "a batch could not be written; it is tried again until it is");
         }
         if matches!(error, DbError::TimedOut { .. }) {
-            // A batch too large for a slow MySQL would never end.
+            // A slow MySQL would never finish a batch that is too large.
             self.size = (size / 2).max(1);
         }
         self.backoff.next()
     }
 
-    /// Whether it was told to stop, and the time for the batch in hand is over.
+    /// Whether the time for the batch in flight is over after a stop.
     fn out_of_time(&mut self) -> bool {
         let now = Instant::now();
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
     }
 
-    /// Waits for something on the runtime, and stays in the group meanwhile. `None` when the time to stop has come first.
-    fn wait<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
+    /// Waits for a future on the runtime and stays in the group meanwhile. `None` where the deadline of a stop came first.
+    fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);
-        let mut patience = UNPOLLED;
+        let mut until_poll = MAX_UNPOLLED;
         loop {
             let runtime = self.setup.runtime.clone();
-            let done = runtime.block_on(async { tokio::time::timeout(patience, future.as_mut()).await });
+            let done = runtime.block_on(async { tokio::time::timeout(until_poll, future.as_mut()).await });
             if let Ok(value) = done {
                 return Ok(Some(value));
             }
-            self.setup.health.turned();
+            self.setup.health.iterated();
             if self.out_of_time() {
                 return Ok(None);
             }
             self.source.stay_in_group()?;
-            patience = POLL_EVERY;
+            until_poll = POLL_EVERY;
         }
     }
 }
@@ -275,10 +268,10 @@ mod tests {
     fn the_wait_grows_with_the_rate_only() {
         let set = Duration::from_millis(10);
         let waits = [63, 64, 500, 1_000, 1_000, 1, 0].iter().scan(set, |wait, messages| {
-            *wait = next_patience(*wait, set, *messages);
+            *wait = next_wait(*wait, set, *messages);
             Some(wait.as_millis())
         });
         assert_eq!(waits.collect::<Vec<_>>(), [10, 20, 40, 40, 40, 10, 10]);
-        assert_eq!(next_patience(Duration::ZERO, Duration::ZERO, 1_000), Duration::ZERO);
+        assert_eq!(next_wait(Duration::ZERO, Duration::ZERO, 1_000), Duration::ZERO);
     }
 }

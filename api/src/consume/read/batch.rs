@@ -1,51 +1,50 @@
-//! Gathering: messages become a batch, by count and by time.
+//! Gathers messages into a batch, by count and by time.
 
 use std::time::{Duration, Instant};
 
-/// When a batch is ready.
+/// A batch is ready by whichever limit comes first.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// It holds this many messages.
+pub(crate) struct BatchLimits {
+    /// Most messages.
     pub(crate) max: usize,
-    /// Its first message has waited for this long.
+    /// Longest wait of its first message.
     pub(crate) wait: Duration,
 }
 
 /// Messages that wait to be written, in order.
 #[derive(Debug)]
-pub(crate) struct Ahead<T> {
+pub(crate) struct NextBatch<T> {
     messages: Vec<T>,
-    /// When the first of them came.
+    /// When the first message arrived.
     since: Option<Instant>,
 }
 
-impl<T> Default for Ahead<T> {
+impl<T> Default for NextBatch<T> {
     fn default() -> Self {
         Self { messages: Vec::new(), since: None }
     }
 }
 
-impl<T> Ahead<T> {
+impl<T> NextBatch<T> {
     pub(crate) fn push(&mut self, message: T, now: Instant) {
         self.since.get_or_insert(now);
         self.messages.push(message);
     }
 
-    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }
 
     /// Whether they may be written without waiting for more.
-    pub(crate) fn is_ready(&self, limits: Limits, now: Instant) -> bool {
+    pub(crate) fn is_ready(&self, limits: BatchLimits, now: Instant) -> bool {
         self.len() >= limits.max || self.since.is_some_and(|since| now >= since + limits.wait)
     }
 
-    /// Takes messages from `next`, which waits at most as long as it is told, until they are ready. A full batch never waits;
-    /// what is there is taken at once, also when the time is over. Empty where there are none and none came within `idle`.
+    /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is given. A full batch does not
+    /// wait, and messages that have arrived are taken also when the time is over. Empty where none arrived within `idle`.
     pub(crate) fn gather(
         mut self,
-        limits: Limits,
+        limits: BatchLimits,
         idle: Duration,
         now: impl Fn() -> Instant,
         mut next: impl FnMut(Duration) -> Option<T>,
@@ -59,7 +58,7 @@ impl<T> Ahead<T> {
             let left = deadline.saturating_duration_since(now());
             match next(left) {
                 Some(message) => self.messages.push(message),
-                // `next` may come back early: it also serves rebalances.
+                // `next` may return early, because it also serves rebalances.
                 None if left.is_zero() => break,
                 None => {}
             }
@@ -82,8 +81,8 @@ mod tests {
         let start = Instant::now();
         let clock = Cell::new(start);
         let mut waiting = arrivals.iter().copied().peekable();
-        let batch = Ahead::default().gather(
-            Limits { max, wait: Duration::from_millis(wait_ms) },
+        let batch = NextBatch::default().gather(
+            BatchLimits { max, wait: Duration::from_millis(wait_ms) },
             IDLE,
             || clock.get(),
             |longest| {
@@ -113,9 +112,9 @@ mod tests {
     #[test]
     fn messages_that_came_during_a_write_have_waited_already() {
         let start = Instant::now();
-        let limits = Limits { max: 3, wait: Duration::from_millis(10) };
-        let mut ahead = Ahead::default();
-        assert!(!ahead.is_ready(limits, start + Duration::from_secs(9)), "of nothing there is nothing to write");
+        let limits = BatchLimits { max: 3, wait: Duration::from_millis(10) };
+        let mut ahead = NextBatch::default();
+        assert!(!ahead.is_ready(limits, start + Duration::from_secs(9)), "no message, nothing to write");
         ahead.push(1, start);
         assert!(!ahead.is_ready(limits, start + Duration::from_millis(9)));
         assert!(ahead.is_ready(limits, start + Duration::from_millis(10)), "its time is over");
@@ -134,7 +133,7 @@ mod tests {
         );
         assert_eq!((batch, waits), (vec![1, 2], vec![3, 0]), "three milliseconds were left");
 
-        let mut full = Ahead::default();
+        let mut full = NextBatch::default();
         for message in 1..=3 {
             full.push(message, start);
         }

@@ -1,4 +1,4 @@
-//! Map: a message becomes a claim, or the reason why it is none.
+//! Decodes a message: to a claim, or to the reason why it is none.
 
 use chrono::{Datelike as _, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -6,34 +6,30 @@ use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
 use firstcome_shared::mysql::dead_letters::{FailedClaim, Source};
 use firstcome_shared::mysql::issued::Claim;
 
-/// Years that MySQL's `DATETIME` takes for certain. A message outside them would be refused in the backup table too, and
-/// the consumer would stand still before it for ever.
+/// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in the dead-letter table too,
+/// and the consumer would never get past it.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
 /// Longest explanation that is kept, in characters: an error of the JSON parser may quote the whole message.
 const LONGEST_ERROR: usize = 500;
 
-/// A message as it was read, and what it means.
+/// A message, decoded.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    /// Where it was read.
     pub(crate) source: Source,
-    /// During which assignment of its partition it was read; see [`crate::consume::read::group::Group::owns`].
+    /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,
-    /// The message's value as it was.
     pub(crate) payload: Vec<u8>,
-    /// The claim in it.
     pub(crate) claim: Result<Claim, Box<Undecodable>>,
 }
 
 impl Record {
-    /// The record of a message.
     pub(crate) fn new(source: Source, assignment: u64, key: Option<&[u8]>, payload: Option<&[u8]>) -> Self {
         let payload = payload.unwrap_or_default();
         Self { source, assignment, claim: decode(key, payload), payload: payload.to_vec() }
     }
 
-    /// This message for the backup table.
+    /// This message for the dead-letter table.
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
             Ok(claim) => fragments(claim),
@@ -68,7 +64,7 @@ fn decode(key: Option<&[u8]>, payload: &[u8]) -> Result<Claim, Box<Undecodable>>
     if !YEARS.contains(&event.claimed_at.year()) {
         return refuse(format!("claimed_at is outside the years {} to {}", YEARS.start(), YEARS.end()));
     }
-    // The coupon alone is the key that producers before this one gave.
+    // Earlier producers gave the coupon alone as the key.
     if let Some(key) = key.filter(|key| *key != named.as_bytes() && *key != claim.coupon_id.to_string().as_bytes()) {
         let key = String::from_utf8_lossy(key);
         return refuse(format!("the key is {key:?}, the value names {named:?}"));
@@ -96,7 +92,6 @@ pub(crate) mod tests {
     const GOOD: &str =
         r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
 
-    /// A record of a partition, for the tests of the stages after this one.
     pub(crate) fn record(partition: i32, offset: i64, assignment: u64, payload: &str) -> Record {
         let source = Source { topic: "t".into(), partition, offset, timestamp_ms: Some(0) };
         Record::new(source, assignment, None, Some(payload.as_bytes()))

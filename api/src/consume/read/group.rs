@@ -1,48 +1,49 @@
-//! This process's part of the consumer group: which partitions are its own, and what to do when they are taken away.
+//! The consumer group: which partitions are this process's own, and how far they are committed. Offsets are never committed
+//! before the rows are, also when a rebalance takes partitions away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 use std::time::Duration;
 
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::DbError;
+use metrics::counter;
+use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::consume::read::decode::Record;
-use crate::consume::watch::health::Health;
+use super::decode::Record;
+use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
-use crate::consume::write::commit::{CommitClient, Offsets};
 
-/// Longest that a rebalance waits for the write in hand. Others can't go on meanwhile; what is not done by then is read again.
+/// Longest that a rebalance waits for the write in flight, since the other consumers wait too. A batch that is not written by
+/// then is read again by the partitions' next owners.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What became of a write, once it is known.
-pub(crate) type Outcome = watch::Receiver<Option<Arc<Result<Written, DbError>>>>;
+/// The result of a write, once it is known.
+pub(crate) type WriteOutcome = watch::Receiver<Option<Arc<Result<Written, DbError>>>>;
 
-/// A write that is under way.
-pub(crate) struct InHand {
+/// A batch that is being written.
+pub(crate) struct InFlightBatch {
     pub(crate) batch: Vec<Arc<Record>>,
-    /// What became of it.
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: WriteOutcome,
 }
 
 #[derive(Default)]
 struct Assignment {
-    /// Counts assignments, so that a message read before its partition went and came back is not taken for a new one.
+    /// A fencing token: a message read before its partition went away and came back must not count as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
     offsets: Offsets,
-    in_hand: Option<InHand>,
+    in_flight: Option<InFlightBatch>,
 }
 
-/// Kafka's callbacks, and what they share with the loop. All run on the loop's thread, inside `poll`.
+/// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside `poll`.
 pub(crate) struct Group {
     topic: String,
     health: Arc<Health>,
@@ -53,7 +54,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// A group that nothing is assigned to yet. `joined` is called at each assignment.
+    /// `joined` is called at each assignment.
     pub(crate) fn new(
         topic: String,
         health: Arc<Health>,
@@ -64,47 +65,44 @@ impl Group {
         Self { topic, health, runtime, paused, assignment, joined: Box::new(joined) }
     }
 
-    /// The number of a partition's present assignment; `None` where it is not ours.
+    /// The number of a partition's assignment; `None` where it is not ours.
     pub(crate) fn assignment_of(&self, partition: i32) -> Option<u64> {
         self.assignment.lock().owned.get(&partition).copied()
     }
 
-    /// Whether a message may still be written and committed by us: its partition has been ours since it was read.
+    /// Whether this process may write and commit a message: its partition has been ours since it was read.
     pub(crate) fn owns(&self, record: &Record) -> bool {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
 
-    /// Whether the group has told this process its part, be it none.
+    /// Whether the group has assigned this process its partitions, or none.
     pub(crate) fn has_joined(&self) -> bool {
         self.assignment.lock().count > 0
     }
 
-    /// Partitions that are ours now.
     pub(crate) fn partitions(&self) -> Vec<i32> {
         self.assignment.lock().owned.keys().copied().collect()
     }
 
-    /// Says whether partitions that come from now on are to be paused at once.
+    /// `true`: newly assigned partitions are paused at once.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Whether fetching is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Tells of the write under way, so that a rebalance can wait for it; `None` when there is none.
-    pub(crate) fn hold(&self, in_hand: Option<InHand>) {
-        self.assignment.lock().in_hand = in_hand;
+    /// Sets the batch that a rebalance has to wait for.
+    pub(crate) fn set_in_flight(&self, batch: Option<InFlightBatch>) {
+        self.assignment.lock().in_flight = batch;
     }
 
-    /// Whether a write is under way.
     pub(crate) fn is_writing(&self) -> bool {
-        self.assignment.lock().in_hand.is_some()
+        self.assignment.lock().in_flight.is_some()
     }
 
-    /// Notes that messages are dealt with. Those that are no longer ours are left to whoever reads them now.
+    /// Notes that messages are written. Messages that are no longer ours are their new owner's to commit.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -117,7 +115,7 @@ impl Group {
 
     /// Commits what is written.
     pub(crate) fn commit(&self, client: &impl CommitClient) {
-        // Out of the lock while Kafka is asked: `/readyz` and the lag's watcher go on.
+        // Outside the lock while Kafka is asked, so that `/readyz` and the lag's watcher go on.
         let mut offsets = std::mem::take(&mut self.assignment.lock().offsets);
         offsets.commit(&self.topic, client);
         self.assignment.lock().offsets = offsets;
@@ -131,26 +129,26 @@ impl Group {
         assignment.owned.extend(partitions.elements().iter().map(|p| (p.partition(), count)));
         drop(guard);
         tracing::info!(partitions = partitions.count(), "the group gave this process partitions");
-        metrics::counter!(crate::consume::metrics::REBALANCES).increment(1);
-        // librdkafka keeps a partition paused when it goes and comes back, so both ways are said.
+        counter!(report::REBALANCES).increment(1);
+        // librdkafka keeps a partition paused when it goes away and comes back, so `resume` is needed too.
         let paused = self.is_paused();
-        let told = if paused { consumer.pause(partitions) } else { consumer.resume(partitions) };
-        if let Err(error) = told {
+        let result = if paused { consumer.pause(partitions) } else { consumer.resume(partitions) };
+        if let Err(error) = result {
             tracing::warn!(%error, paused, "new partitions could not be paused or resumed");
         }
         self.health.kafka(None);
         (self.joined)();
     }
 
-    /// Before partitions go: what is being written is either written and committed now, or left to their next owner.
+    /// Before partitions go away: the batch in flight is written and committed now, or left to their next owners.
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        // Lost, not taken: the group went on without us and would refuse the commit.
+        // A lost assignment: the group went on without this process and would refuse the commit.
         if !consumer.assignment_lost() {
-            let in_hand = self.assignment.lock().in_hand.take();
-            if let Some(in_hand) = in_hand
-                && self.ends_well(in_hand.outcome)
+            let in_flight = self.assignment.lock().in_flight.take();
+            if let Some(in_flight) = in_flight
+                && self.gets_written(in_flight.outcome)
             {
-                self.written(&in_hand.batch);
+                self.written(&in_flight.batch);
             }
             self.commit(consumer);
         }
@@ -165,13 +163,76 @@ impl Group {
         }
     }
 
-    fn ends_well(&self, mut outcome: Outcome) -> bool {
+    fn gets_written(&self, mut outcome: WriteOutcome) -> bool {
         let waited = self.runtime.block_on(async {
             tokio::time::timeout(REVOKE_PATIENCE, outcome.wait_for(Option::is_some))
                 .await
                 .map(|seen| seen.is_ok_and(|outcome| outcome.as_ref().is_some_and(|outcome| outcome.is_ok())))
         });
         waited.unwrap_or(false)
+    }
+}
+
+/// Commits offsets: Kafka's consumer, or a double that refuses in tests.
+pub(crate) trait CommitClient {
+    /// Commits the offset of the next message to read, by partition, and waits for the broker. After an error nothing may be
+    /// taken as committed.
+    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()>;
+}
+
+impl<C: ConsumerContext> CommitClient for BaseConsumer<C> {
+    fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()> {
+        let mut offsets = TopicPartitionList::with_capacity(next.len());
+        for (partition, offset) in next {
+            offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        }
+        rdkafka::consumer::Consumer::commit(self, &offsets, CommitMode::Sync)
+    }
+}
+
+/// Offsets whose rows are in MySQL and that are not committed to Kafka yet.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    next: BTreeMap<i32, i64>,
+    failing: bool,
+}
+
+impl Offsets {
+    /// Notes that a message and all before it in its partition are written.
+    pub(crate) fn written(&mut self, partition: i32, offset: i64) {
+        let next = self.next.entry(partition).or_insert(0);
+        *next = (*next).max(offset + 1);
+    }
+
+    /// For a partition that is another consumer's now.
+    pub(crate) fn forget(&mut self, partition: i32) {
+        self.next.remove(&partition);
+    }
+
+    /// Commits what is written. Where Kafka refuses, the offsets stay for the next commit. That is harmless: writing a claim
+    /// again changes nothing.
+    pub(crate) fn commit(&mut self, topic: &str, client: &impl CommitClient) {
+        if self.next.is_empty() {
+            return;
+        }
+        match client.commit(topic, &self.next) {
+            Ok(()) => {
+                crash_point(Point::OffsetsCommitted);
+                self.next.clear();
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("offsets are committed again");
+                }
+            }
+            Err(error) => self.note(&error),
+        }
+    }
+
+    fn note(&mut self, error: &KafkaError) {
+        counter!(report::COMMIT_FAILURES).increment(1);
+        // Once, not at each of many batches.
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(%error, "offsets could not be committed; the rows are, and what is read again changes nothing");
+        }
     }
 }
 
@@ -191,7 +252,7 @@ impl ConsumerContext for Group {
     }
 }
 
-/// Kafka's own words go where ours go.
+/// librdkafka's log goes where ours goes.
 impl ClientContext for Group {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
@@ -211,3 +272,6 @@ impl ClientContext for Group {
         tracing::debug!(%error, reason, "librdkafka reports an error");
     }
 }
+
+#[cfg(test)]
+mod tests;

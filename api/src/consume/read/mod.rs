@@ -1,4 +1,4 @@
-//! From Kafka to batches of records.
+//! From Kafka to batches of decoded messages.
 
 pub(crate) mod batch;
 pub(crate) mod decode;

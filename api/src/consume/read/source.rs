@@ -1,4 +1,4 @@
-//! The Kafka consumer: polled by one thread, paused while a batch can't be written, closed without hanging.
+//! The Kafka consumer: one thread polls it; it is paused while a batch can't be written, and closes without hanging.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,32 +12,31 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 
-use crate::consume::read::decode::Record;
-use crate::consume::read::group::Group;
-use crate::consume::watch::lag::Lag;
-use crate::consume::watch::watchdog::Patience;
+use super::decode::Record;
+use super::group::Group;
+use crate::consume::watch::lag::LagWatch;
+use crate::consume::watch::watchdog::LivenessLimits;
 
-/// Least time between two lines about the same trouble.
+/// Least time between two log lines about the same error.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
-/// Time to serve what the group has to say.
+/// Time to serve events of the group.
 const SERVE: Duration = Duration::from_millis(5);
 
-/// Where records come from.
 pub(crate) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
-    /// Records that came although fetching was paused; they come first when it goes on.
+    /// Records that arrived although fetching was paused. They come first when it is resumed.
     carried: Vec<Record>,
-    /// When each kind of trouble was last told of.
+    /// When each error was logged last.
     logged: BTreeMap<String, Instant>,
 }
 
 impl Source {
-    pub(crate) fn subscribe(settings: &KafkaSettings, patience: Patience, group: Group) -> anyhow::Result<Self> {
+    pub(crate) fn subscribe(settings: &KafkaSettings, liveness: LivenessLimits, group: Group) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
-        // A commit blocks the loop until it is answered or this has passed; the default is a minute.
+        // The longest that a commit blocks the loop; the default is a minute.
         config.set("socket.timeout.ms", "6000");
-        patience.set(&mut config);
+        liveness.apply(&mut config);
 
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
@@ -45,20 +44,16 @@ impl Source {
         Ok(Self { consumer: Arc::new(consumer), carried: Vec::new(), logged: BTreeMap::new() })
     }
 
-    /// The consumer, for commits and for the lag.
     pub(crate) fn consumer(&self) -> &Arc<BaseConsumer<Group>> {
         &self.consumer
     }
 
-    /// What the callbacks know.
     pub(crate) fn group(&self) -> &Arc<Group> {
         self.consumer.context()
     }
 
-    /// The next record, or `None` when none came within `longest` or something else was served.
-    ///
-    /// # Errors
-    /// Those that this consumer does not recover from.
+    /// The next record. `None`: none arrived within `longest`, or an event of the group was served. An error means that this
+    /// consumer does not recover.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         if !self.group().is_paused() && !self.carried.is_empty() {
             return Ok(Some(self.carried.remove(0)));
@@ -68,7 +63,7 @@ impl Source {
             Some(Ok(message)) => return Ok(self.record(&message)),
             Some(Err(error)) => error,
         };
-        self.judge(error)?;
+        self.tolerate(error)?;
         Ok(None)
     }
 
@@ -83,36 +78,36 @@ impl Source {
         Some(Record::new(origin, assignment, message.key(), message.payload()))
     }
 
-    /// librdkafka recovers from almost everything by itself (brokers away, offsets that are gone, a group that went on
-    /// without us), so it is logged and polled on.
-    fn judge(&mut self, error: KafkaError) -> anyhow::Result<()> {
+    /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone, a group that went on without
+    /// this process.
+    fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(anyhow::Error::new(error).context("Kafka refuses this consumer for good"));
         }
-        let trouble = error.to_string();
-        if self.logged.get(&trouble).is_none_or(|at| at.elapsed() > LOG_AGAIN) {
+        let text = error.to_string();
+        if self.logged.get(&text).is_none_or(|at| at.elapsed() > LOG_AGAIN) {
             tracing::warn!(%error, "Kafka reports a problem; polling on");
-            self.logged.insert(trouble, Instant::now());
+            self.logged.insert(text, Instant::now());
         }
         Ok(())
     }
 
-    /// Stops fetching and serves the group's business, so that this process stays in it and learns what is taken away.
+    /// Pauses fetching and serves events of the group, so that this process stays a member and hears of rebalances.
     pub(crate) fn stay_in_group(&mut self) -> anyhow::Result<()> {
         if !self.group().is_paused() {
             self.group().set_paused(true);
             let assigned = self.consumer.assignment()?;
             self.consumer.pause(&assigned)?;
         }
-        // A poll that does not wait at all serves one event only.
+        // A poll without a wait serves one event only.
         if let Some(record) = self.next(SERVE)? {
             self.carried.push(record);
         }
         Ok(())
     }
 
-    /// Fetches again after [`Source::stay_in_group`].
-    pub(crate) fn go_on(&mut self) -> anyhow::Result<()> {
+    /// Resumes fetching after [`Source::stay_in_group`].
+    pub(crate) fn resume(&mut self) -> anyhow::Result<()> {
         if self.group().is_paused() {
             self.group().set_paused(false);
             let assigned = self.consumer.assignment()?;
@@ -121,9 +116,9 @@ impl Source {
         Ok(())
     }
 
-    /// Commits what is left to commit and leaves the group, for at most `longest`. Both talk to the group's coordinator and
-    /// may hang when Kafka does, so they run on a thread that is left behind.
-    pub(crate) fn close(self, lag: Lag, longest: Duration) {
+    /// Commits what is left and leaves the group, for at most `longest`. Both ask the group's coordinator and may hang when
+    /// Kafka does, so they run on a thread that is abandoned then.
+    pub(crate) fn close(self, lag: LagWatch, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;
         std::thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! How far behind this process is. Looked up on a thread of its own: the questions to the brokers block, and while a batch
-//! waits for MySQL the loop fetches nothing from which the end of a partition could be learnt.
+//! The consumer's lag, measured on a thread of its own: the questions to the brokers block, and while a batch waits for MySQL
+//! the loop fetches nothing that would show the end of a partition.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -10,20 +10,20 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::report::{self, Health};
 use crate::consume::read::group::Group;
-use crate::consume::watch::health::Health;
 
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The watching thread; it ends when this is dropped or stopped.
-pub(crate) struct Lag {
+/// The measuring thread. It ends when this is dropped.
+pub(crate) struct LagWatch {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Lag {
-    pub(crate) fn watch(
+impl LagWatch {
+    pub(crate) fn start(
         consumer: Arc<BaseConsumer<Group>>,
         topic: String,
         health: Arc<Health>,
@@ -32,14 +32,14 @@ impl Lag {
         let thread = std::thread::Builder::new().name("consume-lag".into()).spawn(move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 if consumer.context().has_joined() {
-                    look(&consumer, &topic, &health);
+                    measure(&consumer, &topic, &health);
                 }
             }
         })?;
         Ok(Self { stop, thread })
     }
 
-    /// Stops, and waits until the thread has let go of the consumer.
+    /// Stops, and waits until the thread has dropped the consumer.
     pub(crate) fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
@@ -48,19 +48,19 @@ impl Lag {
     }
 }
 
-fn look(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
+fn measure(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
     match lag(consumer, topic) {
         Ok(lag) => {
             #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
-            metrics::gauge!(crate::consume::metrics::LAG).set(lag as f64);
+            metrics::gauge!(report::LAG).set(lag as f64);
             health.kafka(None);
-            health.messages_wait(lag > 0 && !consumer.context().is_writing());
+            health.set_backlog(lag > 0 && !consumer.context().is_writing());
         }
         Err(error) => health.kafka(Some(format!("Kafka does not answer: {error}"))),
     }
 }
 
-/// Messages between what the group has committed and the end, over the partitions that are ours.
+/// Messages between the committed offset and the end, over the partitions that are ours.
 fn lag(consumer: &BaseConsumer<Group>, topic: &str) -> KafkaResult<i64> {
     let partitions = consumer.context().partitions();
     if partitions.is_empty() {

@@ -1,5 +1,5 @@
-//! What the consumer says about itself, and what ends it when it is stuck.
+//! Health and metrics, and the watchdog that ends a stuck process.
 
-pub(crate) mod health;
 pub(crate) mod lag;
+pub(crate) mod report;
 pub(crate) mod watchdog;

@@ -1,5 +1,5 @@
-//! Which claims of a refused batch become rows, and why the others don't: a pure function of the claims, the rows that
-//! stand on their slots or belong to their people, and the rules of their drops.
+//! Decides which claims of a refused batch become rows. A pure function of the claims, the rows on the same slots or of the same
+//! people, and the rules of the drops.
 
 use std::collections::HashMap;
 
@@ -7,40 +7,37 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::mysql::issued::{Claim, IssuedRow};
 
-/// What becomes of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Nothing stands against it.
+pub(super) enum ClaimVerdict {
     Issue,
-    /// Its row is there: the message was read before.
-    Again,
-    /// It can't become a row as things are; goes to the backup table.
+    /// Its row exists: the message was read before.
+    AlreadyIssued,
+    /// It becomes a dead letter.
     Refused {
-        /// The word for programs.
         reason: &'static str,
-        /// The same for a person, without naming anybody.
+        /// For a person; without user ids.
         error: String,
     },
 }
 
-/// Judges claims in their order: of two that exclude each other the first is issued.
-pub(crate) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<DropId, DropRules>) -> Vec<Verdict> {
-    let mut held = Held::default();
+/// Classifies claims in order: of two that exclude each other the first is issued.
+pub(super) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<DropId, DropRules>) -> Vec<ClaimVerdict> {
+    let mut holders = Holders::default();
     for row in rows {
-        held.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), &row.user_id);
+        holders.add(DropId(row.drop_id), row.slot, CouponId(row.coupon_id), &row.user_id);
     }
-    claims.iter().map(|claim| held.judge(claim, rules)).collect()
+    claims.iter().map(|claim| holders.judge(claim, rules)).collect()
 }
 
-/// Who holds what, rows and claims that will be rows alike.
+/// Who holds what: existing rows, and claims that will become rows.
 #[derive(Default)]
-struct Held<'a> {
+struct Holders<'a> {
     slots: HashMap<(DropId, Slot), &'a str>,
-    /// By coupon, person and scope: each is in it for the whole coupon and for its drop, and the claim's rule says which counts.
+    /// By coupon, person and scope. Each claim has two entries, for the whole coupon and for its drop; the rule says which counts.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> Holders<'a> {
     fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, user: &'a str) {
         self.slots.insert((drop, slot), user);
         for scope in [None, Some(drop)] {
@@ -48,9 +45,9 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Verdict {
+    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> ClaimVerdict {
         let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
-        let refused = |reason, error: String| Verdict::Refused { reason, error };
+        let refused = |reason, error: String| ClaimVerdict::Refused { reason, error };
         let Some(rule) = rules.get(&drop) else {
             return refused("unknown_drop", format!("there is no drop {drop}"));
         };
@@ -63,9 +60,9 @@ impl<'a> Held<'a> {
         }
         let holder = self.slots.get(&(drop, slot)).copied();
         if holder == Some(user) {
-            return Verdict::Again;
+            return ClaimVerdict::AlreadyIssued;
         }
-        // Before `slot_taken`: a person who holds one already lost nothing, whoever has this slot.
+        // Before `slot_taken`: a person who has a slot already lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused("already_has_one", format!("this person holds slot {slot} of drop {drop}"));
@@ -74,7 +71,7 @@ impl<'a> Held<'a> {
             return refused("slot_taken", format!("slot {slot} of drop {drop} is another person's"));
         }
         self.add(drop, slot, claim.coupon_id, user);
-        Verdict::Issue
+        ClaimVerdict::Issue
     }
 }
 
@@ -86,27 +83,14 @@ mod tests {
     use super::*;
 
     fn claim(coupon: i64, drop: i64, slot: Slot, user: &str) -> Claim {
-        Claim {
-            coupon_id: CouponId(coupon),
-            drop_id: DropId(drop),
-            slot,
-            user_id: user.parse().unwrap(),
-            claimed_at: None,
-        }
+        let (coupon_id, drop_id, user_id) = (CouponId(coupon), DropId(drop), user.parse().unwrap());
+        Claim { coupon_id, drop_id, slot, user_id, claimed_at: None }
     }
 
     fn row(coupon: i64, drop: i64, slot: Slot, user: &str) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
-        IssuedRow {
-            drop_id: drop,
-            slot,
-            coupon_id: coupon,
-            user_id: user.into(),
-            code: String::new(),
-            claimed_at: at,
-            issued_at: at,
-            issued_by: "consumer".into(),
-        }
+        let (user_id, code, issued_by) = (user.into(), String::new(), "consumer".into());
+        IssuedRow { drop_id: drop, slot, coupon_id: coupon, user_id, code, claimed_at: at, issued_at: at, issued_by }
     }
 
     /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in each.
@@ -119,9 +103,9 @@ mod tests {
     fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
         let claims: Vec<&Claim> = claims.iter().collect();
         let word = |verdict| match verdict {
-            Verdict::Issue => "issue",
-            Verdict::Again => "again",
-            Verdict::Refused { reason, .. } => reason,
+            ClaimVerdict::Issue => "issue",
+            ClaimVerdict::AlreadyIssued => "again",
+            ClaimVerdict::Refused { reason, .. } => reason,
         };
         classify(&claims, rows, &rules()).into_iter().map(word).collect()
     }
@@ -171,7 +155,9 @@ mod tests {
     #[test]
     fn an_explanation_names_nobody() {
         let (ann, rows) = (claim(1, 10, 3, "ann"), [row(1, 10, 1, "ann"), row(1, 10, 3, "bob")]);
-        let [Verdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else { panic!("not refused") };
+        let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
+            panic!("not refused")
+        };
         assert_eq!(error, "this person holds slot 1 of drop 10");
     }
 
@@ -183,8 +169,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is to be issued, with the rows that are there, is what the schema takes; and a second reading finds every
-        /// claim as the first left it.
+        /// The schema takes all that is issued beside the existing rows, and a second reading issues nothing.
         #[test]
         fn what_is_issued_fits_and_a_second_reading_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();
@@ -193,7 +178,7 @@ mod tests {
             for part in [earlier, later] {
                 let part: Vec<&Claim> = part.iter().collect();
                 let verdicts = classify(&part, &rows, &rules);
-                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Issue) {
+                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == ClaimVerdict::Issue) {
                     rows.push(row(claim.coupon_id.0, claim.drop_id.0, claim.slot, claim.user_id.as_str()));
                 }
             }
@@ -207,7 +192,7 @@ mod tests {
                 prop_assert!(people.insert((row.coupon_id, row.user_id.clone(), scope)));
             }
             let all: Vec<&Claim> = claims.iter().collect();
-            prop_assert!(!classify(&all, &rows, &rules).contains(&Verdict::Issue));
+            prop_assert!(!classify(&all, &rows, &rules).contains(&ClaimVerdict::Issue));
         }
     }
 }

@@ -1,9 +1,7 @@
-//! Reduce: a batch becomes rows in one transaction, and what can't become a row is kept in the backup table by the same one.
+//! Writes a batch in one transaction: rows, and dead letters for claims that can't become rows.
 
-pub(crate) mod backoff;
-pub(crate) mod classify;
-pub(crate) mod commit;
-pub(crate) mod throttle;
+mod classify;
+pub(crate) mod pacing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,24 +15,21 @@ use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, Limits, insert, of_people, on_slots};
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
+use self::classify::{ClaimVerdict, classify};
 use crate::consume::read::decode::Record;
-use crate::consume::write::classify::{Verdict, classify};
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) issued: u64,
-    /// Claims whose row was there: messages read again.
+    /// Messages read again: their rows existed.
     pub(crate) again: u64,
-    /// Kept in the backup table, by reason.
+    /// Dead letters, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
 }
 
-/// Writes a batch: after `Ok`, every message of it is a row, was one before, or is in the backup table.
-///
-/// # Errors
-/// [`DbError`] when MySQL is away, locked or out of time: nothing is written, or everything is and the answer was lost.
-/// Writing the same batch again is right in both cases.
+/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error nothing is written, or everything
+/// is and MySQL's answer was lost; writing the batch again is right in both cases.
 pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
     let written = db
@@ -49,60 +44,59 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
 }
 
 async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &Limits) -> QueryResult<Written> {
-    let mut work = Work::default();
+    let mut write = BatchWrite::default();
     let mut claims = Vec::with_capacity(batch.len());
     for record in batch {
         match &record.claim {
             Ok(claim) => claims.push((record.as_ref(), claim)),
-            Err(undecodable) => work.refuse(record, undecodable.reason, &undecodable.error),
+            Err(undecodable) => write.refuse(record, undecodable.reason, &undecodable.error),
         }
     }
-    // The common case: nothing stands against any of them, and one statement is all.
+    // The common case: one statement inserts them all.
     match insert_all(conn, &claims, limits).await {
-        Ok(issued) => work.done.issued += issued,
-        Err(error) if refusal(&error).is_some() => work.sort_out(conn, &claims).await?,
+        Ok(issued) => write.done.issued += issued,
+        Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
         Err(error) => return Err(error),
     }
     crash_point(Point::RowsInserted);
-    dead_letters::keep(conn, &work.failed).await?;
-    if !work.failed.is_empty() {
+    if !write.failed.is_empty() {
+        dead_letters::keep(conn, &write.failed).await?;
         crash_point(Point::BackupInserted);
     }
-    Ok(work.done)
+    Ok(write.done)
 }
 
 type Pair<'a> = (&'a Record, &'a Claim);
 
-/// In the order of the primary key, so that two consumers that write the same rows wait for each other and don't deadlock.
+/// In the order of the primary key: two consumers that write the same rows then wait for each other and don't deadlock.
 async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &Limits) -> QueryResult<u64> {
     let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
     claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
     insert(conn, &claims, limits, IssuedBy::Consumer).await.map(|rows| rows as u64)
 }
 
-/// What a transaction has come to so far.
 #[derive(Default)]
-struct Work {
+struct BatchWrite {
     done: Written,
     failed: Vec<FailedClaim>,
 }
 
-impl Work {
+impl BatchWrite {
     fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
         *self.done.refused.entry(reason).or_default() += 1;
         self.failed.push(record.failed(reason, error));
     }
 
-    /// Judges every claim and inserts what may be inserted, as one statement. A refused statement leaves its transaction as
-    /// it was, so it goes on here.
-    async fn sort_out(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
-        let fits = self.judge(conn, claims).await?;
-        // The schema looks for each row's limit: those that were read may be what was refused.
-        match insert_all(conn, &fits, &Limits::default()).await {
+    /// Classifies every claim and inserts the accepted ones by one statement. The refused statement has left the transaction as
+    /// it was.
+    async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
+        let accepted = self.accept(conn, claims).await?;
+        // Without the limits that were read: they may be outdated, and the reason for the refusal. The schema reads its own.
+        match insert_all(conn, &accepted, &Limits::default()).await {
             Ok(issued) => self.done.issued += issued,
-            // Somebody wrote between the look and the statement, or a code was drawn twice.
+            // Another process wrote in between, or a code was drawn twice.
             Err(error) if refusal(&error).is_some() => {
-                for pair in fits {
+                for pair in accepted {
                     self.write_one(conn, pair).await?;
                 }
             }
@@ -111,19 +105,19 @@ impl Work {
         Ok(())
     }
 
-    /// Books what needs no row, and gives back the claims that are to become rows.
-    async fn judge<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
-        let known = Known::read(conn, claims).await?;
+    /// The claims that are to become rows. The others are counted, and refused ones become dead letters.
+    async fn accept<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+        let existing = Existing::read(conn, claims).await?;
         let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
-        let mut fits = Vec::with_capacity(claims.len());
-        for (pair, verdict) in claims.iter().zip(classify(&bare, &known.rows, &known.rules)) {
+        let mut accepted = Vec::with_capacity(claims.len());
+        for (pair, verdict) in claims.iter().zip(classify(&bare, &existing.rows, &existing.rules)) {
             match verdict {
-                Verdict::Issue => fits.push(*pair),
-                Verdict::Again => self.done.again += 1,
-                Verdict::Refused { reason, error } => self.refuse(pair.0, reason, &error),
+                ClaimVerdict::Issue => accepted.push(*pair),
+                ClaimVerdict::AlreadyIssued => self.done.again += 1,
+                ClaimVerdict::Refused { reason, error } => self.refuse(pair.0, reason, &error),
             }
         }
-        Ok(fits)
+        Ok(accepted)
     }
 
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
@@ -136,14 +130,14 @@ impl Work {
                 Err(error) => error,
             };
             match refusal(&error) {
-                // The rows say which key it was. Where they don't, it was the code: the next attempt draws another.
+                // The existing rows show which key it was. Otherwise it was the code, and the next attempt draws another.
                 Some(Refusal::Duplicate) => {
-                    if self.judge(conn, &[pair]).await?.is_empty() {
+                    if self.accept(conn, &[pair]).await?.is_empty() {
                         return Ok(());
                     }
                 }
                 Some(refusal) => {
-                    self.refuse(pair.0, word(refusal), &error.to_string());
+                    self.refuse(pair.0, reason(refusal), &error.to_string());
                     return Ok(());
                 }
                 None => return Err(error),
@@ -154,10 +148,10 @@ impl Work {
     }
 }
 
-/// How often one claim is tried for itself.
+/// How often a single claim is tried.
 const ATTEMPTS: u32 = 5;
 
-fn word(refusal: Refusal) -> &'static str {
+fn reason(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownDrop => "unknown_drop",
         Refusal::SlotOutOfRange => "slot_out_of_range",
@@ -165,13 +159,13 @@ fn word(refusal: Refusal) -> &'static str {
     }
 }
 
-/// What the database holds that may stand against claims.
-struct Known {
+/// What MySQL has on the same slots and people, and the rules of their drops.
+struct Existing {
     rows: Vec<IssuedRow>,
     rules: HashMap<DropId, DropRules>,
 }
 
-impl Known {
+impl Existing {
     /// Most values in one query's list.
     const CHUNK: usize = 500;
 
@@ -219,7 +213,7 @@ mod tests {
 
     async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         loop {
-            // A deadlock, mostly: tried again, as the loop does.
+            // Mostly a deadlock. The loop retries too.
             if let Ok(written) = write(db, batch.to_vec()).await {
                 return written;
             }
@@ -239,9 +233,9 @@ mod tests {
         (mysql, db, coupon.id, drops[0].id)
     }
 
-    /// Rows are written as text. What a hand put into a store as a person's name is a text like any other.
+    /// Rows are written as text, so a name that was put into a store by hand must do no harm.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_name_of_any_signs_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
+    async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
         let (_mysql, db, coupon_id, drop_id) = shop(100).await;
         let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
         let insert_one = async |slot: Slot, name: &str| {
@@ -265,12 +259,12 @@ mod tests {
         }
     }
 
-    /// As when a partition moves while its old owner still writes: the look at what is there is out of date at once.
+    /// As when a partition moves while its old owner still writes: what was read is outdated at once.
     #[tokio::test(flavor = "multi_thread")]
     async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
         let (mysql, db, coupon_id, drop_id) = shop(300).await;
 
-        // Every writer has the slots of the one before it half overlapping, some by other people, some people elsewhere.
+        // Each writer overlaps with half of the slots before it; some have other people, some people other slots.
         let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
             .map(|writer| {
                 let claims = (1..=100_u32).map(|i| {
@@ -284,14 +278,14 @@ mod tests {
             })
             .collect();
         let twice = batches.iter().chain(&batches);
-        let told = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
+        let results = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
 
         let count = async |from: &str| -> u64 {
             let sql = format!("SELECT COUNT(*) FROM firstcome.{from}");
             mysql.query(&sql).await.unwrap()[0][0].parse().unwrap()
         };
         let rows = count("issued_coupons").await;
-        assert_eq!(told.iter().map(|w| w.issued).sum::<u64>(), rows);
+        assert_eq!(results.iter().map(|w| w.issued).sum::<u64>(), rows);
         for record in batches.iter().flatten() {
             let claim = record.claim.as_ref().unwrap();
             let (slot, user, at) = (claim.slot, &claim.user_id, &record.source);

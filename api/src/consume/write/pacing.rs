@@ -1,8 +1,16 @@
-//! The cap on rows a second: a token bucket, asked before a batch is written and charged after.
+//! How fast batches are written: a token bucket caps rows a second, and a backoff spaces attempts while MySQL is away.
 
 use std::time::{Duration, Instant};
 
-/// A token bucket that holds a tenth of a second's rows, so that no second sees more than 1.1 times the rate.
+use rand::RngExt as _;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Least time between two log lines about the same failure.
+const LOG_AGAIN: Duration = Duration::from_secs(30);
+
+/// A token bucket, asked before a batch is written and charged after. It holds a tenth of a second's rows, so that no second
+/// sees more than 1.1 times the rate.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     rate: Option<f64>,
@@ -23,22 +31,20 @@ impl Throttle {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
     }
 
-    /// Most rows that are ever written at once: a batch that is larger would wait between its parts, unpolled.
+    /// Most rows in one batch. The parts of a larger one would wait for each other, and nothing would be polled meanwhile.
     pub(crate) fn most(&self) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 100,000.0")]
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
-    /// How many rows may be written now, out of `wanted`; where it is none, how long to wait.
-    ///
-    /// # Errors
-    /// The wait, until the bucket is full: small batches would cost the database more than they spare it.
+    /// How many of `wanted` rows may be written now; else how long to wait until the bucket is full. Small batches would cost
+    /// the database more than the cap spares it.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
         let Some(rate) = self.rate else { return Ok(wanted) };
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(self.capacity());
         self.filled_at = now;
-        // Rounding must not turn a full bucket of one into none.
+        // Rounding must not empty a full bucket of one.
         let whole = (self.tokens + 1e-6).floor();
         if whole < 1.0 {
             return Err(Duration::from_secs_f64((self.capacity() - self.tokens) / rate));
@@ -47,11 +53,41 @@ impl Throttle {
         Ok(wanted.min(whole as usize))
     }
 
-    /// Takes what was written out of the bucket.
     pub(crate) fn spend(&mut self, rows: usize) {
         if self.rate.is_some() {
             self.tokens -= f64::from(u32::try_from(rows).unwrap_or(u32::MAX));
         }
+    }
+}
+
+/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, so that consumers that failed together don't retry
+/// together.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+    logged_at: Option<Instant>,
+}
+
+impl Backoff {
+    pub(crate) fn next(&mut self) -> Duration {
+        let whole = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// Whether to log this failure: the first, then one in thirty seconds.
+    pub(crate) fn is_due_for_log(&mut self, now: Instant) -> bool {
+        let due = self.logged_at.is_none_or(|at| now.saturating_duration_since(at) >= LOG_AGAIN);
+        if due {
+            self.logged_at = Some(now);
+        }
+        due
+    }
+
+    /// Ends the backoff after a success; says whether there was one.
+    pub(crate) fn end(&mut self) -> bool {
+        self.logged_at = None;
+        std::mem::take(&mut self.failures) > 0
     }
 }
 
@@ -77,6 +113,29 @@ mod tests {
         throttle.spend(10);
         assert_eq!(throttle.allow(1_000, now), Err(Duration::from_millis(100)));
         assert_eq!(throttle.allow(1_000, now + Duration::from_millis(100)), Ok(10));
+    }
+
+    #[test]
+    fn pauses_grow_to_two_seconds_and_start_again_after_a_success() {
+        let mut backoff = Backoff::default();
+        assert!(!backoff.end());
+        for whole in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            let whole = Duration::from_millis(whole);
+            let pause = backoff.next();
+            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+        }
+        assert!(backoff.end());
+        assert!(backoff.next() <= FIRST_PAUSE);
+    }
+
+    #[test]
+    fn trouble_is_logged_at_once_and_then_every_half_minute() {
+        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        assert!(backoff.is_due_for_log(now));
+        assert!(!backoff.is_due_for_log(now + Duration::from_secs(29)));
+        assert!(backoff.is_due_for_log(now + Duration::from_secs(30)));
+        backoff.end();
+        assert!(backoff.is_due_for_log(now + Duration::from_secs(31)));
     }
 
     proptest! {

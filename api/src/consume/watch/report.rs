@@ -1,0 +1,169 @@
+//! What the process reports of itself: the health of its loop, of MySQL and of Kafka, and metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use firstcome_shared::http::health::{Check, check};
+use firstcome_shared::mysql::Db;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use parking_lot::Mutex;
+
+use crate::consume::write::Written;
+
+/// A loop without an iteration for so long is not alive. It iterates also while it waits for MySQL or for messages.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// Written by the loop and the lag's watcher; read by `/healthz`, `/readyz` and the watchdog.
+#[derive(Debug)]
+pub(crate) struct Health {
+    iterated_at: Mutex<Instant>,
+    mysql: Mutex<Option<String>>,
+    kafka: Mutex<Option<String>>,
+    stuck: Mutex<Option<String>>,
+    /// Unread messages exist, and none of them is being written.
+    backlog: AtomicBool,
+    /// Counts written batches and reported outages of a store. A backlog without progress means stuck.
+    progress: AtomicU64,
+}
+
+/// What the watchdog judges by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LoopState {
+    pub(crate) iterated_at: Instant,
+    pub(crate) backlog: bool,
+    pub(crate) progress: u64,
+}
+
+impl Health {
+    /// Alive, and not ready until the group has assigned partitions.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            iterated_at: Mutex::new(Instant::now()),
+            mysql: Mutex::default(),
+            kafka: Mutex::new(Some("not in the group yet".into())),
+            stuck: Mutex::default(),
+            backlog: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn iterated(&self) {
+        *self.iterated_at.lock() = Instant::now();
+    }
+
+    /// MySQL takes batches (`None`), or why it does not.
+    pub(crate) fn mysql(&self, trouble: Option<String>) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        *self.mysql.lock() = trouble;
+    }
+
+    /// Kafka answers (`None`), or why not.
+    pub(crate) fn kafka(&self, trouble: Option<String>) {
+        if trouble.is_some() {
+            self.progress.fetch_add(1, Ordering::Relaxed);
+        }
+        *self.kafka.lock() = trouble;
+    }
+
+    pub(crate) fn set_backlog(&self, backlog: bool) {
+        self.backlog.store(backlog, Ordering::Relaxed);
+    }
+
+    pub(crate) fn loop_state(&self) -> LoopState {
+        let (backlog, progress) = (self.backlog.load(Ordering::Relaxed), self.progress.load(Ordering::Relaxed));
+        LoopState { iterated_at: *self.iterated_at.lock(), backlog, progress }
+    }
+
+    /// The watchdog's finding; says whether it differs from the one before.
+    pub(crate) fn stuck(&self, trouble: Option<String>) -> bool {
+        let mut stuck = self.stuck.lock();
+        let changed = stuck.is_some() != trouble.is_some();
+        *stuck = trouble;
+        changed
+    }
+
+    fn alive_at(&self, now: Instant) -> Result<(), String> {
+        let still = now.saturating_duration_since(*self.iterated_at.lock());
+        if still <= STUCK { Ok(()) } else { Err(format!("the loop has stood still for {} s", still.as_secs())) }
+    }
+
+    pub(crate) fn alive(self: &Arc<Self>) -> Check {
+        let health = Arc::clone(self);
+        check(move || std::future::ready(health.alive_at(Instant::now())))
+    }
+
+    /// For `/readyz`. MySQL is asked only where the last batch met no trouble.
+    pub(crate) fn ready(self: &Arc<Self>, db: &Db) -> Vec<(&'static str, Check)> {
+        let (of_mysql, of_kafka, db) = (Arc::clone(self), Arc::clone(self), db.clone());
+        let mysql = check(move || {
+            let (trouble, db) = (of_mysql.mysql.lock().clone(), db.clone());
+            async move {
+                match trouble {
+                    Some(trouble) => Err(trouble),
+                    None => db.ping().await.map_err(|error| error.to_string()),
+                }
+            }
+        });
+        let kafka = check(move || std::future::ready(of_kafka.kafka.lock().clone().map_or(Ok(()), Err)));
+        let of_loop = Arc::clone(self);
+        let progress = check(move || std::future::ready(of_loop.stuck.lock().clone().map_or(Ok(()), Err)));
+        vec![("mysql", mysql), ("kafka", kafka), ("loop", progress)]
+    }
+}
+
+pub(crate) const LAG: &str = "firstcome_consumer_lag";
+pub(crate) const COMMIT_FAILURES: &str = "firstcome_consumer_commit_failures_total";
+pub(crate) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
+pub(crate) const RETRIES: &str = "firstcome_consumer_retries_total";
+const BATCH_ROWS: &str = "firstcome_consumer_batch_rows";
+const BATCH_SECONDS: &str = "firstcome_consumer_batch_seconds";
+const ISSUED: &str = "firstcome_consumer_issued_total";
+const AGAIN: &str = "firstcome_consumer_again_total";
+const REFUSED: &str = "firstcome_consumer_refused_total";
+
+/// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first increase.
+pub(crate) fn describe_metrics() {
+    describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
+    describe_histogram!(BATCH_ROWS, "Messages in a batch");
+    describe_histogram!(BATCH_SECONDS, "Seconds to write a batch");
+    for (name, meaning) in [
+        (ISSUED, "Rows written"),
+        (AGAIN, "Messages whose row was there: read again after a restart or a rebalance"),
+        (RETRIES, "Batches tried again because MySQL was away, locked or slow"),
+        (REBALANCES, "Times the group gave this process partitions"),
+        (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
+    ] {
+        describe_counter!(name, meaning);
+        counter!(name).absolute(0);
+    }
+    describe_counter!(REFUSED, "Messages kept in the backup table, by reason");
+    gauge!(LAG).set(0.0);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+pub(crate) fn count_batch(size: usize, seconds: f64, written: &Written) {
+    histogram!(BATCH_ROWS).record(size as f64);
+    histogram!(BATCH_SECONDS).record(seconds);
+    counter!(ISSUED).increment(written.issued);
+    counter!(AGAIN).increment(written.again);
+    for (reason, count) in &written.refused {
+        counter!(REFUSED, "reason" => *reason).increment(*count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_alive_until_it_goes_on() {
+        let health = Health::new();
+        let now = Instant::now();
+        assert_eq!(health.alive_at(now + Duration::from_secs(29)), Ok(()));
+        let stuck = health.alive_at(now + Duration::from_secs(32));
+        assert!(stuck.is_err_and(|reason| reason.contains("stood still for 3")));
+        health.iterated();
+        assert_eq!(health.alive_at(Instant::now()), Ok(()));
+    }
+}
