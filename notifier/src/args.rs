@@ -25,7 +25,7 @@ pub struct NotifyArgs {
     /// stay in the outbox
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Longest that sending one mail may take, in milliseconds
+    /// Timeout for one mail, all steps together, in milliseconds
     #[arg(long, env = "SMTP_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub smtp_timeout_ms: u64,
     /// Certificate authorities to trust for the mail server beside the usual ones, as a PEM file
@@ -43,9 +43,12 @@ pub struct NotifyArgs {
     /// Address under which the docs/ folder can be read; mails link to its OPERATIONS.md
     #[arg(long, env = "DOCS_URL", value_parser = web_url)]
     pub docs_url: Option<String>,
-    /// Address of this reconciler as people reach it; mails link to its runs
+    /// Address of this reconciler as people reach it; mails show it in commands
     #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
     pub public_url: Option<String>,
+    /// Address of the API as operators reach it; mails show it in commands
+    #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
+    pub api_public_url: Option<String>,
 }
 
 /// Where mails are sent: all of it, or none.
@@ -53,7 +56,7 @@ pub struct NotifyArgs {
 pub struct Sending {
     /// The server.
     pub server: SmtpServer,
-    /// Longest that one mail may take.
+    /// Timeout for one mail, all steps together.
     pub limit: Duration,
 }
 
@@ -102,7 +105,7 @@ impl NotifyArgs {
 
     pub(super) fn links(&self) -> Links {
         let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
-        Links { docs: set(&self.docs_url), public: set(&self.public_url) }
+        Links { docs: set(&self.docs_url), public: set(&self.public_url), api: set(&self.api_public_url) }
     }
 
     fn url(&self) -> Option<&SecretString> {

@@ -66,15 +66,15 @@ impl UserId {
         &self.0
     }
 
-    /// Enough to recognise a person one already knows, too little to learn who it is: the first
-    /// character, then the last two where the id is long enough for them not to give it away.
+    /// Enough to tell people apart who are known already, too little to learn who they are: the first
+    /// character, and the last one or two of an id that is long enough. An e-mail address shows that
+    /// of its name, and the first character of its host.
     pub fn masked(&self) -> String {
-        let first = self.0.chars().next().unwrap_or('•');
-        if self.0.len() < 8 || !self.0.is_ascii() {
-            format!("{first}•••")
-        } else {
-            format!("{first}•••{}", &self.0[self.0.len() - 2..])
-        }
+        let (name, host) = self.0.split_once('@').map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
+        let host = host.map(|host| format!("@{}•••", host.chars().take(1).collect::<String>()));
+        let first = name.chars().next().unwrap_or('•');
+        let last = if name.is_ascii() { name.len().saturating_sub(2).div_euclid(2).min(2) } else { 0 };
+        format!("{first}•••{}{}", &name[name.len() - last..], host.unwrap_or_default())
     }
 }
 
@@ -161,8 +161,11 @@ mod tests {
     #[test]
     fn a_masked_id_does_not_give_the_person_away() {
         let masked = |id: &str| id.parse::<UserId>().unwrap().masked();
-        assert_eq!(masked("u-37"), "u•••");
-        assert_eq!(masked("alice@example.com"), "a•••om");
-        assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "a•••om");
+        assert_eq!(
+            (masked("u1"), masked("u-37"), masked("customer-4711")),
+            ("u•••".into(), "u•••7".into(), "c•••11".into())
+        );
+        assert_eq!(masked("person-005@example.com"), "p•••05@e•••");
+        assert_eq!(format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()), "a•••e@e•••");
     }
 }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{About, BrokenPromise};
 use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
-use crate::wording;
+use crate::{clean, wording};
 
 /// One thing that is left, or that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
             continue;
         }
         if let Some(about) = about(finding) {
-            let reason = if about == About::Stalled { without_numbers(&finding.detail) } else { String::new() };
+            let reason = if about == About::Stalled { clean::without_numbers(&finding.detail) } else { String::new() };
             groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
         }
     }
@@ -142,7 +142,7 @@ fn content(about: About, findings: &[Finding]) -> String {
         let detail = match (f.kind, f.slot, &f.user_id) {
             // Names the entry of the backup table.
             (Kind::FailedClaim, None, None) => f.detail.clone(),
-            (_, None, None) => without_numbers(&f.detail),
+            (_, None, None) => clean::without_numbers(&f.detail),
             _ => String::new(),
         };
         format!("{} {:?} {:?} {} {}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str(), detail)
@@ -156,19 +156,6 @@ fn hash(lines: impl IntoIterator<Item = String>) -> String {
         hash.update(b"\n");
     }
     format!("{:x}", hash.finalize())
-}
-
-/// Every run of digits becomes one `#`.
-fn without_numbers(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if !c.is_ascii_digit() {
-            out.push(c);
-        } else if !out.ends_with('#') {
-            out.push('#');
-        }
-    }
-    out
 }
 
 fn failed_run(run: &Run) -> Finding {

@@ -414,5 +414,5 @@ fn ten_thousand_findings_are_one_alert() {
     let mut duty = Duty::default();
     let many = (1..=10_000).map(|slot| left(Kind::FailedClaim, slot)).collect();
     assert_eq!(duty.sees(0, &run(Status::Drift, many)), "failed_claim New");
-    assert_eq!(duty.only().summary, "10,000 failed claims left");
+    assert_eq!(duty.only().summary, "10,000 unrepaired failed claims");
 }

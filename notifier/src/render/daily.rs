@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 pub use firstcome_shared::mysql::digest::{Day, OpenAlert, SealedDrop};
 
+use super::groups::cells;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::Links;
-use super::notices::{WHY, cells};
+use super::notices::WHY;
 use super::pass::time;
 use super::subject::duration;
 use crate::{clean, wording};
@@ -31,6 +32,7 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
             "daily digest: {state} · {runs} · {}",
             wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
         ),
+        at: day.to,
         lead: format!("From {} to {}: {state}, {runs}.", time(day.from), time(day.to)),
         sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
         footer: vec![WHY.to_owned()],
@@ -46,14 +48,15 @@ fn open(day: &Day, links: &Links) -> Section {
         let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {
-            lines.push(format!("and {} more: see GET /v1/alerts?status=firing", wording::grouped(more)));
+            lines.push(format!("and {} more", wording::grouped(more)));
         }
         blocks.push(Block::List(lines));
+        blocks.push(links.firing());
     }
     if day.broken > 0 {
         let broken = usize::try_from(day.broken).unwrap_or(usize::MAX);
         blocks.push(Block::Paragraph(format!(
-            "{} not mended.",
+            "{} not kept yet.",
             wording::count(broken, "broken promise is", "broken promises are")
         )));
         blocks.push(links.section("broken_promise"));
@@ -80,11 +83,9 @@ fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
 fn runs_section(day: &Day, total: u64) -> Section {
     let mut blocks = Vec::new();
     if total == 0 {
-        blocks.push(Block::Paragraph(
-            "No run ended in this time. Nobody compared what was promised with what was written.".to_owned(),
-        ));
+        blocks.push(Block::Paragraph("No run ended in this time, so nothing was verified.".to_owned()));
     } else {
-        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &wording::grouped(*n)], false)).collect();
+        let rows = day.runs.iter().map(|(status, n)| cells([status.as_str(), &wording::grouped(*n)])).collect();
         blocks.push(Block::Table(Table { head: vec!["Ended".to_owned(), "runs".to_owned()], rows }));
     }
     let last = day.last_success_at.map_or_else(
@@ -126,7 +127,7 @@ fn totals(day: &Day) -> Section {
         blocks.push(Block::Paragraph("No drift was found.".to_owned()));
     } else {
         let rows = day.findings.iter().map(|(kind, found, repaired)| {
-            cells([kind.as_str(), &wording::grouped(*found), &wording::grouped(*repaired)], false)
+            cells([kind.as_str(), &wording::grouped(*found), &wording::grouped(*repaired)])
         });
         let head = ["Drift", "found", "repaired"].map(str::to_owned).to_vec();
         blocks.push(Block::Table(Table { head, rows: rows.collect() }));
@@ -134,7 +135,7 @@ fn totals(day: &Day) -> Section {
     let [users, rows, failed] = day.examined.map(wording::grouped);
     let [sent, waiting, given_up] = day.mails.map(wording::grouped);
     blocks.push(Block::List(vec![
-        format!("Looked at, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
+        format!("Examined, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
         format!("Mails: {sent} sent, {waiting} waiting, {given_up} given up"),
     ]));
     Section { title: "Totals".to_owned(), blocks }

@@ -1,7 +1,8 @@
-//! The form every mail has: a sentence that says what happened, then sections of paragraphs, tables, lists and commands. One
-//! template renders it as HTML, one as plain text, so that neither can say less than the other.
+//! The document model of every mail: what happened, then sections of paragraphs, tables, lists and commands. One template
+//! renders it as HTML, one as plain text, so that neither can say less than the other.
 
 use askama::Template;
+use chrono::{DateTime, Utc};
 
 use crate::clean;
 
@@ -37,7 +38,9 @@ pub(super) struct Letter {
     pub(super) kind: &'static str,
     pub(super) tone: Tone,
     pub(super) subject: String,
-    /// What happened, in one sentence.
+    /// When it was written.
+    pub(super) at: DateTime<Utc>,
+    /// What happened, in two sentences.
     pub(super) lead: String,
     pub(super) sections: Vec<Section>,
     pub(super) footer: Vec<String>,
@@ -52,6 +55,8 @@ pub(super) struct Section {
 #[derive(Debug)]
 pub(super) enum Block {
     Paragraph(String),
+    /// What a person is to do.
+    Todo(String),
     /// A line that introduces what follows.
     Heading(String),
     Table(Table),
@@ -76,7 +81,6 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct TableRow {
     pub(super) cells: Vec<String>,
-    pub(super) strong: bool,
 }
 
 #[derive(Template)]
@@ -109,6 +113,20 @@ impl Letter {
         })
     }
 
+    /// The first line: what kind of mail it is, for people who can't see its colour, and when it was written.
+    fn label(&self) -> String {
+        let kind = match self.kind {
+            "action" => "Action needed",
+            "repaired" => "Repaired",
+            "resolved" => "Resolved",
+            "information" => "For your information",
+            "missed" => "Run missed",
+            "digest" => "Daily digest",
+            _ => "Test",
+        };
+        format!("{kind} · {}", self.at.format("%Y-%m-%d %H:%M UTC"))
+    }
+
     fn wrapped_lead(&self) -> String {
         wrap(&self.lead, "", "")
     }
@@ -129,6 +147,7 @@ impl Block {
     fn as_text(&self) -> String {
         match self {
             Self::Paragraph(text) => wrap(text, "", ""),
+            Self::Todo(text) => wrap(text, "To do: ", "       "),
             Self::Heading(text) => {
                 let text = wrap(text, "", "");
                 let rule = "-".repeat(text.lines().last().unwrap_or_default().chars().count());
@@ -137,7 +156,9 @@ impl Block {
             Self::Table(table) => table.as_text(),
             Self::List(items) => items.iter().map(|item| wrap(item, "- ", "  ")).collect::<Vec<_>>().join("\n"),
             // Never wrapped: it is to be copied.
-            Self::Command { what, line } => format!("{}\n    {line}", wrap(&format!("{what}:"), "", "")),
+            Self::Command { what, line } => {
+                format!("{}\n    {}", wrap(&format!("{what}:"), "", ""), line.replace('\n', "\n    "))
+            }
             Self::Link { label, url } => format!("{label}: {url}"),
         }
     }
@@ -198,7 +219,7 @@ mod tests {
 
     #[test]
     fn tables_are_aligned() {
-        let row = |cells: [&str; 3]| TableRow { cells: cells.map(str::to_owned).to_vec(), strong: false };
+        let row = |cells: [&str; 3]| TableRow { cells: cells.map(str::to_owned).to_vec() };
         let table = Table {
             head: ["", "before", "after"].map(str::to_owned).to_vec(),
             rows: vec![row(["Rows", "97", "100"]), row(["Failed claims", "2", "0"])],

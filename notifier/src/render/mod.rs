@@ -1,9 +1,10 @@
-//! From what is told to what is read: subject, plain text, HTML. Nothing here decides anything.
+//! Mails as text: subject, plain text, HTML. Nothing here decides what is mailed.
 
 mod advice;
 mod daily;
+mod groups;
+mod lead;
 mod letter;
-mod lines;
 mod links;
 mod notices;
 mod pass;

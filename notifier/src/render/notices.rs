@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::letter::{Block, Letter, Rendered, Section, Table, TableRow, Tone};
+use super::groups::cells;
+use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::{Links, once};
 use super::pass::time;
 use super::subject::duration;
@@ -23,27 +24,29 @@ pub struct MissedRun {
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let schedule = clean::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
-    let facts = vec![
-        format!("Schedule: {schedule}"),
-        format!("Due: {}", time(missed.expected_at)),
-        format!("Noticed: {}, {late} later", time(missed.noticed_at)),
-    ];
     let blocks = vec![
-        Block::List(facts),
-        Block::Paragraph(
-            "It is made up for now. Nothing is lost by a missed run, since each looks at everything anew; but \
-             meanwhile nobody looked. See why the reconciler did not run then: stopped, restarted, host asleep, or a \
-             pass longer than its interval."
+        Block::Todo(
+            "Find out why the reconciler did not run then: stopped, restarted, its host asleep, or a pass longer than its \
+             interval."
                 .to_owned(),
         ),
-        once("Run one now", None, ""),
+        Block::List(vec![
+            format!("Schedule: {schedule}"),
+            format!("Due: {}", time(missed.expected_at)),
+            format!("Noticed: {}, {late} later", time(missed.noticed_at)),
+        ]),
+        once("See that a pass succeeds", None, ""),
         links.section("run_missed"),
     ];
     Letter {
         kind: "missed",
         tone: Tone::Bad,
         subject: format!("run missed: {schedule}, {late} late"),
-        lead: format!("A run of the reconciler did not happen when it should have: it is {late} late."),
+        at: missed.noticed_at,
+        lead: format!(
+            "A scheduled run of the reconciler came {late} late. It has been made up for and nothing is lost, but meanwhile \
+             nothing was verified."
+        ),
         sections: vec![Section { title: String::new(), blocks }],
         footer: vec![WHY.to_owned()],
     }
@@ -56,11 +59,11 @@ pub(super) const WHY: &str = "You get this because your address is in ALERT_TO o
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = clean::line(reason, clean::LONGEST);
     let blocks = vec![
+        Block::Todo("Bring MySQL back. Nothing else is to be done: the reconciler goes on by itself.".to_owned()),
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
-            "Claims go on being accepted and wait in Kafka; rows come once MySQL is back, and the reconciler makes up \
-             for the rest. No pass can be recorded and no other mail be queued until then. This mail came past the \
-             outbox; it repeats after the cooldown."
+            "Claims are still accepted and wait in Kafka. Until MySQL is back no pass is recorded and no other mail can be \
+             queued; this one was sent past the outbox, and is repeated after the cooldown."
                 .to_owned(),
         ),
         once("Once MySQL is back", None, ""),
@@ -70,7 +73,8 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         kind: "action",
         tone: Tone::Bad,
         subject: format!("action needed: MySQL cannot be used ({})", clean::line(&reason, 60)),
-        lead: "The reconciler cannot use MySQL.".to_owned(),
+        at: now,
+        lead: "The reconciler cannot use MySQL. Nothing is lost, but rows come late.".to_owned(),
         sections: vec![Section { title: String::new(), blocks }],
         footer: vec![WHY.to_owned()],
     }
@@ -84,7 +88,8 @@ pub fn database_back(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result
         kind: "resolved",
         tone: Tone::Good,
         subject: format!("resolved: MySQL can be used again, after {lasted}"),
-        lead: "The reconciler can use MySQL again.".to_owned(),
+        at: now,
+        lead: format!("The reconciler can use MySQL again, after {lasted}. Nothing is to be done."),
         sections: vec![Section {
             title: String::new(),
             blocks: vec![Block::List(vec![
@@ -103,24 +108,21 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
         kind: "test",
         tone: Tone::Good,
         subject: "test: mail arrives".to_owned(),
-        lead: "Mail from the Firstcome reconciler arrives here.".to_owned(),
+        at: now,
+        lead: "Mail from the Firstcome reconciler arrives here. Nothing is to be done.".to_owned(),
         sections: vec![Section {
             title: String::new(),
             blocks: vec![
                 Block::Paragraph(format!("Sent {} from {}.", time(now), clean::line(host, 100))),
-                Block::Paragraph("This is how numbers, lists and commands will look:".to_owned()),
+                Block::Paragraph("This is how numbers and commands look:".to_owned()),
                 Block::Table(Table {
                     head: vec![String::new(), "before".to_owned(), "after".to_owned()],
-                    rows: vec![cells(["Rows", "97", "100"], true), cells(["Failed claims", "2", "0"], true)],
+                    rows: vec![cells(["Rows", "97", "100"]), cells(["Failed claims", "2", "0"])],
                 }),
-                once("Nothing is to be done; a pass by hand would be", None, ""),
+                once("A pass by hand", None, ""),
             ],
         }],
         footer: vec![WHY.to_owned()],
     }
     .render()
-}
-
-pub(super) fn cells<const N: usize>(cells: [&str; N], strong: bool) -> TableRow {
-    TableRow { cells: cells.map(str::to_owned).to_vec(), strong }
 }

@@ -1,4 +1,5 @@
-//! The digest of one pass.
+//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. It is of bounded length,
+//! however much a pass found.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -6,22 +7,26 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::advice::advice;
-use super::letter::{Block, Letter, Rendered, Section, Tone};
-use super::lines::{done, lines, numbers, open_line};
+use super::groups::{Placed, cells, changes, open_label, reasons};
+use super::lead::{lead, summary};
+use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::Links;
 use super::subject::{duration, subject};
-use crate::alerts::{About, Alert, Observation, Say, Told, Verdict, is_repair};
-use crate::report::{DropReport, Finding, Run};
+use crate::alerts::{About, Alert, Told, Verdict, is_repair};
+use crate::report::{DropReport, Run, Trigger};
 use crate::{clean, wording};
 
-/// Drops with a section of their own.
-const DROPS: usize = 20;
+/// Problems with a section of their own.
+const PROBLEMS: usize = 4;
 
-/// Everything a digest says.
+/// Most lines of a list or rows of a table.
+const LINES: usize = 10;
+
+/// Everything the mail says.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     pub run: &'a Run,
-    /// What of it is told.
+    /// What of it is mailed.
     pub verdict: &'a Verdict,
     /// Alerts' numbers by fingerprint.
     pub ids: &'a HashMap<String, i64>,
@@ -30,7 +35,7 @@ pub struct Pass<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// The digest of a pass that says something.
+/// The mail about a pass that has something to say.
 pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
     let (kind, subject) = subject(pass);
     let tone = match kind {
@@ -39,40 +44,46 @@ pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
         _ => Tone::Good,
     };
     let people = everyone(pass);
-    let told = drops_told(pass);
-    let mut sections = Vec::new();
-    let general = general(pass, &people);
-    if !general.is_empty() {
-        sections.push(Section { title: String::new(), blocks: general });
-    }
-    sections.extend(told.iter().take(DROPS).map(|drop| drop_section(pass, *drop, &people)));
-    sections.push(closing(pass, told.len()));
-    Letter { kind, tone, subject, lead: lead(pass), sections, footer: footer(pass.run) }.render()
+    let mut sections: Vec<Section> =
+        pass.verdict.problems.iter().take(PROBLEMS).map(|told| problem(pass, told, &people)).collect();
+    sections.extend(more_problems(pass));
+    sections.extend(repaired(pass, &people));
+    sections.extend(resolved(pass));
+    sections.extend(numbers(pass));
+    sections.push(closing(pass));
+    Letter { kind, tone, subject, at: pass.now, lead: lead(pass), sections, footer: footer(pass.run) }.render()
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// The report of a drop, where this pass examined it.
+    pub(super) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
+        self.run.drops.iter().find(|report| report.drop_id == drop)
+    }
+
     /// The coupon of a drop and its name, as far as the run knows it.
     pub(super) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
-        let report = self.run.drops.iter().find(|report| report.drop_id == drop);
+        let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
-            let told = self.told_of(Some(drop)).next().and_then(|told| told.observation.coupon_id);
+            let told = self.verdict.problems.iter().chain(&self.verdict.information);
+            let told = told.map(|told| &told.observation).find(|seen| seen.drop_id == Some(drop));
             let over = self.verdict.resolved.iter().find(|alert| alert.drop_id == Some(drop));
-            told.or_else(|| over.and_then(|alert| alert.coupon_id))
+            told.and_then(|seen| seen.coupon_id).or_else(|| over.and_then(|alert| alert.coupon_id))
         });
         let name = report.map(|report| clean::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
         let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
         (coupon, name.unwrap_or_else(named))
     }
 
-    /// The repairs that are told.
-    pub(super) fn repairs(&self) -> Vec<&Finding> {
-        let told = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
-        let of_drops = self.run.drops.iter().filter(|drop| told(Some(drop.drop_id))).flat_map(|drop| &drop.findings);
-        let loose = self.run.findings.iter().filter(|_| told(None));
-        loose.chain(of_drops).filter(|finding| is_repair(finding)).collect()
+    /// The repairs that are mailed, with their drops.
+    pub(super) fn repairs(&self) -> Vec<Placed<'a>> {
+        let is_mailed = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
+        let of_drops = self.run.drops.iter().filter(|drop| is_mailed(Some(drop.drop_id)));
+        let of_drops = of_drops.flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.drop_id), finding)));
+        let of_none = self.run.findings.iter().filter(|_| is_mailed(None)).map(|finding| (None, finding));
+        of_none.chain(of_drops).filter(|(_, finding)| is_repair(finding)).collect()
     }
 
-    /// Repairs of earlier passes, all together.
+    /// Repairs of earlier passes, all together: how many, and since when.
     pub(super) fn earlier(&self) -> Option<String> {
         let since = self.verdict.earlier.iter().map(|earlier| earlier.since).min()?;
         let repairs: u64 = self.verdict.earlier.iter().map(|earlier| earlier.repairs).sum();
@@ -80,9 +91,22 @@ impl Pass<'_> {
         Some(format!("{repairs} in earlier passes since {}", since.format("%H:%M UTC")))
     }
 
-    fn told_of(&self, drop: Option<DropId>) -> impl Iterator<Item = &Told> {
-        let all = self.verdict.problems.iter().chain(&self.verdict.information);
-        all.filter(move |told| told.observation.drop_id == drop)
+    /// Drops that the mail is about, those with problems first.
+    pub(super) fn drops(&self) -> Vec<DropId> {
+        let verdict = self.verdict;
+        let told = verdict.problems.iter().chain(&verdict.information).filter_map(|told| told.observation.drop_id);
+        let rest = told.chain(verdict.repaired.iter().copied().flatten());
+        let rest = rest.chain(verdict.earlier.iter().filter_map(|earlier| earlier.drop_id));
+        let rest = rest.chain(verdict.resolved.iter().filter_map(|alert| alert.drop_id));
+        let mut seen = BTreeSet::new();
+        rest.filter(|drop| seen.insert(*drop)).collect()
+    }
+
+    /// "Winter coupon (coupon 1, drop 7)".
+    fn place(&self, drop: DropId) -> String {
+        let (coupon, name) = self.coupon_of(drop);
+        let coupon = coupon.map(|id| format!("coupon {id}, ")).unwrap_or_default();
+        format!("{name} ({coupon}drop {drop})")
     }
 }
 
@@ -92,169 +116,145 @@ fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
     pass.run.all_findings().chain(told).filter_map(|finding| finding.user_id.as_deref()).collect()
 }
 
-/// Drops with something to tell: those with problems first, those where all is over last.
-fn drops_told(pass: &Pass<'_>) -> Vec<DropId> {
-    let problems = pass.verdict.problems.iter().filter_map(|told| told.observation.drop_id);
-    let rest = pass.verdict.repaired.iter().copied().flatten();
-    let rest = rest.chain(pass.verdict.information.iter().filter_map(|told| told.observation.drop_id));
-    let rest = rest.chain(pass.verdict.earlier.iter().filter_map(|earlier| earlier.drop_id));
-    let rest = rest.chain(pass.verdict.resolved.iter().filter_map(|alert| alert.drop_id));
-    let mut seen = BTreeSet::new();
-    problems.chain(rest).filter(|drop| seen.insert(*drop)).collect()
+/// "98 of 100 issued".
+pub(super) fn issued(report: &DropReport) -> String {
+    let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
+    format!("{rows} of {quantity} issued")
 }
 
-/// What happened, most pressing first.
-fn lead(pass: &Pass<'_>) -> String {
-    let verdict = pass.verdict;
-    let mut parts = Vec::new();
-    match verdict.problems.as_slice() {
-        [] => {}
-        [one] => parts.push(format!("A person is needed: {}.", at_place(pass, one))),
-        many => {
-            let first = many.iter().take(2).map(|told| at_place(pass, told)).collect::<Vec<_>>().join("; ");
-            let more = if many.len() > 2 { format!("; {} more", many.len() - 2) } else { String::new() };
-            parts.push(format!("A person is needed for {} things: {first}{more}.", many.len()));
-        }
+/// One problem: where it is, what to do, and the reasons.
+fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Section {
+    let seen = &told.observation;
+    let report = seen.drop_id.and_then(|drop| pass.report(drop));
+    let place = seen.drop_id.map(|drop| {
+        let issued = report.map(|report| format!(": {}", issued(report))).unwrap_or_default();
+        format!("{}{issued}", pass.place(drop))
+    });
+    let mut blocks = Vec::new();
+    // A single problem is what the mail begins with.
+    if pass.verdict.problems.len() > 1 {
+        blocks.push(Block::Heading(summary(pass, told)));
+    }
+    blocks.extend(advice(seen, report, pass.links));
+    // What failed as a whole has one reason, which the mail begins with.
+    if !matches!(seen.about, About::RunFailed | About::Stalled) || seen.findings.len() > 1 {
+        let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
+        blocks.push(Block::Heading("Why".to_owned()));
+        blocks.push(Block::List(reasons(&findings, people, open_label)));
+    }
+    blocks.push(pass.links.section(seen.about.word()));
+    Section { title: place.unwrap_or_default(), blocks }
+}
+
+/// Problems without a section of their own, and information beside something else.
+fn more_problems(pass: &Pass<'_>) -> Option<Section> {
+    let line = |told: &Told| {
+        let place = told.observation.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
+        format!("{place}{}", summary(pass, told))
+    };
+    let problems = pass.verdict.problems.iter().skip(PROBLEMS);
+    let is_alone = pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
+    let information = pass.verdict.information.iter().filter(|_| !is_alone || pass.verdict.information.len() > 1);
+    let lines: Vec<String> = problems.chain(information).map(line).collect();
+    (!lines.is_empty()).then(|| {
+        let mut blocks = vec![Block::List(bounded(lines))];
+        blocks.extend((pass.verdict.problems.len() > PROBLEMS).then(|| pass.links.firing()));
+        Section { title: "Also".to_owned(), blocks }
+    })
+}
+
+/// What was repaired, all drops together.
+fn repaired(pass: &Pass<'_>, people: &HashSet<&str>) -> Option<Section> {
+    let mut blocks = Vec::new();
+    if let Some(earlier) = pass.earlier() {
+        blocks.push(Block::Paragraph(format!(
+            "{earlier} were not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
+             common."
+        )));
+        blocks.push(pass.links.runs());
     }
     let repairs = pass.repairs();
     if !repairs.is_empty() {
-        parts.push(format!("Repaired by itself: {}.", wording::done(repairs)));
+        blocks.push(Block::List(reasons(&repairs, people, |finding| {
+            Some(wording::words(finding.action).done.to_owned())
+        })));
     }
-    parts.extend(pass.earlier().map(|earlier| format!("Not told before: {earlier}.")));
-    match verdict.resolved.as_slice() {
-        [] => {}
-        [one] => parts.push(format!("Over: {}.", clean::line(&one.summary, clean::LONGEST))),
-        many => parts.push(format!("{} earlier alerts are over.", many.len())),
-    }
-    if let Some(told) = verdict.information.first().filter(|_| parts.is_empty()) {
-        parts.push(format!("For your information: {}. Nothing is to be done.", at_place(pass, told)));
-    }
-    parts.join(" ")
+    (!blocks.is_empty()).then(|| Section { title: "Repaired by itself".to_owned(), blocks })
 }
 
-fn at_place(pass: &Pass<'_>, told: &Told) -> String {
-    let summary = clean::line(&told.observation.summary, clean::LONGEST);
-    let summary = summary.trim_end_matches('.');
-    told.observation.drop_id.map_or_else(|| summary.to_owned(), |drop| format!("{}, {summary}", pass.coupon_of(drop).1))
-}
-
-/// What is of no drop.
-fn general(pass: &Pass<'_>, people: &HashSet<&str>) -> Vec<Block> {
-    let mut blocks = problems(pass, None, people);
-    blocks.extend(over(pass, None));
-    if pass.verdict.repaired.contains(&None) {
-        let loose = pass.run.findings.iter().filter(|f| is_repair(f));
-        blocks.extend(done(loose, people));
+/// What an earlier mail asked for and is over.
+fn resolved(pass: &Pass<'_>) -> Option<Section> {
+    if pass.verdict.resolved.is_empty() {
+        return None;
     }
-    blocks
-}
-
-fn drop_section(pass: &Pass<'_>, drop: DropId, people: &HashSet<&str>) -> Section {
-    let (coupon, name) = pass.coupon_of(drop);
-    let coupon = coupon.map(|id| format!("coupon {id}, ")).unwrap_or_default();
-    let mut blocks = Vec::new();
-    let report = pass.run.drops.iter().find(|report| report.drop_id == drop);
-    if let Some(report) = report {
-        blocks.push(Block::Paragraph(state_of(pass, report)));
-    }
-    let earlier = pass.verdict.earlier.iter().find(|earlier| earlier.drop_id == Some(drop));
-    blocks.extend(earlier.map(|earlier| {
-        let repairs = wording::count(usize::try_from(earlier.repairs).unwrap_or(usize::MAX), "repair", "repairs");
-        let below = if pass.verdict.repaired.contains(&Some(drop)) { ", beside those below" } else { "" };
-        Block::Paragraph(format!(
-            "Repairs came with pass after pass, so they are told together: {repairs} in earlier passes since {}{below}. GET /v1/runs has them all. Something makes this happen again and again; see what.",
-            time(earlier.since)
-        ))
-    }));
-    blocks.extend(problems(pass, Some(drop), people));
-    blocks.extend(over(pass, Some(drop)));
-    if let Some(report) = report.filter(|_| pass.verdict.repaired.contains(&Some(drop))) {
-        blocks.extend(done(report.findings.iter().filter(|f| is_repair(f)), people));
-    }
-    // What happened and what to do come first; on a telephone the numbers alone fill the screen.
-    blocks.extend(report.map(|report| Block::Table(numbers(&report.before, &report.after))));
-    Section { title: format!("{name} ({coupon}drop {drop})"), blocks }
-}
-
-fn state_of(pass: &Pass<'_>, report: &DropReport) -> String {
-    let (rows, quantity) = (report.after.rows, u64::from(report.quantity));
-    // "Exact" beside something to do would contradict it.
-    let problem = pass.verdict.problems.iter().find(|told| told.observation.drop_id == Some(report.drop_id));
-    if let Some(told) = problem {
-        let problem = clean::line(&told.observation.summary, clean::LONGEST);
-        return format!(
-            "{} of {} issued; {}.",
-            wording::grouped(rows),
-            wording::grouped(quantity),
-            problem.trim_end_matches('.')
-        );
-    }
-    let exact = match (report.exact, rows == quantity) {
-        (true, true) => "exact",
-        (true, false) => "every promise has its row",
-        (false, _) => "not exact yet",
-    };
-    format!("{} of {} issued: {exact}.", wording::grouped(rows), wording::grouped(quantity))
-}
-
-fn problems(pass: &Pass<'_>, drop: Option<DropId>, people: &HashSet<&str>) -> Vec<Block> {
-    let told: Vec<&Told> = pass.told_of(drop).collect();
-    let mut blocks: Vec<Block> = told.iter().flat_map(|told| problem(pass, told, people)).collect();
-    // Silence is the whole drop's: once is enough.
-    let of_drop = told.iter().filter(|_| drop.is_some()).find_map(|told| id(pass, told));
-    blocks.extend(of_drop.map(|id| pass.links.silence(id, pass.now)));
-    blocks
-}
-
-fn id(pass: &Pass<'_>, told: &Told) -> Option<i64> {
-    let is_problem = told.observation.about != About::ClosedBelowQuantity;
-    pass.ids.get(&told.observation.fingerprint).copied().filter(|_| is_problem)
-}
-
-/// One problem: what it is, whom it concerns, what to do.
-fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Vec<Block> {
-    let seen = &told.observation;
-    let ago = duration(pass.now - told.since);
-    let how = match told.say {
-        Say::New => String::new(),
-        Say::Changed => format!(" (changed; first seen {ago} ago)"),
-        Say::Repeat => format!(" (still there after {ago})"),
-    };
-    let label = if seen.about == About::ClosedBelowQuantity { "For information" } else { "To do" };
-    let mut blocks = vec![Block::Heading(format!("{label}: {}{how}", clean::line(&seen.summary, clean::LONGEST)))];
-    if lists_people(seen) {
-        let findings: Vec<&Finding> = seen.findings.iter().collect();
-        blocks.push(Block::List(lines(&findings, people, &open_line)));
-    }
-    blocks.extend(advice(seen.about, seen.coupon_id, id(pass, told), pass.links));
-    blocks
-}
-
-/// What is over, as one list.
-fn over(pass: &Pass<'_>, drop: Option<DropId>) -> Vec<Block> {
-    let over = |alert: &Alert| {
+    let line = |alert: &Alert| {
         let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
-        format!("{} (it lasted {lasted})", clean::line(&alert.summary, clean::LONGEST))
+        let place = alert.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
+        format!("{place}{}, after {lasted}", clean::line(&alert.summary, clean::LONGEST))
     };
-    let lines: Vec<String> = pass.verdict.resolved.iter().filter(|alert| alert.drop_id == drop).map(over).collect();
-    if lines.is_empty() {
-        return Vec::new();
-    }
-    vec![Block::Heading("Over".to_owned()), Block::List(lines)]
+    let lines: Vec<String> = pass.verdict.resolved.iter().map(line).collect();
+    // A single one is what the mail begins with.
+    let is_said = lines.len() < 2 && pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
+    (!is_said).then(|| Section { title: "Resolved".to_owned(), blocks: vec![Block::List(bounded(lines))] })
 }
 
-/// Whether the summary alone does not say it all.
-fn lists_people(seen: &Observation) -> bool {
-    !matches!(seen.about, About::RunFailed | About::Stalled | About::ClosedBelowQuantity) || seen.findings.len() > 1
+fn bounded(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(LINES);
+    if more > 0 {
+        lines.truncate(LINES);
+        lines.push(format!("and {} more", wording::grouped(more as u64)));
+    }
+    lines
 }
 
-fn closing(pass: &Pass<'_>, drops: usize) -> Section {
-    let mut blocks = Vec::new();
-    if drops > DROPS {
-        blocks.push(Block::Paragraph(format!("{} more drops are in the run.", drops - DROPS)));
+/// The numbers: what changed in a single drop, or a row a drop.
+fn numbers(pass: &Pass<'_>) -> Option<Section> {
+    let reports: Vec<&DropReport> = pass.drops().into_iter().filter_map(|drop| pass.report(drop)).collect();
+    let blocks = match reports.as_slice() {
+        [] => return None,
+        [one] => vec![Block::Table(changes(&one.before, &one.after)?)],
+        many => drops_table(pass, many),
+    };
+    Some(Section { title: "Numbers".to_owned(), blocks })
+}
+
+fn drops_table(pass: &Pass<'_>, reports: &[&DropReport]) -> Vec<Block> {
+    let row = |report: &&DropReport| {
+        let name = clean::line(&pass.coupon_of(report.drop_id).1, 40);
+        let repairs = report.findings.iter().filter(|finding| is_repair(finding)).count() as u64;
+        cells([
+            &format!("{name}, drop {}", report.drop_id),
+            &wording::grouped(report.after.rows),
+            &wording::grouped(u64::from(report.quantity)),
+            &wording::grouped(repairs),
+        ])
+    };
+    let head = ["Drop", "issued", "of", "repairs"].map(str::to_owned).to_vec();
+    let mut blocks = vec![Block::Table(Table { head, rows: reports.iter().take(LINES).map(row).collect() })];
+    let more = reports.len().saturating_sub(LINES);
+    if more > 0 {
+        let drops = wording::count(more, "more drop is", "more drops are");
+        blocks.push(Block::Paragraph(format!("{drops} in the run.")));
     }
-    blocks.push(pass.links.run(&pass.run.run_id));
-    Section { title: "This pass".to_owned(), blocks }
+    blocks
+}
+
+/// Commands that concern the whole mail.
+fn closing(pass: &Pass<'_>) -> Section {
+    let id = |told: &Told| pass.ids.get(&told.observation.fingerprint).copied();
+    let problems = || pass.verdict.problems.iter();
+    let mut drops = HashSet::new();
+    let all: Vec<i64> = problems().filter_map(id).take(LINES).collect();
+    // Silence is kept a drop: one alert of each is enough.
+    let one_a_drop: Vec<i64> = problems()
+        .filter(|told| told.observation.drop_id.is_some_and(|drop| drops.insert(drop)))
+        .filter_map(id)
+        .take(LINES)
+        .collect();
+    let mut blocks = vec![pass.links.run(&pass.run.run_id)];
+    blocks.extend((!all.is_empty()).then(|| pass.links.acknowledge(&all)));
+    blocks.extend((!one_a_drop.is_empty()).then(|| pass.links.silence(&one_a_drop, pass.now)));
+    Section { title: "Commands".to_owned(), blocks }
 }
 
 fn footer(run: &Run) -> Vec<String> {
@@ -262,23 +262,30 @@ fn footer(run: &Run) -> Vec<String> {
         [users + drop.examined.users, rows + drop.examined.rows, failed + drop.examined.failed_claims]
     });
     let [users, rows, failed] = examined.map(wording::grouped);
-    let took = run.finished_at.map(|end| format!(", took {:.1} s", (end - run.started_at).as_seconds_f64()));
+    // With a space that does not break.
+    let took = run.finished_at.map(|end| format!(", took {:.1}\u{a0}s", (end - run.started_at).as_seconds_f64()));
+    let trigger = match run.trigger {
+        Trigger::Cron => "by schedule",
+        Trigger::Endpoint => "by request",
+        Trigger::Cli => "by the command line",
+        Trigger::Startup => "by the daemon itself",
+    };
     vec![
         format!(
-            "Run {} · {} · started {}{}",
+            "Run {}, {trigger}, started {}{}.",
             clean::line(&run.run_id, 64),
-            run.trigger.as_str(),
             time(run.started_at),
             took.unwrap_or_default()
         ),
         format!(
-            "Looked at {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
+            "Examined {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
             wording::count(run.drops.len(), "drop", "drops")
         ),
+        "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.".to_owned(),
     ]
 }
 
-/// An instant as mails tell it.
+/// An instant as mails write it.
 pub(super) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

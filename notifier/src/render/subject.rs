@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 
-use super::pass::Pass;
+use super::pass::{Pass, issued};
 use crate::alerts::{About, Say, Told};
+use crate::report::ActionKind;
 use crate::{clean, wording};
 
 /// Longest name of a coupon in a subject, in characters.
@@ -37,7 +38,7 @@ fn problems(pass: &Pass<'_>) -> String {
     let more = problems.len() - 1;
     let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
     let again = again(problems, pass.now);
-    let also = also_repaired(pass).map(|done| format!("; {done}")).unwrap_or_default();
+    let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
     // What is about everything says more than any one drop.
     let general = of_no_drop.filter(|told| matches!(told.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
@@ -76,15 +77,16 @@ fn repaired(pass: &Pass<'_>) -> String {
     let verdict = pass.verdict;
     let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
-    let done = Some(wording::done(pass.repairs())).filter(|done| !done.is_empty());
-    let what = [done, pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
+    let what = [also_repaired(pass), pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    let is_rebuilt = pass.repairs().iter().any(|(_, finding)| finding.action == ActionKind::Rebuild);
+    let problem = if is_rebuilt { "Redis lacked data · " } else { "" };
+    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{problem}{place} ({what})"))
 }
 
 /// What was repaired beside what the subject is about.
 fn also_repaired(pass: &Pass<'_>) -> Option<String> {
-    let done = wording::done(pass.repairs());
-    (!done.is_empty()).then(|| format!("repaired: {done}"))
+    let done = wording::done(pass.repairs().into_iter().map(|(_, finding)| finding));
+    (!done.is_empty()).then_some(done)
 }
 
 fn resolved(pass: &Pass<'_>) -> String {
@@ -92,11 +94,12 @@ fn resolved(pass: &Pass<'_>) -> String {
     let drops = resolved.iter().filter_map(|alert| alert.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
     let was = match resolved.as_slice() {
-        [one] => format!("was: {}", clean::line(&one.summary, 80)),
-        many => wording::count(many.len(), "alert", "alerts"),
+        [one] => clean::line(&one.summary, 80),
+        many => wording::count(many.len(), "problem", "problems"),
     };
-    let what = [Some(was), also_repaired(pass)].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{place} ({what})"))
+    let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
+    let place = place(pass, &drops).map(|place| format!(" · {place}")).unwrap_or_default();
+    format!("{was}{place}{also}")
 }
 
 /// One drop by its name and numbers, several by how many. `None` for no drop.
@@ -111,14 +114,8 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
         };
         return Some(format!("{} drops of {coupons}", drops.len()));
     }
-    let report = pass.run.drops.iter().find(|report| report.drop_id == *first);
+    let report = pass.report(*first);
     let (_, name) = pass.coupon_of(*first);
     let name = clean::line(&name, NAME);
-    Some(report.map_or_else(
-        || format!("{name} · drop {first}"),
-        |report| {
-            let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
-            format!("{name} · {rows} of {quantity} issued")
-        },
-    ))
+    Some(report.map_or_else(|| format!("{name} · drop {first}"), |report| format!("{name} · {}", issued(report))))
 }

@@ -143,6 +143,7 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
         alert_cooldown_seconds: 4 * 3_600,
         docs_url: None,
         public_url: None,
+        api_public_url: None,
     }
 }
 

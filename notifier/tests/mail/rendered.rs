@@ -5,7 +5,7 @@ use firstcome_notifier::alerts::{BrokenPromise, Memory, Policy, Verdict, judge};
 use firstcome_notifier::render::{
     self, Day, Links, MissedRun, OpenAlert, Pass, Rendered, SealedDrop, daily, database_back, database_gone, missed,
 };
-use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
+use firstcome_notifier::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use crate::world::{applied, at, drop_report, finding, general, left, run};
@@ -14,6 +14,7 @@ fn linked() -> Links {
     Links {
         docs: Some("https://git.example.com/firstcome/docs".to_owned()),
         public: Some("https://reconciler.example.com".to_owned()),
+        api: Some("https://coupons.example.com".to_owned()),
     }
 }
 
@@ -169,7 +170,10 @@ fn all_kinds_over_many_drops() {
             ),
             applied(Kind::SlotConflict, 9, ActionKind::Move, "another person holds this slot"),
             general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "count is 90, 100 people hold a slot"),
-            general(Kind::Unfilled, ActionKind::Promote, Outcome::Applied, "2 slots are left and 5 people wait"),
+            Finding {
+                slot: None,
+                ..applied(Kind::Unfilled, 44, ActionKind::Promote, "2 slots are left and 5 people wait")
+            },
             applied(
                 Kind::OverAdmitted,
                 101,
@@ -190,6 +194,55 @@ fn all_kinds_over_many_drops() {
     });
     let run = run("0193a1f2-7c00-7d31-8000-0000000000a7", Status::Drift, drops.collect());
     keep("many_drops", &mail(&[(at(1), &run)], &[], &linked()).unwrap());
+}
+
+#[test]
+fn a_flushed_redis_over_many_coupons_is_a_short_mail() {
+    let lost =
+        "Redis does not have this drop; 97 people are known from rows, messages and failed claims; 97 people put back";
+    let rebuilt = |drop| {
+        let finding = general(Kind::RedisLost, ActionKind::Rebuild, Outcome::Applied, lost);
+        drop_report(drop, &format!("Coupon {drop}"), drop, vec![finding])
+    };
+    let gate = "Redis is new, was restarted, or failed over; admission was closed; every drop was verified and it is open again";
+    let run = Run {
+        findings: vec![general(Kind::RedisLost, ActionKind::GrantLicence, Outcome::Applied, gate)],
+        ..run("0193a1f2-7c00-7d31-8000-0000000000aa", Status::Repaired, (1..=22).map(rebuilt).collect())
+    };
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    keep("redis_flushed", &mail);
+    assert!(mail.text.lines().count() < 70, "{}", mail.text);
+}
+
+#[test]
+fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_is() {
+    let drop = |drop| {
+        let findings = (0..300).map(|n: usize| left(Kind::FailedClaim, 1, &format!("reason {}", "x".repeat(n % 50))));
+        drop_report(drop, &format!("Coupon {drop}"), drop, findings.collect())
+    };
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000ab", Status::Drift, (1..=40).map(drop).collect());
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    assert!(mail.text.lines().count() < 250 && mail.html.len() < 60_000, "{}", mail.text);
+    for rest in
+        ["and 252 more", "and 26 more", "/v1/alerts?status=firing", "30 more drops are in the run", "for id in 41 42"]
+    {
+        assert!(mail.text.contains(rest), "{rest}\n{}", mail.text);
+    }
+}
+
+/// What a shell makes of each command: one program call, with the addresses as its last words.
+#[test]
+fn commands_can_be_pasted() {
+    let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
+    let lines = mail.text.lines().skip_while(|line| !line.contains("You are on it")).skip(1);
+    let command = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    let script = format!("curl() {{ printf '%s|' \"$@\"; }}\nUSER=Kim OPS_TOKEN=secret\n{command}");
+    let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+    assert_eq!(
+        String::from_utf8(said.stdout).unwrap(),
+        "-H|Authorization: Bearer secret|-H|Content-Type: application/json|-d|{\"by\":\"Kim\"}|\
+         https://reconciler.example.com/v1/alerts/41/acknowledge|"
+    );
 }
 
 #[test]
@@ -241,7 +294,7 @@ fn the_day() {
     keep("daily_quiet", &daily(&quiet_day(), &linked()).unwrap());
     let open = OpenAlert {
         id: 41,
-        summary: "2 failed claims left".to_owned(),
+        summary: "2 unrepaired failed claims".to_owned(),
         coupon_name: Some(WINTER.to_owned()),
         drop_id: Some(DropId(7)),
         since: at(-30_000),
@@ -312,8 +365,8 @@ fn ten_thousand_findings_make_a_mail_of_readable_length() {
     let run = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Repaired, vec![drop_report(1, WINTER, 7, issued)]);
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     assert!(mail.subject.contains("(10,000 reissued)"), "{}", mail.subject);
-    assert!(mail.text.contains("and 9,980 more: see the run"));
-    assert!(mail.text.lines().count() < 80 && mail.html.len() < 20_000);
+    assert!(mail.text.contains("10,000 × reissued: no row and no message (slots 1–10000)"), "{}", mail.text);
+    assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 
 /// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's word is the word itself.

@@ -60,10 +60,10 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: 1 failed claim left · Winter coupon · 99 of 100 issued",
-            "[firstcome] action needed: 1 failed claim left, for 4 h · Winter coupon · 99 of 100 issued",
-            "[firstcome] action needed: 2 failed claims left · Winter coupon · 98 of 100 issued",
-            "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 2 failed claims left)",
+            "[firstcome] action needed: 1 unrepaired failed claim · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 1 unrepaired failed claim, for 4 h · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 2 unrepaired failed claims · Winter coupon · 98 of 100 issued",
+            "[firstcome] resolved: 2 unrepaired failed claims · Winter coupon · 100 of 100 issued",
         ]
     );
     let mails = desk.sink.mails();
@@ -104,7 +104,7 @@ async fn a_broken_promise_stands_until_it_is_mended() {
         desk.subjects(A),
         [
             "[firstcome] action needed: 1 broken promise · Winter coupon · 100 of 100 issued",
-            "[firstcome] resolved: Winter coupon · 100 of 100 issued (was: 1 broken promise)",
+            "[firstcome] resolved: 1 broken promise · Winter coupon · 100 of 100 issued",
         ]
     );
 }
@@ -221,11 +221,11 @@ async fn missed_runs_and_the_day_are_mailed() {
     let mails = desk.sink.mails();
     let text = parsed(&mails[2]).body_text(0).unwrap().replace("\r\n", "\n");
     for line in [
-        "- Winter coupon (drop 7): 1 failed claim left, for 0 s (alert 1)",
+        "- Winter coupon (drop 7): 1 unrepaired failed claim, for 0 s (alert 1)",
         "repaired      1",
         "- Winter coupon (coupon 1, drop 7): 100 of 100 issued, verified and sealed",
         "unissued       1          1",
-        "Looked at, all runs together: 100 people in Redis",
+        "Examined, all runs together: 100 people in Redis",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }

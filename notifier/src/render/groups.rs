@@ -1,0 +1,205 @@
+//! Findings grouped by reason, so that a thousand alike are one line; and tables of numbers.
+
+use std::collections::HashSet;
+
+use firstcome_shared::domain::DropId;
+
+use super::letter::{Table, TableRow};
+use crate::report::{ActionKind, Finding, Numbers};
+use crate::{clean, wording};
+
+/// Most lines of a list; the run has the others.
+const LINES: usize = 8;
+
+/// Most people that one line names.
+const PEOPLE: usize = 5;
+
+/// Most stretches of slots that one line names.
+const STRETCHES: usize = 10;
+
+/// Findings with one reason, each with its detail.
+type Group<'a> = [(String, Placed<'a>)];
+
+/// A finding and the drop whose report has it.
+pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
+
+/// One line a label and reason, the largest group first. Numbers in a reason count as equal: they are given as a range.
+pub(super) fn reasons(
+    findings: &[Placed<'_>],
+    people: &HashSet<&str>,
+    label: impl Fn(&Finding) -> Option<String>,
+) -> Vec<String> {
+    // What a line says of all: the label, and the reason without its numbers.
+    let mut keys: Vec<(Option<String>, String)> = Vec::new();
+    let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
+    for placed in findings {
+        let detail = clean::detail(&placed.1.detail, people);
+        let key = (label(placed.1), clean::without_numbers(&detail));
+        let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+            keys.push(key);
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[at].push((detail, *placed));
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let rest: usize = groups.iter().skip(LINES).map(Vec::len).sum();
+    let mut lines: Vec<String> =
+        groups.iter().take(LINES).map(|group| line(label(group[0].1.1).as_deref(), group)).collect();
+    if rest > 0 {
+        lines.push(format!(
+            "and {} more: the command for the whole run, below, lists them",
+            wording::grouped(rest as u64)
+        ));
+    }
+    lines
+}
+
+/// The repair that was tried or held back, as a label.
+pub(super) fn open_label(finding: &Finding) -> Option<String> {
+    (finding.action != ActionKind::Report)
+        .then(|| format!("{}, {}", finding.kind.as_str(), wording::words(finding.action).to_do))
+}
+
+fn line(label: Option<&str>, group: &Group<'_>) -> String {
+    let many = if group.len() > 1 { format!("{} × ", wording::grouped(group.len() as u64)) } else { String::new() };
+    let details: Vec<&str> = group.iter().map(|(detail, _)| detail.as_str()).collect();
+    let reason = Some(merged(&details)).filter(|reason| !reason.is_empty());
+    let what = [label.map(str::to_owned), reason].into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let whom = [slots(group), people(group)].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+    if whom.is_empty() { format!("{many}{what}") } else { format!("{many}{what} ({whom})") }
+}
+
+/// "slot 37", "slots 1–20, 25", or in how many drops where it is more than one.
+fn slots(group: &Group<'_>) -> Option<String> {
+    let drops: HashSet<Option<DropId>> = group.iter().map(|(_, (drop, _))| *drop).collect();
+    if drops.len() > 1 {
+        return Some(wording::count(drops.len(), "drop", "drops"));
+    }
+    let mut slots: Vec<i64> = group.iter().filter_map(|(_, (_, finding))| finding.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    let stretches: Vec<&[i64]> = slots.chunk_by(|a, b| a + 1 == *b).collect();
+    let mut named: Vec<String> = stretches
+        .iter()
+        .take(STRETCHES)
+        .map(|stretch| match stretch {
+            [first, .., last] => format!("{first}–{last}"),
+            one => one.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    if stretches.len() > STRETCHES {
+        named.push("…".to_owned());
+    }
+    match slots.len() {
+        0 => None,
+        1 => Some(format!("slot {}", named[0])),
+        _ => Some(format!("slots {}", named.join(", "))),
+    }
+}
+
+fn people(group: &Group<'_>) -> Option<String> {
+    let people: Vec<String> =
+        group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(clean::person).collect();
+    (1..=PEOPLE).contains(&people.len()).then(|| people.join(", "))
+}
+
+/// Texts that differ in numbers only, as one: a number that is not the same in all becomes a range.
+fn merged(texts: &[&str]) -> String {
+    let parts: Vec<Vec<&str>> = texts
+        .iter()
+        .map(|text| {
+            text.as_bytes()
+                .chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit())
+                .scan(0, |at, chunk| {
+                    let from = *at;
+                    *at += chunk.len();
+                    text.get(from..*at)
+                })
+                .collect()
+        })
+        .collect();
+    let Some(first) = parts.first() else { return String::new() };
+    let part = |(at, text): (usize, &&str)| {
+        let numbers: Option<Vec<u64>> = parts.iter().map(|all| all.get(at)?.parse().ok()).collect();
+        match numbers.as_deref().map(|numbers| (numbers.iter().min(), numbers.iter().max())) {
+            Some((Some(least), Some(most))) if least != most => format!("{least}–{most}"),
+            _ => (*text).to_owned(),
+        }
+    };
+    first.iter().enumerate().map(part).collect()
+}
+
+/// The numbers of one drop that a pass changed; `None` where it changed none.
+pub(super) fn changes(before: &Numbers, after: &Numbers) -> Option<Table> {
+    let signed = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
+    let unsigned = wording::grouped;
+    let rows = [
+        ("Rows", unsigned(before.rows), unsigned(after.rows)),
+        ("People holding a slot", unsigned(before.users), unsigned(after.users)),
+        ("Highest slot given out", signed(before.count), signed(after.count)),
+        ("Failed claims", unsigned(before.failed_claims), unsigned(after.failed_claims)),
+        ("In flight", unsigned(before.in_flight), unsigned(after.in_flight)),
+        ("Slots given back", unsigned(before.free), unsigned(after.free)),
+        ("People waiting", unsigned(before.waiting), unsigned(after.waiting)),
+    ];
+    let changed: Vec<TableRow> = rows
+        .into_iter()
+        .filter(|(_, before, after)| before != after)
+        .map(|(what, before, after)| cells([what, &before, &after]))
+        .collect();
+    (!changed.is_empty()).then(|| Table { head: ["", "before", "after"].map(str::to_owned).to_vec(), rows: changed })
+}
+
+pub(super) fn cells<const N: usize>(cells: [&str; N]) -> TableRow {
+    TableRow { cells: cells.map(str::to_owned).to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Kind, Outcome};
+
+    fn finding(slot: i64, user: &str, detail: &str) -> Finding {
+        Finding {
+            kind: Kind::Unissued,
+            coupon_id: None,
+            drop_id: None,
+            slot: Some(slot),
+            user_id: Some(user.to_owned()),
+            action: ActionKind::Issue,
+            result: Outcome::Applied,
+            detail: detail.to_owned(),
+            needs_person: false,
+        }
+    }
+
+    fn grouped(findings: &[Finding]) -> Vec<String> {
+        let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
+        reasons(&placed, &HashSet::new(), |_| Some("reissued".to_owned()))
+    }
+
+    #[test]
+    fn findings_that_differ_in_numbers_only_are_one_line() {
+        let mut findings = vec![finding(9, "customer-9", "no message")];
+        findings
+            .extend([3, 1, 2, 7].map(|n| finding(n, "someone-4711", &format!("admitted {} s ago, no row", 60 + n))));
+        assert_eq!(
+            grouped(&findings),
+            [
+                "4 × reissued: admitted 61–67 s ago, no row (slots 1–3, 7 · s•••11, s•••11, s•••11, s•••11)",
+                "reissued: no message (slot 9 · c•••-9)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_has_an_end() {
+        let words = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "hi", "ij", "jk", "kl"];
+        let findings: Vec<Finding> = words.iter().map(|word| finding(1, "customer-1", word)).collect();
+        let lines = grouped(&findings);
+        assert_eq!((lines.len(), lines[LINES].starts_with("and 3 more")), (LINES + 1, true));
+        let apart: Vec<Finding> = (0..100).map(|n| finding(n * 2, "customer-1", "x")).collect();
+        assert_eq!(grouped(&apart), ["100 × reissued: x (slots 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …)"]);
+    }
+}
