@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Answer, Coupon, World, assert_exact, plain};
+use firstcome_testkit::{Answer, Coupon, World, assert_clean, assert_exact, given_out, kinds, open_world, plain};
 use serde_json::json;
-
-use crate::claims::many::open_world;
-use crate::drift::repairs::{assert_clean, given_out, kinds};
 
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_next_pass_of_the_command_line() {

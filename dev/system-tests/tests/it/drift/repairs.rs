@@ -1,43 +1,14 @@
 //! What the reconciler mends: one pass and the drop is exact again, a second finds nothing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Api, Coupon, LIMIT, Promise, Running, Stores, World, assert_exact, eventually, people, plain,
-    redis_holders, rush,
+    Answer, Coupon, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact, eventually,
+    given_out, kinds, open_world, people, plain, redis_holders, rush,
 };
 use serde_json::json;
-
-use crate::claims::many::{all_issued, open_world};
-
-/// How many findings there are of each kind.
-pub(crate) fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
-    let mut kinds = BTreeMap::new();
-    for finding in run.all_findings() {
-        *kinds.entry(finding.kind).or_default() += 1;
-    }
-    kinds
-}
-
-/// Fails unless the run looked at this drop, found nothing at all, and says that it is exact.
-pub(crate) fn assert_clean(run: &Run, coupon: &Coupon) {
-    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
-    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
-    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
-}
-
-/// A coupon of 20, all given out and issued; the consumer is gone again.
-pub(crate) async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
-    let consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let answers = rush(&[api], coupon.id, &people(20), 20).await;
-    all_issued(world, coupon.drop, 20).await;
-    assert_eq!(consumer.process.stop().await, 0);
-    (coupon, answers)
-}
 
 /// One pass that repairs, then exact, then a pass that finds nothing.
 async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
@@ -148,8 +119,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     all_issued(&world, coupon.drop, 5).await;
     redis.stop().await.unwrap();
-    let old = tempfile::tempdir().unwrap();
-    copy(redis.data_dir().unwrap(), old.path());
+    let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
     answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
@@ -157,7 +127,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     all_issued(&world, coupon.drop, 7).await;
 
     redis.kill().await.unwrap();
-    copy(old.path(), redis.data_dir().unwrap());
+    old.put_back(&redis).unwrap();
     redis.start_again().await.unwrap();
     eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
         matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
@@ -168,13 +138,6 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     assert_eq!(answers.last().unwrap().1.promised(), Some((coupon.drop, 8)), "slots 6 and 7 are taken");
     all_issued(&world, coupon.drop, 8).await;
     assert_exact(&world, &coupon, 8, &answers).await;
-}
-
-/// Makes `to` a copy of the folder `from`.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::remove_dir_all(to).unwrap();
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
 }
 
 #[tokio::test]

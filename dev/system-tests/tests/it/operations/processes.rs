@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{KafkaOptions, KafkaServer};
-use firstcome_testkit::{Answer, LIMIT, Promise, Session, Stores, World, assert_exact, eventually, people, rows, rush};
+use firstcome_testkit::{
+    Answer, LIMIT, LOCK_WAITS, Promise, Session, Stores, World, all_issued, assert_clean, assert_exact, eventually,
+    holders, open_world, people, rows, rush,
+};
 use rustix::process::Signal;
-
-use crate::claims::many::{all_issued, holders, open_world};
-use crate::consumer::messages::WAITS;
-use crate::drift::repairs::assert_clean;
 
 fn promised(answers: &[Promise]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
@@ -223,7 +222,7 @@ async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes(
     let mut holding = Session::begin(&world.sql).await;
     holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     daemon.begin().await;
-    eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+    eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
     daemon.process.freeze();
     holding.commit().await;
 
