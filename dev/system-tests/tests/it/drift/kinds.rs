@@ -1,7 +1,7 @@
 //! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes nothing, a pass mends it, the next
 //! finds nothing, and people are told.
 
-use firstcome_drift::{Injected, Kind as Drift};
+use firstcome_drift::{Hit, Injected, Kind as Drift};
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Coupon, Fixture, LIMIT, Promise, Stores, eventually};
@@ -45,7 +45,15 @@ async fn mends(scene: &Fixture, case: Case) -> (Coupon, Vec<Promise>, Injected) 
 #[tokio::test]
 async fn rows_that_went_or_never_came_are_issued() {
     let scene = Fixture::new("d-unissued").await;
-    mends(&scene, Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 }).await;
+    let case = Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
+    let (coupon, _, done) = mends(&scene, case).await;
+    let times = scene.world.redis.of_drop(coupon.id, coupon.drop, "times");
+    for Hit { slot, .. } in &done.people {
+        let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
+        let row = scene.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
+        let admitted_at: String = scene.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
+        assert_eq!(row, [["reconciler".to_owned(), admitted_at]], "the instant of admission is kept");
+    }
     mends(&scene, Case { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }).await;
 }
 

@@ -22,20 +22,6 @@ async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], exp
 }
 
 #[tokio::test]
-async fn rows_deleted_from_mysql_are_issued_again_to_the_same_people() {
-    let (world, api) = open_world("deleted").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)").await;
-    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 3)]).await;
-    let by = "SELECT slot FROM issued_coupons WHERE issued_by = 'reconciler' ORDER BY slot";
-    assert_eq!(world.sql.query(by).await, [["1"], ["7"], ["20"]]);
-    let told = world.redis.of_drop(coupon.id, coupon.drop, "times");
-    let admitted_at: i64 = world.redis.command(&["HGET", &told, "7"]).await;
-    let row = "SELECT ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) FROM issued_coupons WHERE slot = 7";
-    assert_eq!(world.sql.number(row).await, admitted_at, "the instant of admission is kept");
-}
-
-#[tokio::test]
 async fn people_removed_from_redis_are_put_back_on_their_slots() {
     let (world, api) = open_world("removed").await;
     let (coupon, answers) = given_out(&world, &api).await;
@@ -163,39 +149,4 @@ async fn what_was_repaired_is_mailed_and_recorded() {
     };
     assert_eq!(told.run_id, run.run_id);
     assert_eq!(told.drops, run.drops);
-}
-
-#[tokio::test]
-async fn a_dry_run_lists_what_it_would_do_and_changes_nothing() {
-    let (world, api) = open_world("dry").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    let holders = redis_holders(&world, &coupon).await;
-    world.redis.command::<i64>(&["ZREM", &users, &holders[&9]]).await;
-    let before = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(dry.code, 1, "{}", dry.log);
-    let run = dry.run();
-    assert!(run.dry_run && run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
-    assert!(kinds(&run).contains_key(&Kind::Unissued) && kinds(&run).contains_key(&Kind::MissingAdmission), "{run:#?}");
-    let after = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
-    assert_eq!(before, after);
-    world.pass().await;
-    assert_exact(&world, &coupon, 20, &answers).await;
-}
-
-#[tokio::test]
-async fn a_daemon_mends_by_its_schedule_without_being_asked() {
-    let (world, api) = open_world("cron").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.set("RECONCILE_CRON", "* * * * * *");
-    let _daemon = world.settled_daemon().await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
-    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'repaired'";
-    eventually("a scheduled pass has repaired", LIMIT, async || world.sql.number(repaired).await == 1).await;
-    assert_exact(&world, &coupon, 20, &answers).await;
-    let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("and the next find nothing", LIMIT, async || world.sql.number(passes).await >= 2).await;
-    assert_eq!(world.sql.number(repaired).await, 1);
 }
