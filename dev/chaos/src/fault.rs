@@ -50,6 +50,8 @@ impl Store {
 pub enum Wire {
     /// Every piece of data waits 150 ms.
     Delay,
+    /// Every piece of data waits longer than anybody waits for an answer. No seed draws it.
+    LongDelay,
     /// Connections are closed, new ones refused.
     Cut,
     /// Connections stay, nothing passes; what was held back passes at the end.
@@ -88,13 +90,14 @@ pub enum Fault {
         /// How long it may take to get there before it is killed.
         ms: u64,
     },
-    /// The clock of one process is wrong by so many seconds from now on.
+    /// The clock of one process is wrong by so many seconds for `ms`.
     Clock {
         role: Role,
         /// Which of them, from 0.
         number: usize,
         /// Forward, or backward if negative.
         seconds: i64,
+        ms: u64,
     },
     /// SIGKILL of a server, started again after `ms`.
     KillServer {
@@ -142,11 +145,11 @@ pub enum Fault {
     MysqlReadOnly {
         ms: u64,
     },
-    /// A stranger holds locks on the rows of the drop: writers run into lock wait timeouts.
+    /// Another client holds locks on the rows of the drop: writers run into lock wait timeouts.
     MysqlLocks {
         ms: u64,
     },
-    /// A stranger's transactions deadlock with those of the product.
+    /// Another client's transactions deadlock with those of the product.
     MysqlDeadlocks {
         ms: u64,
     },
@@ -172,6 +175,7 @@ impl Fault {
             Self::Wire { store, wire, .. } => {
                 let what = match wire {
                     Wire::Delay => "delayed",
+                    Wire::LongDelay => "delayed for long",
                     Wire::Cut => "cut",
                     Wire::BlackHole => "black hole",
                     Wire::DropReplies => "replies dropped",
@@ -200,7 +204,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Kill { number, ms, .. } | Self::Freeze { number, ms, .. } => write!(out, " {number} for {ms} ms"),
             Self::Crash { number, point, .. } => write!(out, " {number} at {point}"),
-            Self::Clock { number, seconds, .. } => write!(out, " {number} by {seconds} s"),
+            Self::Clock { number, seconds, ms, .. } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
             Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
             Self::StaleReplica { lag_ms } => write!(out, ", {lag_ms} ms behind"),

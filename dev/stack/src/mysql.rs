@@ -50,7 +50,7 @@ impl MysqlServer {
 }
 
 /// Puts a database's name where the path of a URL is, and keeps parameters after it.
-fn with_database(url: &str, name: &str) -> String {
+pub fn with_database(url: &str, name: &str) -> String {
     let (address, parameters) = url.split_once('?').map_or((url, None), |(address, after)| (address, Some(after)));
     let start = address.find("://").map_or(0, |at| at + 3);
     let host_end = address[start..].find('/').map_or(address.len(), |at| start + at);

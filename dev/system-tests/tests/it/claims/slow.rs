@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use firstcome_testkit::{Http, LIMIT, OPS_TOKEN, World, assert_exact, eventually, people, rush, tally};
+use firstcome_testkit::{Http, LIMIT, OPS_TOKEN, World, all_issued, assert_exact, eventually, people, rush, tally};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-
-use crate::claims::many::all_issued;
 
 const SLOW: usize = 100;
 

@@ -7,17 +7,17 @@ use firstcome_stack::{FaultProxy, RedisOptions, RedisServer};
 use firstcome_testkit::{Answer, Http, Keys, Stores, eventually, shared};
 use reqwest::Method;
 
-use super::scene::{HEALED, Scene, impatient, kafka_behind_proxy};
+use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy};
 
 /// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an hour.
 const LEFT: Duration = Duration::from_secs(20);
 
-async fn admission_is(open: bool, scene: &Scene) {
+async fn admission_is(open: bool, scene: &Waves) {
     let what = if open { "admission is open" } else { "admission is closed" };
     eventually(what, HEALED, async || (scene.api.http().get("/readyz").await.status == 200) == open).await;
 }
 
-async fn passes_again(scene: &Scene) {
+async fn passes_again(scene: &Waves) {
     eventually("the daemon has left it", LEFT, async || {
         let run = scene.daemon.ask(&serde_json::json!({})).await.body;
         run["status"] == "clean" || run["status"] == "repaired"
@@ -31,7 +31,7 @@ async fn a_redis_host_that_died_without_a_word_is_left() {
     let proxy = stack.redis.proxy().await.unwrap();
     let world = impatient(Stores::shared().await, "silent-redis").await;
     world.set("REDIS_URL", &stack.redis.url_via(&proxy));
-    Scene::begin(world)
+    Waves::begin(world)
         .await
         .survives(async |scene| {
             proxy.strand_now();
@@ -59,8 +59,8 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
     let replica = RedisServer::start(options).await.unwrap();
     let address = master.proxy().await.unwrap();
     let stores = Stores::shared().await.with_redis_at(&master.url_via(&address));
-    super::redis::follows(&master).await;
-    Scene::begin(impatient(stores, "demoted").await)
+    follows(&master).await;
+    Waves::begin(impatient(stores, "demoted").await)
         .await
         .survives(async |scene| {
             promote(&replica, &address, &master).await;
@@ -83,7 +83,7 @@ async fn a_mysql_host_that_died_without_a_word_is_left() {
     world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
     // One such wait is bearable, one for each connection of the pool is not.
     world.set("DATABASE_TIMEOUT_MS", "4000");
-    Scene::begin(world)
+    Waves::begin(world)
         .await
         .survives(async |scene| {
             // All connections of the pool are made.
@@ -107,7 +107,7 @@ async fn a_mysql_host_that_died_without_a_word_is_left() {
 async fn a_kafka_host_that_died_without_a_word_is_left() {
     let (server, proxy, _turn) = kafka_behind_proxy().await;
     let world = impatient(Stores::shared().await.with_kafka(server), "silent-kafka").await;
-    Scene::begin(world)
+    Waves::begin(world)
         .await
         .survives(async |scene| {
             proxy.strand_now();

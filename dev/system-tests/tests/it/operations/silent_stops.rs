@@ -6,7 +6,7 @@ use firstcome_stack::{Fault, FaultProxy};
 use firstcome_testkit::{Stores, World, people, rush, shared};
 use rustix::process::Signal;
 
-use crate::faults::scene::{impatient, kafka_behind_proxy};
+use crate::faults::waves::{impatient, kafka_behind_proxy};
 
 /// Ten seconds for requests in hand, or for a pass; five for the last batch and five to leave the group; and a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);

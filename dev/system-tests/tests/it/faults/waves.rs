@@ -1,16 +1,14 @@
-//! What every fault meets: the whole system with people coming, and the judge of what is left of it.
+//! The whole system with people who come in waves: before a fault, during it and after it. Then the drop must be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisServer};
 use firstcome_testkit::{
-    Answer, Api, Coupon, Http, Promise, Reconciler, Running, Stores, World, assert_exact, eventually, people, rush,
-    tally,
+    Api, Coupon, Http, Keys, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
+    rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
-
-use crate::claims::many::all_issued;
 
 /// Until everything runs again, on a busy machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
@@ -20,7 +18,7 @@ const QUANTITY: u32 = 60;
 const WAVE: usize = 20;
 
 /// An API, a consumer, a daemon with a pass every second, a drop, and people.
-pub(crate) struct Scene {
+pub(crate) struct Waves {
     pub(crate) world: World,
     pub(crate) api: Running<Api>,
     pub(crate) consumer: Running<Http>,
@@ -42,7 +40,7 @@ pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
     world
 }
 
-impl Scene {
+impl Waves {
     /// With the world's settings.
     pub(crate) async fn begin(world: World) -> Self {
         let api = world.serve().await;
@@ -63,12 +61,6 @@ impl Scene {
         told
     }
 
-    /// How many were told that they have one which is not on the topic yet.
-    pub(crate) fn unqueued(&self) -> usize {
-        let is_unqueued = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
-        self.answers.iter().filter(|(_, answer)| is_unqueued(answer)).count()
-    }
-
     /// Another consumer takes the place of the one there is.
     pub(crate) async fn consumer_with(&mut self, env: &[(&str, &str)]) {
         assert_eq!(self.consumer.process.stop().await, 0);
@@ -86,8 +78,8 @@ impl Scene {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
-    /// All is well at first; then the fault, which is over when `fault` returns; then everybody asks until they are told, and
-    /// everything promised must be there, and nothing else.
+    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody asks until they are answered,
+    /// and everything promised must be there, and nothing else.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
@@ -132,4 +124,13 @@ pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static Faul
     let (kafka, proxy) = KAFKA.get_or_init(start).await;
     proxy.set(Fault::Pass).await.unwrap();
     (kafka, proxy, turn)
+}
+
+pub(crate) async fn replication(server: &RedisServer) -> String {
+    Keys::new(&server.url(), "").command(&["INFO", "replication"]).await
+}
+
+/// Waits until the replica of this master is up to date.
+pub(crate) async fn follows(master: &RedisServer) {
+    eventually("the replica follows", HEALED, async || replication(master).await.contains("state=online")).await;
 }
