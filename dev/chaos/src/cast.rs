@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_system_tests::{Process, World};
+use firstcome_testkit::{Process, World};
 
 use crate::fault::Role;
 use crate::schedule::EACH;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_system_tests::{OPS_TOKEN, Stores, World};
+use firstcome_testkit::{OPS_TOKEN, Stores, World};
 use serde_json::{Value, json};
 
 use crate::cast::{Cast, Clock};

@@ -1,8 +1,8 @@
-# Kills the servers of a stack and deletes its folder ($1) once the owner is gone.
+# Kills process groups and deletes a folder ($1, if there is one) once the owner is gone.
 #
 # stdin is a pipe whose other end only the owner holds: it ends when the owner ends, however it ends (drop, exit, panic,
-# Ctrl-C, SIGKILL). Until then it brings lines: "+PID" a server was started (PID leads its process group), "-PID" that
-# server has been waited for, so that the number may belong to somebody else from now on.
+# Ctrl-C, SIGKILL). Until then it brings lines: "+PID" a process was started (PID leads its process group), "-PID" that
+# process has been waited for, so that the number may belong to somebody else from now on.
 trap '' HUP INT TERM
 alive=' '
 while read -r line; do
@@ -15,6 +15,7 @@ for pid in $alive; do
     # With -s: dash takes no "--" after -9.
     kill -s KILL -- "-$pid" 2>/dev/null
 done
+[ $# -gt 0 ] || exit 0
 # A server that is still dying may create a file while its folder is being deleted.
 tries=0
 until rm -rf -- "$1" 2>/dev/null || [ "$tries" -ge 200 ]; do

@@ -19,11 +19,11 @@
 
 mod background;
 mod cache;
-mod den;
-mod door;
 mod fetch;
+mod janitor;
 mod kafka;
 mod kafka_wire;
+mod listener;
 mod mail;
 mod mysql;
 mod ports;
@@ -33,8 +33,10 @@ mod proxy;
 mod redis;
 mod server;
 mod stack;
+mod temp_dir;
 
 pub use fetch::setup;
+pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
 pub use mysql::{MysqlOptions, MysqlServer};

@@ -6,13 +6,12 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::den::Den;
+use crate::janitor::Janitor;
 
 /// Waits for a line before it becomes the server: if the owner is killed before the janitor knows the process, the pipe
 /// ends instead and no server ever starts.
@@ -30,12 +29,12 @@ pub(crate) type CommandLine = Vec<OsString>;
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    den: Arc<Den>,
+    janitor: Janitor,
 }
 
 impl Process {
     /// Starts a program; its output is appended to `log`.
-    pub(crate) fn start(den: &Arc<Den>, command: &CommandLine, dir: &Path, log: &Path) -> Result<Self> {
+    pub(crate) fn start(janitor: &Janitor, command: &CommandLine, dir: &Path, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log).context("cannot open the log file")?;
         let mut child = Command::new("sh")
             .args(["-c", GATE, "gate"])
@@ -48,8 +47,8 @@ impl Process {
             .spawn()
             .context("cannot start sh")?;
         let gate = child.stdin.take();
-        let process = Self { child, den: den.clone() };
-        den.adopt(process.pid())?;
+        let process = Self { child, janitor: janitor.clone() };
+        janitor.adopt(process.pid())?;
         gate.context("the child has no pipe")?.write_all(b"go\n").context("the child did not wait at its gate")?;
         Ok(process)
     }
@@ -97,6 +96,6 @@ impl Drop for Process {
             let _ = self.signal(Signal::KILL);
             let _ = self.child.wait();
         }
-        let _ = self.den.forget(self.child.id());
+        let _ = self.janitor.forget(self.child.id());
     }
 }

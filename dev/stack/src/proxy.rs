@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
-use crate::door::Door;
+use crate::listener::Listener;
 
 /// What a [`FaultProxy`] does with its connections, those that are open and those to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,7 +54,7 @@ struct Counts {
 
 /// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
 pub struct FaultProxy {
-    door: Door,
+    listener: Listener,
     fault: watch::Sender<Fault>,
     upstream: Arc<AtomicU16>,
     counts: Arc<Counts>,
@@ -68,17 +68,17 @@ impl FaultProxy {
         let upstream = Arc::new(AtomicU16::new(upstream_port));
         let counts = Arc::new(Counts::default());
         let (to, counting) = (upstream.clone(), counts.clone());
-        let door = Door::new(move |client| {
+        let listener = Listener::new(move |client| {
             counting.accepted.fetch_add(1, Ordering::Relaxed);
             session(client, to.load(Ordering::Relaxed), watching.clone(), counting.clone())
         })?;
-        door.open().await?;
-        Ok(Self { door, fault, upstream, counts })
+        listener.open().await?;
+        Ok(Self { listener, fault, upstream, counts })
     }
 
     /// The port to connect to.
     pub fn port(&self) -> u16 {
-        self.door.port()
+        self.listener.port()
     }
 
     /// Where connections to come go to.
@@ -90,21 +90,21 @@ impl FaultProxy {
     pub async fn set(&self, fault: Fault) -> Result<()> {
         self.fault.send_replace(fault);
         if fault == Fault::Cut {
-            self.door.shut().await;
+            self.listener.close().await;
             return Ok(());
         }
-        self.door.open().await
+        self.listener.open().await
     }
 
     /// Closes the connections that are open now, once. New ones are served.
     pub async fn cut_now(&self) {
-        self.door.cut().await;
+        self.listener.cut().await;
     }
 
     pub fn counters(&self) -> ProxyCounters {
         ProxyCounters {
             accepted: self.counts.accepted.load(Ordering::Relaxed),
-            open: self.door.open_sessions(),
+            open: self.listener.open_sessions(),
             bytes_to_server: self.counts.to_server.load(Ordering::Relaxed),
             bytes_to_client: self.counts.to_client.load(Ordering::Relaxed),
             bytes_dropped: self.counts.dropped.load(Ordering::Relaxed),

@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use crate::den::Den;
 use crate::ports::ReservedPort;
 use crate::process::{CommandLine, POLL, Process};
 use crate::proxy::FaultProxy;
+use crate::temp_dir::TempDirGuard;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -47,16 +47,16 @@ pub struct Place {
     /// Its configuration and sockets.
     pub(crate) dir: PathBuf,
     pub(crate) ports: Vec<ReservedPort>,
-    den: Arc<Den>,
+    temp: Arc<TempDirGuard>,
 }
 
 impl Place {
-    fn new(den: Arc<Den>, name: &str, ports: usize) -> Result<Self> {
-        let dir = den.dir().join(name);
+    fn new(temp: Arc<TempDirGuard>, name: &str, ports: usize) -> Result<Self> {
+        let dir = temp.dir().join(name);
         let data = dir.join("data");
         fs::create_dir_all(&data)?;
         let ports = (0..ports).map(|_| ReservedPort::find()).collect::<Result<_>>()?;
-        Ok(Self { data, dir, ports, den })
+        Ok(Self { data, dir, ports, temp })
     }
 
     /// The port that clients use.
@@ -90,12 +90,12 @@ pub struct Server<K: Kind> {
 impl<K: Kind> Server<K> {
     /// Starts a server and waits until it really answers.
     pub async fn start(options: K) -> Result<Self> {
-        let den = tokio::task::spawn_blocking(Den::new).await??;
-        Self::start_in(Arc::new(den), options).await
+        let temp = tokio::task::spawn_blocking(TempDirGuard::new).await??;
+        Self::start_in(Arc::new(temp), options).await
     }
 
-    pub(crate) async fn start_in(den: Arc<Den>, options: K) -> Result<Self> {
-        let place = Arc::new(Place::new(den, K::NAME, K::PORTS)?);
+    pub(crate) async fn start_in(temp: Arc<TempDirGuard>, options: K) -> Result<Self> {
+        let place = Arc::new(Place::new(temp, K::NAME, K::PORTS)?);
         let home = Home::Own(place.clone());
         let server = Self { options: options.clone(), home, process: Mutex::default(), pid: AtomicU32::new(0) };
         tokio::task::spawn_blocking(move || options.prepare(&place))
@@ -167,7 +167,7 @@ impl<K: Kind> Server<K> {
         let (options, at) = (self.options.clone(), place.clone());
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
-            Process::start(&at.den, &command, &at.dir, &at.log())
+            Process::start(&at.temp.janitor, &command, &at.dir, &at.log())
         });
         let process = slot.insert(process.await??);
         self.pid.store(process.pid(), Ordering::Relaxed);

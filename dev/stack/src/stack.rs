@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::den::Den;
 use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::mail::{MailOptions, MailSink};
 use crate::mysql::{MysqlOptions, MysqlServer};
 use crate::redis::{RedisOptions, RedisServer};
 use crate::server::{Kind, Server};
+use crate::temp_dir::TempDirGuard;
 
 /// How each server is started.
 #[derive(Debug, Clone, Default)]
@@ -39,11 +39,11 @@ impl Stack {
     /// A server whose address stands in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
     /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an error.
     pub async fn start(options: StackOptions) -> Result<Self> {
-        let den = Arc::new(tokio::task::spawn_blocking(Den::new).await??);
+        let temp = Arc::new(tokio::task::spawn_blocking(TempDirGuard::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(
-            own_or_given("FIRSTCOME_TEST_REDIS_URL", &den, options.redis),
-            own_or_given("FIRSTCOME_TEST_MYSQL_URL", &den, options.mysql),
-            own_or_given("FIRSTCOME_TEST_KAFKA_BROKERS", &den, options.kafka),
+            own_or_given("FIRSTCOME_TEST_REDIS_URL", &temp, options.redis),
+            own_or_given("FIRSTCOME_TEST_MYSQL_URL", &temp, options.mysql),
+            own_or_given("FIRSTCOME_TEST_KAFKA_BROKERS", &temp, options.kafka),
             MailSink::start(options.mail),
         )?;
         Ok(Self { redis, mysql, kafka, mail })
@@ -60,10 +60,10 @@ impl Stack {
     }
 }
 
-async fn own_or_given<K: Kind + Default>(variable: &str, den: &Arc<Den>, options: K) -> Result<Server<K>> {
+async fn own_or_given<K: Kind + Default>(variable: &str, temp: &Arc<TempDirGuard>, options: K) -> Result<Server<K>> {
     match env::var(variable) {
         Ok(url) if !url.is_empty() => Ok(Server::given(url)),
-        _ => Server::start_in(den.clone(), options).await,
+        _ => Server::start_in(temp.clone(), options).await,
     }
 }
 

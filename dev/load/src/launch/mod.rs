@@ -4,18 +4,16 @@
 //! product's programs with them, each a [`Service`].
 
 mod installation;
-mod janitor;
 mod service;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use firstcome_stack::{Stack, StackOptions};
+use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 pub use installation::{ANY_PORT, Coupon, Installation, connection, until};
-use janitor::Janitor;
 pub use service::Service;
 
 /// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use self::session::Session;
 use self::tls::Certificates;
-use crate::door::Door;
+use crate::listener::Listener;
 
 /// A mail as it came over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct MailOptions {
 
 /// A mail server on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
 pub struct MailSink {
-    door: Door,
+    listener: Listener,
     shared: Arc<Shared>,
     tls: Tls,
     certificates: Option<Certificates>,
@@ -105,18 +105,18 @@ impl MailSink {
         let certificates = (options.tls != Tls::None).then(Certificates::make).transpose()?;
         let acceptor = certificates.as_ref().map(|certificates| certificates.acceptor.clone());
         let (tls, serving) = (options.tls, shared.clone());
-        let door = Door::new(move |stream| {
+        let listener = Listener::new(move |stream| {
             let (shared, acceptor) = (serving.clone(), acceptor.clone());
             // An error here is the client's way of hanging up.
             async move { drop(Session::run(stream, shared, tls, acceptor).await) }
         })?;
-        door.open().await?;
-        Ok(Self { door, shared, tls, certificates })
+        listener.open().await?;
+        Ok(Self { listener, shared, tls, certificates })
     }
 
     /// The port on 127.0.0.1, also while it is down.
     pub fn port(&self) -> u16 {
-        self.door.port()
+        self.listener.port()
     }
 
     /// The address as lettre reads it: `smtp://…`, `smtp://…?tls=required` or `smtps://…`.
@@ -163,10 +163,10 @@ impl MailSink {
         let down = behaviour == Behaviour::Down;
         self.shared.behaviour.send_replace(behaviour);
         if down {
-            self.door.shut().await;
+            self.listener.close().await;
             return Ok(());
         }
-        self.door.open().await
+        self.listener.open().await
     }
 }
 

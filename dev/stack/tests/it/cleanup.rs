@@ -21,8 +21,8 @@ fn running_below(dir: &Path) -> usize {
 }
 
 fn folders(tmp: &TempDir) -> usize {
-    let is_den = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("firstcome-stack-");
-    fs::read_dir(tmp.path()).unwrap().flatten().filter(is_den).count()
+    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("firstcome-stack-");
+    fs::read_dir(tmp.path()).unwrap().flatten().filter(is_ours).count()
 }
 
 async fn eventually_nothing_is_left(tmp: &TempDir) {

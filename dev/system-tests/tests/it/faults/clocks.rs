@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_system_tests::{Http, Stores, eventually};
+use firstcome_testkit::{Http, Stores, eventually};
 use serde_json::{Value, json};
 
 use super::scene::{HEALED, Scene, impatient};

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
-use firstcome_system_tests::{Stores, eventually};
+use firstcome_testkit::{Stores, eventually};
 
 use super::scene::{HEALED, Scene, impatient};
 

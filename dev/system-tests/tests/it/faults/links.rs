@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use firstcome_stack::Fault;
-use firstcome_system_tests::{Stores, rows, shared};
+use firstcome_testkit::{Stores, rows, shared};
 
 use super::scene::{Scene, impatient, kafka_behind_proxy};
-use crate::rush::holders;
+use crate::claims::many::holders;
 
 /// Longer than the API waits for Kafka and than anybody waits for MySQL; Redis answers in time all the same.
 const SLOW: Fault = Fault::Delay(Duration::from_millis(1_600));

@@ -1,11 +1,13 @@
-//! Each fault alone, in a test of its own: no promise is broken. docs/RELIABILITY.md says which test shows which fault; some
-//! live with the theme they belong to (`outages`, `crashes`, `processes`, `repairs`, `consumer`).
+//! Faults: crash points, and single faults whose tests show more than exactness.
 
 mod clocks;
+mod crashes;
+mod cycles;
 mod disks;
 mod links;
 mod mysql;
+mod outages;
 mod redis;
-mod scene;
-mod stops;
-mod stuck;
+mod restarts;
+pub(crate) mod scene;
+mod second_store;

@@ -1,9 +1,9 @@
 //! MySQL refuses a batch that it would take at another moment. (Read-only, lock waits and standing still: `outages`.)
 
-use firstcome_system_tests::{LIMIT, Session, Stores, assert_exact, eventually, people, rush};
+use firstcome_testkit::{LIMIT, Session, Stores, assert_exact, eventually, people, rush};
 
 use super::scene::{HEALED, Scene, impatient};
-use crate::consumer::WAITS;
+use crate::consumer::messages::WAITS;
 
 /// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for each other.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \

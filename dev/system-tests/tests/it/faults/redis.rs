@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
-use firstcome_system_tests::{Keys, Stores, eventually};
+use firstcome_testkit::{Keys, Stores, eventually};
 
 use super::scene::{HEALED, Scene, impatient};
-use crate::rush::holders;
+use crate::claims::many::holders;
 
 async fn on_a_redis_of_its_own(redis: &RedisServer, name: &str) -> Scene {
     Scene::begin(impatient(Stores::shared().await.with_redis(redis), name).await).await

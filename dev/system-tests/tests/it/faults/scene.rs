@@ -4,34 +4,34 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
-use firstcome_system_tests::{
+use firstcome_testkit::{
     Answer, Api, Coupon, Http, Promise, Reconciler, Running, Stores, World, assert_exact, eventually, people, rush,
     tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use crate::rush::all_issued;
+use crate::claims::many::all_issued;
 
 /// Until everything runs again, on a busy machine.
-pub(super) const HEALED: Duration = Duration::from_secs(60);
+pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
 const QUANTITY: u32 = 60;
 /// How many come at a time.
 const WAVE: usize = 20;
 
 /// An API, a consumer, a daemon with a pass every second, a drop, and people.
-pub(super) struct Scene {
-    pub(super) world: World,
-    pub(super) api: Running<Api>,
-    pub(super) consumer: Running<Http>,
-    pub(super) daemon: Running<Reconciler>,
-    pub(super) coupon: Coupon,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) api: Running<Api>,
+    pub(crate) consumer: Running<Http>,
+    pub(crate) daemon: Running<Reconciler>,
+    pub(crate) coupon: Coupon,
     users: Vec<String>,
     answers: Vec<Promise>,
 }
 
 /// A world whose processes give up early, so that a test need not wait for them.
-pub(super) async fn impatient(stores: Stores, name: &str) -> World {
+pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
     let world = World::on(stores, name).await;
     world.set("RECONCILE_CRON", "* * * * * *");
     world.set("REDIS_TIMEOUT_MS", "1000");
@@ -44,7 +44,7 @@ pub(super) async fn impatient(stores: Stores, name: &str) -> World {
 
 impl Scene {
     /// With the world's settings.
-    pub(super) async fn begin(world: World) -> Self {
+    pub(crate) async fn begin(world: World) -> Self {
         let api = world.serve().await;
         world.open().await;
         let (consumer, daemon) = (world.consume().await, world.daemon().await);
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     /// The next people ask, once each; how many were told what.
-    pub(super) async fn wave(&mut self) -> BTreeMap<String, usize> {
+    pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
         let answers = rush(&[&self.api], self.coupon.id, some, WAVE).await;
@@ -64,31 +64,31 @@ impl Scene {
     }
 
     /// How many were told that they have one which is not on the topic yet.
-    pub(super) fn unqueued(&self) -> usize {
+    pub(crate) fn unqueued(&self) -> usize {
         let is_unqueued = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
         self.answers.iter().filter(|(_, answer)| is_unqueued(answer)).count()
     }
 
     /// Another consumer takes the place of the one there is.
-    pub(super) async fn consumer_with(&mut self, env: &[(&str, &str)]) {
+    pub(crate) async fn consumer_with(&mut self, env: &[(&str, &str)]) {
         assert_eq!(self.consumer.process.stop().await, 0);
         self.consumer = self.world.consume_with(env).await;
     }
 
     /// Waits until the consumer has said this.
-    pub(super) async fn consumer_says(&self, what: &str) {
+    pub(crate) async fn consumer_says(&self, what: &str) {
         let what_for = format!("the consumer says {what}");
         eventually(&what_for, HEALED, async || self.consumer.process.log().contains(what)).await;
     }
 
     /// So many rows, and nothing on its way.
-    pub(super) async fn issued(&self, rows: usize) {
+    pub(crate) async fn issued(&self, rows: usize) {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
     /// All is well at first; then the fault, which is over when `fault` returns; then everybody asks until they are told, and
     /// everything promised must be there, and nothing else.
-    pub(super) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
+    pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
         fault(&mut self).await;
@@ -126,7 +126,7 @@ static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The one Kafka whose clients all go through a proxy; whoever holds the guard has it for themselves.
-pub(super) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
+pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = async || KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
     let (kafka, proxy) = KAFKA.get_or_init(start).await;

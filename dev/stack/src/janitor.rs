@@ -1,0 +1,71 @@
+//! A watchdog process that kills what its owner started, however the owner ends.
+//!
+//! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs nothing. `PR_SET_PDEATHSIG` would fire when
+//! the spawning *thread* ends. So a small shell script waits at the end of a pipe; see `janitor.sh`.
+
+use parking_lot::Mutex;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+/// Kills the process groups that it has adopted when the last clone, or the process that owns it, goes.
+#[derive(Debug, Clone)]
+pub struct Janitor(Arc<Shell>);
+
+#[derive(Debug)]
+struct Shell(Mutex<Child>);
+
+impl Janitor {
+    pub fn start() -> Result<Self> {
+        Self::spawn(None)
+    }
+
+    /// One that deletes this folder too. The folder need not exist yet.
+    pub(crate) fn of_folder(folder: &Path) -> Result<Self> {
+        Self::spawn(Some(folder))
+    }
+
+    fn spawn(folder: Option<&Path>) -> Result<Self> {
+        let shell = Command::new("sh")
+            .args(["-c", include_str!("janitor.sh"), "janitor"])
+            .args(folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C reaches the whole foreground group; the janitor must outlive it.
+            .process_group(0)
+            .spawn()
+            .context("cannot start sh")?;
+        Ok(Self(Arc::new(Shell(Mutex::new(shell)))))
+    }
+
+    /// From now on this process group is killed at the end.
+    pub fn adopt(&self, pid: u32) -> Result<()> {
+        self.send(&format!("+{pid}\n"))
+    }
+
+    /// The process has been waited for: its number may be given to a stranger.
+    pub fn forget(&self, pid: u32) -> Result<()> {
+        self.send(&format!("-{pid}\n"))
+    }
+
+    fn send(&self, line: &str) -> Result<()> {
+        let mut shell = self.0.0.lock();
+        let pipe = shell.stdin.as_mut().context("the janitor has no pipe")?;
+        pipe.write_all(line.as_bytes()).context("the janitor is gone; was it killed?")
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let shell = self.0.get_mut();
+        drop(shell.stdin.take());
+        // After a drop the processes and the folder are gone.
+        let _ = shell.wait();
+    }
+}

@@ -1,0 +1,113 @@
+//! A listener that can be closed and opened again on the same port.
+
+use parking_lot::Mutex;
+use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::background;
+use crate::ports::ReservedPort;
+
+type Serve = dyn Fn(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+type Sessions = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+/// Accepts connections on a reserved port and runs a session for each.
+pub(crate) struct Listener {
+    port: ReservedPort,
+    serve: Arc<Serve>,
+    sessions: Sessions,
+    /// The accepting task while the listener is open.
+    accepting: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Listener {
+    /// A listener that is not open yet.
+    pub(crate) fn new<F, S>(serve: F) -> Result<Self>
+    where
+        F: Fn(TcpStream) -> S + Send + Sync + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let serve: Arc<Serve> = Arc::new(move |stream| Box::pin(serve(stream)));
+        Ok(Self {
+            port: ReservedPort::find()?,
+            serve,
+            sessions: Sessions::default(),
+            accepting: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Listens; once this returns a client can connect. Does nothing if it is open.
+    pub(crate) async fn open(&self) -> Result<()> {
+        let mut accepting = self.accepting.lock().await;
+        if accepting.is_some() {
+            return Ok(());
+        }
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, self.port()))
+            .with_context(|| format!("cannot listen on port {} again", self.port()))?;
+        listener.set_nonblocking(true)?;
+        *accepting = Some(background::spawn(accept(listener, self.serve.clone(), self.sessions.clone()))?);
+        Ok(())
+    }
+
+    /// Closes all connections and refuses new ones.
+    pub(crate) async fn close(&self) {
+        let mut accepting = self.accepting.lock().await;
+        if let Some(task) = accepting.take() {
+            task.abort();
+            let _ = task.await;
+        }
+        self.cut().await;
+    }
+
+    /// Closes the connections that are open now. They are closed when this returns.
+    pub(crate) async fn cut(&self) {
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        for session in &sessions {
+            session.abort();
+        }
+        for session in sessions {
+            let _ = session.await;
+        }
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open_sessions(&self) -> usize {
+        let sessions = self.sessions.lock();
+        sessions.iter().filter(|session| !session.is_finished()).count()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(task) = self.accepting.get_mut() {
+            task.abort();
+        }
+        for session in self.sessions.lock().drain(..) {
+            session.abort();
+        }
+    }
+}
+
+async fn accept(listener: StdListener, serve: Arc<Serve>, sessions: Sessions) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        // An error here is of one connection, or of a table that is full for a moment.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let session = tokio::spawn(serve(stream));
+        let mut sessions = sessions.lock();
+        sessions.retain(|session| !session.is_finished());
+        sessions.push(session);
+    }
+}

@@ -1,0 +1,118 @@
+//! Linearizability of answers: what any process has acknowledged, every other process says too, from that moment on.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use firstcome_testkit::{Answer, Api, Coupon, eventually};
+use serde_json::{Value, json};
+
+use crate::claims::many::all_issued;
+use crate::drift::support::{Scene, body};
+
+/// How many claims are acknowledged; 100,000 for a release (docs/RELIABILITY.md).
+fn wanted() -> usize {
+    std::env::var("ACKNOWLEDGED").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
+}
+
+const AT_A_TIME: usize = 32;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows() {
+    let scene = Scene::new("acknowledged").await;
+    let world = &scene.world;
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let coupon = scene.api.create_coupon(&body("Acknowledged", 100, 0)).await;
+    let done = AtomicBool::new(false);
+    let operators = async {
+        let mut changes = 0;
+        while !done.load(Ordering::Relaxed) {
+            changes += operate(&scene.api, &coupon).await;
+        }
+        changes
+    };
+    let passes = async || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let deleting = async {
+        while !done.load(Ordering::Relaxed) {
+            let some = format!("DELETE FROM issued_coupons WHERE drop_id = {} ORDER BY RAND() LIMIT 2", coupon.drop);
+            world.sql.query(&some).await;
+            let before = passes().await;
+            eventually("another pass", Duration::from_secs(30), async || {
+                done.load(Ordering::Relaxed) || passes().await > before
+            })
+            .await;
+        }
+        world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4", coupon.drop)).await;
+    };
+    let (wanted, changes, ()) = tokio::join!(everybody(&scene, &coupon, &done), operators, deleting);
+    all_issued(world, coupon.drop, wanted).await;
+    assert!(changes > 3, "{changes} changes");
+    let applied = "SELECT COALESCE(SUM(applied), 0) FROM reconcile_runs";
+    eventually("a pass is recorded", Duration::from_secs(30), async || world.sql.number(applied).await > 0).await;
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM broken_promises").await, 0);
+    assert_eq!(daemon.process.stop().await, 0);
+    println!("{wanted} acknowledged, {changes} changes of operators, {} repairs", world.sql.number(applied).await);
+}
+
+/// Everybody claims at one of two APIs and at once at the other; gives how many there were.
+async fn everybody(scene: &Scene, coupon: &Coupon, done: &AtomicBool) -> usize {
+    let (wanted, next) = (wanted(), AtomicUsize::new(0));
+    let other = scene.world.serve().await;
+    let apis: [&Api; 2] = [&scene.api, &other];
+    let asking = (0..AT_A_TIME).map(async |_| {
+        let mut slots = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= wanted {
+                return slots;
+            }
+            let (first, second) = (apis[number % 2], apis[(number + 1) % 2]);
+            slots.push(acknowledged(first, second, coupon, &format!("u-{number}")).await);
+        }
+    });
+    let slots: Vec<u32> = futures_util::future::join_all(asking).await.into_iter().flatten().collect();
+    done.store(true, Ordering::Relaxed);
+    let distinct: BTreeSet<u32> = slots.iter().copied().collect();
+    assert_eq!((slots.len(), distinct.len()), (wanted, wanted), "everybody has a slot of their own");
+    assert_eq!(distinct.last(), Some(&u32::try_from(wanted).unwrap()), "and none is left out");
+    wanted
+}
+
+/// Asks one process until it says yes, then the other at once; gives the slot.
+async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) -> u32 {
+    loop {
+        match first.claim(coupon.id, user).await {
+            Answer::Accepted { drop, slot, .. } => {
+                assert_eq!(second.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+                let mine = second.me(coupon.id, user).await;
+                assert!(matches!(mine["status"].as_str(), Some("accepted" | "issued")), "{user}: {mine}");
+                assert_eq!(mine["slot"], Value::from(slot), "{user}");
+                return slot;
+            }
+            // What operators do, and a drop whose row was deleted while its slot is looked at.
+            Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
+            other => panic!("{user}: {other:?}"),
+        }
+    }
+}
+
+/// Raises, pauses, resumes and lowers once; gives how many changes took effect. Each is seen by the next claim.
+async fn operate(api: &Api, coupon: &Coupon) -> usize {
+    let mut changes = 0;
+    let mut change = async |body: Value| {
+        let status = api.patch(coupon.id, &body).await.status;
+        // More was given out meanwhile, or another process changes the coupon.
+        assert!(matches!(status, 200 | 409 | 503), "{body}: {status}");
+        changes += usize::from(status == 200);
+        status == 200
+    };
+    let quantity = |view: &Value| view["current_drop"]["quantity"].as_u64().unwrap();
+    let now = quantity(&api.coupon(coupon.id).await);
+    change(json!({"quantity": now + 150})).await;
+    if change(json!({"paused": true})).await {
+        assert!(api.claim(coupon.id, "u-paused").await.is("paused"));
+    }
+    while !change(json!({"paused": false})).await {}
+    change(json!({"quantity": now + 50})).await;
+    changes
+}

@@ -1,0 +1,125 @@
+//! Many at once: never too many, one each, everyone who was told yes has the row with the slot told.
+
+use std::time::Duration;
+
+use firstcome_testkit::{
+    Answer, Api, Coupon, Promise, Running, World, assert_exact, eventually, eventually_some, people, rows, rush, tally,
+};
+
+/// Until all rows are there. A rush of thousands on a busy machine takes a while.
+const ISSUED: Duration = Duration::from_secs(60);
+
+/// A world whose gate is open.
+pub(crate) async fn open_world(name: &str) -> (World, Running<Api>) {
+    let world = World::new(name).await;
+    let api = world.serve().await;
+    world.open().await;
+    (world, api)
+}
+
+/// Waits until the drop has so many rows and nothing is on its way any more.
+pub(crate) async fn all_issued(world: &World, drop: i64, quantity: usize) {
+    eventually_some("every row is there", ISSUED, async || {
+        let (rows, unread) = (rows(world, drop).await.len(), world.topic.lag().await);
+        if rows == quantity && unread == 0 { Ok(()) } else { Err(format!("{rows} of {quantity}, {unread} unread")) }
+    })
+    .await;
+}
+
+/// How many people hold a slot in Redis.
+pub(crate) async fn holders(world: &World, coupon: &Coupon) -> i64 {
+    world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
+}
+
+/// Everyone's slot, no two the same.
+fn accepted_slots(answers: &[Promise]) -> Vec<u32> {
+    let accepted = answers.iter().filter(|(_, answer)| answer.is_accepted());
+    let mut slots: Vec<u32> = accepted.filter_map(|(_, answer)| answer.promised()).map(|(_, slot)| slot).collect();
+    slots.sort_unstable();
+    slots
+}
+
+#[tokio::test]
+async fn of_a_thousand_people_at_once_exactly_a_hundred_get_one() {
+    let (world, api) = open_world("thousand").await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(100).await;
+    let answers = rush(&[&api], coupon.id, &people(1_000), 1_000).await;
+    assert_eq!(tally(&answers), [("accepted".into(), 100), ("sold_out".into(), 900)].into());
+    assert_eq!(accepted_slots(&answers), (1..=100).collect::<Vec<_>>());
+    assert!(answers.iter().all(|(_, answer)| !matches!(answer, Answer::Accepted { queued: false, .. })));
+    all_issued(&world, coupon.drop, 100).await;
+    assert_exact(&world, &coupon, 100, &answers).await;
+    let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
+    assert_eq!(world.sql.number(by).await, 100);
+    let run = world.pass().await;
+    crate::drift::repairs::assert_clean(&run, &coupon);
+    assert_exact(&world, &coupon, 100, &answers).await;
+}
+
+#[tokio::test]
+async fn a_thousand_claims_of_one_person_give_one_slot_and_one_row() {
+    let (world, api) = open_world("one-person").await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(100).await;
+    let claims = vec!["u-1".to_owned(); 1_000];
+    let answers = rush(&[&api], coupon.id, &claims, 1_000).await;
+    assert_eq!(tally(&answers), [("accepted".into(), 1), ("already_claimed".into(), 999)].into());
+    assert!(answers.iter().all(|(_, answer)| answer.promised() == Some((coupon.drop, 1))), "{answers:?}");
+    all_issued(&world, coupon.drop, 1).await;
+    assert_exact(&world, &coupon, 1, &answers).await;
+    assert_eq!(world.topic.offsets().await.iter().map(|(_, end)| end).sum::<i64>(), 1, "one message");
+}
+
+#[tokio::test]
+async fn five_hundred_for_ten_thousand_people_over_two_apis_and_two_consumers_are_exact() {
+    let (world, first) = open_world("two-apis").await;
+    let second = world.serve().await;
+    let consumers = [world.consume().await, world.consume().await];
+    let coupon = first.open_coupon(500).await;
+    eventually("both APIs know the coupon", firstcome_testkit::LIMIT, async || {
+        second.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
+    })
+    .await;
+    let answers = rush(&[&first, &second], coupon.id, &people(10_000), 500).await;
+    assert_eq!(tally(&answers), [("accepted".into(), 500), ("sold_out".into(), 9_500)].into());
+    all_issued(&world, coupon.drop, 500).await;
+    assert_exact(&world, &coupon, 500, &answers).await;
+    drop(consumers);
+    crate::drift::repairs::assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn several_coupons_at_once_do_not_mix() {
+    let (world, api) = open_world("several").await;
+    let _consumers = [world.consume().await, world.consume().await];
+    let mut all = Vec::new();
+    for quantity in [7, 30, 64] {
+        all.push((api.open_coupon(quantity).await, quantity));
+    }
+    let users = people(100);
+    let rushes = all.iter().map(|(coupon, _)| rush(&[&api], coupon.id, &users, 50));
+    let answers = futures_util::future::join_all(rushes).await;
+    for ((coupon, quantity), answers) in all.iter().zip(&answers) {
+        all_issued(&world, coupon.drop, *quantity as usize).await;
+        assert_eq!(accepted_slots(answers), (1..=*quantity).collect::<Vec<_>>());
+        assert_exact(&world, coupon, *quantity, answers).await;
+    }
+}
+
+#[tokio::test]
+async fn consumers_that_come_and_go_during_a_rush_leave_no_gap_and_no_double() {
+    let (world, api) = open_world("come-and-go").await;
+    let mut consumers = vec![world.consume().await];
+    let coupon = api.open_coupon(2_000).await;
+    let claims = tokio::spawn(rush(&[&api], coupon.id, &people(2_000), 100));
+    for target in [200, 600, 1_000] {
+        eventually("rows come", ISSUED, async || rows(&world, coupon.drop).await.len() > target).await;
+        consumers.push(world.consume().await);
+        assert_eq!(consumers.remove(0).process.stop().await, 0);
+    }
+    let answers = claims.await.unwrap();
+    all_issued(&world, coupon.drop, 2_000).await;
+    assert_exact(&world, &coupon, 2_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}

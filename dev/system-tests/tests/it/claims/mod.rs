@@ -1,0 +1,7 @@
+//! Claims: what is answered, to many at once, to one person, over days.
+
+mod acknowledged;
+mod answers;
+mod daily;
+pub(crate) mod many;
+mod slow;

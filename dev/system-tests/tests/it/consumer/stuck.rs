@@ -1,0 +1,88 @@
+//! A consumer that stops making progress, told from one whose store is away.
+
+use firstcome_stack::Fault;
+use firstcome_testkit::{Http, Running, Stores, World, eventually, shared};
+
+use crate::faults::scene::{HEALED, Scene, impatient};
+
+/// Not ready after three seconds, partitions gone after six, ended after nine.
+async fn soon_stuck(name: &str) -> World {
+    let world = impatient(Stores::shared().await, name).await;
+    world.set("CONSUME_STUCK_SECONDS", "3");
+    world
+}
+
+async fn is_not_ready(consumer: &Running<Http>, why: &str) {
+    eventually(&format!("it is not ready: {why}"), HEALED, async || {
+        let reply = consumer.get("/readyz").await;
+        reply.status == 503 && reply.text.contains(why)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_itself() {
+    let scene = Scene::begin(soon_stuck("stuck").await).await;
+    scene
+        .survives(async |scene| {
+            scene.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")]).await;
+            scene.wave().await;
+            scene.consumer_says("stall point").await;
+            let other = scene.world.consume().await;
+            let stuck = std::mem::replace(&mut scene.consumer, other);
+            scene.wave().await;
+            is_not_ready(&stuck, "the loop has stood still").await;
+            // No pass could issue these: they are on the topic, for whoever reads it.
+            scene.issued(60).await;
+            assert_eq!(stuck.process.ended(HEALED).await, 1, "{}", stuck.process.log());
+            assert!(stuck.process.log().contains("ends itself"), "{}", stuck.process.log());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_does_not_poll_beyond_max_poll_interval_and_goes_on_breaks_no_promise() {
+    let scene = Scene::begin(soon_stuck("max-poll").await).await;
+    scene
+        .survives(async |scene| {
+            scene.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")]).await;
+            scene.wave().await;
+            scene.consumer_says("stall point").await;
+            let _other = scene.world.consume().await;
+            scene.wave().await;
+            scene.issued(60).await;
+            scene.consumer_says("MAXPOLL").await;
+            is_ready(&scene.consumer).await;
+        })
+        .await;
+}
+
+async fn is_ready(consumer: &Running<Http>) {
+    eventually("it is ready again", HEALED, async || consumer.get("/readyz").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answers() {
+    let stack = shared().await;
+    let proxy = stack.mysql.proxy().await.unwrap();
+    let world = soon_stuck("silent-mysql").await;
+    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    let scene = Scene::begin(world).await;
+    scene
+        .survives(async |scene| {
+            proxy.set(Fault::BlackHole).await.unwrap();
+            scene.wave().await;
+            is_not_ready(&scene.consumer, "mysql").await;
+            // Each attempt takes a second and a half: this is well beyond the time at which a stuck one would have ended.
+            eventually("it has tried again and again", HEALED, async || {
+                let metrics = scene.consumer.get("/metrics").await.text;
+                let count = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_retries_total "));
+                count.is_some_and(|count| count.parse::<f64>().unwrap() >= 6.0)
+            })
+            .await;
+            assert_eq!(scene.consumer.process.status(), None);
+            assert!(!scene.consumer.process.log().contains("stuck"), "{}", scene.consumer.process.log());
+            proxy.set(Fault::Pass).await.unwrap();
+        })
+        .await;
+}

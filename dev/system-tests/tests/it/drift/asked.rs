@@ -1,0 +1,150 @@
+//! Passes that somebody asked for: at the endpoint and by the command line.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_testkit::{Http, LIMIT, OPS_TOKEN, Session, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::drift::support::{Hindered, Scene, injector, status_of};
+
+#[tokio::test]
+async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_meanwhile() {
+    let scene = Scene::new("d-409").await;
+    let world = &scene.world;
+    scene.held("Asked", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    let id = slow.begin_slow_pass(world).await;
+    let refused = slow.daemon.ask(&json!({})).await;
+    assert_eq!((refused.status, refused.body["code"].as_str()), (409, Some("pass_running")), "{refused:?}");
+    assert_eq!(refused.body["run_id"], id.as_str());
+    assert_eq!(refused.content_type, "application/problem+json");
+
+    let path = format!("/v1/runs/{id}");
+    let get = async || Http::send(slow.daemon.http().ops(Method::GET, &path)).await;
+    let running = get().await;
+    assert_eq!((running.status, &running.body["status"]), (200, &json!("running")), "{running:?}");
+    assert_eq!(running.body["finished_at"], Value::Null);
+    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    eventually("it ends", LIMIT, async || status_of(world, &id).await.as_deref() == Some("clean")).await;
+    let ended = get().await;
+    assert_eq!(ended.body["status"], "clean");
+    assert_eq!(ended.body["trigger"], "endpoint");
+    assert_eq!(ended.body["drops"][0]["examined"]["rows"], 200);
+}
+
+#[tokio::test]
+async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page() {
+    let scene = Scene::new("d-runs").await;
+    let (coupon, _) = scene.held("Listed", 100, 100).await;
+    let daemon = scene.world.daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 25).await.unwrap();
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Repaired);
+    daemon.reconcile(&json!({})).await;
+    let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await;
+
+    // Pages of runs, without a gap or an overlap.
+    let mut ids: Vec<String> = Vec::new();
+    loop {
+        let before = ids.last().map(|id| format!("&before={id}")).unwrap_or_default();
+        let page = get(&format!("/v1/runs?limit=2{before}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let runs = page.body["runs"].as_array().unwrap().clone();
+        assert!(runs.len() <= 2);
+        if runs.is_empty() {
+            break;
+        }
+        ids.extend(runs.iter().map(|run| run["run_id"].as_str().unwrap().to_owned()));
+    }
+    let all: Vec<String> = scene.world.sql.query("SELECT id FROM reconcile_runs ORDER BY id DESC").await.concat();
+    assert_eq!(ids, all);
+    assert_eq!(ids[1], run.run_id);
+
+    // Pages of findings.
+    let (mut people, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(&format!("/v1/runs/{}?limit=10{after}", run.run_id)).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let findings = page.body["drops"][0]["findings"].as_array().unwrap().clone();
+        assert!(findings.len() <= 10);
+        people.extend(findings.iter().map(|f| f["user_id"].as_str().unwrap().to_owned()));
+        match page.body["next_after"].as_i64() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    let mut wanted: Vec<String> = done.people.iter().map(|hit| hit.user.clone()).collect();
+    wanted.sort();
+    people.sort();
+    assert_eq!(people, wanted);
+
+    assert_eq!(get("/v1/runs?limit=many").await.status, 400);
+    assert_eq!(get("/v1/runs/00000000-0000-0000-0000-000000000000").await.status, 404);
+    assert_eq!(daemon.ask(&json!({"coupon_id": 424_242})).await.status, 404);
+    assert_eq!(daemon.ask(&json!({"dry-run": true})).await.status, 400, "a slip must not become a real pass");
+    assert_eq!(daemon.http().get("/v1/runs").await.status, 401);
+    let wrong = daemon.http().request(Method::POST, "/v1/reconcile").bearer_auth(OPS_TOKEN.replace('0', "1"));
+    assert_eq!(Http::send(wrong).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_or_json() {
+    let scene = Scene::new("d-cli").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("By hand", 20, 20).await;
+    let clean = world.once_with(&[], &[]).await;
+    assert_eq!((clean.code, clean.run().status), (0, Status::Clean), "{}", clean.log);
+    let mut injector = injector(world, &coupon).await;
+    injector.make(Drift::Unissued, 2).await.unwrap();
+    let dry = world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!((dry.code, dry.run().status), (1, Status::Drift), "{}", dry.log);
+    assert!(dry.run().all_findings().all(|f| f.result == Outcome::Planned));
+
+    let table = world.start("firstcome-reconciler", &["once"], &[]);
+    assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
+    let shown = table.all_stdout().await;
+    for word in ["By hand", "18 → 20", "applied", "unissued", "repaired"] {
+        assert!(shown.contains(word), "{word} is not in\n{shown}");
+    }
+    injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    let left = world.once_with(&[], &[]).await;
+    assert_eq!((left.code, left.run().status), (1, Status::Drift), "{}", left.log);
+
+    // Could not run: no such coupon, a store that is not there, another pass.
+    let unknown = world.once_with(&["--coupon", "424242"], &[]).await;
+    assert_eq!(unknown.code, 2, "{}", unknown.log);
+    let nowhere = [("REDIS_URL", "redis://127.0.0.1:1"), ("STARTUP_WAIT_SECONDS", "0")];
+    assert_eq!(world.once_with(&[], &nowhere).await.code, 2);
+    let mut holder = Session::begin(&world.sql).await;
+    holder.run("DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)").await;
+    let busy = world.once_with(&["--wait-seconds", "1"], &[]).await;
+    assert_eq!(busy.code, 2, "{}", busy.log);
+    assert!(busy.log.contains("another pass is running"), "{}", busy.log);
+    holder.commit().await;
+    assert_eq!(world.once_with(&[], &[]).await.code, 1);
+}
+
+#[tokio::test]
+async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay() {
+    let scene = Scene::new("d-old").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("Old", 20, 20).await;
+    world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");
+    injector(world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    assert_eq!(world.pass().await.status, Status::Repaired);
+    let young = world.pass().await;
+    // As if all of them had been two hours ago.
+    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
+    let last = world.pass().await;
+    let kept = |runs: Vec<Vec<String>>| runs.into_iter().map(|mut row| row.remove(0)).collect::<Vec<_>>();
+    let clean = world.sql.query("SELECT id FROM reconcile_runs WHERE status = 'clean'").await;
+    assert_eq!(kept(clean), [last.run_id.as_str()], "and not {}", young.run_id);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'").await, 1);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await, 2);
+    // A failed pass throws nothing away, a dry one neither.
+    world.sql.query("UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR").await;
+    assert_eq!(world.once_with(&["--dry-run"], &[]).await.code, 0);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run").await, 1);
+}

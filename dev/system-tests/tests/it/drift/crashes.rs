@@ -1,0 +1,175 @@
+//! Repairs that are cut off anywhere, and repairs beside live traffic: what is left is whole all the same.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Status;
+use firstcome_stack::Fault;
+use firstcome_testkit::{Answer, Api, Coupon, LIMIT, Promise, World, eventually, eventually_some, rows, shared};
+use futures_util::StreamExt as _;
+
+use crate::drift::support::{Scene, assert_kept, assert_whole, body, injector};
+
+/// A pass of the command line that is killed so long after it began; slow enough to be hit in the middle of anything.
+async fn killed_pass(world: &World, after: Duration) {
+    let mysql = &shared().await.mysql;
+    let proxy = mysql.proxy().await.unwrap();
+    let url = mysql.database_url_via(&proxy, world.database());
+    let known = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let process = world.start("firstcome-reconciler", &["once"], &[("DATABASE_URL", &url)]);
+    eventually("the pass has begun", LIMIT, async || {
+        process.status().is_some() || world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await > known
+    })
+    .await;
+    proxy.set(Fault::Delay(Duration::from_millis(15))).await.unwrap();
+    // Anywhere will do: this is no waiting for something to happen.
+    tokio::time::sleep(after).await;
+    process.kill().await;
+}
+
+/// Until the dead pass's lock is free, and its run is seen to be dead: the next pass.
+async fn mended(world: &World) {
+    let run = world.once_with(&[], &[]).await;
+    assert!(run.code <= 1, "{}", run.log);
+    let second = world.once_with(&[], &[]).await.run();
+    assert_eq!((second.status, second.all_findings().count()), (Status::Clean, 0), "{second:#?}");
+}
+
+#[tokio::test]
+async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_one_does_not_mend() {
+    let scene = Scene::new("d-crashes").await;
+    for round in 0..10_u64 {
+        let (coupon, answers) = scene.held(&format!("Round {round}"), 60, 30).await;
+        let mut injector = injector(&scene.world, &coupon).await;
+        for drift in [
+            Drift::Unissued,
+            Drift::FailedClaim,
+            Drift::FailedSlotTaken,
+            Drift::MissingAdmission,
+            Drift::SlotConflict,
+            Drift::ConflictExchanged,
+            Drift::OverAdmitted,
+            Drift::Unfilled,
+        ] {
+            injector.make(drift, 2).await.unwrap();
+        }
+        killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        mended(&scene.world).await;
+        // Two each: readmitted, conflicting, over admitted, promoted.
+        assert_whole(&scene.world, &coupon, 60, 38).await;
+        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    }
+    let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
+    assert!(scene.world.sql.number(killed).await >= 5, "most passes were killed in the middle");
+}
+
+#[tokio::test]
+async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
+    let scene = Scene::new("d-crash-full").await;
+    for round in 0..6_u64 {
+        let (coupon, answers) = scene.held(&format!("Full {round}"), 20, 20).await;
+        let mut injector = injector(&scene.world, &coupon).await;
+        let mut broken = injector.make(Drift::OverAdmitted, 2).await.unwrap().people;
+        broken.extend(injector.make(Drift::SlotConflict, 2).await.unwrap().people);
+        killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        mended(&scene.world).await;
+        assert_whole(&scene.world, &coupon, 20, 20).await;
+        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
+        let mut listed = scene.world.sql.query(&listed).await.concat();
+        let mut wanted: Vec<String> = broken.into_iter().map(|hit| hit.user).collect();
+        listed.sort();
+        wanted.sort();
+        assert_eq!(listed, wanted);
+    }
+}
+
+/// Claims until the answer is one: 503 says to come again.
+async fn patient(api: &Api, coupon: i64, user: String) -> Promise {
+    let answer = eventually_some(&format!("{user} gets an answer"), Duration::from_secs(90), async || {
+        match api.claim(coupon, &user).await {
+            Answer::Problem(503, code) => Err(code),
+            Answer::Unknown(error) => Err(error),
+            answer => Ok(answer),
+        }
+    })
+    .await;
+    (user, answer)
+}
+
+/// People come, a few at a time, until it is over.
+async fn crowd(api: &Api, coupon: i64, over: &Cell<bool>) -> Vec<Promise> {
+    let still = futures_util::stream::iter(0..25_000).take_while(|_| std::future::ready(!over.get()));
+    still.map(|n| patient(api, coupon, format!("u-{n}"))).buffer_unordered(3).collect().await
+}
+
+/// Drift of all sorts, again and again, until everyone has an answer.
+async fn trouble(world: &World, coupon: &Coupon) -> usize {
+    let kinds = [
+        Drift::Unissued,
+        Drift::MissingAdmission,
+        Drift::MissingMoved,
+        Drift::CountHigher,
+        Drift::SlotConflict,
+        Drift::FailedClaim,
+        Drift::ConflictExchanged,
+        Drift::CountLower,
+        Drift::Unpublished,
+        Drift::MissingClaimants,
+        Drift::OverAdmitted,
+        Drift::FailedSlotTaken,
+        Drift::RedisLost,
+    ];
+    let mut made = 0;
+    for drift in kinds.iter().cycle() {
+        // What can't be made at this moment is left out: nothing stands still here.
+        if injector(world, coupon).await.make(*drift, 2).await.is_ok() {
+            made += 1;
+        }
+        let runs = "SELECT COUNT(*) FROM reconcile_runs";
+        let before = world.sql.number(runs).await;
+        eventually("two more passes", LIMIT, async || world.sql.number(runs).await >= before + 2).await;
+        if made >= kinds.len() {
+            return made;
+        }
+    }
+    made
+}
+
+#[tokio::test]
+async fn repairs_beside_live_traffic_break_no_promise() {
+    let scene = Scene::new("d-chaos").await;
+    let world = &scene.world;
+    let coupon = scene.api.create_coupon(&body("Chaos", 30_000, 0)).await;
+    let settings =
+        [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "200")];
+    let daemon = world.daemon_with(&settings).await;
+    let over = Cell::new(false);
+    let trouble = async {
+        let made = trouble(world, &coupon).await;
+        over.set(true);
+        made
+    };
+    let (made, answers) = tokio::join!(trouble, crowd(&scene.api, coupon.id, &over));
+    assert!(made >= 13, "{made}");
+    assert!(answers.iter().all(|(_, answer)| answer.promised().is_some()), "everyone gets one");
+    eventually("the consumer has caught up", LIMIT, async || world.topic.lag().await == 0).await;
+    assert_eq!(daemon.process.stop().await, 0);
+    mended(world).await;
+    let issued = rows(world, coupon.drop).await.len();
+    assert!(issued >= answers.len() && answers.len() > 500, "{issued} rows, {} people", answers.len());
+    assert_whole(world, &coupon, 30_000, issued).await;
+    // Everyone has one. Where Redis was changed under the hands of a pass, two people were told the same slot; the row won.
+    let holders: HashMap<String, u32> =
+        rows(world, coupon.drop).await.into_iter().map(|(slot, user)| (user, slot)).collect();
+    let elsewhere = answers.iter().filter(|(user, answer)| {
+        let slot = holders.get(user).unwrap_or_else(|| panic!("{user} was told {answer:?} and has nothing"));
+        answer.promised() != Some((coupon.drop, *slot))
+    });
+    let elsewhere = elsewhere.count();
+    assert!(elsewhere <= 10, "{elsewhere} people have another slot than they were told");
+    let broken = world.sql.query("SELECT user_id, reason FROM broken_promises").await;
+    assert!(broken.is_empty(), "{broken:?}");
+}

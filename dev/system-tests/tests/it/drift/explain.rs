@@ -1,0 +1,133 @@
+//! One person's whole story, at the endpoint and by the command line.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Coupon, Http, LIMIT, Reconciler, Running, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::drift::support::{Scene, body, injector};
+
+/// The story at the endpoint, which is the same on the command line.
+async fn story(scene: &Scene, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
+    let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
+    let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let args = ["explain", "--json", "--coupon", &coupon.id.to_string(), "--user", user];
+    let cli = scene.world.start("firstcome-reconciler", &args, &[]);
+    assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
+    let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
+    assert_eq!(told, reply.body, "one story");
+    told
+}
+
+/// What happened, in order, as `source: what`.
+fn lines(story: &Value) -> Vec<String> {
+    let happenings = story["happenings"].as_array().unwrap();
+    // As instants: at a whole second the text has no fraction, and "Z" comes after ".".
+    let times: Vec<DateTime<Utc>> =
+        happenings.iter().filter_map(|h| h["at"].as_str()).map(|at| at.parse().unwrap()).collect();
+    assert!(times.is_sorted(), "in order of time: {story:#}");
+    happenings.iter().map(|h| format!("{}: {}", h["source"].as_str().unwrap(), h["what"].as_str().unwrap())).collect()
+}
+
+/// Fails unless some line has all of these words.
+fn assert_told(story: &Value, words: &[&str]) {
+    let lines = lines(story);
+    assert!(lines.iter().any(|line| words.iter().all(|word| line.contains(word))), "no line has {words:?}: {story:#}");
+}
+
+#[tokio::test]
+async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
+    let scene = Scene::new("d-story").await;
+    let daemon = scene.world.daemon().await;
+    let (coupon, answers) = scene.held("Told", 20, 12).await;
+    let (user, answer) = &answers[0];
+    let (drop, slot) = answer.promised().unwrap();
+    let told = story(&scene, &daemon, &coupon, user).await;
+    assert_eq!((&told["holds"], &told["slot"], &told["drop_id"]), (&json!("issued"), &json!(slot), &json!(drop)));
+    let at = format!("slot {slot}");
+    assert_told(&told, &["redis:", "admitted", &at]);
+    assert_told(&told, &["kafka:", "partition", "offset", &at, "read by the consumer"]);
+    assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
+    assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
+
+    let done = injector(&scene.world, &coupon).await.make(Drift::FailedClaim, 1).await.unwrap();
+    let user = &done.people[0].user;
+    let told = story(&scene, &daemon, &coupon, user).await;
+    assert!(["accepted", "failed"].contains(&told["holds"].as_str().unwrap()), "{told:#}");
+    let run = scene.world.pass().await;
+    let told = story(&scene, &daemon, &coupon, user).await;
+    assert_eq!(told["holds"], "issued");
+    assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
+    assert_told(&told, &["backup:", "dealt with: issued"]);
+    assert_told(&told, &["reconciler:", "failed_claim", "issue applied", &run.run_id]);
+    assert_told(&told, &["mysql:", "written by the reconciler"]);
+
+    let told = story(&scene, &daemon, &coupon, "u-nobody").await;
+    assert_eq!((&told["holds"], &told["happenings"]), (&json!("none"), &json!([])), "{told:#}");
+    assert!(told["conclusion"].as_str().unwrap().contains("no claim"), "{told:#}");
+
+    let get = async |path: String| Http::send(daemon.http().ops(Method::GET, &path)).await.status;
+    assert_eq!(get("/v1/coupons/424242/people/u-1".into()).await, 404);
+    assert_eq!(get(format!("/v1/coupons/{}/people/u%201", coupon.id)).await, 400);
+    assert_eq!(daemon.http().get(&format!("/v1/coupons/{}/people/u-1", coupon.id)).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
+    let scene = Scene::new("d-story-2").await;
+    let daemon = scene.world.daemon().await;
+    let (coupon, _) = scene.held_of(&body("Told", 20, 5), 20).await;
+    scene.api.claim(coupon.id, "w-1").await;
+    let told = story(&scene, &daemon, &coupon, "w-1").await;
+    assert_eq!(told["holds"], "waiting", "{told:#}");
+    assert!(told["conclusion"].as_str().unwrap().contains("position 1"), "{told:#}");
+
+    let done = injector(&scene.world, &coupon).await.make(Drift::OverAdmitted, 1).await.unwrap();
+    let broken = &done.people[0].user;
+    let run = scene.world.once_with(&[], &[]).await.run();
+    let told = story(&scene, &daemon, &coupon, broken).await;
+    assert_eq!(told["holds"], "broken", "{told:#}");
+    assert!(told["conclusion"].as_str().unwrap().contains("could not be kept"), "{told:#}");
+    assert_told(&told, &["reconciler:", "broken", &run.run_id]);
+    assert_told(&told, &["redis:", "waiting list", "position 1"]);
+
+    assert_eq!(scene.api.patch(coupon.id, &json!({"quantity": 22})).await.status, 200);
+    let run = scene.world.pass().await;
+    for user in [broken.as_str(), "w-1"] {
+        let told = story(&scene, &daemon, &coupon, user).await;
+        assert_eq!(told["holds"], "issued", "{told:#}");
+        assert_told(&told, &["reconciler:", "promote", &run.run_id]);
+        assert_told(&told, &["mysql:", "written by the reconciler"]);
+    }
+}
+
+#[tokio::test]
+async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
+    let scene = Scene::new("d-story-3").await;
+    scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let daemon = scene.world.daemon().await;
+    let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let body = json!({
+        "name": "Gone", "quantity": 5, "once_per": "coupon", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
+    });
+    let (coupon, _) = scene.held_of(&body, 5).await;
+    eventually("it is sealed", LIMIT, async || {
+        scene.world.pass().await;
+        scene.world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await == 1
+    })
+    .await;
+    let own = scene.world.redis.of_drop(coupon.id, coupon.drop, "");
+    eventually("its keys expire", LIMIT, async || {
+        !scene.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+    })
+    .await;
+    let told = story(&scene, &daemon, &coupon, "u-1").await;
+    assert_eq!(told["holds"], "issued", "{told:#}");
+    assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
+    let told = story(&scene, &daemon, &coupon, "u-nobody").await;
+    assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
+    assert_eq!(told["holds"], "none", "rows are the truth of a sealed drop: {told:#}");
+}

@@ -1,0 +1,141 @@
+//! One pass at a time in the whole system, whatever becomes of the process that runs it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::{LIMIT, World, eventually};
+use serde_json::json;
+
+use crate::drift::support::{
+    Found, Hindered, Scene, assert_kept, assert_whole, clean_pass, error_of, expected, injector, mailed, status_of,
+};
+
+/// Long enough for a pass of the slow kind to end after all.
+const SLOW: Duration = Duration::from_secs(60);
+
+/// Each repair is recorded as applied once in all runs together.
+async fn applied_once(world: &World, wanted: &BTreeSet<Found>) {
+    let applied = world.sql.query("SELECT kind, slot, user_id FROM reconcile_findings WHERE result = 'applied'").await;
+    let unique: BTreeSet<_> = applied.iter().cloned().collect();
+    assert_eq!((applied.len(), unique.len()), (wanted.len(), wanted.len()), "{applied:?}");
+}
+
+#[tokio::test]
+async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed() {
+    let scene = Scene::new("d-killed").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("Killed", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    let mut injector = injector(world, &coupon).await;
+    let mut wanted = expected(Kind::Unissued, &injector.make(Drift::Unissued, 3).await.unwrap());
+    wanted.extend(expected(Kind::MissingAdmission, &injector.make(Drift::MissingAdmission, 3).await.unwrap()));
+    let dead = slow.begin_slow_pass(world).await;
+
+    // The other process is refused while the first one lives, and is told by whose pass.
+    let other = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
+    let reply = eventually_refused(&other, &dead).await;
+    assert_eq!(reply["code"], "pass_running");
+    assert_eq!(status_of(world, &dead).await.as_deref(), Some("running"), "it takes seconds");
+    slow.daemon.process.kill().await;
+
+    eventually("the dead run is recorded as failed", LIMIT, async || {
+        status_of(world, &dead).await.as_deref() == Some("failed")
+    })
+    .await;
+    assert!(error_of(world, &dead).await.contains("ended in the middle"));
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    eventually("the other has repaired", LIMIT, async || world.sql.number(repaired).await > 0).await;
+    assert_eq!(other.process.stop().await, 0);
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    let found: BTreeSet<Found> = wanted;
+    applied_once(world, &found).await;
+    clean_pass(world, &coupon).await;
+    mailed(world, &["repaired", "Killed"]).await;
+}
+
+async fn eventually_refused(
+    daemon: &firstcome_testkit::Running<firstcome_testkit::Reconciler>,
+    by: &str,
+) -> serde_json::Value {
+    firstcome_testkit::eventually_some("the other pass is named", LIMIT, async || {
+        let reply = daemon.ask(&json!({})).await;
+        assert_eq!(reply.status, 409, "{reply:?}");
+        // Its own pass, by its schedule, may be waiting for the lock for an instant.
+        if reply.body["run_id"] == by { Ok(reply.body) } else { Err(reply.text) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
+    let scene = Scene::new("d-cut").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("Cut", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    let done = injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let cut = slow.begin_slow_pass(world).await;
+    let holder = world.sql.number("SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").await;
+    world.sql.query(&format!("KILL {holder}")).await;
+    eventually("the pass has ended", SLOW, async || status_of(world, &cut).await.as_deref() != Some("running")).await;
+    assert_eq!(status_of(world, &cut).await.as_deref(), Some("failed"));
+    assert!(error_of(world, &cut).await.contains("lost its lock"), "{}", error_of(world, &cut).await);
+    mailed(world, &["action needed"]).await;
+
+    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    let run = slow.daemon.reconcile(&json!({})).await;
+    assert!(matches!(run.status, Status::Repaired | Status::Clean), "{run:#?}");
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    applied_once(world, &expected(Kind::Unissued, &done)).await;
+    mailed(world, &["repaired", "Cut"]).await;
+    clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pass_mends() {
+    let scene = Scene::new("d-term").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("Stopped", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let stopped = slow.begin_slow_pass(world).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(slow.daemon.process.stop().await, 0, "{}", slow.daemon.process.log());
+    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    assert_eq!(status_of(world, &stopped).await.as_deref(), Some("failed"));
+    assert!(error_of(world, &stopped).await.contains("told to stop"));
+    assert_eq!(world.pass().await.status, Status::Repaired);
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
+    let scene = Scene::new("d-pile").await;
+    let world = &scene.world;
+    scene.held("Long", 200, 200).await;
+    let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
+    slow.proxy.set(firstcome_stack::Fault::Delay(Duration::from_millis(60))).await.unwrap();
+    let long =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
+    eventually("three long passes", SLOW, async || world.sql.number(long).await >= 3).await;
+    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let at = world.sql.number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)").await;
+    eventually("passes are short again", LIMIT, async || {
+        world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await >= runs + 4
+    })
+    .await;
+    let took = world.sql.number("SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)").await - at;
+    assert!(took >= 2_000, "4 passes within {took} ms: some had piled up");
+    assert_eq!(slow.daemon.process.stop().await, 0);
+    let overlapping = "SELECT COUNT(*) FROM reconcile_runs a JOIN reconcile_runs b \
+                       ON a.id < b.id AND b.started_at < a.finished_at";
+    assert_eq!(world.sql.number(overlapping).await, 0, "one pass at a time");
+    let missed = world.mail.mails().iter().filter(|mail| mail.text().contains("RECONCILE_CRON")).count();
+    assert_eq!(missed, 0, "a pass that is under way is not missed");
+}

@@ -1,0 +1,222 @@
+//! Many kinds of drift at once: in one drop, and over many drops of many coupons.
+
+use std::collections::BTreeSet;
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{Coupon, Promise, Stores, people, rush};
+use serde_json::json;
+
+use crate::claims::many::all_issued;
+use crate::drift::support::{
+    Found, Scene, assert_kept, assert_whole, body, clean_pass, everything, expected, found, injector, mailed,
+};
+
+/// The reconciler's word for what is made.
+fn word(drift: Drift) -> Kind {
+    match drift {
+        // A row says where its person belongs, so they are missing there.
+        Drift::ConflictMoved | Drift::ConflictExchanged => Kind::MissingAdmission,
+        other => serde_json::from_value(other.finding().into()).unwrap(),
+    }
+}
+
+/// What a run found of one drop.
+fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
+    let report = run.drops.iter().find(|report| report.drop_id.0 == drop).expect("the drop was looked at");
+    report.findings.iter().map(|f| (f.kind, f.slot, f.user_id.clone())).collect()
+}
+
+#[tokio::test]
+async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-all").await;
+    // Six pages: people and the slots they belong to are seldom on the same.
+    scene.world.set("RECONCILE_PAGE_SLOTS", "10");
+    let (coupon, answers) = scene.held("All at once", 60, 30).await;
+    let mut injector = injector(&scene.world, &coupon).await;
+    let mut all = BTreeSet::new();
+    for drift in [
+        Drift::Unpublished,
+        Drift::Unissued,
+        Drift::FailedClaim,
+        Drift::FailedDuplicate,
+        Drift::FailedSlotTaken,
+        Drift::FailedUnrepairable,
+        Drift::MissingAdmission,
+        Drift::MissingClaimants,
+        Drift::MissingMoved,
+        Drift::ConflictMoved,
+        Drift::ConflictExchanged,
+        Drift::SlotConflict,
+        Drift::OverAdmitted,
+    ] {
+        all.extend(expected(word(drift), &injector.make(drift, 2).await.unwrap()));
+    }
+    // About the drop, or about everything: nobody in particular.
+    for drift in [Drift::Unfilled, Drift::CountLower, Drift::RedisGate] {
+        injector.make(drift, 1).await.unwrap();
+    }
+    let people_in = |found: &BTreeSet<Found>| -> BTreeSet<Found> {
+        found.iter().filter(|(kind, ..)| *kind != Kind::Unfilled).filter(|(.., user)| user.is_some()).cloned().collect()
+    };
+    let kinds_in = |found: &BTreeSet<Found>| found.iter().map(|(kind, ..)| *kind).collect::<BTreeSet<Kind>>();
+
+    let before = everything(&scene.world).await;
+    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&scene.world).await, "a dry run changed something");
+    let listed: BTreeSet<Found> = found(&dry.run()).into_keys().collect();
+    assert_eq!(people_in(&listed), all, "{:#?}", dry.run());
+    let mut kinds = kinds_in(&all);
+    kinds.extend([Kind::CountMismatch, Kind::Unfilled, Kind::RedisLost]);
+    assert_eq!(kinds_in(&listed), kinds, "{:#?}", dry.run());
+
+    let run = scene.world.once_with(&[], &[]).await.run();
+    assert_eq!(run.status, Status::Drift, "only a person can decide on two: {run:#?}");
+    let left: Vec<_> = run.all_findings().filter(|f| f.needs_person || f.result == Outcome::Failed).collect();
+    assert!(left.len() == 2 && left.iter().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{left:#?}");
+    // Two each: unpublished, readmitted, conflicting, over admitted; and one who waited.
+    assert_whole(&scene.world, &coupon, 60, 30 + 4 * 2 + 1).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    mailed(&scene.world, &["action needed", "All at once", "39 of 60 issued"]).await;
+
+    let second = scene.world.once_with(&[], &[]).await.run();
+    assert!(second.all_findings().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{second:#?}");
+    assert_eq!(second.all_findings().count(), 2);
+    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    clean_pass(&scene.world, &coupon).await;
+    mailed(&scene.world, &["resolved", "All at once"]).await;
+}
+
+const COUPONS: usize = 5;
+const DROPS: usize = 4;
+const HELD: usize = 10;
+
+/// Five coupons of which four drops each have been open; the last still is.
+async fn many_drops(scene: &Scene) -> Vec<(Coupon, Vec<Promise>)> {
+    let mut drops = Vec::new();
+    let mut coupons = Vec::new();
+    for n in 0..COUPONS {
+        coupons.push(scene.api.create_coupon(&body(&format!("Coupon {n}"), 15, 0)).await);
+    }
+    for round in 0..DROPS {
+        if round > 0 {
+            for coupon in &mut coupons {
+                let day = format!("2026-01-{:02}", round + 1);
+                let next =
+                    format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '{day}', 15)", coupon.id);
+                scene.world.sql.query(&next).await;
+                let newest = format!("SELECT MAX(id) FROM drops WHERE coupon_id = {}", coupon.id);
+                coupon.drop = scene.world.sql.number(&newest).await;
+            }
+            scene.world.pass().await;
+        }
+        for coupon in &coupons {
+            let users: Vec<String> = people(HELD).iter().map(|user| format!("{user}-{round}")).collect();
+            let answers = rush(&[&scene.api], coupon.id, &users, 10).await;
+            drops.push((coupon.clone(), answers));
+        }
+    }
+    for (coupon, _) in &drops {
+        all_issued(&scene.world, coupon.drop, HELD).await;
+    }
+    drops
+}
+
+#[tokio::test]
+async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_one_pass() {
+    let scene = Scene::new("d-twenty").await;
+    let drops = many_drops(&scene).await;
+    assert_eq!(drops.len(), COUPONS * DROPS);
+    let kinds = [
+        (Drift::Unissued, HELD),
+        (Drift::FailedClaim, HELD),
+        (Drift::FailedDuplicate, HELD),
+        (Drift::FailedSlotTaken, HELD + 2),
+        (Drift::MissingAdmission, HELD),
+        (Drift::MissingClaimants, HELD),
+        (Drift::MissingMoved, HELD),
+        (Drift::CountLower, HELD),
+        (Drift::CountHigher, HELD),
+        (Drift::CountGap, HELD + 1),
+        (Drift::SlotConflict, HELD + 2),
+        (Drift::ConflictExchanged, HELD),
+        (Drift::OverAdmitted, HELD + 2),
+        (Drift::RedisLost, HELD),
+    ];
+    let mut made = Vec::new();
+    for ((coupon, answers), (drift, end)) in drops.iter().zip(kinds.iter().cycle()) {
+        let done = injector(&scene.world, coupon).await.make(*drift, 2).await.unwrap();
+        made.push((coupon, answers, expected(word(*drift), &done), *end));
+    }
+    let before = everything(&scene.world).await;
+    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&scene.world).await, "a dry run changed something");
+    let (dry, run) = (dry.run(), scene.world.pass().await);
+    assert_eq!((dry.drops.len(), run.drops.len(), run.status), (20, 20, Status::Repaired), "{run:#?}");
+    for (coupon, answers, expected, end) in &made {
+        assert_eq!(found_in(&dry, coupon.drop), *expected, "dry run of drop {}", coupon.drop);
+        assert_eq!(found_in(&run, coupon.drop), *expected, "run of drop {}", coupon.drop);
+        assert_whole(&scene.world, coupon, 15, *end).await;
+        assert_kept(&scene.world, coupon, answers, &[]).await;
+    }
+    assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
+    mailed(&scene.world, &["repaired", "20 drops of 5 coupons"]).await;
+    for (coupon, ..) in &made[..2] {
+        clean_pass(&scene.world, coupon).await;
+    }
+}
+
+#[tokio::test]
+async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys() {
+    let scene = Scene::new("d-both-lost").await;
+    let (coupon, answers) = scene.held("Both lost", 20, 12).await;
+    let mut injector = injector(&scene.world, &coupon).await;
+    let done = injector.make(Drift::Unpublished, 2).await.unwrap();
+    injector.make(Drift::RedisLost, 1).await.unwrap();
+    // The coupon's list of claimants still has them, and it is what they would be told by.
+    let run = scene.world.once_with(&[], &[]).await;
+    assert!(run.code <= 1, "{}", run.log);
+    for hit in &done.people {
+        let answer = scene.api.claim(coupon.id, &hit.user).await;
+        assert_eq!(answer.promised(), Some((coupon.drop, u32::try_from(hit.slot).unwrap())), "{hit:?}: {answer:?}");
+    }
+    scene.world.once_with(&[], &[]).await;
+    assert_whole(&scene.world, &coupon, 20, 14).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    clean_pass(&scene.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
+    let scene = Scene::new("d-per-drop").await;
+    let per_drop = json!({
+        "name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
+    });
+    let (first, first_answers) = scene.held_of(&per_drop, 12).await;
+    let next = format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)", first.id);
+    scene.world.sql.query(&next).await;
+    scene.world.pass().await;
+    let second = Coupon { drop: scene.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
+    let second_answers = rush(&[&scene.api], second.id, &people(12), 10).await;
+    all_issued(&scene.world, second.drop, 12).await;
+    clean_pass(&scene.world, &first).await;
+
+    let mut all = BTreeSet::new();
+    let (mut in_first, mut in_second) = (injector(&scene.world, &first).await, injector(&scene.world, &second).await);
+    for drift in [Drift::Unissued, Drift::FailedClaim, Drift::FailedDuplicate, Drift::MissingAdmission] {
+        all.extend(expected(word(drift), &in_first.make(drift, 2).await.unwrap()));
+    }
+    for drift in [Drift::ConflictExchanged, Drift::SlotConflict, Drift::OverAdmitted] {
+        all.extend(expected(word(drift), &in_second.make(drift, 2).await.unwrap()));
+    }
+    let run = scene.world.pass().await;
+    assert_eq!(found(&run).into_keys().collect::<BTreeSet<_>>(), all, "{run:#?}");
+    assert_whole(&scene.world, &first, 20, 12).await;
+    assert_whole(&scene.world, &second, 20, 16).await;
+    assert_kept(&scene.world, &first, &first_answers, &[]).await;
+    assert_kept(&scene.world, &second, &second_answers, &[]).await;
+    clean_pass(&scene.world, &second).await;
+}

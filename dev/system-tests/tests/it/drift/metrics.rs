@@ -1,0 +1,55 @@
+//! What Prometheus is told of passes, findings, repairs, drift that is left, and mails.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Http, LIMIT, eventually};
+use serde_json::json;
+
+use crate::drift::support::{Scene, injector, mailed};
+
+/// The sum of a metric over the lines that have all of these labels; `None` where there is no such line.
+async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
+    let text = http.get("/metrics").await.text;
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    let wanted = lines.filter(|rest| labels.iter().all(|label| rest.contains(label)));
+    let values: Vec<f64> = wanted.map(|rest| rest.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+#[tokio::test]
+async fn passes_findings_repairs_drift_and_mails_are_counted() {
+    let scene = Scene::new("d-metrics").await;
+    let (coupon, _) = scene.held("Counted", 20, 20).await;
+    let daemon = scene.world.daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let get = async |name: &str, labels: &[&str]| metric(daemon.http(), name, labels).await;
+    let own = format!("drop=\"{}\"", coupon.drop);
+    assert_eq!(get("firstcome_drift", &[&own]).await, Some(0.0));
+
+    let mut injector = injector(&scene.world, &coupon).await;
+    injector.make(Drift::Unissued, 3).await.unwrap();
+    injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    let applied = ["kind=\"unissued\"", "result=\"applied\""];
+    assert_eq!(get("firstcome_findings_total", &["kind=\"unissued\""]).await, Some(3.0));
+    assert_eq!(get("firstcome_repairs_total", &applied).await, Some(3.0));
+    assert_eq!(get("firstcome_repairs_total", &["kind=\"failed_claim\"", "result=\"skipped\""]).await, Some(2.0));
+    assert_eq!(get("firstcome_passes_total", &["trigger=\"endpoint\"", "status=\"drift\""]).await, Some(1.0));
+    assert_eq!(get("firstcome_drift", &[&own]).await, Some(2.0), "what is left now");
+    for stage in ["look", "execute"] {
+        let seconds = get("firstcome_pass_stage_seconds_sum", &[&format!("stage=\"{stage}\"")]).await;
+        assert!(seconds.is_some_and(|seconds| seconds > 0.0), "{stage}: {seconds:?}");
+    }
+    mailed(&scene.world, &["action needed", "Counted"]).await;
+    eventually("the mail is counted", LIMIT, async || {
+        get("firstcome_mails_total", &["result=\"sent\""]).await >= Some(1.0)
+    })
+    .await;
+
+    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    daemon.reconcile(&json!({})).await;
+    assert_eq!(get("firstcome_drift", &[&own]).await, Some(0.0));
+    eventually("something outside the daemon knows how old its last success is", LIMIT, async || {
+        metric(scene.api.http(), "reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
+    })
+    .await;
+}

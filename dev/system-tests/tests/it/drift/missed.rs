@@ -1,0 +1,79 @@
+//! Runs that did not happen are caught up at once, and people are told.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{LIMIT, eventually};
+use serde_json::json;
+
+use crate::drift::support::{Scene, assert_kept, assert_whole, injector, mailed};
+
+#[tokio::test]
+async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
+    let scene = Scene::new("d-late").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("Late", 20, 20).await;
+    let settings = [("RECONCILE_CRON", "0 0 * * * *"), ("MISSED_AFTER_SECONDS", "1")];
+    let daemon = world.daemon_with(&settings).await;
+    eventually("it has noted when it ran", LIMIT, async || {
+        world.sql.number("SELECT COUNT(*) FROM reconciler_state WHERE name = 'last_run:reconcile'").await == 1
+    })
+    .await;
+    daemon.reconcile(&json!({})).await;
+    assert_eq!(daemon.process.stop().await, 0);
+    // It was away for two hours.
+    world
+        .sql
+        .query(
+            "UPDATE reconciler_state SET value = DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00') \
+             WHERE name = 'last_run:reconcile'",
+        )
+        .await;
+    injector(world, &coupon).await.make(Drift::MissingAdmission, 2).await.unwrap();
+    let before = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
+    let daemon = world.daemon_with(&settings).await;
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    eventually("it has caught up", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    mailed(world, &["RECONCILE_CRON"]).await;
+    assert_whole(world, &coupon, 20, 20).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_eq!(daemon.process.stop().await, 0);
+    let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await - before;
+    assert!(runs <= 2, "{runs} passes: what was missed is caught up once, not twice an hour");
+    let told =
+        world.mail.mails().iter().filter(|m| crate::drift::support::read(m).subject.contains("RECONCILE_CRON")).count();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test]
+async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
+    let scene = Scene::new("d-frozen").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("Frozen", 20, 20).await;
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "3")]).await;
+    let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
+    eventually("it works by its schedule", LIMIT, async || world.sql.number(runs).await >= 2).await;
+    daemon.process.freeze();
+    let last = "SELECT TIMESTAMPDIFF(SECOND, MAX(started_at), UTC_TIMESTAMP()) FROM reconcile_runs";
+    eventually("its runs are missed", LIMIT, async || world.sql.number(last).await >= 6).await;
+    injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    daemon.process.thaw();
+    mailed(world, &["RECONCILE_CRON"]).await;
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    eventually("it has caught up", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    assert_whole(world, &coupon, 20, 20).await;
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
+    let scene = Scene::new("d-both").await;
+    let world = &scene.world;
+    scene.held("Both", 200, 200).await;
+    let every = "*/2 * * * * *";
+    let daemon =
+        world.daemon_with(&[("RECONCILE_CRON", every), ("DEEP_CRON", every), ("RECONCILE_PAGE_SLOTS", "10")]).await;
+    let seconds = "SELECT TIMESTAMPDIFF(SECOND, MIN(started_at), UTC_TIMESTAMP()) FROM reconcile_runs";
+    eventually("ten seconds have gone by", LIMIT, async || world.sql.number(seconds).await >= 10).await;
+    assert_eq!(daemon.process.stop().await, 0);
+    let deep = world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE deep AND triggered_by = 'cron'").await;
+    assert!(deep >= 4, "only {deep} deep passes in ten seconds");
+}

@@ -1,0 +1,19 @@
+//! Drift: each kind is made on purpose, found, repaired and reported.
+
+mod asked;
+mod crashes;
+mod explain;
+mod failed_claims;
+mod flight;
+mod kinds;
+mod left;
+mod load;
+mod many;
+mod metrics;
+mod missed;
+mod outages;
+mod repair_limit;
+pub(crate) mod repairs;
+mod sealing;
+pub(crate) mod support;
+mod waiting;

@@ -1,0 +1,111 @@
+//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass mends.
+
+use std::time::{Duration, Instant};
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{Fault, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_testkit::{LIMIT, Stores, World, eventually};
+use serde_json::json;
+
+use crate::drift::support::{
+    Hindered, Scene, assert_kept, assert_whole, clean_pass, error_of, injector, mailed, status_of,
+};
+
+/// Clients of a broker that is gone take their time to give up.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+async fn until_failed(world: &World, run: &str) {
+    eventually("the run is recorded as failed", GIVEN_UP, async || {
+        let status = status_of(world, run).await;
+        assert!(matches!(status.as_deref(), Some("running" | "failed")), "{status:?}");
+        status.as_deref() == Some("failed")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let scene = Scene::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("No database", 200, 200).await;
+    let proxy = mysql.proxy().await.unwrap();
+    let slow = Hindered::over(world, &mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
+    assert_eq!(slow.daemon.process.status(), None);
+    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let lost = slow.begin_slow_pass(world).await;
+    mysql.kill().await.unwrap();
+    let ready = async || slow.daemon.http().get("/readyz").await.status;
+    eventually("it says that it cannot work", LIMIT, async || ready().await == 503).await;
+    slow.proxy.set(Fault::Pass).await.unwrap();
+    mysql.start_again().await.unwrap();
+    until_failed(world, &lost).await;
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
+    eventually("a later pass has repaired", LIMIT, async || world.sql.number(repaired).await >= 1).await;
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    mailed(world, &["repaired", "No database"]).await;
+    assert_eq!(slow.daemon.process.stop().await, 0);
+    clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_redis_is_back() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("No Redis", 200, 200).await;
+    let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
+    injector(world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    let lost = slow.begin_slow_pass(world).await;
+    redis.kill().await.unwrap();
+    slow.proxy.set(Fault::Pass).await.unwrap();
+    until_failed(world, &lost).await;
+    assert!(error_of(world, &lost).await.contains("Redis"), "{}", error_of(world, &lost).await);
+    mailed(world, &["action needed"]).await;
+
+    // Back: the daemon notices by itself that nothing is verified, and opens it again.
+    redis.start_again().await.unwrap();
+    eventually("admission is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.is("sold_out"))
+        .await;
+    slow.daemon.reconcile(&json!({})).await;
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    mailed(world, &["No Redis"]).await;
+    assert_eq!(slow.daemon.process.stop().await, 0);
+    clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let scene = Scene::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("No Kafka", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    // The second look, after the repairs, reads the topic once more.
+    let lost = slow.begin_slow_pass(world).await;
+    kafka.kill().await.unwrap();
+    slow.proxy.set(Fault::Pass).await.unwrap();
+    until_failed(world, &lost).await;
+    mailed(world, &["action needed"]).await;
+
+    let reply = slow.daemon.ask(&json!({"wait": false})).await;
+    assert_eq!(reply.status, 202, "{reply:?}");
+    let stuck = reply.body["run_id"].as_str().unwrap().to_owned();
+    eventually("another pass has begun", LIMIT, async || status_of(world, &stuck).await.is_some()).await;
+    let begun = Instant::now();
+    assert_eq!(slow.daemon.process.stop().await, 0);
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+
+    kafka.start_again().await.unwrap();
+    let daemon = world.daemon().await;
+    let run = daemon.reconcile(&json!({})).await;
+    assert!(matches!(run.status, Status::Clean | Status::Repaired), "{run:#?}");
+    assert_whole(world, &coupon, 200, 200).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    mailed(world, &["resolved"]).await;
+    clean_pass(world, &coupon).await;
+}

@@ -1,0 +1,106 @@
+//! The repair limit: above it nothing is repaired until a person confirms.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_testkit::Coupon;
+use serde_json::json;
+
+use crate::drift::support::{
+    Scene, assert_found, assert_kept, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs,
+    read,
+};
+
+/// Holds from six repairs of a drop on.
+const LOW: [(&str, &str); 2] = [("RECONCILE_BRAKE_PERCENT", "5"), ("RECONCILE_BRAKE_AT_LEAST", "5")];
+
+async fn beyond_the_limit(name: &str) -> Scene {
+    let scene = Scene::new(name).await;
+    for (setting, value) in LOW {
+        scene.world.set(setting, value);
+    }
+    scene
+}
+
+fn report<'r>(run: &'r Run, coupon: &Coupon) -> &'r firstcome_reconciler::report::DropReport {
+    run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("the drop was looked at")
+}
+
+#[tokio::test]
+async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_endpoint() {
+    let scene = beyond_the_limit("d-limit").await;
+    let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
+    let daemon = scene.world.daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let done = injector(&scene.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
+    let expected = expected(Kind::MissingAdmission, &done);
+    let before = everything(&scene.world).await;
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Braked, "{run:#?}");
+    assert_found(&run, &expected);
+    assert!(run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
+    assert_eq!(before, everything(&scene.world).await, "above the limit nothing is repaired");
+    let mail = mailed(&scene.world, &["action needed", "Suspicious"]).await;
+    assert!(mail.text.contains("--confirm"), "the mail says how: {}", mail.text);
+
+    let run = daemon.reconcile(&json!({"confirm": true, "coupon_id": coupon.id})).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_found(&run, &expected);
+    let confirmed = format!("SELECT confirmed FROM reconcile_runs WHERE id = '{}'", run.run_id);
+    assert_eq!(scene.world.sql.number(&confirmed).await, 1, "who confirmed what is kept");
+    assert_whole(&scene.world, &coupon, 100, 100).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    clean_pass(&scene.world, &coupon).await;
+    mailed(&scene.world, &["repaired", "Suspicious", "100 of 100 issued"]).await;
+    let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
+    assert_eq!(scene.world.sql.number(open).await, 0);
+}
+
+#[tokio::test]
+async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed() {
+    let scene = beyond_the_limit("d-limit-cli").await;
+    let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
+    let (other, _) = scene.held("Trusted", 100, 100).await;
+    injector(&scene.world, &coupon).await.make(Drift::ConflictMoved, 6).await.unwrap();
+    let small = injector(&scene.world, &other).await.make(Drift::MissingAdmission, 5).await.unwrap();
+    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(dry.code, 1);
+    let braked = scene.world.once_with(&[], &[]).await;
+    assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "{}", braked.log);
+    assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
+    // The limit is each drop's own.
+    let repaired = report(&braked.run(), &other).clone();
+    assert_eq!(repaired.findings.len(), small.people.len());
+    assert!(repaired.findings.iter().all(|f| f.result == Outcome::Applied), "{repaired:#?}");
+    assert_whole(&scene.world, &other, 100, 100).await;
+
+    let again = scene.world.once_with(&[], &[]).await;
+    assert_eq!((again.code, again.run().status), (1, Status::Braked), "it holds until somebody confirms");
+    let mails = scene.world.mail.mails().iter().filter(|mail| read(mail).subject.contains("action needed")).count();
+    assert_eq!(mails, 1, "told once");
+    let confirmed = scene.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
+    assert_eq!((confirmed.code, confirmed.run().status), (0, Status::Repaired), "{}", confirmed.log);
+    assert_whole(&scene.world, &coupon, 100, 100).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    clean_pass(&scene.world, &coupon).await;
+}
+
+#[tokio::test]
+async fn what_was_promised_is_never_held_back() {
+    let scene = beyond_the_limit("d-limit-not").await;
+    for (drift, kind) in [
+        (Drift::Unissued, Kind::Unissued),
+        (Drift::FailedClaim, Kind::FailedClaim),
+        (Drift::FailedDuplicate, Kind::FailedClaim),
+    ] {
+        let (coupon, answers) = scene.held(&drift.name(), 100, 100).await;
+        let done = injector(&scene.world, &coupon).await.make(drift, 40).await.unwrap();
+        pass_repairs(&scene.world, &expected(kind, &done)).await;
+        assert_whole(&scene.world, &coupon, 100, 100).await;
+        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    }
+    let (coupon, answers) = scene.held("Lost", 100, 100).await;
+    injector(&scene.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
+    pass_repairs(&scene.world, &[(Kind::RedisLost, None, None)].into()).await;
+    assert_whole(&scene.world, &coupon, 100, 100).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+}

@@ -1,0 +1,238 @@
+//! What the reconciler mends: one pass and the drop is exact again, a second finds nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Answer, Api, Coupon, LIMIT, Promise, Running, Stores, World, assert_exact, eventually, people, plain,
+    redis_holders, rush,
+};
+use serde_json::json;
+
+use crate::claims::many::{all_issued, open_world};
+
+/// How many findings there are of each kind.
+pub(crate) fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
+    let mut kinds = BTreeMap::new();
+    for finding in run.all_findings() {
+        *kinds.entry(finding.kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// Fails unless the run looked at this drop, found nothing at all, and says that it is exact.
+pub(crate) fn assert_clean(run: &Run, coupon: &Coupon) {
+    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
+    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
+    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
+}
+
+/// A coupon of 20, all given out and issued; the consumer is gone again.
+pub(crate) async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let answers = rush(&[api], coupon.id, &people(20), 20).await;
+    all_issued(world, coupon.drop, 20).await;
+    assert_eq!(consumer.process.stop().await, 0);
+    (coupon, answers)
+}
+
+/// One pass that repairs, then exact, then a pass that finds nothing.
+async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_eq!(kinds(&run), expected.iter().copied().collect(), "{run:#?}");
+    assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
+    assert_exact(world, coupon, 20, answers).await;
+    assert_clean(&world.pass().await, coupon);
+    assert_exact(world, coupon, 20, answers).await;
+}
+
+#[tokio::test]
+async fn rows_deleted_from_mysql_are_issued_again_to_the_same_people() {
+    let (world, api) = open_world("deleted").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)").await;
+    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 3)]).await;
+    let by = "SELECT slot FROM issued_coupons WHERE issued_by = 'reconciler' ORDER BY slot";
+    assert_eq!(world.sql.query(by).await, [["1"], ["7"], ["20"]]);
+    let told = world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let admitted_at: i64 = world.redis.command(&["HGET", &told, "7"]).await;
+    let row = "SELECT ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) FROM issued_coupons WHERE slot = 7";
+    assert_eq!(world.sql.number(row).await, admitted_at, "the instant of admission is kept");
+}
+
+#[tokio::test]
+async fn people_removed_from_redis_are_put_back_on_their_slots() {
+    let (world, api) = open_world("removed").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let holders = redis_holders(&world, &coupon).await;
+    for slot in [1, 7, 20] {
+        world.redis.command::<i64>(&["ZREM", &users, &holders[&slot]]).await;
+        world.redis.command::<i64>(&["HDEL", &world.redis.claimants(coupon.id), &holders[&slot]]).await;
+    }
+    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(409 | 503, _)), "never one too many");
+    one_pass_mends(&world, &coupon, &answers, &[(Kind::MissingAdmission, 3)]).await;
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot });
+    }
+}
+
+#[tokio::test]
+async fn a_count_that_was_changed_is_set_right() {
+    let (world, api) = open_world("count").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let key = world.redis.of_drop(coupon.id, coupon.drop, "count");
+    let cases = [
+        (vec!["SET", &key, "3"], Kind::CountMismatch),
+        (vec!["SET", &key, "1000"], Kind::CountMismatch),
+        (vec!["SET", &key, "-1"], Kind::CountMismatch),
+        // Without a counter that can be read, nothing in Redis says how far it was.
+        (vec!["SET", &key, "many"], Kind::RedisLost),
+        (vec!["DEL", &key], Kind::RedisLost),
+    ];
+    for (wrong, kind) in cases {
+        world.redis.command::<firstcome_shared::redis::Value>(&wrong).await;
+        assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(409 | 503, _)), "never one too many");
+        one_pass_mends(&world, &coupon, &answers, &[(kind, 1)]).await;
+        assert!(api.claim(coupon.id, "u-late").await.is("sold_out"), "after {wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "flushed").await;
+    let api = world.serve().await;
+    world.open().await;
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    // Three kinds of evidence: rows, messages not yet read, and people whom only Redis knew — those have no slot to defend
+    // any more, so everyone here is in MySQL or on the topic.
+    let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
+    all_issued(&world, coupon.drop, 10).await;
+    consumer.process.stop().await;
+    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into(), "w-3".into()], 3).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _)), "closed while unsure");
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert!(kinds(&run).contains_key(&Kind::RedisLost), "{run:#?}");
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let later = rush(&[&api], coupon.id, &(14..=40).map(|n| format!("x-{n}")).collect::<Vec<_>>(), 10).await;
+    assert_eq!(later.iter().filter(|(_, answer)| answer.is_accepted()).count(), 7);
+    answers.extend(later);
+    let _consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 20).await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "older").await;
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
+    all_issued(&world, coupon.drop, 5).await;
+    redis.stop().await.unwrap();
+    let old = tempfile::tempdir().unwrap();
+    copy(redis.data_dir().unwrap(), old.path());
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    all_issued(&world, coupon.drop, 7).await;
+
+    redis.kill().await.unwrap();
+    copy(old.path(), redis.data_dir().unwrap());
+    redis.start_again().await.unwrap();
+    eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
+        matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
+    })
+    .await;
+    world.pass().await;
+    answers.push(("w-3".into(), api.claim(coupon.id, "w-3").await));
+    assert_eq!(answers.last().unwrap().1.promised(), Some((coupon.drop, 8)), "slots 6 and 7 are taken");
+    all_issued(&world, coupon.drop, 8).await;
+    assert_exact(&world, &coupon, 8, &answers).await;
+}
+
+/// Makes `to` a copy of the folder `from`.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::remove_dir_all(to).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn what_was_repaired_is_mailed_and_recorded() {
+    let (world, api) = open_world("mailed").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    let daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (2, 4)").await;
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert_exact(&world, &coupon, 20, &answers).await;
+    let repaired = |mail: &firstcome_stack::Mail| plain(mail).contains("20 of 20");
+    world.mail.wait_for(repaired, Duration::from_secs(20)).await.unwrap();
+    let recorded = format!("SELECT status, applied FROM reconcile_runs WHERE id = '{}'", run.run_id);
+    assert_eq!(world.sql.query(&recorded).await, [["repaired", "2"]]);
+    let findings =
+        format!("SELECT kind, slot, result FROM reconcile_findings WHERE run_id = '{}' ORDER BY slot", run.run_id);
+    assert_eq!(world.sql.query(&findings).await, [["unissued", "2", "applied"], ["unissued", "4", "applied"]]);
+    let told: Run = {
+        let path = format!("/v1/runs/{}", run.run_id);
+        let reply = firstcome_testkit::Http::send(daemon.http().ops(reqwest::Method::GET, &path)).await;
+        serde_json::from_value(reply.body).unwrap()
+    };
+    assert_eq!(told.run_id, run.run_id);
+    assert_eq!(told.drops, run.drops);
+}
+
+#[tokio::test]
+async fn a_dry_run_lists_what_it_would_do_and_changes_nothing() {
+    let (world, api) = open_world("dry").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let holders = redis_holders(&world, &coupon).await;
+    world.redis.command::<i64>(&["ZREM", &users, &holders[&9]]).await;
+    let before = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
+    let dry = world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(dry.code, 1, "{}", dry.log);
+    let run = dry.run();
+    assert!(run.dry_run && run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
+    assert!(kinds(&run).contains_key(&Kind::Unissued) && kinds(&run).contains_key(&Kind::MissingAdmission), "{run:#?}");
+    let after = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
+    assert_eq!(before, after);
+    world.pass().await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+}
+
+#[tokio::test]
+async fn a_daemon_mends_by_its_schedule_without_being_asked() {
+    let (world, api) = open_world("cron").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    let _daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
+    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'repaired'";
+    eventually("a scheduled pass has repaired", LIMIT, async || world.sql.number(repaired).await == 1).await;
+    assert_exact(&world, &coupon, 20, &answers).await;
+    let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
+    eventually("and the next find nothing", LIMIT, async || world.sql.number(passes).await >= 2).await;
+    assert_eq!(world.sql.number(repaired).await, 1);
+}

@@ -1,0 +1,118 @@
+//! Drops that are over: sealed once verified exact, then free of cost, and still answered from MySQL.
+
+use chrono::{SecondsFormat, TimeDelta, Utc};
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::{Kind, Status};
+use firstcome_testkit::{Answer, Coupon, LIMIT, Promise, eventually};
+use serde_json::json;
+
+use crate::drift::support::{Scene, assert_found, assert_kept, expected, injector};
+
+/// A drop of 20, all held, that has just closed.
+async fn closed(scene: &Scene, name: &str) -> (Coupon, Vec<Promise>) {
+    // Long enough for twenty claims on a busy machine.
+    let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let body = json!({
+        "name": name, "quantity": 20, "once_per": "coupon", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
+    });
+    let (coupon, answers) = scene.held_of(&body, 20).await;
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    eventually("it closes", LIMIT, async || state(scene, &coupon).await == "closed").await;
+    (coupon, answers)
+}
+
+async fn state(scene: &Scene, coupon: &Coupon) -> String {
+    let body = scene.api.coupon(coupon.id).await;
+    ["current_drop", "next_drop", "last_drop"]
+        .iter()
+        .find_map(|name| body[*name]["state"].as_str().map(str::to_owned))
+        .unwrap_or_else(|| "closed".to_owned())
+}
+
+async fn sealed(scene: &Scene, coupon: &Coupon) -> bool {
+    let sealed = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
+    scene.world.sql.number(&sealed).await == 1
+}
+
+/// Passes until the drop is sealed: it must have been closed for as long as a message may take.
+async fn until_sealed(scene: &Scene, coupon: &Coupon) {
+    eventually("it is sealed", LIMIT, async || {
+        let run = scene.world.pass().await;
+        assert_eq!(run.status, Status::Clean, "{run:#?}");
+        sealed(scene, coupon).await
+    })
+    .await;
+}
+
+/// Holders have theirs, others learn that it is over.
+async fn answered(scene: &Scene, coupon: &Coupon, answers: &[Promise]) {
+    for (user, answer) in answers {
+        let (drop, slot) = answer.promised().unwrap();
+        let me = scene.api.me(coupon.id, user).await;
+        assert_eq!((&me["status"], &me["slot"]), (&json!("issued"), &json!(slot)), "{user}: {me}");
+        assert_eq!(scene.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    assert_eq!(scene.api.me(coupon.id, "u-other").await["status"], "none");
+    assert!(scene.api.claim(coupon.id, "u-other").await.is("closed"));
+}
+
+#[tokio::test]
+async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone() {
+    let scene = Scene::new("d-sealed").await;
+    scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let (coupon, answers) = closed(&scene, "Over").await;
+    until_sealed(&scene, &coupon).await;
+    let run = scene.world.pass().await;
+    assert!(run.drops.iter().all(|report| report.drop_id.0 != coupon.drop), "it is not looked at any more: {run:#?}");
+    let own = scene.world.redis.of_drop(coupon.id, coupon.drop, "");
+    eventually("its keys expire", LIMIT, async || {
+        !scene.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+    })
+    .await;
+    answered(&scene, &coupon, &answers).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    let body = scene.api.coupon(coupon.id).await;
+    assert!(body.to_string().contains("sealed"), "{body}");
+    assert_eq!(scene.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+}
+
+#[tokio::test]
+async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
+    let scene = Scene::new("d-deep").await;
+    let (coupon, answers) = closed(&scene, "Over").await;
+    until_sealed(&scene, &coupon).await;
+    let deep = scene.world.once_with(&["--deep"], &[]).await.run();
+    assert_eq!((deep.status, deep.deep), (Status::Clean, true), "{deep:#?}");
+    let report = deep.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("it is looked at");
+    assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
+
+    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    assert_found(&scene.world.pass().await, &[].into());
+    let deep = scene.world.once_with(&["--deep"], &[]).await.run();
+    assert_found(&deep, &expected(Kind::Unissued, &done));
+    assert_eq!(deep.status, Status::Repaired, "{deep:#?}");
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    answered(&scene, &coupon, &answers).await;
+    assert_eq!(scene.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+}
+
+#[tokio::test]
+async fn a_drop_that_is_not_exact_is_not_sealed() {
+    let scene = Scene::new("d-unsealed").await;
+    let (coupon, answers) = closed(&scene, "Not yet").await;
+    let mut injector = injector(&scene.world, &coupon).await;
+    injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    eventually("it has been closed for long enough", LIMIT, async || {
+        let run = scene.world.once_with(&[], &[]).await.run();
+        assert_eq!(run.status, Status::Drift, "{run:#?}");
+        let age =
+            format!("SELECT TIMESTAMPDIFF(SECOND, closes_at, UTC_TIMESTAMP()) FROM drops WHERE id = {}", coupon.drop);
+        scene.world.sql.number(&age).await > 4
+    })
+    .await;
+    assert!(!sealed(&scene, &coupon).await, "a person has to decide first");
+    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
+    until_sealed(&scene, &coupon).await;
+    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+}

@@ -1,0 +1,258 @@
+//! What the tests of drift share: a system with people in it, drift on purpose, and a look at everything there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use firstcome_drift::{Injected, Injector, Place};
+use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
+use firstcome_stack::{Fault, FaultProxy, MysqlServer};
+use firstcome_testkit::{
+    Api, Coupon, Http, LIMIT, Promise, Reconciler, Running, Stores, World, eventually, eventually_some, people,
+    redis_holders, rows, rush, shared,
+};
+use mail_parser::MessageParser;
+use serde_json::{Value, json};
+
+use crate::claims::many::all_issued;
+
+/// Longest wait for a mail.
+pub(crate) const MAILED: Duration = Duration::from_secs(20);
+
+/// An API, a consumer, and an open gate.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) api: Running<Api>,
+    pub(crate) consumer: Running<Http>,
+}
+
+impl Scene {
+    pub(crate) async fn new(name: &str) -> Self {
+        Self::on(Stores::shared().await, name).await
+    }
+
+    pub(crate) async fn on(stores: Stores, name: &str) -> Self {
+        let world = World::on(stores, name).await;
+        let api = world.serve().await;
+        world.open().await;
+        let consumer = world.consume().await;
+        Self { world, api, consumer }
+    }
+
+    /// A coupon that has been open for long, of which so many people hold one.
+    pub(crate) async fn held(&self, name: &str, quantity: u32, holders: usize) -> (Coupon, Vec<Promise>) {
+        self.held_of(&body(name, quantity, 0), holders).await
+    }
+
+    /// The same, made from this body.
+    pub(crate) async fn held_of(&self, body: &Value, holders: usize) -> (Coupon, Vec<Promise>) {
+        let coupon = self.api.create_coupon(body).await;
+        let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
+        all_issued(&self.world, coupon.drop, holders).await;
+        (coupon, answers)
+    }
+}
+
+/// A coupon that is open.
+pub(crate) fn body(name: &str, quantity: u32, waiting: u32) -> Value {
+    json!({
+        "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
+    })
+}
+
+/// Makes drift in a drop.
+pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
+    let place = Place::of(|name| world.setting(name)).unwrap();
+    Injector::new(&place, Some(coupon.id), Some(coupon.drop)).await.unwrap()
+}
+
+/// Everything there is of the product but what passes note of themselves.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Everything {
+    redis: BTreeMap<String, (Vec<u8>, i64)>,
+    mysql: BTreeMap<String, Vec<Vec<String>>>,
+    kafka: Vec<(i64, i64)>,
+}
+
+/// Keys with their types, values and times to live, rows of all tables, offsets of the group and ends of the topic.
+pub(crate) async fn everything(world: &World) -> Everything {
+    const OF_PASSES: [&str; 5] = ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "reconciler_state"];
+    let tables =
+        world.sql.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()").await;
+    let mut mysql = BTreeMap::new();
+    for table in tables.into_iter().flatten().filter(|table| !OF_PASSES.contains(&table.as_str())) {
+        let mut rows = world.sql.query(&format!("SELECT * FROM `{table}`")).await;
+        rows.sort();
+        mysql.insert(table, rows);
+    }
+    assert!(mysql.contains_key("issued_coupons") && mysql.contains_key("failed_claims"), "{:?}", mysql.keys());
+    Everything { redis: world.redis.dump().await, mysql, kafka: world.topic.offsets().await }
+}
+
+/// A finding, by what it is about.
+pub(crate) type Found = (Kind, Option<i64>, Option<String>);
+
+/// What a run found, each with its outcome.
+pub(crate) fn found(run: &Run) -> BTreeMap<Found, Outcome> {
+    run.all_findings().map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result)).collect()
+}
+
+/// What a run must find for drift that was made: each person by name, or the drop as a whole.
+pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<Found> {
+    if done.people.is_empty() {
+        return [(kind, None, None)].into();
+    }
+    done.people.iter().map(|hit| (kind, Some(hit.slot), Some(hit.user.clone()))).collect()
+}
+
+/// Fails unless the run found exactly these.
+pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<Found>) {
+    let found = found(run).into_keys().collect();
+    assert_eq!(expected, &found, "{run:#?}");
+}
+
+/// A dry run by the command line lists exactly these, and everything is as it was.
+pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> Run {
+    let before = everything(world).await;
+    let dry = world.once_with(&["--dry-run"], &[]).await;
+    let after = everything(world).await;
+    assert_eq!(before, after, "a dry run changed something");
+    assert_eq!(dry.code, 1, "{}", dry.log);
+    let run = dry.run();
+    assert!(
+        run.dry_run && run.all_findings().all(|f| matches!(f.result, Outcome::Planned | Outcome::Skipped)),
+        "{run:#?}"
+    );
+    assert_found(&run, expected);
+    run
+}
+
+/// A pass by the command line finds nothing, and looked at people and rows of this drop.
+pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
+    let once = world.once_with(&[], &[]).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    crate::drift::repairs::assert_clean(&once.run(), coupon);
+}
+
+/// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free; nothing is left over.
+pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, held: usize) {
+    let rows = rows(world, coupon.drop).await;
+    assert_eq!(rows.len(), held, "rows: {rows:?}");
+    assert!(rows.keys().all(|slot| (1..=quantity).contains(slot)), "{rows:?}");
+    assert_eq!(rows.values().collect::<BTreeSet<_>>().len(), rows.len(), "somebody has two rows");
+    assert_eq!(redis_holders(world, coupon).await, rows, "Redis and MySQL differ");
+    let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
+    let count: i64 = world.redis.command(&["GET", &key("count")]).await;
+    let free: Vec<i64> = world.redis.command(&["ZRANGE", &key("free"), "0", "-1"]).await;
+    assert_eq!(count, i64::try_from(rows.len() + free.len()).unwrap(), "count; free are {free:?}");
+    assert!(free.iter().all(|slot| *slot >= 1 && *slot <= count && !rows.contains_key(&u32::try_from(*slot).unwrap())));
+    let waiting: u32 = world.redis.command(&["ZCARD", &key("waiting")]).await;
+    assert!(waiting == 0 || rows.len() == quantity as usize, "{waiting} people wait while slots are left");
+    if coupon.body["once_per"] == "coupon" {
+        let claimants: BTreeMap<String, String> =
+            world.redis.command(&["HGETALL", &world.redis.claimants(coupon.id)]).await;
+        for (slot, user) in &rows {
+            assert_eq!(claimants.get(user), Some(&format!("{}:{slot}", coupon.drop)), "{user} among the claimants");
+        }
+    }
+}
+
+/// Everyone told yes has the row with the slot told, but for these.
+pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
+    let rows = rows(world, coupon.drop).await;
+    for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {
+        if let Some((drop, slot)) = answer.promised() {
+            assert_eq!((coupon.drop, rows.get(&slot)), (drop, Some(user)), "{user} was told {answer:?}");
+        }
+    }
+}
+
+/// A mail as a person reads it.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) subject: String,
+    pub(crate) text: String,
+}
+
+pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
+    let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
+    Read {
+        subject: parsed.subject().unwrap_or_default().to_owned(),
+        text: parsed.body_text(0).unwrap_or_default().into_owned(),
+    }
+}
+
+/// The mail whose subject has all of these words.
+pub(crate) async fn mailed(world: &World, words: &[&str]) -> Read {
+    let fits = |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
+    match world.mail.wait_for(fits, MAILED).await {
+        Ok(mail) => read(&mail),
+        Err(error) => panic!("{words:?}: {error}; subjects: {:#?}", subjects(world)),
+    }
+}
+
+pub(crate) fn subjects(world: &World) -> Vec<String> {
+    world.mail.mails().iter().map(|mail| read(mail).subject).collect()
+}
+
+/// A pass that repairs all it finds, which is exactly this.
+pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<Found>) -> Run {
+    let once = world.once_with(&[], &[]).await;
+    let run = once.run();
+    assert_found(&run, expected);
+    assert_eq!((run.status, once.code), (Status::Repaired, 0), "{run:#?}\n{}", once.log);
+    assert!(run.all_findings().all(|f| f.result == Outcome::Applied && !f.needs_person), "{run:#?}");
+    run
+}
+
+/// A daemon whose way to MySQL can be made slow or cut, and whose passes go in many small steps.
+pub(crate) struct Hindered {
+    pub(crate) proxy: FaultProxy,
+    pub(crate) daemon: Running<Reconciler>,
+}
+
+impl Hindered {
+    pub(crate) async fn start(world: &World, env: &[(&str, &str)]) -> Self {
+        let mysql = &shared().await.mysql;
+        let hindered = Self::over(world, mysql, mysql.proxy().await.unwrap(), env).await;
+        // The pass at its start is over.
+        hindered.daemon.reconcile(&json!({})).await;
+        hindered
+    }
+
+    /// The same with a MySQL of the test's own.
+    pub(crate) async fn over(world: &World, mysql: &MysqlServer, proxy: FaultProxy, env: &[(&str, &str)]) -> Self {
+        let url = mysql.database_url_via(&proxy, world.database());
+        let mut all = vec![("DATABASE_URL", url.as_str()), ("RECONCILE_PAGE_SLOTS", "10")];
+        all.extend(env);
+        let daemon = world.daemon_with(&all).await;
+        Self { proxy, daemon }
+    }
+
+    /// Begins a pass that takes seconds, and waits until it is under way; its id.
+    pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
+        self.proxy.set(Fault::Delay(Duration::from_millis(40))).await.unwrap();
+        // A pass of its schedule may be under way; the next one is ours.
+        let reply = eventually_some("the pass is accepted", LIMIT, async || {
+            let reply = self.daemon.ask(&json!({"wait": false})).await;
+            if reply.status == 202 { Ok(reply) } else { Err(reply.text) }
+        })
+        .await;
+        let id = reply.body["run_id"].as_str().unwrap().to_owned();
+        assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
+        eventually("the pass is under way", LIMIT, async || status_of(world, &id).await.as_deref() == Some("running"))
+            .await;
+        id
+    }
+}
+
+/// How a run stands in its table.
+pub(crate) async fn status_of(world: &World, run: &str) -> Option<String> {
+    let rows = world.sql.query(&format!("SELECT status FROM reconcile_runs WHERE id = '{run}'")).await;
+    rows.into_iter().next().map(|row| row[0].clone())
+}
+
+/// Why a run failed.
+pub(crate) async fn error_of(world: &World, run: &str) -> String {
+    world.sql.query(&format!("SELECT error FROM reconcile_runs WHERE id = '{run}'")).await[0][0].clone()
+}

@@ -1,0 +1,100 @@
+//! What lives on from cycle to cycle, and what all cycles do.
+
+use std::collections::{HashMap, HashSet};
+
+use firstcome_reconciler::report::Status;
+use firstcome_shared::crash::Point;
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisOptions, RedisServer};
+use firstcome_testkit::{Api, Coupon, Http, LIMIT, Process, Promise, Running, Stores, World, rows};
+
+use super::Scene;
+use super::tally::Seen;
+
+/// SIGABRT, as a shell counts it.
+const ABORTED: i32 = 128 + 6;
+
+/// A world with the processes that do not crash in it.
+pub(super) struct Stage {
+    pub(super) world: World,
+    pub(super) api: Running<Api>,
+    /// Where the consumer is what crashes, there is no other.
+    _consumer: Option<Running<Http>>,
+    /// The way to Kafka, where that is what is broken.
+    kafka: Option<FaultProxy>,
+    _own: (Option<RedisServer>, Option<KafkaServer>),
+}
+
+impl Stage {
+    pub(super) async fn new(name: &str, scene: Scene) -> Self {
+        let mut stores = Stores::shared().await;
+        let (mut redis, mut kafka, mut proxy) = (None, None, None);
+        // The gate is closed for all who share a Redis.
+        if scene == Scene::Gate {
+            let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
+            stores = stores.with_redis(own);
+        }
+        if scene == Scene::Kept {
+            let (own, way) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
+            stores = stores.with_kafka(kafka.insert(own));
+            proxy = Some(way);
+        }
+        let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
+        // Passes wait for as long before they judge what is young; the claims here are few.
+        world.set("PUBLISH_DEADLINE_MS", "500");
+        world.set("BACKUP_DEADLINE_MS", "500");
+        world.set("CONSUME_SESSION_TIMEOUT_MS", "1000");
+        world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
+        let api = world.serve().await;
+        world.open().await;
+        let consumer = if scene == Scene::Batch { None } else { Some(world.consume().await) };
+        Self { world, api, _consumer: consumer, kafka: proxy, _own: (redis, kafka) }
+    }
+
+    /// Breaks the way to Kafka, or mends it, where that belongs to the scene.
+    pub(super) async fn kafka_is(&self, fault: Fault) {
+        if let Some(proxy) = &self.kafka {
+            proxy.set(fault).await.unwrap();
+        }
+    }
+
+    /// One pass, as far as its end or the point; whether it died there.
+    pub(super) async fn pass_dies(&self, point: Point) -> bool {
+        let env = [("FIRSTCOME_CRASH_AT", point.name())];
+        let once = self.world.once_with(&[], &env).await;
+        let died = once.log.contains(&format!("crash point {}", point.name()));
+        assert_eq!(died, once.code == ABORTED, "code {}: {}", once.code, once.log);
+        assert!(died || once.code <= 1, "code {}: {}", once.code, once.log);
+        died
+    }
+
+    /// A pass that mends what is left, and one that finds nothing.
+    pub(super) async fn mend(&self) {
+        let once = self.world.once_with(&[], &[]).await;
+        assert!(once.code <= 1, "code {}: {}", once.code, once.log);
+        let again = self.world.once_with(&[], &[]).await.run();
+        assert_eq!((again.status, again.all_findings().count()), (Status::Clean, 0), "{again:#?}");
+    }
+
+    /// What the stores say about what people were told, and the drop is put aside: passes need not look at it any more.
+    pub(super) async fn count(&self, coupon: &Coupon, quantity: usize, answers: &[Promise]) -> Seen {
+        let rows = rows(&self.world, coupon.drop).await;
+        let people: HashSet<&String> = rows.values().collect();
+        let by_person: HashMap<&String, u32> = rows.iter().map(|(slot, user)| (user, *slot)).collect();
+        let mut seen = Seen { fired: 2, ..Seen::default() };
+        for (user, answer) in answers {
+            let Some((drop, slot)) = answer.promised() else { continue };
+            seen.promises += 1;
+            seen.broken += usize::from((drop, by_person.get(user)) != (coupon.drop, Some(&slot)));
+        }
+        seen.over_issued = rows.len().saturating_sub(quantity) + (rows.len() - people.len());
+        let seal = "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
+        self.world.sql.query(&format!("{seal} = {}", coupon.drop)).await;
+        seen
+    }
+}
+
+/// Waits for a process that must die at a point.
+pub(super) async fn dies_at(process: &Process, point: Point) {
+    assert_eq!(process.ended(LIMIT).await, ABORTED, "{}: {}", point.name(), process.log());
+    assert!(process.log().contains(&format!("crash point {}", point.name())), "{}", process.log());
+}

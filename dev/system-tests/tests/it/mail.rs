@@ -1,0 +1,113 @@
+//! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive, once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Status;
+use firstcome_stack::Behaviour;
+use firstcome_testkit::{Coupon, LIMIT, Reconciler, Running, World, eventually};
+use mail_parser::MessageParser;
+use serde_json::json;
+
+use crate::drift::support::{MAILED, Scene, injector, read};
+
+/// Drift is made and mended while the mail server behaves like that; the mail for it waits.
+async fn mended_meanwhile(scene: &Scene, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
+    let world = &scene.world;
+    world.mail.set(behaviour.clone()).await.unwrap();
+    injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    // Later passes, too, are not held up: each has ended when it is answered.
+    let run = daemon.reconcile(&json!({})).await;
+    assert_eq!(run.status, Status::Repaired, "{behaviour:?}: {run:#?}");
+    for _ in 0..3 {
+        assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean, "{behaviour:?}");
+    }
+    let tried = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND attempts > 0";
+    eventually(&format!("it was tried ({behaviour:?})"), LIMIT, async || world.sql.number(tried).await == 1).await;
+}
+
+/// The time of the next attempt has come.
+async fn due_now(world: &World) {
+    let due = "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3), leased_until = NULL WHERE sent_at IS NULL";
+    world.sql.query(due).await;
+}
+
+async fn all_sent(world: &World) {
+    let waiting = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL";
+    eventually("the outbox is empty", MAILED, async || world.sql.number(waiting).await == 0).await;
+}
+
+fn message_ids(world: &World) -> Vec<String> {
+    let id = |mail: &firstcome_stack::Mail| {
+        MessageParser::default().parse(&mail.raw).unwrap().message_id().expect("a Message-ID").to_owned()
+    };
+    world.mail.mails().iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
+    let scene = Scene::new("d-mail").await;
+    let world = &scene.world;
+    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
+    daemon.reconcile(&json!({})).await;
+    for behaviour in
+        [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Slow(Duration::from_millis(300)), Behaviour::Down]
+    {
+        world.mail.set(Behaviour::Normal).await.unwrap();
+        all_sent(world).await;
+        let name = format!("{behaviour:?}");
+        let (coupon, _) = scene.held(&name, 20, 20).await;
+        world.mail.clear();
+        mended_meanwhile(&scene, &daemon, &coupon, behaviour).await;
+        assert!(world.mail.mails().is_empty(), "nothing can have come through");
+        world.mail.set(Behaviour::Normal).await.unwrap();
+        due_now(world).await;
+        all_sent(world).await;
+        let subjects: Vec<String> = world.mail.mails().iter().map(|mail| read(mail).subject).collect();
+        assert_eq!(subjects.len(), 1, "{subjects:?}");
+        assert!(subjects[0].contains("repaired") && subjects[0].contains(&name), "{subjects:?}");
+    }
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_message_id() {
+    let scene = Scene::new("d-mail-id").await;
+    let world = &scene.world;
+    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
+    let (coupon, _) = scene.held("Twice", 20, 20).await;
+    daemon.reconcile(&json!({})).await;
+    all_sent(world).await;
+    world.mail.clear();
+    mended_meanwhile(&scene, &daemon, &coupon, Behaviour::SilentAfterData).await;
+    assert_eq!(world.mail.mails().len(), 1, "it came, but nobody said so");
+    world.mail.set(Behaviour::Normal).await.unwrap();
+    due_now(world).await;
+    all_sent(world).await;
+    let ids = message_ids(world);
+    assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (2, 1), "readers see one mail: {ids:?}");
+}
+
+#[tokio::test]
+async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
+    let scene = Scene::new("d-mail-stop").await;
+    let world = &scene.world;
+    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "60000")]).await;
+    let (coupon, _) = scene.held("Stop", 20, 20).await;
+    daemon.reconcile(&json!({})).await;
+    all_sent(world).await;
+    world.mail.set(Behaviour::SilentAfterAccept).await.unwrap();
+    injector(world, &coupon).await.make(Drift::Unissued, 1).await.unwrap();
+    assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Repaired);
+    let in_hand = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL AND leased_until > UTC_TIMESTAMP(3)";
+    eventually("the mail is in hand", LIMIT, async || world.sql.number(in_hand).await == 1).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(daemon.process.stop().await, 0);
+    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
+    // Another process sends it once the lease is over.
+    world.mail.set(Behaviour::Normal).await.unwrap();
+    due_now(world).await;
+    assert_eq!(world.once_with(&[], &[]).await.code, 0);
+    all_sent(world).await;
+}

@@ -1,0 +1,152 @@
+//! Operators who change the same coupon at the same time, beside claims and repairs: whatever order their writes arrive in, Redis
+//! ends with what MySQL has, and nobody is told yes beyond it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_testkit::{Api, LIMIT, Stores, World, assert_exact, eventually, rush, shared};
+use serde_json::{Value, json};
+
+use crate::claims::many::all_issued;
+use crate::drift::repairs::given_out;
+use crate::drift::support::{Scene, body};
+
+/// Conflicting changes; 1,000 for a release (docs/RELIABILITY.md).
+fn changes() -> u64 {
+    std::env::var("CHANGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// Quantity and pause, as MySQL and as Redis have them.
+async fn settings(world: &World, coupon: &firstcome_testkit::Coupon) -> ([i64; 2], [i64; 2]) {
+    let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
+    let quantity = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    let in_redis: (i64, i64) = world.redis.command(&["HMGET", &meta, "quantity", "paused"]).await;
+    ([world.sql.number(&quantity).await, world.sql.number(&paused).await], [in_redis.0, in_redis.1])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
+    let scene = Scene::new("operators").await;
+    let world = &scene.world;
+    let redis = &shared().await.redis;
+    let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
+    for late in [30, 120] {
+        let proxy = redis.proxy().await.unwrap();
+        proxy.set(Fault::Delay(Duration::from_millis(late))).await.unwrap();
+        apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);
+        slow.push(proxy);
+    }
+    let coupon = scene.api.create_coupon(&body("Operators", 100, 0)).await;
+    let apis: Vec<&Api> = [&*scene.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
+    let done = AtomicBool::new(false);
+    let each = changes() / 4;
+    let operators = async {
+        let every = apis.iter().enumerate().map(async |(at, api)| {
+            let mut stood = 0_u64;
+            for round in 0..each {
+                // Up and down round what is given out, each process by its own step.
+                let step = u64::from(rand::random::<u8>());
+                let change = match (round + at as u64) % 3 {
+                    0 => json!({"paused": round % 2 == 0}),
+                    1 => json!({"quantity": 20 + step}),
+                    _ => json!({"quantity": 20 + step, "paused": false}),
+                };
+                let status = api.patch(coupon.id, &change).await.status;
+                assert!(matches!(status, 200 | 409 | 503), "{change}: {status}");
+                stood += u64::from(status == 200);
+            }
+            stood
+        });
+        let stood: u64 = futures_util::future::join_all(every).await.into_iter().sum();
+        done.store(true, Ordering::Relaxed);
+        stood
+    };
+    let claims = async {
+        let mut told = Vec::new();
+        let mut number = 0;
+        while !done.load(Ordering::Relaxed) {
+            number += 1;
+            let some: Vec<String> = (0..4).map(|at| format!("u-{number}-{at}")).collect();
+            told.extend(rush(&apis, coupon.id, &some, 4).await);
+        }
+        told
+    };
+    let (stood, answers) = tokio::join!(operators, claims);
+    let yes = answers.iter().filter(|(_, answer)| answer.promised().is_some()).count();
+    println!("{stood} of {} changes stood, {yes} people were told yes", each * 4);
+    assert!(stood >= each, "{stood} changes stood");
+    // No pass has run: what Redis has is what the changes left there.
+    let (in_mysql, in_redis) = settings(world, &coupon).await;
+    assert_eq!(in_mysql, in_redis, "quantity and pause");
+    all_issued(world, coupon.drop, yes).await;
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM failed_claims").await, 0, "nobody was refused a row");
+}
+
+#[tokio::test]
+async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
+    let scene = Scene::new("held-up").await;
+    let (world, redis) = (&scene.world, &shared().await.redis);
+    let proxy = redis.proxy().await.unwrap();
+    let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
+    let coupon = scene.api.create_coupon(&body("Held up", 100, 0)).await;
+    proxy.set(Fault::Delay(Duration::from_millis(700))).await.unwrap();
+    let raise = async { slow.patch(coupon.id, &json!({"quantity": 200, "paused": false})).await.status };
+    let lower = async {
+        // As soon as MySQL has it, and before Redis does.
+        let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
+        eventually("MySQL has the larger quantity", LIMIT, async || world.sql.number(&sql).await == 200).await;
+        scene.api.patch(coupon.id, &json!({"quantity": 100, "paused": true})).await.status
+    };
+    assert_eq!(tokio::join!(raise, lower), (200, 200));
+    assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
+    assert!(scene.api.claim(coupon.id, "u-late").await.is("paused"));
+}
+
+#[tokio::test]
+async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
+    let scene = Scene::new("overtaken").await;
+    let (world, redis) = (&scene.world, &shared().await.redis);
+    let proxy = redis.proxy().await.unwrap();
+    let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
+    let coupon = scene.api.create_coupon(&body("Overtaken", 100, 0)).await;
+    proxy.set(Fault::Delay(Duration::from_millis(500))).await.unwrap();
+    let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
+    let overtake = async {
+        let sql = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
+        eventually("MySQL has the pause", LIMIT, async || world.sql.number(&sql).await == 1).await;
+        // As a writer of one field or one drop leaves it, who took a later revision and died.
+        let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+        let key = meta.replace(&format!("drop:{}:meta", coupon.drop), "revision");
+        world.redis.command::<()>(&["SET", &key, "1000"]).await;
+    };
+    assert_eq!(tokio::join!(pause, overtake), (200, ()));
+    assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
+    assert!(scene.api.claim(coupon.id, "u-late").await.is("paused"));
+}
+
+#[tokio::test]
+async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&server), "paused-meanwhile").await;
+    let api = world.serve().await;
+    world.open().await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    assert_eq!(api.patch(coupon.id, &json!({"quantity": 25})).await.status, 200);
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")]).await;
+    eventually("it waits before it rebuilds", LIMIT, async || daemon.process.log().contains("may still be on its way"))
+        .await;
+    let paused: Value = api.patch(coupon.id, &json!({"paused": true})).await.body;
+    assert_eq!(paused["current_drop"]["state"], "paused");
+    eventually("admission is open again", LIMIT, async || !api.claim(coupon.id, "u-late").await.is("unavailable"))
+        .await;
+    assert!(api.claim(coupon.id, "u-late").await.is("paused"));
+    assert_eq!(api.patch(coupon.id, &json!({"paused": false})).await.status, 200);
+    assert!(api.claim(coupon.id, "u-late").await.promised().is_some());
+    assert_eq!(daemon.process.stop().await, 0);
+    let _consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 21).await;
+    assert_exact(&world, &coupon, 21, &answers).await;
+}

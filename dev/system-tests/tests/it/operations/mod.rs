@@ -1,0 +1,5 @@
+//! Operators and processes: changes of coupons, stops and kills.
+
+mod changes;
+mod processes;
+mod silent_stops;

@@ -1,0 +1,238 @@
+//! Processes stopped and killed in the middle of their work.
+
+use std::time::Duration;
+
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{KafkaOptions, KafkaServer};
+use firstcome_testkit::{Answer, LIMIT, Promise, Session, Stores, World, assert_exact, eventually, people, rows, rush};
+use rustix::process::Signal;
+
+use crate::claims::many::{all_issued, holders, open_world};
+use crate::consumer::messages::WAITS;
+use crate::drift::repairs::assert_clean;
+
+fn promised(answers: &[Promise]) -> usize {
+    answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
+}
+
+/// Rows after a pass: everything that Redis gave out, so every promise among them, whoever was told.
+async fn mended(world: &World, coupon: &firstcome_testkit::Coupon, answers: &[Promise]) {
+    eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
+    // What was admitted but never published is issued once the publishing deadline is over.
+    let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
+    let given: u32 = world.redis.command(&["GET", &count]).await;
+    eventually("a pass leaves nothing", LIMIT, async || {
+        let run = world.pass().await;
+        run.status == Status::Clean && rows(world, coupon.drop).await.len() == given as usize
+    })
+    .await;
+    assert_exact(world, coupon, given, answers).await;
+    assert!(given as usize >= promised(answers));
+}
+
+#[tokio::test]
+async fn an_api_stopped_under_load_ends_cleanly_and_keeps_every_promise() {
+    let (world, api) = open_world("api-term").await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    let users = people(3_000);
+    let claims = rush(&[&api], coupon.id, &users, 200);
+    let stop = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        api.process.stop().await
+    };
+    let (answers, code) = tokio::join!(claims, stop);
+    assert_eq!(code, 0, "{}", api.process.log());
+    let unknown = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Unknown(_))).count();
+    assert!(
+        promised(&answers) >= 100 && unknown > 0,
+        "stopped in mid-rush: {} yes, {unknown} unknown",
+        promised(&answers)
+    );
+    let unqueued =
+        answers.iter().filter(|(_, answer)| matches!(answer, Answer::Accepted { queued: false, .. })).count();
+    assert_eq!(unqueued, 0, "claims in hand were finished");
+    mended(&world, &coupon, &answers).await;
+}
+
+#[tokio::test]
+async fn an_api_killed_in_mid_rush_leaves_no_acknowledged_promise_without_its_row() {
+    let (world, api) = open_world("api-kill").await;
+    let other = world.serve().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    eventually("both APIs know the coupon", LIMIT, async || {
+        other.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
+    })
+    .await;
+    let users = people(3_000);
+    let claims = rush(&[&api, &other], coupon.id, &users, 200);
+    let kill = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        api.process.kill().await;
+    };
+    let (answers, ()) = tokio::join!(claims, kill);
+    assert!(answers.iter().any(|(_, answer)| matches!(answer, Answer::Unknown(_))), "killed in mid-rush");
+    mended(&world, &coupon, &answers).await;
+    // Who got no answer asks again, and everyone has one.
+    let again = rush(&[&other], coupon.id, &users, 200).await;
+    assert_eq!(promised(&again), 3_000);
+    all_issued(&world, coupon.drop, 3_000).await;
+    assert_exact(&world, &coupon, 3_000, &[answers, again].concat()).await;
+}
+
+#[tokio::test]
+async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
+    let (world, api) = open_world("consumer-term").await;
+    let first = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    let claims = rush(&[&api], coupon.id, &people(3_000), 200);
+    let stop = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 50).await;
+        let code = first.process.stop().await;
+        (code, rows(&world, coupon.drop).await.len())
+    };
+    let (answers, (code, written)) = tokio::join!(claims, stop);
+    assert_eq!(code, 0, "{}", first.process.log());
+    let committed: i64 = world.topic.offsets().await.iter().map(|(committed, _)| committed).sum();
+    assert_eq!(committed, i64::try_from(written).unwrap(), "what was written was committed before the end");
+    let _second = world.consume().await;
+    all_issued(&world, coupon.drop, 3_000).await;
+    assert_exact(&world, &coupon, 3_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_reconciler_stopped_in_mid_pass_ends_within_seconds_and_the_next_pass_finishes_the_work() {
+    let (world, api) = open_world("reconciler-term").await;
+    let coupon = api.open_coupon(1_000).await;
+    let answers = rush(&[&api], coupon.id, &people(1_000), 200).await;
+    let consumer = world.consume().await;
+    all_issued(&world, coupon.drop, 1_000).await;
+    consumer.process.stop().await;
+
+    let daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot > 100").await;
+    daemon.begin().await;
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.ended(Duration::from_secs(15)).await, 0, "{}", daemon.process.log());
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'").await, 0);
+
+    world.pass().await;
+    assert_exact(&world, &coupon, 1_000, &answers).await;
+    assert_clean(&world.pass().await, &coupon);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(&kafka), "hang-up").await;
+    world.set("PUBLISH_DEADLINE_MS", "20000");
+    let api = world.serve().await;
+    world.open().await;
+    let _consumer = world.consume().await;
+    let coupon = api.open_coupon(5).await;
+    assert!(api.claim(coupon.id, "u-1").await.is_accepted());
+    all_issued(&world, coupon.drop, 1).await;
+
+    kafka.freeze().await.unwrap();
+    let waiting = tokio::spawn(api.claim_request(coupon.id, "u-2").send());
+    // Redis has admitted them, Kafka has not answered: this is when they hang up.
+    eventually("they are admitted", LIMIT, async || holders(&world, &coupon).await == 2).await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    kafka.thaw().await.unwrap();
+    all_issued(&world, coupon.drop, 2).await;
+    let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
+    assert_eq!(world.sql.number(by).await, 2, "published by the API, not mended by a pass");
+}
+
+#[tokio::test]
+async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
+    let (world, api) = open_world("take-over").await;
+    let coupon = api.open_coupon(500).await;
+    let first = world.consume().await;
+    let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
+    all_issued(&world, coupon.drop, 100).await;
+    let other = world.consume().await;
+    // One of the two has the coupon's partition; killing the one that has not proves nothing, so both go, one by one.
+    for (round, killed) in [first, other].into_iter().enumerate() {
+        let _next = world.consume().await;
+        killed.process.kill().await;
+        let at = std::time::Instant::now();
+        let users: Vec<String> = (0..100).map(|n| format!("r{round}-{n}")).collect();
+        answers.extend(rush(&[&api], coupon.id, &users, 100).await);
+        all_issued(&world, coupon.drop, 200 + 100 * round).await;
+        assert!(at.elapsed() < Duration::from_secs(12), "round {round}: {:?}", at.elapsed());
+    }
+    assert_exact(&world, &coupon, 300, &answers).await;
+}
+
+/// A rush in the middle of which every process is ended at once, each by this signal; then all start again, and everybody asks
+/// a second time.
+async fn everything_ended_and_started_again(name: &str, signal: Signal, code: i32) {
+    let (world, api) = open_world(name).await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    let (consumer, daemon) = (world.consume().await, world.daemon().await);
+    let coupon = api.open_coupon(2_000).await;
+    let users = people(2_500);
+    let claims = rush(&[&api], coupon.id, &users, 200);
+    let end = async {
+        eventually("the rush is on", LIMIT, async || rows(&world, coupon.drop).await.len() > 100).await;
+        for process in [&api.process, &consumer.process, &daemon.process] {
+            process.signal(signal);
+        }
+        for process in [&api.process, &consumer.process, &daemon.process] {
+            assert_eq!(process.ended(LIMIT).await, code, "{}", process.log());
+        }
+    };
+    let (mut answers, ()) = tokio::join!(claims, end);
+    assert!(promised(&answers) >= 100 && answers.iter().any(|(_, answer)| matches!(answer, Answer::Unknown(_))));
+
+    let (api, _consumer, _daemon) = (world.serve().await, world.consume().await, world.daemon().await);
+    answers.extend(rush(&[&api], coupon.id, &users, 200).await);
+    assert_eq!(holders(&world, &coupon).await, 2_000);
+    all_issued(&world, coupon.drop, 2_000).await;
+    assert_exact(&world, &coupon, 2_000, &answers).await;
+    let failed = world.sql.query("SELECT reason, resolved_at FROM failed_claims WHERE resolved_at IS NULL").await;
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn the_whole_system_stopped_in_mid_rush_and_started_again_is_exact() {
+    everything_ended_and_started_again("all-term", Signal::TERM, 0).await;
+}
+
+#[tokio::test]
+async fn the_whole_system_killed_in_mid_rush_and_started_again_is_exact() {
+    everything_ended_and_started_again("all-kill", Signal::KILL, 128 + 9).await;
+}
+
+#[tokio::test]
+async fn a_reconciler_frozen_in_mid_pass_does_not_keep_others_from_their_passes() {
+    let (world, api) = open_world("reconciler-frozen").await;
+    let coupon = api.open_coupon(50).await;
+    let consumer = world.consume().await;
+    let answers = rush(&[&api], coupon.id, &people(50), 50).await;
+    all_issued(&world, coupon.drop, 50).await;
+    consumer.process.stop().await;
+    let daemon = world.settled_daemon().await;
+    world.sql.query("DELETE FROM issued_coupons WHERE slot > 40").await;
+
+    // It stands still while it writes, with the pass lock and the rows' locks in its hands.
+    let mut holding = Session::begin(&world.sql).await;
+    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
+    daemon.begin().await;
+    eventually("it waits for the rows' lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+    daemon.process.freeze();
+    holding.commit().await;
+
+    let once = world.once_with(&["--wait-seconds", "30"], &[]).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert_exact(&world, &coupon, 50, &answers).await;
+    daemon.process.thaw();
+    let left = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+    eventually("no run is left running", LIMIT, async || world.sql.number(left).await == 0).await;
+    assert_clean(&world.pass().await, &coupon);
+    assert_eq!(daemon.process.stop().await, 0);
+}

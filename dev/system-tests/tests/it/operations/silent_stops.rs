@@ -1,0 +1,55 @@
+//! Told to stop while a store is silent and claims are in hand, every process ends within seconds.
+
+use std::time::{Duration, Instant};
+
+use firstcome_stack::{Fault, FaultProxy};
+use firstcome_testkit::{Stores, World, people, rush, shared};
+use rustix::process::Signal;
+
+use crate::faults::scene::{impatient, kafka_behind_proxy};
+
+/// Ten seconds for requests in hand, or for a pass; five for the last batch and five to leave the group; and a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn all_stop(world: World, silent: &FaultProxy) {
+    let api = world.serve().await;
+    world.open().await;
+    let (consumer, daemon) = (world.consume().await, world.daemon().await);
+    let coupon = api.open_coupon(100).await;
+    silent.set(Fault::BlackHole).await.unwrap();
+    let claims = tokio::spawn(rush(&[&api], coupon.id, &people(50), 50));
+    let begun = Instant::now();
+    let processes = [&api.process, &consumer.process, &daemon.process];
+    for process in processes {
+        process.signal(Signal::TERM);
+    }
+    for process in processes {
+        assert_eq!(process.ended(LIMIT.saturating_sub(begun.elapsed())).await, 0, "{}", process.log());
+    }
+    claims.await.unwrap();
+    silent.set(Fault::Pass).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_redis_silent_every_process_stops_within_seconds() {
+    let stack = shared().await;
+    let proxy = stack.redis.proxy().await.unwrap();
+    let world = impatient(Stores::shared().await, "stop-redis").await;
+    world.set("REDIS_URL", &stack.redis.url_via(&proxy));
+    all_stop(world, &proxy).await;
+}
+
+#[tokio::test]
+async fn with_mysql_silent_every_process_stops_within_seconds() {
+    let stack = shared().await;
+    let proxy = stack.mysql.proxy().await.unwrap();
+    let world = impatient(Stores::shared().await, "stop-mysql").await;
+    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
+    all_stop(world, &proxy).await;
+}
+
+#[tokio::test]
+async fn with_kafka_silent_every_process_stops_within_seconds() {
+    let (server, proxy, _turn) = kafka_behind_proxy().await;
+    all_stop(impatient(Stores::shared().await.with_kafka(server), "stop-kafka").await, proxy).await;
+}

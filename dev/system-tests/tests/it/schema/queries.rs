@@ -1,0 +1,100 @@
+//! A query future dropped half-way never gives another caller the wrong row.
+
+use std::time::Duration;
+
+use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
+use firstcome_shared::mysql::schema::coupons;
+use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
+use firstcome_testkit::{LIMIT, Session, World, eventually};
+
+use crate::consumer::messages::WAITS;
+
+/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that reading it takes as long as a
+/// test wants.
+async fn two_rows(name: &str) -> (World, Session) {
+    let world = World::new(name).await;
+    let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
+    world.sql.query(rows).await;
+    let mut holding = Session::begin(&world.sql).await;
+    holding.run("SELECT * FROM coupons WHERE id = 1 FOR UPDATE").await;
+    (world, holding)
+}
+
+/// The name of a coupon, waiting for whoever changes it.
+async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
+    coupons::table.filter(coupons::id.eq(id)).select(coupons::name).for_update().first(conn).await
+}
+
+/// Returns once a query waits for the lock.
+async fn under_way(world: &World) {
+    eventually("the query runs on the server", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+}
+
+fn pool_of_one(world: &World) -> Db {
+    let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 1, limit: Duration::from_secs(10) };
+    Db::new(&settings).unwrap()
+}
+
+async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
+    db.run("the name", async move |conn| name_of(conn, id).await).await
+}
+
+/// The hazard itself. If this test fails one day, the libraries have mended it and the wrapper can go.
+#[tokio::test]
+async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
+    let (world, holding) = two_rows("poison").await;
+    let mut conn = Conn::establish(world.sql.url()).await.unwrap();
+    assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
+    tokio::select! {
+        answer = name_of(&mut conn, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        () = under_way(&world) => {}
+    }
+    holding.commit().await;
+    assert_eq!(name_of(&mut conn, 2).await.unwrap(), "one", "asked for the second, got the first");
+}
+
+#[tokio::test]
+async fn through_the_wrapper_a_dropped_query_leaves_the_next_one_its_own_row() {
+    let (world, holding) = two_rows("wrapped").await;
+    let db = pool_of_one(&world);
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+    tokio::select! {
+        answer = ask(&db, 1) => panic!("it was to be dropped half-way: {answer:?}"),
+        () = under_way(&world) => {}
+    }
+    holding.commit().await;
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn through_the_wrapper_nobody_reads_another_s_row_wherever_their_neighbours_are_dropped() {
+    let (world, holding) = two_rows("many-drops").await;
+    holding.commit().await;
+    let db = pool_of_one(&world);
+    for n in 0..300_u64 {
+        // Dropped after so many microseconds: before it is sent, while it is under way, or when it is about to end.
+        let _ = tokio::time::timeout(Duration::from_micros(n % 100 * 15), ask(&db, 1)).await;
+        assert_eq!(ask(&db, 2).await.unwrap(), "two");
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_ran_out_of_time_takes_its_connection_with_it() {
+    let (world, holding) = two_rows("too-slow").await;
+    let db = pool_of_one(&world);
+    let late = db.run_within(Duration::from_millis(200), "slow", async |conn| name_of(conn, 1).await);
+    let late = late.await;
+    assert!(matches!(late, Err(DbError::TimedOut { what: "slow", .. })), "{late:?}");
+    holding.commit().await;
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_refused_statement_leaves_the_pool_usable() {
+    let (world, _holding) = two_rows("refused").await;
+    let db = pool_of_one(&world);
+    let nonsense = db.run("nonsense", async |conn| conn.batch_execute("SELECT nonsense").await);
+    assert!(matches!(nonsense.await, Err(DbError::Query { .. })));
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}

@@ -1,0 +1,246 @@
+//! A process that can't do its work says why in one sentence and stops; one whose store is merely late waits for it.
+
+use std::time::Duration;
+
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{LIMIT, Process, Stores, World, eventually};
+
+const NOWHERE: [(&str, &str, &str); 3] = [
+    ("MySQL", "DATABASE_URL", "mysql://root@127.0.0.1:1/firstcome"),
+    ("Redis", "REDIS_URL", "redis://127.0.0.1:1"),
+    ("Kafka", "KAFKA_BROKERS", "127.0.0.1:1"),
+];
+
+/// Every process that runs on, and one pass.
+const PROCESSES: [(&str, &[&str]); 4] = [
+    ("firstcome-api", &["serve"]),
+    ("firstcome-api", &["consume"]),
+    ("firstcome-reconciler", &["daemon"]),
+    ("firstcome-reconciler", &["once"]),
+];
+
+/// Waits until it ends by itself: not with success, and with all these words in one line of its log.
+async fn refuses(process: &Process, words: &[&str]) {
+    assert_ne!(process.ended(LIMIT).await, 0, "{}", process.log());
+    let log = process.log();
+    let says = |line: &str| words.iter().all(|word| line.contains(word));
+    assert!(log.lines().any(says), "no line with {words:?}:\n{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    let ready = process.stdout().lines().any(|line| line.starts_with("listening ") || line.starts_with("consuming "));
+    assert!(!ready, "it said that it was ready: {log}");
+}
+
+#[tokio::test]
+async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
+    let world = World::new("missing").await;
+    let mut started = Vec::new();
+    for (program, args) in PROCESSES {
+        for (store, variable, value) in NOWHERE {
+            // The consumer has no use for Redis.
+            if args == ["consume"] && store == "Redis" {
+                continue;
+            }
+            let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
+            started.push((store, world.start(program, args, &env)));
+        }
+    }
+    for (store, process) in started {
+        refuses(&process, &[store]).await;
+    }
+}
+
+#[tokio::test]
+async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
+    let world = World::bare(Stores::shared().await, "migrate-missing").await;
+    for (store, variable, value) in NOWHERE {
+        if store != "Redis" {
+            let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
+            refuses(&world.start("firstcome-api", &["migrate"], &env), &[store]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn start_up_waits_for_a_store_that_comes_up_meanwhile() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "late").await;
+    redis.stop().await.unwrap();
+    let api = world.start("firstcome-api", &["serve"], &[("RUST_LOG", "info")]);
+    eventually("it says that it waits", LIMIT, async || api.log().contains("waiting")).await;
+    assert!(api.status().is_none());
+    redis.start_again().await.unwrap();
+    api.line("listening on ").await;
+    assert_eq!(api.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_process_that_waits_for_a_store_stops_at_sigterm() {
+    let world = World::new("stop-waiting").await;
+    let api = world.start("firstcome-api", &["serve"], &[("REDIS_URL", "redis://127.0.0.1:1")]);
+    eventually("it says that it waits", LIMIT, async || api.log().contains("waiting")).await;
+    api.signal(rustix::process::Signal::TERM);
+    api.ended(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn the_allocator_takes_no_huge_pages() {
+    let world = World::new("allocator").await;
+    for (command, ready) in [("serve", "listening on "), ("consume", "consuming ")] {
+        let api = world.start("firstcome-api", &[command], &[]);
+        api.line(ready).await;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", api.pid())).unwrap();
+        assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{command}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_may_forget_is_refused_with_what_to_change() {
+    let forgetful = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let evicting = RedisOptions { maxmemory_policy: "allkeys-lru".into(), ..RedisOptions::default() };
+    for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
+        let redis = RedisServer::start(options).await.unwrap();
+        let world = World::on(Stores::shared().await.with_redis(&redis), "forgetful").await;
+        refuses(&world.start("firstcome-api", &["serve"], &[]), &["Redis", advice]).await;
+        refuses(&world.start("firstcome-reconciler", &["once"], &[]), &["Redis", advice]).await;
+        refuses(&world.start("firstcome-reconciler", &["daemon"], &[]), &["Redis", advice]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_refused_with_what_to_run() {
+    let world = World::new("no-topic").await;
+    for (program, args) in PROCESSES {
+        let process = world.start(program, args, &[("KAFKA_TOPIC", "no-such-topic")]);
+        refuses(&process, &["no-such-topic", "firstcome-api migrate"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
+    let world = World::bare(Stores::shared().await, "not-migrated").await;
+    for (program, args) in PROCESSES {
+        refuses(&world.start(program, args, &[]), &["firstcome-api migrate"]).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
+    let world = World::new("settings").await;
+    let cases: [(&str, &str, &[&str]); 10] = [
+        ("OPS_TOKEN", "hunter2-is-short", &["serve", "daemon"]),
+        ("OPS_TOKEN", "", &["serve", "daemon"]),
+        ("USER_AUTH", "", &["serve"]),
+        ("USER_AUTH", "anything", &["serve"]),
+        ("USER_AUTH", "jwt", &["serve"]),
+        ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", &["serve", "consume", "daemon", "once"]),
+        ("REDIS_URL", "hunter2@127.0.0.1", &["serve", "daemon", "once"]),
+        ("KAFKA_BROKERS", "localhost", &["serve", "consume", "daemon", "once"]),
+        ("RECONCILE_CRON", "every minute", &["daemon"]),
+        ("SMTP_URL", "http://127.0.0.1", &["daemon"]),
+    ];
+    for (variable, value, commands) in cases {
+        for command in commands {
+            let program = if ["serve", "consume"].contains(command) { "firstcome-api" } else { "firstcome-reconciler" };
+            let process = world.start(program, &[command], &[(variable, value)]);
+            assert_ne!(process.ended(LIMIT).await, 0, "{command} with {variable}={value}");
+            let log = process.log();
+            let flag = variable.to_lowercase().replace('_', "-");
+            let named =
+                log.contains(variable) || log.contains(&format!("--{flag}")) || (value == "jwt" && log.contains("JWT"));
+            assert!(named, "{command} with {variable}={value}: {log}");
+            assert!(!log.contains("hunter2") && !log.contains("panicked"), "{command} with {variable}={value}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn help_lists_every_setting_with_its_variable_and_default() {
+    let world = World::bare(Stores::shared().await, "help").await;
+    let expected: [(&str, &str, &[&str]); 5] = [
+        (
+            "firstcome-api",
+            "serve",
+            &[
+                "DATABASE_URL",
+                "REDIS_URL",
+                "KAFKA_BROKERS",
+                "KAFKA_TOPIC",
+                "coupon-claims",
+                "LISTEN_ADDR",
+                "127.0.0.1:8080",
+                "OPS_TOKEN",
+                "USER_AUTH",
+                "JWT_",
+                "PUBLISH_DEADLINE_MS",
+                "2000",
+                "RUST_LOG",
+            ],
+        ),
+        (
+            "firstcome-api",
+            "consume",
+            &["DATABASE_URL", "KAFKA_BROKERS", "KAFKA_GROUP", "firstcome-issuer", "CONSUME_MAX_ROWS_PER_SECOND"],
+        ),
+        ("firstcome-api", "migrate", &["DATABASE_URL", "KAFKA_BROKERS", "KAFKA_PARTITIONS", "12", "KAFKA_REPLICATION"]),
+        (
+            "firstcome-reconciler",
+            "daemon",
+            &[
+                "DATABASE_URL",
+                "REDIS_URL",
+                "KAFKA_BROKERS",
+                "KAFKA_GROUP",
+                "LISTEN_ADDR",
+                "127.0.0.1:8081",
+                "OPS_TOKEN",
+                "RECONCILE_CRON",
+                "*/30 * * * * *",
+                "DEEP_CRON",
+                "DIGEST_CRON",
+                "RECONCILE_OVERDUE_MS",
+                "SMTP_URL",
+                "ALERT_FROM",
+                "ALERT_TO",
+            ],
+        ),
+        (
+            "firstcome-reconciler",
+            "once",
+            &["DATABASE_URL", "REDIS_URL", "--dry-run", "--json", "--coupon", "--deep", "--confirm"],
+        ),
+    ];
+    for (program, command, words) in expected {
+        let process = world.start(program, &[command, "--help"], &[]);
+        assert_eq!(process.ended(LIMIT).await, 0);
+        let help = process.all_stdout().await;
+        for word in words {
+            assert!(help.contains(word), "{program} {command} --help lacks {word}:\n{help}");
+        }
+        for secret in [world.setting("OPS_TOKEN"), world.setting("DATABASE_URL")] {
+            assert!(!help.contains(&secret), "{program} {command} --help shows a secret:\n{help}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
+    let (world, api) = crate::claims::many::open_world("fronts").await;
+    let (consumer, daemon) = (world.consume().await, world.settled_daemon().await);
+    for http in [api.http(), &consumer, daemon.http()] {
+        assert_eq!(http.get("/healthz").await.status, 200);
+        let ready = http.get("/readyz").await;
+        assert_eq!(ready.status, 200, "{ready:?}");
+        let metrics = http.get("/metrics").await;
+        assert!(metrics.status == 200 && metrics.text.contains("# TYPE "), "{metrics:?}");
+    }
+    for (http, routes) in [
+        (api.http(), ["/v1/coupons", "/v1/coupons/{id}", "/v1/coupons/{id}/claims", "/v1/coupons/{id}/claims/me"]),
+        (daemon.http(), ["/v1/reconcile", "/v1/runs", "/v1/runs/{id}", "/v1/alerts"]),
+    ] {
+        let document = http.get("/openapi.json").await.body;
+        for route in routes {
+            assert!(document["paths"][route].is_object(), "{route} is not in {}", document["paths"]);
+        }
+    }
+    assert_eq!(daemon.http().get("/v1/runs").await.status, 401, "operators only");
+}

@@ -1,0 +1,36 @@
+//! The test kit: real servers, the real binaries as processes, and what a test needs to drive and to
+//! judge them. Nothing here uses the product's code to decide what is right: answers are read from the wire, rows and keys
+//! from the stores. (The form of a run is `firstcome_reconciler::report`, whose JSON is the contract.)
+//!
+//! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all tests share, or on
+//! private ones where a test breaks them. From the world come the processes: [`World::serve`], [`World::consume`],
+//! [`World::daemon`], `once`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
+
+mod answer;
+mod check;
+mod history;
+mod http;
+mod kafka;
+mod logs;
+mod mail;
+mod mysql;
+mod process;
+mod redis;
+mod roles;
+mod rush;
+mod wait;
+mod world;
+
+pub use answer::Answer;
+pub use check::{Promise, assert_exact, redis_holders, rows};
+pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply};
+pub use kafka::Topic;
+pub use mail::plain;
+pub use mysql::{Refused, Session, Sql};
+pub use process::Process;
+pub use redis::Keys;
+pub use roles::{Once, Running};
+pub use rush::{people, rush, tally};
+pub use wait::{LIMIT, eventually, eventually_some};
+pub use world::{Stores, World, shared};
