@@ -1,7 +1,7 @@
 //! The launcher: the product's own programs as processes, on private servers.
 //!
-//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts the
-//! product's programs with them, each a [`Service`].
+//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts
+//! the product's programs with them, each a [`Service`].
 
 mod installation;
 mod service;
@@ -35,7 +35,8 @@ impl Servers {
         Ok(Self { stack, logs, _temporary: temporary, janitor: Janitor::start()? })
     }
 
-    /// Starts a program and waits until it has said where it listens, and a line that begins with `ready`.
+    /// Starts a program and waits until it has printed where it listens, and a line that begins
+    /// with `ready`.
     pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
         Service::start(name, command, ready, &self.logs, &self.janitor).await
     }
