@@ -47,7 +47,7 @@ flame: ## Where the API's time goes: flame graphs in target/flame (perf and infe
 	@exec dev/flame.sh
 
 picture: ## The README's picture and table, out of the last `make bench`
-	@target/release/firstcome-bench picture
+	@target/release/firstcome-baselines picture
 
 bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh

@@ -1,4 +1,4 @@
-//! `firstcome-baselines`: the processes of the designs, and the picture of a comparison.
+//! `firstcome-baselines`: the processes of the designs and routes, and the picture of a comparison.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 use firstcome_baselines::comparison::{self, Picture};
 use firstcome_baselines::designs::{self, DesignArgs};
+use firstcome_baselines::routes::{self, BareArgs};
 use firstcome_load::ended;
 
 /// Other designs of first-come coupons. `firstcome-bench designs` starts and compares them.
@@ -18,6 +19,8 @@ enum Command {
     Consume(DesignArgs),
     /// A route that does nothing and says that all are given out
     Nothing,
+    /// A route that runs the admission script once and produces once
+    Bare(BareArgs),
     /// The picture and the table of the README, out of a report of the bench
     Picture(Picture),
 }
@@ -31,7 +34,8 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Serve(args) => designs::serve(&args).await,
         Command::Consume(args) => designs::consume(&args).await,
-        Command::Nothing => designs::nothing().await,
+        Command::Nothing => routes::nothing().await,
+        Command::Bare(args) => routes::bare(args).await,
         Command::Picture(picture) => comparison::draw(&picture),
     }
 }

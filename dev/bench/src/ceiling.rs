@@ -1,107 +1,20 @@
-//! What can't be beaten: servers that do only the part that has to be done, and straight work on the stores.
+//! Ceilings: the least work on the stores that comes to the same.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
-use axum::{Json, Router};
-use chrono::DateTime;
-use clap::Args;
-use firstcome_baselines::listen;
 use firstcome_load::launch::{Coupon, Installation};
 use firstcome_shared::code::new_code;
-use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::http::Problem;
-use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisSettings};
 use mysql_async::prelude::Queryable as _;
-use rdkafka::producer::{FutureProducer, FutureRecord};
-use serde_json::json;
 use tokio::process::Command;
-
-/// Of the topic, as `migrate` makes it.
-pub const PARTITIONS: u32 = 12;
-
-/// Longest wait for Kafka's acknowledgement, as the product's.
-const DEADLINE: Duration = Duration::from_secs(2);
-
-/// Where the bare route finds what it needs.
-#[derive(Debug, Clone, Args)]
-pub struct Bare {
-    /// Redis.
-    #[arg(long)]
-    pub redis: String,
-    /// Prefix of the keys.
-    #[arg(long)]
-    pub prefix: String,
-    /// Kafka.
-    #[arg(long)]
-    pub brokers: String,
-    /// The topic.
-    #[arg(long)]
-    pub topic: String,
-    /// The coupon.
-    #[arg(long)]
-    pub coupon: i64,
-    /// Its drop.
-    #[arg(long)]
-    pub drop: i64,
-}
-
-struct BareRoute {
-    redis: Redis,
-    keys: DropKeys,
-    producer: FutureProducer,
-    args: Bare,
-}
-
-/// A route that runs the admission script once, produces once and waits for the acknowledgement, and does nothing else: no
-/// catalogue, no figures, no task that outlives its client, no bound on what is in hand.
-pub async fn bare(args: Bare) -> Result<()> {
-    let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(1) })?;
-    let kafka = KafkaSettings { brokers: args.brokers.clone(), topic: args.topic.clone(), group: String::new() };
-    let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
-    let route = BareRoute { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(route))).await
-}
-
-async fn claim(State(route): State<Arc<BareRoute>>, headers: HeaderMap) -> Response {
-    admit(&route, &headers).await.unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        Problem::internal().into_response()
-    })
-}
-
-async fn admit(route: &BareRoute, headers: &HeaderMap) -> Result<Response> {
-    let user_id: UserId = headers.get("x-user-id").context("no X-User-Id")?.to_str()?.parse()?;
-    let (coupon_id, drop_id) = (CouponId(route.args.coupon), DropId(route.args.drop));
-    let reply = route.redis.claim(&route.keys, drop_id, &user_id).await?;
-    let Admission::Accepted(slot) = reply.admission else {
-        return Ok(Problem::new(StatusCode::CONFLICT, "sold_out", "all are given out").into_response());
-    };
-    let claimed_at = DateTime::from_timestamp_millis(reply.now_ms).context("Redis's time")?;
-    let event = ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at };
-    let (key, payload) = (event.key(), event.encode());
-    let partition = i32::try_from(event.partition(PARTITIONS))?;
-    let record = FutureRecord::to(&route.args.topic).partition(partition).key(&key).payload(&payload);
-    route.producer.send(record, DEADLINE).await.map_err(|(error, _)| error)?;
-    let body = json!({"status": "accepted", "drop_id": drop_id, "slot": slot, "queued": true});
-    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
-}
 
 /// Rows in one statement.
 const ROWS: u32 = 1_000;
 
-/// Writes the rows of slots `from..=to` straight into the product's table, many in one statement, one statement after the
-/// other, each durable before the next; gives how long it took.
+/// Writes the rows of slots `from..=to` straight into the product's table, many in one statement,
+/// one statement after the other, each durable before the next; gives how long it took.
 pub async fn insert_rows(installation: &Installation, coupon: Coupon, from: u32, to: u32) -> Result<Duration> {
     insert_rows_by(installation, coupon, from, to, ROWS).await
 }
@@ -141,12 +54,13 @@ pub async fn insert_rows_by(
     Ok(took)
 }
 
-/// The person on a slot, where nobody asked.
+/// The person on a slot that nobody claimed.
 pub fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }
 
-/// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them a while ago.
+/// Puts admissions of slots 1..=`to` straight into Redis, as the script would have left them two
+/// minutes ago.
 pub async fn admit_straight(installation: &Installation, coupon: Coupon, to: u32) -> Result<()> {
     let mut conn = installation.redis().await?;
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
@@ -173,7 +87,8 @@ pub async fn admit_straight(installation: &Installation, coupon: Coupon, to: u32
 /// Slots read at a time, as the reconciler's default.
 const PAGE: u32 = 5_000;
 
-/// Reads every admission and every row of a drop and compares nothing; gives how long it took and how many there were.
+/// Reads every admission and every row of a drop and compares nothing; gives how long it took and
+/// how many there were.
 pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Duration, u64)> {
     let (mut redis, mut mysql) = (installation.redis().await?, installation.mysql().await?);
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
@@ -218,8 +133,8 @@ pub async fn script(
         .context("redis-benchmark (Debian: redis-tools)")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().rfind(|line| line.contains("EVALSHA")).with_context(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        format!("redis-benchmark gave no result ({}): {text}{said}", output.status)
+        let errors = String::from_utf8_lossy(&output.stderr);
+        format!("redis-benchmark gave no result ({}): {text}{errors}", output.status)
     })?;
     let number =
         line.rsplit_once("EVALSHA").and_then(|(_, rest)| rest.split('"').find(|part| part.parse::<f64>().is_ok()));

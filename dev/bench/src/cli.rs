@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, ValueEnum};
 use firstcome_baselines::{Design, RushSize};
 use serde::{Deserialize, Serialize};
-
-use crate::ceiling::Bare;
 
 /// Measures Firstcome beside other designs and beside its own ceilings, on real servers of its own.
 ///
@@ -14,39 +12,47 @@ use crate::ceiling::Bare;
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-bench", version, max_term_width = 120)]
 pub struct Cli {
-    /// What to measure.
-    #[command(subcommand)]
-    pub command: Command,
+    /// What to measure
+    #[arg(value_enum)]
+    pub part: Part,
+    #[command(flatten)]
+    pub options: Options,
 }
 
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub enum Command {
+/// A part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
     /// Everything, in one run
-    All(Options),
+    All,
     /// The same rush on every design
-    Designs(Options),
-    /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside that
-    Ceilings(Options),
+    Designs,
+    /// What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside
+    /// that
+    Ceilings,
     /// Claims while everyone wins
-    Claims(Options),
+    Claims,
     /// CPU a winner by process; with --against, in turns with another build
-    Winners(Options),
+    Winners,
     /// Memory of the API under many connections
-    Memory(Options),
+    Memory,
     /// From the last admission to exact rows, again and again
-    Exact(Options),
+    Exact,
     /// Rows a second of the consumer
-    Consumer(Options),
+    Consumer,
     /// Passes of the reconciler: clean, repairing, beside sealed drops
-    Passes(Options),
+    Passes,
     /// From process start to ready
-    Start(Options),
+    Start,
     /// Claims while slow clients hold sockets
-    Slow(Options),
-    /// The route that does only what has to be done
-    #[command(hide = true)]
-    Bare(Bare),
+    Slow,
+}
+
+impl Part {
+    /// The part itself, or every part.
+    pub fn parts(self) -> Vec<Self> {
+        let every = Self::value_variants().iter().copied();
+        every.filter(|part| *part != Self::All && (self == Self::All || *part == self)).collect()
+    }
 }
 
 /// How it is measured.
@@ -67,8 +73,8 @@ pub struct Options {
     /// Only these designs
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Design>,
-    /// Folder with the programs of another build, to be measured in turns with these: how many more win, how much faster a
-    /// backlog is drained
+    /// Folder with the programs of another build, to be measured in turns with these: how many more
+    /// win, how much faster a backlog is drained
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Where report.json and report.html go
@@ -76,14 +82,11 @@ pub struct Options {
     pub out: PathBuf,
 }
 
-/// How large everything is.
+/// How much of each kind of work is measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Size {
-    /// Requests of a rush.
     pub requests: u32,
-    /// Coupons in it.
     pub quantity: u32,
-    /// Connections.
     pub connections: usize,
     /// Requests of sold-out and do-nothing runs, and runs of the script.
     pub many_requests: u32,
@@ -93,15 +96,13 @@ pub struct Size {
     pub killed: u32,
     /// Rushes for the time from last admission to exact rows.
     pub rushes: u32,
-    /// Sizes of the drops that a clean pass looks at.
+    /// Sizes of the drops of clean passes.
     pub passes: [u32; 3],
-    /// Rows that are missing.
+    /// Rows to repair.
     pub missing: u32,
     /// Sealed drops beside ten open ones.
     pub sealed: u32,
-    /// Claims for memory.
     pub memory_claims: u32,
-    /// Process starts.
     pub starts: u32,
     /// Seconds of the open loop.
     pub open_seconds: u32,
@@ -114,7 +115,7 @@ impl Size {
         RushSize { requests, quantity, connections, killed }
     }
 
-    /// The usual sizes, or those of a quick look.
+    /// The usual sizes, or those of a quick run.
     pub fn of(quick: bool) -> Self {
         let whole = Size {
             requests: 100_000,
@@ -153,7 +154,6 @@ impl Size {
 }
 
 impl Options {
-    /// The sizes that these options ask for.
     pub fn size(&self) -> Size {
         let base = Size::of(self.quick);
         Size {

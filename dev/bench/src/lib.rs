@@ -1,10 +1,11 @@
 //! Firstcome beside its own ceilings and beside other designs, measured in one run on real servers.
 //!
-//! - [`ceiling`]: what can't be beaten: routes and straight work that do only what has to be done.
-//! - [`sections`]: what is measured; each part can be run alone, and begins when the machine is [`quiet`].
+//! - [`ceiling`]: the least work on the stores that comes to the same.
+//! - [`sections`]: what is measured; each part can be run alone, and begins when the machine is
+//!   [`quiet`].
 //! - [`report`]: the table, `report.json`, `report.html`.
 //!
-//! The load comes from `firstcome-load`, the other designs from `firstcome-baselines`.
+//! The load comes from `firstcome-load`, other designs and bare routes from `firstcome-baselines`.
 
 pub mod ceiling;
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod run;
 pub mod sections;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,11 +38,17 @@ impl Bench {
 
     /// The route that does nothing.
     pub async fn nothing(&self) -> Result<Service> {
-        let mut command = Command::new(beside_this_program(firstcome_baselines::PROGRAM)?);
-        self.servers.spawn("nothing", command.arg("nothing"), "").await
+        self.baseline(&["nothing"], &BTreeMap::new()).await
     }
 
-    /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch (`everysec`).
+    /// A program of the baselines, by its arguments and settings.
+    pub async fn baseline(&self, args: &[&str], settings: &BTreeMap<&'static str, String>) -> Result<Service> {
+        let mut command = Command::new(beside_this_program(firstcome_baselines::PROGRAM)?);
+        self.servers.spawn(args.first().copied().unwrap_or("baseline"), command.args(args).envs(settings), "").await
+    }
+
+    /// Whether Redis waits for the disk at every write (`always`), or leaves it to a second's batch
+    /// (`everysec`).
     pub async fn fsync(&self, policy: &str) -> Result<()> {
         let mut conn = redis::Client::open(self.servers.stack.redis.url())?.get_multiplexed_async_connection().await?;
         Ok(redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg(policy).query_async(&mut conn).await?)

@@ -1,30 +1,31 @@
-//! Waiting until what was measured before has been digested: MySQL still writes pages, the broker still closes segments.
+//! Waits until the machine is idle: after a part MySQL still writes pages and the broker closes
+//! segments.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use tokio::time::{Instant, sleep};
 
-/// A look at the processors spans so much.
+/// Length of one sample of the processors.
 const SPAN: Duration = Duration::from_millis(500);
-/// So many looks one after the other have to find them idle,
-const LOOKS: u32 = 4;
+/// So many samples in a row have to find them idle,
+const SAMPLES: u32 = 4;
 /// for this share of the time.
 const IDLE: f64 = 0.95;
-/// What does not become quiet within this is not ours.
+/// Load that lasts longer than this is not ours.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the processors of this machine have next to nothing to do, and says so where they don't come to that within a minute.
+/// Waits until the processors are idle; says so where they are not within a minute.
 pub async fn settle() -> Result<()> {
     let begun = Instant::now();
-    let mut looks = 0;
-    while looks < LOOKS {
+    let mut samples = 0;
+    while samples < SAMPLES {
         let before = Time::now()?;
         sleep(SPAN).await;
         let idle = Time::now()?.idle_since(&before);
-        looks = if idle >= IDLE { looks + 1 } else { 0 };
+        samples = if idle >= IDLE { samples + 1 } else { 0 };
         if begun.elapsed() > LIMIT {
             step(format!("the machine is not quiet ({:.0} % idle): what follows says less", idle * 100.0));
             break;
@@ -33,7 +34,7 @@ pub async fn settle() -> Result<()> {
     Ok(())
 }
 
-/// What all processors together have done since they were started, in ticks.
+/// CPU time of all processors since they were started, in ticks.
 #[derive(Debug, PartialEq, Eq)]
 struct Time {
     idle: u64,
@@ -45,7 +46,8 @@ impl Time {
         Self::read(&fs::read_to_string("/proc/stat")?).context("/proc/stat has no line of all processors")
     }
 
-    /// The first line: user, nice, system, idle, waiting for a disk, …. Who waits for a disk is not at rest.
+    /// The first line: user, nice, system, idle, waiting for a disk, …. Waiting for a disk is not
+    /// idle.
     fn read(stat: &str) -> Option<Self> {
         let ticks: Vec<u64> =
             stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_for_a_disk_is_not_idle() {
+    fn waiting_for_a_disk_is_not_idle() {
         let read = |line: &str| Time::read(line).unwrap();
         let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
         assert_eq!(before, Time { idle: 800, all: 1000 });

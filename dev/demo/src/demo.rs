@@ -1,4 +1,5 @@
-//! The main job from beginning to end: a rush with faults in the middle of it, and the proof afterwards.
+//! The main job from beginning to end: a rush with faults in the middle of it, and the proof
+//! afterwards.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use firstcome_load::answer::Kind;
 use firstcome_load::crowd::Crowd;
 use firstcome_load::generator::{self, Plan};
 use firstcome_load::identity::Identity;
-use firstcome_load::live::{Live, grouped, step};
 use firstcome_load::ops::Ops;
 use firstcome_load::table;
 use firstcome_load::tally::{Progress, Tally};
+use firstcome_load::terminal::{ProgressLine, grouped, step};
 use firstcome_stack::Mail;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
@@ -50,8 +51,8 @@ pub struct Size {
 
 /// Runs it, on servers of its own, and takes everything down again.
 ///
-/// # Errors
-/// When something could not be started or asked. That the total is not exact is no error but an [`Outcome`].
+/// # Errors When something could not be started or asked. That the total is not exact is no error
+/// but an [`Outcome`].
 pub async fn run(size: &Size, options: &SystemOptions) -> Result<Outcome> {
     let mut system = System::start(options).await?;
     let outcome = play(size, &mut system).await;
@@ -131,7 +132,7 @@ async fn rush(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -
         patience: Duration::from_secs(30),
         warm_up: false,
     };
-    let (progress, mut live) = (Arc::new(Progress::default()), Live::new());
+    let (progress, mut live) = (Arc::new(Progress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);
     // Shown between two updates of the moving line.
@@ -176,7 +177,7 @@ async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut())
 }
 
 async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally) -> Result<Proof> {
-    let (begun, mut live) = (Instant::now(), Live::new());
+    let (begun, mut live) = (Instant::now(), ProgressLine::new());
     loop {
         let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
         let shown = format!(

@@ -1,5 +1,5 @@
-//! The faults of the demo: a process is killed, a database refuses what the consumer writes, and messages come that are no
-//! claims. None of them touches a promise.
+//! The faults of the demo: a process is killed, a database refuses what the consumer writes, and
+//! messages come that are no claims. None of them touches a promise.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ pub const REFUSED_EVERY: u32 = 7;
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 const TRIGGER: &str = "firstcome.demo_refuses";
 
-/// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the backup table, and only
-/// the reconciler can issue them.
+/// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the
+/// backup table, and only the reconciler can issue them.
 pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
         "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
@@ -60,8 +60,9 @@ impl Forger {
         self.send("this is no claim").await
     }
 
-    /// Copies of messages that people's claims rest on: the same again, which must change nothing, and one of a version that
-    /// this build does not know, which the backup table keeps and the reconciler sees to be issued already.
+    /// Copies of messages that people's claims rest on: the same again, which must change nothing,
+    /// and one of a version that this build does not know, which the backup table keeps and the
+    /// reconciler sees to be issued already.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),
@@ -81,7 +82,8 @@ impl Forger {
     }
 }
 
-/// The consumer that reads the coupon's partition: the one whose metrics show that it met the message sent before.
+/// The consumer that reads the coupon's partition: the one whose metrics show that it met the
+/// message sent before.
 pub async fn reader_of(consumers: &[Service], metric: &str) -> Result<usize> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {

@@ -1,8 +1,8 @@
 //! How the demo ended, in words.
 
-use firstcome_load::live::grouped;
 use firstcome_load::table;
 use firstcome_load::tally::Tally;
+use firstcome_load::terminal::grouped;
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
@@ -37,7 +37,7 @@ impl Outcome {
         let mut rows = table::asked(tally);
         let mut row = |what: &str, value: u64| rows.push((what.to_owned(), grouped(value)));
         for (kind, count) in &tally.answers {
-            row(&format!("answered {}", kind.as_str()), *count);
+            row(&format!("answered {kind}"), *count);
         }
         row("people told yes", tally.admitted as u64);
         row("rows", proof.rows as u64);

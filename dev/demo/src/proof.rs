@@ -1,5 +1,5 @@
-//! Whether the total is exact and every promise was kept: the rows of MySQL beside the answers. Nothing of the product's own
-//! code is asked.
+//! Whether the total is exact and every promise was kept: the rows of MySQL beside the answers.
+//! Nothing of the product's own code is asked.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,9 +27,11 @@ pub struct Proof {
     pub duplicates: usize,
     /// People who were promised a coupon and have no row with the drop and the slot promised.
     pub yes_without_row: BTreeSet<String>,
-    /// People who have a row and never got a promise, as when the connection broke before the answer.
+    /// People who have a row and never got a promise, as when the connection broke before the
+    /// answer.
     pub row_without_yes: usize,
-    /// Claims that the consumer could not write, by reason: how many, and how many of them are not dealt with.
+    /// Claims that the consumer could not write, by reason: how many, and how many of them are not
+    /// dealt with.
     pub refused: Vec<Refused>,
     /// From the last admission to the last row, in milliseconds.
     pub settled_after_ms: i64,
@@ -146,12 +148,12 @@ mod tests {
 
     #[test]
     fn too_many_too_few_and_twice_are_not_exact() {
-        let nobody = HashMap::new();
-        assert!(!Proof::compare(&[row(1, "a")], 2, &nobody).exact());
-        let too_many = Proof::compare(&[row(1, "a"), row(2, "b"), row(3, "c")], 2, &nobody);
+        let none = HashMap::new();
+        assert!(!Proof::compare(&[row(1, "a")], 2, &none).exact());
+        let too_many = Proof::compare(&[row(1, "a"), row(2, "b"), row(3, "c")], 2, &none);
         assert_eq!((too_many.over_issued, too_many.exact()), (1, false));
-        assert_eq!(Proof::compare(&[row(1, "a"), row(3, "b")], 2, &nobody).over_issued, 1);
-        let twice = Proof::compare(&[row(1, "a"), row(2, "a")], 2, &nobody);
+        assert_eq!(Proof::compare(&[row(1, "a"), row(3, "b")], 2, &none).over_issued, 1);
+        let twice = Proof::compare(&[row(1, "a"), row(2, "a")], 2, &none);
         assert_eq!((twice.duplicates, twice.exact()), (1, false));
     }
 }

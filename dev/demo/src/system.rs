@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use firstcome_load::client::Target;
 use firstcome_load::launch::{ANY_PORT, Installation, Servers, Service};
-use firstcome_load::live::step;
 use firstcome_load::ops::Ops;
+use firstcome_load::terminal::step;
 use firstcome_stack::{MailOptions, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,7 +43,8 @@ pub struct System {
 }
 
 impl System {
-    /// Starts the servers, makes tables and topic, starts the processes, and waits until people can be admitted.
+    /// Starts the servers, makes tables and topic, starts the processes, and waits until people can
+    /// be admitted.
     pub async fn start(options: &SystemOptions) -> Result<Self> {
         step("starting Redis, MySQL, Kafka and a mail server of its own");
         let mail = MailOptions { folder: options.mail_folder.clone(), ..MailOptions::default() };

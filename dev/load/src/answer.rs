@@ -1,14 +1,15 @@
-//! What a claim was answered with.
+//! Reads the answer to a claim.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The kinds of answers, as the table counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// 202 `accepted`: a yes, said for the first time.
+    /// 202: a promise, for the first time.
     Accepted,
-    /// 200 `already_claimed`: the same yes again.
+    /// 200: the same promise again.
     AlreadyClaimed,
     Waiting,
     SoldOut,
@@ -40,41 +41,30 @@ impl Kind {
         Self::NoAnswer,
     ];
 
-    /// The word in JSON and in the table.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::AlreadyClaimed => "already_claimed",
-            Self::Waiting => "waiting",
-            Self::SoldOut => "sold_out",
-            Self::NotOpen => "not_open",
-            Self::Paused => "paused",
-            Self::Closed => "closed",
-            Self::Unavailable => "unavailable",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::NoAnswer => "no_answer",
-        }
-    }
-
     /// Whether another attempt may succeed a moment later.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
     }
 }
 
-/// What a yes promises.
+impl fmt::Display for Kind {
+    /// The word in JSON and in tables.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// The content of a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
     pub drop_id: i64,
-    /// The slot in it.
     pub slot: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub kind: Kind,
-    /// What it promises, for a yes.
+    /// For `accepted` and `already_claimed`.
     pub promise: Option<Promise>,
     /// Whether Kafka had the claim when the answer was given; `true` where the answer does not say.
     pub queued: bool,
@@ -99,7 +89,8 @@ impl Answer {
         Self { kind, promise: None, queued: true }
     }
 
-    /// Reads a status and a body. A yes without drop or slot is [`Kind::Failed`]: nobody could check it.
+    /// Reads a status and a body. A promise without drop or slot is [`Kind::Failed`]: nobody could
+    /// check it.
     pub fn read(status: u16, body: &[u8]) -> Self {
         if (200..300).contains(&status) {
             return Self::success(body).unwrap_or(Self::no(Kind::Failed));
@@ -166,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_yes_keeps_what_it_promised() {
+    fn a_promise_is_kept_with_its_answer() {
         let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
         let answer = Answer::read(202, body);
         assert_eq!(answer.promise, Some(Promise { drop_id: 2, slot: 37 }));

@@ -1,5 +1,5 @@
-//! The load generator's own limit: the same crowd against a server, in this process, that does nothing. A rate near it says
-//! more about the generator than about the system.
+//! The load generator's own limit: the same crowd against a server, in this process, that does
+//! nothing. A rate near it says more about the generator than about the system.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ const REQUESTS: u32 = 20_000;
 const BODY: &str =
     r#"{"type":"about:blank","title":"Sold out","status":409,"code":"sold_out","detail":"all are given out"}"#;
 
-/// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share this process's cores, so a
-/// system on other machines can be asked more often than this.
+/// Lets a crowd ask a server that does nothing, over so many connections. Server and crowd share
+/// this process's cores, so a system on other machines can be asked more often than this.
 pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
     let server = tokio::spawn(serve(listener));
-    let plan = Plan::new(target, 1, Crowd::gather("nobody-", REQUESTS, 1, 1)?, connections);
+    let plan = Plan::new(target, 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
     let tally = generator::run(plan, Arc::new(Progress::default())).await;
     server.abort();
     tally

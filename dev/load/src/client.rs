@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client of keep-alive connections, one request at a time. Hand-written, without pool and
-//! redirects: on two cores a full client costs as much as the server that it measures.
+//! An HTTP/1.1 client of keep-alive connections, one request at a time. Hand-written, without pool
+//! and redirects: on two cores a full client costs as much as the server that it measures.
 
 use std::fmt;
 use std::io::{self, Write as _};

@@ -1,4 +1,4 @@
-//! Who asks, how often, and in what order.
+//! The people of a load: who asks, how often, and in what order.
 
 use anyhow::{Result, bail};
 use rand::SeedableRng;
@@ -17,9 +17,9 @@ pub struct Crowd {
 impl Crowd {
     /// `people` people who each ask `requests_per_person` times.
     ///
-    /// The second request of a person follows the first at once, a double click that usually reaches another connection and
-    /// another API while the first is under way; further ones come later, in an order of their own. The same seed gives the
-    /// same order.
+    /// The second request of a person follows the first at once, a double click that usually
+    /// reaches another connection and another API while the first is under way; further ones come
+    /// later, in an order of their own. The same seed gives the same order.
     pub fn gather(prefix: &str, people: u32, requests_per_person: u32, seed: u64) -> Result<Self> {
         Self::gather_mixed(prefix, people, requests_per_person, 1.0, seed)
     }

@@ -19,7 +19,8 @@ use crate::tally::{ConnectionTally, Progress, Tally};
 /// Pause before the same person asks again after an answer that may pass.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request of an open loop that was sent so much after its instant counts as late: every connection was waiting.
+/// A request of an open loop that was sent so much after its instant counts as late: every
+/// connection was waiting.
 const LATE: Duration = Duration::from_millis(10);
 
 /// How the load is made.
@@ -33,13 +34,14 @@ pub struct Plan {
     pub connections: usize,
     /// How people prove who they are.
     pub identity: Identity,
-    /// Requests a second, by the clock and not by the answers (open loop); without it each connection asks again as soon as it
-    /// was answered (closed loop).
+    /// Requests a second, by the clock and not by the answers (open loop); without it each
+    /// connection asks again as soon as it was answered (closed loop).
     pub rate: Option<f64>,
-    /// How long, from the beginning, people go on asking while the answer may pass (not open yet, unavailable, no answer).
+    /// How long, from the beginning, people go on asking while the answer may pass (not open yet,
+    /// unavailable, no answer).
     pub patience: Duration,
-    /// Each connection asks once before the clock starts, for a person of its own whose answer is not counted: opening many
-    /// connections at one instant is not what is measured.
+    /// Each connection asks once before the clock starts, for a person of its own whose answer is
+    /// not counted: opening many connections at one instant is not what is measured.
     pub warm_up: bool,
 }
 
@@ -78,7 +80,8 @@ pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Tally> {
         ready.push((number, connection, ConnectionTally::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
-    // Everything is made before the clock starts: what the crowd is busy with is charged to the server.
+    // Everything is made before the clock starts: what the crowd is busy with is charged to the
+    // server.
     let cpu = own_cpu();
     let clock = Clock::start(plan.rate);
     let mut workers = JoinSet::new();

@@ -1,4 +1,4 @@
-//! How people of a crowd prove who they are: as a gateway would say it, or by a token.
+//! Authentication of a crowd: the header of a gateway, or a JWT for each person.
 
 use std::fmt;
 use std::fs;
@@ -16,7 +16,6 @@ use crate::crowd::Crowd;
 /// How long a made token is good.
 const GOOD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// How the API is told who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
     /// `X-User-Id`, as from a gateway
@@ -29,7 +28,7 @@ pub enum UserAuth {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Who people are")]
 pub struct IdentityArgs {
-    /// How the API is told who asks, as it was started
+    /// How the API authenticates people, as it was started
     #[arg(long, env = "USER_AUTH", value_enum, default_value = "trusted-header")]
     pub user_auth: UserAuth,
     /// File with tokens that were made elsewhere, one a line, one for each person
@@ -81,7 +80,7 @@ struct Claims<'a> {
 }
 
 impl Identity {
-    /// Makes or reads what everybody of a crowd needs.
+    /// Makes or reads the tokens of a crowd.
     ///
     /// # Errors
     /// One sentence about what is missing or can't be read, never with a secret.

@@ -15,13 +15,13 @@ pub mod crowd;
 pub mod generator;
 pub mod identity;
 pub mod launch;
-pub mod live;
 pub mod measure;
 pub mod ops;
 pub mod rows;
 pub mod rush;
 pub mod table;
 pub mod tally;
+pub mod terminal;
 pub mod workload;
 
 use std::process::ExitCode;

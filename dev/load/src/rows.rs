@@ -17,9 +17,9 @@ const NAMED: usize = 20;
 /// People who were promised a coupon and have no row with the drop and the slot promised.
 #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
 pub fn unkept(promises: &HashMap<String, Promise>, rows: &[Row]) -> BTreeSet<String> {
-    let held: BTreeSet<(&str, i64, u32)> =
+    let rows: BTreeSet<(&str, i64, u32)> =
         rows.iter().map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot)).collect();
-    let kept = |user_id: &str, promise: &Promise| held.contains(&(user_id, promise.drop_id, promise.slot));
+    let kept = |user_id: &str, promise: &Promise| rows.contains(&(user_id, promise.drop_id, promise.slot));
     promises.iter().filter(|(user_id, promise)| !kept(user_id, promise)).map(|(user_id, _)| user_id.clone()).collect()
 }
 

@@ -4,10 +4,11 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::answer::Kind;
-use crate::live::grouped;
+use crate::chart::number;
 use crate::tally::{Latency, Progress, Tally};
+use crate::terminal::grouped;
 
-/// Said beside a rate that a quick build gave.
+/// A mark on rates of a debug build.
 const UNOPTIMIZED: &str = if cfg!(debug_assertions) { " (an unoptimized build)" } else { "" };
 
 /// Two columns: what, and how much.
@@ -55,7 +56,7 @@ pub fn progress(progress: &Progress, expected: u64) -> String {
     )
 }
 
-/// What a rush brought, and something more.
+/// A tally and more rows.
 pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
     let mut text = of_rows(rows_of(tally).into_iter().chain(more));
     for line in tally.contradictions.iter().take(20) {
@@ -73,7 +74,7 @@ pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
             rows.push((format!("  {who}"), in_words(latency)));
         }
     }
-    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {}", kind.as_str()), grouped(*count))));
+    rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {kind}"), grouped(*count))));
     rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
     rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
     rows.push(("requests given up".into(), grouped(tally.gave_up)));
@@ -90,7 +91,7 @@ pub fn asked(tally: &Tally) -> Vec<(String, String)> {
     vec![
         ("people who asked".into(), grouped(tally.people.into())),
         ("requests".into(), grouped(tally.requests)),
-        ("took".into(), format!("{:.1} s, {:.0} requests a second{UNOPTIMIZED}", tally.seconds, tally.per_second)),
+        ("took".into(), format!("{:.1} s, {} requests a second{UNOPTIMIZED}", tally.seconds, number(tally.per_second))),
         ("latency p50 · p99 · p99.9 · max".into(), in_words(&tally.latency)),
     ]
 }

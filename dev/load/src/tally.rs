@@ -1,4 +1,5 @@
-//! The answers of a crowd, counted while they come and summed up afterwards, with every promise kept.
+//! The answers of a crowd, counted while they come and summed up afterwards, with every promise
+//! kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use tokio::sync::Notify;
 
 use crate::answer::{Answer, Kind, Promise};
 
-/// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the rush.
+/// Counts that change while the crowd asks: for the progress line, and to wait for a moment in the
+/// rush.
 #[derive(Debug, Default)]
 pub struct Progress {
     counts: [AtomicU64; Kind::ALL.len()],
@@ -36,7 +38,7 @@ impl Progress {
         Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
 
-    /// The rush is over: nobody will be admitted any more.
+    /// The rush is over: no more admissions will come.
     pub fn give_up(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.moved.notify_waiters();
@@ -139,9 +141,11 @@ pub struct Tally {
     pub admitted: usize,
     /// Promises that came without Kafka's acknowledgement.
     pub not_queued: u64,
-    /// Requests that were given up: unavailable, not open or without an answer until patience ended.
+    /// Requests that were given up: unavailable, not open or without an answer until patience
+    /// ended.
     pub gave_up: u64,
-    /// Requests of an open loop that could not be sent on time, because every connection was waiting.
+    /// Requests of an open loop that could not be sent on time, because every connection was
+    /// waiting.
     pub late: u64,
     /// One of the answers that are not in the contract, to find the reason by.
     pub unclear: Option<String>,
@@ -151,7 +155,8 @@ pub struct Tally {
     pub winners: Latency,
     /// The same for every other answer.
     pub losers: Latency,
-    /// Answers that no correct system gives: two slots to one person, one slot to two people, one person admitted twice.
+    /// Answers that no correct system gives: two slots to one person, one slot to two people, one
+    /// person admitted twice.
     pub contradictions: Vec<String>,
     /// People who were promised a coupon and also got the answer that it is sold out.
     pub holders_denied: u64,

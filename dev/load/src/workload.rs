@@ -1,4 +1,5 @@
-//! A crowd in a process of its own (`firstcome-crowd`), so that its cost is never counted as the server's.
+//! A crowd in a process of its own (`firstcome-crowd`), so that its cost is never counted as the
+//! server's.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -37,7 +38,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// A closed loop in which everybody asks twice, the second time at once, as people do who are afraid to miss out.
+    /// A closed loop in which everybody asks twice, the second time at once, as people do who are
+    /// afraid to miss out.
     pub fn rush(target: SocketAddr, coupon: i64, requests: u32, connections: usize) -> Self {
         let people = (requests / 2).max(1);
         let prefix = "p-".to_owned();
@@ -87,7 +89,8 @@ impl Workload {
         serde_json::from_slice(&output.stdout).with_context(|| format!("{PROGRAM} gave no tally"))
     }
 
-    /// The same, with the microseconds of CPU that the process `pid` took for each request meanwhile.
+    /// The same, with the microseconds of CPU that the process `pid` took for each request
+    /// meanwhile.
     pub async fn run_metered(&self, pid: u32) -> Result<(Tally, f64)> {
         let before = cpu_seconds(pid)?;
         let tally = self.run().await?;

@@ -2,9 +2,9 @@
 
 use comfy_table::Table;
 use firstcome_load::chart::number;
-use firstcome_load::live::grouped;
 use firstcome_load::table::{align_right, wide};
 use firstcome_load::tally::Latency;
+use firstcome_load::terminal::grouped;
 
 use super::{Comparison, DesignRun};
 

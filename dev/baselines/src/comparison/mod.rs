@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use firstcome_load::launch::{Servers, beside_this_program};
-use firstcome_load::live::step;
 use firstcome_load::measure::{Cost, Meter};
 use firstcome_load::tally::Tally;
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -70,8 +70,8 @@ pub struct DesignRun {
     pub twice: u64,
     /// People with the answer `accepted` or `already_claimed` who have no row.
     pub yes_without_row: u64,
-    /// People with the answer `accepted` who have no row after the consumer was killed in the middle of another rush; only
-    /// for designs that have one.
+    /// People with the answer `accepted` who have no row after the consumer was killed in the
+    /// middle of another rush; only for designs that have one.
     pub lost_by_consumer_kill: Option<u64>,
     /// The same after MySQL was killed in the middle of it and came back.
     pub lost_by_mysql_crash: Option<u64>,
@@ -119,8 +119,8 @@ async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result
     let statements_of_ours = running.settle(tally.accepted.len() as u64).await?;
     meter.leave_out(statements_of_ours);
     let cost = meter.stop(&servers.stack).await?;
-    let held = running.held().await?;
-    let mut done = judge(design, size.quantity, tally, &held);
+    let rows_by_person = running.rows_by_person().await?;
+    let mut done = judge(design, size.quantity, tally, &rows_by_person);
     (done.cost, done.statements) = (cost, statements);
     running.stop().await;
     Ok(done)
@@ -142,9 +142,9 @@ async fn sampled(workload: &Workload, meter: &mut Meter) -> Result<(Tally, Vec<(
     Ok((tally, series))
 }
 
-fn judge(design: Design, quantity: u32, mut tally: Tally, held: &HashMap<String, u64>) -> DesignRun {
-    let rows: u64 = held.values().sum();
-    let yes_without_row = lost(tally.promises.keys(), held);
+fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashMap<String, u64>) -> DesignRun {
+    let rows: u64 = rows_by_person.values().sum();
+    let yes_without_row = lost(tally.promises.keys(), rows_by_person);
     tally.forget_names();
     let wanted = u64::from(quantity);
     DesignRun {
@@ -152,7 +152,7 @@ fn judge(design: Design, quantity: u32, mut tally: Tally, held: &HashMap<String,
         rows,
         too_many: rows.saturating_sub(wanted),
         too_few: wanted.saturating_sub(rows),
-        twice: rows - held.len() as u64,
+        twice: rows - rows_by_person.len() as u64,
         yes_without_row,
         lost_by_consumer_kill: None,
         lost_by_mysql_crash: None,
@@ -162,12 +162,12 @@ fn judge(design: Design, quantity: u32, mut tally: Tally, held: &HashMap<String,
     }
 }
 
-fn lost<'a>(promised: impl Iterator<Item = &'a String>, held: &HashMap<String, u64>) -> u64 {
-    promised.filter(|user| !held.contains_key(*user)).count() as u64
+fn lost<'a>(promised: impl Iterator<Item = &'a String>, rows_by_person: &HashMap<String, u64>) -> u64 {
+    promised.filter(|user| !rows_by_person.contains_key(*user)).count() as u64
 }
 
-/// A rush in which a process is killed once a third of the rows stand; gives how many people with the answer `accepted` have
-/// no row afterwards.
+/// A rush in which a process is killed once a third of the rows stand; gives how many people with
+/// the answer `accepted` have no row afterwards.
 async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSize, victim: Victim) -> Result<u64> {
     let mut running = Processes::start(servers, design, size.killed).await?;
     let workload = Workload::rush(running.api.address()?, running.coupon, size.killed * 4, size.connections);
@@ -187,7 +187,7 @@ async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSiz
     }
     let tally = asking.await??;
     running.settle(tally.accepted.len() as u64).await?;
-    let missing = lost(tally.accepted.iter(), &running.held().await?);
+    let missing = lost(tally.accepted.iter(), &running.rows_by_person().await?);
     running.stop().await;
     Ok(missing)
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use firstcome_load::chart::{escape, number, standalone};
-use firstcome_load::live::{grouped, step};
 use firstcome_load::tally::Latency;
+use firstcome_load::terminal::{grouped, step};
 use serde::Deserialize;
 
 use super::page::colour;

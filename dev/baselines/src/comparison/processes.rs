@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use firstcome_load::launch::{Installation, Servers, Service, beside_this_program, connection};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
@@ -139,14 +139,14 @@ impl Processes {
     }
 
     /// Who holds how many rows.
-    pub(super) async fn held(&self) -> Result<HashMap<String, u64>> {
+    pub(super) async fn rows_by_person(&self) -> Result<HashMap<String, u64>> {
         let mut conn = connection(&self.servers.stack.mysql.url()).await?;
         let users: Vec<String> = conn.query(format!("SELECT user_id FROM {}", self.rows_of)).await?;
-        let mut held = HashMap::new();
+        let mut rows_by_person = HashMap::new();
         for user in users {
-            *held.entry(user).or_default() += 1;
+            *rows_by_person.entry(user).or_default() += 1;
         }
-        Ok(held)
+        Ok(rows_by_person)
     }
 
     /// Ends its processes; the other designs have no way to end in order, and need none.

@@ -1,4 +1,5 @@
-//! The consumer of F and G: one insert a message; what can't be inserted goes to a table that nobody reads.
+//! The consumer of F and G: one insert a message; a message that can't be inserted goes to a table
+//! that is never read.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ struct Event {
     slot: u32,
 }
 
-/// Consumes until the process is ended. Says where it listens and when it has partitions, as Firstcome's consumer does.
+/// Consumes until the process is ended. Says where it listens and when it has partitions, as
+/// Firstcome's consumer does.
 pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();

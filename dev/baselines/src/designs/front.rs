@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -15,14 +15,6 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{Issuer, Reply};
-
-/// A route that does nothing, and gives the answer of a sold-out claim, byte for byte as long.
-pub async fn nothing() -> Result<()> {
-    const BODY: &str =
-        r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
-    let answer = async || (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/problem+json")], BODY);
-    listen(Router::new().route("/v1/coupons/{id}/claims", post(answer))).await
-}
 
 /// Listens on a free port of this machine and says where, as the product's processes do.
 pub async fn listen(router: Router) -> Result<()> {

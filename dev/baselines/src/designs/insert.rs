@@ -1,4 +1,4 @@
-//! A and E: nothing is held while a person is served.
+//! A and E: no lock.
 
 use anyhow::Result;
 use firstcome_shared::domain::UserId;
@@ -22,8 +22,8 @@ impl CountThenInsert {
 impl Issuer for CountThenInsert {
     async fn claim(&self, user: &UserId) -> Result<Reply> {
         let mut conn = self.rows.pool.get_conn().await?;
-        let (count, held) = self.rows.look(&mut conn, user.as_str()).await?;
-        if held {
+        let (count, has_row) = self.rows.query(&mut conn, user.as_str()).await?;
+        if has_row {
             return Ok(Reply::Already);
         }
         if count >= self.quantity {
@@ -34,10 +34,13 @@ impl Issuer for CountThenInsert {
     }
 }
 
-/// E: the counter decides, the row is written before the answer. Who holds one is known to MySQL alone, so it is asked by
-/// everybody, and whoever comes too late takes back their step, so that a number which a second click took is free again.
-/// Or, with the counter first, MySQL is asked by nobody who comes too late, and nothing is taken back: faster, but whoever
-/// holds one and asks again is told that it is sold out, and each number that a second click took is lost.
+/// E: the counter decides, the row is written before the answer. Only MySQL knows who has a row, so
+/// every request asks it first, and a request that comes too late takes back its step: a number
+/// that a second click took is free again.
+///
+/// With the counter first, requests that come too late do not ask MySQL and take nothing back. That
+/// is faster, but a person who has a row and asks again is answered that it is sold out, and each
+/// number that a second click took is lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
     rows: Rows,
@@ -62,7 +65,7 @@ impl Issuer for CounterThenInsert {
     async fn claim(&self, user: &UserId) -> Result<Reply> {
         if self.read_first {
             let mut conn = self.rows.pool.get_conn().await?;
-            if self.rows.held(&mut conn, user.as_str()).await? {
+            if self.rows.has_row(&mut conn, user.as_str()).await? {
                 return Ok(Reply::Already);
             }
         }
@@ -76,7 +79,8 @@ impl Issuer for CounterThenInsert {
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(Reply::Accepted(slot)),
-            // Undone by hand; with nobody else's step taken back, this number is lost once the counter is past the end.
+            // Undone by hand; with no other step taken back, this number is lost once the
+            // counter is past the end.
             Ok(false) => self.move_counter(-1).await.map(|_| Reply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

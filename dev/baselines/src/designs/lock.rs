@@ -36,8 +36,8 @@ const LEASE_MS: u64 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-/// C: right with any number of processes. Within one, people queue in memory, so that one a process asks Redis for the lock
-/// and nobody's waiting costs Redis anything.
+/// C: right with any number of processes. Within one, requests queue in memory, so that only one a
+/// process waits for the lock in Redis.
 pub(super) struct InRedis {
     issuer: CountThenInsert,
     redis: MultiplexedConnection,
@@ -78,8 +78,8 @@ impl InRedis {
     /// Rows are never taken back, so what was sold out without the lock is sold out with it.
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<Reply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
-        let (count, held) = self.issuer.rows.look(&mut conn, user.as_str()).await?;
-        Ok(if held { Some(Reply::Already) } else { (count >= self.issuer.quantity).then_some(Reply::SoldOut) })
+        let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;
+        Ok(if has_row { Some(Reply::Already) } else { (count >= self.issuer.quantity).then_some(Reply::SoldOut) })
     }
 }
 

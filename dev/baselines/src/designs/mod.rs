@@ -1,5 +1,6 @@
-//! The designs that write-ups of first-come coupons end with, each as good as its kind can be, behind the same HTTP front as
-//! Firstcome and on the same servers. What they share is here; what makes each one is in a file of its own.
+//! The designs that write-ups of first-come coupons end with, each as good as its kind can be,
+//! behind the same HTTP front as Firstcome and on the same servers. What they share is here; what
+//! makes each one is in a file of its own.
 
 mod consumer;
 mod front;
@@ -16,7 +17,7 @@ use firstcome_shared::kafka::KafkaSettings;
 use serde::{Deserialize, Serialize};
 
 pub use consumer::consume;
-pub use front::{listen, nothing};
+pub use front::listen;
 pub use sql::{failed_table, prepare};
 
 /// Which design.
@@ -29,17 +30,17 @@ pub enum Design {
     B,
     /// The same under a lock in Redis.
     C,
-    /// The same, but whoever finds it sold out without the lock never asks for the lock.
+    /// The same, but a request that finds it sold out without the lock never asks for the lock.
     CLook,
     /// `SELECT … FOR UPDATE` on the stock row.
     D,
-    /// The same, but whoever finds it sold out without the lock never asks for the lock.
+    /// The same, but a request that finds it sold out without the lock never asks for the lock.
     DLook,
     /// Redis `INCR`, then insert in the request.
     E,
-    /// The same, but MySQL is asked only by those whom the counter lets through.
+    /// The same, but MySQL is asked only after the counter has let a request through.
     EFirst,
-    /// `SADD`, `INCR`, Kafka, one insert a message, failures to a table nobody reads.
+    /// `SADD`, `INCR`, Kafka, one insert a message, failures to a table that is never read.
     F,
     /// `SCARD` and `SADD` in `MULTI`/`EXEC` with `WATCH`, then as F.
     G,
@@ -127,7 +128,8 @@ pub struct DesignArgs {
     /// Kafka.
     #[arg(long)]
     pub brokers: String,
-    /// Its topic, new for each rush: what a killed consumer left unread of the last one is no part of this one.
+    /// Its topic, new for each rush: what a killed consumer left unread of the last one is no part
+    /// of this one.
     #[arg(long)]
     pub topic: String,
     /// How many there are.

@@ -20,8 +20,8 @@ struct Topic {
 }
 
 impl Topic {
-    /// With a connection that has carried a message (an empty one, which the consumer passes over): what is measured is the
-    /// design, not its first second.
+    /// With a connection that has carried a message (an empty one, which the consumer passes over):
+    /// what is measured is the design, not its first second.
     async fn new(args: &DesignArgs) -> Result<Self> {
         let settings = args.kafka();
         let producer: FutureProducer = settings.producer(DEADLINE).create()?;
@@ -58,13 +58,13 @@ impl SetAndCounter {
         })
     }
 
-    /// The counter only grows: whoever finds it at the end changes nothing any more.
+    /// The counter only grows: a request that finds it at the end changes nothing.
     async fn settled(&self, user: &str) -> Result<Option<Reply>> {
-        let mut look = redis::pipe();
-        look.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
-        let (count, held): (Option<u32>, bool) = look.query_async(&mut self.redis.clone()).await?;
+        let mut query = redis::pipe();
+        query.cmd("GET").arg(&self.counter).cmd("SISMEMBER").arg(&self.people).arg(user);
+        let (count, has_row): (Option<u32>, bool) = query.query_async(&mut self.redis.clone()).await?;
         let over = count.is_some_and(|count| count >= self.quantity);
-        Ok(over.then_some(if held { Reply::Already } else { Reply::SoldOut }))
+        Ok(over.then_some(if has_row { Reply::Already } else { Reply::SoldOut }))
     }
 
     async fn take_back(&self, user: &str) -> Result<()> {
@@ -80,7 +80,8 @@ impl Issuer for SetAndCounter {
         }
         let added: u32 = redis::cmd("SADD").arg(&self.people).arg(user).query_async(&mut self.redis.clone()).await?;
         if added == 0 {
-            // Also answered to a person who asks twice at once and loses a moment later: the two steps are not atomic.
+            // Also answered to a person who asks twice at once and loses a moment later: the two
+            // steps are not atomic.
             return Ok(Reply::Already);
         }
         let slot: u32 = redis::cmd("INCR").arg(&self.counter).query_async(&mut self.redis.clone()).await?;
@@ -93,10 +94,10 @@ impl Issuer for SetAndCounter {
     }
 }
 
-/// Connections of G: a `WATCH` belongs to a connection, so nobody can share one.
+/// Connections of G: a `WATCH` belongs to a connection, so it can't be shared.
 const CONNECTIONS: usize = 64;
 
-/// G: one set, changed only if nobody else changed it since it was counted.
+/// G: one set, changed only if it did not change since it was counted (optimistic lock).
 pub(super) struct WatchedSet {
     free: tokio::sync::Mutex<mpsc::Receiver<MultiplexedConnection>>,
     give_back: mpsc::Sender<MultiplexedConnection>,
@@ -125,27 +126,28 @@ impl WatchedSet {
         })
     }
 
-    /// The set only grows: whoever finds it full needs no `WATCH`, and no connection of their own.
+    /// The set only grows: a request that finds it full needs no `WATCH` and no connection of its
+    /// own.
     async fn settled(&self, user: &str) -> Result<Option<Reply>> {
-        let mut look = redis::pipe();
-        look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
-        let (held, count): (bool, u32) = look.query_async(&mut self.shared.clone()).await?;
-        Ok(if held { Some(Reply::Already) } else { (count >= self.quantity).then_some(Reply::SoldOut) })
+        let mut query = redis::pipe();
+        query.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+        let (has_row, count): (bool, u32) = query.query_async(&mut self.shared.clone()).await?;
+        Ok(if has_row { Some(Reply::Already) } else { (count >= self.quantity).then_some(Reply::SoldOut) })
     }
 
     async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<Reply> {
         loop {
-            let mut look = redis::pipe();
-            look.cmd("WATCH").arg(&self.people).ignore();
-            look.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
-            let (held, count): (bool, u32) = look.query_async(conn).await?;
-            if held || count >= self.quantity {
+            let mut query = redis::pipe();
+            query.cmd("WATCH").arg(&self.people).ignore();
+            query.cmd("SISMEMBER").arg(&self.people).arg(user).cmd("SCARD").arg(&self.people);
+            let (has_row, count): (bool, u32) = query.query_async(conn).await?;
+            if has_row || count >= self.quantity {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
-                return Ok(if held { Reply::Already } else { Reply::SoldOut });
+                return Ok(if has_row { Reply::Already } else { Reply::SoldOut });
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);
-            // Nil: somebody else was quicker, and everybody who looked meanwhile looks again.
+            // Nil: the set has changed since, so everything is read again.
             if add.query_async::<Option<(u32,)>>(conn).await?.is_some() {
                 return Ok(Reply::Accepted(count + 1));
             }

@@ -10,7 +10,7 @@ use super::{DesignArgs, Issuer, Reply};
 
 pub(super) struct RowLock {
     rows: Rows,
-    look: String,
+    query: String,
     lock: String,
     take: String,
     read_first: bool,
@@ -20,15 +20,16 @@ pub(super) struct RowLock {
 impl RowLock {
     pub(super) async fn new(args: &DesignArgs, read_first: bool) -> Result<Self> {
         let table = args.design.table();
-        // Stock and the person's row in one statement, so that whoever loses holds the lock for one round trip.
-        let look = format!(
+        // Stock and the person's row in one statement: a request that loses has the lock for one
+        // round trip only.
+        let query = format!(
             "SELECT remaining, EXISTS (SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?)
              FROM stock_{table} WHERE coupon_id = 1"
         );
         Ok(Self {
             rows: Rows::of(args).await?,
-            lock: format!("{look} FOR UPDATE"),
-            look,
+            lock: format!("{query} FOR UPDATE"),
+            query,
             take: format!("UPDATE stock_{table} SET remaining = remaining - 1 WHERE coupon_id = 1"),
             read_first,
             quantity: args.quantity.into(),
@@ -47,8 +48,8 @@ impl RowLock {
     }
 }
 
-fn no((remaining, held): (i64, u8)) -> Option<Reply> {
-    if held != 0 { Some(Reply::Already) } else { (remaining <= 0).then_some(Reply::SoldOut) }
+fn no((remaining, has_row): (i64, u8)) -> Option<Reply> {
+    if has_row != 0 { Some(Reply::Already) } else { (remaining <= 0).then_some(Reply::SoldOut) }
 }
 
 impl Issuer for RowLock {
@@ -56,7 +57,7 @@ impl Issuer for RowLock {
         let user = user.as_str();
         let mut conn = self.rows.pool.get_conn().await?;
         if self.read_first
-            && let Some(reply) = no(conn.exec_first(&self.look, (user,)).await?.unwrap_or((0, 0)))
+            && let Some(reply) = no(conn.exec_first(&self.query, (user,)).await?.unwrap_or((0, 0)))
         {
             return Ok(reply);
         }

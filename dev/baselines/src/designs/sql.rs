@@ -16,8 +16,8 @@ const DUPLICATE: u16 = 1062;
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     pub(super) pool: Pool,
-    look: String,
-    held: String,
+    query: String,
+    has_row: String,
     insert: String,
 }
 
@@ -27,36 +27,37 @@ impl Rows {
         Ok(Self {
             pool: pool(&args.database, connections)?,
             // Both answers from the unique index alone, in one statement.
-            look: format!("SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"),
-            held: format!("SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?"),
+            query: format!("SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"),
+            has_row: format!("SELECT 1 FROM {table} WHERE coupon_id = 1 AND user_id = ?"),
             insert: format!(
                 "INSERT INTO {table} (coupon_id, user_id, slot, issued_at) VALUES (1, ?, ?, UTC_TIMESTAMP(3))"
             ),
         })
     }
 
-    /// With every connection open and its statement known to MySQL: what is measured is the design, not its first second.
+    /// With every connection open and its statement known to MySQL: what is measured is the design,
+    /// not its first second.
     pub(super) async fn of(args: &DesignArgs) -> Result<Self> {
         let rows = Self::new(args, CONNECTIONS)?;
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS {
             let mut conn = rows.pool.get_conn().await?;
-            rows.look(&mut conn, "nobody").await?;
-            rows.held(&mut conn, "nobody").await?;
+            rows.query(&mut conn, "nobody").await?;
+            rows.has_row(&mut conn, "nobody").await?;
             open.push(conn);
         }
         Ok(rows)
     }
 
     /// How many rows there are, and whether this person has one.
-    pub(super) async fn look(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
-        let (count, held): (u32, u8) = conn.exec_first(&self.look, (user,)).await?.unwrap_or((0, 0));
-        Ok((count, held != 0))
+    pub(super) async fn query(&self, conn: &mut Conn, user: &str) -> Result<(u32, bool)> {
+        let (count, has_row): (u32, u8) = conn.exec_first(&self.query, (user,)).await?.unwrap_or((0, 0));
+        Ok((count, has_row != 0))
     }
 
     /// Whether this person has a row.
-    pub(super) async fn held(&self, conn: &mut Conn, user: &str) -> Result<bool> {
-        Ok(conn.exec_first::<u8, _, _>(&self.held, (user,)).await?.is_some())
+    pub(super) async fn has_row(&self, conn: &mut Conn, user: &str) -> Result<bool> {
+        Ok(conn.exec_first::<u8, _, _>(&self.has_row, (user,)).await?.is_some())
     }
 
     /// `false` where this person has a row already.

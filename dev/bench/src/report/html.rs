@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use firstcome_load::chart::{escape, page as whole};
 
 use super::table::{measured, remark, target, value, verdict};
-use super::{Figure, Report};
+use super::{Measurement, Report};
 
 pub(super) fn page(report: &Report) -> String {
     let machine = &report.machine;
     let about = format!(
-        "{} · {} cores, {}, {} GiB, Linux {} · load {} before the run. Compare figures of this run with each other only.",
+        "{} · {} cores, {}, {} GiB, Linux {} · load {} before the run. Compare measurements of this run with each other only.",
         machine.at, machine.cores, machine.processor, machine.memory_gib, machine.kernel, machine.load
     );
     let mut body = String::new();
@@ -25,7 +25,7 @@ pub(super) fn page(report: &Report) -> String {
         body += &targets(report);
     }
     body += "<h2>Everything measured</h2>";
-    body += &figures(&report.figures);
+    body += &measurements(&report.measurements);
     let took: Vec<_> = report.took.iter().map(|(part, seconds)| format!("{part} {seconds:.0} s")).collect();
     let _ = write!(body, "<p class=\"soft\">Took: {}</p>", escape(&took.join(" · ")));
     whole("Firstcome: measured", &about, &body)
@@ -35,35 +35,35 @@ fn targets(report: &Report) -> String {
     let mut html = "<div class=\"scroll\"><table><tr><th class=\"l\">target of</th><th>is</th><th>to be</th><th></th>\
                     <th class=\"l\">how it is read, what limits it</th></tr>"
         .to_owned();
-    for figure in report.targets() {
-        let class = if verdict(figure) == "met" { "met" } else { "missed" };
+    for measurement in report.targets() {
+        let class = if verdict(measurement) == "met" { "met" } else { "missed" };
         let _ = write!(
             html,
             "<tr><td class=\"l\">{}</td><td class=\"nowrap\">{}</td><td class=\"nowrap\">{}</td><td class=\"{class}\">{}</td>\
              <td class=\"l soft\">{}</td></tr>",
-            escape(&figure.what),
-            escape(&value(figure)),
-            escape(&target(figure)),
-            verdict(figure),
-            escape(&remark(figure)),
+            escape(&measurement.what),
+            escape(&value(measurement)),
+            escape(&target(measurement)),
+            verdict(measurement),
+            escape(&remark(measurement)),
         );
     }
     html + "</table></div>"
 }
 
-fn figures(figures: &[Figure]) -> String {
+fn measurements(measurements: &[Measurement]) -> String {
     let mut html =
-        "<div class=\"scroll\"><table><tr><th class=\"l\">part</th><th class=\"l\">figure</th><th>value</th>\
+        "<div class=\"scroll\"><table><tr><th class=\"l\">part</th><th class=\"l\">measurement</th><th>value</th>\
                     <th class=\"l\">out of</th></tr>"
             .to_owned();
-    for figure in figures {
+    for measurement in measurements {
         let _ = write!(
             html,
             "<tr><td class=\"l soft\">{}</td><td class=\"l\">{}</td><td class=\"nowrap\">{}</td><td class=\"l soft\">{}</td></tr>",
-            escape(&figure.section),
-            escape(&figure.what),
-            escape(&value(figure)),
-            escape(&measured(figure)),
+            escape(&measurement.section),
+            escape(&measurement.what),
+            escape(&value(measurement)),
+            escape(&measured(measurement)),
         );
     }
     html + "</table></div>"

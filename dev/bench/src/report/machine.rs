@@ -1,4 +1,4 @@
-//! Where a run took place. Figures of two machines are not to be compared, nor those of a busy one.
+//! The machine of a run. Measurements of two machines are not comparable, nor those of a busy one.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ pub struct Machine {
     pub processor: String,
     pub memory_gib: f64,
     pub kernel: String,
-    /// How many processes wanted a core in the last minute, before anything was started here.
+    /// Load average of the last minute, before anything was started here.
     pub load: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What a run found.
+//! The report of a run: terminal, JSON and page.
 
 mod html;
 mod machine;
@@ -21,24 +21,22 @@ pub struct Report {
     pub size: crate::cli::Size,
     /// The designs side by side, where they were measured.
     pub comparison: Option<Comparison>,
-    pub figures: Vec<Figure>,
+    pub measurements: Vec<Measurement>,
     /// How long each part took, in seconds, in order.
     pub took: Vec<(String, f64)>,
     /// What could not be measured, and why.
     pub failed: Vec<(String, String)>,
 }
 
-/// One figure, with everything it was worked out from.
+/// One measurement, with everything it was worked out from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Figure {
-    /// Which part of the run.
+pub struct Measurement {
     pub section: Cow<'static, str>,
     pub what: String,
-    /// In the unit below.
     pub value: f64,
     /// `×`, `ms`, `/s`, …
     pub unit: Cow<'static, str>,
-    /// What it is to be, where there is a target.
+    /// Only where there is one.
     pub target: Option<Target>,
     /// What was measured to get it.
     pub measured: BTreeMap<String, f64>,
@@ -66,13 +64,13 @@ impl Target {
     }
 }
 
-impl Figure {
+impl Measurement {
     pub fn of(section: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let (what, measured, note) = (what.into(), BTreeMap::new(), String::new());
         Self { section: section.into(), what, value, unit: unit.into(), target: None, measured, note }
     }
 
-    /// One figure through another, both kept.
+    /// One measurement through another, both kept.
     pub fn ratio(section: &'static str, what: impl Into<String>, upper: (&str, f64), lower: (&str, f64)) -> Self {
         let what = what.into();
         Self::of(section, what, upper.1 / lower.1.max(1e-9), "×").with(upper.0, upper.1).with(lower.0, lower.1)
@@ -101,7 +99,7 @@ impl Figure {
 impl Report {
     pub fn new(size: crate::cli::Size) -> Self {
         let machine = Machine::describe();
-        Self { machine, size, comparison: None, figures: Vec::new(), took: Vec::new(), failed: Vec::new() }
+        Self { machine, size, comparison: None, measurements: Vec::new(), took: Vec::new(), failed: Vec::new() }
     }
 
     /// The designs side by side; empty before the first.
@@ -110,9 +108,9 @@ impl Report {
         self.comparison.get_or_insert_with(|| Comparison { size, cores, nothing: None, runs: Vec::new() })
     }
 
-    /// Figures with a target, in order.
-    pub fn targets(&self) -> impl Iterator<Item = &Figure> {
-        self.figures.iter().filter(|figure| figure.target.is_some())
+    /// Measurements with a target, in order.
+    pub fn targets(&self) -> impl Iterator<Item = &Measurement> {
+        self.measurements.iter().filter(|measurement| measurement.target.is_some())
     }
 
     /// Writes `report.json` and `report.html`.
@@ -132,13 +130,13 @@ mod tests {
     #[test]
     fn a_report_is_read_back_as_it_was_written_and_its_page_needs_no_network() {
         let mut report = Report::new(Size::of(true));
-        report.figures.push(Figure::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
+        report.measurements.push(Measurement::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
         report.failed.push(("passes".into(), "<gone>".into()));
         report.comparison();
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path()).unwrap();
         let again: Report = serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
-        assert_eq!(again.figures[0].target.map(|target| target.met(1.0)), Some(false));
+        assert_eq!(again.measurements[0].target.map(|target| target.met(1.0)), Some(false));
         assert_eq!(again.comparison.map(|all| all.size.requests), Some(report.size.requests));
         let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
         for words in ["NOT MET", "a &amp; b", "the disk", "&lt;gone&gt;", "The same rush on every design"] {

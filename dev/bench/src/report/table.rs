@@ -4,13 +4,13 @@ use comfy_table::Table;
 use firstcome_load::chart::number;
 use firstcome_load::table::{align_right, wide};
 
-use super::{Figure, Report, Target};
+use super::{Measurement, Report, Target};
 
 pub fn print(report: &Report) {
     if let Some(comparison) = &report.comparison {
         println!("\n{}", comparison.tables());
     }
-    println!("\nEverything measured\n{}", figures(&report.figures));
+    println!("\nEverything measured\n{}", measurements(&report.measurements));
     println!("\nTargets\n{}", targets(report));
     for (part, error) in &report.failed {
         println!("NOT MEASURED: {part}: {error}");
@@ -21,10 +21,15 @@ pub fn print(report: &Report) {
     println!("{} cores, {}, load {} before the run", machine.cores, machine.processor, machine.load);
 }
 
-fn figures(figures: &[Figure]) -> Table {
-    let mut table = wide(["part", "figure", "value", "out of"]);
-    for figure in figures {
-        table.add_row([figure.section.to_string(), figure.what.clone(), value(figure), measured(figure)]);
+fn measurements(measurements: &[Measurement]) -> Table {
+    let mut table = wide(["part", "measurement", "value", "out of"]);
+    for measurement in measurements {
+        table.add_row([
+            measurement.section.to_string(),
+            measurement.what.clone(),
+            value(measurement),
+            measured(measurement),
+        ]);
     }
     align_right(&mut table, 2);
     table
@@ -32,8 +37,14 @@ fn figures(figures: &[Figure]) -> Table {
 
 fn targets(report: &Report) -> Table {
     let mut table = wide(["target of", "is", "to be", "", "how it is read, what limits it"]);
-    for figure in report.targets() {
-        table.add_row([figure.what.clone(), value(figure), target(figure), verdict(figure).to_owned(), remark(figure)]);
+    for measurement in report.targets() {
+        table.add_row([
+            measurement.what.clone(),
+            value(measurement),
+            target(measurement),
+            verdict(measurement).to_owned(),
+            remark(measurement),
+        ]);
     }
     for (part, _) in &report.failed {
         table.add_row([
@@ -49,25 +60,27 @@ fn targets(report: &Report) -> Table {
     table
 }
 
-/// A figure's value with its unit.
-pub(super) fn value(figure: &Figure) -> String {
-    format!("{} {}", number(figure.value), figure.unit).trim_end().to_owned()
+/// A measurement's value with its unit.
+pub(super) fn value(measurement: &Measurement) -> String {
+    format!("{} {}", number(measurement.value), measurement.unit).trim_end().to_owned()
 }
 
 /// What it was worked out from.
-pub(super) fn measured(figure: &Figure) -> String {
-    let measured: Vec<_> = figure.measured.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
+pub(super) fn measured(measurement: &Measurement) -> String {
+    let measured: Vec<_> =
+        measurement.measured.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
     measured.join(" · ")
 }
 
-/// How it is read and what limits it; where nothing is said of one that is not met, what it was worked out from.
-pub(super) fn remark(figure: &Figure) -> String {
-    let missed = figure.target.is_some_and(|target| !target.met(figure.value));
-    if missed && figure.note.is_empty() { measured(figure) } else { figure.note.clone() }
+/// How it is read and what limits it; where nothing is said of one that is not met, what it was
+/// worked out from.
+pub(super) fn remark(measurement: &Measurement) -> String {
+    let missed = measurement.target.is_some_and(|target| !target.met(measurement.value));
+    if missed && measurement.note.is_empty() { measured(measurement) } else { measurement.note.clone() }
 }
 
-pub(super) fn target(figure: &Figure) -> String {
-    match figure.target {
+pub(super) fn target(measurement: &Measurement) -> String {
+    match measurement.target {
         Some(Target::AtLeast(bound)) => format!("≥ {}", number(bound)),
         Some(Target::AtMost(bound)) => format!("≤ {}", number(bound)),
         Some(Target::Shown) => "shown".into(),
@@ -76,10 +89,10 @@ pub(super) fn target(figure: &Figure) -> String {
 }
 
 /// Whether it is met.
-pub(super) fn verdict(figure: &Figure) -> &'static str {
-    match figure.target {
+pub(super) fn verdict(measurement: &Measurement) -> &'static str {
+    match measurement.target {
         Some(Target::Shown) | None => "",
-        Some(target) if target.met(figure.value) => "met",
+        Some(target) if target.met(measurement.value) => "met",
         Some(_) => "NOT MET",
     }
 }

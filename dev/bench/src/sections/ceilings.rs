@@ -1,9 +1,10 @@
-//! What the HTTP server, the script and MySQL can do by themselves, and sold-out claims beside the first of these.
+//! Ceilings of the HTTP server, the script and MySQL by themselves, and sold-out claims beside the
+//! HTTP server.
 
 use anyhow::{Result, ensure};
 use firstcome_load::launch::{Coupon, Installation, Service};
-use firstcome_load::live::step;
 use firstcome_load::tally::{Latency, Tally};
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
@@ -12,50 +13,56 @@ use super::median;
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "ceilings";
-/// Each of two servers is measured so often, in turns, so that what else the machine does hits both.
+/// Each of two servers is measured so often, in turns, so that what else the machine does hits
+/// both.
 const TURNS: u32 = 11;
-/// The same, of those that come by the clock.
+/// The same, in an open loop.
 const CLOCK_TURNS: u32 = 5;
 
 /// The answers of a crowd, and the microseconds of CPU that each request took the server.
 type Turn = (Tally, f64);
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("ceilings").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-    let mut figures = sold_out(bench, &installation, &api, size).await?;
+    let mut measurements = sold_out(bench, &installation, &api, size).await?;
     step("the admission script by redis-benchmark");
     for policy in ["always", "everysec"] {
         bench.fsync(policy).await?;
         for pipelined in [1, 16] {
-            figures.push(admitted(&installation, &api, size, policy, pipelined).await?);
+            measurements.push(admitted(&installation, &api, size, policy, pipelined).await?);
         }
     }
     bench.fsync("always").await?;
     let gone = installation.coupon(&api, 1).await?;
     script(&installation, gone, 10, 1, 1).await?;
     let rate = script(&installation, gone, size.many_requests, size.connections, 1).await?;
-    figures.push(Figure::of(PART, "script, sold out, by redis-benchmark", rate, "/s"));
+    measurements.push(Measurement::of(PART, "script, sold out, by redis-benchmark", rate, "/s"));
     step("rows straight into MySQL");
     let coupon = installation.coupon(&api, size.missing).await?;
     let took = insert_rows(&installation, coupon, 1, size.missing).await?.as_secs_f64();
     let rate = f64::from(size.missing) / took;
-    figures.push(Figure::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took));
+    measurements.push(
+        Measurement::of(PART, "multi-row inserts straight into issued_coupons", rate, "/s").with("seconds", took),
+    );
     step("both stores read, nothing compared");
     admit_straight(&installation, coupon, size.missing).await?;
     let took = scan(&installation, coupon).await?.0.as_secs_f64();
     let rate = f64::from(size.missing) / took;
-    figures.push(Figure::of(PART, "claims read from both stores, nothing compared", rate, "/s").with("seconds", took));
+    measurements.push(
+        Measurement::of(PART, "claims read from both stores, nothing compared", rate, "/s").with("seconds", took),
+    );
     api.stop().await?;
     reconciler.stop().await?;
-    Ok(figures)
+    Ok(measurements)
 }
 
-/// Sold-out claims beside a route that does nothing, in turns; then losers by the clock at half that rate.
-async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+/// Sold-out claims beside a route that does nothing, in turns; then losers by the clock at half
+/// that rate.
+async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Measurement>> {
     let nothing = bench.nothing().await?;
     let coupon = sold(installation, api, size).await?;
     let workload =
@@ -77,7 +84,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
     let ratios: Vec<f64> = lost.iter().zip(&idle).map(|(lost, idle)| lost.0.per_second / idle.0.per_second).collect();
     let (least, most) =
         (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
-    let ratio = Figure::of(PART, "sold-out claims ÷ do-nothing route", median(ratios), "×")
+    let ratio = Measurement::of(PART, "sold-out claims ÷ do-nothing route", median(ratios), "×")
         .with("sold out/s", lost_rate)
         .with("nothing/s", idle_rate)
         .with("cores the crowd took", crowd_share);
@@ -92,7 +99,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
     ])
 }
 
-/// A coupon of which nothing is left.
+/// A coupon that is sold out.
 async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result<Coupon> {
     let coupon = installation.coupon(api, size.quantity).await?;
     let buyers = Workload::once_each(api.address()?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
@@ -100,9 +107,9 @@ async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result
     Ok(coupon)
 }
 
-/// Losers that come by the clock, in turns with people who ask the route that does nothing by the same clock: what both have
-/// is of the machine and of the crowd's own timer.
-async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Coupon, rate: f64) -> Result<Figure> {
+/// Losers in an open loop, in turns with the route that does nothing: what both measure comes from
+/// the machine and from the generator's own timer.
+async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Coupon, rate: f64) -> Result<Measurement> {
     step(format!("losers by the clock, {rate:.0} a second"));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
@@ -120,9 +127,9 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
     let middle = |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
     let least = lost.iter().map(|l| l.p99_ms).fold(f64::INFINITY, f64::min);
     let most = lost.iter().map(|l| l.p99_ms).fold(0.0, f64::max);
-    let figure =
-        Figure::of(PART, "p99 of losers at half the maximum rate, open loop", middle(&lost, |l| l.p99_ms), "ms");
-    Ok(figure
+    let measurement =
+        Measurement::of(PART, "p99 of losers at half the maximum rate, open loop", middle(&lost, |l| l.p99_ms), "ms");
+    Ok(measurement
         .target(Target::AtMost(10.0))
         .with("rate/s", rate)
         .with("p50 ms", middle(&lost, |l| l.p50_ms))
@@ -141,14 +148,14 @@ async fn admitted(
     size: &Size,
     policy: &str,
     pipelined: u32,
-) -> Result<Figure> {
+) -> Result<Measurement> {
     let coupon = installation.coupon(api, 10_000_000).await?;
     let rate = script(installation, coupon, size.many_requests, size.connections, pipelined).await?;
     let mut redis = installation.redis().await?;
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let admitted: u32 = redis::cmd("ZCARD").arg(&keys.users).query_async(&mut redis).await?;
-    // Names are drawn by chance, so some come twice.
+    // Names are random, so some come twice.
     ensure!(admitted > size.many_requests / 2, "the script admitted {admitted} only of {}", size.many_requests);
     let what = format!("script, everyone wins, by redis-benchmark, {policy}, pipeline {pipelined}");
-    Ok(Figure::of(PART, what, rate, "/s"))
+    Ok(Measurement::of(PART, what, rate, "/s"))
 }

@@ -1,37 +1,41 @@
-//! Claims while everyone wins, beside a route that does only what has to be done.
+//! Throughput of claims while everyone wins, beside a route that does only the necessary.
 
 use anyhow::{Result, ensure};
 use firstcome_load::answer::Kind;
 use firstcome_load::launch::{Installation, Service};
-use firstcome_load::live::step;
 use firstcome_load::tally::Tally;
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
-use tokio::process::Command;
 
 use super::median;
 use crate::Bench;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "claims";
 /// In turns, so that what else the machine does hits both.
 const TURNS: u32 = 3;
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("claims").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
-    let mut figures = everyone_wins(bench, &installation, &api, size).await?;
-    figures.extend(fsync(bench, &installation, &api, size).await?);
+    let mut measurements = everyone_wins(bench, &installation, &api, size).await?;
+    measurements.extend(fsync(bench, &installation, &api, size).await?);
     consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
-    Ok(figures)
+    Ok(measurements)
 }
 
-/// Firstcome and the bare route in turns, AOF `always`; rows flow in both cases, so that both have the same part of the
-/// machine.
-async fn everyone_wins(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
+/// Firstcome and the bare route in turns, AOF `always`; rows flow in both cases, so that both have
+/// the same part of the machine.
+async fn everyone_wins(
+    bench: &Bench,
+    installation: &Installation,
+    api: &Service,
+    size: &Size,
+) -> Result<Vec<Measurement>> {
     step("everyone wins, in turns with a route that does only what has to be done");
     let nothing = bench.nothing().await?;
     let (mut own, mut bare, mut idle) = (Vec::new(), Vec::new(), Vec::new());
@@ -47,19 +51,22 @@ async fn everyone_wins(bench: &Bench, installation: &Installation, api: &Service
     let [own, bare, idle] = [own, bare, idle]
         .map(|turns: Vec<(Tally, f64)>| median(turns.iter().map(|(tally, _)| tally.per_second).collect()));
     let what = "everyone wins (always, rows flowing) ÷ bare route with one script and one produce";
-    let to_idle = Figure::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
+    let to_idle =
+        Measurement::ratio(PART, "everyone wins ÷ do-nothing route", ("Firstcome/s", own), ("nothing/s", idle));
     Ok(vec![
-        Figure::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare)).target(Target::AtLeast(1.2)).note(format!(
-            "both write to the same topic, and the same consumer writes the rows of both; a claim takes the API \
+        Measurement::ratio(PART, what, ("Firstcome/s", own), ("bare/s", bare)).target(Target::AtLeast(1.2)).note(
+            format!(
+                "both write to the same topic, and the same consumer writes the rows of both; a claim takes the API \
                  {own_cpu:.1} µs of CPU, the bare route {bare_cpu:.1} µs"
-        )),
+            ),
+        ),
         to_idle.target(Target::Shown).note("the disk: each admission is on it before its answer, and Kafka has it too"),
     ])
 }
 
 /// How much `always` costs, at few and at many connections.
-async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Measurement>> {
+    let mut measurements = Vec::new();
     for connections in [64, 512] {
         let mut rates = Vec::new();
         for policy in ["always", "everysec"] {
@@ -67,15 +74,16 @@ async fn fsync(bench: &Bench, installation: &Installation, api: &Service, size: 
             rates.push(wins(installation, api, size, size.winners / TURNS, connections).await?.0.per_second);
         }
         let what = format!("everyone wins: always ÷ everysec at {connections} connections");
-        let figure = Figure::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
-        // One write to the disk serves everybody who waits at that moment, and no more than all connections can wait.
+        let measurement = Measurement::ratio(PART, what, ("always/s", rates[0]), ("everysec/s", rates[1]));
+        // One write to the disk serves everybody who waits at that moment, and no more than all
+        // connections can wait.
         let each = f64::from(u16::try_from(connections).unwrap_or(u16::MAX)) / rates[0] * 1e3;
-        figures.push(figure.target(Target::Shown).note(format!(
+        measurements.push(measurement.target(Target::Shown).note(format!(
             "Redis waits for the disk before it answers: one write for all who wait then; a round of {connections} took {each:.1} ms"
         )));
     }
     bench.fsync("always").await?;
-    Ok(figures)
+    Ok(measurements)
 }
 
 async fn wins(
@@ -94,18 +102,9 @@ async fn wins(
 
 async fn bare_wins(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<(Tally, f64)> {
     let coupon = installation.coupon(api, size.winners).await?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("bare");
-    for (flag, setting) in [
-        ("--redis", "REDIS_URL"),
-        ("--prefix", "REDIS_KEY_PREFIX"),
-        ("--brokers", "KAFKA_BROKERS"),
-        ("--topic", "KAFKA_TOPIC"),
-    ] {
-        command.args([flag, installation.setting(setting)]);
-    }
-    command.args(["--coupon", &coupon.id.to_string(), "--drop", &coupon.drop.to_string()]);
-    let bare = bench.servers.spawn("bare", &mut command, "").await?;
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let args = ["bare", "--coupon", &id, "--drop", &drop];
+    let bare = bench.baseline(&args, &installation.settings).await?;
     let people = size.winners / TURNS;
     let workload = Workload::once_each(bare.address()?, coupon.id, people, size.connections);
     let (tally, cpu) = workload.run_metered(bare.pid()).await?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::launch::{Coupon, Installation, until};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use firstcome_shared::kafka::KafkaSettings;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
@@ -13,18 +14,18 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use super::median;
 use super::winners::event;
 use crate::Bench;
-use crate::ceiling::{PARTITIONS, insert_rows_by};
+use crate::ceiling::insert_rows_by;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "consumer";
 
 /// Each of the two is measured so often, in turns, so that what else the machine does hits both.
 const TURNS: usize = 3;
-/// Rows in a statement that the straight inserts are tried with; they are measured with what is best for them here.
+/// Rows in a statement to try; the straight inserts are measured with the best of them.
 const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("consumer").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
@@ -44,15 +45,15 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     }
     let what = "consumer rows ÷ straight multi-row inserts";
     Ok(vec![
-        Figure::of(PART, "drain of a backlog", median(consumer.clone()), "rows/s"),
-        Figure::ratio(PART, what, ("consumer/s", median(consumer)), ("straight/s", median(straight)))
+        Measurement::of(PART, "drain of a backlog", median(consumer.clone()), "rows/s"),
+        Measurement::ratio(PART, what, ("consumer/s", median(consumer)), ("straight/s", median(straight)))
             .target(Target::AtLeast(0.7))
             .with("rows", size.winners.into())
             .with("rows a straight statement", rows.into()),
     ])
 }
 
-/// How many rows in a statement suit straight inserts best, on this machine.
+/// The rows in a statement with which straight inserts are fastest here.
 async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
     let share = coupon.quantity / u32::try_from(SIZES.len())?;
     let (mut best, mut from) = ((Duration::MAX, SIZES[0]), 1);
@@ -92,7 +93,8 @@ pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Resu
 pub(super) async fn consume(installation: &Installation, coupon: Coupon) -> Result<f64> {
     let mut conn = installation.mysql().await?;
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    // Rows of one partition come in order: the last of each tells that all are there, and asking for them costs MySQL nothing.
+    // Rows of one partition come in order, so the last of each shows that all are there; MySQL
+    // finds these few by key.
     let mut last: BTreeMap<u32, u32> = BTreeMap::new();
     for slot in 1..=coupon.quantity {
         last.insert(event(coupon, slot)?.partition(PARTITIONS), slot);

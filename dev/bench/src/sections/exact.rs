@@ -1,10 +1,10 @@
-//! From the last admission to exact rows.
+//! Latency from the last admission to exact rows.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use firstcome_load::launch::{Coupon, Installation};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{sleep, timeout};
@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::{median, percentile_99};
 use crate::Bench;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "claims";
 /// Coupons of one rush.
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Sells a hundred in one burst, again and again.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     step(format!("last admission to exact rows, {} rushes", size.rushes));
     let installation = bench.install("exact").await?;
     let (reconciler, api, consumer) =
@@ -40,9 +40,9 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     }
     let worst = took.iter().copied().fold(0.0, f64::max);
     Ok(vec![
-        Figure::of(PART, "last admission → exact rows, median", median(took.clone()), "ms")
+        Measurement::of(PART, "last admission → exact rows, median", median(took.clone()), "ms")
             .target(Target::AtMost(50.0)),
-        Figure::of(PART, "last admission → exact rows, p99", percentile_99(took), "ms")
+        Measurement::of(PART, "last admission → exact rows, p99", percentile_99(took), "ms")
             .target(Target::AtMost(100.0))
             .with("worst ms", worst)
             .note("from Redis's instant of the last admission until MySQL, asked every millisecond, counts all rows"),

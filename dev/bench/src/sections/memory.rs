@@ -1,19 +1,18 @@
-//! How much memory the API has under many connections.
+//! Peak memory of the API under many connections.
 
 use anyhow::{Context, Result};
 use firstcome_load::launch::Service;
-use firstcome_load::live::step;
 use firstcome_load::measure::memory_kb;
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 
 use crate::Bench;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "memory";
 
-/// A fresh API, more and more claims, and how much memory it has then.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     const STEPS: u32 = 10;
     let installation = bench.install("memory").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
@@ -33,16 +32,17 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     let at = |step: u32| seen.get(step as usize - 1).copied().context("no such step");
     let (first, half, last) = (at(1)?, at(STEPS / 2)?, at(STEPS)?);
     let what = "API memory at 1,000 connections, the most it ever had";
-    let most = Figure::of(PART, what, last, "MB").target(Target::AtMost(60.0));
+    let most = Measurement::of(PART, what, last, "MB").target(Target::AtMost(60.0));
     let what = "the same, all claims ÷ the first tenth of them";
-    let flat = Figure::ratio(PART, what, ("MB at the end", last), ("MB at first", first)).target(Target::AtMost(1.1));
+    let flat =
+        Measurement::ratio(PART, what, ("MB at the end", last), ("MB at first", first)).target(Target::AtMost(1.1));
     Ok(vec![
         most.with("claims", size.memory_claims.into()).with("MB before the first", idle),
         flat.with("MB at half", half),
     ])
 }
 
-/// The most that a service ever had.
+/// Peak memory of a service.
 #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
 fn most_mb(service: &Service) -> Result<f64> {
     Ok(memory_kb(service.pid(), "VmHWM")? as f64 / 1024.0)

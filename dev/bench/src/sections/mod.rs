@@ -18,62 +18,32 @@ use anyhow::{Context as _, Result, ensure};
 use firstcome_baselines::Design;
 use firstcome_baselines::comparison as designs;
 use firstcome_load::launch::Servers;
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use firstcome_stack::StackOptions;
 use tokio::time::timeout;
 
 use crate::Bench;
-use crate::cli::{Options, Size};
+use crate::cli::{Options, Part, Size};
 use crate::quiet::settle;
 use crate::report::{Report, print};
-
-/// A part of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    Designs,
-    Ceilings,
-    Claims,
-    Winners,
-    Memory,
-    Exact,
-    Consumer,
-    Passes,
-    Start,
-    Slow,
-}
 
 /// No step takes longer on any machine that is worth measuring on.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-impl Part {
-    pub const ALL: [Self; 10] = [
-        Self::Designs,
-        Self::Ceilings,
-        Self::Claims,
-        Self::Winners,
-        Self::Memory,
-        Self::Exact,
-        Self::Consumer,
-        Self::Passes,
-        Self::Start,
-        Self::Slow,
-    ];
-
-    /// What it is made of: each step can fail without the others.
-    fn steps(self, options: &Options) -> Vec<Step> {
-        if self != Self::Designs {
-            return vec![Step::Figures(self)];
-        }
-        let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
-        [Step::Nothing].into_iter().chain(wanted.map(Step::Design)).collect()
+/// What a part is made of: each step can fail without the others.
+fn steps(part: Part, options: &Options) -> Vec<Step> {
+    if part != Part::Designs {
+        return vec![Step::Part(part)];
     }
+    let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
+    [Step::Nothing].into_iter().chain(wanted.map(Step::Design)).collect()
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Nothing,
     Design(Design),
-    Figures(Part),
+    Part(Part),
 }
 
 impl Step {
@@ -81,12 +51,12 @@ impl Step {
         match self {
             Self::Nothing => "the do-nothing route".into(),
             Self::Design(design) => format!("design {}", design.word()),
-            Self::Figures(part) => format!("{part:?}").to_lowercase(),
+            Self::Part(part) => format!("{part:?}").to_lowercase(),
         }
     }
 
     async fn measure(self, bench: &Bench, size: &Size, report: &mut Report) -> Result<()> {
-        let figures = match self {
+        let measurements = match self {
             Self::Nothing => {
                 report.comparison().nothing = Some(designs::nothing(&bench.servers, &size.rush()).await?);
                 return Ok(());
@@ -96,35 +66,34 @@ impl Step {
                 report.comparison().runs.push(run);
                 return Ok(());
             }
-            // They are worked out once all designs are there.
-            Self::Figures(Part::Designs) => return Ok(()),
-            Self::Figures(Part::Ceilings) => ceilings::measure(bench, size).await?,
-            Self::Figures(Part::Claims) => claims::measure(bench, size).await?,
-            Self::Figures(Part::Winners) => winners::measure(bench, size).await?,
-            Self::Figures(Part::Memory) => memory::measure(bench, size).await?,
-            Self::Figures(Part::Exact) => exact::measure(bench, size).await?,
-            Self::Figures(Part::Consumer) => consumer::measure(bench, size).await?,
-            Self::Figures(Part::Passes) => passes::measure(bench, size).await?,
-            Self::Figures(Part::Start) => start::measure(bench, size).await?,
-            Self::Figures(Part::Slow) => slow::measure(bench, size).await?,
+            // These are steps of their own.
+            Self::Part(Part::All | Part::Designs) => return Ok(()),
+            Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
+            Self::Part(Part::Claims) => claims::measure(bench, size).await?,
+            Self::Part(Part::Winners) => winners::measure(bench, size).await?,
+            Self::Part(Part::Memory) => memory::measure(bench, size).await?,
+            Self::Part(Part::Exact) => exact::measure(bench, size).await?,
+            Self::Part(Part::Consumer) => consumer::measure(bench, size).await?,
+            Self::Part(Part::Passes) => passes::measure(bench, size).await?,
+            Self::Part(Part::Start) => start::measure(bench, size).await?,
+            Self::Part(Part::Slow) => slow::measure(bench, size).await?,
         };
-        report.figures.extend(figures);
+        report.measurements.extend(measurements);
         Ok(())
     }
 }
 
 /// Measures these parts on servers of their own, prints what came out and writes the report.
 ///
-/// # Errors
-/// When something could not be started or measured: at the end, with everything else measured and written. A target that is
-/// not met is no error.
+/// # Errors When something could not be started or measured: at the end, with everything else
+/// measured and written. A target that is not met is no error.
 pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
     let size = options.size();
     let mut report = Report::new(size.clone());
     let begun = Instant::now();
     let mut bench = None;
     for part in parts {
-        for one in part.steps(options) {
+        for one in steps(*part, options) {
             let here = match bench.take() {
                 Some(bench) => bench,
                 None => start(options).await?,
@@ -132,8 +101,8 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
             bench = try_one(one, here, &size, &mut report).await;
         }
         if *part == Part::Designs {
-            let figures = comparison::figures(report.comparison());
-            report.figures.extend(figures);
+            let measurements = comparison::measurements(report.comparison());
+            report.measurements.extend(measurements);
         }
         // What was measured before is worth keeping.
         report.write(&options.out)?;
@@ -155,7 +124,8 @@ async fn start(options: &Options) -> Result<Bench> {
     Ok(Bench { servers, other_build: options.against.clone() })
 }
 
-/// Gives the servers back for the next step; not after a failure, when nobody knows what state they are in.
+/// Gives the servers back for the next step; not after a failure, when nobody knows what state they
+/// are in.
 async fn try_one(one: Step, bench: Bench, size: &Size, report: &mut Report) -> Option<Bench> {
     let settled = settle().await;
     step(format!("measuring {}", one.name()));

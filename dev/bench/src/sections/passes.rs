@@ -1,5 +1,5 @@
-//! Passes of the reconciler: clean ones over more and more claims beside a bare scan, one that repairs, and one over a few
-//! open drops beside many sealed ones.
+//! Passes of the reconciler: clean ones over more and more claims beside a bare scan, one that
+//! repairs, and one over a few open drops beside many sealed ones.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use firstcome_load::launch::{Coupon, Installation, Service};
-use firstcome_load::live::step;
 use firstcome_load::measure::{Meter, memory_kb};
+use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -17,7 +17,7 @@ use super::median;
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan};
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "passes";
 const TURNS: usize = 3;
@@ -30,7 +30,7 @@ struct Pass {
     run: Value,
 }
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("passes").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut coupons = Vec::new();
@@ -40,14 +40,14 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     api.stop().await?;
     reconciler.stop().await?;
     let missing = coupons.pop().context("no coupon")?;
-    let mut figures = clean(&installation, &coupons).await?;
-    figures.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
-    figures.push(repairing(&installation, missing, size).await?);
-    figures.extend(beside_sealed(bench, size).await?);
-    Ok(figures)
+    let mut measurements = clean(&installation, &coupons).await?;
+    measurements.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
+    measurements.push(repairing(&installation, missing, size).await?);
+    measurements.extend(beside_sealed(bench, size).await?);
+    Ok(measurements)
 }
 
-async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Figure>> {
+async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Measurement>> {
     let mut seen = Vec::new();
     for coupon in coupons {
         step(format!("clean pass over {} claims", coupon.quantity));
@@ -64,28 +64,32 @@ async fn clean(installation: &Installation, coupons: &[Coupon]) -> Result<Vec<Fi
         seen.push((f64::from(coupon.quantity), median(passes), median(scans), memory));
     }
     let [empty, small, .., large] = seen.as_slice() else { anyhow::bail!("too few sizes") };
-    let mut figures: Vec<Figure> = seen[1..]
+    let mut measurements: Vec<Measurement> = seen[1..]
         .iter()
         .map(|(claims, pass, scan, memory)| {
             let what = format!("clean pass ÷ bare scan, {claims} claims");
-            Figure::ratio(PART, what, ("pass s", *pass), ("scan s", *scan)).with("peak MB", *memory)
+            Measurement::ratio(PART, what, ("pass s", *pass), ("scan s", *scan)).with("peak MB", *memory)
         })
         .collect();
-    if let Some(last) = figures.pop() {
-        figures.push(last.target(Target::AtMost(1.5)));
+    if let Some(last) = measurements.pop() {
+        measurements.push(last.target(Target::AtMost(1.5)));
     }
     let memory =
-        Figure::of(PART, "memory of the largest clean pass over that of an empty one", large.3 - empty.3, "MB");
-    figures.push(memory.target(Target::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
+        Measurement::of(PART, "memory of the largest clean pass over that of an empty one", large.3 - empty.3, "MB");
+    measurements.push(memory.target(Target::AtMost(50.0)).with("largest MB", large.3).with("empty MB", empty.3));
     let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
-    let linear =
-        Figure::ratio(PART, "time a claim, largest ÷ smallest drop", ("µs", each(large)), ("µs at first", each(small)));
-    figures.push(linear.target(Target::AtMost(1.1)).note("linear: about 1 or less"));
-    Ok(figures)
+    let linear = Measurement::ratio(
+        PART,
+        "time a claim, largest ÷ smallest drop",
+        ("µs", each(large)),
+        ("µs at first", each(small)),
+    );
+    measurements.push(linear.target(Target::AtMost(1.1)).note("linear: about 1 or less"));
+    Ok(measurements)
 }
 
-/// The largest drop again, with one row in a hundred gone: a hundred times the same look, and repairs in every page.
-async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Figure> {
+/// The largest drop again, with one row in a hundred gone: so every page has a repair.
+async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Measurement> {
     step(format!("a pass over {} claims with one row in a hundred gone", coupon.quantity));
     let scan = scan(installation, coupon).await?.0.as_secs_f64();
     let mut conn = installation.mysql().await?;
@@ -97,12 +101,12 @@ async fn scattered(installation: &Installation, coupon: Coupon) -> Result<Figure
     let what = format!("pass with scattered drifts ÷ bare scan, {} claims", coupon.quantity);
     #[allow(clippy::cast_precision_loss, reason = "a small count")]
     let drifts = drifts as f64;
-    let figure = Figure::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
-    Ok(figure.with("drifts", drifts).with("peak MB", pass.memory_mb))
+    let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
+    Ok(measurement.with("drifts", drifts).with("peak MB", pass.memory_mb))
 }
 
 /// Everybody is in Redis, and nobody has a row.
-async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> Result<Figure> {
+async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> Result<Measurement> {
     step(format!("repairing {} missing rows", size.missing));
     admit_straight(installation, coupon, size.missing).await?;
     let pass = once(installation, coupon).await?;
@@ -112,8 +116,8 @@ async fn repairing(installation: &Installation, coupon: Coupon, size: &Size) -> 
     conn.disconnect().await?;
     let straight = insert_rows(installation, coupon, 1, size.missing).await?.as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
-    let figure = Figure::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
-    Ok(figure.target(Target::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
+    let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("inserts s", straight));
+    Ok(measurement.target(Target::AtMost(2.0)).with("rows", size.missing.into()).with("peak MB", pass.memory_mb))
 }
 
 /// One pass in a process of its own, over one coupon.
@@ -137,14 +141,14 @@ async fn once(installation: &Installation, coupon: Coupon) -> Result<Pass> {
     Ok(Pass { seconds: seconds(&run)?, memory_mb, run })
 }
 
-/// How long a run says that it took.
+/// Duration of a run by its own times.
 fn seconds(run: &Value) -> Result<f64> {
     let at = |name: &str| -> Result<DateTime<Utc>> { Ok(run[name].as_str().context("a time")?.parse()?) };
     Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
 }
 
 /// A few open drops, first alone and then beside sealed ones.
-async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     step(format!("a pass over {OPEN} open drops beside {} sealed ones", size.sealed));
     let installation = bench.install("sealed").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
@@ -159,9 +163,13 @@ async fn beside_sealed(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     seal_many(&installation, size.sealed).await?;
     let beside = asked(bench, &installation, &reconciler).await?;
     reconciler.stop().await?;
-    let time = Figure::of(PART, "pass over 10 open drops beside sealed ones", beside.0, "ms");
-    let statements =
-        Figure::of(PART, "MySQL statements of that pass beyond those without sealed drops", beside.1 - alone.1, "");
+    let time = Measurement::of(PART, "pass over 10 open drops beside sealed ones", beside.0, "ms");
+    let statements = Measurement::of(
+        PART,
+        "MySQL statements of that pass beyond those without sealed drops",
+        beside.1 - alone.1,
+        "",
+    );
     Ok(vec![
         time.target(Target::AtMost(50.0)).with("ms without", alone.0).with("sealed", size.sealed.into()),
         statements.target(Target::AtMost(0.0)).with("statements", beside.1).with("without", alone.1),

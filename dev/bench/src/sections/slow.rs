@@ -1,4 +1,4 @@
-//! Claims of people with good connections, while two hundred slow clients hold sockets and never finish a request.
+//! Latency of claims while two hundred slow clients hold sockets and never finish a request.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use firstcome_load::answer::Kind;
 use firstcome_load::launch::{Installation, Service};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::median;
 use crate::Bench;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "slow";
 const SLOW: usize = 200;
@@ -23,13 +23,14 @@ const SLOW: usize = 200;
 const TURNS: u32 = 3;
 /// Requests a second, far below what the API can do: what is measured is waiting, not load.
 const RATE: f64 = 1_000.0;
-/// What a slow client sends, a byte at a time. Half of them never end the head, half never end the body.
+/// What a slow client sends, a byte at a time. Half of them never end the head, half never end the
+/// body.
 const HEAD: &[u8] = b"POST /v1/coupons/1/claims HTTP/1.1\r\nhost: x\r\nx-slow: ";
 const BODY: &[u8] = b"POST /v1/coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 16000\r\nauthorization: Bearer ";
 const A_BYTE_EVERY: Duration = Duration::from_millis(100);
 
 /// Measures the 99th percentile without and with them, in turns.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("slow").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let consumer = installation.consumer().await?;
@@ -47,8 +48,8 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     api.kill().await?;
     reconciler.stop().await?;
     let what = format!("p99 of claims beside {SLOW} slow clients ÷ without them");
-    let figure = Figure::ratio(PART, what, ("ms beside them", median(beside)), ("ms without", median(alone)));
-    Ok(vec![figure.target(Target::AtMost(2.0)).note(format!("open loop, {RATE} claims a second; everyone wins"))])
+    let measurement = Measurement::ratio(PART, what, ("ms beside them", median(beside)), ("ms without", median(alone)));
+    Ok(vec![measurement.target(Target::AtMost(2.0)).note(format!("open loop, {RATE} claims a second; everyone wins"))])
 }
 
 async fn p99(installation: &Installation, api: &Service, size: &Size) -> Result<f64> {

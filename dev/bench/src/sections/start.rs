@@ -1,20 +1,20 @@
-//! From process start to ready.
+//! Start-up time: from process start to ready.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 
 use super::median;
 use crate::Bench;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "start";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts each program again and again, with every server there.
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     step("from process start to ready");
     let installation = bench.install("start").await?;
     // It keeps the gate open, without which no API is ready.
@@ -22,7 +22,7 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
     let api = installation.api().await?;
     installation.coupon(&api, 100).await?;
     api.stop().await?;
-    let mut figures = Vec::new();
+    let mut measurements = Vec::new();
     for name in ["serve", "consume", "daemon"] {
         let (mut took, mut worst): (Vec<f64>, f64) = (Vec::new(), 0.0);
         for _ in 0..size.starts {
@@ -32,16 +32,17 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
                 "consume" => installation.consumer().await?,
                 _ => installation.reconciler().await?,
             };
-            let said = begun.elapsed();
+            let listening = begun.elapsed();
             installation.until_ready(&service).await?;
             took.push(begun.elapsed().as_secs_f64() * 1e3);
             worst = worst.max(begun.elapsed().as_secs_f64() * 1e3);
-            ensure!(said < LIMIT, "{name} said so after {said:?} only");
+            ensure!(listening < LIMIT, "{name} listened after {listening:?} only");
             service.stop().await?;
         }
-        let figure = Figure::of(PART, format!("process start → ready, {name}"), median(took), "ms");
-        figures.push(figure.target(Target::AtMost(300.0)).with("worst ms", worst).with("starts", size.starts.into()));
+        let measurement = Measurement::of(PART, format!("process start → ready, {name}"), median(took), "ms");
+        measurements
+            .push(measurement.target(Target::AtMost(300.0)).with("worst ms", worst).with("starts", size.starts.into()));
     }
     keeper.stop().await?;
-    Ok(figures)
+    Ok(measurements)
 }

@@ -1,12 +1,14 @@
-//! What a winner costs, by process, until their row is there; and, beside another build of the product, how many more there are.
+//! CPU a winner by process, until the row is there; and throughput beside another build of the
+//! product.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::answer::Kind;
 use firstcome_load::launch::{Coupon, Installation, Service, until};
-use firstcome_load::live::step;
 use firstcome_load::measure::{cpu_seconds, server_cpu};
+use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
@@ -14,9 +16,9 @@ use mysql_async::prelude::Queryable as _;
 
 use super::{consumer, median};
 use crate::Bench;
-use crate::ceiling::{PARTITIONS, person};
+use crate::ceiling::person;
 use crate::cli::Size;
-use crate::report::{Figure, Target};
+use crate::report::{Measurement, Target};
 
 const PART: &str = "winners";
 /// In turns, so that what else the machine does hits all.
@@ -61,7 +63,7 @@ impl Side {
         let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections).run().await?;
         ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
         let mut conn = self.installation.mysql().await?;
-        // The last slots of all partitions are among these; asking for them costs MySQL nothing.
+        // The last slots of all partitions are among these few, which MySQL finds by key.
         let ends = format!(
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND slot > {}",
             coupon.drop,
@@ -96,7 +98,7 @@ impl Side {
     }
 }
 
-pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
+pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let mut own = Side::start(bench.install("winners").await?).await?;
     let mut other = match &bench.other_build {
         Some(build) => Some(Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?),
@@ -116,39 +118,40 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Figure>> {
             }
         }
     }
-    let mut figures: Vec<Figure> =
+    let mut measurements: Vec<Measurement> =
         CONNECTIONS.iter().map(|connections| cost(&own, "", *connections).target(target(*connections))).collect();
     if let Some(other) = &other {
         for connections in CONNECTIONS {
-            figures.push(cost(other, "the other build: ", connections));
-            figures.push(compared(&own.rates(connections), &other.rates(connections), connections));
+            measurements.push(cost(other, "the other build: ", connections));
+            measurements.push(compared(&own.rates(connections), &other.rates(connections), connections));
         }
     }
     own.stop().await?;
     if let Some(other) = other {
         other.stop().await?;
-        figures.push(drains(bench, size).await?);
+        measurements.push(drains(bench, size).await?);
     }
-    Ok(figures)
+    Ok(measurements)
 }
 
 fn target(connections: usize) -> Target {
     if connections == CONNECTIONS[0] { Target::AtMost(170.0) } else { Target::Shown }
 }
 
-fn cost(side: &Side, whose: &str, connections: usize) -> Figure {
+fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
     let (by_process, all) = side.cost(connections);
     let rates = side.rates(connections);
     let what = format!("{whose}CPU a winner until the row is there, {connections} connections");
-    let figure = Figure::of(PART, what, all, "µs").with("admitted/s", median(rates.clone()));
-    let figure = PROCESSES.iter().zip(by_process).fold(figure, |figure, (name, cpu)| figure.with(name, cpu));
-    figure.note(format!("all processes but the crowd; the middle of {TURNS} turns; {} admitted/s", spread(&rates)))
+    let measurement = Measurement::of(PART, what, all, "µs").with("admitted/s", median(rates.clone()));
+    let measurement =
+        PROCESSES.iter().zip(by_process).fold(measurement, |measurement, (name, cpu)| measurement.with(name, cpu));
+    measurement.note(format!("all processes but the crowd; the middle of {TURNS} turns; {} admitted/s", spread(&rates)))
 }
 
-fn compared(own: &[f64], other: &[f64], connections: usize) -> Figure {
+fn compared(own: &[f64], other: &[f64], connections: usize) -> Measurement {
     let ratios: Vec<f64> = own.iter().zip(other).map(|(own, other)| own / other).collect();
     let what = format!("everyone wins ÷ the other build, {connections} connections");
-    Figure::of(PART, what, median(ratios.clone()), "×")
+    Measurement::of(PART, what, median(ratios.clone()), "×")
         .with("own/s", median(own.to_vec()))
         .with("other/s", median(other.to_vec()))
         .target(Target::AtLeast(1.5))
@@ -162,7 +165,7 @@ fn spread(values: &[f64]) -> String {
 }
 
 /// A backlog becomes rows, by each build in turns.
-async fn drains(bench: &Bench, size: &Size) -> Result<Figure> {
+async fn drains(bench: &Bench, size: &Size) -> Result<Measurement> {
     let own = bench.install("drain").await?;
     let Some(build) = &bench.other_build else { anyhow::bail!("no other build") };
     let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
@@ -181,14 +184,14 @@ async fn drains(bench: &Bench, size: &Size) -> Result<Figure> {
         }
     }
     let ratios: Vec<f64> = own_rates.iter().zip(&other_rates).map(|(own, other)| own / other).collect();
-    Ok(Figure::of(PART, "drain of a backlog ÷ the other build", median(ratios.clone()), "×")
+    Ok(Measurement::of(PART, "drain of a backlog ÷ the other build", median(ratios.clone()), "×")
         .with("own rows/s", median(own_rates))
         .with("other rows/s", median(other_rates))
         .target(Target::AtLeast(1.5))
         .note(format!("the middle of 3 turns ({})", spread(&ratios))))
 }
 
-/// The message of a slot where nobody asked.
+/// A message for a slot, without a claim.
 pub(super) fn event(coupon: Coupon, slot: u32) -> Result<ClaimEvent> {
     let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
     Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })

@@ -8,10 +8,10 @@ use firstcome_demo::demo::{Size, run};
 use firstcome_demo::outcome::mail_as_text;
 use firstcome_demo::system::{SystemOptions, stopped};
 use firstcome_load::ended;
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 
-/// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things meanwhile, and checks that the
-/// total is exact. Exits 0 only then. Ctrl-C ends it and cleans up.
+/// Starts the whole system on servers of its own, lets a crowd rush a coupon, breaks things
+/// meanwhile, and checks that the total is exact. Exits 0 only then. Ctrl-C ends it and cleans up.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -27,7 +27,7 @@ struct Cli {
     /// Connections, which is how many ask at the same instant
     #[arg(long, env = "CONNECTIONS", default_value_t = 256)]
     connections: usize,
-    /// When the reconciler looks
+    /// When a pass runs
     #[arg(long, default_value = "*/3 * * * * *")]
     reconcile_cron: String,
     /// Keep the processes' logs in this folder

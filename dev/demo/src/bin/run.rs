@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use firstcome_demo::system::{System, SystemOptions, stopped};
 use firstcome_load::ended;
-use firstcome_load::live::step;
+use firstcome_load::terminal::step;
 
 /// Starts the whole system on servers of its own and leaves it running until Ctrl-C.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Cli {
     /// Consumer processes
     #[arg(long, env = "CONSUMERS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     consumers: u8,
-    /// When the reconciler looks
+    /// When a pass runs
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/5 * * * * *")]
     reconcile_cron: String,
     /// Folder for logs, mails and the file `env` with all addresses
@@ -62,7 +62,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Keeps the folder for this process, and takes out what an earlier one left there.
+/// Locks the folder for this process, and deletes what an earlier one left there.
 fn only_one(folder: &Path) -> Result<fs::File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join("lock");
@@ -71,7 +71,7 @@ fn only_one(folder: &Path) -> Result<fs::File> {
     if lock.try_lock().is_err() {
         let env = fs::read_to_string(folder.join("env")).unwrap_or_default();
         let api =
-            env.lines().find_map(|line| line.strip_prefix("API_URL=")).unwrap_or("an address it has not said yet");
+            env.lines().find_map(|line| line.strip_prefix("API_URL=")).unwrap_or("an address that is not known yet");
         bail!("make run is running already, at {api}: end it with Ctrl-C in its terminal, or take another --folder");
     }
     for old in ["env", "mails", "logs"].map(|name| folder.join(name)) {
@@ -86,7 +86,7 @@ fn only_one(folder: &Path) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// Whoever works with the running system from another terminal reads its addresses here.
+/// The addresses, for commands from another terminal.
 fn write_env(system: &System, path: &Path) -> Result<()> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
     let mut lines: Vec<_> = system.installation.settings.clone().into_iter().collect();
@@ -96,11 +96,13 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
         ("RECONCILER_URL", system.reconciler()?.target.to_string()),
         ("PROGRAMS", programs()?.display().to_string()),
     ]);
-    let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+    let mut lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+    // The commands in mails and in OPERATIONS name programs without their folder.
+    lines.push(format!("PATH='{}':$PATH\n", std::path::absolute(programs()?)?.display()));
     fs::write(path, lines.concat()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The folder of this program and its sisters, as seen from here.
+/// The folder of this program and of the product's, as seen from here.
 fn programs() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program.parent().context("a program without a folder")?;
@@ -109,14 +111,16 @@ fn programs() -> Result<PathBuf> {
 
 fn welcome(system: &System, folder: &Path) -> Result<String> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
+    let consumers = system.consumers.iter().map(|consumer| Ok(consumer.target()?.to_string()));
+    let consumers = consumers.collect::<Result<Vec<_>>>()?;
     let servers: Vec<_> =
         system.servers.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
     Ok(include_str!("welcome.txt")
         .replace("{apis}", &apis.join(" "))
         .replace("{api}", &apis[0])
+        .replace("{consumers}", &consumers.join(" "))
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
         .replace("{token}", &system.installation.ops_token)
-        .replace("{programs}", &programs()?.display().to_string())
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))
 }

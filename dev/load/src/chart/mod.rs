@@ -1,5 +1,6 @@
-//! Charts as inline SVG that need no network and no script, for the reports of the load tool and of the comparison. They take
-//! their colours from the page ([`page`]), so that they can be read in the dark too.
+//! Charts as inline SVG that need no network and no script, for the reports of the load tool and of
+//! the comparison. They take their colours from the page ([`page`]), so that they can be read in
+//! the dark too.
 
 mod axis;
 mod page;
@@ -10,7 +11,7 @@ use axis::Axis;
 pub use axis::Scale;
 pub use page::{OWN, page, standalone};
 
-use crate::live::grouped;
+use crate::terminal::grouped;
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 72.0;

@@ -48,8 +48,8 @@ impl Installation {
         Self::create_by(servers, programs, own).await
     }
 
-    /// One of several on the same servers: its own database, key prefix, topic and group. No pass runs unless it is asked
-    /// for. The programs are those beside this one, or of another build.
+    /// One of several on the same servers: its own database, key prefix, topic and group. No pass
+    /// runs unless it is asked for. The programs are those beside this one, or of another build.
     pub async fn named(servers: &Arc<Servers>, name: &str, other_build: Option<&Path>) -> Result<Self> {
         let mysql = &servers.stack.mysql;
         let database = format!("firstcome_{name}");

@@ -1,21 +1,19 @@
 //! The launcher: the product's own programs as processes, on private servers.
 //!
-//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts the
-//! product's programs with them, each a [`Service`].
+//! [`Servers`] are what every process of a run needs; an [`Installation`] has settings and starts
+//! the product's programs with them, each a [`Service`].
 
 mod installation;
-mod janitor;
 mod service;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use firstcome_stack::{Stack, StackOptions};
+use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 pub use installation::{ANY_PORT, Coupon, Installation, connection, until};
-use janitor::Janitor;
 pub use service::Service;
 
 /// Redis, MySQL, Kafka and a mail sink of this run alone, and a folder for logs.
@@ -37,7 +35,8 @@ impl Servers {
         Ok(Self { stack, logs, _temporary: temporary, janitor: Janitor::start()? })
     }
 
-    /// Starts a program and waits until it has said where it listens, and a line that begins with `ready`.
+    /// Starts a program and waits until it has printed where it listens, and a line that begins
+    /// with `ready`.
     pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
         Service::start(name, command, ready, &self.logs, &self.janitor).await
     }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use firstcome_stack::Janitor;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::janitor::Janitor;
 use crate::client::Target;
 use crate::ops::Ops;
 
@@ -34,7 +34,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a program and waits until its stdout has said `listening on http://…`, and a line that begins with `ready`.
+    /// Starts a program and waits until its stdout has said `listening on http://…`, and a line
+    /// that begins with `ready`.
     pub(super) async fn start(
         name: &str,
         command: &mut Command,
@@ -49,19 +50,20 @@ impl Service {
         let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = child.id().with_context(|| format!("{name} ended at once"))?;
         janitor.adopt(pid)?;
-        let said = listen(child.stdout.take().context("no stdout")?);
+        let lines = read_lines(child.stdout.take().context("no stdout")?);
         let mut service = Self { name: name.to_owned(), child, pid, url: None, log, janitor: janitor.clone() };
-        service.until_it_says(said, ready).await?;
+        service.until_ready(lines, ready).await?;
         Ok(service)
     }
 
-    async fn until_it_says(&mut self, mut said: watch::Receiver<Vec<String>>, ready: &str) -> Result<()> {
+    async fn until_ready(&mut self, mut stdout: watch::Receiver<Vec<String>>, ready: &str) -> Result<()> {
         let wanted = [LISTENING, ready];
-        let said_all = |lines: &Vec<String>| wanted.iter().all(|text| lines.iter().any(|line| line.starts_with(text)));
-        let lines = match timeout(START_LIMIT, said.wait_for(said_all)).await {
+        let all_printed =
+            |lines: &Vec<String>| wanted.iter().all(|text| lines.iter().any(|line| line.starts_with(text)));
+        let lines = match timeout(START_LIMIT, stdout.wait_for(all_printed)).await {
             Ok(Ok(lines)) => lines.clone(),
             Ok(Err(_)) => bail!("{} ended while starting:\n{}", self.name, self.log_tail()),
-            Err(_) => bail!("{} did not say {wanted:?} within {START_LIMIT:?}:\n{}", self.name, self.log_tail()),
+            Err(_) => bail!("{} did not print {wanted:?} within {START_LIMIT:?}:\n{}", self.name, self.log_tail()),
         };
         self.url = lines.iter().find_map(|line| line.strip_prefix(LISTENING)).map(|url| url.trim().to_owned());
         Ok(())
@@ -77,7 +79,7 @@ impl Service {
 
     /// Where it listens.
     pub fn target(&self) -> Result<Target> {
-        self.url.as_deref().with_context(|| format!("{} did not say where it listens", self.name))?.parse()
+        self.url.as_deref().with_context(|| format!("{} did not print where it listens", self.name))?.parse()
     }
 
     /// The same as an address.
@@ -101,42 +103,47 @@ impl Service {
 
     /// Kills it as a crash would (SIGKILL).
     pub async fn kill(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("{} had ended by itself ({status}):\n{}", self.name, self.log_tail());
-        }
-        self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))?;
-        self.janitor.forget(self.pid)
+        self.still_runs()?;
+        self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))
     }
 
     /// Asks it to stop (SIGTERM) and waits for its end.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            self.janitor.forget(self.pid)?;
-            bail!("{} had ended by itself ({status}):\n{}", self.name, self.log_tail());
-        }
+        self.still_runs()?;
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process number")?;
         kill_process(pid, Signal::TERM)?;
         let Ok(status) = timeout(STOP_LIMIT, self.child.wait()).await else {
             self.child.kill().await?;
-            self.janitor.forget(self.pid)?;
             bail!("{} did not stop within {STOP_LIMIT:?} of SIGTERM:\n{}", self.name, self.log_tail());
         };
-        self.janitor.forget(self.pid)?;
         let status = status?;
-        if !status.success() {
-            bail!("{} ended with {status}:\n{}", self.name, self.log_tail());
-        }
+        ensure!(status.success(), "{} ended with {status}:\n{}", self.name, self.log_tail());
+        Ok(())
+    }
+
+    fn still_runs(&mut self) -> Result<()> {
+        let ended = self.child.try_wait()?;
+        ensure!(ended.is_none(), "{} had ended by itself ({ended:?}):\n{}", self.name, self.log_tail());
         Ok(())
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        // The number of a process that was waited for may belong to another one by now.
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = self.janitor.forget(self.pid);
+        }
+    }
+}
+
 /// Collects the lines of its stdout, for as long as it writes, so that the pipe never fills.
-fn listen(stdout: tokio::process::ChildStdout) -> watch::Receiver<Vec<String>> {
-    let (said, lines) = watch::channel(Vec::new());
+fn read_lines(stdout: tokio::process::ChildStdout) -> watch::Receiver<Vec<String>> {
+    let (sender, lines) = watch::channel(Vec::new());
     tokio::spawn(async move {
         let mut reader = BufReader::new(stdout).lines();
         while let Ok(Some(line)) = reader.next_line().await {
-            said.send_modify(|lines| lines.push(line));
+            sender.send_modify(|lines| lines.push(line));
         }
     });
     lines

@@ -29,8 +29,8 @@ pub struct Database {
 impl Database {
     /// Connects, and counts statements from now on.
     ///
-    /// # Errors
-    /// When the address can't be read or MySQL can't be reached: without the address, which holds a password.
+    /// # Errors When the address can't be read or MySQL can't be reached: without the address,
+    /// which holds a password.
     pub async fn open(url: &str) -> Result<Self> {
         let options = Opts::from_url(url).context("DATABASE_URL is no mysql://user:password@host:port/database")?;
         let options = OptsBuilder::from_opts(options).prefer_socket(Some(false));

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::Report;
 use crate::chart::{Line, OWN, Scale, escape, lines, page as whole};
-use crate::live::grouped;
 use crate::table;
+use crate::terminal::grouped;
 
 const GREY: usize = 0;
 const BLUE: usize = 4;
@@ -29,7 +29,7 @@ pub(super) fn page(report: &Report) -> String {
     for warning in report.warnings() {
         let _ = write!(body, "<p class=\"missed\">{}</p>", escape(&warning));
     }
-    body += "<h2>What people were told</h2>";
+    body += "<h2>Answers</h2>";
     body += &numbers(report);
     body += "<h2>How long they waited</h2>";
     body += &lines(

@@ -1,4 +1,5 @@
-//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table, JSON and page.
+//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table,
+//! JSON and page.
 
 mod html;
 mod options;
@@ -22,20 +23,20 @@ use crate::client::Target;
 use crate::crowd::Crowd;
 use crate::generator::{self, Plan};
 use crate::identity::Identity;
-use crate::live::{Live, grouped, step};
 use crate::measure::Database;
 use crate::ops::{Ops, is_success};
 use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::{Progress, Tally};
+use crate::terminal::{ProgressLine, grouped, step};
 
 /// How often the counts are read.
 const SAMPLE: Duration = Duration::from_millis(20);
 /// How long a coupon that was made a moment ago may take to be known everywhere.
 const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 
-/// The whole program: checks the options, finds or makes the coupon, measures the generator, lets the crowd ask, compares
-/// with the rows where it may, and writes the report.
+/// The whole program: checks the options, finds or makes the coupon, measures the generator, lets
+/// the crowd ask, compares with the rows where it may, and writes the report.
 pub async fn run(options: &Options) -> Result<ExitCode> {
     options.check().await?;
     let outputs = report::Outputs::open(options)?;
@@ -74,7 +75,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
 
 /// The crowd, with its counts over time.
 async fn sampled(plan: Plan, mut database: Option<&mut Database>) -> Result<(Tally, Series)> {
-    let (progress, mut live, mut series) = (Arc::new(Progress::default()), Live::new(), Series::default());
+    let (progress, mut live, mut series) = (Arc::new(Progress::default()), ProgressLine::new(), Series::default());
     let expected = plan.crowd.requests() as u64;
     let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
     let mut ticks = interval(SAMPLE);
@@ -94,12 +95,11 @@ async fn sampled(plan: Plan, mut database: Option<&mut Database>) -> Result<(Tal
 
 /// The coupon to ask for, and whether it was made for this.
 async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(i64, bool)> {
-    let (id, made) =
-        match (options.coupon, options.ops_token.as_deref().filter(|token| !token.is_empty()), targets.first()) {
-            (Some(id), _, _) => (id, false),
-            (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
-            _ => bail!("give --coupon, or --ops-token to make one"),
-        };
+    let (id, made) = match (options.coupon, options.ops_token.as_deref(), targets.first()) {
+        (Some(id), _, _) => (id, false),
+        (None, Some(token), Some(target)) => (make(target, token, options.quantity).await?, true),
+        _ => bail!("give --coupon, or --ops-token to make one"),
+    };
     let begun = Instant::now();
     for target in targets {
         loop {

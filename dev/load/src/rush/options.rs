@@ -13,27 +13,31 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use crate::client::Target;
 use crate::identity::IdentityArgs;
 
-/// Lets a crowd ask a running Firstcome for a coupon, and says what it was told.
+/// Lets a crowd ask a running Firstcome for a coupon, and reports the answers.
 ///
-/// Closed loop: each connection asks again as soon as it was answered. With --rate an open loop: people come by the clock,
-/// and their wait counts from the instant at which they wanted to ask, so that a system that stalls shows it.
+/// Closed loop: each connection asks again as soon as it was answered. With --rate an open loop:
+/// people come by the clock, and their wait counts from the instant at which they wanted to ask, so
+/// that a system that stalls shows it.
 ///
-/// Exits 0 when everybody was answered in the end, every answer was understood, none contradicts another, and, where the
-/// database was given, every yes has its row.
+/// Exits 0 when everybody was answered in the end, every answer was understood, none contradicts
+/// another, and, where the database was given, every yes has its row.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct Options {
-    /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the crowd is spread over them
+    /// Address of an API, `http://host:port` or `https://host:port`; several times for several, the
+    /// crowd is spread over them
     #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
     pub url: Vec<Target>,
-    /// File with the certificates, in PEM form, that `https` addresses are to be trusted by, instead of the usual public ones
+    /// File with the certificates, in PEM form, that `https` addresses are to be trusted by,
+    /// instead of the usual public ones
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
     /// The addresses are not this machine, and may be put under load
     #[arg(long)]
     pub remote: bool,
-    /// Coupon to ask for: it is really given away; without it one is made for this, which needs the ops token
-    #[arg(long, env = "COUPON", required_unless_present = "ops_token", value_parser = value_parser!(i64).range(1..))]
+    /// Coupon to ask for: it is really given away; without it one is made for this, which needs the
+    /// ops token
+    #[arg(long, env = "COUPON", value_parser = value_parser!(i64).range(1..))]
     pub coupon: Option<i64>,
     /// Ops token of the API, to make a coupon
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
@@ -56,16 +60,19 @@ pub struct Options {
     /// Connections, which is how many ask at the same instant
     #[arg(long, env = "CONNECTIONS", default_value_t = 256, value_parser = connections)]
     pub connections: usize,
-    /// Seconds, from the beginning, that people go on asking while the coupon is not open or the system is unavailable
+    /// Seconds, from the beginning, that people go on asking while the coupon is not open or the
+    /// system is unavailable
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
     pub patience: u64,
-    /// What user ids begin with; the default is new each time, so that a second rush is a second crowd
+    /// What user ids begin with; the default is new each time, so that a second rush is a second
+    /// crowd
     #[arg(long)]
     pub user_prefix: Option<String>,
     /// Order of the requests
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The database of the system, only read: statements over time, and whether every yes has its row
+    /// The database of the system, only read: statements over time, and whether every yes has its
+    /// row
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Write everything as JSON into this file; without a name, print it instead of the table
@@ -115,8 +122,13 @@ impl Options {
         self.url.iter().map(|target| target.clone().trusting(roots.clone())).collect()
     }
 
-    /// What the command line alone can't tell.
+    /// Checks that clap can't make.
     pub(super) async fn check(&self) -> Result<()> {
+        let may_make = self.ops_token.as_deref().is_some_and(|token| !token.is_empty());
+        ensure!(
+            self.coupon.is_some() || may_make,
+            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to make one; `make run` has both: set -a; . target/run/env"
+        );
         let longest = format!("{}{:06}", self.prefix(), self.people - 1);
         let id = longest.parse::<UserId>();
         ensure!(id.is_ok(), "--user-prefix makes user ids such as {longest:?}, which the API refuses: {}", wrong(id));
@@ -166,8 +178,13 @@ mod tests {
             let error = parse(args).unwrap_err();
             assert!(error.contains(words), "{args:?}: {error}");
         }
-        let nobody = Options::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap_err().to_string();
-        assert!(nobody.contains("--coupon") || nobody.contains("--ops-token"), "{nobody}");
+    }
+
+    #[tokio::test]
+    async fn without_a_coupon_the_ops_token_is_asked_for() {
+        let options = Options::try_parse_from(["rush", "--url", "http://127.0.0.1:1"]).unwrap();
+        let error = options.check().await.unwrap_err().to_string();
+        assert!(error.contains("--coupon") && error.contains("OPS_TOKEN"), "{error}");
     }
 
     #[tokio::test]

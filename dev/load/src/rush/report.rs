@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::html::page;
 use super::{Options, Point, Series};
 use crate::answer::Kind;
-use crate::live::{grouped, step};
+use crate::chart::number;
 use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::Tally;
+use crate::terminal::{grouped, step};
 
 /// From this share of its ceiling on, the tool may be what is measured.
 const NEAR: f64 = 0.7;
@@ -34,7 +35,8 @@ pub struct Report {
     /// Requests a second by the clock; `None` for a closed loop.
     pub rate: Option<f64>,
     pub connections: usize,
-    /// Requests a second of this tool, over as many connections, against a server that does nothing.
+    /// Requests a second of this tool, over as many connections, against a server that does
+    /// nothing.
     pub ceiling_per_second: f64,
     /// The crowd's answers.
     pub tally: Tally,
@@ -70,7 +72,8 @@ impl Report {
         }
     }
 
-    /// Everybody was answered in the end, every answer was understood, none contradicts another, every yes has its row.
+    /// Everybody was answered in the end, every answer was understood, none contradicts another,
+    /// every yes has its row.
     pub fn good(&self) -> bool {
         let tally = &self.tally;
         let unclear = tally.count(Kind::Failed) + tally.count(Kind::Refused) + tally.gave_up;
@@ -87,7 +90,10 @@ impl Report {
         }
         let ceiling = self.ceiling_per_second;
         let share = self.tally.per_second / ceiling.max(1.0) * 100.0;
-        more.push(("this tool's own ceiling here".into(), format!("{ceiling:.0} a second, {share:.0} % of it used")));
+        more.push((
+            "this tool's own ceiling here".into(),
+            format!("{} a second, {share:.0} % of it used", number(ceiling)),
+        ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
             more.push(("people told yes without their row".into(), grouped(rows.yes_without_row as u64)));
@@ -134,7 +140,8 @@ impl Report {
     }
 }
 
-/// Where the report goes. Files are opened before anybody asks, so that no result is lost to a mistyped folder.
+/// Where the report goes. Files are opened before anybody asks, so that no result is lost to a
+/// mistyped folder.
 pub(super) struct Outputs {
     json: Option<(PathBuf, File)>,
     print_json: bool,

@@ -15,7 +15,7 @@ use firstcome_load::crowd::Crowd;
 use firstcome_load::generator::{Plan, run};
 use firstcome_load::tally::{Progress, Tally};
 
-/// Gives out `quantity` slots, after it has said `unavailable` for the first requests.
+/// Gives out `quantity` slots, after it has answered the first requests with `unavailable`.
 struct Coupons {
     quantity: usize,
     unavailable: usize,
@@ -84,7 +84,7 @@ async fn nobody_there_is_an_error_at_once() {
     assert!(error.contains("does not answer"), "{error}");
 }
 
-/// Answers at once, but once, for a while, nobody.
+/// Answers at once, but stalls once.
 async fn stalling(pause: Duration) -> Target {
     let asked = Arc::new(tokio::sync::Mutex::new(0_u32));
     let answer = async move |State(asked): State<Arc<tokio::sync::Mutex<u32>>>| {

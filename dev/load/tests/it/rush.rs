@@ -1,4 +1,5 @@
-//! The load tool against a small server that answers as the contract says: what it writes, and what it refuses.
+//! The load tool against a small server that answers as the contract says: what it writes, and what
+//! it refuses.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// Coupon 7 is open and has ten, coupon 8 is closed; a token is as good as a header. Who asks twice is given two: no person
-/// here does.
+/// Coupon 7 is open and has ten, coupon 8 is closed; a token is as good as a header. Who asks twice
+/// is given two: no person here does.
 async fn claim(State(given): State<Arc<AtomicUsize>>, headers: HeaderMap) -> (StatusCode, String) {
     let refused = headers.get("authorization").is_some_and(|token| token == "Bearer refused");
     if refused || (!headers.contains_key("x-user-id") && !headers.contains_key("authorization")) {
@@ -73,13 +74,13 @@ async fn a_run_writes_a_page_that_needs_no_network_and_everything_as_json() {
     let files = ["--html", page.to_str().unwrap(), "--json", json.to_str().unwrap()];
     let args = [&["--ops-token", "the-token", "--rate", "2000"][..], &files].concat();
     assert_eq!(rush(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
-    let told: Value = serde_json::from_str(&read(&json)).unwrap();
-    assert_eq!((told["tally"]["requests"].as_u64(), told["tally"]["admitted"].as_u64()), (Some(300), Some(10)));
-    assert_eq!((told["made"].as_bool(), told["rate"].as_f64()), (Some(true), Some(2_000.0)));
-    assert!(told["ceiling_per_second"].as_f64().unwrap() > 0.0);
-    assert_eq!(told["over_time"].as_array().unwrap().last().unwrap()["answers"], 300);
+    let report: Value = serde_json::from_str(&read(&json)).unwrap();
+    assert_eq!((report["tally"]["requests"].as_u64(), report["tally"]["admitted"].as_u64()), (Some(300), Some(10)));
+    assert_eq!((report["made"].as_bool(), report["rate"].as_f64()), (Some(true), Some(2_000.0)));
+    assert!(report["ceiling_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["over_time"].as_array().unwrap().last().unwrap()["answers"], 300);
     assert_eq!(
-        (told["tally"]["winners"]["count"].as_u64(), told["tally"]["losers"]["count"].as_u64()),
+        (report["tally"]["winners"]["count"].as_u64(), report["tally"]["losers"]["count"].as_u64()),
         (Some(10), Some(290))
     );
     let page = read(&page);

@@ -81,7 +81,7 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
 
 #[tokio::test]
 async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() {
-    let scene = Scene::new("d-order").await;
+    let scene = Fixture::new("d-order").await;
     let (coupon, _) = scene.held("Order", 20, 20).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
     let mut broken: Vec<(i64, String)> = done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();

@@ -1,4 +1,5 @@
-//! A line that moves: on a terminal it is written over itself, elsewhere a new one comes every two seconds.
+//! Progress for people: steps, and a line that a terminal writes over itself; elsewhere a new one
+//! comes every two seconds.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
@@ -9,25 +10,24 @@ const REDRAW: Duration = Duration::from_millis(100);
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub struct Live {
+pub struct ProgressLine {
     terminal: bool,
     last: Option<Instant>,
     open: bool,
 }
 
-impl Default for Live {
+impl Default for ProgressLine {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Live {
-    /// Looks where stderr goes.
+impl ProgressLine {
     pub fn new() -> Self {
         Self { terminal: stderr().is_terminal(), last: None, open: false }
     }
 
-    /// Shows the line, unless the last one is too fresh.
+    /// Shows the line, unless the last one is too recent.
     pub fn show(&mut self, line: &str) {
         let pause = if self.terminal { REDRAW } else { PLAIN_EVERY };
         if self.last.is_some_and(|last| last.elapsed() < pause) {
