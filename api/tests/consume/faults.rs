@@ -1,4 +1,5 @@
-//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is lost.
+//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is
+//! lost.
 
 use std::time::Duration;
 
@@ -69,8 +70,9 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     assert_eq!(world.committed(), 300);
 }
 
-/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody else would get a partition;
-/// did it go on with what was taken away, it would write and commit for others.
+/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody
+/// else would get a partition; did it go on with what was taken away, it would write and commit for
+/// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
     let world = World::new().await;
@@ -93,7 +95,8 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     assert_eq!(world.committed(), 400);
 }
 
-/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and go in mid-write.
+/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and
+/// go in mid-write.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     let world = World::new().await;

@@ -1,4 +1,5 @@
-//! A database, a topic and a group for one test, on the servers that all tests of this binary share.
+//! A database, a topic and a group for one test, on the servers that all tests of this binary
+//! share.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -81,7 +82,8 @@ impl World {
         (coupon.id, drops[0].id)
     }
 
-    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that all have some.
+    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that
+    /// all have some.
     pub(crate) async fn claim(&self, (coupon, drop): (CouponId, DropId), slots: std::ops::RangeInclusive<Slot>) {
         let messages = slots.map(|slot| {
             let event = claim_event(coupon, drop, slot, &format!("u-{slot}"));
@@ -125,8 +127,8 @@ impl World {
         all
     }
 
-    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from loopback to the server's own
-    /// socket where it is not told otherwise.
+    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from
+    /// loopback to the server's own socket where it is not told otherwise.
     pub(crate) fn through(&self, proxy: &FaultProxy) -> String {
         format!("--database-url={}?prefer_socket=false", self.mysql.database_url_via(proxy, &self.database))
     }
@@ -174,7 +176,8 @@ impl World {
         rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
     }
 
-    /// What the group has committed, over all partitions. A partition nothing was committed of counts 0.
+    /// What the group has committed, over all partitions. A partition nothing was committed of
+    /// counts 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
@@ -182,7 +185,8 @@ impl World {
         committed.elements().iter().map(|partition| offset(partition.offset())).sum()
     }
 
-    /// Puts the group's offsets to a number, the same in each partition. Only while nobody consumes.
+    /// Puts the group's offsets to a number, the same in each partition. Only while nobody
+    /// consumes.
     pub(crate) async fn set_offsets(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();

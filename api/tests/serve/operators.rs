@@ -203,7 +203,8 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
     let answers = futures_util::future::join_all(changes).await;
     assert!(answers.iter().any(|a| a.status == 200));
     assert!(answers.iter().all(|a| a.status == 200 || a.status == 503), "{answers:?}");
-    // What is on its way while two write is put right by repeating the last word, and by the reconciler.
+    // What is on its way while two write is put right by repeating the last word, and by the
+    // reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
     assert_eq!(in_stores(&world, id, drop).await, all("12"));
 }

@@ -53,7 +53,8 @@ async fn whoever_waits_behind_a_call_that_redis_does_not_answer_is_refused_with_
     let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
     let (id, _) = api.make(open(1)).await;
     redis.set(Fault::BlackHole).await.unwrap();
-    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for one.
+    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
+    // one.
     let answers =
         futures_util::future::join_all((0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
     for answer in &answers {

@@ -1,4 +1,5 @@
-//! One test's own part of the servers that all tests share, and the APIs it starts there, in this process.
+//! One test's own part of the servers that all tests share, and the APIs it starts there, in this
+//! process.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

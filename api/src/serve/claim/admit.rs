@@ -11,10 +11,9 @@ use metrics::{Counter, counter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::durability::Durability;
+use super::durability::{Durability, Store};
 use super::in_flight::{InFlightLimit, WorkError};
 use super::micro_batch::{AskError, ClaimReply, MicroBatches};
-use super::singleflight::Store;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
 use crate::serve::catalogue::{Catalogue, LookupError};
 
@@ -29,8 +28,8 @@ pub(crate) enum ClaimAnswer {
         drop_id: DropId,
         /// Which slot.
         slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the backup table holds it, and the coupon comes all the
-        /// same, a little later.
+        /// Whether the message is certain to be on the topic. If not, the backup table holds it,
+        /// and the coupon comes all the same, a little later.
         queued: bool,
     },
     /// This person holds a slot already.
@@ -47,7 +46,8 @@ pub(crate) enum ClaimAnswer {
     },
 }
 
-/// Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the answers.
+/// Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the
+/// answers.
 #[derive(Debug)]
 pub(crate) enum ClaimRefusal {
     Coupon(LookupError),
@@ -136,8 +136,8 @@ impl Claims {
         let chosen = coupon.for_claim(self.clock.now()).ok_or(ClaimRefusal::NoDrop)?;
         let reply = self.batches.ask(coupon, chosen, user.clone()).await?;
         match reply.admission {
-            // This process's clock may have chosen the wrong drop; Redis's own time has come with the reply. The first call
-            // admitted nobody then.
+            // This process's clock may have chosen the wrong drop; Redis's own time has come with
+            // the reply. The first call admitted nobody then.
             Admission::NotOpen(_) | Admission::Closed(_) => {
                 let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
                 if by_redis.drop.id == chosen.drop.id {
@@ -150,7 +150,8 @@ impl Claims {
         }
     }
 
-    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows who holds a slot.
+    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows who
+    /// holds a slot.
     async fn ask_mysql(
         &self,
         coupon: &CouponWithDrops,

@@ -1,6 +1,6 @@
-//! One claim: [`admit`] decides by Redis, in a [`micro_batch`] with the claims of the same moment; [`durability`] makes sure
-//! that a second store holds it before the answer. [`in_flight`] limits how many are worked on, and [`my_claim`] says later
-//! where one stands.
+//! One claim: [`admit`] decides by Redis, in a [`micro_batch`] with the claims of the same moment;
+//! [`durability`] makes sure that a second store holds it before the answer. [`in_flight`] limits
+//! how many are worked on, and [`my_claim`] says later where one stands.
 
 pub(crate) mod admit;
 pub(crate) mod durability;
@@ -9,4 +9,3 @@ pub(crate) mod in_flight;
 mod micro_batch;
 pub(crate) mod my_claim;
 pub(crate) mod publisher;
-mod singleflight;
