@@ -10,7 +10,6 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::DbError;
 use metrics::counter;
 use parking_lot::Mutex;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -258,21 +257,7 @@ impl ConsumerContext for Group {
     }
 }
 
-/// librdkafka's log goes where ours goes.
 impl ClientContext for Group {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::error!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
-        }
-    }
-
     fn error(&self, error: KafkaError, reason: &str) {
         // The same error comes out of `poll`, which logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");

@@ -94,12 +94,4 @@ mod tests {
             assert_eq!(person(&[bad]), Err("bad_user_id"), "{bad:?}");
         }
     }
-
-    #[test]
-    fn a_key_beside_the_trusted_header_contradicts_it() {
-        let jwt = JwtArgs { jwt_secret: Some("k".repeat(32).into()), ..JwtArgs::default() };
-        let args = IdentityArgs { user_auth: UserAuth::TrustedHeader, jwt };
-        let refused = Identity::new(&args).err().unwrap();
-        assert!(refused.contains("JWT_SECRET") && refused.contains("trusted-header"), "{refused}");
-    }
 }

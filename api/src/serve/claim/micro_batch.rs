@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::ClaimRefusal;
 use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
@@ -59,12 +60,6 @@ pub(super) struct ClaimReply {
     pub(super) stored: Option<Store>,
 }
 
-/// Why a claim has no reply.
-pub(super) enum AskError {
-    Work(WorkError),
-    Admission(Arc<AdmissionError>),
-}
-
 impl MicroBatches {
     pub(super) fn new(
         redis: Redis,
@@ -91,8 +86,8 @@ impl MicroBatches {
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
         user: UserId,
-    ) -> Result<ClaimReply, AskError> {
-        let place = self.in_flight.enter().map_err(AskError::Work)?;
+    ) -> Result<ClaimReply, ClaimRefusal> {
+        let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
         let coupon = Arc::clone(coupon);
         let pending = PendingClaim { coupon, user, arrived: Instant::now(), reply, _place: place };
@@ -103,9 +98,9 @@ impl MicroBatches {
         }
         let Ok(reply) = replied.await else {
             tracing::error!(%drop, "a claim was dropped before its answer");
-            return Err(AskError::Work(WorkError::Panicked));
+            return Err(WorkError::Panicked.into());
         };
-        reply.map_err(AskError::Admission)
+        reply.map_err(ClaimRefusal::NotAnswered)
     }
 
     async fn call_until_queue_is_empty(self: Arc<Self>, drop: DropId, keys: &DropKeys) {

@@ -9,7 +9,8 @@ use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::admit::{ClaimRefusal, Claims};
+use super::ClaimRefusal;
+use super::admit::Claims;
 use super::durability::AdmittedClaim;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 

@@ -24,8 +24,8 @@ use tower::ServiceExt as _;
 use super::extract::{CouponPath, Person};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
-use crate::serve::claim::admit::{ClaimAnswer, ClaimRefusal};
 use crate::serve::claim::my_claim::MyClaim;
+use crate::serve::claim::{ClaimAnswer, ClaimRefusal};
 use crate::serve::state::App;
 
 /// Claim a coupon
