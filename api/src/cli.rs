@@ -10,11 +10,11 @@ use crate::consume::{self, ConsumeArgs};
 use crate::migrate::{self, MigrateArgs};
 use crate::serve::{self, ServeArgs};
 
-/// Gives out a limited number of coupons, first come, first served. Every setting is a flag and an environment variable.
+/// Gives out a limited number of coupons, first come, first served. Every setting is a flag and an
+/// environment variable.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-api", version, flatten_help = true)]
 pub struct Cli {
-    /// What is logged.
     #[command(flatten)]
     pub logs: LogArgs,
     #[command(subcommand)]
@@ -31,10 +31,11 @@ enum Command {
     Migrate(Box<MigrateArgs>),
 }
 
-/// Runs what the command line asks for. An ordinary function: each program that awaits an async body
-/// compiles it again.
+/// Runs what the command line asks for. An ordinary function: each program that awaits an async
+/// body compiles it again.
 pub fn main() -> ExitCode {
-    // A page of 2 MB for a few kB is mostly air; where the system does not know the call, all works as it is, in more memory.
+    // A page of 2 MB for a few kB is mostly air; where the system does not know the call, all works
+    // as it is, in more memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     cli.logs.init();

@@ -1,4 +1,5 @@
-//! The API of Firstcome: [`serve`] admits people, [`consume`] turns admissions into rows, [`migrate`] makes what both need.
+//! The API of Firstcome: [`serve`] admits people, [`consume`] turns admissions into rows,
+//! [`migrate`] makes what both need.
 
 pub mod cli;
 pub mod consume;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Fewer cycles a claim than the system's own, and memory that stays where it is (docs/PERFORMANCE.md).
+/// Fewer cycles a claim than the system's own, and memory that stays where it is
+/// (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,5 @@
-//! `firstcome-api migrate`: makes the tables, then the topic. Idempotent, also when two run at once.
+//! `firstcome-api migrate`: makes the tables, then the topic. Idempotent, also when two run at
+//! once.
 
 use std::time::Duration;
 
@@ -10,13 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Settings of `migrate`.
 #[derive(Debug, Clone, Args)]
 pub struct MigrateArgs {
-    /// MySQL.
     #[command(flatten)]
     pub mysql: MysqlArgs,
-    /// Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// Partitions of the topic, if it has to be made
@@ -25,7 +23,6 @@ pub struct MigrateArgs {
     /// Replicas of each partition, if the topic has to be made
     #[arg(long, env = "KAFKA_REPLICATION", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100), help_heading = "Kafka")]
     pub kafka_replication: i32,
-    /// Waiting for stores.
     #[command(flatten)]
     pub start: StartArgs,
 }
@@ -57,8 +54,8 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
     Ok(())
 }
 
-/// How many partitions the topic has. Not every broker knows a new topic at once, and a process started now could find it
-/// missing; so this asks again for a while.
+/// How many partitions the topic has. Not every broker knows a new topic at once, and a process
+/// started now could find it missing; so this asks again for a while.
 async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {

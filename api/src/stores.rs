@@ -1,5 +1,5 @@
-//! Start-up checks of the stores. A store that does not answer yet is waited for; one that is not set up as this build
-//! needs it stops the start.
+//! Start-up checks of the stores. A store that does not answer yet is waited for; one that is not
+//! set up as this build needs it stops the start.
 
 use std::time::Duration;
 

@@ -9,24 +9,18 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 use super::read::batch::BatchLimits;
 use super::watch::watchdog::LivenessLimits;
 
-/// Settings of `firstcome-api consume`.
 #[derive(Debug, Clone, Args)]
 pub struct ConsumeArgs {
-    /// MySQL.
     #[command(flatten)]
     pub mysql: MysqlArgs,
-    /// Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
-    /// Start-up.
     #[command(flatten)]
     pub start: StartArgs,
-    /// The consumer itself.
     #[command(flatten)]
     pub tuning: TuningArgs,
 }
 
-/// How much is written at a time, and where the process tells how it fares.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Consumer")]
 pub struct TuningArgs {
@@ -34,22 +28,24 @@ pub struct TuningArgs {
     #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = "127.0.0.1:8082")]
     pub consume_listen_addr: SocketAddr,
     /// Most claims written in one transaction
-    // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL takes.
+    // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL
+    // takes.
     #[arg(long, env = "CONSUME_BATCH_MAX", default_value_t = 1_000, value_parser = value_parser!(u16).range(1..=5_000))]
     pub consume_batch_max: u16,
     /// Longest that the first claim of a batch waits for others, in milliseconds
     #[arg(long, env = "CONSUME_BATCH_WAIT_MS", default_value_t = 10, value_parser = value_parser!(u64).range(0..=1_000))]
     pub consume_batch_wait_ms: u64,
-    /// Most rows this process writes in a second; 0 for no limit. For a database that others need too
+    /// Most rows this process writes in a second; 0 for no limit. For a database that others need
+    /// too
     #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
     pub consume_max_rows_per_second: u32,
-    /// Silence after which the group takes a dead consumer's partitions away, in milliseconds. The brokers must allow it
-    /// (`group.min.session.timeout.ms`)
+    /// Silence after which the group takes a dead consumer's partitions away, in milliseconds. The
+    /// brokers must allow it (`group.min.session.timeout.ms`)
     #[arg(long, env = "CONSUME_SESSION_TIMEOUT_MS", default_value_t = 6_000, value_parser = value_parser!(u64).range(1_000..=300_000))]
     pub consume_session_timeout_ms: u64,
-    /// Time without progress after which this process calls itself stuck, in seconds: it is not ready then; after twice the
-    /// time its partitions go to others, and after three times it ends with code 1, for its supervisor to start it again. A
-    /// store that is away is no such case
+    /// Time without progress after which this process calls itself stuck, in seconds: it is not
+    /// ready then; after twice the time its partitions go to others, and after three times it ends
+    /// with code 1, for its supervisor to start it again. A store that is away is no such case
     #[arg(long, env = "CONSUME_STUCK_SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(3..=3_600))]
     pub consume_stuck_seconds: u64,
 }

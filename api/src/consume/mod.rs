@@ -7,8 +7,9 @@
 //!                                        └ MySQL away: the same batch again, paused, with backoff
 //! ```
 //!
-//! The invariant: an offset is committed only after every message before it has a row or a dead letter (`failed_claims`). A
-//! crash in between is harmless, because a message that is read again changes nothing.
+//! The invariant: an offset is committed only after every message before it has a row or a dead
+//! letter (`failed_claims`). A crash in between is harmless, because a message that is read again
+//! changes nothing.
 //!
 //! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async runtime.
 
@@ -41,7 +42,8 @@ use worker::Setup;
 
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the group.
+/// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the
+/// group.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
     describe_metrics();

@@ -1,5 +1,6 @@
-//! The loop: gather, write, commit, on one thread that owns the Kafka consumer. While MySQL writes a batch, the thread commits
-//! the offsets of the batch before and prefetches the next, so that neither adds to the time of a batch.
+//! The loop: gather, write, commit, on one thread that owns the Kafka consumer. While MySQL writes
+//! a batch, the thread commits the offsets of the batch before and prefetches the next, so that
+//! neither adds to the time of a batch.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,11 +23,13 @@ use super::write::{Written, write};
 
 /// Longest sleep of the loop, so that it sees a stop soon.
 const IDLE: Duration = Duration::from_millis(100);
-/// Longest wait without a poll. Polling while paused throws away prefetched messages, so a short wait does without.
+/// Longest wait without a poll. Polling while paused throws away prefetched messages, so a short
+/// wait does without.
 const MAX_UNPOLLED: Duration = Duration::from_millis(250);
 /// How often a longer wait polls.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Longest wait for a message while a batch is being written; the end of the write is noticed after it.
+/// Longest wait for a message while a batch is being written; the end of the write is noticed after
+/// it.
 const PREFETCH_POLL: Duration = Duration::from_millis(1);
 /// Time to finish the batch in flight after a stop.
 const LAST_BATCH: Duration = Duration::from_secs(5);
@@ -63,14 +66,15 @@ pub(crate) struct Worker {
     next_batch: NextBatch<Arc<Record>>,
     /// Most messages in one transaction now. Halved where MySQL takes too long.
     size: usize,
-    /// How long the first message of the next batch waits for others. Longer while batches are large, because rows cost less in
-    /// large transactions.
+    /// How long the first message of the next batch waits for others. Longer while batches are
+    /// large, because rows cost less in large transactions.
     wait: Duration,
     /// When to give up the batch in flight; set after a stop.
     deadline: Option<Instant>,
 }
 
-/// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each assignment of partitions.
+/// Reads, writes and commits until it is stopped. Blocks its thread. `joined` is called at each
+/// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
     let source = Source::subscribe(&setup.kafka, setup.liveness, group)?;
@@ -190,7 +194,8 @@ impl Worker {
         Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
     }
 
-    /// While a batch is written: commits the offsets of the batches before, and prefetches the next.
+    /// While a batch is written: commits the offsets of the batches before, and prefetches the
+    /// next.
     fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
         self.commit();
         let (begun, most) = (Instant::now(), self.limits().max);
@@ -240,7 +245,8 @@ impl Worker {
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
     }
 
-    /// Waits for a future on the runtime and stays in the group meanwhile. `None` where the deadline of a stop came first.
+    /// Waits for a future on the runtime and stays in the group meanwhile. `None` where the
+    /// deadline of a stop came first.
     fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);
         let mut until_poll = MAX_UNPOLLED;

@@ -1,4 +1,4 @@
-//! Settings of `serve`.
+//! The settings of `serve`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,37 +10,28 @@ use secrecy::SecretString;
 
 use super::auth::IdentityArgs;
 
-/// Settings of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// HTTP.
     #[command(flatten)]
     pub http: HttpArgs,
-    /// Who people are.
     #[command(flatten)]
     pub identity: IdentityArgs,
-    /// MySQL.
     #[command(flatten)]
     pub mysql: MysqlArgs,
-    /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
-    /// Kafka.
     #[command(flatten)]
     pub kafka: KafkaArgs,
-    /// Publishing.
     #[command(flatten)]
     pub publish: PublishArgs,
-    /// Waiting for stores.
     #[command(flatten)]
     pub start: StartArgs,
-    /// How often coupons and drops are read from MySQL, in milliseconds: what another process made or changed is seen here
-    /// after that time at the latest
+    /// How often coupons and drops are read from MySQL, in milliseconds: what another process made
+    /// or changed is seen here after that time at the latest
     #[arg(long, env = "CATALOGUE_REFRESH_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=60_000), help_heading = "MySQL")]
     pub catalogue_refresh_ms: u64,
 }
 
-/// Settings of the HTTP front.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
@@ -53,10 +44,12 @@ pub struct HttpArgs {
     /// Most connections at a time; more wait until one closes
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Longest time for the head of a request, also between two requests of one connection, in milliseconds
+    /// Longest time for the head of a request, also between two requests of one connection, in
+    /// milliseconds
     #[arg(long, env = "HEADER_READ_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub header_read_timeout_ms: u64,
-    /// Longest time for a request's answer, its body included, in milliseconds; then 503. A claim goes on to its end
+    /// Longest time for a request's answer, its body included, in milliseconds; then 503. A claim
+    /// goes on to its end
     #[arg(long, env = "REQUEST_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout_ms: u64,
     /// Most claims, and questions about claims, worked on at a time; more are answered 503 at once

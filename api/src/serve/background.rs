@@ -1,5 +1,5 @@
-//! Background tasks: refresh the catalogue, make daily drops ahead, watch Redis and the producer. None of them ends by itself;
-//! one that does is a bug, and then the process stops.
+//! Background tasks: refresh the catalogue, make daily drops ahead, watch Redis and the producer.
+//! None of them ends by itself; one that does is a bug, and then the process stops.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Raises `RLIMIT_NOFILE` to fit `MAX_CONNECTIONS`. Many shells allow a process 1024 files, fewer than a drop's crowd.
+//! Raises `RLIMIT_NOFILE` to fit `MAX_CONNECTIONS`. Many shells allow a process 1024 files, fewer
+//! than a drop's crowd.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -19,7 +19,8 @@ pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
 pub use server::Server;
 
-/// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are accepted.
+/// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are
+/// accepted.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Some(server) = Server::bind(args, &shutdown).await? else { return Ok(()) };
     println!("listening on http://{}", server.address());

@@ -45,7 +45,8 @@ impl Server {
         let guard = Arc::new(RequestGuard::new(args.http.request_timeout()));
         let routes = FastPath::new(&app, router(&app, token, prometheus, Arc::clone(&guard)), guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka, then for the fallback.
+        // A claim waits for a call to Redis and for its own, both twice at most; then for Kafka,
+        // then for the fallback.
         let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain, ..args.http.limits() };
         Ok(Some(Self { app, listener, address, routes, limits, refresh, drain }))
@@ -77,8 +78,8 @@ impl Server {
     }
 }
 
-/// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the system refuses tries again
-/// only a second later. The system lowers this to its own limit.
+/// Connections that may wait to be accepted. A drop's crowd comes at once, and a client that the
+/// system refuses tries again only a second later. The system lowers this to its own limit.
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {

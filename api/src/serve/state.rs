@@ -28,8 +28,8 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// One operator's change of a coupon at a time in this process; revisions order the changes of several processes. Coupons
-/// whose numbers agree in the last bits share a lock.
+/// One operator's change of a coupon at a time in this process; revisions order the changes of
+/// several processes. Coupons whose numbers agree in the last bits share a lock.
 pub(crate) struct ChangeLocks([Mutex<()>; 256]);
 
 impl Default for ChangeLocks {

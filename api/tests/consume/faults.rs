@@ -1,11 +1,12 @@
-//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is lost.
+//! A store goes away, comes back, answers late or not at all: nothing is a failed claim, nothing is
+//! lost.
 
 use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::Fault;
 
-use crate::world::{World, eventually};
+use crate::world::{World, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mysql_that_stops_and_starts_again_costs_nothing() {
@@ -13,11 +14,11 @@ async fn a_mysql_that_stops_and_starts_again_costs_nothing() {
     let drop = world.coupon(3_000, OncePer::Coupon).await;
     let consumer = world.consumer(&["--consume-batch-max=50"]);
     world.claim(drop, 1..=1_000).await;
-    eventually("some rows", async || world.rows().await > 100).await;
+    until("some rows", async || world.rows().await > 100).await;
     world.mysql.stop().await.unwrap();
     world.claim(drop, 1_001..=2_000).await;
     world.mysql.start_again().await.unwrap();
-    eventually("rows go on", async || world.rows().await > 1_100).await;
+    until("rows go on", async || world.rows().await > 1_100).await;
     world.mysql.kill().await.unwrap();
     world.claim(drop, 2_001..=3_000).await;
     world.mysql.start_again().await.unwrap();
@@ -39,7 +40,7 @@ async fn a_mysql_that_takes_no_writes_makes_no_failed_claim() {
     let status = "SHOW GLOBAL STATUS LIKE 'Com_rollback'";
     let rollbacks = async || world.query(status).await[0][1].parse::<u64>().unwrap();
     let before = rollbacks().await;
-    eventually("attempts", async || rollbacks().await > before + 2).await;
+    until("attempts", async || rollbacks().await > before + 2).await;
     world.mysql.query("SET GLOBAL super_read_only = OFF").await.unwrap();
     world.mysql.query("SET GLOBAL read_only = OFF").await.unwrap();
     world.until_rows(500).await;
@@ -60,7 +61,7 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
         let before = proxy.counters().accepted;
         proxy.set(fault).await.unwrap();
         world.claim(drop, slots).await;
-        eventually("attempts", async || proxy.counters().accepted > before + 1).await;
+        until("attempts", async || proxy.counters().accepted > before + 1).await;
         proxy.set(Fault::Pass).await.unwrap();
     }
     world.until_rows(300).await;
@@ -69,8 +70,9 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
     assert_eq!(world.committed(), 300);
 }
 
-/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody else would get a partition;
-/// did it go on with what was taken away, it would write and commit for others.
+/// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody
+/// else would get a partition; did it go on with what was taken away, it would write and commit for
+/// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
     let world = World::new().await;
@@ -83,7 +85,7 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     proxy.set(Fault::BlackHole).await.unwrap();
     world.claim(drop, 5..=200).await;
     let able = world.consumer(&[]);
-    eventually("rows by the second consumer", async || world.rows().await >= 98).await;
+    until("rows by the second consumer", async || world.rows().await >= 98).await;
     proxy.set(Fault::Pass).await.unwrap();
     world.claim(drop, 201..=400).await;
     world.until_rows(400).await;
@@ -93,7 +95,8 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     assert_eq!(world.committed(), 400);
 }
 
-/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and go in mid-write.
+/// Each write takes longer than the loop waits before it pauses and polls, so partitions come and
+/// go in mid-write.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     let world = World::new().await;
@@ -102,14 +105,14 @@ async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     let arguments = [&world.through(&proxy), "--consume-batch-max=25"];
     world.claim(drop, 1..=600).await;
     let first = world.consumer(&arguments);
-    eventually("some rows", async || world.rows().await > 0).await;
+    until("some rows", async || world.rows().await > 0).await;
     proxy.set(Fault::Delay(Duration::from_millis(60))).await.unwrap();
     let second = world.consumer(&arguments);
-    eventually("more rows", async || world.rows().await > 150).await;
+    until("more rows", async || world.rows().await > 150).await;
     let third = world.consumer(&arguments);
-    eventually("more rows", async || world.rows().await > 300).await;
+    until("more rows", async || world.rows().await > 300).await;
     first.stop().await;
-    eventually("more rows", async || world.rows().await > 450).await;
+    until("more rows", async || world.rows().await > 450).await;
     second.stop().await;
     world.until_rows(600).await;
     third.stop().await;
@@ -140,7 +143,7 @@ async fn a_kafka_that_is_killed_and_comes_back_costs_nothing() {
     let drop = world.coupon(2_000, OncePer::Coupon).await;
     let consumer = world.consumer(&["--consume-batch-max=20"]);
     world.claim(drop, 1..=1_000).await;
-    eventually("some rows", async || world.rows().await > 100).await;
+    until("some rows", async || world.rows().await > 100).await;
     kafka.kill().await.unwrap();
     kafka.start_again().await.unwrap();
     world.claim(drop, 1_001..=2_000).await;

@@ -29,7 +29,8 @@ async fn what_is_read_again_changes_nothing() {
     world.consume_until("400 rows", async || world.rows().await == 400).await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
     let before = world.query(all).await;
-    // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was made anew.
+    // 0: rows were committed and no offset was. Beyond the end: the topic lost messages, or was
+    // made anew.
     for offset in [0, 1_000_000] {
         world.set_offsets(offset).await;
         world.consume_until("offsets", async || world.committed() == 400).await;
@@ -93,7 +94,8 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
     consumer.stop().await;
     let millis = "SELECT CAST(UNIX_TIMESTAMP(issued_at) * 1000 AS SIGNED) FROM issued_coupons ORDER BY issued_at";
     let issued: Vec<i64> = world.query(millis).await.iter().map(|row| row[0].parse().unwrap()).collect();
-    // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was allowed before it.
+    // What one second refills, a full bucket (a tenth of it) at its beginning, and a batch that was
+    // allowed before it.
     let most = RATE + 2 * (RATE / 10);
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(late - early >= 1_000, "{} rows within {} ms", most + 1, late - early);

@@ -5,4 +5,6 @@ mod faults;
 mod issuing;
 mod processes;
 mod refusals;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use firstcome_shared::domain::OncePer;
 use firstcome_stack::Fault;
 
-use crate::world::{LIMIT, World, eventually};
+use crate::world::{LIMIT, World, until};
 
 struct Process {
     child: Child,
@@ -39,7 +39,7 @@ impl Process {
     async fn exit_code(&mut self) -> Option<i32> {
         let child = std::sync::Mutex::new(&mut self.child);
         let ended = || child.lock().unwrap().try_wait().unwrap();
-        eventually("the process ends", async || ended().is_some()).await;
+        until("the process ends", async || ended().is_some()).await;
         ended().unwrap().code()
     }
 }
@@ -71,7 +71,7 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     let mut process = Process::start(&world, &[&through, "--database-timeout-ms=500"]);
     let address = process.line().strip_prefix("listening on http://").unwrap().to_owned();
     assert_eq!(process.line(), format!("consuming {} as {}", world.kafka.topic, world.kafka.group));
-    eventually("ready", async || get(&address, "/readyz").0 == 200).await;
+    until("ready", async || get(&address, "/readyz").0 == 200).await;
     assert_eq!(get(&address, "/healthz").0, 200);
     assert_eq!(get(&address, "/nowhere").0, 404);
 
@@ -79,21 +79,21 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     world.send(vec![(0, None, Some("poison".into()))]).await;
     world.until_rows(50).await;
     let shows = |line: &str| get(&address, "/metrics").1.lines().any(|shown| shown == line);
-    eventually("rows counted", async || shows("firstcome_consumer_issued_total 50")).await;
-    eventually("poison counted", async || shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1")).await;
+    until("rows counted", async || shows("firstcome_consumer_issued_total 50")).await;
+    until("poison counted", async || shows("firstcome_consumer_refused_total{reason=\"undecodable\"} 1")).await;
     assert!(shows("firstcome_consumer_again_total 0") && shows("firstcome_consumer_retries_total 0"));
 
     proxy.set(Fault::Cut).await.unwrap();
     world.claim(drop, 51..=100).await;
-    eventually("not ready", async || get(&address, "/readyz").0 == 503).await;
-    eventually("lag", async || shows("firstcome_consumer_lag 50")).await;
+    until("not ready", async || get(&address, "/readyz").0 == 503).await;
+    until("lag", async || shows("firstcome_consumer_lag 50")).await;
     let (status, body) = get(&address, "/readyz");
     assert!(status == 503 && body.contains("\"kafka\":\"ok\"") && body.contains("MySQL"), "{status} {body}");
     assert_eq!(get(&address, "/healthz").0, 200);
     proxy.set(Fault::Pass).await.unwrap();
     world.until_rows(100).await;
-    eventually("ready again", async || get(&address, "/readyz").0 == 200).await;
-    eventually("no lag", async || shows("firstcome_consumer_lag 0")).await;
+    until("ready again", async || get(&address, "/readyz").0 == 200).await;
+    until("no lag", async || shows("firstcome_consumer_lag 0")).await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
 }
@@ -104,7 +104,7 @@ async fn terminated_in_mid_stream_it_leaves_no_row_uncommitted() {
     let drop = world.coupon(5_000, OncePer::Coupon).await;
     world.claim(drop, 1..=5_000).await;
     let mut process = Process::start(&world, &["--consume-batch-max=20"]);
-    eventually("some rows", async || world.rows().await > 200).await;
+    until("some rows", async || world.rows().await > 200).await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
     assert_eq!(i64::try_from(world.rows().await).unwrap(), world.committed());
@@ -119,7 +119,7 @@ async fn killed_again_and_again_it_loses_and_doubles_nothing() {
     world.claim(drop, 1..=4_000).await;
     for round in 1..=3 {
         let process = Process::start(&world, &["--consume-batch-max=20"]);
-        eventually("some rows", async || world.rows().await > round * 300).await;
+        until("some rows", async || world.rows().await > round * 300).await;
         process.signal("-KILL");
     }
     world.consume_until("the rest", async || world.rows().await == 4_000).await;

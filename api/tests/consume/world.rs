@@ -1,39 +1,27 @@
-//! A database, a topic and a group for one test, on the servers that all tests of this binary share.
+//! A database, a topic and a group for one test, on the servers that all tests of this binary
+//! share.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use clap::Parser;
-use firstcome_api::consume::{self, ConsumeArgs};
+use firstcome_api::consume;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
+use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::catalogue::NewCoupon;
-use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, Stack, StackOptions};
+use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Long enough for a busy machine; reached only when something is broken.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) use crate::support::{LIMIT, until};
+use crate::support::{Running, migrate, new_database, parse, stack};
+
 /// Partitions of every topic here.
 pub(crate) const PARTITIONS: i32 = 4;
-
-pub(crate) async fn stack() -> &'static Stack {
-    static STACK: OnceCell<Stack> = OnceCell::const_new();
-    if std::env::var_os("RUST_LOG").is_some() {
-        firstcome_shared::telemetry::init_logs();
-    }
-    STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap()).await
-}
 
 pub(crate) struct World {
     pub(crate) mysql: &'static MysqlServer,
@@ -61,17 +49,12 @@ impl World {
     }
 
     async fn on(mysql: &'static MysqlServer, kafka: &KafkaServer) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("consume-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let database = name.replace('-', "_");
-        mysql.query(&format!("CREATE DATABASE {database}")).await.unwrap();
-        let settings =
-            DbSettings { url: mysql.database_url(&database).into(), pool_size: 4, limit: Duration::from_secs(20) };
-        migrations::migrate(&settings).await.unwrap();
-        let brokers = kafka.bootstrap();
-        let kafka = KafkaSettings { brokers, topic: name.clone(), group: name };
-        ensure_topic(&kafka, PARTITIONS, 1, LIMIT).await.unwrap();
-        Self { mysql, database, db: Db::new(&settings).unwrap(), kafka }
+        let name = new_database(mysql).await;
+        let (url, brokers) = (mysql.database_url(&name), kafka.bootstrap());
+        migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
+        let db = Db::new(&DbSettings { url: url.into(), pool_size: 4, limit: LIMIT }).unwrap();
+        let kafka = KafkaSettings { brokers, topic: name.clone(), group: name.clone() };
+        Self { mysql, database: name, db, kafka }
     }
 
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
@@ -81,7 +64,8 @@ impl World {
         (coupon.id, drops[0].id)
     }
 
-    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that all have some.
+    /// Sends claims of these slots, slot N by `u-N`; each to the partition of its number, so that
+    /// all have some.
     pub(crate) async fn claim(&self, (coupon, drop): (CouponId, DropId), slots: std::ops::RangeInclusive<Slot>) {
         let messages = slots.map(|slot| {
             let event = claim_event(coupon, drop, slot, &format!("u-{slot}"));
@@ -125,23 +109,21 @@ impl World {
         all
     }
 
-    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from loopback to the server's own
-    /// socket where it is not told otherwise.
+    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from
+    /// loopback to the server's own socket where it is not told otherwise.
     pub(crate) fn through(&self, proxy: &FaultProxy) -> String {
         format!("--database-url={}?prefer_socket=false", self.mysql.database_url_via(proxy, &self.database))
     }
 
-    /// Starts a consumer in this process.
-    pub(crate) fn consumer(&self, more: &[&str]) -> Consumer {
+    pub(crate) fn consumer(&self, more: &[&str]) -> Running {
         let stop = CancellationToken::new();
-        let args = parse(&self.arguments(more));
-        Consumer { task: tokio::spawn(consume::run(args, stop.clone())), stop }
+        let args = parse(self.arguments(more)).unwrap();
+        Running { task: tokio::spawn(consume::run(args, stop.clone())), stop }
     }
 
-    /// Runs a consumer until a condition holds.
-    pub(crate) async fn consume_until<F: Future<Output = bool>>(&self, what: &str, condition: impl FnMut() -> F) {
+    pub(crate) async fn consume_until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
         let consumer = self.consumer(&[]);
-        eventually(what, condition).await;
+        until(what, condition).await;
         consumer.stop().await;
     }
 
@@ -162,9 +144,8 @@ impl World {
         self.count("issued_coupons").await
     }
 
-    /// Waits until there are so many rows.
     pub(crate) async fn until_rows(&self, rows: u64) {
-        eventually(&format!("{rows} rows"), async || self.rows().await >= rows).await;
+        until(&format!("{rows} rows"), async || self.rows().await >= rows).await;
         assert_eq!(self.rows().await, rows);
     }
 
@@ -174,7 +155,8 @@ impl World {
         rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
     }
 
-    /// What the group has committed, over all partitions. A partition nothing was committed of counts 0.
+    /// What the group has committed, over all partitions. A partition nothing was committed of
+    /// counts 0.
     pub(crate) fn committed(&self) -> i64 {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let committed = reader.committed_offsets(self.partitions(), LIMIT).unwrap();
@@ -182,13 +164,14 @@ impl World {
         committed.elements().iter().map(|partition| offset(partition.offset())).sum()
     }
 
-    /// Puts the group's offsets to a number, the same in each partition. Only while nobody consumes.
+    /// Puts the group's offsets to a number, the same in each partition. Only while nobody
+    /// consumes.
     pub(crate) async fn set_offsets(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();
         offsets.set_all_offsets(Offset::Offset(offset)).unwrap();
         // A member that was killed is in the group until its session ends.
-        eventually("offsets set", async || reader.commit(&offsets, CommitMode::Sync).is_ok()).await;
+        until("offsets set", async || reader.commit(&offsets, CommitMode::Sync).is_ok()).await;
     }
 
     fn partitions(&self) -> TopicPartitionList {
@@ -205,40 +188,8 @@ impl World {
     }
 }
 
-pub(crate) struct Consumer {
-    pub(crate) stop: CancellationToken,
-    pub(crate) task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Consumer {
-    /// Stops it as SIGTERM does, and waits for its end.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
-pub(crate) fn parse(arguments: &[String]) -> ConsumeArgs {
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        args: ConsumeArgs,
-    }
-    Command::parse_from([String::from("consume")].iter().chain(arguments)).args
-}
-
 pub(crate) fn claim_event(coupon_id: CouponId, drop_id: DropId, slot: Slot, user: &str) -> ClaimEvent {
     let user_id: UserId = user.parse().unwrap();
     let claimed_at = DateTime::from_timestamp_millis(1_800_000_000_000 + i64::from(slot)).unwrap();
     ClaimEvent { coupon_id, drop_id, slot, user_id, claimed_at }
-}
-
-/// Waits until a condition holds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let look = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
 }

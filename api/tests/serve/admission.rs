@@ -134,9 +134,8 @@ async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
     let api = world.api().await;
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, drop);
-    let mut conn = world.redis.connection();
     let damage = format!("{drop}:99999999999");
-    redis::cmd("HSET").arg(&keys.claimants).arg("bad").arg(damage).query_async::<()>(&mut conn).await.unwrap();
+    world.ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage]).await;
     for round in 0..5 {
         let users: Vec<String> =
             (0..40).map(|n| if n % 4 == 0 { "bad".into() } else { format!("u-{round}-{n}") }).collect();

@@ -144,10 +144,7 @@ async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
     until("they are made again", async || count().await == made_first).await;
     let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0].parse().unwrap();
     let meta = world.keys(id, newest).meta;
-    until("the last is loaded", async || {
-        redis::cmd("EXISTS").arg(&meta).query_async(&mut world.redis.connection()).await.unwrap()
-    })
-    .await;
+    until("the last is loaded", async || world.ask_redis(&["EXISTS", &meta]).await).await;
     drop(apis);
 }
 

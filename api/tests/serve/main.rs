@@ -9,4 +9,6 @@ mod promises;
 mod settings;
 mod sold_out;
 mod stores_away;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;

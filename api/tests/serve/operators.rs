@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{OPS_TOKEN, World, coupon, open, with};
+use crate::world::{OPS_TOKEN, World, coupon, open, until, with};
 
 #[tokio::test]
 async fn a_coupon_made_is_the_one_shown_and_listed() {
@@ -84,8 +84,7 @@ async fn operators_routes_need_the_whole_token() {
 async fn in_stores(world: &World, id: i64, drop: i64) -> (String, String, String) {
     let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
     let meta = world.keys(id, drop).meta;
-    let quantity = redis::cmd("HGET").arg(meta).arg("quantity").query_async(&mut world.redis.connection()).await;
-    (rows[0][0].clone(), rows[0][1].clone(), quantity.unwrap())
+    (rows[0][0].clone(), rows[0][1].clone(), world.ask_redis(&["HGET", &meta, "quantity"]).await)
 }
 
 fn all(quantity: &str) -> (String, String, String) {
@@ -143,10 +142,7 @@ async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
     let world = World::new().await;
     let api = world.api().await;
     let (id, drop) = api.make(open(5)).await;
-    let row = format!(
-        "INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, 5, {id}, 'u-5', 'consumer')"
-    );
-    world.sql(&row).await;
+    world.issue((id, drop), 5, "u-5").await;
     let settings = async || {
         let mut keys = world.dump().await;
         keys.retain(|key, _| !key.ends_with(":revision"));
@@ -203,7 +199,8 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
     let answers = futures_util::future::join_all(changes).await;
     assert!(answers.iter().any(|a| a.status == 200));
     assert!(answers.iter().all(|a| a.status == 200 || a.status == 503), "{answers:?}");
-    // What is on its way while two write is put right by repeating the last word, and by the reconciler.
+    // What is on its way while two write is put right by repeating the last word, and by the
+    // reconciler.
     assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
     assert_eq!(in_stores(&world, id, drop).await, all("12"));
 }
@@ -222,7 +219,7 @@ async fn the_list_is_paged_and_filtered() {
         let ids: Vec<i64> = listed.json.as_array().unwrap().iter().map(|c| c["id"].as_i64().unwrap()).collect();
         (ids, listed.headers.get("link").map(|link| link.to_str().unwrap().to_owned()))
     };
-    crate::world::until("the claim is shown", async || ids("?state=sold_out").await.0 == [gone]).await;
+    until("the claim is shown", async || ids("?state=sold_out").await.0 == [gone]).await;
     assert_eq!(ids("").await, (vec![open_one, later, over, gone], None));
     assert_eq!(ids("?state=open").await.0, [open_one]);
     assert_eq!(ids("?state=scheduled").await.0, [later]);
@@ -242,13 +239,11 @@ async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
     let api = world.api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, drop).revision;
-    let mut conn = world.redis.connection();
     let garbage =
         ["1e5", "0x7fffffff", "inf", "nan", " 500", "-5", "", "abc", "99999999999999999999999", "9007199254740993"];
     for (number, text) in garbage.iter().chain(&["(a list)"]).enumerate() {
-        redis::cmd("DEL").arg(&key).query_async::<()>(&mut conn).await.unwrap();
-        let word = if *text == "(a list)" { "RPUSH" } else { "SET" };
-        redis::cmd(word).arg(&key).arg(text).query_async::<()>(&mut conn).await.unwrap();
+        world.ask_redis::<()>(&["DEL", &key]).await;
+        world.ask_redis::<()>(&[if *text == "(a list)" { "RPUSH" } else { "SET" }, &key, text]).await;
         assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200, "{text:?}");
         assert_eq!(api.claim(id, &format!("u-{number}")).await.code(), (409, "paused"), "{text:?}");
         assert_eq!(api.patch(id, json!({"paused": false})).await.status, 200, "{text:?}");

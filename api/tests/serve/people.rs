@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{World, open, with};
+use crate::world::{World, open, until, with};
 
 #[tokio::test]
 async fn a_claim_is_accepted_then_issued_and_its_code_told() {
@@ -21,8 +21,8 @@ async fn a_claim_is_accepted_then_issued_and_its_code_told() {
     let waiting = json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
     assert_eq!(api.mine(id, "u-3").await.json, waiting);
 
-    world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, code, issued_by) VALUES ({drop}, 1, {id}, 'u-1', 'CODE', 'consumer')")).await;
-    let issued = json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE", "position": null});
+    world.issue((id, drop), 1, "u-1").await;
+    let issued = json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE-1", "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, issued);
 
     world.sql(&format!("INSERT INTO {{db}}.broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) VALUES ({drop}, 'u-9', {id}, 7, 'test', 'run')")).await;
@@ -40,15 +40,15 @@ async fn a_sealed_drop_is_told_from_mysql_alone() {
     let api = world.api().await;
     let (id, drop) = world.make_over(&api, 3).await;
     for slot in 1..=2 {
-        world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, {slot}, {id}, 'u-{slot}', 'consumer')")).await;
+        world.issue((id, drop), slot, &format!("u-{slot}")).await;
     }
     world.sql("UPDATE {db}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2").await;
     let keys = world.keys(id, drop);
     for key in keys.own() {
-        redis::cmd("DEL").arg(key).query_async::<()>(&mut world.redis.connection()).await.unwrap();
+        world.ask_redis::<()>(&["DEL", key]).await;
     }
     let path = format!("/v1/coupons/{id}");
-    crate::world::until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
     assert_eq!(api.get(&path).await.json["current_drop"]["remaining"], 1);
     assert_eq!(api.mine(id, "u-2").await.json["status"], "issued");
     assert_eq!(api.mine(id, "u-3").await.json["status"], "none");
@@ -80,11 +80,6 @@ async fn with_tokens_the_person_is_the_subject_and_the_header_means_nothing() {
     let good = token(json!({"sub": "u-1", "exp": hour}));
     let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
     assert_eq!(claimed.code(), (202, "accepted"));
-    let score: Option<u32> = redis::cmd("ZSCORE")
-        .arg(world.keys(id, drop).users)
-        .arg("u-1")
-        .query_async(&mut world.redis.connection())
-        .await
-        .unwrap();
+    let score: Option<u32> = world.ask_redis(&["ZSCORE", &world.keys(id, drop).users, "u-1"]).await;
     assert_eq!(score, Some(1));
 }

@@ -1,4 +1,4 @@
-//! A yes is told only when a second store beside Redis holds it.
+//! A claim is acknowledged only after a second store beside Redis holds it.
 
 use chrono::{TimeDelta, Utc};
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
@@ -17,7 +17,7 @@ async fn own_kafka(world: &World) -> (World, KafkaServer, FaultProxy) {
     (own.with("database-url", url), kafka, mysql)
 }
 
-async fn backup(world: &World) -> Vec<Vec<String>> {
+async fn unpublished(world: &World) -> Vec<Vec<String>> {
     let columns = "coupon_id, drop_id, slot, user_id, reason, attempts";
     world.sql(&format!("SELECT {columns} FROM {{db}}.failed_claims ORDER BY slot")).await
 }
@@ -42,26 +42,26 @@ async fn what_kafka_does_not_take_the_backup_table_keeps_and_mysql_sees_nothing_
     let (api, other) = (own.api().await, own.api().await);
     let (id, drop) = api.make(open(5_000)).await;
     queued(&api, id).await;
-    let before = backup(&world).await;
+    let before = unpublished(&world).await;
     assert!(before.iter().all(|row| row[4] == "unpublished"), "{before:?}");
     assert!(crowd(&api, id, 3).await.iter().all(|answer| answer.json["queued"] == true));
-    assert_eq!(backup(&world).await.len(), before.len(), "Kafka took them");
+    assert_eq!(unpublished(&world).await.len(), before.len(), "Kafka took them");
 
     kafka.kill().await.unwrap();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
-    let rows = backup(&world).await;
+    let rows = unpublished(&world).await;
     for (answer, n) in answers.iter().zip(4..) {
         assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)), "{answer:?}");
         let slot = answer.json["slot"].to_string();
         let kept = [id.to_string(), drop.to_string(), slot, format!("u-{n}"), "unpublished".into(), "1".into()];
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
-    // It knows: nothing is written again.
+    // This process knows it: nothing is written again.
     assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
-    assert_eq!(backup(&world).await, rows);
-    // Another does not, and cannot publish; the table keeps it once.
+    assert_eq!(unpublished(&world).await, rows);
+    // Another process does not, and cannot publish; the table keeps the claim once.
     assert_eq!(other.claim(id, "u-4").await.code(), (200, "already_claimed"));
-    let again = backup(&world).await;
+    let again = unpublished(&world).await;
     assert_eq!(again.len(), rows.len());
     assert_eq!(again.iter().find(|row| row[3] == "u-4").unwrap()[5], "2", "the same claim");
 }
@@ -85,7 +85,7 @@ async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_late
     mysql.set(Fault::Pass).await.unwrap();
     until("MySQL alone is enough", async || api.claim(id, "x-cut").await.code() == (200, "already_claimed")).await;
     assert_eq!(api.mine(id, "x-cut").await.json["status"], "accepted");
-    assert_eq!(backup(&world).await.iter().filter(|row| row[3] == "x-cut").count(), 1);
+    assert_eq!(unpublished(&world).await.iter().filter(|row| row[3] == "x-cut").count(), 1);
     mysql.set(Fault::Cut).await.unwrap();
     kafka.start_again().await.unwrap();
     until("Kafka alone is enough", async || api.claim(id, "x-blackhole").await.code() == (200, "already_claimed"))
@@ -122,15 +122,8 @@ async fn a_slot_of_an_earlier_drop_is_made_sure_of_as_well() {
     let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
     let other: i64 = drops[0][0].parse().unwrap();
     // Redis has it in the list of claimants alone, where it is not told when they were admitted.
-    let mut conn = world.redis.connection();
-    let keys = world.keys(id, drop);
-    let _: () = redis::cmd("HSET")
-        .arg(&keys.claimants)
-        .arg("u-1")
-        .arg(format!("{other}:4"))
-        .query_async(&mut conn)
-        .await
-        .unwrap();
+    let claimants = world.keys(id, drop).claimants;
+    world.ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")]).await;
     let told = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
     for _ in 0..3 {
         assert_eq!(api.claim(id, "u-1").await.json, told);

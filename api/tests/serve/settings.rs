@@ -32,7 +32,7 @@ fn serve(settings: &[(&str, &str)]) -> Output {
 #[test]
 fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
     type Setting = (&'static str, &'static str);
-    let cases: [(&[Setting], &str, i32); 9] = [
+    let cases: [(&[Setting], &str, i32); 10] = [
         (&[("USER_AUTH", "")], "--user-auth", 2),
         (&[("USER_AUTH", "nobody")], "trusted-header", 2),
         (&[("OPS_TOKEN", "")], "--ops-token", 2),
@@ -40,6 +40,7 @@ fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
         (&[("USER_AUTH", "jwt")], "JWT_ALGORITHM", 1),
         (&[("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "none")], "HS256", 2),
         (&[("JWT_ISSUER", "shop")], "trusted-header", 1),
+        (&[("JWT_SECRET", "hunter2")], "JWT_SECRET is set but USER_AUTH=trusted-header", 1),
         (&[("MAX_CLAIMS_IN_HAND", "0")], "--max-claims-in-hand", 2),
         (&[], "did not answer", 1),
     ];

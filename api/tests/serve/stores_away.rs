@@ -53,7 +53,8 @@ async fn whoever_waits_behind_a_call_that_redis_does_not_answer_is_refused_with_
     let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
     let (id, _) = api.make(open(1)).await;
     redis.set(Fault::BlackHole).await.unwrap();
-    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for one.
+    // As many calls as a thousand claims need would take eight seconds, each of them unanswered for
+    // one.
     let answers =
         futures_util::future::join_all((0..1_000).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
     for answer in &answers {
@@ -70,7 +71,7 @@ async fn while_redis_is_away_nobody_is_admitted_and_nothing_is_guessed() {
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
-    world.sql(&format!("INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({drop}, 5, {id}, 'u-5', 'consumer')")).await;
+    world.issue((id, drop), 5, "u-5").await;
     let before = world.dump().await;
     redis.set(Fault::Cut).await.unwrap();
 
@@ -188,8 +189,7 @@ async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
             Err(error) => assert!(error.is_request() || error.is_connect(), "{error}"),
         }
     }
-    let users: i64 =
-        redis::cmd("ZCARD").arg(world.keys(id, drop).users).query_async(&mut world.redis.connection()).await.unwrap();
+    let users: i64 = world.ask_redis(&["ZCARD", &world.keys(id, drop).users]).await;
     assert!(yes <= users);
     assert_eq!(world.messages().await, users);
 }

@@ -1,42 +1,27 @@
-//! One test's own part of the servers that all tests share, and the APIs it starts there, in this process.
+//! One test's own part of the servers that all tests share, and the APIs it starts there, in this
+//! process.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
-use clap::Parser;
-use firstcome_api::migrate::{self, MigrateArgs};
-use firstcome_api::serve::{ServeArgs, Server};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs, StartArgs};
+use firstcome_api::serve::Server;
+use firstcome_shared::config::RedisArgs;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_stack::{Stack, StackOptions};
+use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use crate::support::{LIMIT, stack, until};
+use crate::support::{Running, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
-/// Longest wait for anything that must happen.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
-
-static STACK: OnceCell<Stack> = OnceCell::const_new();
-
-pub(crate) async fn stack() -> &'static Stack {
-    STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}"))).await
-}
-
-/// `serve`'s arguments as the command line reads them.
-#[derive(Parser)]
-struct ServeLine {
-    #[command(flatten)]
-    args: ServeArgs,
-}
+/// Partitions of every topic here.
+const PARTITIONS: i32 = 2;
 
 pub(crate) struct World {
     pub(crate) database: String,
@@ -56,10 +41,8 @@ impl World {
 
     /// Migrated, with admission closed.
     pub(crate) async fn closed() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let stack = stack().await;
-        stack.mysql.query(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let name = new_database(&stack.mysql).await;
         let settings = BTreeMap::from([
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
@@ -70,31 +53,15 @@ impl World {
             ("kafka-brokers", stack.kafka.bootstrap()),
             ("kafka-topic", name.clone()),
         ]);
-        let redis_args =
-            RedisArgs { redis_url: stack.redis.url().into(), redis_key_prefix: name.clone(), redis_timeout_ms: 5_000 };
-        let redis = Redis::new(&redis_args.settings()).unwrap();
+        let redis = redis_client(&stack.redis.url(), &name);
         let world = Self { database: name.clone(), prefix: name.clone(), topic: name, redis, settings };
         world.migrate().await;
         world
     }
 
     pub(crate) async fn migrate(&self) {
-        let args = MigrateArgs {
-            mysql: MysqlArgs {
-                database_url: self.settings["database-url"].clone().into(),
-                database_pool_size: 2,
-                database_timeout_ms: 10_000,
-            },
-            kafka: KafkaArgs {
-                kafka_brokers: self.settings["kafka-brokers"].clone(),
-                kafka_topic: self.topic.clone(),
-                kafka_group: "unused".into(),
-            },
-            kafka_partitions: 2,
-            kafka_replication: 1,
-            start: StartArgs { startup_wait_seconds: 30 },
-        };
-        migrate::run(args, CancellationToken::new()).await.unwrap();
+        let (url, brokers) = (self.settings["database-url"].clone(), self.settings["kafka-brokers"].clone());
+        migrate(url, brokers, &self.topic, PARTITIONS).await;
     }
 
     pub(crate) async fn open_gate(&self) {
@@ -116,12 +83,11 @@ impl World {
 
     pub(crate) async fn try_api(&self) -> anyhow::Result<Api> {
         let flags = self.settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
-        let line = ServeLine::try_parse_from(std::iter::once("serve".to_owned()).chain(flags))?;
-        let shutdown = CancellationToken::new();
-        let server = Server::bind(line.args, &shutdown).await?.expect("nobody told it to stop");
+        let stop = CancellationToken::new();
+        let server = Server::bind(parse(flags)?, &stop).await?.expect("nobody stopped it");
         let base = format!("http://{}", server.address());
-        let running = tokio::spawn(server.run(shutdown.clone()));
-        Ok(Api { base, client: Client::new(), shutdown, running })
+        let task = tokio::spawn(server.run(stop.clone()));
+        Ok(Api { base, client: Client::new(), running: Running { stop, task } })
     }
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {
@@ -136,9 +102,9 @@ impl World {
             "opens_at = UTC_TIMESTAMP(3) - INTERVAL 20 MINUTE, closes_at = UTC_TIMESTAMP(3) - INTERVAL 10 MINUTE";
         self.sql(&format!("UPDATE {{db}}.drops SET {then} WHERE id = {drop}")).await;
         let ago = |minutes| (Utc::now() - TimeDelta::minutes(minutes)).timestamp_millis();
-        let mut set = redis::cmd("HSET");
-        set.arg(self.keys(id, drop).meta).arg("opens_at_ms").arg(ago(20)).arg("closes_at_ms").arg(ago(10));
-        set.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+        let (opened, closed) = (ago(20).to_string(), ago(10).to_string());
+        let meta = self.keys(id, drop).meta;
+        self.ask_redis::<()>(&["HSET", &meta, "opens_at_ms", &opened, "closes_at_ms", &closed]).await;
         let path = format!("/v1/coupons/{id}");
         until("its window is over", async || api.get(&path).await.json["current_drop"]["state"] == "closed").await;
         (id, drop)
@@ -150,15 +116,28 @@ impl World {
 
     /// Every key of this test's with its content, to see that nothing changed.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut conn = self.redis.connection();
-        let names: Vec<String> =
-            redis::cmd("KEYS").arg(format!("{}:*", self.prefix)).query_async(&mut conn).await.unwrap();
         let mut dump = BTreeMap::new();
-        for name in names {
-            let content: Vec<u8> = redis::cmd("DUMP").arg(&name).query_async(&mut conn).await.unwrap();
+        for name in self.ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.prefix)]).await {
+            let content = self.ask_redis(&["DUMP", &name]).await;
             dump.insert(name, content);
         }
         dump
+    }
+
+    /// One command to Redis.
+    pub(crate) async fn ask_redis<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
+        let mut cmd = redis::Cmd::new();
+        for word in words {
+            cmd.arg(word);
+        }
+        cmd.query_async(&mut self.redis.connection()).await.unwrap()
+    }
+
+    /// A row of `user` on a slot, as the consumer writes it.
+    pub(crate) async fn issue(&self, (coupon, drop): (i64, i64), slot: u32, user: &str) {
+        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
+        let values = format!("{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'");
+        self.sql(&format!("INSERT INTO {{db}}.issued_coupons ({columns}) VALUES ({values})")).await;
     }
 
     /// How many messages the topic holds.
@@ -167,18 +146,9 @@ impl World {
         let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.topic.clone());
         let count = move || {
             let client: BaseConsumer = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-            (0..2).map(|p| client.fetch_watermarks(&topic, p, LIMIT).unwrap().1).sum()
+            (0..PARTITIONS).map(|p| client.fetch_watermarks(&topic, p, LIMIT).unwrap().1).sum()
         };
         tokio::task::spawn_blocking(count).await.unwrap()
-    }
-}
-
-impl World {
-    /// The same on another Redis, on which admission is closed.
-    pub(crate) fn on_redis(&self, url: &str) -> Self {
-        let redis_args =
-            RedisArgs { redis_url: url.into(), redis_key_prefix: self.prefix.clone(), redis_timeout_ms: 5_000 };
-        Self { redis: Redis::new(&redis_args.settings()).unwrap(), ..self.with("redis-url", url) }
     }
 
     /// What the messages of the topic say.
@@ -192,9 +162,8 @@ impl World {
             let client: BaseConsumer =
                 config.set("bootstrap.servers", brokers).set("group.id", "reader").create().unwrap();
             let mut from = TopicPartitionList::new();
-            for partition in 0..2 {
-                from.add_partition_offset(&topic, partition, Offset::Beginning).unwrap();
-            }
+            from.add_partition_range(&topic, 0, PARTITIONS - 1);
+            from.set_all_offsets(Offset::Beginning).unwrap();
             client.assign(&from).unwrap();
             let next = |_| {
                 let message = client.poll(LIMIT).expect("a message").unwrap();
@@ -204,17 +173,25 @@ impl World {
         };
         tokio::task::spawn_blocking(read).await.unwrap()
     }
+
+    /// The same on another Redis, on which admission is closed.
+    pub(crate) fn on_redis(&self, url: &str) -> Self {
+        Self { redis: redis_client(url, &self.prefix), ..self.with("redis-url", url) }
+    }
+}
+
+fn redis_client(url: &str, prefix: &str) -> Redis {
+    let args = RedisArgs { redis_url: url.into(), redis_key_prefix: prefix.into(), redis_timeout_ms: 5_000 };
+    Redis::new(&args.settings()).unwrap()
 }
 
 /// One API, running in this process.
 pub(crate) struct Api {
     pub(crate) base: String,
     pub(crate) client: Client,
-    pub(crate) shutdown: CancellationToken,
-    running: JoinHandle<anyhow::Result<()>>,
+    running: Running,
 }
 
-/// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -292,10 +269,8 @@ impl Api {
         lines.find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0.0)
     }
 
-    /// Stops it as SIGTERM does, and waits for its end.
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(LIMIT, self.running).await.expect("it stops in time").unwrap().unwrap();
+        self.running.stop().await;
     }
 }
 
@@ -308,7 +283,6 @@ pub(crate) fn coupon(quantity: u32, opens: i64, closes: i64) -> Value {
     })
 }
 
-/// A coupon that is open.
 pub(crate) fn open(quantity: u32) -> Value {
     coupon(quantity, -1, 60)
 }
@@ -317,13 +291,4 @@ pub(crate) fn open(quantity: u32) -> Value {
 pub(crate) fn with(mut body: Value, field: &str, value: impl Into<Value>) -> Value {
     body[field] = value.into();
     body
-}
-
-/// Waits until `ask` gives true.
-pub(crate) async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let give_up = tokio::time::Instant::now() + LIMIT;
-    while !ask().await {
-        assert!(tokio::time::Instant::now() < give_up, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

@@ -40,8 +40,9 @@ impl<T> NextBatch<T> {
         self.len() >= limits.max || self.since.is_some_and(|since| now >= since + limits.wait)
     }
 
-    /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is given. A full batch does not
-    /// wait, and messages that have arrived are taken also when the time is over. Empty where none arrived within `idle`.
+    /// Adds messages of `next` until the batch is ready. `next` waits for at most the time it is
+    /// given. A full batch does not wait, and messages that have arrived are taken also when the
+    /// time is over. Empty where none arrived within `idle`.
     pub(crate) fn gather(
         mut self,
         limits: BatchLimits,
@@ -75,8 +76,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(100);
 
-    /// Messages that arrive at given milliseconds, read on a clock that only waiting moves. Gives the batch and the
-    /// millisecond at which it was ready.
+    /// Messages that arrive at given milliseconds, read on a clock that only waiting moves. Gives
+    /// the batch and the millisecond at which it was ready.
     fn gathered(arrivals: &[u64], max: usize, wait_ms: u64) -> (Vec<u64>, u64) {
         let start = Instant::now();
         let clock = Cell::new(start);

@@ -6,11 +6,12 @@ use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
 use firstcome_shared::mysql::dead_letters::{FailedClaim, Source};
 use firstcome_shared::mysql::issued::Claim;
 
-/// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in the dead-letter table too,
-/// and the consumer would never get past it.
+/// Years that MySQL's `DATETIME` takes for certain. MySQL would refuse a message outside them in
+/// the dead-letter table too, and the consumer would never get past it.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// Longest explanation that is kept, in characters: an error of the JSON parser may quote the whole message.
+/// Longest explanation that is kept, in characters: an error of the JSON parser may quote the whole
+/// message.
 const LONGEST_ERROR: usize = 500;
 
 /// A message, decoded.

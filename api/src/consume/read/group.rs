@@ -1,5 +1,5 @@
-//! The consumer group: which partitions are this process's own, and how far they are committed. Offsets are never committed
-//! before the rows are, also when a rebalance takes partitions away.
+//! The consumer group: which partitions are this process's own, and how far they are committed.
+//! Offsets are never committed before the rows are, also when a rebalance takes partitions away.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::DbError;
 use metrics::counter;
 use parking_lot::Mutex;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -21,8 +20,8 @@ use super::decode::Record;
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
-/// Longest that a rebalance waits for the write in flight, since the other consumers wait too. A batch that is not written by
-/// then is read again by the partitions' next owners.
+/// Longest that a rebalance waits for the write in flight, since the other consumers wait too. A
+/// batch that is not written by then is read again by the partitions' next owners.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The result of a write, once it is known.
@@ -36,14 +35,16 @@ pub(crate) struct InFlightBatch {
 
 #[derive(Default)]
 struct Assignment {
-    /// A fencing token: a message read before its partition went away and came back must not count as a new one.
+    /// A fencing token: a message read before its partition went away and came back must not count
+    /// as a new one.
     count: u64,
     owned: HashMap<i32, u64>,
     offsets: Offsets,
     in_flight: Option<InFlightBatch>,
 }
 
-/// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside `poll`.
+/// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
+/// `poll`.
 pub(crate) struct Group {
     topic: String,
     health: Arc<Health>,
@@ -70,7 +71,8 @@ impl Group {
         self.assignment.lock().owned.get(&partition).copied()
     }
 
-    /// Whether this process may write and commit a message: its partition has been ours since it was read.
+    /// Whether this process may write and commit a message: its partition has been ours since it
+    /// was read.
     pub(crate) fn owns(&self, record: &Record) -> bool {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
@@ -102,7 +104,8 @@ impl Group {
         self.assignment.lock().in_flight.is_some()
     }
 
-    /// Notes that messages are written. Messages that are no longer ours are their new owner's to commit.
+    /// Notes that messages are written. Messages that are no longer ours are their new owner's to
+    /// commit.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -130,7 +133,8 @@ impl Group {
         drop(guard);
         tracing::info!(partitions = partitions.count(), "the group gave this process partitions");
         counter!(report::REBALANCES).increment(1);
-        // librdkafka keeps a partition paused when it goes away and comes back, so `resume` is needed too.
+        // librdkafka keeps a partition paused when it goes away and comes back, so `resume` is
+        // needed too.
         let paused = self.is_paused();
         let result = if paused { consumer.pause(partitions) } else { consumer.resume(partitions) };
         if let Err(error) = result {
@@ -140,7 +144,8 @@ impl Group {
         (self.joined)();
     }
 
-    /// Before partitions go away: the batch in flight is written and committed now, or left to their next owners.
+    /// Before partitions go away: the batch in flight is written and committed now, or left to
+    /// their next owners.
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         // A lost assignment: the group went on without this process and would refuse the commit.
         if !consumer.assignment_lost() {
@@ -175,8 +180,8 @@ impl Group {
 
 /// Commits offsets: Kafka's consumer, or a double that refuses in tests.
 pub(crate) trait CommitClient {
-    /// Commits the offset of the next message to read, by partition, and waits for the broker. After an error nothing may be
-    /// taken as committed.
+    /// Commits the offset of the next message to read, by partition, and waits for the broker.
+    /// After an error nothing may be taken as committed.
     fn commit(&self, topic: &str, next: &BTreeMap<i32, i64>) -> KafkaResult<()>;
 }
 
@@ -209,8 +214,8 @@ impl Offsets {
         self.next.remove(&partition);
     }
 
-    /// Commits what is written. Where Kafka refuses, the offsets stay for the next commit. That is harmless: writing a claim
-    /// again changes nothing.
+    /// Commits what is written. Where Kafka refuses, the offsets stay for the next commit. That is
+    /// harmless: writing a claim again changes nothing.
     pub(crate) fn commit(&mut self, topic: &str, client: &impl CommitClient) {
         if self.next.is_empty() {
             return;
@@ -252,21 +257,7 @@ impl ConsumerContext for Group {
     }
 }
 
-/// librdkafka's log goes where ours goes.
 impl ClientContext for Group {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::error!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(target: "librdkafka", facility, "{message}");
-            }
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
-        }
-    }
-
     fn error(&self, error: KafkaError, reason: &str) {
         // The same error comes out of `poll`, which logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");

@@ -1,4 +1,5 @@
-//! The Kafka consumer: one thread polls it; it is paused while a batch can't be written, and closes without hanging.
+//! The Kafka consumer: one thread polls it; it is paused while a batch can't be written, and closes
+//! without hanging.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ impl Source {
         self.consumer.context()
     }
 
-    /// The next record. `None`: none arrived within `longest`, or an event of the group was served. An error means that this
-    /// consumer does not recover.
+    /// The next record. `None`: none arrived within `longest`, or an event of the group was served.
+    /// An error means that this consumer does not recover.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         if !self.group().is_paused() && !self.carried.is_empty() {
             return Ok(Some(self.carried.remove(0)));
@@ -78,8 +79,8 @@ impl Source {
         Some(Record::new(origin, assignment, message.key(), message.payload()))
     }
 
-    /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone, a group that went on without
-    /// this process.
+    /// librdkafka recovers by itself from almost every error: brokers away, offsets that are gone,
+    /// a group that went on without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(anyhow::Error::new(error).context("Kafka refuses this consumer for good"));
@@ -92,7 +93,8 @@ impl Source {
         Ok(())
     }
 
-    /// Pauses fetching and serves events of the group, so that this process stays a member and hears of rebalances.
+    /// Pauses fetching and serves events of the group, so that this process stays a member and
+    /// hears of rebalances.
     pub(crate) fn stay_in_group(&mut self) -> anyhow::Result<()> {
         if !self.group().is_paused() {
             self.group().set_paused(true);
@@ -116,8 +118,8 @@ impl Source {
         Ok(())
     }
 
-    /// Commits what is left and leaves the group, for at most `longest`. Both ask the group's coordinator and may hang when
-    /// Kafka does, so they run on a thread that is abandoned then.
+    /// Commits what is left and leaves the group, for at most `longest`. Both ask the group's
+    /// coordinator and may hang when Kafka does, so they run on a thread that is abandoned then.
     pub(crate) fn close(self, lag: LagWatch, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;

@@ -1,5 +1,5 @@
-//! The consumer's lag, measured on a thread of its own: the questions to the brokers block, and while a batch waits for MySQL
-//! the loop fetches nothing that would show the end of a partition.
+//! The consumer's lag, measured on a thread of its own: the questions to the brokers block, and
+//! while a batch waits for MySQL the loop fetches nothing that would show the end of a partition.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

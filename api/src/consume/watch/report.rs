@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use crate::consume::write::Written;
 
-/// A loop without an iteration for so long is not alive. It iterates also while it waits for MySQL or for messages.
+/// A loop without an iteration for so long is not alive. It iterates also while it waits for MySQL
+/// or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Written by the loop and the lag's watcher; read by `/healthz`, `/readyz` and the watchdog.
@@ -23,7 +24,8 @@ pub(crate) struct Health {
     stuck: Mutex<Option<String>>,
     /// Unread messages exist, and none of them is being written.
     backlog: AtomicBool,
-    /// Counts written batches and reported outages of a store. A backlog without progress means stuck.
+    /// Counts written batches and reported outages of a store. A backlog without progress means
+    /// stuck.
     progress: AtomicU64,
 }
 
@@ -122,7 +124,8 @@ const ISSUED: &str = "firstcome_consumer_issued_total";
 const AGAIN: &str = "firstcome_consumer_again_total";
 const REFUSED: &str = "firstcome_consumer_refused_total";
 
-/// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first increase.
+/// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first
+/// increase.
 pub(crate) fn describe_metrics() {
     describe_gauge!(LAG, "Messages of the partitions this process reads that are not committed yet");
     describe_histogram!(BATCH_ROWS, "Messages in a batch");

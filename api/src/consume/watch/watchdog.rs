@@ -1,7 +1,9 @@
-//! The watchdog: a consumer without progress reports that it is stuck, and later exits, because a restart mends it.
+//! The watchdog: a consumer without progress reports that it is stuck, and later exits, because a
+//! restart mends it.
 //!
-//! A loop is stuck where it does not iterate, or where it writes nothing although messages wait and both stores answer. While
-//! a store is away the loop is not stuck: it waits and retries for as long as it takes.
+//! A loop is stuck where it does not iterate, or where it writes nothing although messages wait and
+//! both stores answer. While a store is away the loop is not stuck: it waits and retries for as
+//! long as it takes.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -27,8 +29,8 @@ impl LivenessLimits {
         config
             .set("session.timeout.ms", ms(self.session))
             .set("heartbeat.interval.ms", ms(self.session / 4))
-            // librdkafka sends heartbeats also for a loop that stands still; this takes its partitions away. librdkafka
-            // refuses a value below the session's.
+            // librdkafka sends heartbeats also for a loop that stands still; this takes its
+            // partitions away. librdkafka refuses a value below the session's.
             .set("max.poll.interval.ms", ms((self.stuck * 2).max(self.session)));
     }
 
@@ -79,8 +81,8 @@ fn report(health: &Health, limits: LivenessLimits, (what, time): (&'static str, 
     }
 }
 
-/// Adds up the time without progress. One check counts as two periods at most, so that a frozen process or a sleeping machine
-/// does not count against the loop.
+/// Adds up the time without progress. One check counts as two periods at most, so that a frozen
+/// process or a sleeping machine does not count against the loop.
 #[derive(Debug, Default)]
 struct ProgressWatch {
     last: Option<LoopState>,
@@ -109,7 +111,8 @@ impl ProgressWatch {
 mod tests {
     use super::*;
 
-    /// Checks a loop so many times. Does it iterate, is there a backlog, is there progress meanwhile?
+    /// Checks a loop so many times. Does it iterate, is there a backlog, is there progress
+    /// meanwhile?
     fn after(checks: &[(u32, bool, bool, bool)]) -> (&'static str, Duration) {
         let mut watch = ProgressWatch::default();
         let mut state = LoopState { iterated_at: Instant::now(), backlog: false, progress: 0 };

@@ -1,5 +1,5 @@
-//! Decides which claims of a refused batch become rows. A pure function of the claims, the rows on the same slots or of the same
-//! people, and the rules of the drops.
+//! Decides which claims of a refused batch become rows. A pure function of the claims, the rows on
+//! the same slots or of the same people, and the rules of the drops.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,8 @@ pub(super) fn classify(claims: &[&Claim], rows: &[IssuedRow], rules: &HashMap<Dr
 #[derive(Default)]
 struct Holders<'a> {
     slots: HashMap<(DropId, Slot), &'a str>,
-    /// By coupon, person and scope. Each claim has two entries, for the whole coupon and for its drop; the rule says which counts.
+    /// By coupon, person and scope. Each claim has two entries, for the whole coupon and for its
+    /// drop; the rule says which counts.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
@@ -93,7 +94,8 @@ mod tests {
         IssuedRow { drop_id: drop, slot, coupon_id: coupon, user_id, code, claimed_at: at, issued_at: at, issued_by }
     }
 
-    /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in each.
+    /// Coupon 1: drops 10 and 11, one a person in all. Coupon 2: drops 20 and 21, one a person in
+    /// each.
     fn rules() -> HashMap<DropId, DropRules> {
         let rule = |coupon, once_per| DropRules { coupon_id: CouponId(coupon), quantity: 5, once_per };
         let all = [(10, 1, OncePer::Coupon), (11, 1, OncePer::Coupon), (20, 2, OncePer::Drop), (21, 2, OncePer::Drop)];
@@ -169,7 +171,8 @@ mod tests {
     }
 
     proptest! {
-        /// The schema takes all that is issued beside the existing rows, and a second reading issues nothing.
+        /// The schema takes all that is issued beside the existing rows, and a second reading
+        /// issues nothing.
         #[test]
         fn what_is_issued_fits_and_a_second_reading_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();

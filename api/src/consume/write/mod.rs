@@ -28,8 +28,9 @@ pub(crate) struct Written {
     pub(crate) refused: BTreeMap<&'static str, u64>,
 }
 
-/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error nothing is written, or everything
-/// is and MySQL's answer was lost; writing the batch again is right in both cases.
+/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
+/// nothing is written, or everything is and MySQL's answer was lost; writing the batch again is
+/// right in both cases.
 pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
     let written = db
@@ -68,7 +69,8 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &Limits) -> Qu
 
 type Pair<'a> = (&'a Record, &'a Claim);
 
-/// In the order of the primary key: two consumers that write the same rows then wait for each other and don't deadlock.
+/// In the order of the primary key: two consumers that write the same rows then wait for each other
+/// and don't deadlock.
 async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &Limits) -> QueryResult<u64> {
     let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
     claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
@@ -87,11 +89,12 @@ impl BatchWrite {
         self.failed.push(record.failed(reason, error));
     }
 
-    /// Classifies every claim and inserts the accepted ones by one statement. The refused statement has left the transaction as
-    /// it was.
+    /// Classifies every claim and inserts the accepted ones by one statement. The refused statement
+    /// has left the transaction as it was.
     async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let accepted = self.accept(conn, claims).await?;
-        // Without the limits that were read: they may be outdated, and the reason for the refusal. The schema reads its own.
+        // Without the limits that were read: they may be outdated, and the reason for the refusal.
+        // The schema reads its own.
         match insert_all(conn, &accepted, &Limits::default()).await {
             Ok(issued) => self.done.issued += issued,
             // Another process wrote in between, or a code was drawn twice.
@@ -105,7 +108,8 @@ impl BatchWrite {
         Ok(())
     }
 
-    /// The claims that are to become rows. The others are counted, and refused ones become dead letters.
+    /// The claims that are to become rows. The others are counted, and refused ones become dead
+    /// letters.
     async fn accept<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
         let existing = Existing::read(conn, claims).await?;
         let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
@@ -130,7 +134,8 @@ impl BatchWrite {
                 Err(error) => error,
             };
             match refusal(&error) {
-                // The existing rows show which key it was. Otherwise it was the code, and the next attempt draws another.
+                // The existing rows show which key it was. Otherwise it was the code, and the next
+                // attempt draws another.
                 Some(Refusal::Duplicate) => {
                     if self.accept(conn, &[pair]).await?.is_empty() {
                         return Ok(());
@@ -259,12 +264,14 @@ mod tests {
         }
     }
 
-    /// As when a partition moves while its old owner still writes: what was read is outdated at once.
+    /// As when a partition moves while its old owner still writes: what was read is outdated at
+    /// once.
     #[tokio::test(flavor = "multi_thread")]
     async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
         let (mysql, db, coupon_id, drop_id) = shop(300).await;
 
-        // Each writer overlaps with half of the slots before it; some have other people, some people other slots.
+        // Each writer overlaps with half of the slots before it; some have other people, some
+        // people other slots.
         let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
             .map(|writer| {
                 let claims = (1..=100_u32).map(|i| {

@@ -1,4 +1,5 @@
-//! How fast batches are written: a token bucket caps rows a second, and a backoff spaces attempts while MySQL is away.
+//! How fast batches are written: a token bucket caps rows a second, and a backoff spaces attempts
+//! while MySQL is away.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Least time between two log lines about the same failure.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
-/// A token bucket, asked before a batch is written and charged after. It holds a tenth of a second's rows, so that no second
-/// sees more than 1.1 times the rate.
+/// A token bucket, asked before a batch is written and charged after. It holds a tenth of a
+/// second's rows, so that no second sees more than 1.1 times the rate.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     rate: Option<f64>,
@@ -31,14 +32,15 @@ impl Throttle {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
     }
 
-    /// Most rows in one batch. The parts of a larger one would wait for each other, and nothing would be polled meanwhile.
+    /// Most rows in one batch. The parts of a larger one would wait for each other, and nothing
+    /// would be polled meanwhile.
     pub(crate) fn most(&self) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 100,000.0")]
         self.rate.map_or(usize::MAX, |_| self.capacity() as usize)
     }
 
-    /// How many of `wanted` rows may be written now; else how long to wait until the bucket is full. Small batches would cost
-    /// the database more than the cap spares it.
+    /// How many of `wanted` rows may be written now; else how long to wait until the bucket is
+    /// full. Small batches would cost the database more than the cap spares it.
     pub(crate) fn allow(&mut self, wanted: usize, now: Instant) -> Result<usize, Duration> {
         let Some(rate) = self.rate else { return Ok(wanted) };
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
@@ -60,8 +62,8 @@ impl Throttle {
     }
 }
 
-/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, so that consumers that failed together don't retry
-/// together.
+/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, so that consumers that
+/// failed together don't retry together.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,

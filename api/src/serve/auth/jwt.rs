@@ -1,4 +1,5 @@
-//! Signed tokens (RFC 7519). A setting pins the algorithm, which is never taken from the token. `exp` and `sub` are required.
+//! Signed tokens (RFC 7519). A setting pins the algorithm, which is never taken from the token.
+//! `exp` and `sub` are required.
 
 use std::path::{Path, PathBuf};
 

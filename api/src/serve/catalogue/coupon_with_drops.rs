@@ -1,5 +1,5 @@
-//! A coupon with its drops, as this process keeps it in memory, and the clock that chooses among the drops.
-//! A claim needs nothing else before it goes to Redis.
+//! A coupon with its drops, as this process keeps it in memory, and the clock that chooses among
+//! the drops. A claim needs nothing else before it goes to Redis.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -57,7 +57,8 @@ impl CouponWithDrops {
         self.drops.iter().find(|drop| drop.id == id)
     }
 
-    /// The drop that a claim at `now` is for: the open one, else the next to open, else the last that closed.
+    /// The drop that a claim at `now` is for: the open one, else the next to open, else the last
+    /// that closed.
     pub(crate) fn for_claim(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         let open = self.all().rev().find(|one| one.drop.is_open_at(now));
         open.or_else(|| self.next(now)).or_else(|| self.all().next_back())

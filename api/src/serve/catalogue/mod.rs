@@ -1,8 +1,10 @@
-//! Coupons and drops in memory, refreshed from MySQL. While MySQL is away the last snapshot stays in use, and claims go on.
+//! Coupons and drops in memory, refreshed from MySQL. While MySQL is away the last snapshot stays
+//! in use, and claims go on.
 //!
-//! Another process may have made a coupon after the last refresh. A request for an unknown coupon therefore takes a ticket
-//! and waits for a refresh that begins later. Refreshes run one at a time with a pause between them. So any number of
-//! requests for unknown coupons cost MySQL a few queries a second, and no 404 is wrong.
+//! Another process may have made a coupon after the last refresh. A request for an unknown coupon
+//! therefore takes a ticket and waits for a refresh that begins later. Refreshes run one at a time
+//! with a pause between them. So any number of requests for unknown coupons cost MySQL a few
+//! queries a second, and no 404 is wrong.
 
 pub(crate) mod coupon_with_drops;
 pub(crate) mod remaining;
@@ -138,7 +140,8 @@ impl Catalogue {
         let last = self.last.borrow();
         gauge!("firstcome_mysql_up").set(if last.succeeded { 1.0 } else { 0.0 });
         gauge!("firstcome_catalogue_age_seconds").set(last.read_at.elapsed().as_secs_f64());
-        // Infinite until there was one, so that an alert on silence also sees a reconciler that never ran.
+        // Infinite until there was one, so that an alert on silence also sees a reconciler that
+        // never ran.
         #[allow(clippy::cast_precision_loss)] // milliseconds of an age are far below 2^52
         let age = last.reconciled_at.map_or(f64::INFINITY, |at| (Utc::now() - at).num_milliseconds() as f64 / 1e3);
         gauge!("reconciler_last_success_age_seconds").set(age);

@@ -1,5 +1,5 @@
-//! How many slots of each drop remain, for display. A short-lived cache: one round trip to Redis serves all requests of the
-//! next 200 ms.
+//! How many slots of each drop remain, for display. A short-lived cache: one round trip to Redis
+//! serves all requests of the next 200 ms.
 
 use std::collections::HashMap;
 use std::time::Duration;

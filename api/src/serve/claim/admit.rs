@@ -3,89 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::{Counter, counter};
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use super::durability::Durability;
+use super::durability::{Durability, Store};
 use super::in_flight::{InFlightLimit, WorkError};
-use super::micro_batch::{AskError, ClaimReply, MicroBatches};
-use super::singleflight::Store;
+use super::micro_batch::{ClaimReply, MicroBatches};
+use super::{ClaimAnswer, ClaimRefusal};
+use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
-use crate::serve::catalogue::{Catalogue, LookupError};
-
-/// A claim that got a slot or a place on the waiting list.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "status", rename_all = "snake_case")]
-#[schema(as = Claim)]
-pub(crate) enum ClaimAnswer {
-    /// A slot, just now.
-    Accepted {
-        /// In which drop.
-        drop_id: DropId,
-        /// Which slot.
-        slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the backup table holds it, and the coupon comes all the
-        /// same, a little later.
-        queued: bool,
-    },
-    /// This person holds a slot already.
-    AlreadyClaimed {
-        /// In which drop.
-        drop_id: DropId,
-        /// Which slot.
-        slot: Slot,
-    },
-    /// A place on the waiting list.
-    Waiting {
-        /// 1 is next.
-        position: u32,
-    },
-}
-
-/// Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the answers.
-#[derive(Debug)]
-pub(crate) enum ClaimRefusal {
-    Coupon(LookupError),
-    /// The coupon has no drop.
-    NoDrop,
-    /// Admission gave neither a slot nor a place.
-    Refused(Admission),
-    /// Redis did not answer. The claim may have been admitted.
-    NotAnswered(Arc<AdmissionError>),
-    /// Redis holds the claim and no second store does yet.
-    NotDurable,
-    /// MySQL did not say who holds a slot of a sealed drop.
-    SealedUnknown,
-    /// The stores that answered do not know enough to say where a claim stands.
-    StandingUnknown,
-    Work(WorkError),
-}
-
-impl From<LookupError> for ClaimRefusal {
-    fn from(error: LookupError) -> Self {
-        Self::Coupon(error)
-    }
-}
-
-impl From<WorkError> for ClaimRefusal {
-    fn from(error: WorkError) -> Self {
-        Self::Work(error)
-    }
-}
-
-impl From<AskError> for ClaimRefusal {
-    fn from(error: AskError) -> Self {
-        match error {
-            AskError::Work(error) => Self::Work(error),
-            AskError::Admission(error) => Self::NotAnswered(error),
-        }
-    }
-}
 
 /// Works claims, with all that one needs.
 pub(crate) struct Claims {
@@ -136,8 +65,8 @@ impl Claims {
         let chosen = coupon.for_claim(self.clock.now()).ok_or(ClaimRefusal::NoDrop)?;
         let reply = self.batches.ask(coupon, chosen, user.clone()).await?;
         match reply.admission {
-            // This process's clock may have chosen the wrong drop; Redis's own time has come with the reply. The first call
-            // admitted nobody then.
+            // This process's clock may have chosen the wrong drop; Redis's own time has come with
+            // the reply. The first call admitted nobody then.
             Admission::NotOpen(_) | Admission::Closed(_) => {
                 let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
                 if by_redis.drop.id == chosen.drop.id {
@@ -150,7 +79,8 @@ impl Claims {
         }
     }
 
-    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows who holds a slot.
+    /// A sealed drop's keys expire in Redis. The drop was verified exact, so MySQL alone knows who
+    /// holds a slot.
     async fn ask_mysql(
         &self,
         coupon: &CouponWithDrops,
@@ -211,31 +141,6 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
         Err(ClaimRefusal::Work(WorkError::TooMany)) => "shed",
         Err(ClaimRefusal::Work(WorkError::Panicked) | ClaimRefusal::Coupon(_) | ClaimRefusal::StandingUnknown) => {
             "unexpected"
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_answers_are_the_contract_s() {
-        let drop_id = DropId(3);
-        for (answer, json) in [
-            (
-                ClaimAnswer::Accepted { drop_id, slot: 7, queued: true },
-                json!({"status": "accepted", "drop_id": 3, "slot": 7, "queued": true}),
-            ),
-            (
-                ClaimAnswer::AlreadyClaimed { drop_id, slot: 7 },
-                json!({"status": "already_claimed", "drop_id": 3, "slot": 7}),
-            ),
-            (ClaimAnswer::Waiting { position: 2 }, json!({"status": "waiting", "position": 2})),
-        ] {
-            assert_eq!(serde_json::to_value(answer).unwrap(), json);
         }
     }
 }

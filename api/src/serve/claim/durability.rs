@@ -1,15 +1,29 @@
 //! Durability: a slot is acknowledged only after a second store beside Redis holds the claim
-//! (docs/decisions/0008-second-store.md). Kafka is that store; where it does not acknowledge in time, the fallback table.
+//! (docs/decisions/0008-second-store.md). Kafka is that store; where it does not acknowledge in
+//! time, the fallback table. Concurrent retries of one claim share one write ([`Singleflight`]).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use metrics::counter;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::fallback::Fallback;
 use super::publisher::Publisher;
-use super::singleflight::{Singleflight, Store};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
+
+/// The second store that holds a claim, beside Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Kafka acknowledged the message.
+    Kafka,
+    /// `failed_claims` has a row.
+    Fallback,
+}
 
 pub(crate) struct Durability {
     writes: Singleflight,
@@ -24,7 +38,6 @@ pub(super) struct AdmittedClaim {
     pub(super) user: UserId,
     /// By Redis's clock; `None` where Redis does not know it.
     pub(super) admitted_at_ms: Option<i64>,
-    /// Redis's clock.
     pub(super) now_ms: i64,
 }
 
@@ -37,10 +50,12 @@ impl Durability {
         &self.publisher
     }
 
-    /// Makes sure that a second store holds the claim, and says which (Kafka, where it was written earlier). `None`: neither
-    /// took it in time, so it must not be acknowledged. The admission stands, and a retry finds it.
+    /// Makes sure that a second store holds the claim, and says which (Kafka, where it was written
+    /// earlier). `None`: neither took it in time, so it must not be acknowledged. The admission
+    /// stands, and a retry finds it.
     ///
-    /// A claim may be published twice, by two processes or after a restart; the consumer ignores the second message.
+    /// A claim may be published twice, by two processes or after a restart; the consumer ignores
+    /// the second message.
     pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<Store> {
         let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms } = claim;
         let drop = coupon.drop(drop_id);
@@ -72,5 +87,183 @@ impl Durability {
     /// Forgets which claims are durable, for all drops but the wanted ones.
     pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
         self.writes.keep_only(wanted);
+    }
+}
+
+/// One admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct AdmissionId {
+    drop: DropId,
+    slot: Slot,
+    fingerprint: u64,
+}
+
+impl AdmissionId {
+    /// The part of the fingerprint that is remembered; 0 means none.
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits of a keyed hash are enough")]
+    fn short(self) -> u32 {
+        (self.fingerprint as u32).max(1)
+    }
+
+    fn index(self) -> Option<usize> {
+        usize::try_from(self.slot.checked_sub(1)?).ok()
+    }
+}
+
+/// `None` until the write has ended.
+type WriteResult = watch::Receiver<Option<Option<Store>>>;
+
+/// Singleflight for durable writes: a claim that is being written, or is known to be durable, is
+/// not written again.
+///
+/// The memory is a fingerprint for each slot: of the person and of the instant of admission. A
+/// repair may give a slot to another person, or to the same person anew; the fingerprint differs
+/// then, and the claim is written again. Nothing has to be forgotten when Redis loses data, because
+/// the memory is about Kafka and MySQL.
+#[derive(Default)]
+struct Singleflight {
+    durable: Mutex<HashMap<DropId, Vec<u32>>>,
+    running: Mutex<HashMap<AdmissionId, WriteResult>>,
+    hashing: RandomState,
+}
+
+impl Singleflight {
+    fn id(&self, drop: DropId, slot: Slot, user: &UserId, admitted_at_ms: Option<i64>) -> AdmissionId {
+        AdmissionId { drop, slot, fingerprint: self.hashing.hash_one((user.as_str(), admitted_at_ms)) }
+    }
+
+    /// Runs `write`, unless the claim is known to be durable or another task is writing it.
+    /// `quantity` is the drop's and bounds the memory. `None`: no store took the claim.
+    async fn run(&self, id: AdmissionId, quantity: Slot, write: impl Future<Output = Option<Store>>) -> Option<Store> {
+        if self.is_durable(id) {
+            return Some(Store::Kafka);
+        }
+        let (sender, receiver) = watch::channel(None);
+        let other = {
+            let mut running = self.running.lock();
+            // Again, under the lock: a writer remembers its claim before it leaves `running`.
+            if self.is_durable(id) {
+                return Some(Store::Kafka);
+            }
+            let other = running.get(&id).cloned();
+            if other.is_none() {
+                running.insert(id, receiver);
+            }
+            other
+        };
+        if let Some(mut result) = other {
+            // An error: the writer panicked, and the result is unknown.
+            return result.wait_for(Option::is_some).await.ok().and_then(|stored| (*stored)?);
+        }
+        let _leaves_at_the_end = Running { all: &self.running, id };
+        let stored = write.await;
+        if stored.is_some() {
+            self.remember(id, quantity);
+        }
+        sender.send_replace(Some(stored));
+        stored
+    }
+
+    /// Forgets all drops but the wanted ones.
+    fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
+        self.durable.lock().retain(|drop, _| wanted(*drop));
+    }
+
+    fn is_durable(&self, id: AdmissionId) -> bool {
+        let durable = self.durable.lock();
+        let known = durable.get(&id.drop).and_then(|slots| slots.get(id.index()?));
+        known.is_some_and(|fingerprint| *fingerprint == id.short())
+    }
+
+    fn remember(&self, id: AdmissionId, quantity: Slot) {
+        let Some(at) = id.index().filter(|_| id.slot <= quantity) else { return };
+        let mut durable = self.durable.lock();
+        let slots = durable.entry(id.drop).or_default();
+        if slots.len() <= at {
+            slots.resize(at + 1, 0);
+        }
+        slots[at] = id.short();
+    }
+}
+
+struct Running<'a> {
+    all: &'a Mutex<HashMap<AdmissionId, WriteResult>>,
+    id: AdmissionId,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn id(writes: &Singleflight, slot: Slot, user: &str, at: i64) -> AdmissionId {
+        writes.id(DropId(1), slot, &user.parse().unwrap(), Some(at))
+    }
+
+    async fn write(writes: &Singleflight, id: AdmissionId, stored: Option<Store>) {
+        assert_eq!(writes.run(id, 100, async { stored }).await, stored);
+    }
+
+    /// Whether a claim is known: its write is not run then.
+    async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
+        writes.run(id, 100, async { None }).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn what_is_durable_is_remembered_for_that_admission_only() {
+        let writes = Singleflight::default();
+        let first = id(&writes, 7, "u-1", 1_000);
+        write(&writes, first, None).await;
+        assert!(!is_known(&writes, first).await, "no store took it");
+        write(&writes, first, Some(Store::Kafka)).await;
+        assert!(is_known(&writes, first).await);
+        for other in [id(&writes, 7, "u-2", 1_000), id(&writes, 8, "u-1", 1_000), id(&writes, 7, "u-1", 2_000)] {
+            assert!(!is_known(&writes, other).await, "{other:?}");
+        }
+        writes.keep_only(|drop| drop == DropId(2));
+        assert!(!is_known(&writes, first).await, "its drop is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_slot_beyond_the_quantity_takes_no_memory() {
+        let writes = Singleflight::default();
+        let beyond = id(&writes, 4_000_000_000, "u-1", 1);
+        write(&writes, beyond, Some(Store::Kafka)).await;
+        assert!(!is_known(&writes, beyond).await);
+        assert!(writes.durable.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn concurrent_retries_share_one_write_and_its_result() {
+        let writes = Singleflight::default();
+        let never = async || -> Option<Store> { panic!("written twice") };
+        let claim = id(&writes, 1, "u-1", 1);
+        for stored in [None, Some(Store::Fallback)] {
+            let (end, ended) = oneshot::channel();
+            let mut first = Box::pin(writes.run(claim, 1, async { ended.await.unwrap() }));
+            assert!((&mut first).now_or_never().is_none());
+            let mut retry = Box::pin(writes.run(claim, 1, never()));
+            assert!((&mut retry).now_or_never().is_none());
+            end.send(stored).unwrap();
+            assert_eq!((first.await, retry.await), (stored, stored));
+        }
+        assert!(is_known(&writes, claim).await);
+
+        let claim = id(&writes, 2, "u-2", 1);
+        let mut first = Box::pin(writes.run(claim, 2, std::future::pending()));
+        assert!((&mut first).now_or_never().is_none());
+        let mut retry = Box::pin(writes.run(claim, 2, never()));
+        assert!((&mut retry).now_or_never().is_none());
+        drop(first);
+        assert_eq!(retry.await, None, "the writer is gone");
+        assert!(!is_known(&writes, claim).await);
     }
 }

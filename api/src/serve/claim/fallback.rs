@@ -1,5 +1,6 @@
-//! The fallback: claims that Kafka has not acknowledged go to the table `failed_claims`. While Kafka answers, MySQL gets no
-//! queries from here. While it does not, one statement writes all claims that have come together.
+//! The fallback: claims that Kafka has not acknowledged go to the table `failed_claims`. While
+//! Kafka answers, MySQL gets no queries from here. While it does not, one statement writes all
+//! claims that have come together.
 
 use std::time::Duration;
 
@@ -69,7 +70,8 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
     }
 }
 
-/// One statement, tried once more where MySQL refused it: two processes that write the same claims can deadlock.
+/// One statement, tried once more where MySQL refused it: two processes that write the same claims
+/// can deadlock.
 async fn insert(db: &Db, claims: Vec<ClaimEvent>, deadline: Duration) -> Result<(), DbError> {
     let begun = Instant::now();
     let again = claims.clone();

@@ -1,6 +1,6 @@
-//! The in-flight limit on claims and on questions about claims. Above it this process sheds load (503), so that a slow store
-//! does not make it grow. Work runs in tasks of its own: a client that hangs up does not stop it half-way, and shutdown waits
-//! for it.
+//! The in-flight limit on claims and on questions about claims. Above it this process sheds load
+//! (503), so that a slow store does not make it grow. Work runs in tasks of its own: a client that
+//! hangs up does not stop it half-way, and shutdown waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,7 +60,8 @@ impl InFlightLimit {
         async move { begun?.await }
     }
 
-    /// [`InFlightLimit::run`] without the limit, for operators: they must get through while claims are shed.
+    /// [`InFlightLimit::run`] without the limit, for operators: they must get through while claims
+    /// are shed.
     pub(crate) fn run_unlimited<T, W>(&self, work: W) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
     where
         T: Send + 'static,

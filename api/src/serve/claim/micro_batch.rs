@@ -1,9 +1,11 @@
-//! Micro-batches of admission: claims of one drop that arrive during a call to Redis go together in the next call.
+//! Micro-batches of admission: claims of one drop that arrive during a call to Redis go together in
+//! the next call.
 //!
-//! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its claims share what a call
-//! costs: the round trip, the script's reading of the drop, one write of each key, one entry in the append-only file. Redis
-//! computes every answer after its claim arrived, so answers are linearizable: what one process acknowledged, the next claim
-//! at any process sees (docs/decisions/0010-micro-batches.md).
+//! The first claim of an idle drop is sent at once. A busy drop has one call under way, and its
+//! claims share what a call costs: the round trip, the script's reading of the drop, one write of
+//! each key, one entry in the append-only file. Redis computes every answer after its claim
+//! arrived, so answers are linearizable: what one process acknowledged, the next claim at any
+//! process sees (docs/decisions/0010-micro-batches.md).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -22,9 +24,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::durability::{AdmittedClaim, Durability};
+use super::ClaimRefusal;
+use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
-use super::singleflight::Store;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
 
 /// Sends claims to Redis, and sees those that got a slot through to a second store.
@@ -53,16 +55,9 @@ struct PendingClaim {
 /// Admission's reply to one claim.
 pub(super) struct ClaimReply {
     pub(super) admission: Admission,
-    /// Redis's clock.
     pub(super) now_ms: i64,
     /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
     pub(super) stored: Option<Store>,
-}
-
-/// Why a claim has no reply.
-pub(super) enum AskError {
-    Work(WorkError),
-    Admission(Arc<AdmissionError>),
 }
 
 impl MicroBatches {
@@ -91,8 +86,8 @@ impl MicroBatches {
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
         user: UserId,
-    ) -> Result<ClaimReply, AskError> {
-        let place = self.in_flight.enter().map_err(AskError::Work)?;
+    ) -> Result<ClaimReply, ClaimRefusal> {
+        let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
         let coupon = Arc::clone(coupon);
         let pending = PendingClaim { coupon, user, arrived: Instant::now(), reply, _place: place };
@@ -103,9 +98,9 @@ impl MicroBatches {
         }
         let Ok(reply) = replied.await else {
             tracing::error!(%drop, "a claim was dropped before its answer");
-            return Err(AskError::Work(WorkError::Panicked));
+            return Err(WorkError::Panicked.into());
         };
-        reply.map_err(AskError::Admission)
+        reply.map_err(ClaimRefusal::NotAnswered)
     }
 
     async fn call_until_queue_is_empty(self: Arc<Self>, drop: DropId, keys: &DropKeys) {
@@ -124,7 +119,8 @@ impl MicroBatches {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Claims that wait behind a call without an answer would only wait for the same silence.
+                    // Claims that wait behind a call without an answer would only wait for the same
+                    // silence.
                     if matches!(error, AdmissionError::Redis(_)) {
                         batch.extend(caller.take_all());
                     }
@@ -162,7 +158,8 @@ impl MicroBatches {
         replies
     }
 
-    /// Replies at once to claims without a slot. Claims with a slot are made durable first, without their clients if need be.
+    /// Replies at once to claims without a slot. Claims with a slot are made durable first, without
+    /// their clients if need be.
     fn deliver(self: &Arc<Self>, drop_id: DropId, replies: impl Iterator<Item = (PendingClaim, Option<Reply>)>) {
         let mut with_slot = Vec::new();
         for (pending, reply) in replies {
@@ -211,12 +208,14 @@ fn refuse(claims: Vec<PendingClaim>, error: &Arc<AdmissionError>) {
     }
 }
 
-/// Claims that wait for the next call, by drop. A drop has an entry exactly while a call for it is under way.
+/// Claims that wait for the next call, by drop. A drop has an entry exactly while a call for it is
+/// under way.
 struct Queues<T> {
     waiting: Mutex<HashMap<DropId, VecDeque<T>>>,
 }
 
-/// The one task that makes the calls of a drop. When it is dropped the drop is idle again, and its waiting claims go with it.
+/// The one task that makes the calls of a drop. When it is dropped the drop is idle again, and its
+/// waiting claims go with it.
 struct Caller<'a, T> {
     queues: &'a Queues<T>,
     drop: DropId,
@@ -230,7 +229,8 @@ impl<T> Default for Queues<T> {
 }
 
 impl<T> Queues<T> {
-    /// Adds a claim to the drop's queue. `true`: the drop was idle, and this task must make the calls as its [`Caller`].
+    /// Adds a claim to the drop's queue. `true`: the drop was idle, and this task must make the
+    /// calls as its [`Caller`].
     #[must_use]
     fn join(&self, drop: DropId, claim: T) -> bool {
         match self.waiting.lock().entry(drop) {
@@ -251,7 +251,8 @@ impl<T> Queues<T> {
 }
 
 impl<T> Caller<'_, T> {
-    /// The claims of the next call, in order of arrival. `None`: the queue is empty, and the drop is idle from now on.
+    /// The claims of the next call, in order of arrival. `None`: the queue is empty, and the drop
+    /// is idle from now on.
     fn next(&mut self) -> Option<Vec<T>> {
         let mut all = self.queues.waiting.lock();
         let waiting = all.get_mut(&self.drop)?;
@@ -272,7 +273,8 @@ impl<T> Caller<'_, T> {
 impl<T> Drop for Caller<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
-            // After a panic. The claims are dropped outside the lock, and their requests get an error by that.
+            // After a panic. The claims are dropped outside the lock, and their requests get an
+            // error by that.
             let left = self.queues.waiting.lock().remove(&self.drop);
             drop(left);
         }

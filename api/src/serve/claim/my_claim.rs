@@ -9,7 +9,8 @@ use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::admit::{ClaimRefusal, Claims};
+use super::ClaimRefusal;
+use super::admit::Claims;
 use super::durability::AdmittedClaim;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 
@@ -29,8 +30,8 @@ pub(crate) enum ClaimStatus {
     None,
 }
 
-/// One person's claim of a coupon: of the drop that is open or was open last, or of any drop where one each is allowed in
-/// the whole coupon.
+/// One person's claim of a coupon: of the drop that is open or was open last, or of any drop where
+/// one each is allowed in the whole coupon.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
     /// Where it stands.
@@ -101,8 +102,9 @@ impl Claims {
     }
 }
 
-/// The drop that the answer is about: the current one, or the first where none has opened (an operator may have put a claim
-/// in by hand). Where one each is allowed in the whole coupon, any drop that Redis still knows shows the claims of all.
+/// The drop that the answer is about: the current one, or the first where none has opened (an
+/// operator may have put a claim in by hand). Where one each is allowed in the whole coupon, any
+/// drop that Redis still knows shows the claims of all.
 fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
     if coupon.coupon.once_per == OncePer::Drop || current.is_some_and(|one| one.drop.sealed_at.is_none()) {
@@ -112,7 +114,8 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// Where the claim stands for certain. `None`: a store that did not answer (`None`), or can't be trusted, may know more.
+/// Where the claim stands for certain. `None`: a store that did not answer (`None`), or can't be
+/// trusted, may know more.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,

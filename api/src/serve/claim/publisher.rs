@@ -36,8 +36,8 @@ impl Publisher {
         self.producer.read().clone()
     }
 
-    /// Replaces a producer that has failed for good. An idempotent producer fails rather than risk a gap or a duplicate, and
-    /// refuses every message from then on. Here both are harmless.
+    /// Replaces a producer that has failed for good. An idempotent producer fails rather than risk
+    /// a gap or a duplicate, and refuses every message from then on. Here both are harmless.
     pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
         let Some((code, reason)) = self.producer().client().fatal_error() else { return Ok(false) };
         tracing::error!(%code, reason, "the Kafka producer failed for good and is replaced");
@@ -53,8 +53,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes an admission and waits for Kafka's acknowledgement. `false`: it did not come before the deadline, and the
-    /// message may or may not reach the topic.
+    /// Publishes an admission and waits for Kafka's acknowledgement. `false`: it did not come
+    /// before the deadline, and the message may or may not reach the topic.
     pub(super) async fn publish(&self, event: &ClaimEvent) -> bool {
         let begun = Instant::now();
         let problem = self.send(event).await.err();

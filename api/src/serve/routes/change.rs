@@ -1,9 +1,9 @@
 //! `PATCH /v1/coupons/{id}`
 //!
-//! MySQL is what holds; the reconciler makes Redis follow it. The order of the steps keeps every state on the way safe, so
-//! that a crash between any two leaves nothing promised that MySQL would refuse: a quantity goes down in Redis first and
-//! up in MySQL first. Each attempt takes a revision of the coupon first, a fencing token: neither Redis nor MySQL takes a write
-//! from it once a later one is seen there (docs/decisions/0012-revisions.md).
+//! MySQL decides; the reconciler makes Redis follow it. A quantity goes down in Redis first and up
+//! in MySQL first, so that a crash between two steps leaves nothing promised that MySQL would
+//! refuse. Each attempt first takes a revision of the coupon, a fencing token: neither Redis nor
+//! MySQL accepts its writes after those of a later revision (docs/decisions/0012-revisions.md).
 
 use std::sync::Arc;
 
@@ -59,7 +59,8 @@ impl ChangeBody {
 
 /// Change a coupon
 ///
-/// Safe to repeat. After a 503 part of the change may stand; the sentence says which, and repeating it settles it.
+/// Safe to repeat. After a 503 part of the change may stand; the sentence says which, and repeating
+/// it settles it.
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
     params(("id" = i64, Path, description = "Number of the coupon")),
@@ -91,28 +92,30 @@ const ATTEMPTS: usize = 5;
 async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Result<Arc<CouponWithDrops>, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     for _ in 0..ATTEMPTS {
-        // A name is MySQL's alone. The rest must be above what Redis has seen: MySQL may have been restored from a backup.
+        // Redis has no name. For the rest the revision must be above Redis's, since MySQL may have
+        // been restored from a backup.
         let in_redis = change.quantity.is_some() || change.paused.is_some();
         let taken = take_revision(services, id, in_redis).await;
         let taken = taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
         let (coupon, drops) = taken.ok_or_else(no_such_coupon)?;
-        let plan = Plan::new(services, coupon, drops, change.clone());
-        if let Some(revision) = plan.run().await? {
+        let attempt = ChangeAttempt::new(services, coupon, drops, change.clone());
+        if let Some(revision) = attempt.run().await? {
             tracing::info!(coupon = %id, ?change, revision, "a coupon was changed");
-            if in_redis && !follow(services, plan.changed(), revision).await {
+            if in_redis && !follow(services, attempt.changed(), revision).await {
                 let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
                 return Err(Problem::unavailable(detail));
             }
-            services.remaining.forget(plan.all.iter().map(|drop| drop.id));
+            services.remaining.forget(attempt.all.iter().map(|drop| drop.id));
             let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&id).cloned());
-            let (coupon, drops) = plan.changed();
+            let (coupon, drops) = attempt.changed();
             return Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))));
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
 }
 
-/// The coupon's next revision, above what Redis has seen if that matters and it can be asked.
+/// The coupon's next revision; with `in_redis` also above the revision in Redis, where that can be
+/// read.
 async fn take_revision(
     services: &Services,
     id: CouponId,
@@ -126,10 +129,12 @@ async fn take_revision(
     services.db.take_revision(id, seen).await
 }
 
-/// Makes Redis follow what MySQL has, in every drop that is not over. `false`: it has to follow later.
+/// Writes MySQL's settings to Redis, for every drop that is not over. `false`: the reconciler has
+/// to do it.
 ///
-/// Somebody with a later revision may have written one field or one drop only, so being late is no proof that the change is there:
-/// then everything is written again at a revision of its own.
+/// Another operator with a later revision may have written only one field or one drop. A refused
+/// write therefore does not prove that Redis has this change, and everything is written again with
+/// a revision of its own.
 async fn follow(services: &Services, changed: (Coupon, Vec<Drop>), made: u64) -> bool {
     let ((mut coupon, mut drops), mut revision) = (changed, made);
     for _ in 0..ATTEMPTS {
@@ -162,7 +167,8 @@ async fn write_all(services: &Services, coupon: &Coupon, drops: &[Drop], revisio
         match services.redis.write_meta(&keys, revision, &DropMeta::of(coupon, drop)).await? {
             Done::Applied(()) => {}
             Done::Changed => return Ok(false),
-            // Not loaded, so nobody is admitted either; the reconciler loads it from MySQL, with the change.
+            // A drop that is not loaded admits nobody. The reconciler loads it from MySQL, with the
+            // change.
             Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
         }
     }
@@ -173,8 +179,8 @@ fn is_open(drop: &Drop, now: DateTime<Utc>) -> bool {
     drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| closes > now)
 }
 
-/// One attempt at a change, at a revision of its own.
-struct Plan<'a> {
+/// One attempt at a change, with a revision of its own.
+struct ChangeAttempt<'a> {
     services: &'a Services,
     /// As it was when the revision was taken.
     coupon: Coupon,
@@ -182,11 +188,11 @@ struct Plan<'a> {
     all: Vec<Drop>,
     change: CouponChange,
     now: DateTime<Utc>,
-    /// Those that the change is about.
+    /// The drops that the change applies to.
     drops: Vec<(Drop, DropKeys)>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> ChangeAttempt<'a> {
     fn new(services: &'a Services, coupon: Coupon, all: Vec<Drop>, change: CouponChange) -> Self {
         let now = services.clock.now();
         let with_keys = |d: &Drop| (d.clone(), services.redis.keys(coupon.id, d.id));
@@ -194,7 +200,8 @@ impl<'a> Plan<'a> {
         Self { services, coupon, all, change, now, drops }
     }
 
-    /// The revision that this made. `None` where others have changed the coupon since; nothing was changed then.
+    /// The new revision. `None`: another operator has changed the coupon since, and nothing was
+    /// changed.
     async fn run(&self) -> Result<Option<u64>, Problem> {
         let lowered: Vec<_> = match self.change.quantity {
             Some(new) => self.drops.iter().filter(|(drop, _)| drop.quantity > new).collect(),
@@ -218,7 +225,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Looks at all drops before any is touched, so that a conflict changes nothing.
+    /// Checks all drops before any is changed, so that a conflict changes nothing.
     async fn check_given_out(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<(), Problem> {
         let keys: Vec<&DropKeys> = lowered.iter().map(|(_, keys)| keys).collect();
         let given_out = self.services.redis.given_out(&keys).await.map_err(|error| redis_away(&error))?;
@@ -231,14 +238,14 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out. `false`: others have changed
-    /// the coupon since.
+    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out.
+    /// `false`: others have changed the coupon since.
     async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
         for (at, (drop, keys)) in lowered.iter().enumerate() {
             let refused = match self.services.redis.lower(keys, self.coupon.revision, new).await {
                 Ok(Lowered::Yes) => continue,
                 Ok(Lowered::Outdated) => None,
-                // Somebody claimed since the look above.
+                // A claim came after the check above.
                 Ok(Lowered::GivenOut(count)) => Some(below_given_out(drop.id, count)),
                 Ok(Lowered::Unloaded) => Some(being_checked(drop.id)),
                 Err(error) => Some(redis_away(&error)),
@@ -249,8 +256,8 @@ impl<'a> Plan<'a> {
         Ok(true)
     }
 
-    /// Puts back what was lowered in Redis, where MySQL certainly does not have this change. Refused there once somebody with a
-    /// later revision has written.
+    /// Restores lowered quantities in Redis, where MySQL certainly does not have this change. Redis
+    /// refuses it after a write of a later revision.
     async fn restore(&self, lowered: &[&(Drop, DropKeys)]) {
         for (drop, keys) in lowered {
             let meta = DropMeta::of(&self.coupon, drop);
@@ -270,7 +277,8 @@ impl<'a> Plan<'a> {
             let detail = "rows above that quantity are issued already; nothing was changed";
             return Problem::new(StatusCode::CONFLICT, "below_given_out", detail);
         }
-        // Otherwise MySQL may have the change after all, and raising Redis again could give out what MySQL refuses.
+        // Otherwise MySQL may have the change, and a quantity raised in Redis could give out slots
+        // that MySQL refuses.
         mysql_unavailable(error, "repeat the request: only then is it certain whether the change stands")
     }
 

@@ -1,7 +1,8 @@
 //! The routes of a claim: `POST /v1/coupons/{id}/claims` and `GET /v1/coupons/{id}/claims/me`.
 //!
-//! The first has a fast path before the router, because axum's routing costs as much as the rest of a claim
-//! (docs/PERFORMANCE.md). Claims with a body take the router; both ways give the same answers.
+//! The first has a fast path before the router, because axum's routing costs as much as the rest of
+//! a claim (docs/PERFORMANCE.md). Claims with a body take the router; both ways give the same
+//! answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,13 +24,14 @@ use tower::ServiceExt as _;
 use super::extract::{CouponPath, Person};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
-use crate::serve::claim::admit::{ClaimAnswer, ClaimRefusal};
 use crate::serve::claim::my_claim::MyClaim;
+use crate::serve::claim::{ClaimAnswer, ClaimRefusal};
 use crate::serve::state::App;
 
 /// Claim a coupon
 ///
-/// One each, first come, first served. A retry is always safe: it finds `already_claimed`. No body is needed.
+/// One each, first come, first served. A retry is always safe: it finds `already_claimed`. No body
+/// is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
     params(("id" = i64, Path, description = "Number of the coupon")),
@@ -82,7 +84,8 @@ pub(crate) async fn mine(
     Ok(Json(app.claims.my_claim(id, user).await?))
 }
 
-/// The router with the fast path before it. A service of hyper's, which is called by reference: nothing is cloned for a claim.
+/// The router with the fast path before it. A service of hyper's, which is called by reference:
+/// nothing is cloned for a claim.
 #[derive(Clone)]
 pub(crate) struct FastPath(Arc<Inner>);
 

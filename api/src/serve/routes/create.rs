@@ -66,8 +66,9 @@ impl NewCouponBody {
 
 /// Make a coupon
 ///
-/// It and its first drops stand as soon as this is answered. Where Redis is away at that moment, the reconciler makes the drops
-/// known to admission once it is back; claims are answered 503 until then.
+/// It and its first drops stand as soon as this is answered. Where Redis is away at that moment,
+/// the reconciler makes the drops known to admission once it is back; claims are answered 503 until
+/// then.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
     responses(
@@ -99,7 +100,8 @@ async fn make(services: &Services, new: NewCoupon, now: DateTime<Utc>) -> Result
     if let Err(error) = load(&services.redis, &coupon, &drops).await {
         tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
     }
-    // The client may ask this process for the coupon next; other processes refresh when they are asked.
+    // The client may ask this process for the coupon next; other processes refresh when they are
+    // asked.
     let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&coupon.id).cloned());
     Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))))
 }

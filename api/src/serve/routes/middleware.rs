@@ -32,8 +32,9 @@ impl RequestGuard {
         Self { timeout, metrics: RwLock::default() }
     }
 
-    /// Answers one request by `work`; 503 after the deadline, 500 after a panic. `path` is the route's pattern: ids in paths
-    /// would make a series each. `wrap` gives a problem's body the type of `work`'s.
+    /// Answers one request by `work`; 503 after the deadline, 500 after a panic. `path` is the
+    /// route's pattern: ids in paths would make a series each. `wrap` gives a problem's body the
+    /// type of `work`'s.
     pub(crate) async fn answer<B>(
         &self,
         method: &'static str,

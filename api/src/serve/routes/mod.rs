@@ -57,7 +57,8 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .merge(for_operators)
 }
 
-/// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is asked.
+/// Ready means that a claim would be worked. Claims go on without MySQL or Kafka, so only Redis is
+/// asked.
 fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
     let redis = app.redis.clone();
     let gate = health::check(move || {

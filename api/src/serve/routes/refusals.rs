@@ -1,4 +1,4 @@
-//! What a refused request is answered.
+//! The answers to refused requests.
 
 use axum::http::StatusCode;
 use chrono::SecondsFormat;
@@ -8,7 +8,7 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::instant;
-use crate::serve::claim::admit::ClaimRefusal;
+use crate::serve::claim::ClaimRefusal;
 use crate::serve::claim::in_flight::WorkError;
 
 impl From<ClaimRefusal> for Problem {

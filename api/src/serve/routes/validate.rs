@@ -1,11 +1,10 @@
-//! What operators may ask for, checked in one place for making and changing.
+//! Validation of operators' input, for creating and changing coupons.
 
 use firstcome_shared::domain::Slot;
 use firstcome_shared::http::Problem;
 
 use crate::serve::routes::extract::invalid;
 
-/// Most slots in a drop.
 pub(crate) const MAX_QUANTITY: u32 = 10_000_000;
 
 pub(crate) const MAX_WAITING: u32 = 1_000_000;
@@ -16,7 +15,8 @@ const MAX_NAME_CHARS: usize = 200;
 /// A name without space around it.
 pub(crate) fn name(text: &str) -> Result<String, Problem> {
     let name = text.trim();
-    // Names stand in mails' subjects and in terminals: nothing that starts a new line or turns the text round.
+    // Names appear in mails' subjects and in terminals: no line breaks, no characters that reverse
+    // the text.
     let unfit = |c: char| {
         c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -33,7 +33,6 @@ pub(crate) fn quantity(number: i64) -> Result<Slot, Problem> {
     within("quantity", number, 1, MAX_QUANTITY)
 }
 
-/// A length of the waiting list.
 pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
     within("waiting_list", number, 0, MAX_WAITING)
 }

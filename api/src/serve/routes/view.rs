@@ -53,9 +53,11 @@ pub(crate) struct DropView {
     closes_at: Option<DateTime<Utc>>,
     /// How many it gives out.
     quantity: Slot,
-    /// How many are left to give out; null while that is not known (Redis is away, or being verified).
+    /// How many are left to give out; null while that is not known (Redis is away, or being
+    /// verified).
     remaining: Option<u32>,
-    /// What it is doing. While `remaining` is null, `sold_out` can't be told from `open`, and `open` is said.
+    /// What it is doing. While `remaining` is null, `sold_out` can't be told from `open`, and
+    /// `open` is said.
     state: DropState,
 }
 
@@ -65,7 +67,6 @@ impl CouponView {
         self.current_drop.as_ref().or(self.next_drop.as_ref()).map(|drop| drop.state)
     }
 
-    /// Its number.
     pub(crate) fn id(&self) -> CouponId {
         self.id
     }

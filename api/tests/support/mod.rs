@@ -1,0 +1,77 @@
+//! What the tests of `serve` and of `consume` share: real servers, a database and a topic for each
+//! test, and a program that runs in this process.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use firstcome_api::migrate::{self, MigrateArgs};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
+use firstcome_stack::{MysqlServer, Stack, StackOptions};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine; reached only when something is broken.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) async fn stack() -> &'static Stack {
+    static STACK: OnceCell<Stack> = OnceCell::const_new();
+    if std::env::var_os("RUST_LOG").is_some() {
+        firstcome_shared::telemetry::init_logs();
+    }
+    STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}"))).await
+}
+
+/// A name of this test's own, and an empty database of that name.
+pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    mysql.query(&format!("CREATE DATABASE {name}")).await.unwrap();
+    name
+}
+
+/// Makes the tables and the topic, as `firstcome-api migrate` does.
+pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: &str, partitions: i32) {
+    let args = MigrateArgs {
+        mysql: MysqlArgs { database_url: database_url.into(), database_pool_size: 2, database_timeout_ms: 20_000 },
+        kafka: KafkaArgs { kafka_brokers, kafka_topic: topic.to_owned(), kafka_group: "unused".into() },
+        kafka_partitions: partitions,
+        kafka_replication: 1,
+        start: StartArgs { startup_wait_seconds: 30 },
+    };
+    migrate::run(args, CancellationToken::new()).await.unwrap();
+}
+
+/// Arguments as the command line reads them.
+pub(crate) fn parse<A: Args>(flags: impl IntoIterator<Item = String>) -> Result<A, clap::Error> {
+    #[derive(Parser)]
+    struct Line<A: Args> {
+        #[command(flatten)]
+        args: A,
+    }
+    Line::try_parse_from(std::iter::once("program".to_owned()).chain(flags)).map(|line| line.args)
+}
+
+/// A program that runs in this process.
+pub(crate) struct Running {
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Stops it as SIGTERM does, and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.expect("it stops in time").unwrap().unwrap();
+    }
+}
+
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+}
