@@ -15,7 +15,6 @@ pub const MAX_BATCH: usize = 128;
 /// What admission said, with Redis's time of saying it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reply {
-    /// The answer.
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
@@ -27,7 +26,6 @@ pub struct Reply {
 /// The answers of the admission script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// A slot, just now.
     Accepted(Slot),
     /// This person holds a slot already, perhaps in another drop of the coupon.
     Already(DropId, Slot),
@@ -39,7 +37,6 @@ pub enum Admission {
     NotOpen(i64),
     /// The window closed at this instant, Unix milliseconds.
     Closed(i64),
-    /// Stopped by an operator.
     Paused,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
@@ -47,7 +44,6 @@ pub enum Admission {
     Unverified,
 }
 
-/// Why admission gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over, or was never verified. Nothing ran.
@@ -96,7 +92,6 @@ impl Redis {
         }
     }
 
-    /// Whether the gate is open.
     pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
         self.gate_is_open_on(&mut self.conn.clone()).await
     }

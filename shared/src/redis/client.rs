@@ -11,7 +11,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
 
-/// How to reach Redis.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
     /// `redis://[:password@]host:port[/database]`
@@ -76,7 +75,6 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The prefix of every key.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
