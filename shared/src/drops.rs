@@ -13,7 +13,6 @@ use crate::schedule::Schedule;
 /// Why drops could not be made or loaded. Whatever was made stands; the next round does the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    /// They could not be made.
     #[error(transparent)]
     Db(#[from] DbError),
     /// They were made but could not be made known to admission; the reconciler does that too.

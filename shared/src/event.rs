@@ -14,13 +14,11 @@ const PARTITION_BLOCK: u32 = 64;
 /// One admission, on its way to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimEvent {
-    /// The coupon.
     pub coupon_id: CouponId,
     /// The drop the slot belongs to.
     pub drop_id: DropId,
     /// The slot Redis gave out, 1..quantity.
     pub slot: Slot,
-    /// Who holds it.
     pub user_id: UserId,
     /// When Redis admitted them, by Redis's clock, to the millisecond.
     pub claimed_at: DateTime<Utc>,
@@ -81,7 +79,6 @@ impl ClaimEvent {
         u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
-    /// The message's value.
     pub fn encode(&self) -> String {
         let wire = Wire {
             v: VERSION,
@@ -94,7 +91,6 @@ impl ClaimEvent {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// Reads a message's value.
     pub fn decode(payload: &[u8]) -> Result<Self, Undecodable> {
         let wire: Wire = serde_json::from_slice(payload).map_err(|error| Undecodable {
             reason: "undecodable",

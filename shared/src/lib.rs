@@ -4,8 +4,6 @@
 //!
 //! Only this crate knows key names, table names and the form of the event.
 
-#![warn(missing_docs)]
-
 pub mod code;
 pub mod config;
 pub mod coupon;

@@ -1,17 +1,18 @@
 //! One person's messages on the topic, read or not, for `explain`.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::event::ClaimEvent;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicReader;
+use super::topic::read_to_the_ends;
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -71,7 +72,8 @@ impl TopicReader {
         }
         let starts = consumer.offsets_for_times(by_time, self.answer())?;
         let mut assignment = TopicPartitionList::new();
-        let mut open = std::collections::HashMap::new();
+        let committed: HashMap<i32, i64> = ranges.iter().map(|range| (range.partition, range.from)).collect();
+        let mut ends = HashMap::new();
         for range in &ranges {
             let (low, end) = consumer.fetch_watermarks(&self.settings.topic, range.partition, self.answer())?;
             let start = match starts.find_partition(&self.settings.topic, range.partition).map(|e| e.offset()) {
@@ -83,42 +85,33 @@ impl TopicReader {
             }
             if start < end {
                 assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(start))?;
-                open.insert(range.partition, (range.from, end));
+                ends.insert(range.partition, end);
             }
         }
         consumer.assign(&assignment)?;
-        let deadline = Instant::now() + self.limit;
-        while !open.is_empty() {
-            if Instant::now() > deadline {
-                found.unknown.push(format!("{} partitions could not be read to their end in time", open.len()));
-                break;
-            }
-            match consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.remove(&partition);
+        let left = read_to_the_ends(
+            &consumer,
+            ends,
+            Instant::now() + self.limit,
+            || {},
+            |message| {
+                found.examined += 1;
+                if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default())
+                    && event.coupon_id == coupon
+                    && event.user_id == *user
+                {
+                    found.messages.push(PersonMessage {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        at: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
+                        event,
+                        read: committed.get(&message.partition()).is_some_and(|from| message.offset() < *from),
+                    });
                 }
-                Some(Err(error)) => return Err(error.into()),
-                Some(Ok(message)) => {
-                    let Some((committed, end)) = open.get(&message.partition()).copied() else { continue };
-                    found.examined += 1;
-                    if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default())
-                        && event.coupon_id == coupon
-                        && event.user_id == *user
-                    {
-                        found.messages.push(PersonMessage {
-                            partition: message.partition(),
-                            offset: message.offset(),
-                            at: message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis),
-                            event,
-                            read: message.offset() < committed,
-                        });
-                    }
-                    if message.offset() + 1 >= end {
-                        open.remove(&message.partition());
-                    }
-                }
-            }
+            },
+        )?;
+        if left > 0 {
+            found.unknown.push(format!("{left} partitions could not be read to their end in time"));
         }
         found.messages.sort_by_key(|m| (m.partition, m.offset));
         Ok(found)

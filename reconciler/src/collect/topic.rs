@@ -12,7 +12,7 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::snapshot::InFlight;
@@ -109,9 +109,25 @@ impl TopicReader {
             assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(range.from))?;
         }
         consumer.assign(&assignment)?;
-        let read = self.drain(consumer, &unread, deadline, &mut tail);
+        let ends = unread.iter().map(|range| (range.partition, range.end)).collect();
+        let read = read_to_the_ends(
+            consumer,
+            ends,
+            deadline,
+            || self.moves(),
+            |message| {
+                tail.unread += 1;
+                if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default()) {
+                    let claim = InFlight { slot: event.slot, user: event.user_id, claimed_at: event.claimed_at };
+                    tail.by_drop.entry(event.drop_id).or_default().push(claim);
+                }
+            },
+        );
         consumer.unassign()?;
-        read.map(|()| tail)
+        match read? {
+            0 => Ok(tail),
+            left => bail!("the topic's unread messages could not be read in time; {left} partitions are left"),
+        }
     }
 
     /// Longest wait for one answer.
@@ -154,44 +170,35 @@ pub(super) struct Range {
     pub(super) end: i64,
 }
 
-impl TopicReader {
-    fn drain(
-        &self,
-        consumer: &BaseConsumer,
-        unread: &[Range],
-        deadline: Instant,
-        tail: &mut Tail,
-    ) -> anyhow::Result<()> {
-        let mut open: HashMap<i32, i64> = unread.iter().map(|r| (r.partition, r.end)).collect();
-        while !open.is_empty() {
-            if Instant::now() > deadline {
-                bail!("the topic's unread messages could not be read in time; {} partitions are left", open.len());
+/// Hands every message of the assigned partitions to `take`, up to each partition's end (`open`). Gives
+/// how many partitions were not read to their end before the deadline.
+pub(super) fn read_to_the_ends(
+    consumer: &BaseConsumer,
+    mut open: HashMap<i32, i64>,
+    deadline: Instant,
+    is_alive: impl Fn(),
+    mut take: impl FnMut(&BorrowedMessage<'_>),
+) -> Result<usize, KafkaError> {
+    while !open.is_empty() && Instant::now() <= deadline {
+        is_alive();
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
             }
-            self.moves();
-            match consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.remove(&partition);
+            Some(Err(error)) => return Err(error),
+            Some(Ok(message)) => {
+                let Some(end) = open.get(&message.partition()).copied() else { continue };
+                if message.offset() < end {
+                    take(&message);
                 }
-                Some(Err(error)) => return Err(error.into()),
-                Some(Ok(message)) => {
-                    let Some(end) = open.get(&message.partition()).copied() else { continue };
-                    if message.offset() < end {
-                        tail.unread += 1;
-                        if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default()) {
-                            let claim =
-                                InFlight { slot: event.slot, user: event.user_id, claimed_at: event.claimed_at };
-                            tail.by_drop.entry(event.drop_id).or_default().push(claim);
-                        }
-                    }
-                    if message.offset() + 1 >= end {
-                        open.remove(&message.partition());
-                    }
+                if message.offset() + 1 >= end {
+                    open.remove(&message.partition());
                 }
             }
         }
-        Ok(())
     }
+    Ok(open.len())
 }
 
 #[cfg(test)]

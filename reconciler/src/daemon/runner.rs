@@ -13,12 +13,12 @@ use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
 
 /// How a pass that was asked for ended.
-pub type Answer = Result<Run, PassError>;
+pub type PassResult = Result<Run, PassError>;
 
 struct Job {
     request: Request,
     run_id: String,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<PassResult>,
 }
 
 #[derive(Clone)]
@@ -37,7 +37,7 @@ impl Passes {
     }
 
     /// Starts a pass; gives its id and where its answer will come.
-    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<Answer>), String> {
+    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
         let mut current = self.current.lock();
         if let Some(running) = current.as_ref() {
             return Err(running.clone());
@@ -88,7 +88,7 @@ impl PassLoop {
         }
     }
 
-    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> Answer {
+    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
         let started = tokio::time::Instant::now();
         let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
         crate::metrics::pass(&run, started.elapsed());

@@ -66,7 +66,7 @@ fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
 
 /// One schedule, with what is due and what was done.
 #[derive(Debug, Clone)]
-pub struct Schedule {
+pub struct CronSchedule {
     /// What it sets off.
     pub event: Event,
     cron: Cron,
@@ -74,7 +74,7 @@ pub struct Schedule {
     pub last: DateTime<Utc>,
 }
 
-impl Schedule {
+impl CronSchedule {
     /// A schedule that last ran at `last`.
     pub fn new(event: Event, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
@@ -93,7 +93,7 @@ impl Schedule {
 /// caught up at once.
 pub(super) struct Missed {
     /// The schedules with when they last ran.
-    pub schedules: Vec<Schedule>,
+    pub schedules: Vec<CronSchedule>,
     /// How late is missed.
     pub tolerance: TimeDelta,
 }
@@ -110,7 +110,7 @@ impl Missed {
                 record::remember(db, event.state_name(), now).await?;
                 now
             };
-            loaded.push(Schedule::new(*event, text, last)?);
+            loaded.push(CronSchedule::new(*event, text, last)?);
         }
         Ok(Self { schedules: loaded, tolerance })
     }
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_run_is_missed_once_it_is_later_than_tolerated() {
-        let schedule = Schedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:00Z")).unwrap();
+        let schedule = CronSchedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:00Z")).unwrap();
         let missed = |now| schedule.missed_since(at(now), TimeDelta::minutes(5));
         assert_eq!(missed("2026-01-01T23:00:00Z"), None);
         assert_eq!(missed("2026-01-02T03:04:00Z"), None);

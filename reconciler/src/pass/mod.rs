@@ -19,7 +19,7 @@
 //!    before a person confirms it.
 //! 5. Execute ([`crate::execute`], the only room that writes). Each repair is *idempotent* and
 //!    checks what it is based on, so it may run twice, at any moment, in two processes.
-//! 6. Compare the repaired drops again, up to [`ROUNDS`] times. A repair counts as applied when its
+//! 6. Compare the repaired drops again, up to `ROUNDS` times. A repair counts as applied when its
 //!    difference is gone, not when its write returned. A closed drop that is exact is sealed; later
 //!    passes skip it.
 //! 7. Open the admission gate, where it was closed and nothing is left that admission could trip

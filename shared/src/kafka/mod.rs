@@ -13,12 +13,10 @@ pub use topic::{TopicError, check_topic, ensure_topic};
 /// consumer used up what was fetched in a quarter of it, and waited for the rest.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// Where claims travel.
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
     /// `host:port`, several by commas.
     pub brokers: String,
-    /// The topic of claims.
     pub topic: String,
     /// The consumer group that writes rows.
     pub group: String,
@@ -96,7 +94,6 @@ impl KafkaSettings {
         config
     }
 
-    /// A client for managing topics.
     pub fn admin(&self) -> ClientConfig {
         self.base()
     }

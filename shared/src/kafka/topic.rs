@@ -12,27 +12,19 @@ use super::KafkaSettings;
 /// Why the topic can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
-    /// No broker answered in time.
     #[error("Kafka cannot be reached at {brokers}: {source}")]
     Unreachable {
         /// `KAFKA_BROKERS`.
         brokers: String,
-        /// What the client said.
         source: KafkaError,
     },
-    /// The topic is not there.
     #[error(
         "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
     )]
     Missing(String),
     /// The brokers refused to make it.
     #[error("the topic {topic:?} could not be made: {reason}")]
-    Refused {
-        /// Its name.
-        topic: String,
-        /// What the broker said.
-        reason: String,
-    },
+    Refused { topic: String, reason: String },
 }
 
 impl KafkaSettings {

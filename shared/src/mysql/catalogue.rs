@@ -72,15 +72,11 @@ impl From<DropRow> for Drop {
 /// A coupon to be made. The caller has checked every field.
 #[derive(Debug, Clone)]
 pub struct NewCoupon {
-    /// What people call it.
     pub name: String,
-    /// Quantity of each drop.
     pub quantity: Slot,
     /// In which scope one person may hold one.
     pub once_per: OncePer,
-    /// How many may wait.
     pub waiting_list: u32,
-    /// When it opens.
     pub schedule: Schedule,
 }
 
@@ -221,9 +217,7 @@ impl Db {
 /// What decides whether a claim of a drop can become a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropRules {
-    /// The coupon it belongs to.
     pub coupon_id: CouponId,
-    /// Its highest slot.
     pub quantity: Slot,
     /// In which scope one person may hold one.
     pub once_per: OncePer,

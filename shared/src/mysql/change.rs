@@ -11,9 +11,7 @@ use crate::domain::{CouponId, DropId, Slot};
 /// What is to change; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CouponChange {
-    /// What people call it.
     pub name: Option<String>,
-    /// Whether admission is stopped.
     pub paused: Option<bool>,
     /// Quantity of every drop that is not closed, and of those made from now on.
     pub quantity: Option<Slot>,

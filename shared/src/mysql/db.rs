@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::result::DatabaseErrorKind;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
-use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
+use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -21,7 +22,6 @@ pub type Conn = AsyncMysqlConnection;
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
 /// has the same trait, private.)
 pub trait AsyncFunc<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut {
-    /// The closure's future.
     type Fut: Future<Output = R>;
 }
 
@@ -44,26 +44,13 @@ pub enum DbError {
     Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
     #[error("MySQL did not answer {what} within {limit:?}")]
-    TimedOut {
-        /// Which call.
-        what: &'static str,
-        /// The limit.
-        limit: Duration,
-    },
+    TimedOut { what: &'static str, limit: Duration },
     /// MySQL, or the connection to it, answered with an error.
     #[error("MySQL: {what}: {source}")]
-    Query {
-        /// Which call.
-        what: &'static str,
-        /// What it said.
-        source: diesel::result::Error,
-    },
+    Query { what: &'static str, source: diesel::result::Error },
     /// The task of the call panicked: a bug.
     #[error("MySQL: {what}: the task failed")]
-    Panicked {
-        /// Which call.
-        what: &'static str,
-    },
+    Panicked { what: &'static str },
 }
 
 impl DbError {
@@ -79,7 +66,6 @@ impl DbError {
 pub struct DbSettings {
     /// `mysql://user:password@host:port/database`
     pub url: SecretString,
-    /// Most connections at a time.
     pub pool_size: usize,
     /// Longest that one call may take, waiting for a connection included.
     pub limit: Duration,
@@ -152,7 +138,7 @@ impl Db {
             + 'static,
         T: Send + 'static,
     {
-        let op: Op = Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as Answer) }.boxed());
+        let op: Op = Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed());
         let task = tokio::spawn(attempt(self.pool.clone(), limit, what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
         answer.downcast().map(|answer| *answer).map_err(|_| DbError::Panicked { what })
@@ -165,13 +151,13 @@ impl Db {
 }
 
 /// What a call gives, whatever its type.
-type Answer = Box<dyn Any + Send>;
+type AnyValue = Box<dyn Any + Send>;
 
 /// A call. Without its type, so that there is one kind of task for all of them: tokio's and
 /// deadpool's code around it is compiled once, not once a query.
-type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<Answer>> + Send>;
+type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
-async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<Answer, DbError> {
+async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
     let mut conn = match tokio::time::timeout(limit, pool.get()).await {
         Ok(Ok(conn)) => conn,
         Ok(Err(error)) => return Err(no_connection(error.to_string())),
@@ -233,6 +219,20 @@ fn no_connection(reason: String) -> DbError {
 /// error in disguise.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
+}
+
+#[derive(diesel::QueryableByName)]
+struct LockAnswer {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    answer: Option<i64>,
+}
+
+/// Takes a lock that lives as long as its connection, waiting at most so long; whether it was free. Locks are
+/// per server, so the name is completed by the database's.
+pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
+    let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
+    let asked = diesel::sql_query(sql).bind::<Text, _>(name).bind::<Integer, _>(seconds);
+    Ok(asked.get_result::<LockAnswer>(conn).await?.answer == Some(1))
 }
 
 impl Db {

@@ -16,7 +16,6 @@ use crate::event::ClaimEvent;
 /// from another message on the same offset of a topic that was made anew.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
@@ -39,14 +38,11 @@ pub struct FailedClaim {
     pub user_id: Option<UserId>,
     /// When they were admitted, where it could be read.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// The message as it was.
     pub payload: Vec<u8>,
     /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
     /// `unknown_drop`, `bad_data`.
     pub reason: &'static str,
-    /// The same in words.
     pub error: String,
-    /// Where it was read.
     pub source: Source,
 }
 
@@ -128,7 +124,6 @@ pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryRe
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = failed_claims)]
 pub struct DeadLetterRow {
-    /// Its number.
     pub id: i64,
     /// The coupon, where known.
     pub coupon_id: Option<i64>,
@@ -140,21 +135,15 @@ pub struct DeadLetterRow {
     pub user_id: Option<String>,
     /// When they were admitted (UTC), where known.
     pub claimed_at: Option<NaiveDateTime>,
-    /// Why it is here.
     pub reason: String,
-    /// The same in words.
     pub error: Option<String>,
     /// When it came here (UTC).
     pub failed_at: NaiveDateTime,
     /// When it was dealt with (UTC).
     pub resolved_at: Option<NaiveDateTime>,
-    /// How.
     pub resolution: Option<String>,
-    /// More on how.
     pub resolution_detail: Option<String>,
-    /// Partition it was read from.
     pub source_partition: Option<i32>,
-    /// Offset it was read at.
     pub source_offset: Option<i64>,
 }
 

@@ -12,17 +12,13 @@ use super::{Conn, Db, DbError};
 use crate::code::new_code;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
-/// Who wrote a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
-    /// The consumer, from the topic.
     Consumer,
-    /// The reconciler, as a repair.
     Reconciler,
 }
 
 impl IssuedBy {
-    /// The word in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Consumer => "consumer",
@@ -34,31 +30,22 @@ impl IssuedBy {
 /// A claim that is to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// The drop.
     pub drop_id: DropId,
-    /// The slot in that drop.
     pub slot: Slot,
-    /// Who holds it.
     pub user_id: UserId,
     /// When they were admitted, if that is known; else the row says now.
     pub claimed_at: Option<DateTime<Utc>>,
 }
 
-/// A row as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = issued_coupons)]
 pub struct IssuedRow {
-    /// The drop's number.
     pub drop_id: i64,
-    /// The slot.
     pub slot: u32,
-    /// The coupon's number.
     pub coupon_id: i64,
     /// The person, in full.
     pub user_id: String,
-    /// What they redeem.
     pub code: String,
     /// When they were admitted (UTC).
     pub claimed_at: NaiveDateTime,
@@ -73,7 +60,7 @@ pub struct IssuedRow {
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
 /// once (docs/PERFORMANCE.md has the figures).
-pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: IssuedBy) -> QueryResult<usize> {
+pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: IssuedBy) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
     }
@@ -86,10 +73,10 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &Limits, by: Issu
 const LIMITS_FROM: usize = 4;
 
 /// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By
-/// default none is known, and the schema finds each row's. Limits that have changed since they were
+/// default none is known, and the schema finds each row's. SlotLimits that have changed since they were
 /// read are refused by the schema's foreign key.
 #[derive(Debug, Default)]
-pub struct Limits(HashMap<i64, Vec<Limit>>);
+pub struct SlotLimits(HashMap<i64, Vec<Limit>>);
 
 #[derive(Debug, Clone, Copy, Queryable)]
 struct Limit {
@@ -98,7 +85,7 @@ struct Limit {
     person_scope: i64,
 }
 
-impl Limits {
+impl SlotLimits {
     /// Most drops in one query's list.
     const CHUNK: usize = 500;
 
@@ -141,7 +128,7 @@ impl Limits {
 
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
 /// SQL; see [`push_text`].
-fn statement(claims: &[Claim], limits: &Limits, by: IssuedBy, now: NaiveDateTime) -> String {
+fn statement(claims: &[Claim], limits: &SlotLimits, by: IssuedBy, now: NaiveDateTime) -> String {
     let now = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
@@ -207,14 +194,6 @@ impl Db {
     pub async fn rows_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<IssuedRow>, DbError> {
         let user = user.clone();
         self.run("rows of a person", async move |conn| of_people(conn, coupon, &[user.as_str()]).await).await
-    }
-
-    /// How many rows a drop has.
-    pub async fn count_rows(&self, drop: DropId) -> Result<i64, DbError> {
-        self.run("count rows", async move |conn| {
-            issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0)).count().get_result(conn).await
-        })
-        .await
     }
 
     /// How many rows each of these drops has; those without a row are left out.
@@ -308,7 +287,7 @@ impl Db {
     /// Writes the rows of repairs: all of them, or none.
     pub async fn reissue(&self, claims: Vec<Claim>) -> Result<(), DbError> {
         self.run("issue rows", async move |conn| {
-            let limits = Limits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
+            let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
             insert(conn, &claims, &limits, IssuedBy::Reconciler).await.map(|_| ())
         })
         .await
@@ -329,7 +308,7 @@ mod tests {
     #[test]
     fn a_claim_is_written_as_it_is() {
         let now = DateTime::UNIX_EPOCH.naive_utc();
-        let sql = statement(&[claim("u-37".parse().unwrap())], &Limits::default(), IssuedBy::Consumer, now);
+        let sql = statement(&[claim("u-37".parse().unwrap())], &SlotLimits::default(), IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
         assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();

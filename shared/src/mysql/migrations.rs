@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use diesel::migration::{MigrationName, MigrationSource};
 use diesel::mysql::Mysql;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel::sql_types::Text;
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
+use super::db::get_lock;
 use super::{Conn, Db, DbSettings};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
@@ -17,26 +18,13 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// Longest wait for another process that migrates the same database.
 const LOCK_WAIT_SECONDS: i32 = 300;
 
-#[derive(diesel::QueryableByName)]
-struct Answer {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    answer: Option<i64>,
-}
-
 /// Runs every migration that is still to run, and gives their names, oldest first.
 pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings { limit: settings.limit.max(Duration::from_secs(30)), ..settings.clone() };
     let mut conn = Db::dedicated(&patient).await?;
-    // The lock is per server, so its name holds the database's. It goes with the connection,
-    // whatever happens below.
-    let got: Answer = diesel::sql_query(
-        "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-migrate:', DATABASE()), 64), ?) AS SIGNED) AS answer",
-    )
-    .bind::<Integer, _>(LOCK_WAIT_SECONDS)
-    .get_result(&mut conn)
-    .await
-    .context("the lock for migrating could not be asked for")?;
-    if got.answer != Some(1) {
+    // It goes with the connection, whatever happens below.
+    let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
+    if !got.context("the lock for migrating could not be asked for")? {
         bail!("another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for");
     }
     tokio::task::spawn_blocking(move || run_pending(conn)).await?

@@ -4,19 +4,14 @@
 
 use std::time::Duration;
 
+use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
-use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
 /// How often the lock's connection is tried out.
 const BEAT: Duration = Duration::from_secs(1);
-
-#[derive(diesel::QueryableByName)]
-struct Answer {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    answer: Option<i64>,
-}
 
 /// The right to run a pass. Dropping it gives it back.
 pub struct PassLock {
@@ -32,19 +27,13 @@ impl PassLock {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
-        // The name holds the database's, since the lock is per server. A future dropped here takes
-        // its connection with it.
-        let asked = diesel::sql_query(
-            "SELECT CAST(GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), ?) AS SIGNED) AS answer",
-        )
-        .bind::<Integer, _>(seconds)
-        .get_result::<Answer>(&mut conn);
+        // A future dropped here takes its connection with it.
         let what = "take the pass lock";
-        let got = tokio::time::timeout(limit, asked)
+        let got = tokio::time::timeout(limit, get_lock(&mut conn, "firstcome-pass:", seconds))
             .await
             .map_err(|_| DbError::TimedOut { what, limit })?
             .map_err(|source| DbError::Query { what, source })?;
-        if got.answer != Some(1) {
+        if !got {
             return Ok(None);
         }
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());

@@ -23,7 +23,6 @@ pub struct PersonRecord {
 /// A promise that could not be kept when it was due.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = broken_promises)]
-#[allow(missing_docs)] // columns
 pub struct BrokenPromise {
     pub drop_id: i64,
     pub reason: String,

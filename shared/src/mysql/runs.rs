@@ -18,10 +18,8 @@ pub const LAST_SUCCESS_AT: &str = "last_success_at";
 /// The status of a run that has not ended.
 pub const RUNNING: &str = "running";
 
-/// A run.
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = reconcile_runs, treat_none_as_null = true)]
-#[allow(missing_docs)] // columns
 pub struct RunRow {
     pub id: String,
     pub triggered_by: String,
@@ -45,10 +43,8 @@ pub struct RunRow {
     pub drops: Option<String>,
 }
 
-/// A finding of a run.
 #[derive(Debug, Clone, Queryable, Selectable, Insertable)]
 #[diesel(table_name = reconcile_findings)]
-#[allow(missing_docs)] // columns
 pub struct FindingRow {
     pub run_id: String,
     pub coupon_id: Option<i64>,
@@ -62,7 +58,6 @@ pub struct FindingRow {
     pub needs_person: bool,
 }
 
-/// Findings written in one statement.
 const FINDINGS_AT_ONCE: usize = 500;
 
 /// Runs deleted in one statement: short locks, and thousands of runs are caught up with in a few
@@ -223,7 +218,6 @@ impl Db {
         .await
     }
 
-    /// Keeps a fact over restarts.
     pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
         self.run("write state", async move |conn| set_state(conn, name, &value).await).await
     }

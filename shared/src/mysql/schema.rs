@@ -1,5 +1,4 @@
 //! The tables, as `migrations/` makes them. Meaning and invariants of each column stand there.
-#![allow(missing_docs)] // columns are documented in migrations/*/up.sql
 
 diesel::table! {
     coupons (id) {

@@ -10,10 +10,8 @@ use super::schema::{drops, failed_claims};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// A drop that is sealed.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = drops)]
-#[allow(missing_docs)] // columns
 pub struct SealedDrop {
     pub id: i64,
     pub coupon_id: i64,

@@ -16,7 +16,6 @@ pub const MAX_BATCH: usize = 128;
 /// What admission said, with Redis's time of saying it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reply {
-    /// The answer.
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
     pub now_ms: i64,
@@ -28,7 +27,6 @@ pub struct Reply {
 /// The answers of the admission script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// A slot, just now.
     Accepted(Slot),
     /// This person holds a slot already, perhaps in another drop of the coupon.
     Already(DropId, Slot),
@@ -40,7 +38,6 @@ pub enum Admission {
     NotOpen(i64),
     /// The window closed at this instant, Unix milliseconds.
     Closed(i64),
-    /// Stopped by an operator.
     Paused,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
@@ -48,7 +45,6 @@ pub enum Admission {
     Unverified,
 }
 
-/// Why admission gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The gate is closed: Redis restarted, failed over, or was never verified. Nothing ran.

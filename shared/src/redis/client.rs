@@ -13,7 +13,6 @@ use super::connection::SharedConnection;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
 
-/// How to reach Redis.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
     /// `redis://[:password@]host:port[/database]`
@@ -79,7 +78,6 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// The prefix of every key.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }

@@ -56,7 +56,6 @@ impl Redis {
         redis::cmd("DEL").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
     }
 
-    /// Whether the canary is there.
     pub async fn has_canary(&self) -> Result<bool, RedisError> {
         redis::cmd("EXISTS").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
     }

@@ -23,7 +23,6 @@ pub const DEFAULT_PREFIX: &str = "fc";
 
 /// The keys of one drop and its coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)] // the table above tells each
 pub struct DropKeys {
     pub meta: String,
     pub count: String,
@@ -70,7 +69,6 @@ pub fn canary(prefix: &str) -> String {
     format!("{prefix}:canary")
 }
 
-/// The coupon's generation.
 pub fn generation(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:generation")
 }

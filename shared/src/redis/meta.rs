@@ -8,7 +8,6 @@ use crate::domain::{OncePer, Slot};
 /// The fields of a drop's `meta`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropMeta {
-    /// Slots in all.
     pub quantity: Slot,
     /// First instant of the window, Unix milliseconds.
     pub opens_at_ms: i64,
@@ -18,7 +17,6 @@ pub struct DropMeta {
     pub paused: bool,
     /// In which scope one person may hold one.
     pub once_per: OncePer,
-    /// How many may wait.
     pub waiting_list: u32,
 }
 

@@ -17,16 +17,13 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 pub struct Stock {
     /// Slots in all, as admission has it.
     pub quantity: Slot,
-    /// People who hold one.
     pub held: u32,
-    /// Whether admission is stopped.
     pub paused: bool,
 }
 
 /// Where one person stands in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether Redis has the drop.
     pub loaded: bool,
     /// Whether Redis has the drop and its gate is open. Otherwise what is missing below may only be
     /// lost.
@@ -102,18 +99,14 @@ impl Redis {
     }
 }
 
-/// A drop's keys in numbers.
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
     /// The settings; `None` where they are missing or can't be read.
     pub meta: Option<DropMeta>,
     /// The counter; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// People who hold a slot.
     pub users: u64,
-    /// Slots given back.
     pub free: u64,
-    /// People on the waiting list.
     pub waiting: u64,
     /// The highest slot that is held or free.
     pub highest: i64,
@@ -124,13 +117,8 @@ pub struct DropNumbers {
 pub struct SlotPage {
     /// Highest slot given out; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// |users| of the whole drop.
-    pub users_total: u64,
-    /// |free| of the whole drop.
-    pub free_total: u64,
     /// Slot and person, in order of slots. A score that is no slot is kept as it is.
     pub users: Vec<(i64, String)>,
-    /// Free slots in range.
     pub free: Vec<i64>,
 }
 
@@ -182,19 +170,17 @@ impl Redis {
     /// A transaction, not a script: Lua would turn every name and slot into a value of its own and
     /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
-        type Seen = (Option<String>, u64, u64, Vec<(String, f64)>, Vec<String>);
+        type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("GET").arg(&*keys.count).cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free);
+        pipe.atomic().cmd("GET").arg(&*keys.count);
         pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
         pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
-        let (count, users_total, free_total, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
+        let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
         #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
         let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
         Ok(SlotPage {
             count: count.and_then(|text| text.parse().ok()),
-            users_total,
-            free_total,
             users,
             free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
         })

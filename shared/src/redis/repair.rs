@@ -24,7 +24,6 @@ static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scrip
 static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
 
-/// What became of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
     /// It took effect, or what it wanted was so already.
@@ -44,16 +43,13 @@ pub enum Lowered {
     GivenOut(Slot),
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
-    /// The drop is not loaded.
     Unloaded,
 }
 
 /// Evidence that a person holds a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
-    /// Who.
     pub user: UserId,
-    /// Which slot.
     pub slot: Slot,
     /// Since when, Unix milliseconds, where known.
     pub claimed_at_ms: Option<i64>,

@@ -24,13 +24,10 @@ pub struct ServerFacts {
     pub is_master: bool,
 }
 
-/// Why a Redis is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {
-    /// It could not be asked.
     #[error("Redis cannot be reached: {0}")]
     Unreachable(#[from] RedisError),
-    /// A setting loses promises.
     #[error("{0}")]
     Setting(String),
 }

@@ -12,7 +12,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
-use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, Limits, insert, of_people, on_slots};
+use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, SlotLimits, insert, of_people, on_slots};
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
 use self::classify::{ClaimVerdict, classify};
@@ -36,7 +36,7 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
     let written = db
         .run("write a batch", async move |conn| {
             let claims: Vec<&Claim> = batch.iter().filter_map(|record| record.claim.as_ref().ok()).collect();
-            let limits = Limits::read(conn, &claims).await?;
+            let limits = SlotLimits::read(conn, &claims).await?;
             conn.transaction(async |conn| write_in(conn, &batch, &limits).await).await
         })
         .await?;
@@ -44,7 +44,7 @@ pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, D
     Ok(written)
 }
 
-async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &Limits) -> QueryResult<Written> {
+async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits) -> QueryResult<Written> {
     let mut write = BatchWrite::default();
     let mut claims = Vec::with_capacity(batch.len());
     for record in batch {
@@ -71,7 +71,7 @@ type Pair<'a> = (&'a Record, &'a Claim);
 
 /// In the order of the primary key: two consumers that write the same rows then wait for each other
 /// and don't deadlock.
-async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &Limits) -> QueryResult<u64> {
+async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<u64> {
     let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
     claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
     insert(conn, &claims, limits, IssuedBy::Consumer).await.map(|rows| rows as u64)
@@ -95,7 +95,7 @@ impl BatchWrite {
         let accepted = self.accept(conn, claims).await?;
         // Without the limits that were read: they may be outdated, and the reason for the refusal.
         // The schema reads its own.
-        match insert_all(conn, &accepted, &Limits::default()).await {
+        match insert_all(conn, &accepted, &SlotLimits::default()).await {
             Ok(issued) => self.done.issued += issued,
             // Another process wrote in between, or a code was drawn twice.
             Err(error) if refusal(&error).is_some() => {
@@ -126,7 +126,7 @@ impl BatchWrite {
 
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
         for _ in 0..ATTEMPTS {
-            let error = match insert_all(conn, &[pair], &Limits::default()).await {
+            let error = match insert_all(conn, &[pair], &SlotLimits::default()).await {
                 Ok(issued) => {
                     self.done.issued += issued;
                     return Ok(());
@@ -246,7 +246,7 @@ mod tests {
         let insert_one = async |slot: Slot, name: &str| {
             let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
             let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at) };
-            db.run("insert", async move |conn| insert(conn, &[claim], &Limits::default(), IssuedBy::Consumer).await)
+            db.run("insert", async move |conn| insert(conn, &[claim], &SlotLimits::default(), IssuedBy::Consumer).await)
                 .await
         };
         let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];

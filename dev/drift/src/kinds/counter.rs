@@ -35,7 +35,7 @@ impl Injector {
         let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None };
         self.db
             .run("insert row", async move |conn| {
-                issued::insert(conn, &[claim], &issued::Limits::default(), IssuedBy::Consumer).await
+                issued::insert(conn, &[claim], &issued::SlotLimits::default(), IssuedBy::Consumer).await
             })
             .await?;
         Ok(())

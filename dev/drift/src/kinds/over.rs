@@ -50,7 +50,7 @@ impl Injector {
         let (_, drops) = self.db.coupon(self.coupon.id).await?.context("the coupon is gone")?;
         let mut other = None;
         for drop in drops.iter().filter(|d| d.id != self.drop.id && d.sealed_at.is_none()) {
-            if self.db.count_rows(drop.id).await? > 0 {
+            if !self.db.rows_by_drop(vec![drop.id]).await?.is_empty() {
                 other = Some(drop.id);
             }
         }
