@@ -21,8 +21,8 @@ const LONGEST_ADDRESS: usize = 320;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Mail")]
 pub struct NotifyArgs {
-    /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS at once). Without it mails
-    /// stay in the outbox
+    /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS
+    /// at once). Without it mails stay in the outbox
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
     /// Timeout for one mail, all steps together, in milliseconds
@@ -62,7 +62,8 @@ pub struct Sending {
 
 // A variable that is set but empty, as docker-compose makes them, counts as not set.
 impl NotifyArgs {
-    /// Checks what clap can't: settings that contradict each other, and the file of certificate authorities.
+    /// Checks what clap can't: settings that contradict each other, and the file of certificate
+    /// authorities.
     pub fn check(&self) -> anyhow::Result<()> {
         let (from, to) = (self.from(), self.recipients());
         let (has_server, has_ca) = (self.url().is_some(), self.ca_file().is_some());

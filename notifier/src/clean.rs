@@ -1,4 +1,5 @@
-//! Texts that others wrote (names of coupons, errors of stores, payloads) made fit for one line of a subject or a mail.
+//! Texts that others wrote (names of coupons, errors of stores, payloads) made fit for one line of
+//! a subject or a mail.
 
 use std::collections::HashSet;
 
@@ -7,7 +8,8 @@ use firstcome_shared::domain::UserId;
 /// Longest part of a text that is taken over, in characters, unless said otherwise.
 pub(super) const LONGEST: usize = 300;
 
-/// One line without control, direction and invisible characters, with single spaces, of `longest` characters at most.
+/// One line without control, direction and invisible characters, with single spaces, of `longest`
+/// characters at most.
 pub(super) fn line(text: &str, longest: usize) -> String {
     let visible = text.chars().filter(|c| !is_invisible(*c)).map(|c| if c.is_control() { ' ' } else { c });
     let visible: String = visible.collect();
@@ -19,8 +21,8 @@ pub(super) fn line(text: &str, longest: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Characters that show nothing but change what is around them: direction marks and overrides, joiners, soft hyphens, tags,
-/// and what stands at the edges of Unicode.
+/// Characters that show nothing but change what is around them: direction marks and overrides,
+/// joiners, soft hyphens, tags, and what stands at the edges of Unicode.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180e}'
@@ -33,7 +35,8 @@ pub(super) fn person(id: &str) -> String {
     id.parse::<UserId>().map_or_else(|_| "•••".to_owned(), |user| user.masked())
 }
 
-/// [`line`] of a detail, with the ids of these people masked, and all that looks like an e-mail address.
+/// [`line`] of a detail, with the ids of these people masked, and all that looks like an e-mail
+/// address.
 pub(super) fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

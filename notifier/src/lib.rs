@@ -1,7 +1,8 @@
-//! Telling people: which alerts there are, the mails about them, and sending those.
+//! Alerts and mails about a run of the reconciler: deduplicated alerts, an outbox, and a sender.
 //!
-//! [`alerts`] decides what is told (pure), [`render`] writes the mail, `store` keeps alerts and outbox in one transaction,
-//! and a task of its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
+//! A [`report::Run`] comes in, mails go out. [`alerts`] decides what is mailed (a pure function),
+//! [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and a task of
+//! its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
 
 pub mod alerts;
 mod args;
@@ -56,7 +57,7 @@ struct MailSettings {
     policy: Policy,
 }
 
-/// Tells people. Cheap to clone.
+/// The notifier of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     db: Db,
@@ -96,11 +97,11 @@ impl Notifier {
         Ok(Self { db, settings: Arc::new(settings), sender, wake, outage: Arc::default(), unsent: Arc::default() })
     }
 
-    /// Keeps what a pass means for the alerts, and mails what is new. To be called once a pass has ended, whatever its end,
-    /// and also when it could not be recorded.
+    /// Records the alerts of a pass and mails what is new. To be called once a pass has ended,
+    /// however it ended, and also when it could not be recorded.
     ///
     /// # Errors
-    /// Of MySQL. Called again with the same run, nothing is told twice.
+    /// Of MySQL. Called again with the same run, nothing is mailed twice.
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         // As MySQL keeps it, so that what is read back compares equal.
         let now = now.trunc_subsecs(3);
@@ -114,17 +115,17 @@ impl Notifier {
         Ok(())
     }
 
-    /// Earlier runs first, whose repairs could not be told while MySQL was away.
+    /// Earlier runs first, whose repairs could not be recorded while MySQL was away.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         while let Some((earlier, at)) = self.unsent.take() {
             match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), at).await {
                 Ok(_) => {}
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
-                    tracing::error!(run_id = earlier.run_id, %source, "an earlier run can't be told");
+                    tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
                 }
                 // It must not hold up this pass, whose own error says whether MySQL is away.
                 Err(error) => {
-                    tracing::debug!(run_id = earlier.run_id, %error, "an earlier run can't be told yet");
+                    tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
                     self.unsent.put_back(earlier, at);
                     break;
                 }
@@ -134,8 +135,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails that a run did not happen when it should have: `schedule` is the setting that asked for it, and the first missed
-    /// run was due at `expected_at`. Whoever calls this makes up for it.
+    /// Mails that a scheduled run was late: `schedule` is its setting, and the first missed run was
+    /// due at `expected_at`. The caller runs it now.
     pub async fn missed_run(
         &self,
         schedule: &str,
@@ -146,7 +147,7 @@ impl Notifier {
         self.enqueue(render::missed(&missed, &self.settings.links)?, noticed_at).await
     }
 
-    /// Mails what happened in the 24 hours before `now`, and throws away what is old.
+    /// Mails what happened in the 24 hours before `now`, and deletes what is old.
     pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
@@ -161,12 +162,13 @@ impl Notifier {
         Ok(())
     }
 
-    /// Makes the sender look at the outbox now.
+    /// Makes the sender read the outbox now.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Sends the outbox until `shutdown`, then finishes mails in hand within five seconds. Without `SMTP_URL` it only waits.
+    /// Sends the outbox until `shutdown`, then finishes the mails it has begun within five seconds.
+    /// Without `SMTP_URL` it only waits.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         match self.sender {
             Some(sender) => sender.run(shutdown).await,
@@ -174,7 +176,8 @@ impl Notifier {
         }
     }
 
-    /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is left stays in the outbox.
+    /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is
+    /// left stays in the outbox.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
         let Some(sender) = &self.sender else { return Ok(()) };
         let rounds = async {

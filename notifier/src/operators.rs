@@ -1,4 +1,4 @@
-//! What operators do with alerts: read them, take one on, silence its drop.
+//! What operators do with alerts: list, acknowledge, silence.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
@@ -21,7 +21,8 @@ const PAGE: i64 = 500;
 pub struct AlertView {
     /// Its number.
     pub id: i64,
-    /// `run_failed`, `stalled`, `braked`, `broken_promise`, or the kind of the findings that are left.
+    /// `run_failed`, `stalled`, `braked`, `broken_promise`, or the kind of the findings that are
+    /// left.
     pub kind: String,
     /// `firing`, `resolved`, or `told` for what is only information.
     pub status: String,
@@ -39,7 +40,7 @@ pub struct AlertView {
     pub last_mailed_at: Option<DateTime<Utc>>,
     /// Mails so far, this time.
     pub mails: u32,
-    /// When it was seen to be gone.
+    /// When a pass saw that it is gone.
     pub resolved_at: Option<DateTime<Utc>>,
     /// When somebody took it on.
     pub acknowledged_at: Option<DateTime<Utc>>,
@@ -60,7 +61,7 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-/// Why an operator's wish can't be met.
+/// Why an operator's request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertError {
     /// There is no such alert.
@@ -106,7 +107,8 @@ impl From<ListedAlert> for AlertView {
     }
 }
 
-/// Alerts, newest first: at most `limit`, with a number below `before`, of that status (`firing`, `resolved`, `told`).
+/// Alerts, newest first: at most `limit`, with a number below `before`, of that status (`firing`,
+/// `resolved`, `told`).
 pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u32) -> Result<AlertPage, DbError> {
     let limit = i64::from(limit).clamp(1, PAGE);
     let mut alerts: Vec<AlertView> =
@@ -123,15 +125,16 @@ pub async fn alert(db: &Db, id: i64) -> Result<AlertView, AlertError> {
     alerts::find(db, id).await?.map(AlertView::from).ok_or(AlertError::NotFound(id))
 }
 
-/// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is now.
+/// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is
+/// now.
 pub async fn acknowledge(db: &Db, id: i64, by: &str, now: DateTime<Utc>) -> Result<AlertView, AlertError> {
     alerts::acknowledge(db, id, name(by)?, now).await?;
     let now = alerts::find(db, id).await?.ok_or(AlertError::NotFound(id))?;
     if now.alert.state == State::Firing { Ok(now.into()) } else { Err(AlertError::NotFiring(id)) }
 }
 
-/// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go on being kept. Gives the
-/// alert as it is now.
+/// Silences the mails of an alert's drop until then; a time that is past ends a silence. Alerts go
+/// on being kept. Gives the alert as it is now.
 pub async fn silence(
     db: &Db,
     id: i64,

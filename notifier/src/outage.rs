@@ -1,10 +1,11 @@
-//! MySQL can't be used: then there is no outbox to write to and no alert to keep, and people must hear of it all the same. So
-//! this one mail goes past the outbox, from memory; after a restart it may come again before its cooldown.
+//! The outage notifier: the one mail that does not go through the outbox, since that is in MySQL,
+//! which can't be used. Its state is in memory, so after a restart the mail may come again before
+//! its cooldown.
 
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::alerts::is_repair;
@@ -28,8 +29,8 @@ struct Outage {
 }
 
 impl OutageNotifier {
-    /// Another failure. Whether it is to be mailed.
-    fn failed(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
+    /// Notes a failure. Whether it is to be mailed.
+    fn note_failure(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
         let mut state = self.0.lock();
         let outage = state.get_or_insert(Outage { since: now, mailed: None });
         let is_due = now - outage.since >= PATIENCE && outage.mailed.is_none_or(|at| now - at >= cooldown);
@@ -39,18 +40,19 @@ impl OutageNotifier {
         is_due
     }
 
-    /// It works. Since when it did not, if that was mailed.
-    fn works(&self) -> Option<DateTime<Utc>> {
+    /// Notes a success. Since when there was none, if that was mailed.
+    fn note_success(&self) -> Option<DateTime<Utc>> {
         let state = self.0.lock().take();
         state.and_then(|outage| outage.mailed.map(|_| outage.since))
     }
 }
 
-/// Runs that repaired something and could not be told, oldest first. What is left needs no keeping: the next pass sees it too.
+/// The unsent queue: runs that repaired something and could not be recorded, oldest first. Runs
+/// that left something are not in it: the next pass sees that too.
 #[derive(Debug, Default)]
 pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 
-/// Most runs that wait to be told.
+/// Most runs in the queue.
 const UNSENT: usize = 20;
 
 impl UnsentRuns {
@@ -72,7 +74,7 @@ impl UnsentRuns {
 
 impl Notifier {
     pub(super) fn database_is_gone(&self, reason: &str, now: DateTime<Utc>) {
-        if !self.outage.failed(now, self.settings.policy.cooldown) {
+        if !self.outage.note_failure(now, self.settings.policy.cooldown) {
             return;
         }
         let mail = match render::database_gone(reason, now, &self.settings.links) {
@@ -84,14 +86,18 @@ impl Notifier {
         tokio::spawn(async move {
             for to in &settings.recipients {
                 if let Err(error) = sender.send_directly(&mail, to, &settings.domain, now).await {
-                    tracing::error!(error = format!("{error:#}"), to, "nobody could be told that MySQL can't be used");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        to,
+                        "the mail that MySQL can't be used could not be sent"
+                    );
                 }
             }
         });
     }
 
     pub(super) async fn database_is_back(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(since) = self.outage.works() else { return Ok(()) };
+        let Some(since) = self.outage.note_success() else { return Ok(()) };
         record::enqueue(&self.db, render::database_back(since, now)?, self.settings.clone(), now).await?;
         Ok(())
     }
@@ -128,13 +134,13 @@ mod tests {
         let (outage, cooldown) = (OutageNotifier::default(), TimeDelta::hours(4));
         let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let at = |seconds| start + TimeDelta::seconds(seconds);
-        assert!(!outage.failed(at(0), cooldown) && !outage.failed(at(30), cooldown));
-        assert_eq!(outage.works(), None);
-        assert!(!outage.failed(at(100), cooldown));
-        assert!(outage.failed(at(160), cooldown));
-        assert!(!outage.failed(at(161), cooldown));
-        assert!(outage.failed(at(160 + 4 * 3_600), cooldown));
-        assert_eq!(outage.works(), Some(at(100)));
-        assert_eq!(outage.works(), None);
+        assert!(!outage.note_failure(at(0), cooldown) && !outage.note_failure(at(30), cooldown));
+        assert_eq!(outage.note_success(), None);
+        assert!(!outage.note_failure(at(100), cooldown));
+        assert!(outage.note_failure(at(160), cooldown));
+        assert!(!outage.note_failure(at(161), cooldown));
+        assert!(outage.note_failure(at(160 + 4 * 3_600), cooldown));
+        assert_eq!(outage.note_success(), Some(at(100)));
+        assert_eq!(outage.note_success(), None);
     }
 }

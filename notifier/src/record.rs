@@ -1,5 +1,5 @@
-//! Records a pass in one transaction: alerts as they are now, and the mail about what changed. So no restart makes a mail
-//! come twice or not at all.
+//! Records a pass in one transaction: alerts as they are now, and the mail about what changed. So
+//! no restart makes a mail come twice or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox};
 use uuid::Uuid;
 
 use crate::MailSettings;
-use crate::alerts::{Memory, Verdict, judge, observe, repair_fingerprints};
+use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprints};
 use crate::render::{self, Rendered};
 use crate::report::Run;
 
 /// Longest that recording a pass may take; one with ten thousand findings has much to hash.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Records the alerts of a pass and enqueues its mail, if it has one. Gives the number of mails enqueued. A run that was
-/// mailed already is not mailed again, so this may be tried again after a timeout.
+/// Records the alerts of a pass and enqueues its mail, if it has one. Gives the number of mails
+/// enqueued. A run that was mailed already is not mailed again, so this may be tried again after a
+/// timeout.
 pub(super) async fn record_pass(
     db: &Db,
     run: Run,
@@ -34,12 +35,13 @@ pub(super) async fn record_pass(
             for alert in &verdict.alerts {
                 alerts::keep(conn, alert).await?;
             }
-            // Judged again after a timeout, only repairs would be mailed twice: all else is remembered as mailed.
+            // Judged again after a timeout, only repairs would be mailed twice: all else is
+            // remembered as mailed.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);
             }
             let problems: Vec<&str> =
-                verdict.problems.iter().map(|told| told.observation.fingerprint.as_str()).collect();
+                verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str()).collect();
             let ids = alerts::ids(conn, &problems).await?;
             let pass = render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, now };
             let mail = render::pass(&pass).map_err(|error| Error::SerializationError(error.into()))?;
@@ -64,15 +66,16 @@ pub(super) async fn enqueue(
     .await
 }
 
-/// What the decision needs to know of before.
-async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<Memory> {
+/// The rows that the decision needs.
+async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let examined: Vec<i64> = run.drops.iter().map(|drop| drop.drop_id.0).collect();
     let broken = alerts::broken_promises(conn, &examined).await?;
     let mut seen = repair_fingerprints(run, &broken);
     seen.extend(observe(run, &broken).into_iter().map(|o| o.fingerprint));
     let known = alerts::open_or_seen(conn, &seen).await?;
     let concerned: Vec<i64> = known.iter().filter_map(|alert| Some(alert.drop_id?.0)).chain(examined).collect();
-    let mut memory = Memory { broken, silenced_until: alerts::silences(conn, &concerned).await?, ..Memory::default() };
+    let mut memory =
+        AlertMemory { broken, silenced_until: alerts::silences(conn, &concerned).await?, ..AlertMemory::default() };
     for alert in known {
         if let Some(since) = crate::alerts::unmailed_repairs_since(&alert) {
             let repairs = alerts::repairs_since(conn, alert.drop_id, since, &run.run_id).await?;
@@ -112,10 +115,11 @@ async fn put_in_outbox(
 /// Most threads that one mail belongs to.
 const THREADS: usize = 10;
 
-/// The threads of the drifts a mail tells of, the most pressing first; none for what is told once.
-fn threads(verdict: &Verdict, domain: &str) -> Option<String> {
-    let told = verdict.problems.iter().map(|told| told.observation.fingerprint.as_str());
-    let told = told.chain(verdict.resolved.iter().map(|alert| alert.fingerprint.as_str()));
+/// The threads of the drifts that a mail is about, the most pressing first; none for what is mailed
+/// once.
+fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
+    let notice = verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str());
+    let notice = notice.chain(verdict.resolved.iter().map(|alert| alert.fingerprint.as_str()));
     let thread_of = |fingerprint: &str| {
         verdict
             .alerts
@@ -123,6 +127,6 @@ fn threads(verdict: &Verdict, domain: &str) -> Option<String> {
             .find(|alert| alert.fingerprint == fingerprint)
             .map(|alert| format!("{}@{domain}", alert.thread))
     };
-    let threads: Vec<String> = told.filter_map(thread_of).take(THREADS).collect();
+    let threads: Vec<String> = notice.filter_map(thread_of).take(THREADS).collect();
     (!threads.is_empty()).then(|| threads.join(" "))
 }

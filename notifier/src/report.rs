@@ -1,4 +1,5 @@
-//! A pass as it is told: to the endpoint, the command line, the tables and the mails. Only words and numbers, no decisions.
+//! The report of a pass, for the endpoint, the command line, the tables and the mails. Only words
+//! and numbers, no decisions.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -30,9 +31,9 @@ pub enum Status {
     Running,
     /// Nothing to repair.
     Clean,
-    /// Everything found was repaired, and the next look showed it.
+    /// Everything found was repaired, and the next check showed it.
     Repaired,
-    /// Something is left that a person must look at, or a dry run found something.
+    /// Something needs a person, or a dry run found something.
     Drift,
     /// So much was to be repaired that nothing was, until a person confirms.
     Braked,
@@ -61,7 +62,7 @@ pub enum Status {
 pub enum Kind {
     /// Promised, and no row came.
     Unissued,
-    /// In the backup table, not dealt with.
+    /// In the dead-letter table, unresolved.
     FailedClaim,
     /// A row whose person Redis does not know.
     MissingAdmission,
@@ -120,7 +121,7 @@ pub enum ActionKind {
     WriteMeta,
     /// Open the admission gate.
     GrantLicence,
-    /// None: a person is told.
+    /// None: it is only reported.
     Report,
 }
 
@@ -129,7 +130,7 @@ pub enum ActionKind {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
-    /// Repaired, and the next look shows it.
+    /// Repaired, and the next check shows it.
     Applied,
     /// Would be repaired: a dry run, or the repair limit.
     Planned,
@@ -159,7 +160,7 @@ pub struct Finding {
     pub result: Outcome,
     /// More, for a person.
     pub detail: String,
-    /// A person must act: the drift is still there after this pass and no later pass will mend it by itself.
+    /// A person must act: no later pass will repair it by itself.
     #[serde(default)]
     pub needs_person: bool,
 }
@@ -173,7 +174,7 @@ pub struct Numbers {
     pub users: u64,
     /// MySQL: rows.
     pub rows: u64,
-    /// Backup table: unresolved.
+    /// Dead-letter table: unresolved.
     pub failed_claims: u64,
     /// On the topic, not yet read by the consumer.
     pub in_flight: u64,
@@ -185,14 +186,14 @@ pub struct Numbers {
     pub waiting: u64,
 }
 
-/// How much was looked at, so that "0 drift" never means "looked at nothing".
+/// How much was examined, so that "0 drift" never means "nothing was examined".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Examined {
     /// People in Redis.
     pub users: u64,
     /// Rows in MySQL.
     pub rows: u64,
-    /// Rows of the backup table.
+    /// Rows of the dead-letter table.
     pub failed_claims: u64,
 }
 
@@ -215,9 +216,9 @@ pub struct DropReport {
     pub sealed: bool,
     /// Before repairs.
     pub before: Numbers,
-    /// As the next look showed.
+    /// As the next check showed.
     pub after: Numbers,
-    /// How much was looked at.
+    /// How much was examined.
     pub examined: Examined,
     /// What was found.
     pub findings: Vec<Finding>,
@@ -232,10 +233,10 @@ pub struct Run {
     pub trigger: Trigger,
     /// Nothing was changed.
     pub dry_run: bool,
-    /// Sealed drops were looked at too.
+    /// Sealed drops were examined too.
     #[serde(default)]
     pub deep: bool,
-    /// Only one coupon or drop was looked at. Not kept: it only matters to what is told right after the pass.
+    /// Only one coupon or drop was examined. Not kept: it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
     /// It failed because the process was asked to stop. Not kept, as `partial`.
@@ -253,7 +254,7 @@ pub struct Run {
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// The drops it looked at.
+    /// The drops it examined.
     pub drops: Vec<DropReport>,
 }
 

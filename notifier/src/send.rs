@@ -1,5 +1,5 @@
-//! The task that sends what is in the outbox. Nothing waits for it: a mail server that is down, slow or silent delays mails
-//! and nothing else.
+//! The outbox relay: a task that delivers each mail at least once, with exponential backoff.
+//! Nothing waits for it: a mail server that is down, slow or silent delays mails and nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,14 @@ use super::args::Sending;
 use super::message::Envelope;
 use super::smtp::SendError;
 
-/// Pause between two looks at the outbox when nobody wakes the sender: mails of other processes, and those to be tried again.
+/// How often the outbox is polled when nobody wakes the sender, for mails of other processes and
+/// those to be tried again.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Time that mails in hand are given at shutdown.
+/// Time that mails on their way are given at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a lease lasts beyond the time a mail may take: to write down what became of it.
+/// What a lease lasts beyond the time a mail may take: to record the outcome.
 const RECORDING: Duration = Duration::from_secs(60);
 
 /// First and longest pause before a mail is tried again, in seconds.
@@ -45,7 +46,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends until `shutdown`, then finishes what is in hand for a few seconds at most.
+    /// Sends until `shutdown`, then finishes what it has begun, for a few seconds at most.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut is_failing = false;
         loop {
@@ -79,7 +80,8 @@ impl Sender {
         }
     }
 
-    /// Sends what is due, one mail a recipient and all recipients at once. Gives how many were tried.
+    /// Sends what is due, one mail a recipient and all recipients at once. Gives how many were
+    /// tried.
     pub(super) async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         let lease = now + self.sending.limit + RECORDING;
@@ -126,20 +128,17 @@ impl Sender {
             .map_err(|error: SendError| Failure { is_final: error.is_final(), reason: error.to_string() })
     }
 
-    /// A mail that was sent and is not marked as sent goes out twice, so this tries for as long as the lease holds.
+    /// A mail that was sent and is not marked as sent goes out twice, so this retries for as long
+    /// as the lease lasts.
     async fn record(&self, mail: &LeasedMail, outcome: DeliveryOutcome, now: DateTime<Utc>) {
         let record = async {
             while let Err(error) = outbox::record_outcome(&self.db, mail.id, outcome.clone(), now).await {
-                tracing::debug!(%error, id = mail.id, "what became of a mail can't be written down yet");
+                tracing::debug!(%error, id = mail.id, "the outcome of a mail can't be recorded yet");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
         if timeout(RECORDING, record).await.is_err() {
-            tracing::error!(
-                id = mail.id,
-                ?outcome,
-                "what became of a mail could not be written down; it may come twice"
-            );
+            tracing::error!(id = mail.id, ?outcome, "the outcome of a mail could not be recorded; it may come twice");
         }
     }
 }
@@ -159,7 +158,8 @@ impl Failure {
     }
 }
 
-/// Doubles with each attempt; a fifth more or less, so that mails that failed together don't come back together.
+/// Doubles with each attempt; a fifth more or less, so that mails that failed together don't come
+/// back together.
 fn backoff(attempts: u32) -> TimeDelta {
     let (first, longest) = BACKOFF_SECONDS;
     let seconds = (first << attempts.min(16)).min(longest);

@@ -13,7 +13,8 @@ use super::message::Envelope;
 use super::render::{self, Rendered};
 use super::smtp::{Encryption, SendError, Step};
 
-/// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were taken by the server.
+/// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were
+/// taken by the server.
 pub async fn test_email(args: &NotifyArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
     args.check()?;
     let Some((sending, from)) = args.sending()?.zip(args.from()) else {

@@ -6,7 +6,7 @@ use super::alerts::About;
 use super::clean;
 use crate::report::{ActionKind, Finding, Kind};
 
-/// One line on something that is left, with the ids of `everyone` masked.
+/// One line about a problem, with the ids of `everyone` masked.
 pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
     let n = findings.len();
     let seen = || findings.first().map(|finding| clean::detail(&finding.detail, everyone)).unwrap_or_default();
@@ -14,7 +14,7 @@ pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&st
         About::RunFailed => format!("a pass failed: {}", seen()),
         About::Braked => format!("{} held back until a person confirms", count(n, "repair is", "repairs are")),
         About::BrokenPromise => count(n, "broken promise", "broken promises"),
-        // What concerns no person in particular is said best by what was seen.
+        // A single finding of no person says it best itself.
         About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
         About::Left(kind) => things(kind, n).replacen(' ', " unrepaired ", 1),
         About::Stalled | About::ClosedBelowQuantity => seen(),

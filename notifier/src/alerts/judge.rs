@@ -1,23 +1,24 @@
-//! The decision: from observations and memory to what is said now.
+//! The decision: from observations, and alerts as they were, to alerts as they are and what is
+//! mailed now.
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{About, Alert, BrokenPromise, Memory, Observation, REPAIRED, State, observe};
+use super::{About, Alert, AlertMemory, BrokenPromise, Observation, REPAIRED, State, observe};
 use crate::report::{Run, Status};
 
-/// How often a person is told.
+/// How often mails come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// What is still there is told again after this.
+    /// A problem that is still there is mailed again after this.
     pub cooldown: TimeDelta,
 }
 
-/// Why something is told now.
+/// Why something is mailed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Say {
+pub enum NoticeReason {
     /// It was not there before.
     New,
     /// It is not what the last mail said.
@@ -26,16 +27,16 @@ pub enum Say {
     Repeat,
 }
 
-/// Something that is told now.
+/// Something that is mailed now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct Notice {
     pub observation: Observation,
-    pub say: Say,
+    pub reason: NoticeReason,
     /// Since when it fires.
     pub since: DateTime<Utc>,
 }
 
-/// Repairs of earlier passes that are told only now, since mails came too fast.
+/// Repairs of earlier passes that are mailed only now, since mails came too fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Earlier {
     /// In which drop; `None` for repairs of no drop.
@@ -47,22 +48,22 @@ pub struct Earlier {
 
 /// What follows from a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct AlertVerdict {
     /// Alerts as they are to be kept.
     pub alerts: Vec<Alert>,
-    /// What a person must look at.
-    pub problems: Vec<Told>,
+    /// What needs a person.
+    pub problems: Vec<Notice>,
     /// What a person should know, once.
-    pub information: Vec<Told>,
-    /// What was told before and is over.
+    pub information: Vec<Notice>,
+    /// What was mailed before and is over.
     pub resolved: Vec<Alert>,
-    /// Drops whose repairs in this pass are told; `None` for those of no drop.
+    /// Drops whose repairs in this pass are mailed; `None` for those of no drop.
     pub repaired: Vec<Option<DropId>>,
     /// Repairs before this pass.
     pub earlier: Vec<Earlier>,
 }
 
-impl Verdict {
+impl AlertVerdict {
     /// Whether there is anything to mail.
     pub fn says_something(&self) -> bool {
         !(self.problems.is_empty()
@@ -73,9 +74,10 @@ impl Verdict {
     }
 }
 
-/// Decides what a pass is to be told as. A dry run tells nothing: whoever asked for it has its answer.
-pub fn judge(run: &Run, memory: &Memory, policy: Policy, now: DateTime<Utc>) -> Verdict {
-    let mut verdict = Verdict::default();
+/// Decides what is mailed about a pass. A dry run is not mailed: the person who asked for it has
+/// its answer.
+pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>) -> AlertVerdict {
+    let mut verdict = AlertVerdict::default();
     if run.dry_run || run.status == Status::Running {
         return verdict;
     }
@@ -85,12 +87,12 @@ pub fn judge(run: &Run, memory: &Memory, policy: Policy, now: DateTime<Utc>) -> 
     for observation in observations {
         judge.seen(observation, &mut verdict);
     }
-    let mut gone: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
-    gone.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
+    let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
+    not_seen.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
     let repaired: Vec<_> = observe::repaired(run, &memory.broken);
-    for alert in gone {
+    for alert in not_seen {
         if alert.kind != REPAIRED {
-            judge.gone(alert, &mut verdict);
+            judge.not_seen(alert, &mut verdict);
         } else if alert.owes_notice() && !repaired.iter().any(|(_, drop)| *drop == alert.drop_id) {
             judge.repairs(alert.clone(), false, &mut verdict);
         }
@@ -103,14 +105,14 @@ pub fn judge(run: &Run, memory: &Memory, policy: Policy, now: DateTime<Utc>) -> 
     verdict
 }
 
-/// The fingerprints of what is told of a run's repairs.
+/// The fingerprints of a run's repairs.
 pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
     observe::repaired(run, broken).into_iter().map(|(_, drop)| observe::repair_fingerprint(drop)).collect()
 }
 
 struct Judge<'a> {
     run: &'a Run,
-    memory: &'a Memory,
+    memory: &'a AlertMemory,
     policy: Policy,
     now: DateTime<Utc>,
 }
@@ -124,8 +126,8 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
-    /// What flaps or changes with every pass must not become a mail with every pass: the first three are sent at once, then
-    /// the pause doubles from a minute up to the cooldown.
+    /// What flaps or changes with every pass must not become a mail with every pass: the first
+    /// three are sent at once, then the pause doubles from a minute up to the cooldown.
     fn may_mail(&self, alert: &Alert) -> bool {
         let pause = match alert.mails {
             0..=2 => TimeDelta::zero(),
@@ -134,13 +136,14 @@ impl Judge<'_> {
         !self.is_silenced(alert.drop_id) && alert.last_mailed_at.is_none_or(|at| self.now - at >= pause)
     }
 
-    /// The alert as this pass sees it, before anything is said.
+    /// The alert as this pass sees it, before anything is mailed.
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
         if let Some(known) = known.filter(|known| known.state != State::Resolved) {
             return Alert { last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
         }
-        // It comes for the first time, or again. One that has just been resolved goes on counting its mails.
+        // It comes for the first time, or again. One that has just been resolved goes on counting
+        // its mails.
         let recent = known.filter(|known| known.resolved_at.is_some_and(|at| self.now - at < self.policy.cooldown));
         let thread = known.map_or_else(|| thread(&seen.fingerprint), |known| known.thread.clone());
         Alert {
@@ -148,7 +151,7 @@ impl Judge<'_> {
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
             drop_id: seen.drop_id,
-            state: if seen.about == About::ClosedBelowQuantity { State::Told } else { State::Firing },
+            state: if seen.about == About::ClosedBelowQuantity { State::Information } else { State::Firing },
             summary: seen.summary.clone(),
             content_hash: seen.content_hash.clone(),
             first_seen_at: self.now,
@@ -162,47 +165,47 @@ impl Judge<'_> {
         }
     }
 
-    fn say(&self, alert: &Alert, seen: &Observation) -> Option<Say> {
+    fn reason(&self, alert: &Alert, seen: &Observation) -> Option<NoticeReason> {
         if !self.may_mail(alert) {
             return None;
         }
         if !alert.was_mailed() {
-            return Some(Say::New);
+            return Some(NoticeReason::New);
         }
-        if alert.state == State::Told {
+        if alert.state == State::Information {
             return None;
         }
         if alert.content_hash != seen.content_hash {
-            return Some(Say::Changed);
+            return Some(NoticeReason::Changed);
         }
         let silence_ended = self.silence(alert.drop_id).is_some_and(|until| alert.last_mailed_at < Some(until));
         let due = alert.last_mailed_at.is_some_and(|at| self.now - at >= self.policy.cooldown);
-        (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(Say::Repeat)
+        (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(NoticeReason::Repeat)
     }
 
-    fn seen(&self, seen: Observation, verdict: &mut Verdict) {
+    fn seen(&self, seen: Observation, verdict: &mut AlertVerdict) {
         let mut alert = self.alert(&seen);
-        let say = self.say(&alert, &seen);
-        if let Some(say) = say {
+        let reason = self.reason(&alert, &seen);
+        if let Some(reason) = reason {
             alert.last_mailed_at = Some(self.now);
             alert.mails += 1;
-            if say == Say::Changed {
-                // Whoever took it on took on something else.
+            if reason == NoticeReason::Changed {
+                // The person who took it on took on something else.
                 alert.content_hash.clone_from(&seen.content_hash);
                 alert.acknowledged_at = None;
                 alert.acknowledged_by = None;
             }
             let since = alert.first_seen_at;
-            let list = if alert.state == State::Told { &mut verdict.information } else { &mut verdict.problems };
-            list.push(Told { observation: seen, say, since });
+            let list = if alert.state == State::Information { &mut verdict.information } else { &mut verdict.problems };
+            list.push(Notice { observation: seen, reason, since });
         }
         verdict.alerts.push(alert);
     }
 
-    fn gone(&self, known: &Alert, verdict: &mut Verdict) {
+    fn not_seen(&self, known: &Alert, verdict: &mut AlertVerdict) {
         let mut alert = known.clone();
         match known.state {
-            State::Firing if self.looked_at(known) => {
+            State::Firing if self.was_examined(known) => {
                 alert.state = State::Resolved;
                 alert.resolved_at = Some(self.now);
             }
@@ -243,8 +246,9 @@ impl Judge<'_> {
         }
     }
 
-    /// Repairs are told at once, unless they come with pass after pass: then together, ever less often.
-    fn repairs(&self, mut alert: Alert, in_this_pass: bool, verdict: &mut Verdict) {
+    /// Repairs are mailed at once, unless they come with pass after pass: then together, ever less
+    /// often.
+    fn repairs(&self, mut alert: Alert, in_this_pass: bool, verdict: &mut AlertVerdict) {
         if self.may_mail(&alert) {
             let unmailed = self.memory.unmailed_repairs.get(&alert.drop_id).copied().unwrap_or(0);
             if let Some(since) = alert.last_mailed_at.filter(|_| unmailed > 0) {
@@ -259,8 +263,9 @@ impl Judge<'_> {
         verdict.alerts.push(alert);
     }
 
-    /// Whether this pass would have seen the drift, were it still there. One that failed may not have come so far.
-    fn looked_at(&self, alert: &Alert) -> bool {
+    /// Whether this pass would have seen the drift if it were still there. One that failed may not
+    /// have come so far.
+    fn was_examined(&self, alert: &Alert) -> bool {
         let is_general = alert.kind == About::RunFailed.word() || alert.kind == About::Stalled.word();
         self.run.status != Status::Failed
             && match alert.drop_id {
@@ -270,7 +275,8 @@ impl Judge<'_> {
     }
 }
 
-/// The id that every mail of one drift refers to. No mail has it; that is fine, clients join what refers to the same.
+/// The id that every mail of one drift refers to. No mail has this id itself: mail programs join
+/// what refers to the same.
 fn thread(fingerprint: &str) -> String {
     format!("drift.{}", fingerprint.get(..40).unwrap_or(fingerprint))
 }

@@ -1,12 +1,14 @@
-//! What the people on duty are told: a pure mapping from a run, and from what they were told before, to what is said now.
+//! Alert deduplication: a pure function from a run, and from the alerts as they were, to what is
+//! mailed now.
 //!
-//! An alert stands for one drift that is *left*: everything of one kind that is left in one drop, say. Its fingerprint says
-//! what the drift is and stays the same while people are added to it or mended, so that one person's repair never reads as
-//! the end of the whole, and so that one acknowledgement covers it. Who is concerned is in the content hash: when that
-//! changes, the alert is told again.
+//! An alert stands for one drift that was *not repaired*: everything of one kind in one drop, say.
+//! Its fingerprint says what the drift is. It stays the same while people are added to the drift or
+//! repaired, so that one person's repair never reads as the end of the whole, and one
+//! acknowledgement covers it. The people are in the content hash: when that changes, the alert is
+//! mailed again.
 //!
-//! The kept content hash is that of the last *mail*, not of the last pass. A change that came while mails were silenced is
-//! told when they are not any more.
+//! The kept content hash is that of the last *mail*, not of the last pass. A change that came while
+//! mails were silenced is mailed when the silence ends.
 
 mod judge;
 mod observe;
@@ -23,7 +25,7 @@ use crate::report::Kind;
 pub use firstcome_shared::mysql::alerts::{Alert, AlertState as State, BrokenPromise};
 
 pub(super) use judge::repair_fingerprints;
-pub use judge::{Earlier, Policy, Say, Told, Verdict, judge};
+pub use judge::{AlertVerdict, Earlier, Notice, NoticeReason, Policy, judge};
 pub(super) use observe::is_repair;
 pub use observe::{Observation, observe};
 
@@ -34,13 +36,13 @@ pub enum About {
     RunFailed,
     /// Something does not move or can't be reached.
     Stalled,
-    /// So much was to be repaired that a person must confirm.
+    /// More repairs than the repair limit allows.
     Braked,
     /// Promises that could not be kept.
     BrokenPromise,
-    /// Drift that this pass could not mend.
+    /// Drift that this pass could not repair.
     Left(Kind),
-    /// A drop closed below its quantity and nobody waits: told once, nothing is to be done.
+    /// A drop closed below its quantity and nobody waits: mailed once, nothing is to be done.
     ClosedBelowQuantity,
 }
 
@@ -63,18 +65,19 @@ pub(super) fn unmailed_repairs_since(alert: &Alert) -> Option<DateTime<Utc>> {
     alert.last_mailed_at.filter(|_| alert.kind == REPAIRED && alert.owes_notice())
 }
 
-/// What was told before, and what must not be told now.
+/// What earlier passes left in the tables.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct AlertMemory {
     /// Every alert that fires, that owes a notice, or that this pass sees, by fingerprint.
     pub alerts: HashMap<String, Alert>,
     /// Until when a drop's mails are silenced, also where that is over.
     pub silenced_until: HashMap<DropId, DateTime<Utc>>,
-    /// Broken promises of the drops this pass looked at.
+    /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
-    /// How many repairs of earlier passes no mail has told yet, by drop.
+    /// How many repairs of earlier passes were not mailed yet, by drop.
     pub unmailed_repairs: HashMap<Option<DropId>, u64>,
 }
 
-/// The kind of an alert that stands for what was repaired in a drop. It never fires; it is kept to count mails.
+/// The kind of an alert that stands for what was repaired in a drop. It never fires; it is kept to
+/// count mails.
 const REPAIRED: &str = "repaired";

@@ -1,4 +1,4 @@
-//! What a run saw, gathered into what a person would call one thing.
+//! Observations: the findings of a run, grouped into what a person would call one problem.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::{About, BrokenPromise};
 use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use crate::{clean, wording};
 
-/// One thing that is left, or that a person should know.
+/// One problem, or one piece of information.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
     /// What it is about.
@@ -20,7 +20,8 @@ pub struct Observation {
     pub drop_id: Option<DropId>,
     /// What the drift is: hexadecimal SHA-256.
     pub fingerprint: String,
-    /// What a mail would say of it, without what changes by itself (ages, lags): hexadecimal SHA-256.
+    /// What a mail would say of it, without what changes by itself (ages, lags): hexadecimal
+    /// SHA-256.
     pub content_hash: String,
     /// One line for a person, without anyone's full id.
     pub summary: String,
@@ -30,11 +31,12 @@ pub struct Observation {
 
 type Key = (About, Option<CouponId>, Option<DropId>, String);
 
-/// Everything left, most pressing first.
+/// Everything that was not repaired, most pressing first.
 pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     let broken_people = people(broken);
     let mut groups: BTreeMap<Key, Vec<Finding>> = BTreeMap::new();
-    // Nobody is woken for a process that stopped in the middle of a pass: the next pass does it all.
+    // Nobody is woken for a process that stopped in the middle of a pass: the next pass does it
+    // all.
     if run.status == Status::Failed && !run.stopped {
         groups.insert((About::RunFailed, None, None, String::new()), vec![failed_run(run)]);
     }
@@ -72,15 +74,15 @@ pub(super) fn repair_fingerprint(drop: Option<DropId>) -> String {
     hash([format!("repaired/{:?}", drop.map(|d| d.0))])
 }
 
-/// Repaired, and nothing is left of it.
+/// Repaired, and nothing of it needs a person.
 pub(crate) fn is_repair(finding: &Finding) -> bool {
     finding.result == Outcome::Applied && !finding.needs_person
 }
 
-/// Every finding with its coupon and drop. What is told of no drop's report stays of no drop, even if it names one: no pass
-/// would report on that drop to say that it is over.
+/// Every finding with its coupon and drop. A finding outside the drops' reports belongs to no drop,
+/// even if it names one: no pass would report on that drop to say that it is over.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
-    // A pass that failed tells its error as a finding too.
+    // A pass that failed has its error as a finding too.
     let is_error = |finding: &Finding| run.error.as_ref() == Some(&finding.detail);
     let loose = run.findings.iter().filter(move |finding| !is_error(finding)).map(|finding| (None, None, finding));
     let of_drops = run
@@ -94,7 +96,8 @@ fn about(finding: &Finding) -> Option<About> {
     match (finding.kind, finding.result) {
         (Kind::Stalled, Outcome::Applied) if !finding.needs_person => None,
         (Kind::Stalled, _) => Some(About::Stalled),
-        // This was no dry run, so the repair limit held it. All of a drop waits for the same word of a person.
+        // This was no dry run, so the repair limit held it back. One confirmation releases all of a
+        // drop.
         (_, Outcome::Planned) => Some(About::Braked),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),
@@ -126,7 +129,8 @@ fn observation(
     }
 }
 
-/// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so numbers don't count there.
+/// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so
+/// numbers don't count there.
 fn content(about: About, findings: &[Finding]) -> String {
     if about == About::Braked {
         // How much is held back changes while people claim; a mail is worth it once it has doubled.
@@ -140,7 +144,7 @@ fn content(about: About, findings: &[Finding]) -> String {
     }
     hash(findings.iter().map(|f| {
         let detail = match (f.kind, f.slot, &f.user_id) {
-            // Names the entry of the backup table.
+            // Names the entry of the dead-letter table.
             (Kind::FailedClaim, None, None) => f.detail.clone(),
             (_, None, None) => clean::without_numbers(&f.detail),
             _ => String::new(),
@@ -192,7 +196,7 @@ fn people(broken: &[BrokenPromise]) -> People<'_> {
     broken.iter().map(|promise| (promise.drop_id, promise.user_id.as_str())).collect()
 }
 
-/// A person in the list of broken promises is told there, and only there.
+/// A person in the list of broken promises is mailed there, and only there.
 fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &People<'_>) -> bool {
     drop.zip(finding.user_id.as_deref()).is_some_and(|person| broken.contains(&person))
 }

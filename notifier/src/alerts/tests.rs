@@ -79,7 +79,7 @@ fn failed(error: &str) -> Run {
 /// The table as passes leave it, and what they said.
 #[derive(Default)]
 struct Duty {
-    memory: Memory,
+    memory: AlertMemory,
 }
 
 impl Duty {
@@ -92,7 +92,7 @@ impl Duty {
         }
         let mut said: Vec<String> = Vec::new();
         for told in verdict.problems.iter().chain(&verdict.information) {
-            said.push(format!("{} {:?}", told.observation.about.word(), told.say));
+            said.push(format!("{} {:?}", told.observation.about.word(), told.reason));
         }
         said.extend(verdict.resolved.iter().map(|alert| format!("{} resolved", alert.kind)));
         said.extend(verdict.repaired.iter().map(|drop| format!("repaired {:?}", drop.map(|d| d.0))));
@@ -103,7 +103,7 @@ impl Duty {
     }
 
     /// As the tables would count them. The tests repair one thing in one drop at a time.
-    fn count_unmailed(&mut self, run: &Run, verdict: &Verdict, nothing_said: bool) {
+    fn count_unmailed(&mut self, run: &Run, verdict: &AlertVerdict, nothing_said: bool) {
         if !verdict.earlier.is_empty() {
             self.memory.unmailed_repairs.clear();
         }
@@ -394,7 +394,7 @@ fn a_drop_that_closed_below_its_quantity_is_told_once() {
     assert_eq!(duty.sees(1, &unfilled), "");
     assert_eq!(duty.sees(10_000, &unfilled), "");
     assert_eq!(duty.sees(10_001, &clean()), "");
-    assert_eq!(duty.only().state, State::Told);
+    assert_eq!(duty.only().state, State::Information);
 }
 
 #[test]

@@ -23,7 +23,8 @@ type Group<'a> = [(String, Placed<'a>)];
 /// A finding and the drop whose report has it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
-/// One line a label and reason, the largest group first. Numbers in a reason count as equal: they are given as a range.
+/// One line a label and reason, the largest group first. Numbers in a reason count as equal: they
+/// are given as a range.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     people: &HashSet<&str>,

@@ -2,12 +2,12 @@
 
 use super::pass::{Pass, issued};
 use super::subject::duration;
-use crate::alerts::{About, Say, Told};
+use crate::alerts::{About, Notice, NoticeReason};
 use crate::report::{ActionKind, Kind};
 use crate::{clean, wording};
 
-/// What happened, in two or three sentences.
-pub(super) fn lead(pass: &Pass<'_>) -> String {
+/// What happened: the most pressing first, which is the title, then the rest.
+pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
     let verdict = pass.verdict;
     let mut parts = Vec::new();
     if let [first, rest @ ..] = verdict.problems.as_slice() {
@@ -25,8 +25,8 @@ pub(super) fn lead(pass: &Pass<'_>) -> String {
         }
         many => parts.push(format!("{} earlier problems are resolved.", many.len())),
     }
-    if let Some(told) = verdict.information.first().filter(|_| parts.is_empty()) {
-        parts.push(sentences(pass, told));
+    if let Some(notice) = verdict.information.first().filter(|_| parts.is_empty()) {
+        parts.push(sentences(pass, notice));
     }
     if verdict.problems.is_empty() {
         parts.extend(state(pass));
@@ -34,14 +34,15 @@ pub(super) fn lead(pass: &Pass<'_>) -> String {
             if verdict.earlier.is_empty() { "Nothing is to be done." } else { "Please look for what causes them." };
         parts.push(todo.to_owned());
     }
-    parts.join(" ")
+    let title = parts.remove(0);
+    (title, parts.join(" "))
 }
 
-fn repaired(pass: &Pass<'_>) -> Option<String> {
+fn repaired(pass: &Pass<'_>) -> Vec<String> {
     let repairs = pass.repairs();
     let earlier = pass.earlier().map(|earlier| format!("Before that: {earlier}."));
     if repairs.is_empty() {
-        return earlier;
+        return earlier.into_iter().collect();
     }
     let with = |action| repairs.iter().filter(|(_, finding)| finding.action == action).count();
     let mut parts = Vec::new();
@@ -55,7 +56,7 @@ fn repaired(pass: &Pass<'_>) -> Option<String> {
         parts.push("Until then claims got 503.".to_owned());
     }
     parts.extend(earlier);
-    Some(parts.join(" "))
+    parts
 }
 
 /// The state of the only drop that the mail is about.
@@ -71,8 +72,8 @@ fn state(pass: &Pass<'_>) -> Option<String> {
 }
 
 /// One problem as two sentences: what is wrong, and what that means for people.
-fn sentences(pass: &Pass<'_>, told: &Told) -> String {
-    let seen = &told.observation;
+fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
+    let seen = &notice.observation;
     let n = seen.findings.len();
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
     let of = name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
@@ -101,10 +102,10 @@ fn sentences(pass: &Pass<'_>, told: &Told) -> String {
             return format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned()));
         }
     };
-    match told.say {
-        Say::New => what,
-        Say::Changed => format!("Changed, first seen {} ago: {what}", duration(pass.now - told.since)),
-        Say::Repeat => format!("Still there after {}: {what}", duration(pass.now - told.since)),
+    match notice.reason {
+        NoticeReason::New => what,
+        NoticeReason::Changed => format!("Changed, first seen {} ago: {what}", duration(pass.now - notice.since)),
+        NoticeReason::Repeat => format!("Still there after {}: {what}", duration(pass.now - notice.since)),
     }
 }
 
@@ -118,12 +119,12 @@ fn capital(text: &str) -> String {
 }
 
 /// A problem as one line, with for how long it is there.
-pub(super) fn summary(pass: &Pass<'_>, told: &Told) -> String {
-    let ago = duration(pass.now - told.since);
-    let how = match told.say {
-        Say::New => String::new(),
-        Say::Changed => format!(" (changed; first seen {ago} ago)"),
-        Say::Repeat => format!(" (still there after {ago})"),
+pub(super) fn summary(pass: &Pass<'_>, notice: &Notice) -> String {
+    let ago = duration(pass.now - notice.since);
+    let how = match notice.reason {
+        NoticeReason::New => String::new(),
+        NoticeReason::Changed => format!(" (changed; first seen {ago} ago)"),
+        NoticeReason::Repeat => format!(" (still there after {ago})"),
     };
-    format!("{}{how}", clean::line(&told.observation.summary, clean::LONGEST))
+    format!("{}{how}", clean::line(&notice.observation.summary, clean::LONGEST))
 }

@@ -1,5 +1,6 @@
-//! The document model of every mail: what happened, then sections of paragraphs, tables, lists and commands. One template
-//! renders it as HTML, one as plain text, so that neither can say less than the other.
+//! The document model of every mail: what happened, then sections of paragraphs, tables, lists and
+//! commands. One template renders it as HTML, one as plain text, so that neither can say less than
+//! the other.
 
 use askama::Template;
 use chrono::{DateTime, Utc};
@@ -15,7 +16,8 @@ const SUBJECT: usize = 150;
 /// A mail, rendered and ready for the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// What it is, in one word for the table: `action`, `repaired`, `resolved`, `information`, `missed`, `digest`, `test`.
+    /// What it is, in one word for the table: `action`, `repaired`, `resolved`, `information`,
+    /// `missed`, `digest`, `test`.
     pub kind: &'static str,
     /// One line, without control characters.
     pub subject: String,
@@ -40,7 +42,9 @@ pub(super) struct Letter {
     pub(super) subject: String,
     /// When it was written.
     pub(super) at: DateTime<Utc>,
-    /// What happened, in two sentences.
+    /// What happened, in a sentence or two.
+    pub(super) title: String,
+    /// What else happened; may be empty.
     pub(super) lead: String,
     pub(super) sections: Vec<Section>,
     pub(super) footer: Vec<String>,
@@ -113,7 +117,8 @@ impl Letter {
         })
     }
 
-    /// The first line: what kind of mail it is, for people who can't see its colour, and when it was written.
+    /// The first line: what kind of mail it is, for people who can't see its colour, and when it
+    /// was written.
     fn label(&self) -> String {
         let kind = match self.kind {
             "action" => "Action needed",
@@ -128,7 +133,7 @@ impl Letter {
     }
 
     fn wrapped_lead(&self) -> String {
-        wrap(&self.lead, "", "")
+        wrap(format!("{} {}", self.title, self.lead).trim_end(), "", "")
     }
 
     fn wrapped_footer(&self) -> String {

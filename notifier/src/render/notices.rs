@@ -43,15 +43,15 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         tone: Tone::Bad,
         subject: format!("run missed: {schedule}, {late} late"),
         at: missed.noticed_at,
-        lead: format!(
-            "A scheduled run of the reconciler came {late} late. It has been made up for and nothing is lost, but meanwhile \
-             nothing was verified."
-        ),
+        title: format!("A scheduled run of the reconciler came {late} late."),
+        lead: "It has been made up for and nothing is lost, but meanwhile nothing was verified.".to_owned(),
         sections: vec![Section { title: String::new(), blocks }],
         footer: vec![WHY.to_owned()],
     }
     .render()
 }
+
+const NOTHING: &str = "Nothing is to be done.";
 
 pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
@@ -74,7 +74,8 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         tone: Tone::Bad,
         subject: format!("action needed: MySQL cannot be used ({})", clean::line(&reason, 60)),
         at: now,
-        lead: "The reconciler cannot use MySQL. Nothing is lost, but rows come late.".to_owned(),
+        title: "The reconciler cannot use MySQL.".to_owned(),
+        lead: "Nothing is lost, but rows come late.".to_owned(),
         sections: vec![Section { title: String::new(), blocks }],
         footer: vec![WHY.to_owned()],
     }
@@ -89,7 +90,8 @@ pub fn database_back(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result
         tone: Tone::Good,
         subject: format!("resolved: MySQL can be used again, after {lasted}"),
         at: now,
-        lead: format!("The reconciler can use MySQL again, after {lasted}. Nothing is to be done."),
+        title: format!("The reconciler can use MySQL again, after {lasted}."),
+        lead: NOTHING.to_owned(),
         sections: vec![Section {
             title: String::new(),
             blocks: vec![Block::List(vec![
@@ -109,7 +111,8 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
         tone: Tone::Good,
         subject: "test: mail arrives".to_owned(),
         at: now,
-        lead: "Mail from the Firstcome reconciler arrives here. Nothing is to be done.".to_owned(),
+        title: "Mail from the Firstcome reconciler arrives here.".to_owned(),
+        lead: NOTHING.to_owned(),
         sections: vec![Section {
             title: String::new(),
             blocks: vec![

@@ -1,5 +1,5 @@
-//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. It is of bounded length,
-//! however much a pass found.
+//! The mail about one pass: what happened, what to do, the reasons in groups, then the numbers. It
+//! is of bounded length, however much a pass found.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::lead::{lead, summary};
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::Links;
 use super::subject::{duration, subject};
-use crate::alerts::{About, Alert, Told, Verdict, is_repair};
+use crate::alerts::{About, Alert, AlertVerdict, Notice, is_repair};
 use crate::report::{DropReport, Run, Trigger};
 use crate::{clean, wording};
 
@@ -27,7 +27,7 @@ const LINES: usize = 10;
 pub struct Pass<'a> {
     pub run: &'a Run,
     /// What of it is mailed.
-    pub verdict: &'a Verdict,
+    pub verdict: &'a AlertVerdict,
     /// Alerts' numbers by fingerprint.
     pub ids: &'a HashMap<String, i64>,
     pub links: &'a Links,
@@ -45,13 +45,14 @@ pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
     };
     let people = everyone(pass);
     let mut sections: Vec<Section> =
-        pass.verdict.problems.iter().take(PROBLEMS).map(|told| problem(pass, told, &people)).collect();
+        pass.verdict.problems.iter().take(PROBLEMS).map(|notice| problem(pass, notice, &people)).collect();
     sections.extend(more_problems(pass));
     sections.extend(repaired(pass, &people));
     sections.extend(resolved(pass));
     sections.extend(numbers(pass));
     sections.push(closing(pass));
-    Letter { kind, tone, subject, at: pass.now, lead: lead(pass), sections, footer: footer(pass.run) }.render()
+    let (title, lead) = lead(pass);
+    Letter { kind, tone, subject, at: pass.now, title, lead, sections, footer: footer(pass.run) }.render()
 }
 
 impl<'a> Pass<'a> {
@@ -64,10 +65,10 @@ impl<'a> Pass<'a> {
     pub(super) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
-            let told = self.verdict.problems.iter().chain(&self.verdict.information);
-            let told = told.map(|told| &told.observation).find(|seen| seen.drop_id == Some(drop));
+            let notice = self.verdict.problems.iter().chain(&self.verdict.information);
+            let notice = notice.map(|notice| &notice.observation).find(|seen| seen.drop_id == Some(drop));
             let over = self.verdict.resolved.iter().find(|alert| alert.drop_id == Some(drop));
-            told.and_then(|seen| seen.coupon_id).or_else(|| over.and_then(|alert| alert.coupon_id))
+            notice.and_then(|seen| seen.coupon_id).or_else(|| over.and_then(|alert| alert.coupon_id))
         });
         let name = report.map(|report| clean::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
         let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
@@ -94,8 +95,9 @@ impl<'a> Pass<'a> {
     /// Drops that the mail is about, those with problems first.
     pub(super) fn drops(&self) -> Vec<DropId> {
         let verdict = self.verdict;
-        let told = verdict.problems.iter().chain(&verdict.information).filter_map(|told| told.observation.drop_id);
-        let rest = told.chain(verdict.repaired.iter().copied().flatten());
+        let notice =
+            verdict.problems.iter().chain(&verdict.information).filter_map(|notice| notice.observation.drop_id);
+        let rest = notice.chain(verdict.repaired.iter().copied().flatten());
         let rest = rest.chain(verdict.earlier.iter().filter_map(|earlier| earlier.drop_id));
         let rest = rest.chain(verdict.resolved.iter().filter_map(|alert| alert.drop_id));
         let mut seen = BTreeSet::new();
@@ -112,8 +114,8 @@ impl<'a> Pass<'a> {
 
 /// Every id that must not stand in full in any detail.
 fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
-    let told = pass.verdict.problems.iter().flat_map(|told| &told.observation.findings);
-    pass.run.all_findings().chain(told).filter_map(|finding| finding.user_id.as_deref()).collect()
+    let notice = pass.verdict.problems.iter().flat_map(|notice| &notice.observation.findings);
+    pass.run.all_findings().chain(notice).filter_map(|finding| finding.user_id.as_deref()).collect()
 }
 
 /// "98 of 100 issued".
@@ -123,8 +125,8 @@ pub(super) fn issued(report: &DropReport) -> String {
 }
 
 /// One problem: where it is, what to do, and the reasons.
-fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Section {
-    let seen = &told.observation;
+fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section {
+    let seen = &notice.observation;
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
     let place = seen.drop_id.map(|drop| {
         let issued = report.map(|report| format!(": {}", issued(report))).unwrap_or_default();
@@ -133,7 +135,7 @@ fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Section {
     let mut blocks = Vec::new();
     // A single problem is what the mail begins with.
     if pass.verdict.problems.len() > 1 {
-        blocks.push(Block::Heading(summary(pass, told)));
+        blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.extend(advice(seen, report, pass.links));
     // What failed as a whole has one reason, which the mail begins with.
@@ -148,9 +150,9 @@ fn problem(pass: &Pass<'_>, told: &Told, people: &HashSet<&str>) -> Section {
 
 /// Problems without a section of their own, and information beside something else.
 fn more_problems(pass: &Pass<'_>) -> Option<Section> {
-    let line = |told: &Told| {
-        let place = told.observation.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
-        format!("{place}{}", summary(pass, told))
+    let line = |notice: &Notice| {
+        let place = notice.observation.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
+        format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
     let is_alone = pass.verdict.problems.is_empty() && pass.verdict.repaired.is_empty();
@@ -241,13 +243,13 @@ fn drops_table(pass: &Pass<'_>, reports: &[&DropReport]) -> Vec<Block> {
 
 /// Commands that concern the whole mail.
 fn closing(pass: &Pass<'_>) -> Section {
-    let id = |told: &Told| pass.ids.get(&told.observation.fingerprint).copied();
+    let id = |notice: &Notice| pass.ids.get(&notice.observation.fingerprint).copied();
     let problems = || pass.verdict.problems.iter();
     let mut drops = HashSet::new();
     let all: Vec<i64> = problems().filter_map(id).take(LINES).collect();
     // Silence is kept a drop: one alert of each is enough.
     let one_a_drop: Vec<i64> = problems()
-        .filter(|told| told.observation.drop_id.is_some_and(|drop| drops.insert(drop)))
+        .filter(|notice| notice.observation.drop_id.is_some_and(|drop| drops.insert(drop)))
         .filter_map(id)
         .take(LINES)
         .collect();

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 
 use super::pass::{Pass, issued};
-use crate::alerts::{About, Say, Told};
+use crate::alerts::{About, Notice, NoticeReason};
 use crate::report::ActionKind;
 use crate::{clean, wording};
 
@@ -26,37 +26,37 @@ pub(super) fn subject(pass: &Pass<'_>) -> (&'static str, String) {
     if !(verdict.repaired.is_empty() && verdict.earlier.is_empty()) {
         return ("repaired", format!("repaired: {}", repaired(pass)));
     }
-    let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|told| told.observation.drop_id).collect();
+    let drops: BTreeSet<DropId> = verdict.information.iter().filter_map(|notice| notice.observation.drop_id).collect();
     let what = place(pass, &drops).unwrap_or_default();
     ("information", format!("closed below its quantity: {what}"))
 }
 
 fn problems(pass: &Pass<'_>) -> String {
     let problems = &pass.verdict.problems;
-    let drops: BTreeSet<DropId> = problems.iter().filter_map(|told| told.observation.drop_id).collect();
-    let of_no_drop = problems.iter().find(|told| told.observation.drop_id.is_none());
+    let drops: BTreeSet<DropId> = problems.iter().filter_map(|notice| notice.observation.drop_id).collect();
+    let of_no_drop = problems.iter().find(|notice| notice.observation.drop_id.is_none());
     let more = problems.len() - 1;
     let and_more = if more == 0 { String::new() } else { format!(", {more} more") };
     let again = again(problems, pass.now);
     let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
     // What is about everything says more than any one drop.
-    let general = of_no_drop.filter(|told| matches!(told.observation.about, About::RunFailed | About::Stalled));
+    let general = of_no_drop.filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
-        (Some(told), _, _) | (None, Some(told), None) => {
-            format!("{}{and_more}{again}{also}", clean::line(&told.observation.summary, 90))
+        (Some(notice), _, _) | (None, Some(notice), None) => {
+            format!("{}{and_more}{again}{also}", clean::line(&notice.observation.summary, 90))
         }
-        (None, Some(told), Some(place)) => {
+        (None, Some(notice), Some(place)) => {
             // The problem first: a lock screen shows the beginning.
-            format!("{}{and_more}{again} · {place}{also}", clean::line(&told.observation.summary, 60))
+            format!("{}{and_more}{again} · {place}{also}", clean::line(&notice.observation.summary, 60))
         }
         (None, None, _) => String::new(),
     }
 }
 
 /// For how long it has been there, where all of it was told before.
-fn again(problems: &[Told], now: DateTime<Utc>) -> String {
-    let all_again = problems.iter().all(|told| told.say == Say::Repeat);
-    match problems.iter().map(|told| told.since).min() {
+fn again(problems: &[Notice], now: DateTime<Utc>) -> String {
+    let all_again = problems.iter().all(|notice| notice.reason == NoticeReason::Repeat);
+    match problems.iter().map(|notice| notice.since).min() {
         Some(since) if all_again => format!(", for {}", duration(now - since)),
         _ => String::new(),
     }

@@ -1,8 +1,9 @@
 //! Handing one mail to a server, step by step.
 //!
-//! lettre's `AsyncSmtpTransport` does the same in one call, but its error does not say which command was refused. A refused
-//! recipient is final and a refused login is not; and `test-email` is to tell each step. So the steps are taken here, on
-//! lettre's connection, with the URL read as lettre's `from_url` reads it.
+//! lettre's `AsyncSmtpTransport` does the same in one call, but its error does not say which
+//! command was refused. A refused recipient is final and a refused login is not; and `test-email`
+//! is to tell each step. So the steps are taken here, on lettre's connection, with the URL read as
+//! lettre's `from_url` reads it.
 
 mod address;
 
@@ -124,7 +125,8 @@ impl SmtpServer {
     /// Hands over one mail within `limit`, all steps together. `done` hears of each step that succeeded.
     ///
     /// # Errors
-    /// [`SendError`]. After one at [`Step::Content`] without an answer the server may have the mail all the same.
+    /// [`SendError`]. After one at [`Step::Content`] without an answer the server may have the mail
+    /// all the same.
     pub async fn deliver(
         &self,
         limit: Duration,
@@ -135,7 +137,8 @@ impl SmtpServer {
     ) -> Result<(), SendError> {
         let mut step = Step::Connect;
         let dialogue = self.dialogue(limit, from, to, mail, &mut step, done);
-        // lettre's own timeout covers connecting only; a server that says nothing later would hold this for ever.
+        // lettre's own timeout covers connecting only; a server that says nothing later would hold
+        // this for ever.
         match timeout(limit, dialogue).await {
             Ok(Ok(mut connection)) => {
                 // The mail is the server's now; whether it says goodbye does not matter.

@@ -1,4 +1,5 @@
-//! A reconciler's mail desk: a database of its own in a real MySQL, a real mail server, and a clock that tests turn.
+//! A reconciler's mail desk: a database of its own in a real MySQL, a real mail server, and a clock
+//! that tests turn.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -78,7 +79,8 @@ impl Desk {
         *self.authority.lock().unwrap() = Some(path);
     }
 
-    /// A notifier as a process makes it when it starts: nothing is remembered but what the tables hold.
+    /// A notifier as a process makes it when it starts: nothing is remembered but what the tables
+    /// hold.
     pub(crate) fn notifier(&self) -> Notifier {
         Notifier::with_clock(self.db.clone(), &self.args, self.clock.clone()).unwrap()
     }

@@ -1,10 +1,11 @@
-//! Mails: what they say, kept as snapshots, and how they travel, over a real MySQL and a real mail server.
+//! Mails: what they say, kept as snapshots, and how they travel, over a real MySQL and a real mail
+//! server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod desk;
+mod mailed;
 mod operators;
 mod outbox;
 mod rendered;
-mod told;
-mod trying;
+mod test_email;
 mod world;

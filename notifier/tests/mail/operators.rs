@@ -5,7 +5,7 @@ use firstcome_notifier::report::Run;
 use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
 
 use crate::desk::{A, Desk};
-use crate::told::{clean, drift};
+use crate::mailed::{clean, drift};
 use crate::world::{at, run};
 
 fn failed(id: &str) -> Run {

@@ -10,7 +10,7 @@ use firstcome_stack::{Behaviour, Fault, Tls};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, B, Desk, SOON, id, mysql};
-use crate::told::{clean, drift, repaired};
+use crate::mailed::{clean, drift, repaired};
 
 /// Longest that a pass may wait for the tables; a mail server has no part in it.
 const PASS: Duration = Duration::from_secs(5);

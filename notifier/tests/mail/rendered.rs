@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use firstcome_notifier::alerts::{BrokenPromise, Memory, Policy, Verdict, judge};
+use firstcome_notifier::alerts::{AlertMemory, AlertVerdict, BrokenPromise, Policy, judge};
 use firstcome_notifier::render::{
     self, Day, Links, MissedRun, OpenAlert, Pass, Rendered, SealedDrop, daily, database_back, database_gone, missed,
 };
@@ -21,15 +21,15 @@ fn linked() -> Links {
 /// Judges runs one after the other and renders the mail of the last.
 fn mail(runs: &[(DateTime<Utc>, &Run)], broken: &[BrokenPromise], links: &Links) -> Option<Rendered> {
     let policy = Policy { cooldown: chrono::TimeDelta::hours(4) };
-    let mut memory = Memory { broken: broken.to_vec(), ..Memory::default() };
-    let mut last = Verdict::default();
+    let mut memory = AlertMemory { broken: broken.to_vec(), ..AlertMemory::default() };
+    let mut last = AlertVerdict::default();
     for (now, run) in runs {
         last = judge(run, &memory, policy, *now);
         memory.alerts.extend(last.alerts.iter().map(|alert| (alert.fingerprint.clone(), alert.clone())));
     }
     let (now, run) = runs.last()?;
-    let told = last.problems.iter().map(|told| told.observation.fingerprint.clone());
-    let ids: HashMap<String, i64> = told.zip(41..).collect();
+    let notice = last.problems.iter().map(|notice| notice.observation.fingerprint.clone());
+    let ids: HashMap<String, i64> = notice.zip(41..).collect();
     let pass = Pass { run, verdict: &last, ids: &ids, links, now: *now };
     last.says_something().then(|| render::pass(&pass).unwrap())
 }
@@ -94,7 +94,7 @@ fn repaired_by_itself() {
 #[test]
 fn repaired_again_and_again() {
     let (run, policy) = (repaired(), Policy { cooldown: chrono::TimeDelta::hours(4) });
-    let mut memory = Memory::default();
+    let mut memory = AlertMemory::default();
     for seconds in 0..3 {
         let verdict = judge(&run, &memory, policy, at(seconds));
         memory.alerts.extend(verdict.alerts.into_iter().map(|alert| (alert.fingerprint.clone(), alert)));
@@ -369,7 +369,8 @@ fn ten_thousand_findings_make_a_mail_of_readable_length() {
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
 }
 
-/// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's word is the word itself.
+/// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's
+/// word is the word itself.
 #[test]
 fn every_section_that_a_mail_names_is_there() {
     let operations = include_str!("../../../docs/OPERATIONS.md");

@@ -20,7 +20,8 @@ pub enum AlertState {
     /// A pass saw that it is gone.
     Resolved,
     /// Information that is mailed once.
-    Told,
+    #[strum(serialize = "told")]
+    Information,
 }
 
 impl AlertState {
@@ -71,7 +72,8 @@ impl Alert {
         self.last_mailed_at.is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// Resolved while mails were silenced: people still believe that it fires. [`open_or_seen`] has the same rule in SQL.
+    /// Resolved while mails were silenced: people still believe that it fires. [`open_or_seen`] has
+    /// the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved && self.was_mailed() && self.last_mailed_at < self.resolved_at
     }
@@ -171,7 +173,8 @@ impl From<&Alert> for AlertRow {
     }
 }
 
-/// Holds a row's lock to the end of the transaction: two processes must not decide by the same rows.
+/// Holds a row's lock to the end of the transaction: two processes must not decide by the same
+/// rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // Not INSERT IGNORE, whose shared lock would let two in and then block both.
     diesel::insert_into(reconciler_state::table)
@@ -232,7 +235,8 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))).collect())
 }
 
-/// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant, this run not counted.
+/// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant,
+/// this run not counted.
 pub async fn repairs_since(conn: &mut Conn, at: Option<DropId>, since: DateTime<Utc>, but: &str) -> QueryResult<u64> {
     let later = reconcile_runs::started_at.gt(since.naive_utc()).and(reconcile_runs::id.ne(but));
     let applied = reconcile_findings::table

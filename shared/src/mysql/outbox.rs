@@ -1,5 +1,5 @@
-//! The table `mail_outbox`: mails to send, one row a recipient. A sender leases a row before it sends it, so that two never
-//! send the same; a lease that ran out belongs to a sender that died.
+//! The table `mail_outbox`: mails to send, one row a recipient. A sender leases a row before it
+//! sends it, so that two never send the same; a lease that ran out belongs to a sender that died.
 
 use std::collections::HashSet;
 

@@ -25,7 +25,7 @@ pub(crate) fn clean(id: &str) -> Run {
 async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
     let desk = Desk::new(&format!("{A}, Ops <{B}>")).await;
     desk.pass(&repaired("r1")).await;
-    desk.pass(&repaired("r1")).await; // the same run, told again after a timeout
+    desk.pass(&repaired("r1")).await; // the same run, notice again after a timeout
     desk.pass(&clean("r2")).await;
     desk.pass(&Run { dry_run: true, ..drift("r3", &[3]) }).await;
     let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued)";
