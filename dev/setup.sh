@@ -46,10 +46,6 @@ have c++ || packages+=(g++)
 have make || packages+=(make)
 have perl || packages+=(perl)
 have pkg-config || packages+=(pkg-config)
-# Fault schedules step the clocks of processes.
-if [ "${1:-}" = clocks ] && ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
-    packages+=(libfaketime)
-fi
 if [ ${#packages[@]} -gt 0 ]; then
     install "${packages[@]}"
 fi

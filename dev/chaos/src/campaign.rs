@@ -11,10 +11,10 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use futures_util::FutureExt as _;
 
-use crate::ground::Ground;
 use crate::report::Report;
 use crate::run::{Ran, run};
 use crate::schedule::Schedule;
+use crate::servers::Servers;
 use crate::shrink::shrink;
 
 /// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
@@ -47,7 +47,7 @@ impl Campaign {
     }
 
     async fn work(&self, next: &AtomicU64, report: &Mutex<Report>) -> Result<()> {
-        let mut bench = Bench::default();
+        let mut worker = Worker::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= self.first + self.seeds {
@@ -59,7 +59,7 @@ impl Campaign {
                 continue;
             }
             let folder = self.out.join(format!("seed-{seed}"));
-            let ran = bench.try_twice(&schedule, &folder).await;
+            let ran = worker.try_twice(&schedule, &folder).await;
             let done = {
                 let mut report = report.lock();
                 report.add(seed, ran.as_ref());
@@ -68,7 +68,7 @@ impl Campaign {
             say(done, self.seeds, &schedule, ran.as_ref(), &folder);
             match ran {
                 Ok(ran) if ran.wrong.is_empty() => std::fs::remove_dir_all(&folder)?,
-                Ok(_) if self.shrink => shrink(&mut bench, &schedule, &folder).await?,
+                Ok(_) if self.shrink => shrink(&mut worker, &schedule, &folder).await?,
                 _ => {}
             }
         }
@@ -77,12 +77,12 @@ impl Campaign {
 
 /// A worker's servers, renewed now and then.
 #[derive(Default)]
-pub struct Bench {
-    ground: Option<Arc<Ground>>,
+pub struct Worker {
+    servers: Option<Arc<Servers>>,
     used: u32,
 }
 
-impl Bench {
+impl Worker {
     /// Runs a schedule; once more on new servers when they or the machine failed.
     pub async fn try_twice(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
         match self.run(schedule, folder).await {
@@ -96,23 +96,23 @@ impl Bench {
 
     pub async fn run(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
         if self.used >= FRESH_AFTER {
-            self.ground = None;
+            self.servers = None;
         }
-        let ground = if let Some(ground) = self.ground.take() {
-            ground
+        let servers = if let Some(servers) = self.servers.take() {
+            servers
         } else {
             self.used = 0;
-            Arc::new(Ground::start().await?)
+            Arc::new(Servers::start().await?)
         };
         self.used += 1;
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
         // What the harness asserts ends this schedule, not all of them.
-        let ran = AssertUnwindSafe(run(&ground, schedule, folder)).catch_unwind().await;
+        let ran = AssertUnwindSafe(run(&servers, schedule, folder)).catch_unwind().await;
         let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
-        ground.restore().await?;
-        self.ground = Some(ground);
+        servers.restore().await?;
+        self.servers = Some(servers);
         Ok(ran)
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use firstcome_chaos::campaign::{Bench, Campaign};
+use firstcome_chaos::campaign::{Campaign, Worker};
 use firstcome_chaos::schedule::Schedule;
 
 /// Breaks real servers and processes in drawn ways, and shows whether every promise was kept.
@@ -95,10 +95,10 @@ async fn replay(what: &str, times: u32, out: &std::path::Path) -> Result<bool> {
         serde_json::from_slice(&text).with_context(|| format!("{what} is no schedule"))?
     };
     println!("{schedule}");
-    let mut bench = Bench::default();
+    let mut worker = Worker::default();
     let mut good = true;
     for _ in 0..times {
-        let ran = bench.run(&schedule, out).await?;
+        let ran = worker.run(&schedule, out).await?;
         for hit in &ran.faults {
             println!("  {} · {}: {}", hit.fault, if hit.took { "took effect" } else { "no effect" }, hit.note);
         }

@@ -1,25 +1,28 @@
 //! One schedule from begin to judgement: faults on, healed, exact, judged.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use firstcome_histories::{Figures, History, OncePer, Recorder, Row, Verdict, check};
+use firstcome_testkit::Coupon;
 use serde::Serialize;
 
-use crate::crowd::Crowd;
-use crate::ground::Ground;
-use crate::inflict::{Effect, inflict, pause};
+use crate::clients::{Answered, Clients};
+use crate::expect::{Evidence, Expect};
+use crate::inject::{Effect, inject, pause};
 use crate::schedule::{Schedule, Timed};
-use crate::stage::{Drop, Stage};
-use crate::truth;
+use crate::servers::Servers;
+use crate::system::SystemUnderTest;
+use crate::verify;
 
 /// After the last fault is over, everything must be exact within this time.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often rows are read while faults are on.
-const LOOK: Duration = Duration::from_millis(250);
+const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// What came of a schedule.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -33,7 +36,7 @@ pub struct Ran {
     pub listed: usize,
     pub operations: usize,
     pub unknown: usize,
-    /// Looks at the rows.
+    /// Reads of the rows.
     pub reads: usize,
     /// From the end of the last fault to exact, milliseconds; none when it did not become so.
     pub exact_after_ms: Option<u64>,
@@ -50,45 +53,56 @@ pub struct Hit {
     /// Whether it took effect.
     pub took: bool,
     pub note: String,
+    /// While it was on.
+    #[serde(skip)]
+    pub during: Range<Instant>,
 }
 
 /// Runs a schedule and keeps its history and logs in a folder.
 ///
 /// # Errors
 /// When the machine or a server failed, not the product: nothing is shown then.
-pub async fn run(ground: &Arc<Ground>, schedule: &Schedule, folder: &Path) -> Result<Ran> {
+pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> Result<Ran> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
-    let stage = Stage::set(Arc::clone(ground), schedule, &[]).await.context("before the first fault")?;
+    let system = SystemUnderTest::start(Arc::clone(servers), schedule).await.context("before the first fault")?;
     let path = folder.join("history.jsonl");
     let recorder = Recorder::create(&path)?;
-    let once_per = if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop };
-    for drop in stage.drops() {
-        recorder.drop_is(id(drop.id), id(drop.coupon), u64::from(schedule.quantity), once_per);
+    for coupon in system.coupons() {
+        announce(coupon, schedule, &recorder);
     }
     let played = tokio::select! {
-        played = play(&stage, schedule, &recorder) => played,
-        () = stage.look_after() => unreachable!("processes are looked after for ever"),
+        played = play(&system, schedule, &recorder) => played,
+        () = system.supervise() => unreachable!("processes are supervised for ever"),
     };
-    stage.world.keep_logs(&folder.join("logs"))?;
-    std::fs::write(folder.join("notes.txt"), truth::notes(&stage).await)?;
-    let (faults, exact_after, why_not) = played?;
+    let logs = folder.join("logs");
+    system.world.keep_logs(&logs)?;
+    std::fs::write(folder.join("notes.txt"), verify::notes(&system).await)?;
+    let Played { hits, exact_after, answers, mut wrong } = played?;
     recorder.finish()?;
-    let history = History::parse(&std::fs::read_to_string(&path)?)?;
-    let judgement = check(&history);
-    let mut ran = Ran { seed: schedule.seed, faults, ..of_figures(&judgement.figures) };
-    ran.exact_after_ms = exact_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    ran.wrong.extend(why_not);
+    let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
     match &judgement.verdict {
         Verdict::Pass => {}
-        Verdict::Unknown(why) => ran.wrong.push(format!("nothing is shown: {why}")),
-        Verdict::Violated(list) => ran.wrong.extend(list.iter().map(ToString::to_string)),
+        Verdict::Unknown(why) => wrong.push(format!("nothing is shown: {why}")),
+        Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
     }
-    if schedule.faults.len() == 1 && ran.listed > 0 {
-        ran.wrong.push(format!("a single fault broke {} promises", ran.listed));
+    let none_may_break = schedule.faults.len() == 1 || schedule.expect.contains(&Expect::NoneListed);
+    if none_may_break && judgement.figures.broken > 0 {
+        wrong.push(format!("{} promises were broken, though listed", judgement.figures.broken));
     }
+    let not_by_consumer = verify::not_by_consumer(&system).await?;
+    let shown = Evidence { answers: &answers, hits: &hits, logs: &logs, not_by_consumer };
+    wrong.extend(schedule.expect.iter().filter_map(|expect| expect.missing(&shown)));
+    let exact_after_ms = exact_after.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let ran = Ran { seed: schedule.seed, faults: hits, exact_after_ms, wrong, ..of_figures(&judgement.figures) };
     std::fs::write(folder.join("verdict.txt"), format!("{schedule}\n\n{ran:#?}\n\n{judgement}\n"))?;
     Ok(ran)
+}
+
+/// Records what a coupon's drop is.
+pub(crate) fn announce(coupon: &Coupon, schedule: &Schedule, recorder: &Recorder) {
+    let once_per = if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop };
+    recorder.drop_is(id(coupon.drop), id(coupon.id), u64::from(schedule.quantity), once_per);
 }
 
 fn of_figures(figures: &Figures) -> Ran {
@@ -103,85 +117,103 @@ fn of_figures(figures: &Figures) -> Ran {
     }
 }
 
-type Played = (Vec<Hit>, Option<Duration>, Option<String>);
-
-/// Faults, healing, and the wait until everything is exact.
-async fn play(stage: &Stage, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
-    let crowd = Crowd::new(stage, stage.drops().to_vec(), recorder.clone())?;
-    let broken = async {
-        let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(stage, timed)));
-        let hits = faults.await?;
-        stage.heal().await?;
-        anyhow::Ok((hits, Instant::now()))
-    };
-    let watched = async {
-        loop {
-            for drop in stage.drops() {
-                if let Ok(rows) = rows(stage, *drop).await {
-                    recorder.read(id(drop.id), rows);
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let both = async {
-        // Whoever still has no answer when everything has healed goes on asking, for as long as they may.
-        let answered = async {
-            let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
-            tokio::select! { () = crowd.come(schedule) => true, () = patience => false }
-        };
-        let (answered, broken) = tokio::join!(answered, broken);
-        let (hits, healed) = broken?;
-        if !answered {
-            return anyhow::Ok((hits, healed, Err("some people were not answered".to_owned())));
-        }
-        let exact = until_exact(stage, schedule, &crowd, healed).await;
-        Ok((hits, healed, exact))
-    };
-    let (hits, healed, exact) = tokio::select! {
-        ended = both => ended?,
-        () = watched => unreachable!("rows are watched for ever"),
-    };
-    drop(crowd);
-    record_the_end(stage, recorder).await?;
-    Ok(match exact {
-        Ok(at) => (hits, Some(at.saturating_duration_since(healed)), None),
-        Err(why) => (hits, None, Some(format!("not exact within {DEADLINE:?} after healing: {why}"))),
-    })
+/// What was seen of a schedule while it ran.
+struct Played {
+    hits: Vec<Hit>,
+    /// From the end of the last fault; none when it did not become exact.
+    exact_after: Option<Duration>,
+    answers: Vec<Answered>,
+    wrong: Vec<String>,
 }
 
-async fn at_its_time(stage: &Stage, timed: &Timed) -> Result<Hit> {
+/// Faults, healing, and the wait until everything is exact.
+async fn play(system: &SystemUnderTest, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
+    let clients = Clients::new(system, system.coupons().to_vec(), recorder.clone());
+    let (hits, healed, exact) = tokio::select! {
+        ended = until_healed_and_exact(system, schedule, &clients) => ended?,
+        () = watch_rows(system, recorder) => unreachable!("rows are watched for ever"),
+    };
+    let (answers, mut wrong) = clients.into_answers();
+    for coupon in system.coupons() {
+        record_end_of(system, coupon, recorder).await?;
+    }
+    let exact_after = exact.as_ref().ok().map(|at| at.saturating_duration_since(healed));
+    wrong.extend(exact.err().map(|why| format!("not exact within {DEADLINE:?} after healing: {why}")));
+    Ok(Played { hits, exact_after, answers, wrong })
+}
+
+type Healed = (Vec<Hit>, Instant, std::result::Result<Instant, String>);
+
+async fn until_healed_and_exact(
+    system: &SystemUnderTest,
+    schedule: &Schedule,
+    clients: &Clients<'_>,
+) -> Result<Healed> {
+    let broken = async {
+        let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(system, timed)));
+        let hits = faults.await?;
+        system.heal().await?;
+        anyhow::Ok((hits, Instant::now()))
+    };
+    // People without an answer when everything has healed go on asking, until the deadline.
+    let answered = async {
+        let patience = tokio::time::sleep(Duration::from_millis(schedule.ends_ms()) + DEADLINE);
+        tokio::select! { () = clients.come(schedule) => true, () = patience => false }
+    };
+    let (answered, broken) = tokio::join!(answered, broken);
+    let (hits, healed) = broken?;
+    if !answered {
+        return Ok((hits, healed, Err("some people were not answered".to_owned())));
+    }
+    let exact = until_exact(system, schedule, clients, healed).await;
+    Ok((hits, healed, exact))
+}
+
+/// Records all rows again and again.
+async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
+    loop {
+        for coupon in system.coupons() {
+            if let Ok(rows) = rows(system, coupon).await {
+                recorder.read(id(coupon.drop), rows);
+            }
+        }
+        tokio::time::sleep(READ_EVERY).await;
+    }
+}
+
+async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<Hit> {
     pause(timed.at_ms).await;
-    let Effect { took, note } = inflict(stage, &timed.fault).await.with_context(|| format!("{}", timed.fault))?;
-    Ok(Hit { name: timed.fault.name(), fault: format!("{:>5} ms  {}", timed.at_ms, timed.fault), took, note })
+    let Effect { took, note, during } =
+        inject(system, &timed.fault).await.with_context(|| format!("{}", timed.fault))?;
+    let fault = format!("{:>5} ms  {}", timed.at_ms, timed.fault);
+    Ok(Hit { name: timed.fault.name(), fault, took, note, during })
 }
 
 pub(crate) fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-pub(crate) async fn rows(stage: &Stage, drop: Drop) -> Result<Vec<Row>> {
-    let sql = format!("SELECT slot, user_id FROM $db.issued_coupons WHERE drop_id = {}", drop.id);
-    let rows = stage.sql(&sql).await?;
-    rows.into_iter().map(|row| Ok(Row { slot: row[0].parse()?, person: row[1].clone() })).collect()
+async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<Row>> {
+    let rows = firstcome_testkit::try_rows(&system.world.sql, coupon.drop).await?;
+    Ok(rows.into_iter().map(|(slot, person)| Row { slot: slot.into(), person }).collect())
 }
 
 /// Waits until stores agree, everybody was answered, and a pass that began after that found nothing.
 async fn until_exact(
-    stage: &Stage,
+    system: &SystemUnderTest,
     schedule: &Schedule,
-    crowd: &Crowd<'_>,
+    clients: &Clients<'_>,
     healed: Instant,
 ) -> std::result::Result<Instant, String> {
     let mut why = String::new();
     while healed.elapsed() < DEADLINE {
-        match truth::exact(stage, schedule.quantity).await {
+        match verify::exact(system, schedule.quantity).await {
             Ok(()) => {
                 let at = Instant::now();
-                // A retry is always safe: everyone hears the same as before, and a look finds nothing to do.
-                if !crowd.all_ask_again(schedule.people).await {
+                // A retry is always safe: everyone hears the same as before, and a pass finds nothing to do.
+                if !clients.all_ask_again(schedule.people).await {
                     "somebody who asked again was not answered".clone_into(&mut why);
-                } else if let Err(left) = truth::clean(stage, healed + DEADLINE).await {
+                } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
                 } else {
                     return Ok(at);
@@ -189,25 +221,18 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        // A slot that came free goes to whoever asks next.
-        crowd.the_others_ask_again(schedule.people).await;
+        // A slot that came free goes to the next who asks.
+        clients.the_others_ask_again(schedule.people).await;
         pause(200).await;
     }
     Err(why)
 }
 
-async fn record_the_end(stage: &Stage, recorder: &Recorder) -> Result<()> {
-    for drop in stage.drops() {
-        record_end_of(stage, *drop, recorder).await?;
+/// Records the rows of a drop at the end, and the people that the system lists.
+pub(crate) async fn record_end_of(system: &SystemUnderTest, coupon: &Coupon, recorder: &Recorder) -> Result<()> {
+    for (person, slot) in verify::listed(system, coupon).await? {
+        recorder.broken(id(coupon.drop), &person, slot);
     }
-    Ok(())
-}
-
-/// Records what the tables hold of a drop in the end, and whom the system lists.
-pub(crate) async fn record_end_of(stage: &Stage, drop: Drop, recorder: &Recorder) -> Result<()> {
-    for (person, slot) in truth::listed(stage, drop).await? {
-        recorder.broken(id(drop.id), &person, slot);
-    }
-    recorder.finally(id(drop.id), rows(stage, drop).await?);
+    recorder.finally(id(coupon.drop), rows(system, coupon).await?);
     Ok(())
 }

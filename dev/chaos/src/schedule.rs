@@ -1,5 +1,6 @@
 //! One seed, one schedule: who asks for how many, and what goes wrong when.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rand::rngs::StdRng;
@@ -7,10 +8,20 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
+use crate::expect::Expect;
 use crate::fault::{Fault, Role, Store, Wire};
 
-/// Processes of each kind.
-pub const EACH: usize = 2;
+/// Processes of each kind in a drawn schedule.
+const EACH: usize = 2;
+
+/// Settings of processes that give up early, so that a short schedule sees it.
+pub const IMPATIENT: [(&str, &str); 5] = [
+    ("REDIS_TIMEOUT_MS", "1000"),
+    ("PUBLISH_DEADLINE_MS", "500"),
+    ("BACKUP_DEADLINE_MS", "500"),
+    ("DATABASE_TIMEOUT_MS", "1500"),
+    ("CONSUME_SESSION_TIMEOUT_MS", "2000"),
+];
 
 /// What happens in one run, in milliseconds since its begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +39,18 @@ pub struct Schedule {
     pub people: u32,
     /// Over how long they come.
     pub crowd_ms: u64,
-    /// Of whoever was answered, so many in a hundred ask again at once.
+    /// So many in a hundred ask again as soon as they are answered.
     pub repeat_percent: u32,
+    /// Processes of each kind.
+    pub processes: usize,
+    /// Settings of our processes that differ from those of every schedule.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// What goes wrong, by time.
     pub faults: Vec<Timed>,
+    /// What must be seen besides exactness.
+    #[serde(default)]
+    pub expect: Vec<Expect>,
 }
 
 /// A fault and when it begins.
@@ -66,7 +85,28 @@ impl Schedule {
             people,
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
+            processes: EACH,
+            settings: BTreeMap::new(),
             faults,
+            expect: Vec::new(),
+        }
+    }
+
+    /// A short schedule of these faults, with one process of each kind.
+    pub fn of(faults: Vec<Timed>, expect: Vec<Expect>) -> Self {
+        Self {
+            seed: 0,
+            coupons: 1,
+            quantity: 80,
+            waiting_list: 0,
+            once_per: "coupon".into(),
+            people: 100,
+            crowd_ms: 4_000,
+            repeat_percent: 20,
+            processes: 1,
+            settings: IMPATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            faults,
+            expect,
         }
     }
 
@@ -84,7 +124,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     match rng.random_range(0..25) {
         0..=2 => Fault::Kill { role: role(rng), number, ms },
         3..=4 => {
-            // A consumer held still for longer than its session loses its partitions, and wakes up with a batch in hand.
+            // A consumer frozen for longer than its session loses its partitions, and goes on with a batch that it has read.
             let long = rng.random_bool(0.3);
             Fault::Freeze { role: role(rng), number, ms: if long { ms + 6_000 } else { ms } }
         }
@@ -98,7 +138,7 @@ fn fault(rng: &mut StdRng) -> Fault {
         }
         9 => {
             let step = *[-7_200, -90, -10, 10, 90, 7_200].choose(rng).unwrap_or(&90);
-            Fault::Clock { role: role(rng), number, seconds: step }
+            Fault::Clock { role: role(rng), number, seconds: step, ms }
         }
         10..=11 => Fault::KillServer { store: store(rng), ms },
         12..=13 => Fault::FreezeServer { store: store(rng), ms: if rng.random_bool(0.5) { ms } else { ms + 2_000 } },

@@ -4,20 +4,20 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::campaign::Bench;
+use crate::campaign::Worker;
 use crate::schedule::Schedule;
 
 /// Times that a smaller schedule is tried: what depends on chance does not fail every time.
 const TRIES: u32 = 2;
 
 /// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in `shrunk.json`.
-pub async fn shrink(bench: &mut Bench, failed: &Schedule, folder: &Path) -> Result<()> {
+pub async fn shrink(worker: &mut Worker, failed: &Schedule, folder: &Path) -> Result<()> {
     let mut smallest = failed.clone();
     let mut at = 0;
     while smallest.faults.len() > 1 && at < smallest.faults.len() {
         let mut smaller = smallest.clone();
         let without = smaller.faults.remove(at);
-        let fails = fails(bench, &smaller, &folder.join("smaller")).await;
+        let fails = fails(worker, &smaller, &folder.join("smaller")).await;
         println!("seed {}: {} without {}", failed.seed, if fails { "still fails" } else { "passes" }, without.fault);
         if fails {
             smallest = smaller;
@@ -34,9 +34,9 @@ pub async fn shrink(bench: &mut Bench, failed: &Schedule, folder: &Path) -> Resu
     Ok(())
 }
 
-async fn fails(bench: &mut Bench, schedule: &Schedule, folder: &Path) -> bool {
+async fn fails(worker: &mut Worker, schedule: &Schedule, folder: &Path) -> bool {
     for _ in 0..TRIES {
-        match bench.run(schedule, folder).await {
+        match worker.run(schedule, folder).await {
             Ok(ran) if ran.wrong.is_empty() => {}
             Ok(_) => return true,
             Err(error) => println!("seed {}: not run: {error:#}", schedule.seed),

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_histories::{History, OncePer, Recorder, Verdict, check};
+use firstcome_histories::{History, Recorder, Verdict, check};
+use firstcome_testkit::Coupon;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
 
-use crate::crowd::Crowd;
+use crate::clients::Clients;
 use crate::fault::{Fault, Role, Store, Wire};
-use crate::gauge::Gauges;
-use crate::ground::Ground;
-use crate::inflict::{inflict, pause};
-use crate::run::{id, record_end_of};
+use crate::inject::{inject, pause};
+use crate::resources::Resources;
+use crate::run::{announce, record_end_of};
 use crate::schedule::Schedule;
-use crate::stage::{Drop, Stage};
+use crate::servers::Servers;
+use crate::system::SystemUnderTest;
 
 /// A new coupon this often.
 const COUPON_EVERY: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ const COUPON_EVERY: Duration = Duration::from_secs(10);
 const OPEN_FOR: Duration = Duration::from_secs(45);
 /// People ask for this long.
 const ASKED_FOR: Duration = Duration::from_secs(40);
-/// Gauges are read this often.
+/// Resources are read this often.
 const GAUGES_EVERY: Duration = Duration::from_secs(10);
 /// Between the end of a fault and the next.
 const FAULT_PAUSE_MS: u64 = 8_000;
@@ -56,52 +57,55 @@ struct Tally {
     wrong: AtomicU64,
 }
 
-/// Runs for so many minutes, prints what was held on to, and says whether all was well.
+/// Runs for so many minutes, prints the resources in use, and says whether all was well.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
-    let ground = Arc::new(Ground::start().await?);
-    let schedule = Schedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, ..Schedule::draw(0) };
+    let servers = Arc::new(Servers::start().await?);
     // Short times of keeping, so that half an hour shows what is thrown away.
     let settings = [("CLEAN_RUNS_KEPT_SECONDS", "120"), ("SEALED_KEYS_TTL_SECONDS", "60")];
-    let stage = Stage::set(Arc::clone(&ground), &schedule, &settings).await?;
-    let (tally, mut gauges) = (Tally::default(), Gauges::default());
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let drawn = Schedule::draw(0);
+    let schedule =
+        Schedule { coupons: 1, quantity: 100, people: 160, crowd_ms: 12_000, faults: vec![], settings, ..drawn };
+    let system = SystemUnderTest::start(Arc::clone(&servers), &schedule).await?;
+    let (tally, mut resources) = (Tally::default(), Resources::default());
     let span = Span { begun: Instant::now(), lasts: Duration::from_secs(minutes * 60) };
     let all = async {
         tokio::join!(
-            traffic(&stage, &schedule, &tally, out, span),
-            trouble(&stage, &tally, span),
-            watch(&stage, &tally, &mut gauges, span)
+            traffic(&system, &schedule, &tally, out, span),
+            trouble(&system, &tally, span),
+            watch(&system, &tally, &mut resources, span)
         )
     };
     tokio::select! {
         (traffic, trouble, ()) = all => { traffic?; trouble?; }
-        () = stage.look_after() => unreachable!("processes are looked after for ever"),
+        () = system.supervise() => unreachable!("processes are looked after for ever"),
     }
     let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-    println!("\n{gauges}");
+    println!("\n{resources}");
     println!(
         "{minutes} minutes, {} looks: {} coupons judged, {} promises ({} listed as broken), {} faults took effect, {} coupons wrong",
-        gauges.looks(),
+        resources.looks(),
         count(&tally.coupons),
         count(&tally.promises),
         count(&tally.listed),
         count(&tally.faults),
         count(&tally.wrong)
     );
-    std::fs::write(out.join("gauges.json"), serde_json::to_string_pretty(&gauges)?)?;
-    let grown = gauges.grown();
-    let good = grown.is_empty() && count(&tally.wrong) == 0 && count(&tally.promises) > 0 && gauges.looks() >= 8;
+    std::fs::write(out.join("resources.json"), serde_json::to_string_pretty(&resources)?)?;
+    let grown = resources.grown();
+    let good = grown.is_empty() && count(&tally.wrong) == 0 && count(&tally.promises) > 0 && resources.looks() >= 8;
     println!(
         "{}",
         if good { "nothing grew, every promise was kept".to_owned() } else { format!("NOT GOOD; grew: {grown:?}") }
     );
     if !good {
-        stage.world.keep_logs(&out.join("logs"))?;
+        system.world.keep_logs(&out.join("logs"))?;
     }
     Ok(good)
 }
 
-async fn traffic(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, span: Span) -> Result<()> {
+async fn traffic(system: &SystemUnderTest, schedule: &Schedule, tally: &Tally, out: &Path, span: Span) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
     // The last ones end before the others stop.
@@ -111,7 +115,7 @@ async fn traffic(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, 
         tokio::select! {
             _ = tick.tick(), if more() => {
                 number += 1;
-                under_way.push(one_coupon(stage, schedule, tally, out, number));
+                under_way.push(one_coupon(system, schedule, tally, out, number));
             }
             Some(done) = under_way.next(), if !under_way.is_empty() => done?,
             () = tokio::time::sleep(Duration::from_secs(1)), if under_way.is_empty() => {
@@ -123,24 +127,30 @@ async fn traffic(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, 
     }
 }
 
-async fn one_coupon(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Path, number: u64) -> Result<()> {
-    let Some(drop) = make(stage, schedule).await else { return Ok(()) };
+async fn one_coupon(
+    system: &SystemUnderTest,
+    schedule: &Schedule,
+    tally: &Tally,
+    out: &Path,
+    number: u64,
+) -> Result<()> {
+    let Some(coupon) = make(system, schedule).await else { return Ok(()) };
     let path = out.join(format!("coupon-{number}.jsonl"));
     let recorder = Recorder::create(&path)?;
-    recorder.drop_is(id(drop.id), id(drop.coupon), u64::from(schedule.quantity), once_per(schedule));
-    let crowd = Crowd::new(stage, vec![drop], recorder.clone())?;
+    announce(&coupon, schedule, &recorder);
+    let clients = Clients::new(system, vec![coupon.clone()], recorder.clone());
     let schedule = Schedule { seed: number, ..schedule.clone() };
     let _ = tokio::time::timeout(ASKED_FOR, async {
-        crowd.come(&schedule).await;
-        // A slot that came free goes to whoever asks next.
+        clients.come(&schedule).await;
+        // A slot that came free goes to the next who asks.
         loop {
             pause(5_000).await;
-            crowd.the_others_ask_again(schedule.people).await;
+            clients.the_others_ask_again(schedule.people).await;
         }
     })
     .await;
-    let sealed = until_sealed(stage, drop).await;
-    while record_end_of(stage, drop, &recorder).await.is_err() {
+    let sealed = until_sealed(system, &coupon).await;
+    while record_end_of(system, &coupon, &recorder).await.is_err() {
         pause(500).await;
     }
     recorder.finish()?;
@@ -152,34 +162,27 @@ async fn one_coupon(stage: &Stage, schedule: &Schedule, tally: &Tally, out: &Pat
         std::fs::remove_file(&path)?;
     } else {
         tally.wrong.fetch_add(1, Ordering::Relaxed);
-        println!("coupon {number} (drop {}), sealed: {sealed}: {judgement}\n  kept in {}", drop.id, path.display());
+        println!("coupon {number} (drop {}), sealed: {sealed}: {judgement}\n  kept in {}", coupon.drop, path.display());
     }
     Ok(())
 }
 
-fn once_per(schedule: &Schedule) -> OncePer {
-    if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop }
-}
-
 /// A coupon, as soon as it can be made; none when it can't for long.
-async fn make(stage: &Stage, schedule: &Schedule) -> Option<Drop> {
+async fn make(system: &SystemUnderTest, schedule: &Schedule) -> Option<Coupon> {
     for _ in 0..20 {
-        let closes = stage.sql("SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 45 SECOND, '%Y-%m-%dT%H:%i:%sZ')").await;
-        if let Ok(closes) = closes
-            && let Ok(drop) = stage.make_coupon(schedule, Some(&closes[0][0])).await
-        {
-            return Some(drop);
+        if let Ok(coupon) = system.make_coupon(schedule, "INTERVAL 45 SECOND").await {
+            return Some(coupon);
         }
         pause(500).await;
     }
     None
 }
 
-async fn until_sealed(stage: &Stage, drop: Drop) -> bool {
+async fn until_sealed(system: &SystemUnderTest, coupon: &Coupon) -> bool {
     let begun = Instant::now();
-    let sql = format!("SELECT sealed_at IS NOT NULL FROM $db.drops WHERE id = {}", drop.id);
+    let sql = format!("SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}", coupon.drop);
     while begun.elapsed() < SEALED_WITHIN {
-        if stage.sql(&sql).await.is_ok_and(|rows| rows[0][0] == "1") {
+        if system.world.sql.rows(&sql).await.is_ok_and(|rows| rows[0][0] == "1") {
             return true;
         }
         pause(500).await;
@@ -188,14 +191,14 @@ async fn until_sealed(stage: &Stage, drop: Drop) -> bool {
 }
 
 /// One fault after the other. The first process of each kind is never killed: it shows what a process gathers.
-async fn trouble(stage: &Stage, tally: &Tally, span: Span) -> Result<()> {
+async fn trouble(system: &SystemUnderTest, tally: &Tally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;
         let fault = draw();
-        let effect = inflict(stage, &fault).await?;
+        let effect = inject(system, &fault).await?;
         tally.faults.fetch_add(u64::from(effect.took), Ordering::Relaxed);
     }
-    stage.heal().await
+    system.heal().await
 }
 
 fn draw() -> Fault {
@@ -219,11 +222,11 @@ fn draw() -> Fault {
     all.choose(&mut rng).cloned().unwrap_or(Fault::Flush)
 }
 
-async fn watch(stage: &Stage, tally: &Tally, gauges: &mut Gauges, span: Span) {
+async fn watch(system: &SystemUnderTest, tally: &Tally, resources: &mut Resources, span: Span) {
     let mut looks = 0_u64;
     while !span.left().is_zero() {
         tokio::time::sleep(GAUGES_EVERY).await;
-        gauges.read(stage).await;
+        resources.read(system).await;
         looks += 1;
         if looks.is_multiple_of(12) {
             let count = |of: &AtomicU64| of.load(Ordering::Relaxed);

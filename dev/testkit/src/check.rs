@@ -1,50 +1,97 @@
-//! The judge of a drop: reads the stores, not the product's word.
+//! Verifies a drop against the stores themselves, not against the product's word.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 
 use crate::answer::Answer;
 use crate::history::judge;
 use crate::http::Coupon;
+use crate::mysql::Sql;
+use crate::redis::Keys;
+use crate::wait::eventually_some;
 use crate::world::World;
+
+/// Until all rows are there. A rush of thousands on a busy machine takes a while.
+const ISSUED: Duration = Duration::from_secs(60);
 
 /// Slot and person of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
-    let rows = world.sql.query(&format!("SELECT slot, user_id FROM issued_coupons WHERE drop_id = {drop}")).await;
-    rows.into_iter().map(|row| (row[0].parse().unwrap(), row[1].clone())).collect()
+    try_rows(&world.sql, drop).await.unwrap()
+}
+
+/// The same while MySQL may be broken.
+pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
+    let rows = sql.rows(&format!("SELECT slot, user_id FROM issued_coupons WHERE drop_id = {drop}")).await?;
+    rows.into_iter().map(|row| Ok((row[0].parse()?, row[1].clone()))).collect()
 }
 
 /// Slot and person of each admission of a drop.
 pub async fn redis_holders(world: &World, coupon: &Coupon) -> BTreeMap<u32, String> {
-    let key = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    let pairs: Vec<(String, u32)> = world.redis.command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await;
-    let by_slot: BTreeMap<u32, String> = pairs.iter().map(|(user, slot)| (*slot, user.clone())).collect();
-    assert_eq!(by_slot.len(), pairs.len(), "two people are on one slot");
-    by_slot
+    try_holders(&world.redis, coupon).await.unwrap()
 }
 
-/// A person and what they were told.
+async fn try_holders(redis: &Keys, coupon: &Coupon) -> Result<BTreeMap<u32, String>> {
+    let key = redis.of_drop(coupon.id, coupon.drop, "users");
+    let pairs: Vec<(String, u32)> = redis.try_command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await?;
+    let by_slot: BTreeMap<u32, String> = pairs.iter().map(|(user, slot)| (*slot, user.clone())).collect();
+    ensure!(by_slot.len() == pairs.len(), "two people are on one slot");
+    Ok(by_slot)
+}
+
+/// How many people hold a slot in Redis.
+pub async fn holders(world: &World, coupon: &Coupon) -> i64 {
+    world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
+}
+
+/// Waits until the drop has so many rows and nothing is on its way any more.
+pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
+    eventually_some("every row is there", ISSUED, async || {
+        let (rows, unread) = (rows(world, drop).await.len(), world.topic.lag().await);
+        if rows == quantity && unread == 0 { Ok(()) } else { Err(format!("{rows} of {quantity}, {unread} unread")) }
+    })
+    .await;
+}
+
+/// A person and the answer they got.
 pub type Promise = (String, Answer);
 
-/// Fails unless the drop is exact: `quantity` rows on the slots 1..=quantity, of that many people, each with a code of their
-/// own; everyone who was told yes has the row with the slot told; Redis says the same person by person, and its numbers add up.
-pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers: &[Promise]) {
-    let rows = rows(world, coupon.drop).await;
-    assert!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
+/// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many people, each with a code
+/// of their own; Redis has the same person on each slot, and its numbers add up.
+pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> Result<()> {
+    let rows = try_rows(sql, coupon.drop).await?;
+    ensure!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
     let people: HashSet<&String> = rows.values().collect();
-    assert_eq!(people.len(), rows.len(), "somebody has two rows");
+    ensure!(people.len() == rows.len(), "somebody has two rows");
     let codes = format!("SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    assert_eq!(world.sql.number(&codes).await, i64::from(quantity), "codes");
+    let codes = sql.rows(&codes).await?;
+    ensure!(codes[0][0] == quantity.to_string(), "{} codes of {quantity}", codes[0][0]);
 
+    let holders = try_holders(redis, coupon).await?;
+    let differ = rows.iter().filter(|(slot, user)| holders.get(slot) != Some(user)).count();
+    ensure!(
+        holders.len() == rows.len() && differ == 0,
+        "Redis and MySQL differ: {} people in Redis, {differ} slots differ",
+        holders.len()
+    );
+    let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);
+    let count: Option<u32> = redis.try_command(&["GET", &key("count")]).await?;
+    ensure!(count == Some(quantity), "Redis counts {count:?} of {quantity}");
+    let free: u32 = redis.try_command(&["ZCARD", &key("free")]).await?;
+    ensure!(free == 0, "{free} slots are free");
+    Ok(())
+}
+
+/// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and the independent checker
+/// agrees.
+pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers: &[Promise]) {
+    exact(&world.sql, &world.redis, coupon, quantity).await.unwrap();
+    let rows = rows(world, coupon.drop).await;
     let by_person: HashMap<&String, u32> = rows.iter().map(|(slot, user)| (user, *slot)).collect();
     for (user, answer) in answers {
         let Some((drop, slot)) = answer.promised() else { continue };
         assert_eq!((drop, by_person.get(user)), (coupon.drop, Some(&slot)), "{user} was told {answer:?}");
     }
-    assert_eq!(redis_holders(world, coupon).await, rows, "Redis and MySQL differ");
-    let number = async |verb: &str, name: &str| -> Option<u32> {
-        world.redis.command(&[verb, &world.redis.of_drop(coupon.id, coupon.drop, name)]).await
-    };
-    assert_eq!(number("GET", "count").await, Some(quantity), "count");
-    assert_eq!(number("ZCARD", "free").await, Some(0), "free slots");
     judge(world, coupon, quantity).await;
 }

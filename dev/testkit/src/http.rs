@@ -45,7 +45,12 @@ pub struct Http {
 
 impl Http {
     pub(crate) fn new(base: &str) -> Self {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
+        Self::patient(base, Duration::from_secs(60))
+    }
+
+    /// A client that gives up on an answer after so long.
+    fn patient(base: &str, patience: Duration) -> Self {
+        let client = reqwest::Client::builder().timeout(patience).no_proxy().build().unwrap();
         Self { client, base: base.to_owned() }
     }
 
@@ -103,21 +108,39 @@ impl Api {
         Self { http: Http::new(base), recorder }
     }
 
+    /// The API at an address; a person gives up on an answer after `patience`.
+    pub fn patient(base: &str, patience: Duration, recorder: Recorder) -> Self {
+        Self { http: Http::patient(base, patience), recorder }
+    }
+
+    /// The same people at another address.
+    #[must_use]
+    pub fn moved_to(&self, base: &str) -> Self {
+        Self { http: Http { base: base.to_owned(), ..self.http.clone() }, recorder: self.recorder.clone() }
+    }
+
     /// For requests that are not as they should be.
     pub fn http(&self) -> &Http {
         &self.http
     }
 
+    /// A claim; an answer that is not in the contract fails the test.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
-        let pending = self.recorder.invoke(u64::try_from(coupon).unwrap_or_default(), None, user);
+        self.try_claim(coupon, None, user).await.unwrap()
+    }
+
+    /// A claim on a drop, where it is known; an error is an answer that is not in the contract.
+    pub async fn try_claim(&self, coupon: i64, drop: Option<i64>, user: &str) -> Result<Answer, String> {
+        let id = |number: i64| u64::try_from(number).unwrap_or_default();
+        let pending = self.recorder.invoke(id(coupon), drop.map(id), user);
         match Http::try_send(self.claim_request(coupon, user)).await {
             Ok(reply) => {
                 pending.end(Outcome::of_http(reply.status, &reply.body));
-                Answer::read(&reply)
+                Answer::of(&reply)
             }
             Err(error) => {
                 pending.end(Outcome::Unknown(error.to_string()));
-                Answer::Unknown(format!("{error:?}"))
+                Ok(Answer::Unknown(format!("{error:?}")))
             }
         }
     }
@@ -128,23 +151,24 @@ impl Api {
     }
 
     pub async fn create_coupon(&self, body: &Value) -> Coupon {
-        let reply = Http::send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
-        assert_eq!(reply.status, 201, "{reply:?}");
-        assert!(
-            reply.location().is_some_and(|l| l.ends_with(&format!("/v1/coupons/{}", reply.body["id"]))),
-            "{reply:?}"
-        );
+        self.try_create_coupon(body).await.unwrap_or_else(|reply| panic!("{reply}"))
+    }
+
+    /// Makes a coupon; an error where the API can't at the moment.
+    pub async fn try_create_coupon(&self, body: &Value) -> Result<Coupon, String> {
+        let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
+        let reply = reply.map_err(|error| error.to_string())?;
         let drop = ["current_drop", "next_drop"].iter().find_map(|name| reply.body[*name]["id"].as_i64());
-        Coupon {
-            id: reply.body["id"].as_i64().expect("an id"),
-            drop: drop.unwrap_or_else(|| panic!("no drop in {reply:?}")),
-            body: reply.body,
-        }
+        let (Some(id), Some(drop), 201) = (reply.body["id"].as_i64(), drop, reply.status) else {
+            return Err(format!("no coupon was made: {reply:?}"));
+        };
+        assert!(reply.location().is_some_and(|at| at.ends_with(&format!("/v1/coupons/{id}"))), "{reply:?}");
+        Ok(Coupon { id, drop, body: reply.body })
     }
 
     /// Makes a coupon that has been open for long and stays open.
     pub async fn open_coupon(&self, quantity: u32) -> Coupon {
-        self.create_coupon(&open_coupon(quantity)).await
+        self.create_coupon(&coupon_body("Winter coupon", quantity, 0)).await
     }
 
     /// The coupon as people see it.
@@ -169,9 +193,9 @@ impl Api {
 }
 
 /// The body of a coupon that has been open for long and stays open.
-fn open_coupon(quantity: u32) -> Value {
+pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
     json!({
-        "name": "Winter coupon", "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
+        "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting_list,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
     })
 }
@@ -196,27 +220,25 @@ impl Reconciler {
 
     /// Begins a pass and gives its id. One that runs already is waited for first.
     pub async fn begin(&self) -> String {
-        crate::eventually_some("the pass is accepted", crate::LIMIT, async || {
-            let reply = self.ask(&json!({"wait": false})).await;
-            if reply.status == 409 {
-                return Err("another pass runs");
-            }
-            assert_eq!(reply.status, 202, "{reply:?}");
-            let location = reply.location().expect("where to read it");
-            Ok(location.rsplit('/').next().unwrap_or_default().to_owned())
-        })
-        .await
+        let reply = self.accepted(&json!({"wait": false}), 202).await;
+        let location = reply.location().expect("where to read it");
+        location.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
     /// A pass, waited for. One that runs already is waited for first.
     pub async fn reconcile(&self, body: &Value) -> Run {
+        let reply = self.accepted(body, 200).await;
+        serde_json::from_value(reply.body.clone()).unwrap_or_else(|e| panic!("{e}: {reply:?}"))
+    }
+
+    async fn accepted(&self, body: &Value, status: u16) -> Reply {
         crate::eventually_some("the pass is accepted", crate::LIMIT, async || {
             let reply = self.ask(body).await;
             if reply.status == 409 {
                 return Err("another pass runs");
             }
-            assert_eq!(reply.status, 200, "{reply:?}");
-            Ok(serde_json::from_value(reply.body.clone()).unwrap_or_else(|e| panic!("{e}: {reply:?}")))
+            assert_eq!(reply.status, status, "{reply:?}");
+            Ok(reply)
         })
         .await
     }

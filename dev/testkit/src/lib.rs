@@ -9,6 +9,8 @@
 
 mod answer;
 mod check;
+mod clock;
+mod fixture;
 mod history;
 mod http;
 mod kafka;
@@ -18,19 +20,23 @@ mod mysql;
 mod process;
 mod redis;
 mod roles;
+mod runs;
 mod rush;
 mod wait;
 mod world;
 
 pub use answer::Answer;
-pub use check::{Promise, assert_exact, redis_holders, rows};
-pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply};
+pub use check::{Promise, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
+pub use clock::{Clock, Clocks};
+pub use fixture::{Fixture, given_out, open_world};
+pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply, coupon_body};
 pub use kafka::Topic;
 pub use mail::plain;
-pub use mysql::{Refused, Session, Sql};
+pub use mysql::{LOCK_WAITS, Refused, Session, Sql};
 pub use process::Process;
-pub use redis::Keys;
+pub use redis::{Keys, OldCopy};
 pub use roles::{Once, Running};
+pub use runs::{assert_clean, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
 pub use wait::{LIMIT, eventually, eventually_some};
 pub use world::{Stores, World, shared};

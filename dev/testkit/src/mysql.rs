@@ -1,7 +1,18 @@
 //! Plain SQL, as a person at a console would write it: not through the product's code.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, Row, Value};
+
+/// For an answer of a MySQL that may be broken.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Transactions that wait for a lock in the database of the connection.
+pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
+     JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
+     WHERE l.object_schema = DATABASE()";
 
 #[derive(Debug, Clone)]
 pub struct Sql {
@@ -26,16 +37,25 @@ impl Sql {
 
     /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, Refused> {
-        let mut conn = Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap();
-        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are UTC.
-        conn.query_drop("SET time_zone = '+00:00'").await.unwrap();
-        let result = conn.query::<Row, _>(sql).await;
-        conn.disconnect().await.unwrap();
-        match result {
-            Ok(rows) => Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect()),
+        match self.run(sql).await {
+            Ok(rows) => Ok(rows),
             Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
         }
+    }
+
+    /// The same while MySQL may be broken.
+    pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        Ok(tokio::time::timeout(PATIENCE, self.run(sql)).await.context("MySQL does not answer")??)
+    }
+
+    async fn run(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
+        let mut conn = Conn::new(Opts::from_url(&self.url)?).await?;
+        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are UTC.
+        conn.query_drop("SET time_zone = '+00:00'").await?;
+        let rows = conn.query::<Row, _>(sql).await;
+        conn.disconnect().await?;
+        Ok(rows?.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
     }
 
     /// [`Sql::try_query`] for what must not be refused.

@@ -1,9 +1,12 @@
-//! The keys of one world, and plain commands.
+//! The keys of one world, plain commands, and copies of a Redis's data.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use anyhow::{Result, ensure};
+use firstcome_stack::RedisServer;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, FromRedisValue, ToRedisArgs};
+use redis::{Client, Cmd, FromRedisValue, RedisResult, ToRedisArgs};
 
 /// The keys under one prefix of a Redis.
 #[derive(Debug, Clone)]
@@ -28,11 +31,16 @@ impl Keys {
 
     /// Runs one command given as words.
     pub async fn command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
+        self.try_command(words).await.unwrap()
+    }
+
+    /// The same while Redis may be broken.
+    pub async fn try_command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> RedisResult<T> {
         let mut cmd = Cmd::new();
         for word in words {
             cmd.arg(word);
         }
-        self.run(&cmd).await
+        cmd.query_async(&mut self.client.get_multiplexed_async_connection().await?).await
     }
 
     /// Redis's clock, Unix milliseconds.
@@ -87,4 +95,27 @@ impl Keys {
         }
         dump
     }
+}
+
+/// What a Redis had on disk at one moment.
+pub struct OldCopy(tempfile::TempDir);
+
+impl OldCopy {
+    pub fn of(redis: &RedisServer) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        copy(redis.data_dir()?, &folder.path().join("data"))?;
+        Ok(Self(folder))
+    }
+
+    /// Replaces the data of this Redis, which must be down.
+    pub fn put_back(&self, redis: &RedisServer) -> Result<()> {
+        std::fs::remove_dir_all(redis.data_dir()?)?;
+        copy(&self.0.path().join("data"), redis.data_dir()?)
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
 }

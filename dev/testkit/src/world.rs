@@ -3,7 +3,9 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
-use firstcome_stack::{KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions};
+use firstcome_stack::{
+    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, with_database,
+};
 use tokio::sync::OnceCell;
 
 use crate::history::Claims;
@@ -190,11 +192,4 @@ impl Drop for World {
             self.logs.print();
         }
     }
-}
-
-/// `mysql://…/` with a database's name.
-fn with_database(url: &str, name: &str) -> String {
-    let (address, parameters) = url.split_once('?').map_or((url, ""), |(address, parameters)| (address, parameters));
-    let separator = if parameters.is_empty() { "" } else { "?" };
-    format!("{}/{name}{separator}{parameters}", address.trim_end_matches('/'))
 }

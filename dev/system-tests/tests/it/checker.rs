@@ -2,10 +2,8 @@
 
 use std::panic::AssertUnwindSafe;
 
-use firstcome_testkit::{Coupon, Promise, World, assert_exact, people, rush};
+use firstcome_testkit::{Coupon, Promise, World, all_issued, assert_exact, open_world, people, rush};
 use futures_util::FutureExt as _;
-
-use crate::claims::many::{all_issued, open_world};
 
 async fn is_exact(world: &World, coupon: &Coupon, answers: &[Promise]) -> bool {
     AssertUnwindSafe(assert_exact(world, coupon, 5, answers)).catch_unwind().await.is_ok()

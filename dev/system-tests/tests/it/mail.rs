@@ -6,18 +6,18 @@ use std::time::Duration;
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Behaviour;
-use firstcome_testkit::{Coupon, LIMIT, Reconciler, Running, World, eventually};
+use firstcome_testkit::{Coupon, Fixture, LIMIT, Reconciler, Running, World, eventually};
 use mail_parser::MessageParser;
 use serde_json::json;
 
-use crate::drift::support::{MAILED, Scene, injector, read};
+use crate::drift::support::{MAILED, injector, read};
 
 /// Drift is made and mended while the mail server behaves like that; the mail for it waits.
-async fn mended_meanwhile(scene: &Scene, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
+async fn mended_meanwhile(scene: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
     let world = &scene.world;
     world.mail.set(behaviour.clone()).await.unwrap();
     injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
-    // Later passes, too, are not held up: each has ended when it is answered.
+    // Later passes, too, are not delayed: each has ended when it is answered.
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{behaviour:?}: {run:#?}");
     for _ in 0..3 {
@@ -47,7 +47,7 @@ fn message_ids(world: &World) -> Vec<String> {
 
 #[tokio::test]
 async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
-    let scene = Scene::new("d-mail").await;
+    let scene = Fixture::new("d-mail").await;
     let world = &scene.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
     daemon.reconcile(&json!({})).await;
@@ -73,7 +73,7 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
 
 #[tokio::test]
 async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_message_id() {
-    let scene = Scene::new("d-mail-id").await;
+    let scene = Fixture::new("d-mail-id").await;
     let world = &scene.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
     let (coupon, _) = scene.held("Twice", 20, 20).await;
@@ -91,7 +91,7 @@ async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_messa
 
 #[tokio::test]
 async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
-    let scene = Scene::new("d-mail-stop").await;
+    let scene = Fixture::new("d-mail-stop").await;
     let world = &scene.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "60000")]).await;
     let (coupon, _) = scene.held("Stop", 20, 20).await;

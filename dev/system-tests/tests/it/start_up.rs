@@ -5,6 +5,8 @@ use std::time::Duration;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{LIMIT, Process, Stores, World, eventually};
 
+use crate::faults::waves::{HEALED, follows, impatient};
+
 const NOWHERE: [(&str, &str, &str); 3] = [
     ("MySQL", "DATABASE_URL", "mysql://root@127.0.0.1:1/firstcome"),
     ("Redis", "REDIS_URL", "redis://127.0.0.1:1"),
@@ -224,7 +226,7 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
 
 #[tokio::test]
 async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
-    let (world, api) = crate::claims::many::open_world("fronts").await;
+    let (world, api) = firstcome_testkit::open_world("fronts").await;
     let (consumer, daemon) = (world.consume().await, world.settled_daemon().await);
     for http in [api.http(), &consumer, daemon.http()] {
         assert_eq!(http.get("/healthz").await.status, 200);
@@ -243,4 +245,18 @@ async fn every_service_tells_its_health_its_readiness_and_its_metrics() {
         }
     }
     assert_eq!(daemon.http().get("/v1/runs").await.status, 401, "operators only");
+}
+
+#[tokio::test]
+async fn a_redis_whose_replicas_need_not_follow_is_refused_at_start_up() {
+    let master = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
+    let _replica = RedisServer::start(options).await.unwrap();
+    let world = impatient(Stores::shared().await.with_redis(&master), "unfenced").await;
+    follows(&master).await;
+    for (program, args) in [("firstcome-api", ["serve"]), ("firstcome-reconciler", ["once"])] {
+        let process = world.start(program, &args, &[]);
+        assert_ne!(process.ended(HEALED).await, 0);
+        assert!(process.log().contains("set `min-replicas-to-write 1`"), "{}", process.log());
+    }
 }

@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_testkit::{Answer, Api, Coupon, eventually};
+use firstcome_testkit::{Answer, Api, Coupon, Fixture, all_issued, coupon_body, eventually};
 use serde_json::{Value, json};
-
-use crate::claims::many::all_issued;
-use crate::drift::support::{Scene, body};
 
 /// How many claims are acknowledged; 100,000 for a release (docs/RELIABILITY.md).
 fn wanted() -> usize {
@@ -19,10 +16,10 @@ const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows() {
-    let scene = Scene::new("acknowledged").await;
+    let scene = Fixture::new("acknowledged").await;
     let world = &scene.world;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
-    let coupon = scene.api.create_coupon(&body("Acknowledged", 100, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Acknowledged", 100, 0)).await;
     let done = AtomicBool::new(false);
     let operators = async {
         let mut changes = 0;
@@ -55,7 +52,7 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
 }
 
 /// Everybody claims at one of two APIs and at once at the other; gives how many there were.
-async fn everybody(scene: &Scene, coupon: &Coupon, done: &AtomicBool) -> usize {
+async fn everybody(scene: &Fixture, coupon: &Coupon, done: &AtomicBool) -> usize {
     let (wanted, next) = (wanted(), AtomicUsize::new(0));
     let other = scene.world.serve().await;
     let apis: [&Api; 2] = [&scene.api, &other];
@@ -89,7 +86,7 @@ async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) ->
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // What operators do, and a drop whose row was deleted while its slot is looked at.
+            // What operators do, and a drop whose row was deleted while its slot is read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }

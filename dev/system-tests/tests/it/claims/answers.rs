@@ -1,11 +1,9 @@
 //! What the contract says a claim is answered, and that an answer which gives nothing changes nothing.
 
 use chrono::{DateTime, SecondsFormat};
-use firstcome_testkit::{Answer, Api, Http, LIMIT, OPS_TOKEN, Reply, World, eventually_some};
+use firstcome_testkit::{Answer, Api, Http, LIMIT, OPS_TOKEN, Reply, World, eventually_some, open_world};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-use crate::claims::many::open_world;
 
 /// A coupon of one drop whose window lies around Redis's own now, in milliseconds from it.
 async fn window(world: &World, opens_in: i64, closes_in: Option<i64>) -> Value {
@@ -204,7 +202,7 @@ async fn a_quantity_can_be_raised_while_people_claim_but_not_lowered_under_what_
     assert_eq!(lowered.body["given_out"], 2);
     assert_eq!(api.patch(coupon.id, &json!({"quantity": 3})).await.status, 200);
     assert_eq!(api.claim(coupon.id, "u-3").await, Answer::Accepted { drop: coupon.drop, slot: 3, queued: true });
-    crate::claims::many::all_issued(&world, coupon.drop, 3).await;
+    firstcome_testkit::all_issued(&world, coupon.drop, 3).await;
     assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
 }
 
@@ -216,7 +214,7 @@ async fn a_person_sees_accepted_then_issued_with_a_code() {
     let me = api.me(coupon.id, "u-1").await;
     assert_eq!((&me["status"], &me["drop_id"], &me["slot"]), (&json!("accepted"), &json!(coupon.drop), &json!(1)));
     let _consumer = world.consume().await;
-    crate::claims::many::all_issued(&world, coupon.drop, 1).await;
+    firstcome_testkit::all_issued(&world, coupon.drop, 1).await;
     let me = api.me(coupon.id, "u-1").await;
     assert_eq!(me["status"], "issued");
     let code = world.sql.query("SELECT code FROM issued_coupons").await;

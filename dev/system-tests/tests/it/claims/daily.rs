@@ -9,10 +9,10 @@ use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
-use firstcome_testkit::{Answer, Api, Coupon, LIMIT, Running, World, assert_exact, eventually, people, rush, tally};
+use firstcome_testkit::{
+    Answer, Api, Coupon, LIMIT, Running, World, all_issued, assert_exact, eventually, people, rush, tally,
+};
 use serde_json::json;
-
-use crate::claims::many::all_issued;
 
 /// Clocks in New York go forward in the night to the second day: it has 23 hours.
 const DAYS: [(i32, u32, u32); 3] = [(2027, 3, 13), (2027, 3, 14), (2027, 3, 15)];
@@ -128,7 +128,7 @@ async fn once_per_coupon_a_person_gets_one_in_three_days_across_a_clock_change()
 
 #[tokio::test]
 async fn drops_are_made_days_ahead_by_whichever_process_is_left() {
-    let (world, api) = crate::claims::many::open_world("ahead").await;
+    let (world, api) = firstcome_testkit::open_world("ahead").await;
     let today = Utc::now().date_naive();
     let schedule =
         json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});

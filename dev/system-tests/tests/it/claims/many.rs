@@ -1,35 +1,13 @@
-//! Many at once: never too many, one each, everyone who was told yes has the row with the slot told.
+//! Many at once: never too many, one each, everyone who was promised a slot has the row with that slot.
 
 use std::time::Duration;
 
 use firstcome_testkit::{
-    Answer, Api, Coupon, Promise, Running, World, assert_exact, eventually, eventually_some, people, rows, rush, tally,
+    Answer, Promise, all_issued, assert_clean, assert_exact, eventually, open_world, people, rows, rush, tally,
 };
 
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.
 const ISSUED: Duration = Duration::from_secs(60);
-
-/// A world whose gate is open.
-pub(crate) async fn open_world(name: &str) -> (World, Running<Api>) {
-    let world = World::new(name).await;
-    let api = world.serve().await;
-    world.open().await;
-    (world, api)
-}
-
-/// Waits until the drop has so many rows and nothing is on its way any more.
-pub(crate) async fn all_issued(world: &World, drop: i64, quantity: usize) {
-    eventually_some("every row is there", ISSUED, async || {
-        let (rows, unread) = (rows(world, drop).await.len(), world.topic.lag().await);
-        if rows == quantity && unread == 0 { Ok(()) } else { Err(format!("{rows} of {quantity}, {unread} unread")) }
-    })
-    .await;
-}
-
-/// How many people hold a slot in Redis.
-pub(crate) async fn holders(world: &World, coupon: &Coupon) -> i64 {
-    world.redis.command(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await
-}
 
 /// Everyone's slot, no two the same.
 fn accepted_slots(answers: &[Promise]) -> Vec<u32> {
@@ -53,7 +31,7 @@ async fn of_a_thousand_people_at_once_exactly_a_hundred_get_one() {
     let by = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
     assert_eq!(world.sql.number(by).await, 100);
     let run = world.pass().await;
-    crate::drift::repairs::assert_clean(&run, &coupon);
+    assert_clean(&run, &coupon);
     assert_exact(&world, &coupon, 100, &answers).await;
 }
 
@@ -86,7 +64,7 @@ async fn five_hundred_for_ten_thousand_people_over_two_apis_and_two_consumers_ar
     all_issued(&world, coupon.drop, 500).await;
     assert_exact(&world, &coupon, 500, &answers).await;
     drop(consumers);
-    crate::drift::repairs::assert_clean(&world.pass().await, &coupon);
+    assert_clean(&world.pass().await, &coupon);
 }
 
 #[tokio::test]

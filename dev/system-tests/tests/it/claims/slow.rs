@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use firstcome_testkit::{LIMIT, OPS_TOKEN, World, assert_exact, eventually, people, rush, tally};
+use firstcome_testkit::{LIMIT, OPS_TOKEN, World, all_issued, assert_exact, eventually, people, rush, tally};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::claims::many::all_issued;
-
 const SLOW: usize = 100;
 
-/// Sends a beginning, then a byte now and then, until it is hung up on; what it was told by then.
+/// Sends a beginning, then a byte now and then, until the server hangs up; what the server said by then.
 async fn dawdles(mut connection: TcpStream, begins: String) -> String {
     connection.write_all(begins.as_bytes()).await.unwrap();
     let mut told = Vec::new();
@@ -20,7 +18,7 @@ async fn dawdles(mut connection: TcpStream, begins: String) -> String {
         match tokio::time::timeout(Duration::from_millis(50), connection.read(&mut some)).await {
             Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&told).into_owned(),
             Ok(Ok(read)) => told.extend(&some[..read]),
-            // Nothing yet: one byte more. Where the other side has hung up, the next look says so.
+            // Nothing yet: one byte more. Where the other side has hung up, the next read says so.
             Err(_) => drop(connection.write_all(b"x").await),
         }
     }

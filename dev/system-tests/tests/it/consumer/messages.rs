@@ -1,11 +1,8 @@
-//! From the topic to rows: each message once, whatever it is and whoever is killed.
+//! From the topic to rows: each message once, whatever is in it.
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, KafkaOptions, KafkaServer};
-use firstcome_testkit::{LIMIT, Session, Stores, World, assert_exact, eventually, people, rows, rush};
-
-use crate::claims::many::{all_issued, open_world};
+use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, all_issued, assert_exact, eventually, open_world, people, rush};
 
 #[tokio::test]
 async fn poison_messages_are_kept_once_and_what_follows_them_is_issued() {
@@ -75,39 +72,6 @@ async fn a_batch_with_one_bad_message_issues_all_the_others() {
 }
 
 #[tokio::test]
-async fn a_consumer_killed_between_the_commit_of_rows_and_of_offsets_loses_and_doubles_nothing() {
-    let (kafka, proxy) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(&kafka), "between").await;
-    let api = world.serve().await;
-    world.open().await;
-    let coupon = api.open_coupon(50).await;
-    let answers = rush(&[&api], coupon.id, &people(50), 50).await;
-
-    // The drop's limits are locked, so the consumer's transaction waits; meanwhile its way to Kafka is cut. Then the
-    // rows commit and the offsets can't.
-    let mut holding = Session::begin(&world.sql).await;
-    holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
-    let consumer = world.consume().await;
-    eventually("the batch waits for the lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
-    proxy.set(Fault::Cut).await.unwrap();
-    holding.commit().await;
-    eventually("rows are committed", LIMIT, async || !rows(&world, coupon.drop).await.is_empty()).await;
-    consumer.process.kill().await;
-    proxy.set(Fault::Pass).await.unwrap();
-    let committed: i64 = world.topic.offsets().await.iter().map(|(committed, _)| committed).sum();
-    assert_eq!(committed, 0, "it was killed between the two");
-
-    let _next = world.consume().await;
-    all_issued(&world, coupon.drop, 50).await;
-    assert_exact(&world, &coupon, 50, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
-}
-
-/// Transactions that wait for a lock in this database.
-pub(crate) const WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
-     JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id WHERE l.object_schema = DATABASE()";
-
-#[tokio::test]
 async fn a_topic_read_again_from_the_beginning_changes_no_row() {
     let (world, api) = open_world("reread").await;
     let coupon = api.open_coupon(100).await;
@@ -134,7 +98,7 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     let mut holding = Session::begin(&world.sql).await;
     holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     let frozen = world.consume().await;
-    eventually("its batch waits for the lock", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+    eventually("its batch waits for the lock", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
     frozen.process.freeze();
     holding.commit().await;
 

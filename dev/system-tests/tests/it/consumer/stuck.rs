@@ -1,9 +1,9 @@
-//! A consumer that stops making progress, told from one whose store is away.
+//! A consumer that stops making progress ends itself; one whose store is away does not.
 
 use firstcome_stack::Fault;
 use firstcome_testkit::{Http, Running, Stores, World, eventually, shared};
 
-use crate::faults::scene::{HEALED, Scene, impatient};
+use crate::faults::waves::{HEALED, Waves, impatient};
 
 /// Not ready after three seconds, partitions gone after six, ended after nine.
 async fn soon_stuck(name: &str) -> World {
@@ -22,18 +22,18 @@ async fn is_not_ready(consumer: &Running<Http>, why: &str) {
 
 #[tokio::test]
 async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_itself() {
-    let scene = Scene::begin(soon_stuck("stuck").await).await;
-    scene
-        .survives(async |scene| {
-            scene.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")]).await;
-            scene.wave().await;
-            scene.consumer_says("stall point").await;
-            let other = scene.world.consume().await;
-            let stuck = std::mem::replace(&mut scene.consumer, other);
-            scene.wave().await;
+    let waves = Waves::begin(soon_stuck("stuck").await).await;
+    waves
+        .survives(async |waves| {
+            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")]).await;
+            waves.wave().await;
+            waves.consumer_says("stall point").await;
+            let other = waves.world.consume().await;
+            let stuck = std::mem::replace(&mut waves.consumer, other);
+            waves.wave().await;
             is_not_ready(&stuck, "the loop has stood still").await;
-            // No pass could issue these: they are on the topic, for whoever reads it.
-            scene.issued(60).await;
+            // No pass could issue these: they are on the topic, for the next consumer.
+            waves.issued(60).await;
             assert_eq!(stuck.process.ended(HEALED).await, 1, "{}", stuck.process.log());
             assert!(stuck.process.log().contains("ends itself"), "{}", stuck.process.log());
         })
@@ -42,17 +42,17 @@ async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_it
 
 #[tokio::test]
 async fn a_consumer_that_does_not_poll_beyond_max_poll_interval_and_goes_on_breaks_no_promise() {
-    let scene = Scene::begin(soon_stuck("max-poll").await).await;
-    scene
-        .survives(async |scene| {
-            scene.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")]).await;
-            scene.wave().await;
-            scene.consumer_says("stall point").await;
-            let _other = scene.world.consume().await;
-            scene.wave().await;
-            scene.issued(60).await;
-            scene.consumer_says("MAXPOLL").await;
-            is_ready(&scene.consumer).await;
+    let waves = Waves::begin(soon_stuck("max-poll").await).await;
+    waves
+        .survives(async |waves| {
+            waves.consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")]).await;
+            waves.wave().await;
+            waves.consumer_says("stall point").await;
+            let _other = waves.world.consume().await;
+            waves.wave().await;
+            waves.issued(60).await;
+            waves.consumer_says("MAXPOLL").await;
+            is_ready(&waves.consumer).await;
         })
         .await;
 }
@@ -67,21 +67,21 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
     let proxy = stack.mysql.proxy().await.unwrap();
     let world = soon_stuck("silent-mysql").await;
     world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
-    let scene = Scene::begin(world).await;
-    scene
-        .survives(async |scene| {
+    let waves = Waves::begin(world).await;
+    waves
+        .survives(async |waves| {
             proxy.set(Fault::BlackHole).await.unwrap();
-            scene.wave().await;
-            is_not_ready(&scene.consumer, "mysql").await;
+            waves.wave().await;
+            is_not_ready(&waves.consumer, "mysql").await;
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck one would have ended.
             eventually("it has tried again and again", HEALED, async || {
-                let metrics = scene.consumer.get("/metrics").await.text;
+                let metrics = waves.consumer.get("/metrics").await.text;
                 let count = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_retries_total "));
                 count.is_some_and(|count| count.parse::<f64>().unwrap() >= 6.0)
             })
             .await;
-            assert_eq!(scene.consumer.process.status(), None);
-            assert!(!scene.consumer.process.log().contains("stuck"), "{}", scene.consumer.process.log());
+            assert_eq!(waves.consumer.process.status(), None);
+            assert!(!waves.consumer.process.log().contains("stuck"), "{}", waves.consumer.process.log());
             proxy.set(Fault::Pass).await.unwrap();
         })
         .await;

@@ -2,15 +2,15 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_testkit::{Http, LIMIT, OPS_TOKEN, Session, eventually};
+use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Session, eventually, status_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, Scene, injector, status_of};
+use crate::drift::support::{Hindered, injector};
 
 #[tokio::test]
 async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_meanwhile() {
-    let scene = Scene::new("d-409").await;
+    let scene = Fixture::new("d-409").await;
     let world = &scene.world;
     scene.held("Asked", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
@@ -35,7 +35,7 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
 
 #[tokio::test]
 async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page() {
-    let scene = Scene::new("d-runs").await;
+    let scene = Fixture::new("d-runs").await;
     let (coupon, _) = scene.held("Listed", 100, 100).await;
     let daemon = scene.world.daemon().await;
     daemon.reconcile(&json!({})).await;
@@ -91,7 +91,7 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
 
 #[tokio::test]
 async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_or_json() {
-    let scene = Scene::new("d-cli").await;
+    let scene = Fixture::new("d-cli").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("By hand", 20, 20).await;
     let clean = world.once_with(&[], &[]).await;
@@ -128,7 +128,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
 
 #[tokio::test]
 async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay() {
-    let scene = Scene::new("d-old").await;
+    let scene = Fixture::new("d-old").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Old", 20, 20).await;
     world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");

@@ -7,10 +7,12 @@ use std::time::Duration;
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::Fault;
-use firstcome_testkit::{Answer, Api, Coupon, LIMIT, Promise, World, eventually, eventually_some, rows, shared};
+use firstcome_testkit::{
+    Answer, Api, Coupon, Fixture, LIMIT, Promise, World, coupon_body, eventually, eventually_some, rows, shared,
+};
 use futures_util::StreamExt as _;
 
-use crate::drift::support::{Scene, assert_kept, assert_whole, body, injector};
+use crate::drift::support::{assert_kept, assert_whole, injector};
 
 /// A pass of the command line that is killed so long after it began; slow enough to be hit in the middle of anything.
 async fn killed_pass(world: &World, after: Duration) {
@@ -39,7 +41,7 @@ async fn mended(world: &World) {
 
 #[tokio::test]
 async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_one_does_not_mend() {
-    let scene = Scene::new("d-crashes").await;
+    let scene = Fixture::new("d-crashes").await;
     for round in 0..10_u64 {
         let (coupon, answers) = scene.held(&format!("Round {round}"), 60, 30).await;
         let mut injector = injector(&scene.world, &coupon).await;
@@ -67,7 +69,7 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
 
 #[tokio::test]
 async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
-    let scene = Scene::new("d-crash-full").await;
+    let scene = Fixture::new("d-crash-full").await;
     for round in 0..6_u64 {
         let (coupon, answers) = scene.held(&format!("Full {round}"), 20, 20).await;
         let mut injector = injector(&scene.world, &coupon).await;
@@ -140,9 +142,9 @@ async fn trouble(world: &World, coupon: &Coupon) -> usize {
 
 #[tokio::test]
 async fn repairs_beside_live_traffic_break_no_promise() {
-    let scene = Scene::new("d-chaos").await;
+    let scene = Fixture::new("d-chaos").await;
     let world = &scene.world;
-    let coupon = scene.api.create_coupon(&body("Chaos", 30_000, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Chaos", 30_000, 0)).await;
     let settings =
         [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "200")];
     let daemon = world.daemon_with(&settings).await;
@@ -161,7 +163,7 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     let issued = rows(world, coupon.drop).await.len();
     assert!(issued >= answers.len() && answers.len() > 500, "{issued} rows, {} people", answers.len());
     assert_whole(world, &coupon, 30_000, issued).await;
-    // Everyone has one. Where Redis was changed under the hands of a pass, two people were told the same slot; the row won.
+    // Everyone has one. Where Redis was changed under the hands of a pass, two people were promised the same slot; the row won.
     let holders: HashMap<String, u32> =
         rows(world, coupon.drop).await.into_iter().map(|(slot, user)| (user, slot)).collect();
     let elsewhere = answers.iter().filter(|(user, answer)| {

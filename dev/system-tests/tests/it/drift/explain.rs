@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Coupon, Http, LIMIT, Reconciler, Running, eventually};
+use firstcome_testkit::{Coupon, Fixture, Http, LIMIT, Reconciler, Running, coupon_body, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Scene, body, injector};
+use crate::drift::support::injector;
 
 /// The story at the endpoint, which is the same on the command line.
-async fn story(scene: &Scene, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
+async fn story(scene: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
     let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
     let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -39,7 +39,7 @@ fn assert_told(story: &Value, words: &[&str]) {
 
 #[tokio::test]
 async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
-    let scene = Scene::new("d-story").await;
+    let scene = Fixture::new("d-story").await;
     let daemon = scene.world.daemon().await;
     let (coupon, answers) = scene.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
@@ -76,9 +76,9 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
 
 #[tokio::test]
 async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
-    let scene = Scene::new("d-story-2").await;
+    let scene = Fixture::new("d-story-2").await;
     let daemon = scene.world.daemon().await;
-    let (coupon, _) = scene.held_of(&body("Told", 20, 5), 20).await;
+    let (coupon, _) = scene.held_of(&coupon_body("Told", 20, 5), 20).await;
     scene.api.claim(coupon.id, "w-1").await;
     let told = story(&scene, &daemon, &coupon, "w-1").await;
     assert_eq!(told["holds"], "waiting", "{told:#}");
@@ -105,7 +105,7 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
 
 #[tokio::test]
 async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
-    let scene = Scene::new("d-story-3").await;
+    let scene = Fixture::new("d-story-3").await;
     scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let daemon = scene.world.daemon().await;
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);

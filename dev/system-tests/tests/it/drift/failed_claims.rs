@@ -2,25 +2,9 @@
 
 use std::time::Duration;
 
-use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Answer, Coupon, World, assert_exact, plain};
+use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_testkit::{Answer, Coupon, World, assert_clean, assert_exact, given_out, open_world, plain};
 use serde_json::json;
-
-use crate::claims::many::open_world;
-use crate::drift::repairs::{assert_clean, given_out, kinds};
-
-#[tokio::test]
-async fn failed_claims_put_in_by_hand_are_reissued_by_the_next_pass_of_the_command_line() {
-    let (world, api) = open_world("by-hand-cli").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    back_up_by_hand(&world, &coupon, &[3, 5]).await;
-    let run = world.pass().await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    assert_eq!(kinds(&run).get(&Kind::FailedClaim), Some(&2), "{run:#?}");
-    assert_exact(&world, &coupon, 20, &answers).await;
-    resolved(&world, 2).await;
-    assert_clean(&world.pass().await, &coupon);
-}
 
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{LIMIT, World, eventually};
+use firstcome_testkit::{Fixture, LIMIT, World, error_of, eventually, status_of};
 use serde_json::json;
 
-use crate::drift::support::{
-    Found, Hindered, Scene, assert_kept, assert_whole, clean_pass, error_of, expected, injector, mailed, status_of,
-};
+use crate::drift::support::{Found, Hindered, assert_kept, assert_whole, clean_pass, expected, injector, mailed};
 
 /// Long enough for a pass of the slow kind to end after all.
 const SLOW: Duration = Duration::from_secs(60);
@@ -24,7 +22,7 @@ async fn applied_once(world: &World, wanted: &BTreeSet<Found>) {
 
 #[tokio::test]
 async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed() {
-    let scene = Scene::new("d-killed").await;
+    let scene = Fixture::new("d-killed").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("Killed", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
@@ -33,7 +31,7 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     wanted.extend(expected(Kind::MissingAdmission, &injector.make(Drift::MissingAdmission, 3).await.unwrap()));
     let dead = slow.begin_slow_pass(world).await;
 
-    // The other process is refused while the first one lives, and is told by whose pass.
+    // The other process is refused while the first one lives, with the id of the pass that runs.
     let other = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let reply = eventually_refused(&other, &dead).await;
     assert_eq!(reply["code"], "pass_running");
@@ -71,7 +69,7 @@ async fn eventually_refused(
 
 #[tokio::test]
 async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
-    let scene = Scene::new("d-cut").await;
+    let scene = Fixture::new("d-cut").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("Cut", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
@@ -96,7 +94,7 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
 
 #[tokio::test]
 async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pass_mends() {
-    let scene = Scene::new("d-term").await;
+    let scene = Fixture::new("d-term").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("Stopped", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
@@ -115,7 +113,7 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
 
 #[tokio::test]
 async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
-    let scene = Scene::new("d-pile").await;
+    let scene = Fixture::new("d-pile").await;
     let world = &scene.world;
     scene.held("Long", 200, 200).await;
     let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;

@@ -1,15 +1,14 @@
 //! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes nothing, a pass mends it, the next
-//! finds nothing, and people are told.
+//! finds nothing, and a mail says so.
 
-use firstcome_drift::{Injected, Kind as Drift};
+use firstcome_drift::{Hit, Injected, Kind as Drift};
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, LIMIT, Promise, Stores, eventually};
+use firstcome_testkit::{Coupon, Fixture, LIMIT, Promise, Stores, eventually};
 use serde_json::json;
 
 use crate::drift::support::{
-    Scene, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed,
-    pass_repairs,
+    assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed, pass_repairs,
 };
 
 /// How it begins, what is made, and how it must end.
@@ -27,7 +26,7 @@ struct Case {
 const QUANTITY: u32 = 20;
 
 /// Made, listed, mended, clean, mailed.
-async fn mends(scene: &Scene, case: Case) -> (Coupon, Vec<Promise>, Injected) {
+async fn mends(scene: &Fixture, case: Case) -> (Coupon, Vec<Promise>, Injected) {
     let name = case.drift.name();
     let (coupon, answers) = scene.held(&name, QUANTITY, case.held).await;
     let done = injector(&scene.world, &coupon).await.make(case.drift, case.n).await.unwrap();
@@ -45,14 +44,22 @@ async fn mends(scene: &Scene, case: Case) -> (Coupon, Vec<Promise>, Injected) {
 
 #[tokio::test]
 async fn rows_that_went_or_never_came_are_issued() {
-    let scene = Scene::new("d-unissued").await;
-    mends(&scene, Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 }).await;
+    let scene = Fixture::new("d-unissued").await;
+    let case = Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
+    let (coupon, _, done) = mends(&scene, case).await;
+    let times = scene.world.redis.of_drop(coupon.id, coupon.drop, "times");
+    for Hit { slot, .. } in &done.people {
+        let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
+        let row = scene.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
+        let admitted_at: String = scene.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
+        assert_eq!(row, [["reconciler".to_owned(), admitted_at]], "the instant of admission is kept");
+    }
     mends(&scene, Case { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitted_anew() {
-    let scene = Scene::new("d-failed").await;
+    let scene = Fixture::new("d-failed").await;
     let kind = Kind::FailedClaim;
     mends(&scene, Case { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 }).await;
     mends(&scene, Case { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 }).await;
@@ -64,7 +71,7 @@ async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitt
 
 #[tokio::test]
 async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
-    let scene = Scene::new("d-missing").await;
+    let scene = Fixture::new("d-missing").await;
     let kind = Kind::MissingAdmission;
     mends(&scene, Case { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 }).await;
     mends(&scene, Case { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 }).await;
@@ -73,7 +80,7 @@ async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
 
 #[tokio::test]
 async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
-    let scene = Scene::new("d-count").await;
+    let scene = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
     mends(&scene, Case { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 }).await;
     mends(&scene, Case { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 }).await;
@@ -88,13 +95,13 @@ async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
 
 #[tokio::test]
 async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_gets_a_free_one() {
-    let scene = Scene::new("d-conflict").await;
+    let scene = Fixture::new("d-conflict").await;
     mends(&scene, Case { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn people_on_others_slots_go_back_to_those_of_their_rows() {
-    let scene = Scene::new("d-misplaced").await;
+    let scene = Fixture::new("d-misplaced").await;
     let kind = Kind::MissingAdmission;
     mends(&scene, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 20, end: 20 }).await;
     mends(&scene, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 12, end: 12 }).await;
@@ -102,20 +109,20 @@ async fn people_on_others_slots_go_back_to_those_of_their_rows() {
 
 #[tokio::test]
 async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
-    let scene = Scene::new("d-exchanged").await;
+    let scene = Fixture::new("d-exchanged").await;
     let kind = Kind::MissingAdmission;
     mends(&scene, Case { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }).await;
 }
 
 #[tokio::test]
 async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
-    let scene = Scene::new("d-above").await;
+    let scene = Fixture::new("d-above").await;
     mends(&scene, Case { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_the_row() {
-    let scene = Scene::new("d-two-drops").await;
+    let scene = Fixture::new("d-two-drops").await;
     let (coupon, answers) = scene.held("Daily", 20, 12).await;
     // A second opening, put in by hand and loaded by the next pass.
     let second =
@@ -125,7 +132,7 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
     let drop = scene.world.sql.number("SELECT MAX(id) FROM drops").await;
     let second = Coupon { drop, ..coupon.clone() };
     assert_eq!(scene.api.claim(coupon.id, "u-first").await.promised(), Some((drop, 1)));
-    crate::claims::many::all_issued(&scene.world, drop, 1).await;
+    firstcome_testkit::all_issued(&scene.world, drop, 1).await;
 
     let done = injector(&scene.world, &second).await.make(Drift::OverTwoDrops, 3).await.unwrap();
     let expected = expected(Kind::OverAdmitted, &done);
@@ -140,7 +147,7 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
 
 #[tokio::test]
 async fn slots_that_are_free_while_people_wait_go_to_them() {
-    let scene = Scene::new("d-unfilled").await;
+    let scene = Fixture::new("d-unfilled").await;
     let (coupon, answers) = scene.held("Waited for", 20, 20).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
     let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
@@ -168,7 +175,7 @@ async fn slots_that_are_free_while_people_wait_go_to_them() {
 
 #[tokio::test]
 async fn a_drop_whose_keys_are_gone_is_rebuilt() {
-    let scene = Scene::new("d-keys").await;
+    let scene = Fixture::new("d-keys").await;
     mends(&scene, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 20, end: 20 }).await;
     mends(&scene, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 12, end: 12 }).await;
 }
@@ -176,7 +183,7 @@ async fn a_drop_whose_keys_are_gone_is_rebuilt() {
 #[tokio::test]
 async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
+    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
         let (coupon, answers) = scene.held(&name, 20, 12).await;
@@ -195,7 +202,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
         assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
         assert_kept(&scene.world, &coupon, &answers, &[]).await;
         assert_eq!(scene.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
-        crate::claims::many::all_issued(&scene.world, coupon.drop, 13).await;
+        firstcome_testkit::all_issued(&scene.world, coupon.drop, 13).await;
         clean_pass(&scene.world, &coupon).await;
         mailed(&scene.world, &["repaired"]).await;
         scene.world.mail.clear();
@@ -205,7 +212,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
 #[tokio::test]
 async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
+    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
     let daemon = scene.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed].into_iter().enumerate() {
@@ -214,7 +221,7 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
         assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
         eventually("it is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.promised().is_some())
             .await;
-        crate::claims::many::all_issued(&scene.world, coupon.drop, 13).await;
+        firstcome_testkit::all_issued(&scene.world, coupon.drop, 13).await;
         assert_kept(&scene.world, &coupon, &answers, &[]).await;
         clean_pass(&scene.world, &coupon).await;
     }
@@ -223,7 +230,7 @@ async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() 
 
 #[tokio::test]
 async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_their_row_back() {
-    let scene = Scene::new("d-claimants").await;
+    let scene = Fixture::new("d-claimants").await;
     let (coupon, answers) = scene.held("Half forgotten", 20, 20).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     let users = scene.world.redis.of_drop(coupon.id, coupon.drop, "users");

@@ -1,18 +1,17 @@
-//! Drift that is left for a person: told once, with what was done, and told again when it is over.
+//! Drift that is left for a person: mailed once, with what was done, and once more when it is resolved.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{LIMIT, eventually, eventually_some};
+use firstcome_testkit::{Fixture, LIMIT, eventually, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{
-    Scene, assert_found, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector,
-    mailed,
+    assert_found, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed,
 };
 
 #[tokio::test]
 async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolved_it() {
-    let scene = Scene::new("d-unrepairable").await;
+    let scene = Fixture::new("d-unrepairable").await;
     let (coupon, answers) = scene.held("Winter", 20, 12).await;
     let done = injector(&scene.world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let expected = expected(Kind::FailedClaim, &done);
@@ -35,7 +34,7 @@ async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolve
 
 #[tokio::test]
 async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_in_line_when_one_comes() {
-    let scene = Scene::new("d-broken").await;
+    let scene = Fixture::new("d-broken").await;
     for (drift, quantity) in [(Drift::OverAdmitted, 20), (Drift::OverShrunk, 18), (Drift::SlotConflict, 20)] {
         let name = drift.name();
         let (coupon, answers) = scene.held(&name, 20, 20).await;
@@ -82,7 +81,7 @@ async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_i
 
 #[tokio::test]
 async fn a_drop_that_closed_below_its_quantity_is_told_once() {
-    let scene = Scene::new("d-below").await;
+    let scene = Fixture::new("d-below").await;
     let (coupon, answers) = scene.held("Left over", 20, 12).await;
     injector(&scene.world, &coupon).await.make(Drift::UnfilledClosed, 2).await.unwrap();
     let before = everything(&scene.world).await;
@@ -101,7 +100,7 @@ async fn a_drop_that_closed_below_its_quantity_is_told_once() {
 
 #[tokio::test]
 async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
-    let scene = Scene::new("d-stalled").await;
+    let scene = Fixture::new("d-stalled").await;
     let (coupon, answers) = scene.held("Held up", 20, 12).await;
     let daemon = scene.world.daemon_with(&[("CONSUMER_STALL_SECONDS", "1")]).await;
     daemon.reconcile(&json!({})).await;

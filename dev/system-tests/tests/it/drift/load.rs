@@ -4,22 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use firstcome_drift::{Injected, Kind as Drift};
-use firstcome_testkit::{World, eventually, people, rush, tally};
+use firstcome_testkit::{Fixture, World, all_issued, coupon_body, eventually, people, rush, tally};
 
-use crate::claims::many::all_issued;
-use crate::drift::support::{Scene, assert_kept, assert_whole, body, injector};
+use crate::drift::support::{assert_kept, assert_whole, injector};
 
 const PEOPLE: usize = 6_000;
 const DEADLINE_MS: i64 = 2_000;
 
 #[tokio::test]
 async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_the_first_that_can_know() {
-    let scene = Scene::new("d-load").await;
+    let scene = Fixture::new("d-load").await;
     let world = &scene.world;
     assert_eq!(scene.consumer.process.stop().await, 0);
     // Slower than the people come, so that much is always on its way.
     let _consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "500")]).await;
-    let coupon = scene.api.create_coupon(&body("Rush", u32::try_from(PEOPLE).unwrap() + 10, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Rush", u32::try_from(PEOPLE).unwrap() + 10, 0)).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let users = people(PEOPLE);
     let half = PEOPLE / 2;

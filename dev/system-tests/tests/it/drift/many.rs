@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Promise, Stores, people, rush};
+use firstcome_testkit::{Coupon, Fixture, Promise, Stores, all_issued, coupon_body, people, rush};
 use serde_json::json;
 
-use crate::claims::many::all_issued;
 use crate::drift::support::{
-    Found, Scene, assert_kept, assert_whole, body, clean_pass, everything, expected, found, injector, mailed,
+    Found, assert_kept, assert_whole, clean_pass, everything, expected, found, injector, mailed,
 };
 
 /// The reconciler's word for what is made.
@@ -31,7 +30,7 @@ fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
 #[tokio::test]
 async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-all").await;
+    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-all").await;
     // Six pages: people and the slots they belong to are seldom on the same.
     scene.world.set("RECONCILE_PAGE_SLOTS", "10");
     let (coupon, answers) = scene.held("All at once", 60, 30).await;
@@ -94,11 +93,11 @@ const DROPS: usize = 4;
 const HELD: usize = 10;
 
 /// Five coupons of which four drops each have been open; the last still is.
-async fn many_drops(scene: &Scene) -> Vec<(Coupon, Vec<Promise>)> {
+async fn many_drops(scene: &Fixture) -> Vec<(Coupon, Vec<Promise>)> {
     let mut drops = Vec::new();
     let mut coupons = Vec::new();
     for n in 0..COUPONS {
-        coupons.push(scene.api.create_coupon(&body(&format!("Coupon {n}"), 15, 0)).await);
+        coupons.push(scene.api.create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0)).await);
     }
     for round in 0..DROPS {
         if round > 0 {
@@ -126,7 +125,7 @@ async fn many_drops(scene: &Scene) -> Vec<(Coupon, Vec<Promise>)> {
 
 #[tokio::test]
 async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_one_pass() {
-    let scene = Scene::new("d-twenty").await;
+    let scene = Fixture::new("d-twenty").await;
     let drops = many_drops(&scene).await;
     assert_eq!(drops.len(), COUPONS * DROPS);
     let kinds = [
@@ -170,12 +169,12 @@ async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_on
 
 #[tokio::test]
 async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys() {
-    let scene = Scene::new("d-both-lost").await;
+    let scene = Fixture::new("d-both-lost").await;
     let (coupon, answers) = scene.held("Both lost", 20, 12).await;
     let mut injector = injector(&scene.world, &coupon).await;
     let done = injector.make(Drift::Unpublished, 2).await.unwrap();
     injector.make(Drift::RedisLost, 1).await.unwrap();
-    // The coupon's list of claimants still has them, and it is what they would be told by.
+    // The coupon's list of claimants still has them, and answers are made from it.
     let run = scene.world.once_with(&[], &[]).await;
     assert!(run.code <= 1, "{}", run.log);
     for hit in &done.people {
@@ -190,7 +189,7 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
 
 #[tokio::test]
 async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
-    let scene = Scene::new("d-per-drop").await;
+    let scene = Fixture::new("d-per-drop").await;
     let per_drop = json!({
         "name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},

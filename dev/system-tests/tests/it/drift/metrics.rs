@@ -1,10 +1,10 @@
-//! What Prometheus is told of passes, findings, repairs, drift that is left, and mails.
+//! Metrics of passes, findings, repairs, drift that is left, and mails.
 
 use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Http, LIMIT, eventually};
+use firstcome_testkit::{Fixture, Http, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{Scene, injector, mailed};
+use crate::drift::support::{injector, mailed};
 
 /// The sum of a metric over the lines that have all of these labels; `None` where there is no such line.
 async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
@@ -17,7 +17,7 @@ async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
 
 #[tokio::test]
 async fn passes_findings_repairs_drift_and_mails_are_counted() {
-    let scene = Scene::new("d-metrics").await;
+    let scene = Fixture::new("d-metrics").await;
     let (coupon, _) = scene.held("Counted", 20, 20).await;
     let daemon = scene.world.daemon().await;
     daemon.reconcile(&json!({})).await;

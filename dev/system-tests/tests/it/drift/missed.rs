@@ -1,14 +1,14 @@
-//! Runs that did not happen are caught up at once, and people are told.
+//! Runs that did not happen are caught up at once, and a mail says so.
 
 use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{LIMIT, eventually};
+use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{Scene, assert_kept, assert_whole, injector, mailed};
+use crate::drift::support::{assert_kept, assert_whole, injector, mailed};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
-    let scene = Scene::new("d-late").await;
+    let scene = Fixture::new("d-late").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("Late", 20, 20).await;
     let settings = [("RECONCILE_CRON", "0 0 * * * *"), ("MISSED_AFTER_SECONDS", "1")];
@@ -45,7 +45,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
 
 #[tokio::test]
 async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
-    let scene = Scene::new("d-frozen").await;
+    let scene = Fixture::new("d-frozen").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Frozen", 20, 20).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "3")]).await;
@@ -65,7 +65,7 @@ async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
 
 #[tokio::test]
 async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
-    let scene = Scene::new("d-both").await;
+    let scene = Fixture::new("d-both").await;
     let world = &scene.world;
     scene.held("Both", 200, 200).await;
     let every = "*/2 * * * * *";

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{Fault, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
-use firstcome_testkit::{LIMIT, Stores, World, eventually};
+use firstcome_testkit::{Fixture, LIMIT, Stores, World, error_of, eventually, status_of};
 use serde_json::json;
 
-use crate::drift::support::{
-    Hindered, Scene, assert_kept, assert_whole, clean_pass, error_of, injector, mailed, status_of,
-};
+use crate::drift::support::{Hindered, assert_kept, assert_whole, clean_pass, injector, mailed};
 
 /// Clients of a broker that is gone take their time to give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
@@ -27,7 +25,7 @@ async fn until_failed(world: &World, run: &str) {
 #[tokio::test]
 async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
+    let scene = Fixture::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("No database", 200, 200).await;
     let proxy = mysql.proxy().await.unwrap();
@@ -53,7 +51,7 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
 #[tokio::test]
 async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_redis_is_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
+    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("No Redis", 200, 200).await;
     let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
@@ -80,12 +78,12 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 #[tokio::test]
 async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
     let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let scene = Scene::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
+    let scene = Fixture::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
     let world = &scene.world;
     let (coupon, answers) = scene.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    // The second look, after the repairs, reads the topic once more.
+    // Verification, after the repairs, reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();
     slow.proxy.set(Fault::Pass).await.unwrap();

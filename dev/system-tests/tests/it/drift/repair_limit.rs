@@ -2,19 +2,18 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
-use firstcome_testkit::Coupon;
+use firstcome_testkit::{Coupon, Fixture};
 use serde_json::json;
 
 use crate::drift::support::{
-    Scene, assert_found, assert_kept, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs,
-    read,
+    assert_found, assert_kept, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs, read,
 };
 
 /// Holds from six repairs of a drop on.
 const LOW: [(&str, &str); 2] = [("RECONCILE_BRAKE_PERCENT", "5"), ("RECONCILE_BRAKE_AT_LEAST", "5")];
 
-async fn beyond_the_limit(name: &str) -> Scene {
-    let scene = Scene::new(name).await;
+async fn beyond_the_limit(name: &str) -> Fixture {
+    let scene = Fixture::new(name).await;
     for (setting, value) in LOW {
         scene.world.set(setting, value);
     }

@@ -1,43 +1,14 @@
 //! What the reconciler mends: one pass and the drop is exact again, a second finds nothing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Api, Coupon, LIMIT, Promise, Running, Stores, World, assert_exact, eventually, people, plain,
-    redis_holders, rush,
+    Answer, Coupon, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact, eventually,
+    given_out, kinds, open_world, people, plain, redis_holders, rush,
 };
 use serde_json::json;
-
-use crate::claims::many::{all_issued, open_world};
-
-/// How many findings there are of each kind.
-pub(crate) fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
-    let mut kinds = BTreeMap::new();
-    for finding in run.all_findings() {
-        *kinds.entry(finding.kind).or_default() += 1;
-    }
-    kinds
-}
-
-/// Fails unless the run looked at this drop, found nothing at all, and says that it is exact.
-pub(crate) fn assert_clean(run: &Run, coupon: &Coupon) {
-    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
-    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
-    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
-}
-
-/// A coupon of 20, all given out and issued; the consumer is gone again.
-pub(crate) async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
-    let consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let answers = rush(&[api], coupon.id, &people(20), 20).await;
-    all_issued(world, coupon.drop, 20).await;
-    assert_eq!(consumer.process.stop().await, 0);
-    (coupon, answers)
-}
 
 /// One pass that repairs, then exact, then a pass that finds nothing.
 async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
@@ -48,20 +19,6 @@ async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], exp
     assert_exact(world, coupon, 20, answers).await;
     assert_clean(&world.pass().await, coupon);
     assert_exact(world, coupon, 20, answers).await;
-}
-
-#[tokio::test]
-async fn rows_deleted_from_mysql_are_issued_again_to_the_same_people() {
-    let (world, api) = open_world("deleted").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot IN (1, 7, 20)").await;
-    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 3)]).await;
-    let by = "SELECT slot FROM issued_coupons WHERE issued_by = 'reconciler' ORDER BY slot";
-    assert_eq!(world.sql.query(by).await, [["1"], ["7"], ["20"]]);
-    let told = world.redis.of_drop(coupon.id, coupon.drop, "times");
-    let admitted_at: i64 = world.redis.command(&["HGET", &told, "7"]).await;
-    let row = "SELECT ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) FROM issued_coupons WHERE slot = 7";
-    assert_eq!(world.sql.number(row).await, admitted_at, "the instant of admission is kept");
 }
 
 #[tokio::test]
@@ -111,7 +68,7 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     world.open().await;
     let consumer = world.consume().await;
     let coupon = api.open_coupon(20).await;
-    // Three kinds of evidence: rows, messages not yet read, and people whom only Redis knew — those have no slot to defend
+    // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those have no slot to defend
     // any more, so everyone here is in MySQL or on the topic.
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     all_issued(&world, coupon.drop, 10).await;
@@ -148,8 +105,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     all_issued(&world, coupon.drop, 5).await;
     redis.stop().await.unwrap();
-    let old = tempfile::tempdir().unwrap();
-    copy(redis.data_dir().unwrap(), old.path());
+    let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
     answers.extend(rush(&[&api], coupon.id, &["w-1".into(), "w-2".into()], 2).await);
@@ -157,7 +113,7 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     all_issued(&world, coupon.drop, 7).await;
 
     redis.kill().await.unwrap();
-    copy(old.path(), redis.data_dir().unwrap());
+    old.put_back(&redis).unwrap();
     redis.start_again().await.unwrap();
     eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
         matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
@@ -168,13 +124,6 @@ async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     assert_eq!(answers.last().unwrap().1.promised(), Some((coupon.drop, 8)), "slots 6 and 7 are taken");
     all_issued(&world, coupon.drop, 8).await;
     assert_exact(&world, &coupon, 8, &answers).await;
-}
-
-/// Makes `to` a copy of the folder `from`.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::remove_dir_all(to).unwrap();
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
 }
 
 #[tokio::test]
@@ -200,39 +149,4 @@ async fn what_was_repaired_is_mailed_and_recorded() {
     };
     assert_eq!(told.run_id, run.run_id);
     assert_eq!(told.drops, run.drops);
-}
-
-#[tokio::test]
-async fn a_dry_run_lists_what_it_would_do_and_changes_nothing() {
-    let (world, api) = open_world("dry").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    let holders = redis_holders(&world, &coupon).await;
-    world.redis.command::<i64>(&["ZREM", &users, &holders[&9]]).await;
-    let before = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(dry.code, 1, "{}", dry.log);
-    let run = dry.run();
-    assert!(run.dry_run && run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
-    assert!(kinds(&run).contains_key(&Kind::Unissued) && kinds(&run).contains_key(&Kind::MissingAdmission), "{run:#?}");
-    let after = (world.redis.dump().await, world.sql.query("SELECT * FROM issued_coupons ORDER BY slot").await);
-    assert_eq!(before, after);
-    world.pass().await;
-    assert_exact(&world, &coupon, 20, &answers).await;
-}
-
-#[tokio::test]
-async fn a_daemon_mends_by_its_schedule_without_being_asked() {
-    let (world, api) = open_world("cron").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    world.set("RECONCILE_CRON", "* * * * * *");
-    let _daemon = world.settled_daemon().await;
-    world.sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
-    let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'repaired'";
-    eventually("a scheduled pass has repaired", LIMIT, async || world.sql.number(repaired).await == 1).await;
-    assert_exact(&world, &coupon, 20, &answers).await;
-    let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
-    eventually("and the next find nothing", LIMIT, async || world.sql.number(passes).await >= 2).await;
-    assert_eq!(world.sql.number(repaired).await, 1);
 }

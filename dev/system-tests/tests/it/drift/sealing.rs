@@ -3,13 +3,13 @@
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Answer, Coupon, LIMIT, Promise, eventually};
+use firstcome_testkit::{Answer, Coupon, Fixture, LIMIT, Promise, eventually};
 use serde_json::json;
 
-use crate::drift::support::{Scene, assert_found, assert_kept, expected, injector};
+use crate::drift::support::{assert_found, assert_kept, expected, injector};
 
-/// A drop of 20, all held, that has just closed.
-async fn closed(scene: &Scene, name: &str) -> (Coupon, Vec<Promise>) {
+/// A drop of 20, all given out, that has just closed.
+async fn closed(scene: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
     // Long enough for twenty claims on a busy machine.
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
     let body = json!({
@@ -22,7 +22,7 @@ async fn closed(scene: &Scene, name: &str) -> (Coupon, Vec<Promise>) {
     (coupon, answers)
 }
 
-async fn state(scene: &Scene, coupon: &Coupon) -> String {
+async fn state(scene: &Fixture, coupon: &Coupon) -> String {
     let body = scene.api.coupon(coupon.id).await;
     ["current_drop", "next_drop", "last_drop"]
         .iter()
@@ -30,13 +30,13 @@ async fn state(scene: &Scene, coupon: &Coupon) -> String {
         .unwrap_or_else(|| "closed".to_owned())
 }
 
-async fn sealed(scene: &Scene, coupon: &Coupon) -> bool {
+async fn sealed(scene: &Fixture, coupon: &Coupon) -> bool {
     let sealed = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
     scene.world.sql.number(&sealed).await == 1
 }
 
 /// Passes until the drop is sealed: it must have been closed for as long as a message may take.
-async fn until_sealed(scene: &Scene, coupon: &Coupon) {
+async fn until_sealed(scene: &Fixture, coupon: &Coupon) {
     eventually("it is sealed", LIMIT, async || {
         let run = scene.world.pass().await;
         assert_eq!(run.status, Status::Clean, "{run:#?}");
@@ -46,7 +46,7 @@ async fn until_sealed(scene: &Scene, coupon: &Coupon) {
 }
 
 /// Holders have theirs, others learn that it is over.
-async fn answered(scene: &Scene, coupon: &Coupon, answers: &[Promise]) {
+async fn answered(scene: &Fixture, coupon: &Coupon, answers: &[Promise]) {
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
         let me = scene.api.me(coupon.id, user).await;
@@ -59,7 +59,7 @@ async fn answered(scene: &Scene, coupon: &Coupon, answers: &[Promise]) {
 
 #[tokio::test]
 async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone() {
-    let scene = Scene::new("d-sealed").await;
+    let scene = Fixture::new("d-sealed").await;
     scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = closed(&scene, "Over").await;
     until_sealed(&scene, &coupon).await;
@@ -79,7 +79,7 @@ async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from
 
 #[tokio::test]
 async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
-    let scene = Scene::new("d-deep").await;
+    let scene = Fixture::new("d-deep").await;
     let (coupon, answers) = closed(&scene, "Over").await;
     until_sealed(&scene, &coupon).await;
     let deep = scene.world.once_with(&["--deep"], &[]).await.run();
@@ -99,7 +99,7 @@ async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
 
 #[tokio::test]
 async fn a_drop_that_is_not_exact_is_not_sealed() {
-    let scene = Scene::new("d-unsealed").await;
+    let scene = Fixture::new("d-unsealed").await;
     let (coupon, answers) = closed(&scene, "Not yet").await;
     let mut injector = injector(&scene.world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();

@@ -1,69 +1,25 @@
-//! What the tests of drift share: a system with people in it, drift on purpose, and a look at everything there is.
+//! What the tests of drift share: drift on purpose, a dump of all stores, expected findings, slow passes and mails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{Injected, Injector, Place};
+use firstcome_drift::{Injected, Injector, StoreArgs};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{Fault, FaultProxy, MysqlServer};
 use firstcome_testkit::{
-    Api, Coupon, Http, LIMIT, Promise, Reconciler, Running, Stores, World, eventually, eventually_some, people,
-    redis_holders, rows, rush, shared,
+    Coupon, LIMIT, Promise, Reconciler, Running, World, assert_clean, eventually, eventually_some, redis_holders, rows,
+    shared, status_of,
 };
 use mail_parser::MessageParser;
-use serde_json::{Value, json};
-
-use crate::claims::many::all_issued;
+use serde_json::json;
 
 /// Longest wait for a mail.
 pub(crate) const MAILED: Duration = Duration::from_secs(20);
 
-/// An API, a consumer, and an open gate.
-pub(crate) struct Scene {
-    pub(crate) world: World,
-    pub(crate) api: Running<Api>,
-    pub(crate) consumer: Running<Http>,
-}
-
-impl Scene {
-    pub(crate) async fn new(name: &str) -> Self {
-        Self::on(Stores::shared().await, name).await
-    }
-
-    pub(crate) async fn on(stores: Stores, name: &str) -> Self {
-        let world = World::on(stores, name).await;
-        let api = world.serve().await;
-        world.open().await;
-        let consumer = world.consume().await;
-        Self { world, api, consumer }
-    }
-
-    /// A coupon that has been open for long, of which so many people hold one.
-    pub(crate) async fn held(&self, name: &str, quantity: u32, holders: usize) -> (Coupon, Vec<Promise>) {
-        self.held_of(&body(name, quantity, 0), holders).await
-    }
-
-    /// The same, made from this body.
-    pub(crate) async fn held_of(&self, body: &Value, holders: usize) -> (Coupon, Vec<Promise>) {
-        let coupon = self.api.create_coupon(body).await;
-        let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
-        all_issued(&self.world, coupon.drop, holders).await;
-        (coupon, answers)
-    }
-}
-
-/// A coupon that is open.
-pub(crate) fn body(name: &str, quantity: u32, waiting: u32) -> Value {
-    json!({
-        "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting,
-        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
-    })
-}
-
 /// Makes drift in a drop.
 pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
-    let place = Place::of(|name| world.setting(name)).unwrap();
-    Injector::new(&place, Some(coupon.id), Some(coupon.drop)).await.unwrap()
+    let stores = StoreArgs::of(|name| world.setting(name)).unwrap();
+    Injector::new(&stores, Some(coupon.id), Some(coupon.drop)).await.unwrap()
 }
 
 /// Everything there is of the product but what passes note of themselves.
@@ -127,11 +83,11 @@ pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> 
     run
 }
 
-/// A pass by the command line finds nothing, and looked at people and rows of this drop.
+/// A pass by the command line finds nothing, and examined people and rows of this drop.
 pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
-    crate::drift::repairs::assert_clean(&once.run(), coupon);
+    assert_clean(&once.run(), coupon);
 }
 
 /// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free; nothing is left over.
@@ -157,7 +113,7 @@ pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, 
     }
 }
 
-/// Everyone told yes has the row with the slot told, but for these.
+/// Everyone who was promised a slot has the row with that slot, but for these.
 pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
     let rows = rows(world, coupon.drop).await;
     for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {
@@ -244,15 +200,4 @@ impl Hindered {
             .await;
         id
     }
-}
-
-/// How a run stands in its table.
-pub(crate) async fn status_of(world: &World, run: &str) -> Option<String> {
-    let rows = world.sql.query(&format!("SELECT status FROM reconcile_runs WHERE id = '{run}'")).await;
-    rows.into_iter().next().map(|row| row[0].clone())
-}
-
-/// Why a run failed.
-pub(crate) async fn error_of(world: &World, run: &str) -> String {
-    world.sql.query(&format!("SELECT error FROM reconcile_runs WHERE id = '{run}'")).await[0][0].clone()
 }

@@ -2,13 +2,13 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::{Answer, Coupon, rows};
+use firstcome_testkit::{Answer, Coupon, Fixture, coupon_body, rows};
 use serde_json::json;
 
-use crate::drift::support::{Scene, assert_whole, body, clean_pass, injector};
+use crate::drift::support::{assert_whole, clean_pass, injector};
 
 /// Where the people of the line stand.
-async fn stand(scene: &Scene, coupon: &Coupon) -> Vec<String> {
+async fn stand(scene: &Fixture, coupon: &Coupon) -> Vec<String> {
     let mut words = Vec::new();
     for n in 1..=6 {
         let me = scene.api.me(coupon.id, &format!("w-{n}")).await;
@@ -22,15 +22,15 @@ async fn stand(scene: &Scene, coupon: &Coupon) -> Vec<String> {
 }
 
 /// Takes one person's slot back, as a support desk would.
-async fn free_one(scene: &Scene, coupon: &Coupon) -> i64 {
+async fn free_one(scene: &Fixture, coupon: &Coupon) -> i64 {
     let done = injector(&scene.world, coupon).await.make(Drift::Unfilled, 1).await.unwrap();
     done.people[0].slot
 }
 
 #[tokio::test]
 async fn whoever_waits_is_promoted_in_order_and_never_past_the_quantity() {
-    let scene = Scene::new("d-waiting").await;
-    let (coupon, _) = scene.held_of(&body("Line", 10, 6), 10).await;
+    let scene = Fixture::new("d-waiting").await;
+    let (coupon, _) = scene.held_of(&coupon_body("Line", 10, 6), 10).await;
     for place in 1..=6 {
         let answer = scene.api.claim(coupon.id, &format!("w-{place}")).await;
         assert_eq!(answer, Answer::Waiting { position: place });
@@ -75,7 +75,7 @@ async fn whoever_waits_is_promoted_in_order_and_never_past_the_quantity() {
 }
 
 /// Closes the drop a second ago, in MySQL and in Redis.
-async fn close(scene: &Scene, coupon: &Coupon) {
+async fn close(scene: &Fixture, coupon: &Coupon) {
     let close = format!("UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}", coupon.drop);
     scene.world.sql.query(&close).await;
     let at =
@@ -87,8 +87,8 @@ async fn close(scene: &Scene, coupon: &Coupon) {
 
 #[tokio::test]
 async fn a_long_line_is_promoted_in_order_by_a_pass_under_claims() {
-    let scene = Scene::new("d-line").await;
-    let (coupon, _) = scene.held_of(&body("Long line", 10, 400), 10).await;
+    let scene = Fixture::new("d-line").await;
+    let (coupon, _) = scene.held_of(&coupon_body("Long line", 10, 400), 10).await;
     for n in 1..=400 {
         let answer = scene.api.claim(coupon.id, &format!("w-{n}")).await;
         assert_eq!(answer, Answer::Waiting { position: n });

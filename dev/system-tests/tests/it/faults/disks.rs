@@ -7,7 +7,7 @@ use std::time::Duration;
 use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::{Stores, eventually};
 
-use super::scene::{HEALED, Scene, impatient};
+use super::waves::{HEALED, Waves, impatient};
 
 /// A file system of its own over the data of a server that is down. Unmounted when dropped: before the server goes, whose
 /// folder it is in, so declare it after.
@@ -68,11 +68,11 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
     redis.stop().await.unwrap();
     let Some(disk) = SmallDisk::over(redis.data_dir().unwrap(), 16 << 20) else { return };
     redis.start_again().await.unwrap();
-    let scene = Scene::begin(impatient(Stores::shared().await.with_redis(&redis), "redis-disk").await).await;
-    scene
-        .survives(async |scene| {
+    let waves = Waves::begin(impatient(Stores::shared().await.with_redis(&redis), "redis-disk").await).await;
+    waves
+        .survives(async |waves| {
             disk.fill();
-            let told = scene.wave().await;
+            let told = waves.wave().await;
             assert!(told.contains_key("unavailable"), "what can't be kept is not promised: {told:?}");
             assert!(redis.log_tail(40).contains("AOF write error"), "{}", redis.log_tail(40));
             disk.free();
@@ -88,24 +88,24 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
     mysql.stop().await.unwrap();
     let Some(disk) = SmallDisk::over(mysql.data_dir().unwrap(), 64 << 20) else { return };
     mysql.start_again().await.unwrap();
-    let scene = Scene::begin(impatient(Stores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
-    scene
-        .survives(async |scene| {
-            scene.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;
+    let waves = Waves::begin(impatient(Stores::shared().await.with_mysql(&mysql), "mysql-disk").await).await;
+    waves
+        .survives(async |waves| {
+            waves.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;
             disk.fill();
             // What is left in files that are larger than they need be goes too: first of the tables, then of the binary log.
             for size in [1_000_000, 500] {
                 eventually("MySQL can write no more", HEALED, async || {
                     let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");
-                    let more = scene.world.sql.try_query(&sql);
+                    let more = waves.world.sql.try_query(&sql);
                     !matches!(tokio::time::timeout(Duration::from_secs(3), more).await, Ok(Ok(_)))
                 })
                 .await;
             }
-            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into(), "claims do not need MySQL");
-            scene.consumer_says("could not be written").await;
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into(), "claims do not need MySQL");
+            waves.consumer_says("could not be written").await;
             disk.free();
-            // One that waits for room looks again once a minute; an operator does not wait for that.
+            // A MySQL that waits for room checks once a minute; an operator does not wait for that.
             mysql.kill().await.unwrap();
             mysql.start_again().await.unwrap();
         })

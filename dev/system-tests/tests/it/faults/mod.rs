@@ -1,13 +1,10 @@
-//! Faults: crash points, and single faults whose tests show more than exactness.
+//! Faults: single ones as schedules, crash points, and those whose tests show more than exactness.
 
 mod clocks;
-mod crashes;
 mod cycles;
 mod disks;
-mod links;
-mod mysql;
+mod judge;
 mod outages;
-mod redis;
-mod restarts;
-pub(crate) mod scene;
 mod second_store;
+mod single;
+pub(crate) mod waves;

@@ -1,16 +1,14 @@
 //! Operators who change the same coupon at the same time, beside claims and repairs: whatever order their writes arrive in, Redis
-//! ends with what MySQL has, and nobody is told yes beyond it.
+//! ends with what MySQL has, and nobody is promised a slot beyond it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_stack::{Fault, RedisOptions, RedisServer};
-use firstcome_testkit::{Api, LIMIT, Stores, World, assert_exact, eventually, rush, shared};
+use firstcome_testkit::{
+    Api, Fixture, LIMIT, Stores, World, all_issued, assert_exact, coupon_body, eventually, given_out, rush, shared,
+};
 use serde_json::{Value, json};
-
-use crate::claims::many::all_issued;
-use crate::drift::repairs::given_out;
-use crate::drift::support::{Scene, body};
 
 /// Conflicting changes; 1,000 for a release (docs/RELIABILITY.md).
 fn changes() -> u64 {
@@ -28,7 +26,7 @@ async fn settings(world: &World, coupon: &firstcome_testkit::Coupon) -> ([i64; 2
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
-    let scene = Scene::new("operators").await;
+    let scene = Fixture::new("operators").await;
     let world = &scene.world;
     let redis = &shared().await.redis;
     let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
@@ -38,7 +36,7 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
         apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);
         slow.push(proxy);
     }
-    let coupon = scene.api.create_coupon(&body("Operators", 100, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Operators", 100, 0)).await;
     let apis: Vec<&Api> = [&*scene.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
     let done = AtomicBool::new(false);
     let each = changes() / 4;
@@ -86,11 +84,11 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
 
 #[tokio::test]
 async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
-    let scene = Scene::new("held-up").await;
+    let scene = Fixture::new("held-up").await;
     let (world, redis) = (&scene.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = scene.api.create_coupon(&body("Held up", 100, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Held up", 100, 0)).await;
     proxy.set(Fault::Delay(Duration::from_millis(700))).await.unwrap();
     let raise = async { slow.patch(coupon.id, &json!({"quantity": 200, "paused": false})).await.status };
     let lower = async {
@@ -106,11 +104,11 @@ async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
 
 #[tokio::test]
 async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
-    let scene = Scene::new("overtaken").await;
+    let scene = Fixture::new("overtaken").await;
     let (world, redis) = (&scene.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = scene.api.create_coupon(&body("Overtaken", 100, 0)).await;
+    let coupon = scene.api.create_coupon(&coupon_body("Overtaken", 100, 0)).await;
     proxy.set(Fault::Delay(Duration::from_millis(500))).await.unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {

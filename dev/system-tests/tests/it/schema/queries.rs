@@ -6,9 +6,7 @@ use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
-use firstcome_testkit::{LIMIT, Session, World, eventually};
-
-use crate::consumer::messages::WAITS;
+use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, World, eventually};
 
 /// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that reading it takes as long as a
 /// test wants.
@@ -21,14 +19,14 @@ async fn two_rows(name: &str) -> (World, Session) {
     (world, holding)
 }
 
-/// The name of a coupon, waiting for whoever changes it.
+/// The name of a coupon, waiting for a client that changes it.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
     coupons::table.filter(coupons::id.eq(id)).select(coupons::name).for_update().first(conn).await
 }
 
 /// Returns once a query waits for the lock.
 async fn under_way(world: &World) {
-    eventually("the query runs on the server", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+    eventually("the query runs on the server", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
 }
 
 fn pool_of_one(world: &World) -> Db {

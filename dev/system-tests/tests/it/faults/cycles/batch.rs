@@ -1,21 +1,20 @@
 //! A consumer that dies in the middle of a batch.
 
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{Promise, assert_exact, people, rush};
+use firstcome_testkit::{Promise, all_issued, assert_exact, people, rush};
 
-use super::stage::{Stage, dies_at};
+use super::environment::{Environment, dies_at};
 use super::tally::Seen;
-use crate::claims::many::all_issued;
 
 /// Half of the people come before the first crash, half before the second.
 const QUANTITY: u32 = 6;
 
-pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
-    let world = &stage.world;
-    let coupon = stage.api.open_coupon(QUANTITY).await;
+pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+    let world = &environment.world;
+    let coupon = environment.api.open_coupon(QUANTITY).await;
     let mut answers: Vec<Promise> = Vec::new();
     for some in people(6).chunks(3) {
-        answers.extend(rush(&[&stage.api], coupon.id, some, 3).await);
+        answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
         // In the batch with the others: a message that can't become a row.
         world.topic.produce(None, &coupon.id.to_string(), b"not a claim").await;
         // Its partitions are its own once the group has noticed that the last one is dead.
@@ -29,5 +28,5 @@ pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
     let kept = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
     assert_eq!(world.sql.number(kept).await, 2, "each message that is no claim is kept, once");
     world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
-    stage.count(&coupon, QUANTITY as usize, &answers).await
+    environment.count(&coupon, QUANTITY as usize, &answers).await
 }

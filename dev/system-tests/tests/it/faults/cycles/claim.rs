@@ -4,20 +4,20 @@ use firstcome_shared::crash::Point;
 use firstcome_stack::Fault;
 use firstcome_testkit::{Answer, LIMIT, Promise, assert_exact, eventually, people, rows, rush};
 
-use super::stage::{Stage, dies_at};
+use super::environment::{Environment, dies_at};
 use super::tally::Seen;
 
 /// There are three, and four people come.
 const QUANTITY: u32 = 3;
 
-pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
-    let world = &stage.world;
-    let coupon = stage.api.open_coupon(QUANTITY).await;
+pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+    let world = &environment.world;
+    let coupon = environment.api.open_coupon(QUANTITY).await;
     let users = people(4);
     let mut answers: Vec<Promise> = Vec::new();
     for round in 1..=2 {
         let api = world.serve_with(&[("FIRSTCOME_CRASH_AT", point.name())]).await;
-        stage.kafka_is(Fault::BlackHole).await;
+        environment.kafka_is(Fault::BlackHole).await;
         // Who got no answer asks again, and may hold a slot by now: then the next one is it.
         for user in &users[..round] {
             let answer = api.claim(coupon.id, user).await;
@@ -28,10 +28,10 @@ pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
             }
         }
         dies_at(&api.process, point).await;
-        stage.kafka_is(Fault::Pass).await;
+        environment.kafka_is(Fault::Pass).await;
     }
     // Another process serves them all.
-    let last = rush(&[&stage.api], coupon.id, &users, 1).await;
+    let last = rush(&[&environment.api], coupon.id, &users, 1).await;
     assert_eq!(last.iter().filter(|(_, answer)| answer.promised().is_some()).count(), 3, "{last:?}");
     assert!(last[3].1.is("sold_out"), "{last:?}");
     answers.extend(last);
@@ -40,5 +40,5 @@ pub(super) async fn cycle(stage: &Stage, point: Point) -> Seen {
     })
     .await;
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    stage.count(&coupon, QUANTITY as usize, &answers).await
+    environment.count(&coupon, QUANTITY as usize, &answers).await
 }

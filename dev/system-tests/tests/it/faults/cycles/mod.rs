@@ -1,27 +1,27 @@
 //! Crash cycles: a process dies at a durable step, is started again and dies there once more, and is started for good. Then the
-//! drop must be exact, and everyone who was told yes must have the row with the slot told.
+//! drop must be exact, and everyone who was promised a slot must have the row with that slot.
 //!
 //! `CYCLES=100` makes a hundred cycles at every point (`make crashes`); without it each point has one. The stores and the
 //! processes that do not crash live on from cycle to cycle; each cycle has a coupon of its own.
 
 mod batch;
 mod claim;
+mod environment;
 mod gate;
 mod mail;
 mod repair;
-mod stage;
 mod tally;
 
 use std::sync::Arc;
 
+use environment::Environment;
 use firstcome_shared::crash::Point;
-use stage::Stage;
 use tally::Tally;
 
-/// What is done at a point, so that a process gets there and so that what it leaves behind is judged. A point without a scene
+/// What is done at a point, so that a process gets there and so that what it leaves behind is judged. A point without a scenario
 /// does not compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scene {
+enum Scenario {
     Claim,
     /// A claim that Kafka does not take.
     Kept,
@@ -31,15 +31,15 @@ enum Scene {
     Mail,
 }
 
-fn scene(point: Point) -> Scene {
+fn scenario(point: Point) -> Scenario {
     match point {
-        Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => Scene::Claim,
-        Point::ClaimKept => Scene::Kept,
+        Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => Scenario::Claim,
+        Point::ClaimKept => Scenario::Kept,
         Point::RowsBegun
         | Point::RowsInserted
         | Point::BackupInserted
         | Point::RowsCommitted
-        | Point::OffsetsCommitted => Scene::Batch,
+        | Point::OffsetsCommitted => Scenario::Batch,
         Point::RunBegun
         | Point::RepairBegun
         | Point::RepairDone
@@ -50,32 +50,33 @@ fn scene(point: Point) -> Scene {
         | Point::BrokenListed
         | Point::RowReissued
         | Point::RunDone
-        | Point::RunRecorded => Scene::Repair,
-        Point::GateDue | Point::GateOpened => Scene::Gate,
-        Point::MailDue | Point::MailSent => Scene::Mail,
+        | Point::RunRecorded => Scenario::Repair,
+        Point::GateDue | Point::GateOpened => Scenario::Gate,
+        Point::MailDue | Point::MailSent => Scenario::Mail,
     }
 }
 
 /// Points whose cycles run one after the other, beside those of the other lanes. A consumer's cycle waits most of its time for
 /// the group to notice a dead member, so each of its points has a lane.
 fn lanes() -> Vec<Vec<Point>> {
-    let all = |wanted: Scene| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scene(*p) == wanted).collect() };
-    let mut lanes = vec![all(Scene::Claim), all(Scene::Kept), all(Scene::Gate), all(Scene::Mail)];
-    lanes.extend(all(Scene::Batch).into_iter().map(|point| vec![point]));
-    lanes.extend(all(Scene::Repair).chunks(4).map(<[Point]>::to_vec));
+    let all =
+        |wanted: Scenario| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scenario(*p) == wanted).collect() };
+    let mut lanes = vec![all(Scenario::Claim), all(Scenario::Kept), all(Scenario::Gate), all(Scenario::Mail)];
+    lanes.extend(all(Scenario::Batch).into_iter().map(|point| vec![point]));
+    lanes.extend(all(Scenario::Repair).chunks(4).map(<[Point]>::to_vec));
     lanes
 }
 
 async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
-    let stage = Stage::new(lane[0].name(), scene(lane[0])).await;
+    let environment = Environment::new(lane[0].name(), scenario(lane[0])).await;
     for cycle in 0..cycles {
         for point in &lane {
-            let seen = match scene(*point) {
-                Scene::Claim | Scene::Kept => claim::cycle(&stage, *point).await,
-                Scene::Batch => batch::cycle(&stage, *point).await,
-                Scene::Repair => repair::cycle(&stage, *point, cycle).await,
-                Scene::Gate => gate::cycle(&stage, *point).await,
-                Scene::Mail => mail::cycle(&stage, *point).await,
+            let seen = match scenario(*point) {
+                Scenario::Claim | Scenario::Kept => claim::cycle(&environment, *point).await,
+                Scenario::Batch => batch::cycle(&environment, *point).await,
+                Scenario::Repair => repair::cycle(&environment, *point, cycle).await,
+                Scenario::Gate => gate::cycle(&environment, *point).await,
+                Scenario::Mail => mail::cycle(&environment, *point).await,
             };
             tally.add(*point, seen);
         }

@@ -2,12 +2,11 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{Coupon, people, rows, rush};
+use firstcome_testkit::{Coupon, all_issued, coupon_body, people, rows, rush};
 
-use super::stage::Stage;
+use super::environment::Environment;
 use super::tally::Seen;
-use crate::claims::many::all_issued;
-use crate::drift::support::{assert_kept, assert_whole, body, injector};
+use crate::drift::support::{assert_kept, assert_whole, injector};
 
 /// Kinds of drift whose repair goes through the point; by turns where there are several.
 fn drifts(point: Point) -> &'static [Drift] {
@@ -32,25 +31,25 @@ fn drifts(point: Point) -> &'static [Drift] {
     }
 }
 
-pub(super) async fn cycle(stage: &Stage, point: Point, cycle: usize) -> Seen {
-    let world = &stage.world;
+pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) -> Seen {
+    let world = &environment.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
     // Where promises are to be broken, nothing may be left to move people to.
     let (quantity, held) = if point == Point::BrokenListed { (6, 6) } else { (12, 6) };
-    let coupon = stage.api.create_coupon(&body(&format!("{} {cycle}", point.name()), quantity, 0)).await;
-    let answers = rush(&[&stage.api], coupon.id, &people(held), 6).await;
+    let coupon = environment.api.create_coupon(&coupon_body(&format!("{} {cycle}", point.name()), quantity, 0)).await;
+    let answers = rush(&[&environment.api], coupon.id, &people(held), 6).await;
     all_issued(world, coupon.drop, held).await;
 
     let mut broken = Vec::new();
     for _ in 0..2 {
         // What the last crash left is gone through first. Only where that does not lead to the point is there more to do.
-        if broken.is_empty() || !stage.pass_dies(point).await {
-            broken.push(made(stage, &coupon, drift).await);
-            assert!(stage.pass_dies(point).await, "{} was not reached with {drift:?}", point.name());
+        if broken.is_empty() || !environment.pass_dies(point).await {
+            broken.push(made(environment, &coupon, drift).await);
+            assert!(environment.pass_dies(point).await, "{} was not reached with {drift:?}", point.name());
         }
     }
-    stage.mend().await;
+    environment.mend().await;
     let issued = rows(world, coupon.drop).await.len();
     assert!((held..=quantity as usize).contains(&issued), "{issued} rows");
     assert_whole(world, &coupon, quantity, issued).await;
@@ -61,11 +60,12 @@ pub(super) async fn cycle(stage: &Stage, point: Point, cycle: usize) -> Seen {
     listed.sort();
     broken.sort();
     assert_eq!(listed, broken, "who is listed as broken");
-    stage.count(&coupon, quantity as usize, &answers).await
+    environment.count(&coupon, quantity as usize, &answers).await
 }
 
 /// Makes drift; the people it concerns.
-async fn made(stage: &Stage, coupon: &Coupon, drift: Drift) -> Vec<String> {
-    let done = injector(&stage.world, coupon).await.make(drift, 1).await.unwrap_or_else(|e| panic!("{drift:?}: {e:#}"));
+async fn made(environment: &Environment, coupon: &Coupon, drift: Drift) -> Vec<String> {
+    let done =
+        injector(&environment.world, coupon).await.make(drift, 1).await.unwrap_or_else(|e| panic!("{drift:?}: {e:#}"));
     done.people.into_iter().map(|hit| hit.user).collect()
 }

@@ -7,14 +7,15 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::fault::Role;
-use crate::stage::Stage;
+use crate::system::SystemUnderTest;
+use crate::verify::number;
 
 /// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that is what it is for.)
 const TABLES: [&str; 5] = ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "failed_claims"];
 
-/// One gauge over time.
+/// One resource over time.
 #[derive(Debug, Default, Clone, Serialize)]
-pub struct Gauge {
+pub struct Resource {
     /// What it counts in.
     pub unit: &'static str,
     /// More than this much beside a fifth is growth.
@@ -25,7 +26,7 @@ pub struct Gauge {
     pub values: Vec<u64>,
 }
 
-impl Gauge {
+impl Resource {
     /// Median of the second quarter and of the last one. The first is warming up.
     pub fn early_and_late(&self) -> (u64, u64) {
         let quarter = self.values.len() / 4;
@@ -44,16 +45,16 @@ impl Gauge {
     }
 }
 
-/// All gauges by name.
+/// All resources by name.
 #[derive(Debug, Default, Serialize)]
-pub struct Gauges(BTreeMap<String, Gauge>);
+pub struct Resources(BTreeMap<String, Resource>);
 
-impl Gauges {
+impl Resources {
     /// Reads everything once. What can't be read at the moment (a store is broken) is left out.
-    pub async fn read(&mut self, stage: &Stage) {
+    pub async fn read(&mut self, system: &SystemUnderTest) {
         // The first of each kind is never killed, so it shows what a process gathers.
         for role in [Role::Api, Role::Consumer, Role::Reconciler] {
-            if let Some(pid) = stage.cast.member(role, 0).pid() {
+            if let Some(pid) = system.supervisor.process(role, 0).pid() {
                 if let Some(kilobytes) = resident(pid) {
                     self.note(&format!("{} memory", role.name()), "kB", 16_384, true, kilobytes);
                 }
@@ -62,19 +63,19 @@ impl Gauges {
                 }
             }
         }
-        if let Ok(number) = status(stage, "Prepared_stmt_count").await {
+        if let Ok(number) = status(system, "Prepared_stmt_count").await {
             self.note("mysql prepared statements", "", 100, true, number);
         }
-        if let Ok(number) = status(stage, "Threads_connected").await {
+        if let Ok(number) = status(system, "Threads_connected").await {
             self.note("mysql connections", "", 16, true, number);
         }
         for table in TABLES {
-            if let Ok(rows) = first(stage, &format!("SELECT COUNT(*) FROM $db.{table}")).await {
+            if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
                 // Clean runs are thrown away after their time; everything else stays for as long as somebody may ask.
                 self.note(&format!("rows of {table}"), "", 300, table == "reconcile_runs", rows);
             }
         }
-        if let Ok((keys, memory, clients)) = redis(stage).await {
+        if let Ok((keys, memory, clients)) = redis(system).await {
             self.note("redis keys", "", 200, true, keys);
             self.note("redis memory", "kB", 16_384, true, memory / 1024);
             self.note("redis clients", "", 16, true, clients);
@@ -82,34 +83,39 @@ impl Gauges {
     }
 
     fn note(&mut self, name: &str, unit: &'static str, slack: u64, must_be_flat: bool, value: u64) {
-        let gauge = self.0.entry(name.to_owned()).or_default();
-        (gauge.unit, gauge.slack, gauge.must_be_flat) = (unit, slack, must_be_flat);
-        gauge.values.push(value);
+        let resource = self.0.entry(name.to_owned()).or_default();
+        (resource.unit, resource.slack, resource.must_be_flat) = (unit, slack, must_be_flat);
+        resource.values.push(value);
     }
 
     /// Names of those that grew.
     pub fn grown(&self) -> Vec<&str> {
-        self.0.iter().filter(|(_, gauge)| gauge.grew()).map(|(name, _)| name.as_str()).collect()
+        self.0.iter().filter(|(_, resource)| resource.grew()).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// The least number of values of any gauge that must stay flat.
+    /// The least number of values of any resource that must stay flat.
     pub fn looks(&self) -> usize {
-        self.0.values().filter(|gauge| gauge.must_be_flat).map(|gauge| gauge.values.len()).min().unwrap_or(0)
+        self.0
+            .values()
+            .filter(|resource| resource.must_be_flat)
+            .map(|resource| resource.values.len())
+            .min()
+            .unwrap_or(0)
     }
 }
 
-impl fmt::Display for Gauges {
+impl fmt::Display for Resources {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:<38} {:>10} {:>10} {:>10}", "", "2nd quarter", "last", "most")?;
-        for (name, gauge) in &self.0 {
-            let (early, late) = gauge.early_and_late();
-            let most = gauge.values.iter().max().copied().unwrap_or(0);
-            let word = match (gauge.grew(), gauge.must_be_flat) {
+        for (name, resource) in &self.0 {
+            let (early, late) = resource.early_and_late();
+            let most = resource.values.iter().max().copied().unwrap_or(0);
+            let word = match (resource.grew(), resource.must_be_flat) {
                 (true, _) => "GREW",
                 (false, true) => "flat",
                 (false, false) => "with trouble",
             };
-            writeln!(out, "{name:<38} {early:>10} {late:>10} {most:>10} {:<3} {word}", gauge.unit)?;
+            writeln!(out, "{name:<38} {early:>10} {late:>10} {most:>10} {:<3} {word}", resource.unit)?;
         }
         Ok(())
     }
@@ -126,20 +132,16 @@ fn open_files(pid: u32) -> Option<u64> {
     u64::try_from(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()).ok()
 }
 
-async fn status(stage: &Stage, name: &str) -> Result<u64> {
-    let rows = stage.sql(&format!("SHOW GLOBAL STATUS LIKE '{name}'")).await?;
+async fn status(system: &SystemUnderTest, name: &str) -> Result<u64> {
+    let rows = system.world.sql.rows(&format!("SHOW GLOBAL STATUS LIKE '{name}'")).await?;
     Ok(rows.first().and_then(|row| row.get(1)).and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-async fn first(stage: &Stage, sql: &str) -> Result<u64> {
-    let rows = stage.sql(sql).await?;
-    Ok(rows.first().and_then(|row| row.first()).and_then(|text| text.parse().ok()).unwrap_or(0))
-}
-
-async fn redis(stage: &Stage) -> Result<(u64, u64, u64)> {
-    let mut conn = stage.ground.redis_connection().await?;
-    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut conn).await?;
-    let info: String = redis::cmd("INFO").query_async(&mut conn).await?;
+/// Keys, bytes of memory and clients.
+async fn redis(system: &SystemUnderTest) -> Result<(u64, u64, u64)> {
+    let redis = system.redis();
+    let keys: u64 = redis.try_command(&["DBSIZE"]).await?;
+    let info: String = redis.try_command(&["INFO"]).await?;
     let field = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
@@ -153,10 +155,10 @@ mod tests {
 
     #[test]
     fn what_climbs_has_grown_and_what_moves_up_and_down_has_not() {
-        let gauge = |values: Vec<u64>| Gauge { slack: 10, must_be_flat: true, values, unit: "" };
-        assert!(gauge((0..100).map(|n| 1_000 + n * 10).collect()).grew());
-        assert!(!gauge((0..100).map(|n| 1_000 + n % 7).collect()).grew());
-        assert!(!gauge((0..100).map(|n| if n < 25 { n } else { 25 }).collect()).grew(), "warming up");
-        assert!(!Gauge { must_be_flat: false, ..gauge((0..100).map(|n| n * 100).collect()) }.grew());
+        let resource = |values: Vec<u64>| Resource { slack: 10, must_be_flat: true, values, unit: "" };
+        assert!(resource((0..100).map(|n| 1_000 + n * 10).collect()).grew());
+        assert!(!resource((0..100).map(|n| 1_000 + n % 7).collect()).grew());
+        assert!(!resource((0..100).map(|n| if n < 25 { n } else { 25 }).collect()).grew(), "warming up");
+        assert!(!Resource { must_be_flat: false, ..resource((0..100).map(|n| n * 100).collect()) }.grew());
     }
 }

@@ -1,16 +1,15 @@
-//! What every fault meets: the whole system with people coming, and the judge of what is left of it.
+//! The whole system with people who come in waves: before a fault, during it and after it. Then the drop must be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_chaos::schedule::IMPATIENT;
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisServer};
 use firstcome_testkit::{
-    Answer, Api, Coupon, Http, Promise, Reconciler, Running, Stores, World, assert_exact, eventually, people, rush,
-    tally,
+    Api, Coupon, Http, Keys, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
+    rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
-
-use crate::claims::many::all_issued;
 
 /// Until everything runs again, on a busy machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
@@ -20,7 +19,7 @@ const QUANTITY: u32 = 60;
 const WAVE: usize = 20;
 
 /// An API, a consumer, a daemon with a pass every second, a drop, and people.
-pub(crate) struct Scene {
+pub(crate) struct Waves {
     pub(crate) world: World,
     pub(crate) api: Running<Api>,
     pub(crate) consumer: Running<Http>,
@@ -33,16 +32,13 @@ pub(crate) struct Scene {
 /// A world whose processes give up early, so that a test need not wait for them.
 pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
     let world = World::on(stores, name).await;
-    world.set("RECONCILE_CRON", "* * * * * *");
-    world.set("REDIS_TIMEOUT_MS", "1000");
-    world.set("PUBLISH_DEADLINE_MS", "500");
-    world.set("BACKUP_DEADLINE_MS", "500");
-    world.set("DATABASE_TIMEOUT_MS", "1500");
-    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
+    for (name, value) in IMPATIENT.into_iter().chain([("RECONCILE_CRON", "* * * * * *")]) {
+        world.set(name, value);
+    }
     world
 }
 
-impl Scene {
+impl Waves {
     /// With the world's settings.
     pub(crate) async fn begin(world: World) -> Self {
         let api = world.serve().await;
@@ -53,7 +49,7 @@ impl Scene {
         Self { world, api, consumer, daemon, coupon, users, answers: Vec::new() }
     }
 
-    /// The next people ask, once each; how many were told what.
+    /// The next people ask, once each; how many got which answer.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
@@ -61,12 +57,6 @@ impl Scene {
         let told = tally(&answers);
         self.answers.extend(answers);
         told
-    }
-
-    /// How many were told that they have one which is not on the topic yet.
-    pub(crate) fn unqueued(&self) -> usize {
-        let is_unqueued = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
-        self.answers.iter().filter(|(_, answer)| is_unqueued(answer)).count()
     }
 
     /// Another consumer takes the place of the one there is.
@@ -86,8 +76,8 @@ impl Scene {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
-    /// All is well at first; then the fault, which is over when `fault` returns; then everybody asks until they are told, and
-    /// everything promised must be there, and nothing else.
+    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody asks until they are answered,
+    /// and everything promised must be there, and nothing else.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
@@ -125,11 +115,20 @@ impl Scene {
 static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one Kafka whose clients all go through a proxy; whoever holds the guard has it for themselves.
+/// The one Kafka whose clients all go through a proxy; one test at a time has its guard.
 pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = async || KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
     let (kafka, proxy) = KAFKA.get_or_init(start).await;
     proxy.set(Fault::Pass).await.unwrap();
     (kafka, proxy, turn)
+}
+
+pub(crate) async fn replication(server: &RedisServer) -> String {
+    Keys::new(&server.url(), "").command(&["INFO", "replication"]).await
+}
+
+/// Waits until the replica of this master is up to date.
+pub(crate) async fn follows(master: &RedisServer) {
+    eventually("the replica follows", HEALED, async || replication(master).await.contains("state=online")).await;
 }

@@ -1,38 +1,53 @@
-//! People who ask until they are answered, and what they were told.
+//! People who ask until they are answered, and every answer they got.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use firstcome_histories::{Answer, Outcome, Recorder};
+use firstcome_histories::Recorder;
+use firstcome_testkit::{Answer, Api, Coupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use serde_json::Value;
 
-use crate::inflict::pause;
+use crate::inject::pause;
 use crate::schedule::Schedule;
-use crate::stage::{Drop, Stage};
+use crate::system::SystemUnderTest;
 
 /// A person gives up on an answer after this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everyone of a schedule.
-pub struct Crowd<'a> {
-    stage: &'a Stage,
-    drops: Vec<Drop>,
-    recorder: Recorder,
-    client: reqwest::Client,
-    told: Mutex<HashMap<Person, Answer>>,
+pub struct Clients<'a> {
+    system: &'a SystemUnderTest,
+    coupons: Vec<Coupon>,
+    api: Api,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Default)]
+struct Answers {
+    all: Vec<Answered>,
+    /// The last answer of each that was one of the contract's yes and no.
+    settled: HashMap<Person, Answer>,
+    outside: Vec<String>,
 }
 
 /// Which of the coupons they want, and their number.
-type Person = (usize, u32);
+pub type Person = (usize, u32);
 
-impl<'a> Crowd<'a> {
+/// One request and its answer.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    pub person: Person,
+    pub asked: Instant,
+    pub answered: Instant,
+    pub answer: Answer,
+}
+
+impl<'a> Clients<'a> {
     /// Nobody has asked yet.
-    pub fn new(stage: &'a Stage, drops: Vec<Drop>, recorder: Recorder) -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        Ok(Self { stage, drops, recorder, client, told: Mutex::default() })
+    pub fn new(system: &'a SystemUnderTest, coupons: Vec<Coupon>, recorder: Recorder) -> Self {
+        Self { system, coupons, api: Api::patient("", PATIENCE, recorder), answers: Mutex::default() }
     }
 
     /// Everyone comes in their time and asks until they are answered.
@@ -53,7 +68,7 @@ impl<'a> Crowd<'a> {
     }
 
     fn everyone(&self, people: u32) -> impl Iterator<Item = Person> + use<> {
-        let coupons = self.drops.len();
+        let coupons = self.coupons.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
@@ -67,9 +82,8 @@ impl<'a> Crowd<'a> {
 
     /// Those who have no slot ask once more; true when all of them were answered.
     pub async fn the_others_ask_again(&self, people: u32) -> bool {
-        let told = self.told().clone();
-        let holds =
-            |person: &Person| matches!(told.get(person), Some(Answer::Accepted { .. } | Answer::AlreadyClaimed { .. }));
+        let settled = self.answers.lock().settled.clone();
+        let holds = |person: &Person| settled.get(person).is_some_and(|answer| answer.promised().is_some());
         self.ask_all(self.everyone(people).filter(|person| !holds(person))).await
     }
 
@@ -86,34 +100,32 @@ impl<'a> Crowd<'a> {
 
     /// One request, recorded. True when the answer settles it for now.
     async fn ask(&self, person: Person) -> bool {
-        let apis = self.stage.cast.apis();
+        let apis = self.system.supervisor.apis();
         let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
-        let (drop, name) = (self.drops[person.0], format!("u-{}", person.1));
-        let coupon = drop.coupon;
-        let id = |number: i64| u64::try_from(number).unwrap_or_default();
-        let pending = self.recorder.invoke(id(coupon), Some(id(drop.id)), &name);
-        let request = self.client.post(format!("{api}/v1/coupons/{coupon}/claims")).header("x-user-id", &name);
-        let outcome = match read(request).await {
-            Ok((status, body)) => Outcome::of_http(status, &body),
-            Err(error) => Outcome::Unknown(error.to_string()),
-        };
-        let answer = if let Outcome::Ok(answer) = &outcome { Some(answer.clone()) } else { None };
-        pending.end(outcome);
-        let settled = answer.is_some();
-        if let Some(answer) = answer {
-            self.told().insert(person, answer);
+        let (coupon, name) = (&self.coupons[person.0], format!("u-{}", person.1));
+        let asked = Instant::now();
+        let answer = self.api.moved_to(api).try_claim(coupon.id, Some(coupon.drop), &name).await;
+        let mut answers = self.answers.lock();
+        match answer {
+            Ok(answer) => {
+                let settled =
+                    answer.promised().is_some() || matches!(answer, Answer::Waiting { .. }) || answer.is("sold_out");
+                if settled {
+                    answers.settled.insert(person, answer.clone());
+                }
+                answers.all.push(Answered { person, asked, answered: Instant::now(), answer });
+                settled
+            }
+            Err(outside) => {
+                answers.outside.push(outside);
+                false
+            }
         }
-        settled
     }
 
-    fn told(&self) -> parking_lot::MutexGuard<'_, HashMap<Person, Answer>> {
-        self.told.lock()
+    /// Every answer in the order in which they came, and what is wrong with those that are not in the contract.
+    pub fn into_answers(self) -> (Vec<Answered>, Vec<String>) {
+        let Answers { all, outside, .. } = self.answers.into_inner();
+        (all, outside)
     }
-}
-
-async fn read(request: reqwest::RequestBuilder) -> reqwest::Result<(u16, Value)> {
-    let response = request.send().await?;
-    let status = response.status().as_u16();
-    let text = response.text().await?;
-    Ok((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
 }

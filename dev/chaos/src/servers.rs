@@ -1,12 +1,12 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may break them as it likes;
-//! [`Ground::restore`] makes them whole for the next.
+//! [`Servers::restore`] makes them whole for the next.
 
 use parking_lot::Mutex as SyncMutex;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use firstcome_stack::{
     Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer,
 };
@@ -18,7 +18,7 @@ use crate::fault::Store;
 const LOCK_WAIT_SECONDS: u64 = 2;
 
 /// Redis, MySQL and Kafka, and a proxy before each.
-pub struct Ground {
+pub struct Servers {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
     pub mysql: MysqlServer,
@@ -31,7 +31,7 @@ pub struct Ground {
     busy: [Mutex<()>; 3],
 }
 
-impl Ground {
+impl Servers {
     pub async fn start() -> Result<Self> {
         let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
         let (redis, mysql, kafka) = tokio::try_join!(
@@ -66,7 +66,7 @@ impl Ground {
         }
     }
 
-    /// Keeps other faults away from a server while it is held.
+    /// Keeps other faults away from a server while the guard lives.
     pub async fn alone(&self, store: Store) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
@@ -97,7 +97,7 @@ impl Ground {
         }
     }
 
-    /// Starts it after [`Ground::kill`].
+    /// Starts it after [`Servers::kill`].
     pub async fn start_again(&self, store: Store) -> Result<()> {
         match store {
             Store::Redis => {
@@ -134,7 +134,7 @@ impl Ground {
     /// Makes the first Redis the master again and empties it.
     ///
     /// # Errors
-    /// When a server does not answer any more: the ground is lost, take a new one.
+    /// When a server does not answer any more: they are lost, take new ones.
     pub async fn restore(&self) -> Result<()> {
         for store in [Store::Redis, Store::Mysql, Store::Kafka] {
             self.proxy(store).set(Fault::Pass).await?;
@@ -171,14 +171,4 @@ impl Ground {
         files.sort();
         files.pop().context("Redis has no append-only file")
     }
-}
-
-/// Makes `to` a copy of the folder `from`.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        std::fs::remove_dir_all(to)?;
-    }
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
-    ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
-    Ok(())
 }

@@ -7,14 +7,14 @@ use firstcome_shared::crash::Point;
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisOptions, RedisServer};
 use firstcome_testkit::{Api, Coupon, Http, LIMIT, Process, Promise, Running, Stores, World, rows};
 
-use super::Scene;
+use super::Scenario;
 use super::tally::Seen;
 
 /// SIGABRT, as a shell counts it.
 const ABORTED: i32 = 128 + 6;
 
 /// A world with the processes that do not crash in it.
-pub(super) struct Stage {
+pub(super) struct Environment {
     pub(super) world: World,
     pub(super) api: Running<Api>,
     /// Where the consumer is what crashes, there is no other.
@@ -24,16 +24,16 @@ pub(super) struct Stage {
     _own: (Option<RedisServer>, Option<KafkaServer>),
 }
 
-impl Stage {
-    pub(super) async fn new(name: &str, scene: Scene) -> Self {
+impl Environment {
+    pub(super) async fn new(name: &str, scenario: Scenario) -> Self {
         let mut stores = Stores::shared().await;
         let (mut redis, mut kafka, mut proxy) = (None, None, None);
         // The gate is closed for all who share a Redis.
-        if scene == Scene::Gate {
+        if scenario == Scenario::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
             stores = stores.with_redis(own);
         }
-        if scene == Scene::Kept {
+        if scenario == Scenario::Kept {
             let (own, way) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
             stores = stores.with_kafka(kafka.insert(own));
             proxy = Some(way);
@@ -46,11 +46,11 @@ impl Stage {
         world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
         let api = world.serve().await;
         world.open().await;
-        let consumer = if scene == Scene::Batch { None } else { Some(world.consume().await) };
+        let consumer = if scenario == Scenario::Batch { None } else { Some(world.consume().await) };
         Self { world, api, _consumer: consumer, kafka: proxy, _own: (redis, kafka) }
     }
 
-    /// Breaks the way to Kafka, or mends it, where that belongs to the scene.
+    /// Breaks the way to Kafka, or mends it, where that belongs to the scenario.
     pub(super) async fn kafka_is(&self, fault: Fault) {
         if let Some(proxy) = &self.kafka {
             proxy.set(fault).await.unwrap();
@@ -75,7 +75,7 @@ impl Stage {
         assert_eq!((again.status, again.all_findings().count()), (Status::Clean, 0), "{again:#?}");
     }
 
-    /// What the stores say about what people were told, and the drop is put aside: passes need not look at it any more.
+    /// Compares answers with the stores, and seals the drop: passes skip it from now on.
     pub(super) async fn count(&self, coupon: &Coupon, quantity: usize, answers: &[Promise]) -> Seen {
         let rows = rows(&self.world, coupon.drop).await;
         let people: HashSet<&String> = rows.values().collect();

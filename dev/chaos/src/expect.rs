@@ -1,0 +1,179 @@
+//! What a schedule must show besides exactness: answers while a fault is on, logs, and who wrote the rows.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use firstcome_testkit::Answer;
+use serde::{Deserialize, Serialize};
+
+use crate::clients::Answered;
+use crate::run::Hit;
+
+/// Fewer answers than these while a fault is on show nothing.
+const ENOUGH: usize = 3;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expect {
+    /// While a fault is on, every claim is answered `unavailable`.
+    Unavailable,
+    /// Some claims are answered `unavailable`.
+    Refusals,
+    /// While a fault is on, people are admitted, and Kafka acknowledges each claim in time.
+    Queued,
+    /// While a fault is on, people are admitted, and Kafka acknowledges none in time.
+    Unqueued,
+    /// Some claim was admitted although its answer did not come or said no: a retry is answered `already_claimed`.
+    AdmittedUnheard,
+    /// No promise is broken, not even a listed one. (After a single fault that is expected anyway.)
+    NoneListed,
+    /// The consumer wrote every row, and no claim failed.
+    ByConsumer,
+    /// The log of a process says so.
+    Logged(String),
+}
+
+/// What a run has shown.
+pub(crate) struct Evidence<'a> {
+    pub(crate) answers: &'a [Answered],
+    pub(crate) hits: &'a [Hit],
+    pub(crate) logs: &'a Path,
+    /// Rows that the consumer did not write, and failed claims.
+    pub(crate) not_by_consumer: u64,
+}
+
+impl Expect {
+    /// What is missing, in words.
+    pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
+        match self {
+            Self::Unavailable => shown.all_meanwhile("unavailable", |answer| answer.is("unavailable"), |_| true),
+            Self::Queued => {
+                shown.all_meanwhile("admitted", |answer| queued(answer) == Some(true), is_refusal_or_admission)
+            }
+            Self::Unqueued => shown.all_meanwhile(
+                "admitted unqueued",
+                |answer| queued(answer) == Some(false),
+                is_refusal_or_admission,
+            ),
+            Self::Refusals => {
+                let refused = shown.answers.iter().any(|answered| answered.answer.is("unavailable"));
+                (!refused).then(|| "no claim was answered `unavailable`".to_owned())
+            }
+            Self::AdmittedUnheard => {
+                (!shown.some_first_yes_is_a_repeat()).then(|| "no retry was answered `already_claimed`".to_owned())
+            }
+            Self::ByConsumer => {
+                let number = shown.not_by_consumer;
+                (number > 0).then(|| format!("{number} claims failed or have a row that the consumer did not write"))
+            }
+            // The judge of every schedule says it.
+            Self::NoneListed => None,
+            Self::Logged(text) => (!logged(shown.logs, text)).then(|| format!("no log says `{text}`")),
+        }
+    }
+}
+
+fn queued(answer: &Answer) -> Option<bool> {
+    if let Answer::Accepted { queued, .. } = answer { Some(*queued) } else { None }
+}
+
+fn is_refusal_or_admission(answer: &Answer) -> bool {
+    answer.is_accepted() || matches!(answer, Answer::Problem(500.., _) | Answer::Unknown(_))
+}
+
+impl Evidence<'_> {
+    /// All answers to requests that began and ended while a fault was on, those that count, must fit, and be enough.
+    fn all_meanwhile(
+        &self,
+        word: &str,
+        fits: impl Fn(&Answer) -> bool,
+        counts: impl Fn(&Answer) -> bool,
+    ) -> Option<String> {
+        let on = |answered: &&Answered| {
+            self.hits.iter().any(|hit| hit.during.start <= answered.asked && answered.answered <= hit.during.end)
+        };
+        let answers = self.answers.iter().filter(on).map(|answered| &answered.answer);
+        let (fitting, others): (Vec<_>, Vec<_>) =
+            answers.filter(|answer| counts(answer)).partition(|answer| fits(answer));
+        if let Some(other) = others.first() {
+            return Some(format!("not all were {word} while the fault was on: {} were {other:?}", others.len()));
+        }
+        (fitting.len() < ENOUGH).then(|| format!("only {} were {word} while the fault was on", fitting.len()))
+    }
+
+    fn some_first_yes_is_a_repeat(&self) -> bool {
+        let mut seen = HashSet::new();
+        let promises = self.answers.iter().filter(|answered| answered.answer.promised().is_some());
+        let mut first = promises.filter(|answered| seen.insert(answered.person));
+        first.any(|answered| matches!(answered.answer, Answer::Already { .. }))
+    }
+}
+
+fn logged(folder: &Path, text: &str) -> bool {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.into_iter().any(|file| {
+        let log = std::fs::read(file.path()).unwrap_or_default();
+        String::from_utf8_lossy(&log).contains(text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn accepted(queued: bool) -> Answer {
+        Answer::Accepted { drop: 1, slot: 1, queued }
+    }
+
+    fn refused() -> Answer {
+        Answer::Problem(503, "unavailable".into())
+    }
+
+    /// What is missing when each of these answers came while a fault was on, to a person of its own.
+    fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let during = at(0)..at(1_000);
+        let hits = [Hit { name: String::new(), fault: String::new(), took: true, note: String::new(), during }];
+        let people = (0..).zip(answers);
+        let answers: Vec<Answered> = people
+            .map(|(n, answer)| Answered { person: (0, n), asked: at(1), answered: at(2), answer: answer.clone() })
+            .collect();
+        let logs = tempfile::tempdir().unwrap();
+        std::fs::write(logs.path().join("01-consumer"), "it could not be written").unwrap();
+        let not_by_consumer = u64::from(answers.len() == 1);
+        expect.missing(&Evidence { answers: &answers, hits: &hits, logs: logs.path(), not_by_consumer })
+    }
+
+    #[test]
+    fn each_expectation_holds_where_it_is_shown_and_nowhere_else() {
+        use Expect::{AdmittedUnheard, ByConsumer, Logged, Queued, Refusals, Unavailable, Unqueued};
+        let (yes, late, no) = (vec![accepted(true); 3], vec![accepted(false); 3], vec![refused(); 3]);
+        let again = vec![Answer::Already { drop: 1, slot: 1 }];
+        let cases = [
+            (Unavailable, &no, &yes),
+            (Refusals, &no, &yes),
+            (Queued, &yes, &late),
+            (Unqueued, &late, &yes),
+            (AdmittedUnheard, &again, &yes),
+            (ByConsumer, &yes, &again),
+        ];
+        for (expect, shown, other) in cases {
+            assert_eq!(missing(&expect, shown), None, "{expect:?}");
+            assert!(missing(&expect, other).is_some(), "{expect:?}");
+        }
+        assert_eq!(missing(&Logged("not be written".into()), &yes), None);
+        assert!(missing(&Logged("Deadlock".into()), &yes).is_some());
+    }
+
+    #[test]
+    fn one_answer_of_the_other_kind_and_too_few_answers_show_nothing() {
+        let mixed = [accepted(true), accepted(true), accepted(true), refused()];
+        for expect in [Expect::Queued, Expect::Unavailable] {
+            assert!(missing(&expect, &mixed).is_some_and(|why| why.contains("not all")), "{expect:?}");
+        }
+        assert!(missing(&Expect::Queued, &mixed[..2]).is_some_and(|why| why.contains("only 2")));
+    }
+}

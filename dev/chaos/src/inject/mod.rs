@@ -1,0 +1,176 @@
+//! Makes a fault happen, undoes it after its time, and says whether it really took effect.
+
+mod mysql;
+pub(crate) mod redis;
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use firstcome_stack::Fault as Proxied;
+use tokio::time::sleep;
+
+use crate::fault::{Fault, Store, Wire};
+use crate::supervisor::Supervised;
+use crate::system::SystemUnderTest;
+
+/// What came of a fault.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// Whether it really happened: something was there to be killed, bytes were thrown away, admissions were forgotten.
+    pub took: bool,
+    pub note: String,
+    /// While it was on.
+    pub during: Range<Instant>,
+}
+
+impl Effect {
+    pub(crate) fn of(during: Range<Instant>, took: bool, note: impl Into<String>) -> Self {
+        Self { took, note: note.into(), during }
+    }
+
+    /// One that is over at once.
+    pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
+        Self::of(Instant::now()..Instant::now(), took, note)
+    }
+}
+
+/// Makes it happen and undoes it.
+pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
+    match fault {
+        Fault::Kill { role, number, .. } | Fault::Freeze { role, number, .. } | Fault::Crash { role, number, .. } => {
+            let process = system.supervisor.process(*role, *number);
+            let _alone = process.busy.lock().await;
+            Ok(on_process(process, fault).await)
+        }
+        Fault::Clock { role, number, seconds, ms } => {
+            let process = system.supervisor.process(*role, *number);
+            let took = process.set_clock(*seconds)?;
+            let during = lasting(*ms).await;
+            process.set_clock(0)?;
+            Ok(Effect::of(during, took, if took { "stepped" } else { "it does not run" }))
+        }
+        Fault::KillServer { store, ms } => {
+            let _alone = system.servers.alone(*store).await;
+            system.servers.kill(*store).await?;
+            let during = lasting(*ms).await;
+            system.servers.start_again(*store).await?;
+            Ok(Effect::of(during, true, "killed and started again"))
+        }
+        Fault::FreezeServer { store, ms } => {
+            let _alone = system.servers.alone(*store).await;
+            system.servers.hold(*store, true).await?;
+            let during = lasting(*ms).await;
+            system.servers.hold(*store, false).await?;
+            Ok(Effect::of(during, true, "held still"))
+        }
+        Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
+        Fault::TruncatedAof { percent } => redis::truncate(system, *percent).await,
+        Fault::Flush => redis::flush(system).await,
+        Fault::OldCopy { age_ms } => redis::old_copy(system, *age_ms).await,
+        Fault::StaleReplica { lag_ms } => redis::stale_replica(system, *lag_ms).await,
+        Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
+        Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
+        Fault::MysqlReadOnly { ms } => mysql::read_only(system, *ms).await,
+        Fault::MysqlLocks { ms } => mysql::locks(system, *ms).await,
+        Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, *ms).await,
+        Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
+        Fault::EveryCopyDeleted => delete_every_copy(system).await,
+    }
+}
+
+async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
+    match fault {
+        Fault::Freeze { ms, .. } => {
+            let ran = process.freeze();
+            let during = lasting(*ms).await;
+            process.thaw();
+            Effect::of(during, ran, "held still")
+        }
+        Fault::Crash { point, ms, .. } => {
+            process.kill().await;
+            let starts = process.starts();
+            process.come_back(Some(point));
+            // It is started with the point, dies there, and is started once more.
+            let begun = Instant::now();
+            let died = until(Duration::from_millis(*ms), || process.starts() >= starts + 2).await;
+            if !died {
+                process.kill().await;
+                process.come_back(None);
+            }
+            Effect::of(begun..Instant::now(), died, if died { "died there" } else { "never got there" })
+        }
+        Fault::Kill { ms, .. } => {
+            let ran = process.kill().await;
+            let during = lasting(*ms).await;
+            process.come_back(None);
+            Effect::of(during, ran, "killed")
+        }
+        _ => Effect::now(false, "no fault of a process"),
+    }
+}
+
+/// The row of a person who has one, and their admission.
+async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let (sql, redis) = (&system.world.sql, system.redis());
+    let held = format!("SELECT user_id FROM issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1", coupon.drop);
+    let rows = sql.rows(&held).await?;
+    let Some(person) = rows.first().map(|row| row[0].clone()) else { return Ok(Effect::now(false, "no row yet")) };
+    let users = redis.of_drop(coupon.id, coupon.drop, "users");
+    redis.try_command::<()>(&["ZREM", &users, &person]).await?;
+    redis.try_command::<()>(&["HDEL", &redis.claimants(coupon.id), &person]).await?;
+    sql.rows(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND user_id = '{person}'", coupon.drop)).await?;
+    Ok(Effect::now(true, "a row and its admission"))
+}
+
+async fn disturb(system: &SystemUnderTest, store: Store, wire: Wire, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(store).await;
+    let proxy = system.servers.proxy(store);
+    let before = proxy.counters();
+    proxy
+        .set(match wire {
+            Wire::Delay => Proxied::Delay(Duration::from_millis(150)),
+            Wire::LongDelay => Proxied::Delay(Duration::from_millis(1_600)),
+            Wire::Cut => Proxied::Cut,
+            Wire::BlackHole => Proxied::BlackHole,
+            Wire::DropReplies => Proxied::DropReplies,
+            Wire::HalfClose => Proxied::HalfClose,
+        })
+        .await?;
+    let during = lasting(ms).await;
+    let after = proxy.counters();
+    proxy.set(Proxied::Pass).await?;
+    let passed = after.bytes_to_server - before.bytes_to_server;
+    let dropped = after.bytes_dropped - before.bytes_dropped;
+    Ok(match wire {
+        Wire::Delay | Wire::LongDelay => Effect::of(during, passed > 0, format!("{passed} bytes came late")),
+        Wire::DropReplies => Effect::of(during, dropped > 0, format!("{dropped} bytes of replies lost")),
+        Wire::Cut | Wire::BlackHole | Wire::HalfClose => {
+            Effect::of(during, before.open > 0, format!("{} connections hit", before.open))
+        }
+    })
+}
+
+/// Waits for so long, and says when that was.
+pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
+    let begun = Instant::now();
+    pause(ms).await;
+    begun..Instant::now()
+}
+
+pub(crate) async fn pause(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+}
+
+/// Waits until this is so, for at most so long.
+pub(crate) async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while !holds() {
+        if begun.elapsed() > limit {
+            return false;
+        }
+        pause(20).await;
+    }
+    true
+}

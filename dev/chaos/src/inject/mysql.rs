@@ -1,0 +1,104 @@
+//! MySQL refuses, waits or can't write.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use firstcome_testkit::LOCK_WAITS;
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+
+use super::redis::{files_up_to, has_ended};
+use super::{Effect, lasting, pause, until};
+use crate::fault::Store;
+use crate::system::SystemUnderTest;
+use crate::verify::number;
+
+pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Mysql).await;
+    let mysql = &system.servers.mysql;
+    mysql.query("SET GLOBAL super_read_only = ON").await?;
+    let during = lasting(ms).await;
+    mysql.query("SET GLOBAL super_read_only = OFF").await?;
+    mysql.query("SET GLOBAL read_only = OFF").await?;
+    Ok(Effect::of(during, true, "no writes taken"))
+}
+
+/// Another client locks the drop.
+pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Mysql).await;
+    let before = counter(system, "lock_timeouts").await?;
+    let mut other = other_client(system).await?;
+    other.query_drop("BEGIN").await?;
+    other.query_drop(lock_drop(system)).await?;
+    let during = lasting(ms + 1_500).await;
+    let waits = number(system, LOCK_WAITS).await?;
+    other.query_drop("ROLLBACK").await?;
+    other.disconnect().await?;
+    let timeouts = counter(system, "lock_timeouts").await? - before;
+    Ok(Effect::of(during, waits + timeouts > 0, format!("{timeouts} lock waits timed out, {waits} waited at the end")))
+}
+
+/// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for each other.
+const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
+
+/// Another client takes the same locks in the other order, again and again.
+pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Mysql).await;
+    let before = counter(system, "lock_deadlocks").await?;
+    let begun = Instant::now();
+    let mut other = other_client(system).await?;
+    other.query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)").await?;
+    // Writers take a share of the drop's row first and then their place among its rows; this is the other way round.
+    let rows = format!("SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE", drop(system));
+    while begun.elapsed() < Duration::from_millis(ms + 1_000) {
+        other.query_drop("BEGIN").await?;
+        let both = async {
+            other.query_drop(BALLAST).await?;
+            other.query_drop(&rows).await?;
+            pause(60).await;
+            other.query_drop(lock_drop(system)).await
+        };
+        if let Err(error) = both.await
+            && !matches!(error, mysql_async::Error::Server(_))
+        {
+            return Err(error.into());
+        }
+        other.query_drop("ROLLBACK").await?;
+        pause(20).await;
+    }
+    let during = begun..Instant::now();
+    other.disconnect().await?;
+    let met = counter(system, "lock_deadlocks").await? - before;
+    Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
+}
+
+/// Its files may not grow: it ends itself when it can't write its log, and is started again.
+pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Mysql).await;
+    let pid = system.servers.pid(Store::Mysql).context("MySQL does not run")?;
+    let begun = Instant::now();
+    files_up_to(pid, Some(1))?;
+    let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
+    let during = begun..Instant::now();
+    system.servers.kill(Store::Mysql).await?;
+    system.servers.start_again(Store::Mysql).await?;
+    Ok(Effect::of(during, true, if ended { "ended itself" } else { "writes failed" }))
+}
+
+fn drop(system: &SystemUnderTest) -> i64 {
+    system.coupons().first().map_or(0, |coupon| coupon.drop)
+}
+
+fn lock_drop(system: &SystemUnderTest) -> String {
+    format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", drop(system))
+}
+
+async fn other_client(system: &SystemUnderTest) -> Result<Conn> {
+    let conn = Conn::from_url(system.world.sql.url());
+    tokio::time::timeout(Duration::from_secs(5), conn).await?.map_err(Into::into)
+}
+
+/// A counter of InnoDB.
+async fn counter(system: &SystemUnderTest, name: &str) -> Result<u64> {
+    number(system, &format!("SELECT `COUNT` FROM information_schema.innodb_metrics WHERE name = '{name}'")).await
+}

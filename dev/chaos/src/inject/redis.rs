@@ -1,0 +1,146 @@
+//! Redis loses what it knew, or can't write.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use firstcome_stack::{Fault as Proxied, FaultProxy, RedisOptions, RedisServer};
+use firstcome_testkit::{Keys, OldCopy};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use super::{Effect, lasting, pause, until};
+use crate::fault::Store;
+use crate::system::SystemUnderTest;
+
+/// How many people Redis knows.
+async fn people(system: &SystemUnderTest) -> Result<u64> {
+    let redis = system.redis();
+    let mut people = 0;
+    for coupon in system.coupons() {
+        people += redis.try_command::<u64>(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "users")]).await?;
+    }
+    Ok(people)
+}
+
+fn forgotten(before: u64, after: u64) -> Effect {
+    Effect::now(after < before, format!("{} of {before} admissions forgotten", before.saturating_sub(after)))
+}
+
+/// Killed, and back without the last part of what it wrote.
+pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let before = people(system).await?;
+    system.servers.kill(Store::Redis).await?;
+    let file = std::fs::File::options().write(true).open(system.servers.append_only_file()?)?;
+    let length = file.metadata()?.len();
+    let written = length.saturating_sub(system.written_before());
+    file.set_len(length - written * percent / 100)?;
+    system.servers.start_again(Store::Redis).await?;
+    Ok(forgotten(before, people(system).await?))
+}
+
+/// Emptied in the same process.
+pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let before = people(system).await?;
+    system.redis().try_command::<()>(&["FLUSHALL"]).await?;
+    Ok(forgotten(before, 0))
+}
+
+/// Killed, and back with a copy of an earlier moment.
+pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let old = OldCopy::of(&system.servers.redis())?;
+    pause(age_ms).await;
+    let before = people(system).await?;
+    system.servers.kill(Store::Redis).await?;
+    old.put_back(&system.servers.redis())?;
+    system.servers.start_again(Store::Redis).await?;
+    Ok(forgotten(before, people(system).await?))
+}
+
+/// A replica that follows the master through a link of its own.
+pub(crate) struct Replica {
+    server: RedisServer,
+    link: FaultProxy,
+    conn: redis::aio::MultiplexedConnection,
+}
+
+/// Starts a replica of the master and waits until it has everything.
+pub(crate) async fn follow(system: &SystemUnderTest) -> Result<Replica> {
+    let link = FaultProxy::start(system.servers.redis().port()).await?;
+    let replica = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;
+    let client = redis::Client::open(replica.url())?;
+    let mut conn = client.get_multiplexed_async_connection().await?;
+    let begun = std::time::Instant::now();
+    loop {
+        let role: redis::Value = redis::cmd("ROLE").query_async(&mut conn).await?;
+        if format!("{role:?}").contains("connected") && !format!("{role:?}").contains("connecting") {
+            break;
+        }
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {role:?}");
+        pause(20).await;
+    }
+    Ok(Replica { server: replica, link, conn })
+}
+
+/// A replica that no longer hears of the master takes its place.
+pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let ready = system.replica.lock().await.take();
+    let Replica { server, link, mut conn } = if let Some(ready) = ready { ready } else { follow(system).await? };
+    let master = system.servers.redis();
+    link.set(Proxied::Cut).await?;
+    pause(lag_ms).await;
+    let before = people(system).await?;
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?;
+    system.servers.promote(Arc::new(server)).await?;
+    master.kill().await?;
+    Ok(forgotten(before, people(system).await?))
+}
+
+/// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it can't keep.
+pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let pid = system.servers.pid(Store::Redis).context("Redis does not run")?;
+    let length = std::fs::metadata(system.servers.append_only_file()?)?.len();
+    files_up_to(pid, Some(length + 100))?;
+    let begun = Instant::now();
+    let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
+    system.servers.kill(Store::Redis).await?;
+    system.servers.start_again(Store::Redis).await?;
+    Ok(Effect::of(begun..begun, ended, if ended { "ended itself" } else { "nothing was written" }))
+}
+
+/// New keys are refused.
+pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let redis = system.redis();
+    let before = refused(&redis).await?;
+    redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+    let during = lasting(ms).await;
+    let after = refused(&redis).await?;
+    redis.try_command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    Ok(Effect::of(during, after > before, format!("{} commands refused", after - before)))
+}
+
+/// Errors of the kind OOM so far.
+async fn refused(redis: &Keys) -> Result<u64> {
+    let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
+    let line = info.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
+}
+
+/// No file of this process may grow beyond so many bytes; `None` takes the limit away.
+pub(super) fn files_up_to(pid: u32, bytes: Option<u64>) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let limit = Rlimit { current: bytes, maximum: None };
+    prlimit(pid, Resource::Fsize, limit).context("the limit on file sizes can't be set")?;
+    Ok(())
+}
+
+/// Whether this child has ended (it may not have been waited for yet).
+pub(super) fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
+}

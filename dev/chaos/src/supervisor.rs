@@ -1,0 +1,168 @@
+//! Supervises our processes: one that ends is started again, except while a fault keeps it away.
+
+use parking_lot::Mutex;
+use std::time::Duration;
+
+use anyhow::Result;
+use firstcome_testkit::{Clock, Clocks, Process, World};
+
+use crate::fault::{Fault, Role};
+use crate::schedule::Schedule;
+
+/// How often the supervisor checks its processes.
+const CHECK_EVERY: Duration = Duration::from_millis(30);
+
+/// One supervised process.
+pub struct Supervised {
+    role: Role,
+    /// A clock of its own, where the schedule steps it.
+    clock: Option<Clock>,
+    state: Mutex<State>,
+    /// One fault at a time: the next waits.
+    pub busy: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    process: Option<Process>,
+    away: bool,
+    /// `FIRSTCOME_CRASH_AT` of the next start.
+    crash_at: Option<String>,
+    starts: u32,
+}
+
+pub struct Supervisor {
+    processes: Vec<Supervised>,
+    _clocks: Option<Clocks>,
+}
+
+impl Supervisor {
+    /// As many of each kind as the schedule has, none started yet.
+    pub fn new(schedule: &Schedule) -> Result<Self> {
+        let stepped = |role, number| {
+            schedule.faults.iter().any(
+                |timed| matches!(&timed.fault, Fault::Clock { role: r, number: n, .. } if (*r, *n) == (role, number)),
+            )
+        };
+        let mut clocks = None;
+        let mut processes = Vec::new();
+        for role in [Role::Api, Role::Consumer, Role::Reconciler] {
+            for number in 0..schedule.processes {
+                let mut clock = None;
+                if stepped(role, number) {
+                    let clocks = if let Some(clocks) = &clocks { clocks } else { clocks.insert(Clocks::new()?) };
+                    clock = Some(clocks.clock(&format!("{}-{number}", role.name()))?);
+                }
+                let (state, busy) = (Mutex::default(), tokio::sync::Mutex::default());
+                processes.push(Supervised { role, clock, state, busy });
+            }
+        }
+        Ok(Self { processes, _clocks: clocks })
+    }
+
+    /// The process of this number, counted anew where there are fewer.
+    pub fn process(&self, role: Role, number: usize) -> &Supervised {
+        let of_role: Vec<&Supervised> = self.processes.iter().filter(|process| process.role == role).collect();
+        of_role[number % of_role.len()]
+    }
+
+    /// Keeps all of them running, for ever.
+    pub async fn supervise(&self, world: &World) {
+        loop {
+            for process in &self.processes {
+                process.start_if_ended(world);
+            }
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    }
+
+    /// Addresses of the APIs that accept requests now.
+    pub fn apis(&self) -> Vec<String> {
+        let apis = self.processes.iter().filter(|process| process.role == Role::Api);
+        apis.filter_map(Supervised::address).collect()
+    }
+}
+
+impl Supervised {
+    /// One that ended by itself did so at a crash point, or because a store was away for longer than it waits at start-up.
+    fn start_if_ended(&self, world: &World) {
+        let mut state = self.state.lock();
+        if state.away || state.process.as_ref().is_some_and(|process| process.status().is_none()) {
+            return;
+        }
+        let crash_at = state.crash_at.take();
+        state.starts += 1;
+        state.process = Some(self.start(world, crash_at.as_deref()));
+    }
+
+    fn start(&self, world: &World, crash_at: Option<&str>) -> Process {
+        let (program, verb) = match self.role {
+            Role::Api => ("firstcome-api", "serve"),
+            Role::Consumer => ("firstcome-api", "consume"),
+            Role::Reconciler => ("firstcome-reconciler", "daemon"),
+        };
+        let clock = self.clock.iter().flat_map(Clock::env).collect::<Vec<_>>();
+        let mut env: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        env.extend(crash_at.map(|point| ("FIRSTCOME_CRASH_AT", point)));
+        world.start(program, &[verb], &env)
+    }
+
+    /// Where it accepts requests.
+    pub fn address(&self) -> Option<String> {
+        let state = self.state.lock();
+        let process = state.process.as_ref().filter(|process| process.status().is_none())?;
+        let stdout = process.stdout();
+        stdout.lines().find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
+    }
+
+    /// SIGKILL; it stays away until [`Supervised::come_back`]. False when it did not run.
+    pub async fn kill(&self) -> bool {
+        let process = {
+            let mut state = self.state.lock();
+            state.away = true;
+            state.process.take()
+        };
+        let Some(process) = process else { return false };
+        let ran = process.status().is_none();
+        process.kill().await;
+        ran
+    }
+
+    /// Lets it run again, to die at this point if one is given.
+    pub fn come_back(&self, crash_at: Option<&str>) {
+        let mut state = self.state.lock();
+        state.away = false;
+        state.crash_at = crash_at.map(str::to_owned);
+    }
+
+    /// SIGSTOP. False when it did not run.
+    pub fn freeze(&self) -> bool {
+        let state = self.state.lock();
+        let Some(process) = state.process.as_ref().filter(|process| process.status().is_none()) else { return false };
+        process.freeze();
+        true
+    }
+
+    pub fn thaw(&self) {
+        if let Some(process) = &self.state.lock().process {
+            process.thaw();
+        }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.state.lock().process.as_ref().filter(|process| process.status().is_none()).map(Process::pid)
+    }
+
+    /// How often it was started.
+    pub fn starts(&self) -> u32 {
+        self.state.lock().starts
+    }
+
+    /// Sets its clock off by so many seconds. False when it has none, or does not run.
+    pub fn set_clock(&self, seconds: i64) -> Result<bool> {
+        let Some(clock) = &self.clock else { return Ok(false) };
+        clock.set(seconds)?;
+        Ok(self.pid().is_some())
+    }
+}

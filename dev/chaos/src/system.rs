@@ -1,0 +1,131 @@
+//! The system under test of one schedule: a database, keys and a topic of its own, our processes, and open coupons.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use firstcome_histories::Recorder;
+use firstcome_testkit::{Api, Coupon, Keys, Stores, World};
+use serde_json::json;
+
+use crate::fault::{Fault, Store};
+use crate::inject::redis::{Replica, follow};
+use crate::inject::{pause, until};
+use crate::schedule::Schedule;
+use crate::servers::Servers;
+use crate::supervisor::Supervisor;
+
+const READY: Duration = Duration::from_secs(40);
+
+/// Everything that a schedule happens to.
+pub struct SystemUnderTest {
+    pub servers: Arc<Servers>,
+    pub supervisor: Supervisor,
+    /// Database, keys, topic, mails and logs. Its own connections go past the proxies.
+    pub world: World,
+    /// A replica that has everything, for a schedule that promotes one.
+    pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
+    coupons: Vec<Coupon>,
+    written_before: u64,
+}
+
+/// Of the processes of every schedule: passes every second, and no waiting that a schedule need not see.
+const SETTINGS: [(&str, &str); 6] = [
+    ("RECONCILE_CRON", "* * * * * *"),
+    ("REDIS_TIMEOUT_MS", "2000"),
+    ("PUBLISH_DEADLINE_MS", "1000"),
+    ("DATABASE_TIMEOUT_MS", "5000"),
+    ("ALERT_COOLDOWN_SECONDS", "3600"),
+    ("STARTUP_WAIT_SECONDS", "20"),
+];
+
+impl SystemUnderTest {
+    /// Starts the system and makes the coupons. What it needs to keep running is [`SystemUnderTest::supervise`].
+    pub async fn start(servers: Arc<Servers>, schedule: &Schedule) -> Result<Self> {
+        let stores = Stores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
+        let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;
+        world.set("REDIS_URL", &servers.redis_url());
+        world.set("DATABASE_URL", &servers.database_url(world.database()));
+        let own = schedule.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in SETTINGS.into_iter().chain(own) {
+            world.set(name, value);
+        }
+        let mut system = Self {
+            servers,
+            supervisor: Supervisor::new(schedule)?,
+            world,
+            replica: tokio::sync::Mutex::default(),
+            coupons: Vec::new(),
+            written_before: 0,
+        };
+        system.coupons = tokio::select! {
+            opened = system.open(schedule) => opened?,
+            () = system.supervise() => anyhow::bail!("supervision ended"),
+            () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
+        };
+        if schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::StaleReplica { .. })) {
+            *system.replica.lock().await = Some(follow(&system).await?);
+        }
+        system.written_before = std::fs::metadata(system.servers.append_only_file()?)?.len();
+        Ok(system)
+    }
+
+    async fn open(&self, schedule: &Schedule) -> Result<Vec<Coupon>> {
+        let all = schedule.processes;
+        ensure!(until(READY, || self.supervisor.apis().len() == all).await, "the APIs did not start");
+        let canary = self.world.redis.own("canary");
+        while !self.redis().try_command::<bool>(&["EXISTS", &canary]).await? {
+            pause(50).await;
+        }
+        let mut coupons = Vec::new();
+        for _ in 0..schedule.coupons {
+            coupons.push(self.make_coupon(schedule, "INTERVAL 30 MINUTE").await?);
+        }
+        Ok(coupons)
+    }
+
+    /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
+    pub async fn make_coupon(&self, schedule: &Schedule, open_for: &str) -> Result<Coupon> {
+        let instants = format!(
+            "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 30 MINUTE, '%Y-%m-%dT%H:%i:%sZ'),
+                    DATE_FORMAT(UTC_TIMESTAMP() + {open_for}, '%Y-%m-%dT%H:%i:%sZ')"
+        );
+        let instants = self.world.sql.rows(&instants).await?;
+        let body = json!({
+            "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
+            "waiting_list": schedule.waiting_list,
+            "schedule": {"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]},
+        });
+        let api = self.supervisor.apis().into_iter().next().context("no API runs")?;
+        let api = Api::patient(&api, Duration::from_secs(10), Recorder::new(std::io::sink()));
+        api.try_create_coupon(&body).await.map_err(|why| anyhow!(why))
+    }
+
+    /// Keeps the processes running, for ever.
+    pub async fn supervise(&self) {
+        self.supervisor.supervise(&self.world).await;
+    }
+
+    /// The open coupons, at least one.
+    pub fn coupons(&self) -> &[Coupon] {
+        &self.coupons
+    }
+
+    /// Length of Redis's append-only file when the schedule began, bytes.
+    pub fn written_before(&self) -> u64 {
+        self.written_before
+    }
+
+    /// The keys in the Redis that is the master now.
+    pub fn redis(&self) -> Keys {
+        Keys::new(&self.servers.redis().url(), &self.world.setting("REDIS_KEY_PREFIX"))
+    }
+
+    /// No proxy disturbs.
+    pub async fn heal(&self) -> Result<()> {
+        for store in [Store::Redis, Store::Mysql, Store::Kafka] {
+            self.servers.proxy(store).set(firstcome_stack::Fault::Pass).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Reads the stores at the end, past the product and its proxies.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use firstcome_testkit::Coupon;
+
+use crate::inject::pause;
+use crate::system::SystemUnderTest;
+
+/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
+pub async fn exact(system: &SystemUnderTest, quantity: u32) -> Result<()> {
+    for coupon in system.coupons() {
+        firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, quantity).await?;
+    }
+    // Those of people who are listed by name are left for a person.
+    let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
+                (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
+                AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
+                AND r.user_id = f.user_id AND r.kind = 'failed_claim' AND r.needs_person)";
+    let left = number(system, left).await?;
+    ensure!(left == 0, "{left} failed claims are not resolved");
+    Ok(())
+}
+
+/// Rows that the consumer did not write, and failed claims.
+pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
+    let others = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE issued_by <> 'consumer') + (SELECT COUNT(*) FROM failed_claims)";
+    number(system, others).await
+}
+
+/// The one number that a query gives.
+pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
+    Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
+}
+
+/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the deadline.
+pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
+    let text = |error: anyhow::Error| format!("{error:#}");
+    // By their ids, since a process's clock may have been wrong when it noted when a run began.
+    let begun: HashSet<String> =
+        ids(system).await.map_err(text)?.into_iter().map(|mut run| run.swap_remove(0)).collect();
+    let mut last = "no pass began".to_owned();
+    while Instant::now() < deadline {
+        for run in ids(system).await.map_err(text)?.iter().filter(|run| run[1] != "running" && !begun.contains(&run[0]))
+        {
+            if run[1] == "clean" || (run[1] == "drift" && only_listed(system, &run[0]).await.map_err(text)?) {
+                return Ok(());
+            }
+            last = format!("a pass was {} {}: {}", run[1], run[2], findings(system, &run[0]).await);
+        }
+        pause(200).await;
+    }
+    Err(last)
+}
+
+/// What the tables say, for a person who studies a failure.
+pub async fn notes(system: &SystemUnderTest) -> String {
+    let mut notes = String::new();
+    for (name, sql) in [
+        (
+            "runs",
+            "SELECT started_at, finished_at, triggered_by, status, applied, failed, COALESCE(error, ''), id FROM reconcile_runs WHERE status <> 'clean' ORDER BY started_at",
+        ),
+        (
+            "findings",
+            "SELECT MIN(created_at), MAX(created_at), COUNT(*), kind, COALESCE(drop_id, ''), COALESCE(slot, ''), COALESCE(user_id, ''), action, result, COALESCE(detail, '') FROM reconcile_findings GROUP BY 4, 5, 6, 7, 8, 9, 10 ORDER BY 1",
+        ),
+        (
+            "failed claims",
+            "SELECT failed_at, COALESCE(drop_id, ''), COALESCE(slot, ''), COALESCE(user_id, ''), reason, COALESCE(claimed_at, ''), COALESCE(resolved_at, ''), COALESCE(resolution, ''), COALESCE(source_partition, ''), COALESCE(source_offset, '') FROM failed_claims ORDER BY id",
+        ),
+        (
+            "broken promises",
+            "SELECT created_at, drop_id, COALESCE(slot, ''), user_id, reason, COALESCE(mended_at, '') FROM broken_promises",
+        ),
+        (
+            "rows",
+            "SELECT drop_id, slot, user_id, claimed_at, issued_at, issued_by FROM issued_coupons ORDER BY issued_at, drop_id, slot",
+        ),
+    ] {
+        let _ = writeln!(notes, "--- {name}");
+        match system.world.sql.rows(sql).await {
+            Ok(rows) => rows.iter().for_each(|row| {
+                let _ = writeln!(notes, "{}", row.join(" | "));
+            }),
+            Err(error) => {
+                let _ = writeln!(notes, "{error:#}");
+            }
+        }
+    }
+    notes
+}
+
+/// Whether all that a run found are failed claims that it has named and left for a person.
+async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
+    let sql = format!(
+        "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{run}'
+         AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL)"
+    );
+    Ok(number(system, &sql).await? == 0)
+}
+
+async fn ids(system: &SystemUnderTest) -> Result<Vec<Vec<String>>> {
+    system.world.sql.rows("SELECT id, status, COALESCE(error, '') FROM reconcile_runs").await
+}
+
+async fn findings(system: &SystemUnderTest, run: &str) -> String {
+    let sql = format!(
+        "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '')
+         FROM reconcile_findings WHERE run_id = '{run}' LIMIT 5"
+    );
+    let rows = system.world.sql.rows(&sql).await.unwrap_or_default();
+    rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")
+}
+
+/// People whom the system lists: those who lost a promise, and those whose slot is not the promised one.
+pub async fn listed(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<(String, Option<i64>)>> {
+    let drop = coupon.drop;
+    let broken = format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
+    // A conflict that was settled by moving somebody names them with the slot they had; a claim whose slot is another's and
+    // for which none is left is named and left for a person.
+    let moved = format!(
+        "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
+         AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)
+         OR (kind = 'failed_claim' AND action = 'readmit' AND result = 'applied'))"
+    );
+    let mut listed = system.world.sql.rows(&broken).await?;
+    listed.extend(system.world.sql.rows(&moved).await?);
+    Ok(listed.into_iter().map(|row| (row[0].clone(), row[1].parse().ok())).collect())
+}

@@ -1,0 +1,166 @@
+//! Single faults as schedules, a line each: one process of each kind, and people who come before, during and after the fault.
+//! The judge of `firstcome-chaos` decides that everything is exact then; a line says what must be seen besides.
+
+use std::path::{Path, PathBuf};
+
+use firstcome_chaos::campaign::Worker;
+use firstcome_chaos::expect::Expect::{
+    self, AdmittedUnheard, ByConsumer, Logged, NoneListed, Queued, Refusals, Unavailable, Unqueued,
+};
+use firstcome_chaos::fault::{Fault, Role, Store, Wire};
+use firstcome_chaos::run::Ran;
+use firstcome_chaos::schedule::{Schedule, Timed};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+/// Each with servers of its own, which the next schedule uses again.
+static WORKERS: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
+/// So many workers at most.
+static TURNS: Semaphore = Semaphore::const_new(3);
+
+/// When faults begin: some people have their rows by then.
+const AT_MS: u64 = 700;
+/// How long most of them last: well beyond the deadlines of processes and shorter than people come.
+const MS: u64 = 2_000;
+
+fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> Schedule {
+    Schedule::of(faults.into_iter().map(|fault| Timed { at_ms: AT_MS, fault }).collect(), expect)
+}
+
+/// Runs a schedule; what came of it is kept in a folder of this name until it has passed.
+pub(super) async fn run(name: &str, schedule: &Schedule) -> Ran {
+    let _turn = TURNS.acquire().await.unwrap();
+    let mut worker = WORKERS.lock().pop().unwrap_or_default();
+    let ran = worker.try_twice(schedule, &folder(name)).await.unwrap();
+    WORKERS.lock().push(worker);
+    ran
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+async fn survives(name: &str, schedule: &Schedule) {
+    let ran = run(name, schedule).await;
+    let kept = format!("history and logs are in {}\n{schedule}\n{ran:#?}", folder(name).display());
+    assert_eq!(ran.wrong, [""; 0], "{kept}");
+    assert!(ran.faults.iter().all(|hit| hit.took), "a fault had no effect; {kept}");
+    assert!(ran.exact_after_ms.is_some() && ran.kept == schedule.quantity as usize && ran.reads > 0, "{kept}");
+    std::fs::remove_dir_all(folder(name)).unwrap();
+}
+
+macro_rules! faults {
+    ($($name:ident: $faults:expr, $expect:expr;)+) => {$(
+        #[tokio::test]
+        async fn $name() {
+            survives(stringify!($name), &schedule($faults.into(), $expect.into())).await;
+        }
+    )+};
+}
+
+fn wire(store: Store, wire: Wire) -> [Fault; 1] {
+    [Fault::Wire { store, wire, ms: MS }]
+}
+
+/// Longer than the consumer waits for MySQL.
+fn long_wire(wire: Wire) -> [Fault; 1] {
+    [Fault::Wire { store: Store::Mysql, wire, ms: MS + 1_500 }]
+}
+
+fn clock(role: Role, seconds: i64) -> [Fault; 1] {
+    [Fault::Clock { role, number: 0, seconds, ms: MS }]
+}
+
+/// The consumer met the fault.
+fn retried() -> Expect {
+    Logged("could not be written".into())
+}
+
+const HOURS: i64 = 7_200;
+
+faults! {
+    // Processes.
+    an_api_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: Role::Api, number: 0, ms: 500 }], [];
+    an_api_that_stands_still_breaks_no_promise: [Fault::Freeze { role: Role::Api, number: 0, ms: MS }], [];
+    a_consumer_killed_in_mid_rush_breaks_no_promise: [Fault::Kill { role: Role::Consumer, number: 0, ms: 500 }], [Queued];
+    a_reconciler_killed_in_mid_rush_breaks_no_promise:
+        [Fault::Kill { role: Role::Reconciler, number: 0, ms: 500 }], [Queued];
+    all_processes_killed_in_mid_rush_and_started_again_break_no_promise:
+        [Role::Api, Role::Consumer, Role::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [NoneListed];
+    // Clocks. The coupon opened half an hour ago and closes in half an hour.
+    a_clock_of_an_api_that_steps_forwards_breaks_no_promise: clock(Role::Api, HOURS), [Queued];
+    a_clock_of_an_api_that_steps_back_breaks_no_promise: clock(Role::Api, -HOURS), [Queued];
+    a_clock_of_a_consumer_that_steps_forwards_breaks_no_promise: clock(Role::Consumer, HOURS), [Queued];
+    a_clock_of_a_consumer_that_steps_back_breaks_no_promise: clock(Role::Consumer, -HOURS), [Queued];
+
+    // Redis.
+    a_redis_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: Store::Redis, ms: MS }], [Unavailable];
+    a_redis_that_answers_too_late_may_have_admitted_and_a_retry_says_so:
+        [Fault::FreezeServer { store: Store::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
+    a_slow_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::Delay), [Queued];
+    a_way_to_redis_that_is_cut_breaks_no_promise: wire(Store::Redis, Wire::Cut), [Unavailable];
+    a_silent_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::BlackHole), [Unavailable];
+    a_half_closed_way_to_redis_breaks_no_promise: wire(Store::Redis, Wire::HalfClose), [Unavailable];
+    replies_of_redis_lost_after_execution_break_no_promise:
+        wire(Store::Redis, Wire::DropReplies), [Unavailable, AdmittedUnheard];
+    an_append_only_file_that_was_cut_off_breaks_no_promise: [Fault::TruncatedAof { percent: 60 }], [Refusals];
+    a_redis_that_was_emptied_breaks_no_promise: [Fault::Flush], [Refusals];
+    a_redis_back_from_an_old_copy_breaks_no_promise: [Fault::OldCopy { age_ms: 700 }], [Refusals];
+    a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
+    a_redis_whose_files_may_not_grow_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
+
+    // MySQL: claims do not need it.
+    a_mysql_killed_in_mid_rush_loses_no_promise:
+        [Fault::KillServer { store: Store::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
+    a_mysql_that_stands_still_delays_rows_and_fails_no_claim:
+        [Fault::FreezeServer { store: Store::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
+    a_slow_way_to_mysql_breaks_no_promise: long_wire(Wire::LongDelay), [Queued, retried()];
+    a_way_to_mysql_that_is_cut_breaks_no_promise: long_wire(Wire::Cut), [Queued, retried()];
+    a_silent_way_to_mysql_breaks_no_promise: long_wire(Wire::BlackHole), [Queued, retried()];
+    a_half_closed_way_to_mysql_breaks_no_promise: long_wire(Wire::HalfClose), [Queued, retried()];
+    replies_of_mysql_lost_after_execution_break_no_promise: long_wire(Wire::DropReplies), [Queued, retried()];
+    a_mysql_that_is_read_only_delays_rows_and_fails_no_claim:
+        [Fault::MysqlReadOnly { ms: MS }], [Queued, ByConsumer, retried()];
+    a_mysql_whose_rows_are_locked_delays_rows_and_fails_no_claim:
+        [Fault::MysqlLocks { ms: MS }], [Queued, ByConsumer, retried()];
+    a_batch_that_mysql_ends_as_a_deadlock_breaks_no_promise:
+        [Fault::MysqlDeadlocks { ms: MS }], [Queued, Logged("Deadlock".into())];
+    a_mysql_whose_files_may_not_grow_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
+
+    // Kafka: the backup table keeps what it does not acknowledge.
+    a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: Store::Kafka, ms: MS }], [Unqueued];
+    a_kafka_that_stands_still_and_delivers_late_gives_nobody_a_second_row:
+        [Fault::FreezeServer { store: Store::Kafka, ms: MS }], [Unqueued];
+    a_slow_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::LongDelay), [Unqueued];
+    a_way_to_kafka_that_is_cut_breaks_no_promise: wire(Store::Kafka, Wire::Cut), [Unqueued];
+    a_silent_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::BlackHole), [Unqueued];
+    a_half_closed_way_to_kafka_breaks_no_promise: wire(Store::Kafka, Wire::HalfClose), [Unqueued];
+    replies_of_kafka_lost_after_execution_break_no_promise: wire(Store::Kafka, Wire::DropReplies), [Unqueued];
+
+    // Two at once: no yes before a second store beside Redis has the claim.
+    with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away:
+        [Fault::KillServer { store: Store::Kafka, ms: MS }, Fault::Flush], [NoneListed];
+    with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_its_slot:
+        [Store::Kafka, Store::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
+        [Unavailable, AdmittedUnheard, NoneListed];
+}
+
+/// How often a consumer dies in the middle of a batch; `KILLS=40` for a release.
+fn kills() -> usize {
+    std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+/// Each dies before its transaction, in it, or after it but before its offsets are committed.
+#[tokio::test]
+async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_double() {
+    let points = ["rows_begun", "rows_inserted", "rows_committed"];
+    let crash = |kill: usize| {
+        let point = points[kill / 2 % points.len()].into();
+        Fault::Crash { role: Role::Consumer, number: kill % 2, point, ms: 10_000 }
+    };
+    let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer, NoneListed]);
+    let people = u32::try_from(kills() * 100).unwrap();
+    let crowd_ms = u64::from(people) * 25;
+    let long = Schedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
+    survives("consumers_killed_again_and_again", &long).await;
+}

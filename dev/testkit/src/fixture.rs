@@ -1,0 +1,64 @@
+//! What most tests begin with: a system that runs, and coupons that people hold.
+
+use serde_json::Value;
+
+use crate::check::{Promise, all_issued};
+use crate::http::{Api, Coupon, Http, coupon_body};
+use crate::roles::Running;
+use crate::rush::{people, rush};
+use crate::world::{Stores, World};
+
+/// An API, a consumer, and an open gate.
+pub struct Fixture {
+    pub world: World,
+    pub api: Running<Api>,
+    pub consumer: Running<Http>,
+}
+
+impl Fixture {
+    pub async fn new(name: &str) -> Self {
+        Self::on(Stores::shared().await, name).await
+    }
+
+    pub async fn on(stores: Stores, name: &str) -> Self {
+        Self::of(World::on(stores, name).await).await
+    }
+
+    pub async fn of(world: World) -> Self {
+        let api = world.serve().await;
+        world.open().await;
+        let consumer = world.consume().await;
+        Self { world, api, consumer }
+    }
+
+    /// A coupon that has been open for long, of which so many people hold one.
+    pub async fn held(&self, name: &str, quantity: u32, holders: usize) -> (Coupon, Vec<Promise>) {
+        self.held_of(&coupon_body(name, quantity, 0), holders).await
+    }
+
+    /// The same, made from this body.
+    pub async fn held_of(&self, body: &Value, holders: usize) -> (Coupon, Vec<Promise>) {
+        let coupon = self.api.create_coupon(body).await;
+        let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
+        all_issued(&self.world, coupon.drop, holders).await;
+        (coupon, answers)
+    }
+}
+
+/// A world with an API whose gate is open.
+pub async fn open_world(name: &str) -> (World, Running<Api>) {
+    let world = World::new(name).await;
+    let api = world.serve().await;
+    world.open().await;
+    (world, api)
+}
+
+/// A coupon of 20, all given out and issued; the consumer is gone again.
+pub async fn given_out(world: &World, api: &Running<Api>) -> (Coupon, Vec<Promise>) {
+    let consumer = world.consume().await;
+    let coupon = api.open_coupon(20).await;
+    let answers = rush(&[api], coupon.id, &people(20), 20).await;
+    all_issued(world, coupon.drop, 20).await;
+    assert_eq!(consumer.process.stop().await, 0);
+    (coupon, answers)
+}

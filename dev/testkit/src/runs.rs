@@ -1,0 +1,35 @@
+//! What passes found, and how their runs stand in the table.
+
+use std::collections::BTreeMap;
+
+use firstcome_reconciler::report::{Kind, Run, Status};
+
+use crate::http::Coupon;
+use crate::world::World;
+
+/// How many findings there are of each kind.
+pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
+    let mut kinds = BTreeMap::new();
+    for finding in run.all_findings() {
+        *kinds.entry(finding.kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// Fails unless the run examined this drop, found nothing at all, and says that it is exact.
+pub fn assert_clean(run: &Run, coupon: &Coupon) {
+    assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
+    let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");
+    assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
+}
+
+/// The status of a run in its table.
+pub async fn status_of(world: &World, run: &str) -> Option<String> {
+    let rows = world.sql.query(&format!("SELECT status FROM reconcile_runs WHERE id = '{run}'")).await;
+    rows.into_iter().next().map(|row| row[0].clone())
+}
+
+/// Why a run failed.
+pub async fn error_of(world: &World, run: &str) -> String {
+    world.sql.query(&format!("SELECT error FROM reconcile_runs WHERE id = '{run}'")).await[0][0].clone()
+}
