@@ -113,6 +113,12 @@ pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, 
     }
 }
 
+/// The drop is whole, and everyone who was promised a slot has the row with that slot.
+pub(crate) async fn assert_settled(world: &World, coupon: &Coupon, quantity: u32, held: usize, answers: &[Promise]) {
+    assert_whole(world, coupon, quantity, held).await;
+    assert_kept(world, coupon, answers, &[]).await;
+}
+
 /// Everyone who was promised a slot has the row with that slot, but for these.
 pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
     let rows = rows(world, coupon.drop).await;
