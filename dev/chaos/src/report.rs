@@ -34,7 +34,7 @@ impl Report {
         self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
     }
 
-    /// Whether everything ran and nothing was wrong, and something was looked at.
+    /// Whether everything ran and nothing was wrong, and some promise was checked.
     pub fn passed(&self) -> bool {
         self.failed() == 0 && self.not_run.is_empty() && self.runs.iter().any(|ran| ran.promises > 0)
     }

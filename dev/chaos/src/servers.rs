@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use firstcome_stack::{
     Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer,
 };
+use firstcome_testkit::Keys;
 use tokio::sync::Mutex;
 
 use crate::fault::Store;
@@ -66,7 +67,7 @@ impl Servers {
         }
     }
 
-    /// Keeps other faults away from a server while it is held.
+    /// Keeps other faults away from a server while the guard lives.
     pub async fn alone(&self, store: Store) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
@@ -103,8 +104,7 @@ impl Servers {
             Store::Redis => {
                 self.redis().start_again().await?;
                 // One that was promoted was started as a replica, and is started as one again.
-                let mut conn = self.redis_connection().await?;
-                Ok(redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?)
+                self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
             }
             Store::Mysql => self.mysql.start_again().await,
             Store::Kafka => self.kafka.start_again().await,
@@ -145,19 +145,17 @@ impl Servers {
         if self.first_redis.pid().is_none() {
             self.first_redis.start_again().await?;
         }
-        let mut conn = self.redis_connection().await?;
-        redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?;
-        redis::cmd("FLUSHALL").query_async::<()>(&mut conn).await?;
-        redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut conn).await?;
-        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query_async::<()>(&mut conn).await?;
-        Ok(())
+        self.redis_command(&["REPLICAOF", "NO", "ONE"]).await?;
+        self.redis_command(&["FLUSHALL"]).await?;
+        self.redis_command(&["SCRIPT", "FLUSH"]).await?;
+        self.redis_command(&["CONFIG", "SET", "maxmemory", "0"]).await
     }
 
-    /// A connection straight to the master.
-    pub async fn redis_connection(&self) -> Result<redis::aio::MultiplexedConnection> {
-        let client = redis::Client::open(self.redis().url())?;
-        let conn = client.get_multiplexed_async_connection();
-        tokio::time::timeout(Duration::from_secs(5), conn).await.context("Redis does not answer")?.map_err(Into::into)
+    /// A command straight to the master.
+    async fn redis_command(&self, words: &[&str]) -> Result<()> {
+        let redis = Keys::new(&self.redis().url(), "");
+        let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(words));
+        Ok(done.await.context("Redis does not answer")??)
     }
 
     /// The append-only file that the master writes to now.

@@ -57,7 +57,7 @@ struct Tally {
     wrong: AtomicU64,
 }
 
-/// Runs for so many minutes, prints what was held on to, and says whether all was well.
+/// Runs for so many minutes, prints the resources in use, and says whether all was well.
 pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
     std::fs::create_dir_all(out)?;
     let servers = Arc::new(Servers::start().await?);

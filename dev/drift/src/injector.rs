@@ -15,8 +15,8 @@ use firstcome_shared::redis::keys::DropKeys;
 use redis::{Cmd, FromRedisValue};
 
 use crate::kind::Kind;
-use crate::place::Place;
 use crate::stall::Stall;
+use crate::store_args::StoreArgs;
 
 /// A person concerned, with the slot it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ pub struct Injected {
     /// Whom it concerns; empty for drift that concerns nobody in particular.
     pub people: Vec<Hit>,
     /// The same in words.
-    pub told: String,
+    pub summary: String,
     /// What must be kept for the drift to last, for [`Kind::Stalled`].
     pub stall: Option<Stall>,
 }
@@ -52,18 +52,18 @@ pub struct Injector {
 
 impl Injector {
     /// An injector for a drop; without one named, the newest that has opened, of the coupon if that is named.
-    pub async fn new(place: &Place, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
-        let db_settings = place.mysql.settings();
+    pub async fn new(stores: &StoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
+        let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
-        let redis = Redis::new(&place.redis.settings())?;
+        let redis = Redis::new(&stores.redis.settings())?;
         let (coupon, drop) = find(&db, coupon, drop).await?;
         let keys = redis.keys(coupon.id, drop.id);
-        let kafka = place.kafka.settings();
+        let kafka = stores.kafka.settings();
         Ok(Self { db, db_settings, redis, kafka, coupon, drop, keys, used: HashSet::new(), made_up: 0 })
     }
 
     /// The coupon and the drop.
-    pub fn place(&self) -> (CouponId, DropId) {
+    pub fn target(&self) -> (CouponId, DropId) {
         (self.coupon.id, self.drop.id)
     }
 
@@ -93,7 +93,7 @@ impl Injector {
         self.coupon.once_per == OncePer::Coupon
     }
 
-    /// `n` people in order, whose rows and admissions agree, and whom nothing has hit yet, spread over the drop.
+    /// `n` people in order, whose rows and admissions agree, and who were not hit yet, spread over the drop.
     pub(crate) async fn pick(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         let wanted = n as usize;
@@ -159,7 +159,7 @@ impl Injector {
         Injected {
             kind,
             people: people.iter().map(|(slot, user)| Hit { slot: *slot, user: user.to_string() }).collect(),
-            told: format!("coupon {} drop {}: {what}{names}", self.coupon.id, self.drop.id),
+            summary: format!("coupon {} drop {}: {what}{names}", self.coupon.id, self.drop.id),
             stall: None,
         }
     }

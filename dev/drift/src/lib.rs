@@ -5,11 +5,11 @@
 //! does is what a crash, a lost disk or a hand at a console would have done. Never point it at a system that people use.
 //!
 //! ```no_run
-//! # async fn demo(place: firstcome_drift::Place) -> anyhow::Result<()> {
+//! # async fn demo(stores: firstcome_drift::StoreArgs) -> anyhow::Result<()> {
 //! use firstcome_drift::{Injector, Kind};
-//! let mut injector = Injector::new(&place, None, None).await?;
+//! let mut injector = Injector::new(&stores, None, None).await?;
 //! let done = injector.make(Kind::Unissued, 3).await?;
-//! println!("{}", done.told); // and `done.people` names who lost their row
+//! println!("{}", done.summary); // and `done.people` names who lost their row
 //! # Ok(()) }
 //! ```
 //!
@@ -18,10 +18,10 @@
 mod injector;
 mod kind;
 mod kinds;
-mod place;
 mod stall;
+mod store_args;
 
 pub use injector::{Hit, Injected, Injector};
 pub use kind::Kind;
-pub use place::Place;
 pub use stall::Stall;
+pub use store_args::StoreArgs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum as _};
-use firstcome_drift::{Injector, Kind, Place};
+use firstcome_drift::{Injector, Kind, StoreArgs};
 
 /// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and mend it.
 ///
@@ -29,7 +29,7 @@ struct Cli {
     #[arg(long, env = "SECONDS_STALLED", default_value_t = 90, value_name = "N")]
     seconds: u64,
     #[command(flatten)]
-    place: Place,
+    stores: StoreArgs,
 }
 
 #[tokio::main]
@@ -59,9 +59,9 @@ fn kinds() -> String {
 }
 
 async fn run(cli: Cli) -> Result<()> {
-    let mut injector = Injector::new(&cli.place, cli.coupon, cli.drop).await?;
+    let mut injector = Injector::new(&cli.stores, cli.coupon, cli.drop).await?;
     let done = injector.make(cli.kind, cli.count).await?;
-    println!("{}: {}", done.kind.name(), done.told);
+    println!("{}: {}", done.kind.name(), done.summary);
     if let Some(stall) = done.stall {
         println!("held for {} s; Ctrl-C ends it sooner", cli.seconds);
         tokio::select! {

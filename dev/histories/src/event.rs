@@ -38,17 +38,28 @@ pub enum Event {
     },
     Ok {
         op: u64,
-        /// What they were told.
         answer: Answer,
     },
     /// It surely had no effect: refused before anything was given.
-    Failed { op: u64, reason: String },
+    Failed {
+        op: u64,
+        reason: String,
+    },
     /// Whether it had an effect is not known: a timeout, a cut connection, a 5xx.
-    Unknown { op: u64, reason: String },
+    Unknown {
+        op: u64,
+        reason: String,
+    },
     /// All rows of a drop at one instant.
-    Read { drop: u64, rows: Vec<Row> },
+    Read {
+        drop: u64,
+        rows: Vec<Row>,
+    },
     /// The number of rows of a drop at one instant.
-    Counted { drop: u64, rows: u64 },
+    Counted {
+        drop: u64,
+        rows: u64,
+    },
     /// The system lists a promise as broken.
     Broken {
         drop: u64,
@@ -58,7 +69,10 @@ pub enum Event {
         slot: Option<i64>,
     },
     /// All rows of a drop once everything has healed.
-    Final { drop: u64, rows: Vec<Row> },
+    Final {
+        drop: u64,
+        rows: Vec<Row>,
+    },
 }
 
 /// In which scope a person may have one.
@@ -78,7 +92,7 @@ pub struct Row {
     pub person: String,
 }
 
-/// What a person was told.
+/// The answer to a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Answer {

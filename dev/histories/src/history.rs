@@ -58,7 +58,7 @@ impl DropFacts {
     }
 }
 
-/// One look at a drop's rows.
+/// One read of a drop's rows.
 #[derive(Debug, Clone)]
 pub struct Read {
     pub line: usize,
@@ -72,13 +72,13 @@ pub struct History {
     pub drops: BTreeMap<u64, DropFacts>,
     /// The operations, in the order in which they were invoked.
     pub operations: Vec<Operation>,
-    /// The looks, in order, final ones not among them.
+    /// The reads, in order, without the final ones.
     pub reads: Vec<Read>,
     /// Line, drop and number.
     pub counts: Vec<(usize, u64, u64)>,
     /// Drop, person, slot: what the system lists as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
-    /// The last look at each drop.
+    /// The last read of each drop.
     pub finals: BTreeMap<u64, Read>,
 }
 

@@ -1,4 +1,4 @@
-//! Histories: what people asked, what they were told, and what the tables held, a JSON line an event; and the checker that
+//! Histories: what people asked, what they were answered, and what the tables had, a JSON line an event; and the checker that
 //! decides offline whether the promises were kept. It shares no code with the product, so it can't share its mistakes.
 //!
 //! - [`event`]: the lines.

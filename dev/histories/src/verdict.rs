@@ -14,7 +14,7 @@ pub enum Verdict {
     Unknown(String),
 }
 
-/// How much was looked at.
+/// How much was checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     pub operations: usize,
@@ -24,7 +24,7 @@ pub struct Figures {
     pub kept: usize,
     /// Of these, listed as broken.
     pub broken: usize,
-    /// Looks at rows or their number, the last ones included.
+    /// Reads of rows or of their number, the last ones included.
     pub reads: usize,
     /// Rows at the end.
     pub rows: usize,
@@ -34,7 +34,7 @@ pub struct Figures {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// What was looked at.
+    /// What it rests on.
     pub figures: Figures,
 }
 

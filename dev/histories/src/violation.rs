@@ -1,6 +1,6 @@
 //! What can be wrong with a history.
 
-/// A promise of the system that was not kept. Each is told in words that name whom and what it is about.
+/// A promise of the system that was not kept. Its text names the person, the slot and the drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Violation {
     #[error("lost: {person} was promised slot {slot} of drop {drop}; there is no row, and it is not listed as broken")]

@@ -3,7 +3,7 @@
 //! - [`redis`]: what the scripts do, one atomic step each.
 //! - [`state`]: everything there is: Redis, topic, consumer, rows, reconcilers, and who was promised what.
 //! - [`step`]: what can happen next, the faults among it.
-//! - [`pass`]: what a reconciler looks at, plans and does.
+//! - [`pass`]: what a reconciler reads, plans and does.
 //! - [`cases`]: the protocols that are explored.
 //! - [`heal`]: the same system left alone once the faults are over. It must become exact from every state.
 //!
@@ -54,7 +54,7 @@ pub enum Wrong {
     GateKept,
     /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
     NoWait,
-    /// A reconciler reads the generation when it looks at the drop, not before it waits and reads the topic. What it comes upon
+    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the topic. What it comes upon
     /// in mid-pass it rebuilds from a tail that is older than the loss.
     GenerationReadLate,
     /// The consumer commits offsets before the rows.
@@ -65,9 +65,9 @@ pub enum Wrong {
     SettleFirst,
     /// A lost drop is loaded before the people of the backup table are put back.
     BackupLate,
-    /// A person is told `accepted` although neither the topic nor the backup table holds it.
+    /// A person is answered `accepted` although neither the topic nor the backup table holds it.
     ToldUnheld,
-    /// A retry is told `already_claimed` although nobody has made sure that the topic or the backup table holds it.
+    /// A retry is answered `already_claimed` although nobody has made sure that the topic or the backup table holds it.
     RetryToldUnheld,
 }
 
@@ -91,7 +91,7 @@ impl Protocol {
 pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
 /// A slot is promised to one person, and a person is promised one slot, unless the first promise is listed as broken.
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
-/// Rows are for people whom Redis admitted, one each.
+/// Rows belong to people admitted by Redis, one each.
 pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
 /// Whatever Redis forgets, a promise is on the topic, in the backup table, or a row.
 pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";

@@ -11,9 +11,9 @@ pub enum Reconciler {
     /// A pass has begun.
     Begun(Seen),
     Repairing {
-        /// The coupon's generation as the pass knows it; 0 where it looked late and there was none.
+        /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
         generation: u8,
-        /// The process of Redis that was looked at.
+        /// The process of Redis that it read.
         process: u8,
         /// What is left to do, last first.
         todo: Vec<Repair>,
@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// Whoever shares a slot is moved; whoever has no row, and nothing on its way, gets it.
+    /// A person who shares a slot is moved; one without a row, and with nothing on its way, gets a row.
     fn plan_people(&self, seen: &Seen, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
             let evidence =

@@ -7,7 +7,7 @@ use crate::{Faults, Person, Protocol, SLOTS, Slot};
 /// A person and a slot: an admission, a message, a promise.
 pub type Claim = (Person, Slot);
 
-/// The message a consumer has in hand.
+/// The message that a consumer has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InHand {
     pub offset: u8,
@@ -22,7 +22,7 @@ pub struct State {
     pub gate_open: bool,
     /// Which process of Redis this is.
     pub process: u8,
-    /// What it held when its copy was made.
+    /// Its content when its copy was made.
     pub copy: Option<Redis>,
     /// The generation that a process has read before it loads the drop; it may be late.
     pub loader: Option<u8>,
@@ -30,9 +30,9 @@ pub struct State {
     pub generations: u8,
     /// Admissions whose message is on its way to the topic.
     pub publishing: Vec<Claim>,
-    /// Claims that are published again, because the process that a retry came to does not know that they are held.
+    /// Claims that are published again, because the process that a retry came to does not know that a second store has them.
     pub again: Vec<Claim>,
-    /// What processes know to be held by a second store.
+    /// What processes know a second store to have.
     pub held: Vec<Claim>,
     pub topic: Vec<Claim>,
     /// The group's committed offset.
@@ -44,7 +44,7 @@ pub struct State {
     pub reconcilers: Vec<Reconciler>,
     /// Faults still to come.
     pub faults: Faults,
-    /// What people were told.
+    /// The answers that people got.
     pub promises: Vec<Claim>,
     /// What is listed as broken.
     pub broken: Vec<Claim>,

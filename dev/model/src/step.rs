@@ -29,7 +29,7 @@ pub enum Step {
     LoadLate,
     /// A reconciler begins a pass: the gate, the clock, the topic's unread tail.
     Begin(usize),
-    /// It looks at Redis, rows and the backup table, and plans.
+    /// It reads Redis, rows and the backup table, and plans.
     Look(usize),
     /// It carries out the next of its repairs.
     Repair(usize),
@@ -51,20 +51,20 @@ pub enum Step {
 /// What comes of a claim on its way to a second store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// Kafka acknowledges it, and the person is told yes.
+    /// Kafka acknowledges it, and the person is answered yes.
     Acknowledged,
     /// Fault: no acknowledgement comes in time, whether the message arrives or not. The backup table keeps the claim, and the
-    /// person is told yes.
+    /// person is answered yes.
     Kept {
         /// It is on the topic all the same.
         arrives: bool,
     },
-    /// Fault: the backup table is away as well, and the person is told to try again.
+    /// Fault: the backup table is away as well, and the person is asked to try again.
     Unheld {
         /// It is on the topic all the same.
         arrives: bool,
     },
-    /// Fault: the process dies, and nobody is told anything.
+    /// Fault: the process dies, and nobody is answered.
     Dies {
         /// It is on the topic.
         arrives: bool,

@@ -49,7 +49,7 @@ impl Janitor {
         self.send(&format!("+{pid}\n"))
     }
 
-    /// The process has been waited for: its number may be given to a stranger.
+    /// The process has been waited for: the kernel may give its number to another process.
     pub fn forget(&self, pid: u32) -> Result<()> {
         self.send(&format!("-{pid}\n"))
     }

@@ -11,7 +11,7 @@ use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Kind, Place, Server};
+use crate::server::{Home, Instance, Kind, Server};
 
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ impl KafkaServer {
     /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or what the environment gave.
     pub fn bootstrap(&self) -> String {
         match &self.home {
-            Home::Own(place) => format!("127.0.0.1:{}", self.options.advertised_port.unwrap_or(place.port())),
+            Home::Own(instance) => format!("127.0.0.1:{}", self.options.advertised_port.unwrap_or(instance.port())),
             Home::Given(brokers) => brokers.clone(),
         }
     }
@@ -51,10 +51,10 @@ impl KafkaServer {
 }
 
 impl KafkaOptions {
-    fn properties(&self, place: &Place) -> Result<String> {
-        let port = place.port();
+    fn properties(&self, instance: &Instance) -> Result<String> {
+        let port = instance.port();
         let advertised = self.advertised_port.unwrap_or(port);
-        let controller = place.ports.get(1).map(ReservedPort::number).context("Kafka has no controller port")?;
+        let controller = instance.ports.get(1).map(ReservedPort::number).context("Kafka has no controller port")?;
         let mut text = format!(
             "{fixed}\
              log.dirs={dir}\n\
@@ -62,7 +62,7 @@ impl KafkaOptions {
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n",
             fixed = include_str!("kafka.properties"),
-            dir = place.data.display(),
+            dir = instance.data.display(),
         );
         for (name, value) in &self.extra_properties {
             writeln!(text, "{name}={value}")?;
@@ -75,28 +75,28 @@ impl Kind for KafkaOptions {
     const NAME: &'static str = "kafka";
     const PORTS: usize = 2;
 
-    fn prepare(&self, place: &Place) -> Result<()> {
+    fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::kafka()?.log_template()?;
         for file in fs::read_dir(template)? {
             let file = file?;
-            fs::copy(file.path(), place.data.join(file.file_name()))?;
+            fs::copy(file.path(), instance.data.join(file.file_name()))?;
         }
         Ok(())
     }
 
-    fn command(&self, place: &Place) -> Result<CommandLine> {
-        let properties = place.dir.join("server.properties");
-        fs::write(&properties, self.properties(place)?)?;
+    fn command(&self, instance: &Instance) -> Result<CommandLine> {
+        let properties = instance.dir.join("server.properties");
+        fs::write(&properties, self.properties(instance)?)?;
         let mut command = fetch::kafka()?.java("kafka.Kafka");
         command.push(properties.into());
         Ok(command)
     }
 
-    async fn answers(&self, place: &Place) -> Result<()> {
+    async fn answers(&self, instance: &Instance) -> Result<()> {
         // A broker that listens but is still fenced off by its controller is not in the metadata.
-        if kafka_wire::brokers(place.port()).await? == 0 {
+        if kafka_wire::brokers(instance.port()).await? == 0 {
             bail!("no broker is ready yet");
         }
-        kafka_wire::gives_producer_ids(place.port()).await
+        kafka_wire::gives_producer_ids(instance.port()).await
     }
 }

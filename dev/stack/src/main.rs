@@ -81,7 +81,7 @@ async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>) -> Result<()>
     std::future::pending().await
 }
 
-/// By renaming, so that whoever waits for the file never reads half of it.
+/// By renaming, so that a program which waits for the file never reads half of it.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, text)?;

@@ -10,7 +10,7 @@ use mysql_async::{Conn, Row, Value};
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Kind, Place, Server};
+use crate::server::{Home, Instance, Kind, Server};
 
 /// How MySQL is started.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +27,7 @@ impl MysqlServer {
     /// `mysql://root@127.0.0.1:PORT/`, or what the environment gave.
     pub fn url(&self) -> String {
         match &self.home {
-            Home::Own(place) => format!("mysql://root@127.0.0.1:{}/", place.port()),
+            Home::Own(instance) => format!("mysql://root@127.0.0.1:{}/", instance.port()),
             Home::Given(url) => url.clone(),
         }
     }
@@ -77,32 +77,32 @@ impl Kind for MysqlOptions {
     const NAME: &'static str = "mysql";
     const PORTS: usize = 1;
 
-    fn prepare(&self, place: &Place) -> Result<()> {
+    fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::mysql()?.data_template()?;
         let copied =
-            Command::new("cp").args(["-a", "--reflink=auto"]).arg(template.join(".")).arg(&place.data).status()?;
+            Command::new("cp").args(["-a", "--reflink=auto"]).arg(template.join(".")).arg(&instance.data).status()?;
         if !copied.success() {
-            bail!("cannot copy {} to {}: {copied}", template.display(), place.data.display());
+            bail!("cannot copy {} to {}: {copied}", template.display(), instance.data.display());
         }
         Ok(())
     }
 
-    fn command(&self, place: &Place) -> Result<CommandLine> {
-        let socket = place.dir.join("socket");
+    fn command(&self, instance: &Instance) -> Result<CommandLine> {
+        let socket = instance.dir.join("socket");
         // After a SIGKILL these would make the server believe that its predecessor still runs.
         let _ = fs::remove_file(&socket);
-        let _ = fs::remove_file(place.dir.join("socket.lock"));
-        let mut command = fetch::mysql()?.server(&place.data);
+        let _ = fs::remove_file(instance.dir.join("socket.lock"));
+        let mut command = fetch::mysql()?.server(&instance.data);
         command.push(format!("--socket={}", socket.display()).into());
-        command.push(format!("--pid-file={}", place.dir.join("pid").display()).into());
-        command.push(format!("--port={}", place.port()).into());
+        command.push(format!("--pid-file={}", instance.dir.join("pid").display()).into());
+        command.push(format!("--port={}", instance.port()).into());
         command.extend(["--bind-address=127.0.0.1", "--max-connections=500"].map(Into::into));
         command.extend(self.extra_args.iter().map(Into::into));
         Ok(command)
     }
 
-    async fn answers(&self, place: &Place) -> Result<()> {
-        query(&format!("mysql://root@127.0.0.1:{}/", place.port()), "SELECT 1").await.map(drop)
+    async fn answers(&self, instance: &Instance) -> Result<()> {
+        query(&format!("mysql://root@127.0.0.1:{}/", instance.port()), "SELECT 1").await.map(drop)
     }
 }
 

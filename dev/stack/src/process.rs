@@ -1,4 +1,4 @@
-//! One child process: started behind a gate, signalled, waited for.
+//! One child process: started behind a latch, signalled, waited for.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use crate::janitor::Janitor;
 /// ends instead and no server ever starts.
 const GATE: &str = r#"read -r go || exit 1; exec "$@" </dev/null"#;
 
-/// How often a condition is looked at again.
+/// How often a condition is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 pub(crate) type CommandLine = Vec<OsString>;

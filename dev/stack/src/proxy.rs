@@ -21,7 +21,7 @@ pub enum Fault {
     Delay(Duration),
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay open and new ones are taken, but nothing passes in either direction. What was held back passes
+    /// Connections stay open and new ones are taken, but nothing passes in either direction. What was kept back passes
     /// when the fault ends, as after a network partition: a late request still reaches the server.
     BlackHole,
     /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A connection that lost a reply

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::fetch;
 use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
-use crate::server::{Home, Kind, Place, Server};
+use crate::server::{Home, Instance, Kind, Server};
 
 /// How Redis is started. The default is what the product asks of production: every write is on disk before its answer.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl RedisServer {
     /// `redis://127.0.0.1:PORT`, or what the environment gave.
     pub fn url(&self) -> String {
         match &self.home {
-            Home::Own(place) => format!("redis://127.0.0.1:{}", place.port()),
+            Home::Own(instance) => format!("redis://127.0.0.1:{}", instance.port()),
             Home::Given(url) => url.clone(),
         }
     }
@@ -58,13 +58,13 @@ impl Kind for RedisOptions {
     const NAME: &'static str = "redis";
     const PORTS: usize = 1;
 
-    fn prepare(&self, _: &Place) -> Result<()> {
+    fn prepare(&self, _: &Instance) -> Result<()> {
         fetch::redis()
     }
 
-    fn command(&self, place: &Place) -> Result<CommandLine> {
-        let mut command: CommandLine = vec!["redis-server".into(), "--dir".into(), place.data.clone().into()];
-        let port = place.port().to_string();
+    fn command(&self, instance: &Instance) -> Result<CommandLine> {
+        let mut command: CommandLine = vec!["redis-server".into(), "--dir".into(), instance.data.clone().into()];
+        let port = instance.port().to_string();
         let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"];
         command.extend(fixed.map(Into::into));
         command.extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
@@ -79,8 +79,8 @@ impl Kind for RedisOptions {
         Ok(command)
     }
 
-    async fn answers(&self, place: &Place) -> Result<()> {
-        let mut connection = TcpStream::connect(("127.0.0.1", place.port())).await?;
+    async fn answers(&self, instance: &Instance) -> Result<()> {
+        let mut connection = TcpStream::connect(("127.0.0.1", instance.port())).await?;
         connection.write_all(b"PING\r\n").await?;
         let mut answer = [0; 64];
         let length = connection.read(&mut answer).await?;

@@ -30,18 +30,18 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
     const PORTS: usize;
 
     /// Fetches what the machine lacks and fills the empty data folder. Blocks.
-    fn prepare(&self, place: &Place) -> Result<()>;
+    fn prepare(&self, instance: &Instance) -> Result<()>;
 
     /// The program with its arguments. Blocks.
-    fn command(&self, place: &Place) -> Result<CommandLine>;
+    fn command(&self, instance: &Instance) -> Result<CommandLine>;
 
     /// Succeeds once the server does its work (not merely listens).
-    fn answers(&self, place: &Place) -> impl Future<Output = Result<()>> + Send;
+    fn answers(&self, instance: &Instance) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// Where a server of this stack lives.
 #[derive(Debug)]
-pub struct Place {
+pub struct Instance {
     /// Its data, empty at first.
     pub(crate) data: PathBuf,
     /// Its configuration and sockets.
@@ -50,7 +50,7 @@ pub struct Place {
     temp: Arc<TempDirGuard>,
 }
 
-impl Place {
+impl Instance {
     fn new(temp: Arc<TempDirGuard>, name: &str, ports: usize) -> Result<Self> {
         let dir = temp.dir().join(name);
         let data = dir.join("data");
@@ -71,7 +71,7 @@ impl Place {
 
 #[derive(Debug)]
 pub(crate) enum Home {
-    Own(Arc<Place>),
+    Own(Arc<Instance>),
     Given(String),
 }
 
@@ -95,10 +95,10 @@ impl<K: Kind> Server<K> {
     }
 
     pub(crate) async fn start_in(temp: Arc<TempDirGuard>, options: K) -> Result<Self> {
-        let place = Arc::new(Place::new(temp, K::NAME, K::PORTS)?);
-        let home = Home::Own(place.clone());
+        let instance = Arc::new(Instance::new(temp, K::NAME, K::PORTS)?);
+        let home = Home::Own(instance.clone());
         let server = Self { options: options.clone(), home, process: Mutex::default(), pid: AtomicU32::new(0) };
-        tokio::task::spawn_blocking(move || options.prepare(&place))
+        tokio::task::spawn_blocking(move || options.prepare(&instance))
             .await?
             .with_context(|| format!("{} cannot be started", K::NAME))?;
         server.start_again().await?;
@@ -113,9 +113,9 @@ impl<K: Kind> Server<K> {
         Self { options: K::default(), home: Home::Given(url), process: Mutex::default(), pid: AtomicU32::new(0) }
     }
 
-    pub(crate) fn place(&self) -> Result<&Arc<Place>> {
+    pub(crate) fn instance(&self) -> Result<&Arc<Instance>> {
         match &self.home {
-            Home::Own(place) => Ok(place),
+            Home::Own(instance) => Ok(instance),
             Home::Given(url) => {
                 bail!(
                     "this {} was given by the environment ({url}): only servers of its own can a stack control",
@@ -127,7 +127,7 @@ impl<K: Kind> Server<K> {
 
     /// The server's own port on 127.0.0.1, also while it is down. 0 for a server given by the environment.
     pub fn port(&self) -> u16 {
-        self.place().map_or(0, |place| place.port())
+        self.instance().map_or(0, |instance| instance.port())
     }
 
     /// The process id, which is also its process group; `None` while it is down or not ours.
@@ -137,13 +137,13 @@ impl<K: Kind> Server<K> {
 
     /// Where its data is: copy it while the server is down to bring it back in time.
     pub fn data_dir(&self) -> Result<&Path> {
-        Ok(&self.place()?.data)
+        Ok(&self.instance()?.data)
     }
 
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let Ok(place) = self.place() else { return format!("the log of this {} is not ours to read", K::NAME) };
-        let log = fs::read(place.log()).unwrap_or_default();
+        let Ok(instance) = self.instance() else { return format!("the log of this {} is not ours to read", K::NAME) };
+        let log = fs::read(instance.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let all: Vec<_> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
@@ -151,12 +151,12 @@ impl<K: Kind> Server<K> {
 
     /// A proxy in front of this server. Kafka's clients go round it: use [`crate::KafkaServer::start_behind_proxy`].
     pub async fn proxy(&self) -> Result<FaultProxy> {
-        FaultProxy::start(self.place()?.port()).await
+        FaultProxy::start(self.instance()?.port()).await
     }
 
     /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits until it answers.
     pub async fn start_again(&self) -> Result<()> {
-        let place = self.place()?;
+        let instance = self.instance()?;
         let mut slot = self.process.lock().await;
         if let Some(process) = slot.as_mut()
             && process.ended()?.is_none()
@@ -164,7 +164,7 @@ impl<K: Kind> Server<K> {
             bail!("{} is running already (process {})", K::NAME, process.pid());
         }
         *slot = None;
-        let (options, at) = (self.options.clone(), place.clone());
+        let (options, at) = (self.options.clone(), instance.clone());
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
             Process::start(&at.temp.janitor, &command, &at.dir, &at.log())
@@ -175,10 +175,10 @@ impl<K: Kind> Server<K> {
     }
 
     async fn wait_until_it_answers(&self, process: &mut Process) -> Result<()> {
-        let place = self.place()?;
+        let instance = self.instance()?;
         let begun = Instant::now();
         loop {
-            let answer = match timeout(ANSWER_LIMIT, self.options.answers(place)).await {
+            let answer = match timeout(ANSWER_LIMIT, self.options.answers(instance)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error,
                 Err(_) => anyhow!("no answer within {ANSWER_LIMIT:?}"),
@@ -214,7 +214,7 @@ impl<K: Kind> Server<K> {
     }
 
     async fn end(&self, signals: &[Signal]) -> Result<()> {
-        self.place()?;
+        self.instance()?;
         let mut slot = self.process.lock().await;
         let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
         for signal in signals {
@@ -238,7 +238,7 @@ impl<K: Kind> Server<K> {
 
     /// Sends a signal and waits until the process stands still, or goes on.
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
-        self.place()?;
+        self.instance()?;
         let mut slot = self.process.lock().await;
         let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
         process.signal(signal)?;

@@ -1,4 +1,4 @@
-//! Every claim of a world as JSON lines, and the judge that shares no code with the product.
+//! Every claim of a world as JSON lines, and the checker that shares no code with the product.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub(crate) async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
     let drop = id(coupon.drop);
     let once_per = if coupon.body["once_per"] == "drop" { OncePer::Drop } else { OncePer::Coupon };
     let claims = world.claims.of(id(coupon.id));
-    // Other drops of the coupon were promised from too; how they end is not looked at here.
+    // Other drops of the coupon were promised from too; how they end is not checked here.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
     let announced = |drop| Event::Drop { drop, coupon: id(coupon.id), quantity: u64::from(quantity), once_per };

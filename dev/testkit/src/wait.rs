@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 /// Long enough for a busy machine; reached only when something is broken.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at again. Each look may ask a server, so not too often.
+/// How often a condition is checked. Each check may ask a server, so not too often.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until a condition holds; fails the test with `what` after `limit`.
@@ -15,15 +15,15 @@ pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut(
     eventually_some(what, limit, async || if holds().await { Ok(()) } else { Err("not yet") }).await;
 }
 
-/// Waits until `look` gives a value; fails the test with what it saw last after `limit`.
+/// Waits until `check` gives a value; fails the test with its last error after `limit`.
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
     limit: Duration,
-    mut look: impl AsyncFnMut() -> Result<T, E>,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let start = Instant::now();
     loop {
-        match look().await {
+        match check().await {
             Ok(value) => return value,
             Err(seen) => assert!(start.elapsed() < limit, "not within {limit:?}: {what}; last seen: {seen}"),
         }

@@ -63,37 +63,34 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
 pub(crate) struct Replica {
     server: RedisServer,
     link: FaultProxy,
-    conn: redis::aio::MultiplexedConnection,
 }
 
 /// Starts a replica of the master and waits until it has everything.
 pub(crate) async fn follow(system: &SystemUnderTest) -> Result<Replica> {
     let link = FaultProxy::start(system.servers.redis().port()).await?;
-    let replica = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;
-    let client = redis::Client::open(replica.url())?;
-    let mut conn = client.get_multiplexed_async_connection().await?;
-    let begun = std::time::Instant::now();
+    let server = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;
+    let replica = Keys::new(&server.url(), "");
+    let begun = Instant::now();
     loop {
-        let role: redis::Value = redis::cmd("ROLE").query_async(&mut conn).await?;
-        if format!("{role:?}").contains("connected") && !format!("{role:?}").contains("connecting") {
-            break;
+        let state: String = replica.try_command(&["INFO", "replication"]).await?;
+        if state.contains("master_link_status:up") {
+            return Ok(Replica { server, link });
         }
-        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {role:?}");
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {state}");
         pause(20).await;
     }
-    Ok(Replica { server: replica, link, conn })
 }
 
 /// A replica that no longer hears of the master takes its place.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Store::Redis).await;
     let ready = system.replica.lock().await.take();
-    let Replica { server, link, mut conn } = if let Some(ready) = ready { ready } else { follow(system).await? };
+    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system).await? };
     let master = system.servers.redis();
     link.set(Proxied::Cut).await?;
     pause(lag_ms).await;
     let before = people(system).await?;
-    redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut conn).await?;
+    Keys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
     system.servers.promote(Arc::new(server)).await?;
     master.kill().await?;
     Ok(forgotten(before, people(system).await?))

@@ -34,7 +34,7 @@ impl Injector {
         let people = self.pick(n).await?;
         let stall = Stall::begin(&self.db_settings, self.drop.id).await?;
         let producer: FutureProducer = self.kafka.producer(SEND_LIMIT).create()?;
-        let (coupon_id, drop_id) = self.place();
+        let (coupon_id, drop_id) = self.target();
         let now_ms = self.redis.time_ms().await?;
         let claimed_at = chrono::DateTime::from_timestamp_millis(now_ms).context("Redis's clock")?;
         for (slot, user) in &people {

@@ -13,15 +13,15 @@ impl Injector {
     pub(super) async fn free_while_waiting(&mut self, n: u32) -> Result<Injected> {
         let gone = self.make_room(n).await?;
         let waiting: i64 = self.redis(redis::cmd("ZCARD").arg(&self.keys.waiting)).await?;
-        let mut told = format!("{n} slots are free ({} people had theirs taken back)", gone.len());
+        let mut summary = format!("{n} slots are free ({} people had theirs taken back)", gone.len());
         if waiting == 0 {
             for (place, user) in (1..).zip(self.make_up(n)) {
                 let place: i32 = place;
                 self.redis::<i64>(redis::cmd("ZADD").arg(&self.keys.waiting).arg(place).arg(user.as_str())).await?;
             }
-            told.push_str(" and new people wait");
+            summary.push_str(" and new people wait");
         }
-        Ok(self.injected(Kind::Unfilled, &signed(&gone), &told))
+        Ok(self.injected(Kind::Unfilled, &signed(&gone), &summary))
     }
 
     pub(super) async fn close_below_quantity(&mut self, n: u32) -> Result<Injected> {

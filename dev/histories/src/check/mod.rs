@@ -50,7 +50,7 @@ fn verdict(history: &History, figures: &Figures, found: Vec<Violation>) -> Verdi
     Verdict::Pass
 }
 
-/// What is looked up again and again.
+/// What all checks look up.
 struct Index<'a> {
     /// Coupon and person → their operations.
     asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,

@@ -1,4 +1,4 @@
-//! Rows, at every look: each asked for, each slot and person once, no more than there are slots; and none disappears.
+//! Rows, at every read: each asked for, each slot and person once, no more than there are slots; and none disappears.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
         for row in &read.rows {
             let here = (read.drop, row.slot);
             let Some((one_drop, one)) = people.insert((coupon, &row.person), here) else { continue };
-            // Twice in one drop is told already.
+            // Twice in one drop is reported already.
             if one_drop != read.drop {
                 let person = row.person.clone();
                 found.push(Violation::PersonDoubled { person, one_drop, one, other_drop: read.drop, other: row.slot });

@@ -17,7 +17,7 @@ async fn mended_meanwhile(scene: &Fixture, daemon: &Running<Reconciler>, coupon:
     let world = &scene.world;
     world.mail.set(behaviour.clone()).await.unwrap();
     injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
-    // Later passes, too, are not held up: each has ended when it is answered.
+    // Later passes, too, are not delayed: each has ended when it is answered.
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{behaviour:?}: {run:#?}");
     for _ in 0..3 {

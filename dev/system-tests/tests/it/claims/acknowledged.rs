@@ -86,7 +86,7 @@ async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) ->
                 assert_eq!(mine["slot"], Value::from(slot), "{user}");
                 return slot;
             }
-            // What operators do, and a drop whose row was deleted while its slot is looked at.
+            // What operators do, and a drop whose row was deleted while its slot is read.
             Answer::Problem(409 | 503, _) => tokio::task::yield_now().await,
             other => panic!("{user}: {other:?}"),
         }

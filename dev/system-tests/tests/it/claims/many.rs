@@ -1,4 +1,4 @@
-//! Many at once: never too many, one each, everyone who was told yes has the row with the slot told.
+//! Many at once: never too many, one each, everyone who was promised a slot has the row with that slot.
 
 use std::time::Duration;
 

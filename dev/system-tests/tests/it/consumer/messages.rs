@@ -1,4 +1,4 @@
-//! From the topic to rows: each message once, whatever it is and whoever is killed.
+//! From the topic to rows: each message once, whatever is in it.
 
 use std::time::Duration;
 

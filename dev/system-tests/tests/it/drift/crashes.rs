@@ -12,7 +12,7 @@ use firstcome_testkit::{
 };
 use futures_util::StreamExt as _;
 
-use crate::drift::support::{assert_kept, assert_whole, injector};
+use crate::drift::support::{assert_settled, assert_whole, injector};
 
 /// A pass of the command line that is killed so long after it began; slow enough to be hit in the middle of anything.
 async fn killed_pass(world: &World, after: Duration) {
@@ -60,8 +60,7 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
         killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
         mended(&scene.world).await;
         // Two each: readmitted, conflicting, over admitted, promoted.
-        assert_whole(&scene.world, &coupon, 60, 38).await;
-        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        assert_settled(&scene.world, &coupon, 60, 38, &answers).await;
     }
     let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
     assert!(scene.world.sql.number(killed).await >= 5, "most passes were killed in the middle");
@@ -77,8 +76,7 @@ async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
         broken.extend(injector.make(Drift::SlotConflict, 2).await.unwrap().people);
         killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
         mended(&scene.world).await;
-        assert_whole(&scene.world, &coupon, 20, 20).await;
-        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        assert_settled(&scene.world, &coupon, 20, 20, &answers).await;
         let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
         let mut listed = scene.world.sql.query(&listed).await.concat();
         let mut wanted: Vec<String> = broken.into_iter().map(|hit| hit.user).collect();

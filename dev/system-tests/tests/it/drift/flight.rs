@@ -8,7 +8,7 @@ use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::{Fixture, LIMIT, World, error_of, eventually, status_of};
 use serde_json::json;
 
-use crate::drift::support::{Found, Hindered, assert_kept, assert_whole, clean_pass, expected, injector, mailed};
+use crate::drift::support::{Found, Hindered, assert_settled, clean_pass, expected, injector, mailed};
 
 /// Long enough for a pass of the slow kind to end after all.
 const SLOW: Duration = Duration::from_secs(60);
@@ -46,8 +46,7 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
     eventually("the other has repaired", LIMIT, async || world.sql.number(repaired).await > 0).await;
     assert_eq!(other.process.stop().await, 0);
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     let found: BTreeSet<Found> = wanted;
     applied_once(world, &found).await;
     clean_pass(world, &coupon).await;
@@ -85,8 +84,7 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
     slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
     let run = slow.daemon.reconcile(&json!({})).await;
     assert!(matches!(run.status, Status::Repaired | Status::Clean), "{run:#?}");
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     applied_once(world, &expected(Kind::Unissued, &done)).await;
     mailed(world, &["repaired", "Cut"]).await;
     clean_pass(world, &coupon).await;
@@ -106,8 +104,7 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
     assert_eq!(status_of(world, &stopped).await.as_deref(), Some("failed"));
     assert!(error_of(world, &stopped).await.contains("told to stop"));
     assert_eq!(world.pass().await.status, Status::Repaired);
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     clean_pass(world, &coupon).await;
 }
 

@@ -8,7 +8,8 @@ use firstcome_testkit::{Coupon, Fixture, LIMIT, Promise, Stores, eventually};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed, pass_repairs,
+    assert_kept, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector,
+    mailed, pass_repairs,
 };
 
 /// How it begins, what is made, and how it must end.
@@ -34,8 +35,7 @@ async fn mends(scene: &Fixture, case: Case) -> (Coupon, Vec<Promise>, Injected) 
     let expected = expected(case.kind, &done);
     dry_run_lists(&scene.world, &expected).await;
     pass_repairs(&scene.world, &expected).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, case.end).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, QUANTITY, case.end, &answers).await;
     clean_pass(&scene.world, &coupon).await;
     assert_whole(&scene.world, &coupon, QUANTITY, case.end).await;
     mailed(&scene.world, &["repaired", &name, &format!("{} of {QUANTITY} issued", case.end)]).await;
@@ -199,8 +199,7 @@ async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again()
         let run = scene.world.pass().await;
         assert_eq!(found(&run).keys().collect::<Vec<_>>(), found(&dry).keys().collect::<Vec<_>>());
         assert_eq!(run.status, Status::Repaired, "{run:#?}");
-        assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
-        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        assert_settled(&scene.world, &coupon, QUANTITY, 12, &answers).await;
         assert_eq!(scene.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
         firstcome_testkit::all_issued(&scene.world, coupon.drop, 13).await;
         clean_pass(&scene.world, &coupon).await;
@@ -241,7 +240,6 @@ async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_th
     both.extend(expected(Kind::MissingAdmission, &done));
     dry_run_lists(&scene.world, &both).await;
     pass_repairs(&scene.world, &both).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, 20).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, QUANTITY, 20, &answers).await;
     clean_pass(&scene.world, &coupon).await;
 }

@@ -6,7 +6,8 @@ use firstcome_testkit::{Fixture, LIMIT, eventually, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_kept, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector, mailed,
+    assert_found, assert_kept, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected, found,
+    injector, mailed,
 };
 
 #[tokio::test]
@@ -28,8 +29,7 @@ async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolve
     scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
     clean_pass(&scene.world, &coupon).await;
     mailed(&scene.world, &["resolved", "Winter"]).await;
-    assert_whole(&scene.world, &coupon, 20, 12).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 20, 12, &answers).await;
 }
 
 #[tokio::test]
@@ -147,6 +147,5 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
     let run = daemon.reconcile(&json!({})).await;
     assert_found(&run, &[].into());
     mailed(&scene.world, &["resolved"]).await;
-    assert_whole(&scene.world, &coupon, 20, 12).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 20, 12, &answers).await;
 }

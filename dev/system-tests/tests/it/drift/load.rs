@@ -6,7 +6,7 @@ use std::time::Duration;
 use firstcome_drift::{Injected, Kind as Drift};
 use firstcome_testkit::{Fixture, World, all_issued, coupon_body, eventually, people, rush, tally};
 
-use crate::drift::support::{assert_kept, assert_whole, injector};
+use crate::drift::support::{assert_settled, injector};
 
 const PEOPLE: usize = 6_000;
 const DEADLINE_MS: i64 = 2_000;
@@ -62,8 +62,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
     first_that_could_know(world, &by_person, &deleted.iter().map(String::as_str).collect::<Vec<_>>(), deleted_at).await;
     busy_enough(world).await;
 
-    assert_whole(world, &coupon, u32::try_from(PEOPLE).unwrap() + 10, PEOPLE + 5).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, u32::try_from(PEOPLE).unwrap() + 10, PEOPLE + 5, &answers).await;
 }
 
 fn names(done: &Injected) -> Vec<&str> {

@@ -9,7 +9,7 @@ use firstcome_testkit::{Coupon, Fixture, Promise, Stores, all_issued, coupon_bod
 use serde_json::json;
 
 use crate::drift::support::{
-    Found, assert_kept, assert_whole, clean_pass, everything, expected, found, injector, mailed,
+    Found, assert_kept, assert_settled, assert_whole, clean_pass, everything, expected, found, injector, mailed,
 };
 
 /// The reconciler's word for what is made.
@@ -76,8 +76,7 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let left: Vec<_> = run.all_findings().filter(|f| f.needs_person || f.result == Outcome::Failed).collect();
     assert!(left.len() == 2 && left.iter().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{left:#?}");
     // Two each: unpublished, readmitted, conflicting, over admitted; and one who waited.
-    assert_whole(&scene.world, &coupon, 60, 30 + 4 * 2 + 1).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 60, 30 + 4 * 2 + 1, &answers).await;
     mailed(&scene.world, &["action needed", "All at once", "39 of 60 issued"]).await;
 
     let second = scene.world.once_with(&[], &[]).await.run();
@@ -157,8 +156,7 @@ async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_on
     for (coupon, answers, expected, end) in &made {
         assert_eq!(found_in(&dry, coupon.drop), *expected, "dry run of drop {}", coupon.drop);
         assert_eq!(found_in(&run, coupon.drop), *expected, "run of drop {}", coupon.drop);
-        assert_whole(&scene.world, coupon, 15, *end).await;
-        assert_kept(&scene.world, coupon, answers, &[]).await;
+        assert_settled(&scene.world, coupon, 15, *end, answers).await;
     }
     assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
     mailed(&scene.world, &["repaired", "20 drops of 5 coupons"]).await;
@@ -182,8 +180,7 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
         assert_eq!(answer.promised(), Some((coupon.drop, u32::try_from(hit.slot).unwrap())), "{hit:?}: {answer:?}");
     }
     scene.world.once_with(&[], &[]).await;
-    assert_whole(&scene.world, &coupon, 20, 14).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 20, 14, &answers).await;
     clean_pass(&scene.world, &coupon).await;
 }
 

@@ -1,4 +1,4 @@
-//! What Prometheus is told of passes, findings, repairs, drift that is left, and mails.
+//! Metrics of passes, findings, repairs, drift that is left, and mails.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, eventually};

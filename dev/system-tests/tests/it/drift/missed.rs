@@ -4,7 +4,7 @@ use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{assert_kept, assert_whole, injector, mailed};
+use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
@@ -33,8 +33,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
     eventually("it has caught up", LIMIT, async || world.sql.number(repaired).await == 1).await;
     mailed(world, &["RECONCILE_CRON"]).await;
-    assert_whole(world, &coupon, 20, 20).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 20, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
     let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await - before;
     assert!(runs <= 2, "{runs} passes: what was missed is caught up once, not twice an hour");

@@ -8,7 +8,7 @@ use firstcome_stack::{Fault, KafkaOptions, KafkaServer, MysqlOptions, MysqlServe
 use firstcome_testkit::{Fixture, LIMIT, Stores, World, error_of, eventually, status_of};
 use serde_json::json;
 
-use crate::drift::support::{Hindered, assert_kept, assert_whole, clean_pass, injector, mailed};
+use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
 
 /// Clients of a broker that is gone take their time to give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
@@ -41,8 +41,7 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
     until_failed(world, &lost).await;
     let repaired = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
     eventually("a later pass has repaired", LIMIT, async || world.sql.number(repaired).await >= 1).await;
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["repaired", "No database"]).await;
     assert_eq!(slow.daemon.process.stop().await, 0);
     clean_pass(world, &coupon).await;
@@ -68,8 +67,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
     eventually("admission is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.is("sold_out"))
         .await;
     slow.daemon.reconcile(&json!({})).await;
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["No Redis"]).await;
     assert_eq!(slow.daemon.process.stop().await, 0);
     clean_pass(world, &coupon).await;
@@ -102,8 +100,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     let daemon = world.daemon().await;
     let run = daemon.reconcile(&json!({})).await;
     assert!(matches!(run.status, Status::Clean | Status::Repaired), "{run:#?}");
-    assert_whole(world, &coupon, 200, 200).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["resolved"]).await;
     clean_pass(world, &coupon).await;
 }

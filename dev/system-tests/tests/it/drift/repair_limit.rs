@@ -6,7 +6,7 @@ use firstcome_testkit::{Coupon, Fixture};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_kept, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs, read,
+    assert_found, assert_settled, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs, read,
 };
 
 /// Holds from six repairs of a drop on.
@@ -46,8 +46,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
     assert_found(&run, &expected);
     let confirmed = format!("SELECT confirmed FROM reconcile_runs WHERE id = '{}'", run.run_id);
     assert_eq!(scene.world.sql.number(&confirmed).await, 1, "who confirmed what is kept");
-    assert_whole(&scene.world, &coupon, 100, 100).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
     clean_pass(&scene.world, &coupon).await;
     mailed(&scene.world, &["repaired", "Suspicious", "100 of 100 issued"]).await;
     let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
@@ -78,8 +77,7 @@ async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed(
     assert_eq!(mails, 1, "told once");
     let confirmed = scene.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
     assert_eq!((confirmed.code, confirmed.run().status), (0, Status::Repaired), "{}", confirmed.log);
-    assert_whole(&scene.world, &coupon, 100, 100).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
     clean_pass(&scene.world, &coupon).await;
 }
 
@@ -94,12 +92,10 @@ async fn what_was_promised_is_never_held_back() {
         let (coupon, answers) = scene.held(&drift.name(), 100, 100).await;
         let done = injector(&scene.world, &coupon).await.make(drift, 40).await.unwrap();
         pass_repairs(&scene.world, &expected(kind, &done)).await;
-        assert_whole(&scene.world, &coupon, 100, 100).await;
-        assert_kept(&scene.world, &coupon, &answers, &[]).await;
+        assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
     }
     let (coupon, answers) = scene.held("Lost", 100, 100).await;
     injector(&scene.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
     pass_repairs(&scene.world, &[(Kind::RedisLost, None, None)].into()).await;
-    assert_whole(&scene.world, &coupon, 100, 100).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
 }

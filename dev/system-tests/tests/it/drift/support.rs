@@ -1,9 +1,9 @@
-//! What the tests of drift share: a system with people in it, drift on purpose, and a look at everything there is.
+//! What the tests of drift share: drift on purpose, a dump of all stores, expected findings, slow passes and mails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_drift::{Injected, Injector, Place};
+use firstcome_drift::{Injected, Injector, StoreArgs};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{Fault, FaultProxy, MysqlServer};
 use firstcome_testkit::{
@@ -18,8 +18,8 @@ pub(crate) const MAILED: Duration = Duration::from_secs(20);
 
 /// Makes drift in a drop.
 pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
-    let place = Place::of(|name| world.setting(name)).unwrap();
-    Injector::new(&place, Some(coupon.id), Some(coupon.drop)).await.unwrap()
+    let stores = StoreArgs::of(|name| world.setting(name)).unwrap();
+    Injector::new(&stores, Some(coupon.id), Some(coupon.drop)).await.unwrap()
 }
 
 /// Everything there is of the product but what passes note of themselves.
@@ -83,7 +83,7 @@ pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> 
     run
 }
 
-/// A pass by the command line finds nothing, and looked at people and rows of this drop.
+/// A pass by the command line finds nothing, and examined people and rows of this drop.
 pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
     let once = world.once_with(&[], &[]).await;
     assert_eq!(once.code, 0, "{}", once.log);
@@ -113,7 +113,13 @@ pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, 
     }
 }
 
-/// Everyone told yes has the row with the slot told, but for these.
+/// The drop is whole, and everyone who was promised a slot has the row with that slot.
+pub(crate) async fn assert_settled(world: &World, coupon: &Coupon, quantity: u32, held: usize, answers: &[Promise]) {
+    assert_whole(world, coupon, quantity, held).await;
+    assert_kept(world, coupon, answers, &[]).await;
+}
+
+/// Everyone who was promised a slot has the row with that slot, but for these.
 pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
     let rows = rows(world, coupon.drop).await;
     for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {

@@ -105,7 +105,7 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
             assert_eq!(waves.wave().await, [("accepted".into(), 20)].into(), "claims do not need MySQL");
             waves.consumer_says("could not be written").await;
             disk.free();
-            // One that waits for room looks again once a minute; an operator does not wait for that.
+            // A MySQL that waits for room checks once a minute; an operator does not wait for that.
             mysql.kill().await.unwrap();
             mysql.start_again().await.unwrap();
         })

@@ -14,7 +14,7 @@ fn promised(answers: &[Promise]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
 }
 
-/// Rows after a pass: everything that Redis gave out, so every promise among them, whoever was told.
+/// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose answer was lost.
 async fn mended(world: &World, coupon: &firstcome_testkit::Coupon, answers: &[Promise]) {
     eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
     // What was admitted but never published is issued once the publishing deadline is over.

@@ -1,4 +1,4 @@
-//! The schema itself refuses, whoever writes: plain SQL, no code of the product but `migrate`.
+//! The schema refuses by itself, whatever program writes: plain SQL, no code of the product but `migrate`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

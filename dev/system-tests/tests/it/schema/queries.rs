@@ -19,7 +19,7 @@ async fn two_rows(name: &str) -> (World, Session) {
     (world, holding)
 }
 
-/// The name of a coupon, waiting for whoever changes it.
+/// The name of a coupon, waiting for a client that changes it.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
     coupons::table.filter(coupons::id.eq(id)).select(coupons::name).for_update().first(conn).await
 }

@@ -75,7 +75,7 @@ impl Environment {
         assert_eq!((again.status, again.all_findings().count()), (Status::Clean, 0), "{again:#?}");
     }
 
-    /// What the stores say about what people were told, and the drop is put aside: passes need not look at it any more.
+    /// Compares answers with the stores, and seals the drop: passes skip it from now on.
     pub(super) async fn count(&self, coupon: &Coupon, quantity: usize, answers: &[Promise]) -> Seen {
         let rows = rows(&self.world, coupon.drop).await;
         let people: HashSet<&String> = rows.values().collect();

@@ -6,7 +6,7 @@ use firstcome_testkit::{Coupon, all_issued, coupon_body, people, rows, rush};
 
 use super::environment::Environment;
 use super::tally::Seen;
-use crate::drift::support::{assert_kept, assert_whole, injector};
+use crate::drift::support::{assert_settled, injector};
 
 /// Kinds of drift whose repair goes through the point; by turns where there are several.
 fn drifts(point: Point) -> &'static [Drift] {
@@ -52,8 +52,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     environment.mend().await;
     let issued = rows(world, coupon.drop).await.len();
     assert!((held..=quantity as usize).contains(&issued), "{issued} rows");
-    assert_whole(world, &coupon, quantity, issued).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
+    assert_settled(world, &coupon, quantity, issued, &answers).await;
     let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
     let mut listed = world.sql.query(&listed).await.concat();
     let mut broken = if point == Point::BrokenListed { broken.concat() } else { Vec::new() };

@@ -11,9 +11,9 @@ use firstcome_shared::crash::Point;
 pub(super) struct Seen {
     /// Processes that died at the point.
     pub(super) fired: usize,
-    /// People told yes, whose row and slot were compared.
+    /// People who were promised a slot, whose row was compared.
     pub(super) promises: usize,
-    /// Of these, people without the row they were told of.
+    /// Of these, people without that row.
     pub(super) broken: usize,
     /// Rows above the quantity, or of a person who has one already.
     pub(super) over_issued: usize,

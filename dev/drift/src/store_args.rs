@@ -6,7 +6,7 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs};
 
 /// The stores of the system that is to drift: the same settings as the product's.
 #[derive(Debug, Clone, Args)]
-pub struct Place {
+pub struct StoreArgs {
     /// Where MySQL is.
     #[command(flatten)]
     pub mysql: MysqlArgs,
@@ -18,18 +18,18 @@ pub struct Place {
     pub kafka: KafkaArgs,
 }
 
-impl Place {
-    /// A place whose settings are looked up by the names of their variables: `REDIS_URL`, `REDIS_KEY_PREFIX`, `DATABASE_URL`,
+impl StoreArgs {
+    /// The stores whose settings are looked up by the names of their variables: `REDIS_URL`, `REDIS_KEY_PREFIX`, `DATABASE_URL`,
     /// `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
     pub fn of(setting: impl Fn(&str) -> String) -> Result<Self> {
         #[derive(Parser)]
         struct Only {
             #[command(flatten)]
-            place: Place,
+            stores: StoreArgs,
         }
         let names = ["REDIS_URL", "REDIS_KEY_PREFIX", "DATABASE_URL", "KAFKA_BROKERS", "KAFKA_TOPIC", "KAFKA_GROUP"];
         let flag = |name: &str| format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name));
         let args = names.iter().map(|name| flag(name));
-        Ok(Only::try_parse_from(std::iter::once("place".to_owned()).chain(args))?.place)
+        Ok(Only::try_parse_from(std::iter::once("stores".to_owned()).chain(args))?.stores)
     }
 }
