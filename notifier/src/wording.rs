@@ -38,6 +38,12 @@ pub(super) fn grouped(n: u64) -> String {
     out
 }
 
+/// With a capital letter.
+pub(super) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
 /// So many findings of a kind, as a noun.
 pub(super) fn things(kind: Kind, n: usize) -> String {
     match kind {

@@ -33,8 +33,8 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
             wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
         ),
         at: day.to,
-        title: format!("From {} to {}: {state}, {runs}.", time(day.from), time(day.to)),
-        lead: String::new(),
+        title: wording::capital(&format!("{state}, {runs}.")),
+        lead: format!("From {} to {}.", time(day.from), time(day.to)),
         sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
         footer: vec![WHY.to_owned()],
     }

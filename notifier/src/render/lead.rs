@@ -80,8 +80,10 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
     let summary = clean::line(&seen.summary, clean::LONGEST);
     let summary = summary.trim_end_matches('.');
     let what = match seen.about {
-        About::RunFailed => format!("{}. Nothing is lost: the next pass examines everything again.", capital(summary)),
-        About::Stalled => format!("{}. Nothing is lost, but rows come late.", capital(summary)),
+        About::RunFailed => {
+            format!("{}. Nothing is lost: the next pass examines everything again.", wording::capital(summary))
+        }
+        About::Stalled => format!("{}. Nothing is lost, but rows come late.", wording::capital(summary)),
         About::Braked => {
             let found = wording::count(n, "repair was found in one pass", "repairs were found in one pass");
             format!("{found}{}, more than the repair limit allows. To be safe, none was made.", over(name.as_deref()))
@@ -111,11 +113,6 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
 
 fn over(name: Option<&str>) -> String {
     name.map(|name| format!(" over {name}")).unwrap_or_default()
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// A problem as one line, with for how long it is there.

@@ -1,0 +1,187 @@
+//! What is mailed, and what counts as the same.
+
+use super::*;
+
+#[test]
+fn clean_passes_and_dry_runs_say_nothing() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &clean()), "");
+    let everything = vec![left(Kind::FailedClaim, 1), finding(Kind::Unissued, 2, Outcome::Applied)];
+    assert_eq!(duty.sees(1, &Run { dry_run: true, ..run(Status::Drift, everything.clone()) }), "");
+    assert_eq!(duty.sees(2, &run(Status::Running, everything)), "");
+    assert!(duty.memory.alerts.is_empty());
+}
+
+#[test]
+fn a_repair_is_told_once_and_nothing_fires() {
+    let mut duty = Duty::default();
+    let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
+    assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
+    assert_eq!(duty.sees(1, &clean()), "");
+    assert_eq!(duty.only().state, State::Resolved);
+    let gate = Finding { result: Outcome::Applied, needs_person: false, kind: Kind::RedisLost, ..stalled("gone") };
+    assert_eq!(duty.sees(2, &general(Status::Repaired, vec![gate])), "repaired None");
+}
+
+#[test]
+fn what_changed_by_itself_is_not_told() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &run(Status::Clean, vec![finding(Kind::Unissued, 3, Outcome::Skipped)])), "");
+}
+
+#[test]
+fn what_is_left_is_told_once_then_after_the_cooldown_then_once_when_it_is_over() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    for minutes in [1, 30, 239] {
+        assert_eq!(duty.sees(minutes, &one_left()), "", "after {minutes} min");
+    }
+    assert_eq!(duty.sees(240, &one_left()), "failed_claim Repeat");
+    assert_eq!(duty.sees(241, &one_left()), "");
+    assert_eq!(duty.sees(480, &one_left()), "failed_claim Repeat");
+    assert_eq!(duty.sees(481, &clean()), "failed_claim resolved");
+    assert_eq!(duty.sees(482, &clean()), "");
+    assert_eq!(duty.only().state, State::Resolved);
+}
+
+#[test]
+fn a_pass_that_did_not_look_there_ends_nothing() {
+    let mut duty = Duty::default();
+    duty.sees(0, &one_left());
+    let elsewhere = Run { drops: Vec::new(), ..clean() };
+    assert_eq!(duty.sees(1, &elsewhere), "");
+    assert_eq!(duty.sees(2, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(3, &clean()), "run_failed resolved, failed_claim resolved");
+}
+
+#[test]
+fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
+    let mut duty = Duty::default();
+    let loose = Finding { kind: Kind::FailedClaim, ..stalled("failed claim 12: undecodable") };
+    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
+    assert_eq!(duty.sees(1, &Run { partial: true, ..clean() }), "");
+    assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn a_claim_that_names_a_drop_nobody_knows_is_over_once_it_is_gone() {
+    let mut duty = Duty::default();
+    let loose = Finding { drop_id: Some(DropId(99)), ..left(Kind::FailedClaim, 3) };
+    assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
+    assert_eq!(duty.sees(1, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn a_failed_pass_is_one_thing_and_one_that_was_told_to_stop_is_none() {
+    let mut duty = Duty::default();
+    let error = "MySQL cannot be reached: refused";
+    let run = Run { findings: vec![stalled(error)], ..failed(error) };
+    assert_eq!(duty.sees(0, &run), "run_failed New");
+    assert_eq!(duty.sees(1, &clean()), "run_failed resolved");
+    let stopped = "the process was told to stop";
+    assert_eq!(duty.sees(2, &Run { findings: vec![stalled(stopped)], stopped: true, ..failed(stopped) }), "");
+}
+
+#[test]
+fn a_change_is_told_at_once_but_ages_are_no_change() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    let mut older = one_left();
+    older.drops[0].findings[0].detail = "admitted 99 s ago".to_owned();
+    assert_eq!(duty.sees(1, &older), "");
+    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 9), left(Kind::FailedClaim, 3)]);
+    assert_eq!(duty.sees(2, &two), "failed_claim Changed");
+    let turned = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 9)]);
+    assert_eq!(duty.sees(3, &turned), "", "the order is no change");
+}
+
+#[test]
+fn what_differs_in_kind_place_or_reason_is_told_apart() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    let both = vec![left(Kind::FailedClaim, 3), finding(Kind::SlotConflict, 3, Outcome::Failed)];
+    assert_eq!(duty.sees(1, &run(Status::Drift, both)), "slot_conflict New");
+    let mut elsewhere = one_left();
+    elsewhere.drops[0].drop_id = DropId(8);
+    assert_eq!(duty.sees(2, &elsewhere), "failed_claim New");
+    let lag = |n| stalled(&format!("the consumer's lag stands at {n}"));
+    assert_eq!(
+        duty.sees(3, &general(Status::Drift, vec![lag(5)])),
+        "stalled New, failed_claim resolved, slot_conflict resolved"
+    );
+    assert_eq!(duty.sees(4, &general(Status::Drift, vec![lag(6)])), "");
+    let kafka = stalled("Kafka can't be reached");
+    assert_eq!(duty.sees(5, &general(Status::Drift, vec![lag(7), kafka])), "stalled New");
+}
+
+#[test]
+fn the_brake_is_one_alert_a_drop_and_tells_again_once_it_has_doubled() {
+    let mut duty = Duty::default();
+    let held = |n: i64| {
+        let planned = |slot| finding(Kind::MissingAdmission, slot, Outcome::Planned);
+        run(Status::Braked, (1..=n).map(planned).collect())
+    };
+    assert_eq!(duty.sees(0, &held(70)), "braked New");
+    assert_eq!(duty.sees(1, &held(71)), "");
+    assert_eq!(duty.sees(2, &held(140)), "braked Changed");
+    assert_eq!(duty.only().summary, "140 repairs are held back until a person confirms");
+    let confirmed = run(Status::Repaired, vec![finding(Kind::MissingAdmission, 1, Outcome::Applied)]);
+    assert_eq!(duty.sees(3, &confirmed), "braked resolved, repaired Some(7)");
+    assert_eq!(duty.sees(4, &clean()), "");
+}
+
+#[test]
+fn broken_promises_stand_until_they_are_mended() {
+    let mut duty = Duty::default();
+    let promise = |user: &str| BrokenPromise {
+        coupon_id: CouponId(1),
+        drop_id: DropId(7),
+        user_id: user.to_owned(),
+        slot: Some(101),
+        reason: "no slot was left".to_owned(),
+    };
+    duty.memory.broken = vec![promise("u-101")];
+    let moved = run(Status::Drift, vec![finding(Kind::OverAdmitted, 101, Outcome::Applied)]);
+    assert_eq!(duty.sees(0, &moved), "broken_promise New", "and is not praised as a repair");
+    assert_eq!(duty.sees(1, &clean()), "", "the next pass finds nothing, but the promise is still broken");
+    duty.memory.broken.push(promise("u-102"));
+    assert_eq!(duty.sees(2, &clean()), "broken_promise Changed");
+    assert_eq!(duty.sees(300, &clean()), "broken_promise Repeat");
+    duty.memory.broken.clear();
+    assert_eq!(duty.sees(301, &clean()), "broken_promise resolved");
+}
+
+#[test]
+fn a_drop_that_closed_below_its_quantity_is_told_once() {
+    let mut duty = Duty::default();
+    let mut report = finding(Kind::Unfilled, 0, Outcome::Skipped);
+    report.action = ActionKind::Report;
+    (report.slot, report.user_id) = (None, None);
+    report.detail = "closed with 10 of 100 slots left, and nobody waits".to_owned();
+    let unfilled = run(Status::Clean, vec![report]);
+    assert_eq!(duty.sees(0, &unfilled), "unfilled New");
+    assert_eq!(duty.sees(1, &unfilled), "");
+    assert_eq!(duty.sees(10_000, &unfilled), "");
+    assert_eq!(duty.sees(10_001, &clean()), "");
+    assert_eq!(duty.only().state, State::Information);
+}
+
+#[test]
+fn summaries_hold_no_id_in_full() {
+    let mut duty = Duty::default();
+    let mut run = one_left();
+    run.drops[0].findings[0].user_id = Some("customer-4711".to_owned());
+    run.findings = vec![stalled("customer-4711 waits, and so does bob@example.com")];
+    duty.sees(0, &run);
+    for alert in duty.memory.alerts.values() {
+        assert!(!alert.summary.contains("4711") && !alert.summary.contains("bob@"), "{}", alert.summary);
+    }
+}
+
+#[test]
+fn ten_thousand_findings_are_one_alert() {
+    let mut duty = Duty::default();
+    let many = (1..=10_000).map(|slot| left(Kind::FailedClaim, slot)).collect();
+    assert_eq!(duty.sees(0, &run(Status::Drift, many)), "failed_claim New");
+    assert_eq!(duty.only().summary, "10,000 unrepaired failed claims");
+}

@@ -1,0 +1,99 @@
+//! How often mails come: acknowledged, silenced, flapping, repaired again and again.
+
+use super::*;
+
+#[test]
+fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
+    let mut duty = Duty::default();
+    duty.sees(0, &one_left());
+    duty.acknowledge(5);
+    assert_eq!(duty.sees(600, &one_left()), "");
+    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
+    assert_eq!(duty.sees(601, &two), "failed_claim Changed");
+    assert_eq!(duty.only().acknowledged_at, None, "whoever took it on took on something else");
+    duty.acknowledge(602);
+    assert_eq!(duty.sees(2_000, &two), "");
+    assert_eq!(duty.sees(2_001, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
+    let mut duty = Duty::default();
+    duty.silence(60);
+    assert_eq!(duty.sees(0, &one_left()), "");
+    assert_eq!(duty.only().state, State::Firing);
+    let repaired = vec![left(Kind::FailedClaim, 3), finding(Kind::Unissued, 5, Outcome::Applied)];
+    assert_eq!(duty.sees(1, &run(Status::Drift, repaired)), "");
+    let general = stalled("Kafka can't be reached");
+    let both = Run { findings: vec![general], ..one_left() };
+    assert_eq!(duty.sees(2, &both), "stalled New", "what is of no drop is not silenced");
+    assert_eq!(duty.sees(60, &both), "failed_claim New");
+}
+
+#[test]
+fn what_was_mailed_before_a_silence_is_mailed_when_it_ends() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    duty.silence(90);
+    assert_eq!(duty.sees(89, &one_left()), "");
+    assert_eq!(duty.sees(90, &one_left()), "failed_claim Repeat");
+    assert_eq!(duty.sees(91, &one_left()), "");
+}
+
+#[test]
+fn what_is_over_within_a_silence_is_told_after_it_if_people_know_of_it() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    duty.silence(90);
+    assert_eq!(duty.sees(30, &clean()), "");
+    assert_eq!(duty.only().state, State::Resolved);
+    assert_eq!(duty.sees(90, &clean()), "failed_claim resolved");
+    assert_eq!(duty.sees(91, &clean()), "");
+
+    let mut duty = Duty::default();
+    duty.silence(90);
+    assert_eq!(duty.sees(0, &one_left()), "");
+    assert_eq!(duty.sees(1, &clean()), "");
+    assert_eq!(duty.sees(91, &clean()), "", "nobody was told that it fired");
+}
+
+#[test]
+fn a_flapping_alert_does_not_mail_with_every_pass() {
+    let mut duty = Duty::default();
+    let mut mails = 0;
+    for minute in 0..240 {
+        let run = if minute % 2 == 0 { one_left() } else { clean() };
+        mails += usize::from(!duty.sees(minute, &run).is_empty());
+    }
+    assert!((4..=20).contains(&mails), "{mails}");
+    assert_eq!(duty.sees(239 + 480, &one_left()), "failed_claim New");
+    assert_eq!(duty.sees(239 + 481, &clean()), "failed_claim resolved");
+}
+
+#[test]
+fn something_that_changes_with_every_pass_does_not_mail_with_every_pass_and_no_change_is_lost() {
+    let mut duty = Duty::default();
+    let growing = |n: i64| run(Status::Drift, (1..=n).map(|slot| left(Kind::FailedClaim, slot)).collect());
+    let mails = (0..240).filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty()).count();
+    assert!((5..=15).contains(&mails), "{mails}");
+    assert_eq!(duty.sees(600, &growing(240)), "failed_claim Changed");
+    assert_eq!(duty.sees(601, &growing(240)), "");
+}
+
+#[test]
+fn repairs_with_every_pass_are_told_together_ever_less_often_and_none_is_left_out() {
+    let mut duty = Duty::default();
+    let repaired = run(Status::Repaired, vec![finding(Kind::Unissued, 3, Outcome::Applied)]);
+    let said: Vec<String> = (0..120).map(|minute| duty.sees(minute, &repaired)).filter(|s| !s.is_empty()).collect();
+    assert_eq!(said[..4], ["repaired Some(7)", "repaired Some(7)", "repaired Some(7)", "repaired Some(7)"]);
+    assert!((6..=10).contains(&said.len()), "{said:?}");
+    assert!(said[5].starts_with("repaired Some(7), 3 earlier"), "{said:?}");
+    let quiet: Vec<String> = (120..900).map(|minute| duty.sees(minute, &clean())).filter(|s| !s.is_empty()).collect();
+    assert_eq!(quiet.len(), 1, "what was held back is told once, then nothing: {quiet:?}");
+    let told = |said: &String| {
+        let earlier = said.split(", ").find_map(|part| part.strip_suffix(" earlier")).map_or(0, |n| n.parse().unwrap());
+        earlier + u64::from(said.contains("repaired"))
+    };
+    assert_eq!(said.iter().chain(&quiet).map(told).sum::<u64>(), 120);
+    assert_eq!(duty.sees(2_000, &repaired), "repaired Some(7)", "after a quiet time it is told at once again");
+}
