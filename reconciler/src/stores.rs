@@ -1,4 +1,5 @@
-//! Connections to Redis, the topic and MySQL, and what must hold of them before the reconciler begins.
+//! Connections to Redis, the topic and MySQL, and what must hold of them before the reconciler
+//! begins.
 
 use std::time::Duration;
 

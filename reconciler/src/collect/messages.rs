@@ -62,33 +62,8 @@ impl TopicReader {
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
         let ranges = self.ranges(&consumer)?;
-        let mut by_time = TopicPartitionList::new();
-        for range in &ranges {
-            by_time.add_partition_offset(
-                &self.settings.topic,
-                range.partition,
-                Offset::Offset(since.timestamp_millis()),
-            )?;
-        }
-        let starts = consumer.offsets_for_times(by_time, self.answer())?;
-        let mut assignment = TopicPartitionList::new();
-        let committed: HashMap<i32, i64> = ranges.iter().map(|range| (range.partition, range.from)).collect();
-        let mut ends = HashMap::new();
-        for range in &ranges {
-            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, range.partition, self.answer())?;
-            let start = match starts.find_partition(&self.settings.topic, range.partition).map(|e| e.offset()) {
-                Some(Offset::Offset(offset)) => offset.max(low),
-                _ => end,
-            };
-            if low > 0 && start <= low {
-                found.unknown.push(format!("partition {}: messages before offset {low} have expired", range.partition));
-            }
-            if start < end {
-                assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(start))?;
-                ends.insert(range.partition, end);
-            }
-        }
-        consumer.assign(&assignment)?;
+        let committed = ranges.iter().map(|range| (range.partition, range.from)).collect();
+        let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
         let left = read_to_the_ends(
             &consumer,
             ends,
@@ -115,5 +90,38 @@ impl TopicReader {
         }
         found.messages.sort_by_key(|m| (m.partition, m.offset));
         Ok(found)
+    }
+
+    /// Assigns every partition from `since` on; gives the ends of those with messages to read.
+    fn assign_since(
+        &self,
+        consumer: &BaseConsumer,
+        partitions: &HashMap<i32, i64>,
+        since: DateTime<Utc>,
+        unknown: &mut Vec<String>,
+    ) -> anyhow::Result<HashMap<i32, i64>> {
+        let topic = &self.settings.topic;
+        let mut by_time = TopicPartitionList::new();
+        for partition in partitions.keys() {
+            by_time.add_partition_offset(topic, *partition, Offset::Offset(since.timestamp_millis()))?;
+        }
+        let starts = consumer.offsets_for_times(by_time, self.answer())?;
+        let (mut assignment, mut ends) = (TopicPartitionList::new(), HashMap::new());
+        for partition in partitions.keys().copied() {
+            let (low, end) = consumer.fetch_watermarks(topic, partition, self.answer())?;
+            let start = match starts.find_partition(topic, partition).map(|e| e.offset()) {
+                Some(Offset::Offset(offset)) => offset.max(low),
+                _ => end,
+            };
+            if low > 0 && start <= low {
+                unknown.push(format!("partition {partition}: messages before offset {low} have expired"));
+            }
+            if start < end {
+                assignment.add_partition_offset(topic, partition, Offset::Offset(start))?;
+                ends.insert(partition, end);
+            }
+        }
+        consumer.assign(&assignment)?;
+        Ok(ends)
     }
 }

@@ -99,12 +99,9 @@ pub async fn headers(
     let numbers = stores.redis.drop_numbers(&keys).await?;
     let mut first_waiting = Vec::with_capacity(drops.len());
     for (((_, drop), numbers), keys) in drops.iter().zip(&numbers).zip(&keys) {
-        let left = u64::from(drop.quantity).saturating_sub(numbers.users);
-        first_waiting.push(if numbers.waiting > 0 && left > 0 {
-            stores.redis.first_waiting(keys, left.min(WAITING_AT_MOST)).await?
-        } else {
-            Vec::new()
-        });
+        let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
+        let limit = if numbers.waiting > 0 { left } else { 0 };
+        first_waiting.push(stores.redis.first_waiting(keys, limit).await?);
     }
     let highest_rows = stores.db.highest_slots(drops.iter().map(|(_, drop)| drop.id).collect()).await?;
     let mut headers = Vec::with_capacity(drops.len());

@@ -170,8 +170,8 @@ pub(super) struct Range {
     pub(super) end: i64,
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end (`open`). Gives
-/// how many partitions were not read to their end before the deadline.
+/// Hands every message of the assigned partitions to `take`, up to each partition's end (`open`).
+/// Gives how many partitions were not read to their end before the deadline.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     mut open: HashMap<i32, i64>,

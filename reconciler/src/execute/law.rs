@@ -1,6 +1,6 @@
-//! The law that only `execute` writes, checked on the sources. The reconciler builds no SQL and no Redis
-//! commands of its own (it does not depend on the crates for that), so whatever it writes is a function
-//! of `shared`. This test finds those functions by what they contain.
+//! The law that only `execute` writes, checked on the sources. The reconciler builds no SQL and no
+//! Redis commands of its own (it does not depend on the crates for that), so whatever it writes is
+//! a function of `shared`. This test finds those functions by what they contain.
 
 use std::fs;
 use std::path::{Path, PathBuf};

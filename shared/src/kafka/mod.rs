@@ -9,8 +9,8 @@ use rdkafka::ClientConfig;
 
 pub use topic::{TopicError, check_topic, ensure_topic};
 
-/// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a busy
-/// consumer used up what was fetched in a quarter of it, and waited for the rest.
+/// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
+/// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
 const FETCH_AGAIN_MS: &str = "10";
 
 #[derive(Debug, Clone)]

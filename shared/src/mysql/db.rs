@@ -227,8 +227,8 @@ struct LockAnswer {
     answer: Option<i64>,
 }
 
-/// Takes a lock that lives as long as its connection, waiting at most so long; whether it was free. Locks are
-/// per server, so the name is completed by the database's.
+/// Takes a lock that lives as long as its connection, waiting at most so long; whether it was free.
+/// Locks are per server, so the name is completed by the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
     let asked = diesel::sql_query(sql).bind::<Text, _>(name).bind::<Integer, _>(seconds);

@@ -73,8 +73,8 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: 
 const LIMITS_FROM: usize = 4;
 
 /// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By
-/// default none is known, and the schema finds each row's. SlotLimits that have changed since they were
-/// read are refused by the schema's foreign key.
+/// default none is known, and the schema finds each row's. SlotLimits that have changed since they
+/// were read are refused by the schema's foreign key.
 #[derive(Debug, Default)]
 pub struct SlotLimits(HashMap<i64, Vec<Limit>>);
 

@@ -1,5 +1,5 @@
-//! The connection that every use of Redis goes through, and the scripts' texts and hashes. Each script
-//! stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
+//! The connection that every use of Redis goes through, and the scripts' texts and hashes. Each
+//! script stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
 
 use std::sync::Arc;
 use std::time::Duration;

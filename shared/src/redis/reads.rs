@@ -159,9 +159,9 @@ impl Redis {
 
     /// The first people on a drop's waiting list, in order, `limit` at most.
     pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
+        let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
         let mut cmd = redis::cmd("ZRANGE");
-        let names: Vec<String> =
-            cmd.arg(&keys.waiting).arg(0).arg(limit.saturating_sub(1)).query_async(&mut self.connection()).await?;
+        let names: Vec<String> = cmd.arg(&keys.waiting).arg(0).arg(last).query_async(&mut self.connection()).await?;
         Ok(names.into_iter().map(UserId::from_store).collect())
     }
 
