@@ -53,6 +53,13 @@ impl Stores {
         self
     }
 
+    /// A Redis by an address that the test can lead elsewhere.
+    #[must_use]
+    pub fn with_redis_at(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.redis);
+        self
+    }
+
     /// A MySQL of the test's own.
     #[must_use]
     pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
