@@ -17,6 +17,8 @@ const ENOUGH: usize = 3;
 pub enum Expect {
     /// While a fault is on, every claim is answered `unavailable`.
     Unavailable,
+    /// While a fault is on, nobody is promised a slot.
+    NoPromise,
     /// Some claims are answered `unavailable`.
     Refusals,
     /// While a fault is on, people are admitted, and Kafka acknowledges each claim in time.
@@ -47,6 +49,9 @@ impl Expect {
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         match self {
             Self::Unavailable => shown.all_meanwhile("unavailable", |answer| answer.is("unavailable"), |_| true),
+            Self::NoPromise => {
+                shown.all_meanwhile("refused", |answer| answer.is("unavailable"), |answer| !answer.is("sold_out"))
+            }
             Self::Queued => {
                 shown.all_meanwhile("admitted", |answer| queued(answer) == Some(true), is_refusal_or_admission)
             }
@@ -149,12 +154,13 @@ mod tests {
 
     #[test]
     fn each_expectation_holds_where_it_is_shown_and_nowhere_else() {
-        use Expect::{AdmittedUnheard, ByConsumer, Logged, Queued, Refusals, Unavailable, Unqueued};
+        use Expect::{AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Unavailable, Unqueued};
         let (yes, late, no) = (vec![accepted(true); 3], vec![accepted(false); 3], vec![refused(); 3]);
         let again = vec![Answer::Already { drop: 1, slot: 1 }];
         let cases = [
             (Unavailable, &no, &yes),
             (Refusals, &no, &yes),
+            (NoPromise, &no, &again),
             (Queued, &yes, &late),
             (Unqueued, &late, &yes),
             (AdmittedUnheard, &again, &yes),
