@@ -10,7 +10,6 @@ use chrono::{TimeDelta, Utc};
 use firstcome_load::answer::Kind;
 use firstcome_load::crowd::Crowd;
 use firstcome_load::generator::{self, Plan};
-use firstcome_load::identity::Identity;
 use firstcome_load::ops::Ops;
 use firstcome_load::table;
 use firstcome_load::tally::{Progress, Tally};
@@ -122,16 +121,8 @@ async fn rush(size: &Size, system: &mut System, coupon_id: i64, victim: usize) -
     let crowd = Crowd::gather("person-", size.people, size.requests_per_person, 1)?;
     let (people, requests) = (grouped(size.people.into()), grouped(crowd.requests() as u64));
     step(format!("open: {people} people send {requests} requests to {} APIs", system.apis.len()));
-    let plan = Plan {
-        targets: system.targets()?,
-        coupon_id,
-        crowd,
-        connections: size.connections,
-        identity: Identity::TrustedHeader,
-        rate: None,
-        patience: Duration::from_secs(30),
-        warm_up: false,
-    };
+    let plan = Plan::new(system.targets()?, coupon_id, crowd, size.connections);
+    let plan = Plan { patience: Duration::from_secs(30), ..plan };
     let (progress, mut live) = (Arc::new(Progress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let consumer = system.consumers.remove(victim);

@@ -23,7 +23,7 @@ pub async fn measure(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let target = listener.local_addr()?.into();
     let server = tokio::spawn(serve(listener));
-    let plan = Plan::new(target, 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
+    let plan = Plan::new(vec![target], 1, Crowd::gather("none-", REQUESTS, 1, 1)?, connections);
     let tally = generator::run(plan, Arc::new(Progress::default())).await;
     server.abort();
     tally

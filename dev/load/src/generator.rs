@@ -47,9 +47,9 @@ pub struct Plan {
 
 impl Plan {
     /// A closed loop in which nobody asks again, on connections that were not used before.
-    pub fn new(target: Target, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
+    pub fn new(targets: Vec<Target>, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
         Self {
-            targets: vec![target],
+            targets,
             coupon_id,
             crowd,
             connections,

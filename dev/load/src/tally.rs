@@ -102,6 +102,20 @@ impl ConnectionTally {
         }
         self.not_queued += u64::from(!answer.queued);
     }
+
+    fn add(&mut self, other: Self) {
+        // All have the same bounds, so nothing can fall outside.
+        let _ = self.winners.add(other.winners);
+        let _ = self.losers.add(other.losers);
+        self.promises.extend(other.promises);
+        self.denied.extend(other.denied);
+        self.admissions.resize(self.admissions.len().max(other.admissions.len()), 0);
+        self.admissions.iter_mut().zip(other.admissions).for_each(|(sum, count)| *sum += count);
+        self.not_queued += other.not_queued;
+        self.late += other.late;
+        self.gave_up += other.gave_up;
+        self.unclear = self.unclear.take().or(other.unclear);
+    }
 }
 
 /// Width of [`Tally::admissions`], in milliseconds.
@@ -181,26 +195,17 @@ impl Tally {
         parts: Vec<ConnectionTally>,
         name: impl Fn(u32) -> String,
     ) -> Self {
-        let (mut winners, mut losers) = (latencies(), latencies());
-        let (mut ledger, mut denied, mut admissions) = (Ledger::default(), HashSet::new(), Vec::new());
-        let (mut late, mut not_queued, mut gave_up, mut unclear) = (0, 0, 0, None);
+        let mut all = ConnectionTally::new();
         for part in parts {
-            // All have the same bounds, so nothing can fall outside.
-            let _ = winners.add(part.winners);
-            let _ = losers.add(part.losers);
-            late += part.late;
-            not_queued += part.not_queued;
-            gave_up += part.gave_up;
-            unclear = unclear.or(part.unclear);
-            denied.extend(part.denied);
-            admissions.resize(admissions.len().max(part.admissions.len()), 0);
-            admissions.iter_mut().zip(part.admissions).for_each(|(sum, count)| *sum += count);
-            for (person, kind, promise) in part.promises {
-                ledger.note(person, kind, promise);
-            }
+            all.add(part);
         }
-        let mut latency = winners.clone();
-        let _ = latency.add(&losers);
+        let denied: HashSet<u32> = all.denied.into_iter().collect();
+        let mut ledger = Ledger::default();
+        for (person, kind, promise) in all.promises {
+            ledger.note(person, kind, promise);
+        }
+        let mut latency = all.winners.clone();
+        let _ = latency.add(&all.losers);
         let (requests, seconds) = (progress.total(), elapsed.as_secs_f64());
         Self {
             people,
@@ -210,16 +215,16 @@ impl Tally {
             per_second: requests as f64 / seconds.max(1e-6),
             answers: Kind::ALL.map(|kind| (kind, progress.count(kind))).into_iter().filter(|(_, n)| *n > 0).collect(),
             admitted: ledger.promises.len(),
-            not_queued,
-            gave_up,
-            late,
-            unclear,
+            not_queued: all.not_queued,
+            gave_up: all.gave_up,
+            late: all.late,
+            unclear: all.unclear,
             latency: Latency::of(&latency),
-            winners: Latency::of(&winners),
-            losers: Latency::of(&losers),
+            winners: Latency::of(&all.winners),
+            losers: Latency::of(&all.losers),
             contradictions: ledger.contradictions(&name),
             holders_denied: ledger.promises.keys().filter(|person| denied.contains(*person)).count() as u64,
-            admissions,
+            admissions: all.admissions,
             cpu_seconds: 0.0,
             accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
             promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),

@@ -101,7 +101,7 @@ impl Workload {
     async fn run_here(&self) -> Result<Tally> {
         self.only_this_machine()?;
         let crowd = Crowd::gather(&self.prefix, self.people, self.requests_per_person, 1)?;
-        let plan = Plan::new(self.target.into(), self.coupon, crowd, self.connections);
+        let plan = Plan::new(vec![self.target.into()], self.coupon, crowd, self.connections);
         let plan = Plan { rate: self.rate, warm_up: self.warm_up, ..plan };
         generator::run(plan, Arc::new(Progress::default())).await
     }

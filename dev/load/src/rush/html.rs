@@ -29,44 +29,25 @@ pub(super) fn page(report: &Report) -> String {
     for warning in report.warnings() {
         let _ = write!(body, "<p class=\"missed\">{}</p>", escape(&warning));
     }
-    body += "<h2>Answers</h2>";
-    body += &numbers(report);
-    body += "<h2>How long they waited</h2>";
-    body += &lines(
-        "Latency",
-        &latency(report),
-        (Scale::Quantiles, "share of answers that were faster"),
-        (Scale::Log, "ms"),
-    );
-    body += "<h2>Admissions</h2>";
-    let admitted = over_time(report, |point| Some(point.admitted));
-    body += &lines(
-        "Admissions",
-        &[line("admitted so far", OWN, admitted)],
-        (Scale::Linear, "seconds"),
-        (Scale::Linear, "people"),
-    );
-    body += "<h2>Answers a second</h2>";
+    let _ = write!(body, "<h2>Answers</h2>{}", numbers(report));
+    let shares = (Scale::Quantiles, "share of answers that were faster");
+    chart(&mut body, "How long they waited", &latency(report), shares, (Scale::Log, "ms"));
+    let seconds = (Scale::Linear, "seconds");
+    let admitted = line("admitted so far", OWN, over_time(report, |point| Some(point.admitted)));
+    chart(&mut body, "Admissions", &[admitted], seconds, (Scale::Linear, "people"));
     // About a hundred points, whatever it took.
-    let rate = report.series.rate(report.series.seconds() / 100.0);
-    body += &lines(
-        "Answers",
-        &[line("answers a second", BLUE, rate)],
-        (Scale::Linear, "seconds"),
-        (Scale::Linear, "answers/s"),
-    );
+    let rate = line("answers a second", BLUE, report.series.rate(report.series.seconds() / 100.0));
+    chart(&mut body, "Answers a second", &[rate], seconds, (Scale::Linear, "answers/s"));
     let statements = over_time(report, |point| point.mysql_statements);
     if !statements.is_empty() {
-        body += "<h2>MySQL statements</h2>";
-        let name = "statements so far, of every client of this MySQL";
-        body += &lines(
-            "Statements",
-            &[line(name, BLUE, statements)],
-            (Scale::Linear, "seconds"),
-            (Scale::Linear, "statements"),
-        );
+        let statements = line("statements so far, of every client of this MySQL", BLUE, statements);
+        chart(&mut body, "MySQL statements", &[statements], seconds, (Scale::Linear, "statements"));
     }
     whole("Firstcome: a rush", &about, &body)
+}
+
+fn chart(body: &mut String, title: &str, curves: &[Line], x: (Scale, &str), y: (Scale, &str)) {
+    let _ = write!(body, "<h2>{title}</h2>{}", lines(title, curves, x, y));
 }
 
 fn line(name: &str, colour: usize, points: Vec<(f64, f64)>) -> Line {

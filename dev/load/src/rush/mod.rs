@@ -53,16 +53,8 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     step(format!("measuring this tool's own ceiling over {} connections", options.connections));
     let ceiling = ceiling::measure(options.connections).await?.per_second;
     let patience = Duration::from_secs(options.patience);
-    let plan = Plan {
-        targets,
-        coupon_id,
-        crowd,
-        connections: options.connections,
-        identity,
-        rate: options.rate,
-        patience,
-        warm_up: false,
-    };
+    let plan = Plan::new(targets, coupon_id, crowd, options.connections);
+    let plan = Plan { identity, rate: options.rate, patience, ..plan };
     let (tally, series) = sampled(plan, database.as_mut()).await?;
     let rows = match &mut database {
         Some(database) => Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?),

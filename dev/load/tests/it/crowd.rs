@@ -56,7 +56,7 @@ async fn open(quantity: usize, unavailable: usize) -> Target {
 async fn crowd_at(target: Target, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let plan = Plan { patience, ..Plan::new(target, 7, crowd, 32) };
+    let plan = Plan { patience, ..Plan::new(vec![target], 7, crowd, 32) };
     run(plan, Arc::new(Progress::default())).await.unwrap()
 }
 
@@ -79,7 +79,7 @@ async fn who_finds_it_unavailable_asks_again() {
 #[tokio::test]
 async fn nobody_there_is_an_error_at_once() {
     let crowd = Crowd::gather("p-", 1, 1, 1).unwrap();
-    let plan = Plan::new("http://127.0.0.1:1".parse().unwrap(), 7, crowd, 1);
+    let plan = Plan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
     let error = run(plan, Arc::new(Progress::default())).await.unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
 }
@@ -105,7 +105,7 @@ async fn stalling(pause: Duration) -> Target {
 async fn asked_at(rate: Option<f64>) -> Tally {
     let target = stalling(Duration::from_millis(500)).await;
     let crowd = Crowd::gather("p-", 1_000, 1, 1).unwrap();
-    run(Plan { rate, ..Plan::new(target, 7, crowd, 1) }, Arc::new(Progress::default())).await.unwrap()
+    run(Plan { rate, ..Plan::new(vec![target], 7, crowd, 1) }, Arc::new(Progress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
