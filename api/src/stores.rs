@@ -59,7 +59,7 @@ impl<'a> StoreWait<'a> {
     }
 }
 
-/// `None` where the process was told to stop while it waited.
+/// `None` where `shutdown` came first.
 pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
     match waited {
         Err(StartError::Stopped(store)) => {

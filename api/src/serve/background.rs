@@ -21,27 +21,24 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let services = Arc::clone(app);
+    let [coupons, drops, redis, producer] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
-        services.catalogue.keep_fresh(refresh).await;
+        coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
     });
-    let services = Arc::clone(app);
     tasks.spawn(async move {
         let mut ticks = every(MAKE_EVERY);
         loop {
             ticks.tick().await;
-            make_drops(&services).await;
+            make_drops(&drops).await;
         }
     });
-    let services = Arc::clone(app);
-    tasks.spawn(async move { watch_redis(&services).await });
-    let services = Arc::clone(app);
+    tasks.spawn(async move { watch_redis(&redis).await });
     tasks.spawn(async move {
         let mut ticks = every(WATCH_EVERY);
         loop {
             ticks.tick().await;
-            match services.claims.durability().publisher().renew_if_failed() {
+            match producer.claims.durability().publisher().renew_if_failed() {
                 Ok(false) => {}
                 Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not queued"),

@@ -1,48 +1,39 @@
-//! The metrics of `serve`. Counters of failures start at zero, so that an alert sees the first.
+//! The metrics of `serve`.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
+/// Describes all metrics. Counters of failures start at zero, so that an alert sees the first.
 pub(super) fn describe() {
+    for (name, meaning) in [
+        ("firstcome_claims_shed_total", "Claims refused because too many were in flight"),
+        ("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time"),
+        ("firstcome_claims_backed_up_total", "Admissions kept in the fallback table instead of the topic"),
+        ("firstcome_claims_not_held_total", "Admissions answered 503: neither Kafka nor MySQL took them in time"),
+        ("firstcome_producer_renewals_total", "Times the Kafka producer had failed for good and was replaced"),
+        ("firstcome_drop_making_failures_total", "Times daily drops could not be made ahead"),
+    ] {
+        describe_counter!(name, meaning);
+        counter!(name).absolute(0);
+    }
     describe_counter!("firstcome_claims_total", "Claims worked, by outcome");
-    describe_counter!("firstcome_claims_shed_total", "Claims refused because too many were in hand");
-    describe_counter!("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time");
-    describe_counter!("firstcome_claims_backed_up_total", "Admissions kept in the backup table instead of the topic");
-    describe_counter!(
-        "firstcome_claims_not_held_total",
-        "Admissions answered 503, because neither Kafka nor the backup table took them in time"
-    );
-    describe_counter!(
-        "firstcome_producer_renewals_total",
-        "Times the Kafka producer had failed for good and was replaced"
-    );
-    describe_counter!("firstcome_drop_making_failures_total", "Times daily drops could not be made ahead");
     describe_counter!("firstcome_http_requests_total", "Requests, by method, route and status");
-    describe_histogram!("firstcome_http_request_seconds", Unit::Seconds, "Time to answer, by method and route");
-    describe_histogram!(
-        "firstcome_admission_seconds",
-        Unit::Seconds,
-        "Time of one call to Redis that admits or refuses"
-    );
+    for (name, meaning) in [
+        ("firstcome_http_request_seconds", "Time to answer, by method and route"),
+        ("firstcome_admission_seconds", "Time of one call to Redis that admits or refuses"),
+        ("firstcome_publish_seconds", "Time until Kafka acknowledges an admission"),
+    ] {
+        describe_histogram!(name, Unit::Seconds, meaning);
+    }
     describe_histogram!("firstcome_admission_batch_claims", "Claims that one call to Redis admitted or refused");
-    describe_histogram!("firstcome_publish_seconds", Unit::Seconds, "Time until Kafka acknowledges an admission");
-    describe_gauge!(
-        "firstcome_claims_in_hand",
-        "Claims, and questions about claims, worked on at the last look, one a second"
-    );
-    describe_gauge!("firstcome_admission_open", "1 while Redis answers and the gate is open");
-    describe_gauge!("firstcome_redis_up", "1 while Redis answers");
-    describe_gauge!("firstcome_mysql_up", "1 while the last reading of coupons succeeded");
+    for (name, meaning) in [
+        ("firstcome_claims_in_hand", "Claims, and questions about claims, in flight; read once a second"),
+        ("firstcome_admission_open", "1 while Redis answers and the gate is open"),
+        ("firstcome_redis_up", "1 while Redis answers"),
+        ("firstcome_mysql_up", "1 while the last refresh of coupons succeeded"),
+    ] {
+        describe_gauge!(name, meaning);
+    }
     describe_gauge!("firstcome_catalogue_age_seconds", Unit::Seconds, "Age of the coupons in memory");
     let silence = "Time since the reconciler last ended a pass well; infinite where it never has";
     describe_gauge!("reconciler_last_success_age_seconds", Unit::Seconds, silence);
-    for name in [
-        "firstcome_claims_shed_total",
-        "firstcome_claims_not_queued_total",
-        "firstcome_claims_backed_up_total",
-        "firstcome_claims_not_held_total",
-        "firstcome_producer_renewals_total",
-        "firstcome_drop_making_failures_total",
-    ] {
-        counter!(name).absolute(0);
-    }
 }

@@ -20,7 +20,7 @@ use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// `None` where the process was told to stop while it waited for a store.
+/// `None` where `shutdown` came while a store was waited for.
 pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
     let db = Db::new(&args.mysql.settings()).context("DATABASE_URL can't be used")?;

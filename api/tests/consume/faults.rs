@@ -22,10 +22,7 @@ async fn a_mysql_that_stops_and_starts_again_costs_nothing() {
     world.mysql.kill().await.unwrap();
     world.claim(drop, 2_001..=3_000).await;
     world.mysql.start_again().await.unwrap();
-    world.until_rows(3_000).await;
-    consumer.stop().await;
-    world.assert_exact(3_000).await;
-    assert_eq!(world.committed(), 3_000);
+    world.ends_exact(3_000, [consumer]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,17 +40,12 @@ async fn a_mysql_that_takes_no_writes_makes_no_failed_claim() {
     until("attempts", async || rollbacks().await > before + 2).await;
     world.mysql.query("SET GLOBAL super_read_only = OFF").await.unwrap();
     world.mysql.query("SET GLOBAL read_only = OFF").await.unwrap();
-    world.until_rows(500).await;
-    consumer.stop().await;
-    world.assert_exact(500).await;
+    world.ends_exact(500, [consumer]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
-    let world = World::new().await;
-    let proxy = world.mysql.proxy().await.unwrap();
-    let drop = world.coupon(300, OncePer::Coupon).await;
-    let through = world.through(&proxy);
+    let (world, drop, proxy, through) = World::behind_proxy(300).await;
     let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
@@ -64,10 +56,7 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
         until("attempts", async || proxy.counters().accepted > before + 1).await;
         proxy.set(Fault::Pass).await.unwrap();
     }
-    world.until_rows(300).await;
-    consumer.stop().await;
-    world.assert_exact(300).await;
-    assert_eq!(world.committed(), 300);
+    world.ends_exact(300, [consumer]).await;
 }
 
 /// The first consumer waits for a MySQL that does not answer. Did it not poll meanwhile, nobody
@@ -75,10 +64,7 @@ async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
 /// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_not() {
-    let world = World::new().await;
-    let proxy = world.mysql.proxy().await.unwrap();
-    let drop = world.coupon(400, OncePer::Coupon).await;
-    let through = world.through(&proxy);
+    let (world, drop, proxy, through) = World::behind_proxy(400).await;
     let stuck = world.consumer(&[&through, "--database-timeout-ms=1000"]);
     world.claim(drop, 1..=4).await;
     world.until_rows(4).await;
@@ -88,21 +74,15 @@ async fn a_consumer_that_waits_for_mysql_gives_its_partitions_to_one_that_need_n
     until("rows by the second consumer", async || world.rows().await >= 98).await;
     proxy.set(Fault::Pass).await.unwrap();
     world.claim(drop, 201..=400).await;
-    world.until_rows(400).await;
-    stuck.stop().await;
-    able.stop().await;
-    world.assert_exact(400).await;
-    assert_eq!(world.committed(), 400);
+    world.ends_exact(400, [stuck, able]).await;
 }
 
 /// Each write takes longer than the loop waits before it pauses and polls, so partitions come and
 /// go in mid-write.
 #[tokio::test(flavor = "multi_thread")]
 async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
-    let world = World::new().await;
-    let proxy = world.mysql.proxy().await.unwrap();
-    let drop = world.coupon(600, OncePer::Coupon).await;
-    let arguments = [&world.through(&proxy), "--consume-batch-max=25"];
+    let (world, drop, proxy, through) = World::behind_proxy(600).await;
+    let arguments = [&*through, "--consume-batch-max=25"];
     world.claim(drop, 1..=600).await;
     let first = world.consumer(&arguments);
     until("some rows", async || world.rows().await > 0).await;
@@ -114,18 +94,12 @@ async fn rebalances_in_the_middle_of_slow_writes_cost_nothing() {
     first.stop().await;
     until("more rows", async || world.rows().await > 450).await;
     second.stop().await;
-    world.until_rows(600).await;
-    third.stop().await;
-    world.assert_exact(600).await;
-    assert_eq!(world.committed(), 600);
+    world.ends_exact(600, [third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
-    let world = World::new().await;
-    let proxy = world.mysql.proxy().await.unwrap();
-    let drop = world.coupon(200, OncePer::Coupon).await;
-    let through = world.through(&proxy);
+async fn stopped_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unwritten() {
+    let (world, drop, proxy, through) = World::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
@@ -147,14 +121,11 @@ async fn a_kafka_that_is_killed_and_comes_back_costs_nothing() {
     kafka.kill().await.unwrap();
     kafka.start_again().await.unwrap();
     world.claim(drop, 1_001..=2_000).await;
-    world.until_rows(2_000).await;
-    consumer.stop().await;
-    world.assert_exact(2_000).await;
-    assert_eq!(world.committed(), 2_000);
+    world.ends_exact(2_000, [consumer]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_while_kafka_does_not_answer_it_stops_in_seconds() {
+async fn stopped_while_kafka_does_not_answer_it_stops_in_seconds() {
     let (world, kafka) = World::with_own_kafka().await;
     let drop = world.coupon(100, OncePer::Coupon).await;
     let consumer = world.consumer(&[]);

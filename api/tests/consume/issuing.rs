@@ -8,14 +8,10 @@ use crate::world::{LIMIT, PARTITIONS, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committed() {
-    let world = World::new().await;
-    let drop = world.coupon(1_000, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(1_000, OncePer::Coupon).await;
     world.claim(drop, 1..=1_000).await;
     let consumer = world.consumer(&[]);
-    world.until_rows(1_000).await;
-    consumer.stop().await;
-    world.assert_exact(1_000).await;
-    assert_eq!(world.committed(), 1_000);
+    world.ends_exact(1_000, [consumer]).await;
     let instants = "issued_coupons WHERE claimed_at = FROM_UNIXTIME(1800000000 + slot / 1000)";
     world.mysql.query("SET GLOBAL time_zone = '+00:00'").await.unwrap();
     assert_eq!(world.count(instants).await, 1_000);
@@ -23,8 +19,7 @@ async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_again_changes_nothing() {
-    let world = World::new().await;
-    let drop = world.coupon(400, OncePer::Drop).await;
+    let (world, drop) = World::with_coupon(400, OncePer::Drop).await;
     world.claim(drop, 1..=400).await;
     world.consume_until("400 rows", async || world.rows().await == 400).await;
     let all = "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
@@ -40,9 +35,8 @@ async fn what_is_read_again_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_and_new_messages_in_one_batch_are_told_apart() {
-    let world = World::new().await;
-    let drop = world.coupon(300, OncePer::Coupon).await;
+async fn a_batch_of_old_and_new_messages_issues_the_new_ones() {
+    let (world, drop) = World::with_coupon(300, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
     world.consume_until("100 rows", async || world.rows().await == 100).await;
     world.claim(drop, 101..=300).await;
@@ -53,8 +47,7 @@ async fn old_and_new_messages_in_one_batch_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_share_the_work() {
-    let world = World::new().await;
-    let drop = world.coupon(3_000, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(3_000, OncePer::Coupon).await;
     let slowly = ["--consume-batch-max=20"];
     let first = world.consumer(&slowly);
     world.claim(drop, 1..=1_000).await;
@@ -63,17 +56,12 @@ async fn consumers_that_come_and_go_share_the_work() {
     first.stop().await;
     let third = world.consumer(&slowly);
     world.claim(drop, 2_001..=3_000).await;
-    world.until_rows(3_000).await;
-    second.stop().await;
-    third.stop().await;
-    world.assert_exact(3_000).await;
-    assert_eq!(world.committed(), 3_000);
+    world.ends_exact(3_000, [second, third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_consumers_than_partitions_do_no_harm() {
-    let world = World::new().await;
-    let drop = world.coupon(200, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(200, OncePer::Coupon).await;
     let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
     world.claim(drop, 1..=200).await;
     world.until_rows(200).await;
@@ -86,8 +74,7 @@ async fn more_consumers_than_partitions_do_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
     const RATE: usize = 200;
-    let world = World::new().await;
-    let drop = world.coupon(700, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(700, OncePer::Coupon).await;
     world.claim(drop, 1..=700).await;
     let consumer = world.consumer(&[&format!("--consume-max-rows-per-second={RATE}")]);
     world.until_rows(700).await;
@@ -121,7 +108,7 @@ async fn a_store_that_is_not_ready_stops_the_start_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_while_it_waits_for_a_store_it_stops() {
+async fn stopped_while_it_waits_for_a_store_it_stops() {
     let world = World::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop.cancel();

@@ -64,10 +64,7 @@ fn get(address: &str, path: &str) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
-    let world = World::new().await;
-    let proxy = world.mysql.proxy().await.unwrap();
-    let through = world.through(&proxy);
-    let drop = world.coupon(100, OncePer::Coupon).await;
+    let (world, drop, proxy, through) = World::behind_proxy(100).await;
     let mut process = Process::start(&world, &[&through, "--database-timeout-ms=500"]);
     let address = process.line().strip_prefix("listening on http://").unwrap().to_owned();
     assert_eq!(process.line(), format!("consuming {} as {}", world.kafka.topic, world.kafka.group));
@@ -100,8 +97,7 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn terminated_in_mid_stream_it_leaves_no_row_uncommitted() {
-    let world = World::new().await;
-    let drop = world.coupon(5_000, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(5_000, OncePer::Coupon).await;
     world.claim(drop, 1..=5_000).await;
     let mut process = Process::start(&world, &["--consume-batch-max=20"]);
     until("some rows", async || world.rows().await > 200).await;
@@ -114,8 +110,7 @@ async fn terminated_in_mid_stream_it_leaves_no_row_uncommitted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_it_loses_and_doubles_nothing() {
-    let world = World::new().await;
-    let drop = world.coupon(4_000, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(4_000, OncePer::Coupon).await;
     world.claim(drop, 1..=4_000).await;
     for round in 1..=3 {
         let process = Process::start(&world, &["--consume-batch-max=20"]);

@@ -34,8 +34,7 @@ fn poison((coupon, drop): (CouponId, DropId), other: CouponId) -> Vec<(Option<St
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
-    let world = World::new().await;
-    let drop = world.coupon(10, OncePer::Coupon).await;
+    let (world, drop) = World::with_coupon(10, OncePer::Coupon).await;
     let (other, _) = world.coupon(10, OncePer::Coupon).await;
     let good = |slot: u32| Some(claim_event(drop.0, drop.1, slot, &format!("u-{slot}")).encode());
     let poison = poison(drop, other);
@@ -66,8 +65,7 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_scattered_over_many_batches_costs_no_good_claim() {
-    let world = World::new().await;
-    let drop = world.coupon(500, OncePer::Drop).await;
+    let (world, drop) = World::with_coupon(500, OncePer::Drop).await;
     let mut messages = Vec::new();
     for slot in 1..=500_u32 {
         let mut add = |payload: String| messages.push((0, Some(drop.0.to_string()), Some(payload)));

@@ -57,6 +57,32 @@ impl World {
         Self { mysql, database: name, db, kafka }
     }
 
+    /// With one coupon.
+    pub(crate) async fn with_coupon(quantity: Slot, once_per: OncePer) -> (Self, (CouponId, DropId)) {
+        let world = Self::new().await;
+        let drop = world.coupon(quantity, once_per).await;
+        (world, drop)
+    }
+
+    /// With one coupon, and a proxy before MySQL with the setting that makes a consumer use it. The
+    /// driver would go on from loopback to the server's own socket.
+    pub(crate) async fn behind_proxy(quantity: Slot) -> (Self, (CouponId, DropId), FaultProxy, String) {
+        let (world, drop) = Self::with_coupon(quantity, OncePer::Coupon).await;
+        let proxy = world.mysql.proxy().await.unwrap();
+        let url = world.mysql.database_url_via(&proxy, &world.database);
+        (world, drop, proxy, format!("--database-url={url}?prefer_socket=false"))
+    }
+
+    /// Waits for all rows and stops; then nothing is missing, doubled or uncommitted.
+    pub(crate) async fn ends_exact(&self, rows: u64, consumers: impl IntoIterator<Item = Running>) {
+        self.until_rows(rows).await;
+        for consumer in consumers {
+            consumer.stop().await;
+        }
+        self.assert_exact(rows).await;
+        assert_eq!(u64::try_from(self.committed()).unwrap(), rows);
+    }
+
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
         let schedule = Schedule::Once { opens_at: Utc::now() - TimeDelta::hours(1), closes_at: None };
         let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule };
@@ -107,12 +133,6 @@ impl World {
             all.push((*argument).to_owned());
         }
         all
-    }
-
-    /// The setting that makes a consumer reach MySQL by a proxy only: the driver changes from
-    /// loopback to the server's own socket where it is not told otherwise.
-    pub(crate) fn through(&self, proxy: &FaultProxy) -> String {
-        format!("--database-url={}?prefer_socket=false", self.mysql.database_url_via(proxy, &self.database))
     }
 
     pub(crate) fn consumer(&self, more: &[&str]) -> Running {

@@ -9,8 +9,7 @@ use crate::world::{World, coupon, open, with};
 
 #[tokio::test]
 async fn each_claim_is_answered_as_the_contract_says() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
 
     let first = api.claim(id, "u-1").await;
@@ -55,8 +54,7 @@ async fn many_at_once_on_two_apis_get_a_slot_each_until_none_is_left() {
 
 #[tokio::test]
 async fn one_person_many_times_at_once_gets_one_slot() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, _) = api.make(open(50)).await;
     let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
     assert_eq!(answers.iter().filter(|a| a.code() == (202, "accepted")).count(), 1);
@@ -67,8 +65,7 @@ async fn one_person_many_times_at_once_gets_one_slot() {
 
 #[tokio::test]
 async fn what_is_refused_leaves_redis_as_it_was() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (early, _) = api.make(coupon(5, 10, 20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
@@ -117,8 +114,7 @@ async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn a_body_is_not_needed_and_not_read() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (_, api) = World::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");
     let claimed = api.ask(Method::POST, &path, &[("x-user-id", "u-1")], r#"{"user_id":"u-2"}"#).await;
@@ -130,8 +126,7 @@ async fn a_body_is_not_needed_and_not_read() {
 
 #[tokio::test]
 async fn one_damaged_person_spoils_nobody_else_s_claim_in_the_same_call() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(1_000)).await;
     let keys = world.keys(id, drop);
     let damage = format!("{drop}:99999999999");

@@ -58,8 +58,7 @@ async fn a_client_that_never_finishes_its_request_is_hung_up_on() {
 
 #[tokio::test]
 async fn heads_and_bodies_have_bounds() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (_, api) = World::with_api().await;
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");
     let body = with(open(1), "name", long.clone()).to_string();
@@ -150,8 +149,7 @@ async fn daily_drops_that_are_missing_are_made_and_loaded_at_start() {
 
 #[tokio::test]
 async fn every_route_of_the_document_is_served() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (_, api) = World::with_api().await;
     let document = api.get("/openapi.json").await.json;
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 8);
@@ -168,7 +166,7 @@ async fn every_route_of_the_document_is_served() {
 }
 
 #[tokio::test]
-async fn figures_are_told_by_route_and_outcome() {
+async fn metrics_have_route_and_outcome() {
     let world = World::new().await;
     let api = world.with("catalogue-refresh-ms", 50).api().await;
     let (id, _) = api.make(open(5)).await;

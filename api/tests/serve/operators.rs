@@ -7,8 +7,7 @@ use crate::world::{OPS_TOKEN, World, coupon, open, until, with};
 
 #[tokio::test]
 async fn a_coupon_made_is_the_one_shown_and_listed() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (_, api) = World::with_api().await;
     let made = api.ops(Method::POST, "/v1/coupons", &with(open(7), "name", "  Winter · 겨울 ")).await;
     assert_eq!(made.status, 201);
     let location = made.headers["location"].to_str().unwrap().to_owned();
@@ -23,8 +22,7 @@ async fn a_coupon_made_is_the_one_shown_and_listed() {
 
 #[tokio::test]
 async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
     let once = |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
     let cases = [
@@ -68,8 +66,7 @@ async fn a_bad_body_makes_nothing_and_the_answer_names_the_field() {
 
 #[tokio::test]
 async fn operators_routes_need_the_whole_token() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, _) = api.make(open(1)).await;
     let half = format!("Bearer {}", &OPS_TOKEN[..20]);
     for authorization in ["", "Bearer", "Bearer x", &half, OPS_TOKEN] {
@@ -93,8 +90,7 @@ fn all(quantity: &str) -> (String, String, String) {
 
 #[tokio::test]
 async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(2)).await;
     for n in 1..=2 {
         assert_eq!(api.claim(id, &format!("u-{n}")).await.status, 202);
@@ -121,8 +117,7 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
 
 #[tokio::test]
 async fn a_change_covers_every_drop_to_come_or_none() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let schedule =
         json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api.make(with(with(open(5), "schedule", schedule), "once_per", "drop")).await;
@@ -139,8 +134,7 @@ async fn a_change_covers_every_drop_to_come_or_none() {
 
 #[tokio::test]
 async fn rows_above_a_quantity_that_redis_knows_nothing_of_refuse_it_too() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue((id, drop), 5, "u-5").await;
     let settings = async || {
@@ -170,8 +164,7 @@ async fn pausing_stops_everybody_but_those_who_hold_one() {
 
 #[tokio::test]
 async fn a_bad_change_changes_nothing() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let before = world.dump().await;
     for body in [
@@ -207,8 +200,7 @@ async fn changes_of_two_operators_at_once_end_with_both_stores_alike() {
 
 #[tokio::test]
 async fn the_list_is_paged_and_filtered() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (open_one, _) = api.make(open(1)).await;
     let (later, _) = api.make(coupon(1, 10, 20)).await;
     let (over, _) = world.make_over(&api, 1).await;
@@ -235,8 +227,7 @@ async fn the_list_is_paged_and_filtered() {
 
 #[tokio::test]
 async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(500)).await;
     let key = world.keys(id, drop).revision;
     let garbage =

@@ -1,4 +1,4 @@
-//! Who people are, and what they are told about their claim.
+//! Who people are, and where their claims stand.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use crate::world::{World, open, until, with};
 
 #[tokio::test]
-async fn a_claim_is_accepted_then_issued_and_its_code_told() {
-    let world = World::new().await;
-    let api = world.api().await;
+async fn a_claim_is_accepted_then_issued_with_its_code() {
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
     let nothing = json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
     assert_eq!(api.mine(id, "u-1").await.json, nothing);
@@ -35,9 +34,8 @@ async fn a_claim_is_accepted_then_issued_and_its_code_told() {
 }
 
 #[tokio::test]
-async fn a_sealed_drop_is_told_from_mysql_alone() {
-    let world = World::new().await;
-    let api = world.api().await;
+async fn a_sealed_drop_is_answered_from_mysql_alone() {
+    let (world, api) = World::with_api().await;
     let (id, drop) = world.make_over(&api, 3).await;
     for slot in 1..=2 {
         world.issue((id, drop), slot, &format!("u-{slot}")).await;

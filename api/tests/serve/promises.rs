@@ -11,7 +11,7 @@ use crate::world::{Answer, Api, World, open, stack, until, with};
 async fn own_kafka(world: &World) -> (World, KafkaServer, FaultProxy) {
     let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
     let mysql = stack().await.mysql.proxy().await.unwrap();
-    let url = stack().await.mysql.database_url_via(&mysql, &world.database);
+    let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 300);
     own.migrate().await;
     (own.with("database-url", url), kafka, mysql)
@@ -97,12 +97,12 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
     let world = World::new().await;
     let (first, other) = (world.api().await, world.with("max-claims-in-hand", 2_000).api().await);
     let (id, drop) = first.make(open(5)).await;
-    let told = first.claim(id, "u-1").await.json["slot"].clone();
+    let slot = first.claim(id, "u-1").await.json["slot"].clone();
     assert_eq!(world.messages().await, 1);
     assert_eq!(first.claim(id, "u-1").await.code(), (200, "already_claimed"));
     assert_eq!(world.messages().await, 1, "it published that itself");
     let answers = join_all((0..1_000).map(async |_| other.claim(id, "u-1").await)).await;
-    let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": told});
+    let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
     assert_eq!(world.messages().await, 2, "once by each process");
     let messages: Vec<Value> = world.payloads().await;
@@ -110,9 +110,8 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
 }
 
 #[tokio::test]
-async fn a_slot_of_an_earlier_drop_is_made_sure_of_as_well() {
-    let world = World::new().await;
-    let api = world.api().await;
+async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
+    let (world, api) = World::with_api().await;
     let today = Utc::now().date_naive();
     let days = json!({
         "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
@@ -121,12 +120,12 @@ async fn a_slot_of_an_earlier_drop_is_made_sure_of_as_well() {
     let (id, drop) = api.make(with(open(5), "schedule", days)).await;
     let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
     let other: i64 = drops[0][0].parse().unwrap();
-    // Redis has it in the list of claimants alone, where it is not told when they were admitted.
+    // Redis has it among the claimants alone, without the instant of admission.
     let claimants = world.keys(id, drop).claimants;
     world.ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")]).await;
-    let told = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
+    let expected = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
     for _ in 0..3 {
-        assert_eq!(api.claim(id, "u-1").await.json, told);
+        assert_eq!(api.claim(id, "u-1").await.json, expected);
     }
     let messages = world.payloads().await;
     assert_eq!(messages.len(), 1);

@@ -95,7 +95,7 @@ async fn a_database_without_tables_and_a_missing_topic_are_refused_with_what_to_
     let refused = world.with("kafka-topic", "no-such-topic").try_api().await.err().unwrap().to_string();
     assert!(refused.contains("no-such-topic") && refused.contains("migrate"), "{refused}");
     world.sql("CREATE DATABASE {db}_bare").await;
-    let bare = crate::world::stack().await.mysql.database_url(&format!("{}_bare", world.database));
+    let bare = crate::world::stack().await.mysql.database_url(&format!("{}_bare", world.name));
     let refused = world.with("database-url", bare).try_api().await.err().unwrap().to_string();
     assert!(refused.contains("firstcome-api migrate"), "{refused}");
 }

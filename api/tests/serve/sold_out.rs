@@ -30,7 +30,7 @@ async fn set(world: &World, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn whoever_holds_one_or_waits_is_told_so_by_every_process() {
+async fn every_process_knows_who_holds_a_slot_or_waits() {
     let (world, _redis) = own_redis().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
@@ -39,8 +39,8 @@ async fn whoever_holds_one_or_waits_is_told_so_by_every_process() {
     }
     for api in [&api, &other] {
         for (user, slot) in [("u-1", 1), ("u-2", 2)] {
-            let told = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
-            assert_eq!(api.claim(id, user).await.json, told);
+            let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
+            assert_eq!(api.claim(id, user).await.json, expected);
         }
         assert_eq!(api.claim(id, "u-3").await.json, json!({"status": "waiting", "position": 1}));
         assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
@@ -69,7 +69,7 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
 }
 
 #[tokio::test]
-async fn a_slot_that_comes_free_is_given_and_its_new_holder_is_told_so_by_every_process() {
+async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
     let (world, _redis) = own_redis().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
@@ -86,7 +86,7 @@ async fn a_slot_that_comes_free_is_given_and_its_new_holder_is_told_so_by_every_
 }
 
 #[tokio::test]
-async fn whoever_is_told_yes_after_it_was_sold_out_is_told_so_by_every_process_from_then_on() {
+async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
     let (world, _redis) = own_redis().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
@@ -117,7 +117,7 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 }
 
 #[tokio::test]
-async fn with_a_closed_gate_or_no_redis_losers_are_not_told_anything() {
+async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
     let (world, redis) = own_redis().await;
     let api = world.with("redis-timeout-ms", 500).api().await;
     let (id, _) = sold_out(&api, open(2)).await;
@@ -129,7 +129,7 @@ async fn with_a_closed_gate_or_no_redis_losers_are_not_told_anything() {
     redis.freeze().await.unwrap();
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
     redis.thaw().await.unwrap();
-    until("it is told again", async || api.claim(id, "u-3").await.code() == (409, "sold_out")).await;
+    until("it is answered again", async || api.claim(id, "u-3").await.code() == (409, "sold_out")).await;
 
     set(&world, &["FLUSHALL"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));

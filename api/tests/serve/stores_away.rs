@@ -11,7 +11,7 @@ use crate::world::{World, open, stack, until};
 
 async fn behind_mysql(world: &World) -> (World, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
-    let url = stack().await.mysql.database_url_via(&proxy, &world.database);
+    let url = stack().await.mysql.database_url_via(&proxy, &world.name);
     (world.with("database-url", url).with("database-timeout-ms", 500), proxy)
 }
 
@@ -47,7 +47,7 @@ async fn while_mysql_is_away_claims_go_on_and_what_is_unknown_is_not_called_miss
 }
 
 #[tokio::test]
-async fn whoever_waits_behind_a_call_that_redis_does_not_answer_is_refused_with_it() {
+async fn claims_that_wait_behind_an_unanswered_call_are_refused_with_it() {
     let world = World::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied.with("redis-timeout-ms", 1_000).with("request-timeout-ms", 4_000).api().await;
@@ -167,8 +167,7 @@ async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
 
 #[tokio::test]
 async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
-    let world = World::new().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;
     let (base, client) = (api.base.clone(), api.client.clone());
     let claims: Vec<_> = (0..400)

@@ -23,10 +23,10 @@ pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 /// Partitions of every topic here.
 const PARTITIONS: i32 = 2;
 
+#[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) database: String,
-    pub(crate) prefix: String,
-    pub(crate) topic: String,
+    /// Of the database and the topic, and the prefix of Redis's keys.
+    pub(crate) name: String,
     pub(crate) redis: Redis,
     settings: BTreeMap<&'static str, String>,
 }
@@ -37,6 +37,13 @@ impl World {
         let world = Self::closed().await;
         world.open_gate().await;
         world
+    }
+
+    /// Migrated, with admission open and one API.
+    pub(crate) async fn with_api() -> (Self, Api) {
+        let world = Self::new().await;
+        let api = world.api().await;
+        (world, api)
     }
 
     /// Migrated, with admission closed.
@@ -54,14 +61,14 @@ impl World {
             ("kafka-topic", name.clone()),
         ]);
         let redis = redis_client(&stack.redis.url(), &name);
-        let world = Self { database: name.clone(), prefix: name.clone(), topic: name, redis, settings };
+        let world = Self { name, redis, settings };
         world.migrate().await;
         world
     }
 
     pub(crate) async fn migrate(&self) {
         let (url, brokers) = (self.settings["database-url"].clone(), self.settings["kafka-brokers"].clone());
-        migrate(url, brokers, &self.topic, PARTITIONS).await;
+        migrate(url, brokers, &self.name, PARTITIONS).await;
     }
 
     pub(crate) async fn open_gate(&self) {
@@ -71,10 +78,9 @@ impl World {
     /// The same with another setting, by its flag's name.
     #[allow(clippy::needless_pass_by_value)] // reads better at every call
     pub(crate) fn with(&self, setting: &'static str, value: impl Display) -> Self {
-        let mut settings = self.settings.clone();
-        settings.insert(setting, value.to_string());
-        let (database, prefix, topic) = (self.database.clone(), self.prefix.clone(), self.topic.clone());
-        Self { database, prefix, topic, redis: self.redis.clone(), settings }
+        let mut world = self.clone();
+        world.settings.insert(setting, value.to_string());
+        world
     }
 
     pub(crate) async fn api(&self) -> Api {
@@ -91,7 +97,7 @@ impl World {
     }
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {
-        let statement = statement.replace("{db}", &self.database);
+        let statement = statement.replace("{db}", &self.name);
         stack().await.mysql.query(&statement).await.unwrap_or_else(|e| panic!("{statement}: {e:#}"))
     }
 
@@ -117,7 +123,7 @@ impl World {
     /// Every key of this test's with its content, to see that nothing changed.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let mut dump = BTreeMap::new();
-        for name in self.ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.prefix)]).await {
+        for name in self.ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.name)]).await {
             let content = self.ask_redis(&["DUMP", &name]).await;
             dump.insert(name, content);
         }
@@ -143,7 +149,7 @@ impl World {
     /// How many messages the topic holds.
     pub(crate) async fn messages(&self) -> i64 {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
-        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.topic.clone());
+        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
         let count = move || {
             let client: BaseConsumer = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
             (0..PARTITIONS).map(|p| client.fetch_watermarks(&topic, p, LIMIT).unwrap().1).sum()
@@ -156,7 +162,7 @@ impl World {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
         let all = self.messages().await;
-        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.topic.clone());
+        let (brokers, topic) = (self.settings["kafka-brokers"].clone(), self.name.clone());
         let read = move || {
             let mut config = rdkafka::ClientConfig::new();
             let client: BaseConsumer =
@@ -176,7 +182,7 @@ impl World {
 
     /// The same on another Redis, on which admission is closed.
     pub(crate) fn on_redis(&self, url: &str) -> Self {
-        Self { redis: redis_client(url, &self.prefix), ..self.with("redis-url", url) }
+        Self { redis: redis_client(url, &self.name), ..self.with("redis-url", url) }
     }
 }
 

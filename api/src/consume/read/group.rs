@@ -22,7 +22,7 @@ use crate::consume::write::Written;
 
 /// Longest that a rebalance waits for the write in flight, since the other consumers wait too. A
 /// batch that is not written by then is read again by the partitions' next owners.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of a write, once it is known.
 pub(crate) type WriteOutcome = watch::Receiver<Option<Arc<Result<Written, DbError>>>>;
@@ -170,7 +170,7 @@ impl Group {
 
     fn gets_written(&self, mut outcome: WriteOutcome) -> bool {
         let waited = self.runtime.block_on(async {
-            tokio::time::timeout(REVOKE_PATIENCE, outcome.wait_for(Option::is_some))
+            tokio::time::timeout(REVOKE_TIMEOUT, outcome.wait_for(Option::is_some))
                 .await
                 .map(|seen| seen.is_ok_and(|outcome| outcome.as_ref().is_some_and(|outcome| outcome.is_ok())))
         });

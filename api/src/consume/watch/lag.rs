@@ -14,7 +14,7 @@ use super::report::{self, Health};
 use crate::consume::read::group::Group;
 
 const EVERY: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(2);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The measuring thread. It ends when this is dropped.
 pub(crate) struct LagWatch {
@@ -64,15 +64,15 @@ fn measure(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
 fn lag(consumer: &BaseConsumer<Group>, topic: &str) -> KafkaResult<i64> {
     let partitions = consumer.context().partitions();
     if partitions.is_empty() {
-        return consumer.fetch_metadata(Some(topic), PATIENCE).map(|_| 0);
+        return consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT).map(|_| 0);
     }
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         asked.add_partition(topic, partition);
     }
     let mut lag = 0;
-    for committed in consumer.committed_offsets(asked, PATIENCE)?.elements() {
-        let (low, high) = consumer.fetch_watermarks(topic, committed.partition(), PATIENCE)?;
+    for committed in consumer.committed_offsets(asked, KAFKA_TIMEOUT)?.elements() {
+        let (low, high) = consumer.fetch_watermarks(topic, committed.partition(), KAFKA_TIMEOUT)?;
         let next = match committed.offset() {
             Offset::Offset(next) => next.max(low),
             _ => low,

@@ -42,7 +42,7 @@ pub(crate) enum LookupError {
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest wait for a refresh that a request needs.
-const PATIENCE: Duration = Duration::from_secs(3);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Catalogue {
     db: Db,
@@ -93,7 +93,7 @@ impl Catalogue {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
         let mut refreshes = self.last.subscribe();
-        let served = tokio::time::timeout(PATIENCE, refreshes.wait_for(|last| last.served >= ticket)).await;
+        let served = tokio::time::timeout(REFRESH_TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
         match served {
             Ok(Ok(last)) if last.succeeded => Ok(self.coupons()),
             _ => Err(LookupError::Unavailable),

@@ -16,7 +16,7 @@ use super::{ClaimAnswer, ClaimRefusal};
 use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
 
-/// Works claims, with all that one needs.
+/// What a claim needs.
 pub(crate) struct Claims {
     pub(super) db: Db,
     pub(super) redis: Redis,
@@ -41,7 +41,9 @@ impl Claims {
         redis_timeout: Duration,
     ) -> Self {
         let durability = Arc::new(durability);
-        let batches = MicroBatches::new(redis.clone(), &clock, &durability, &in_flight, redis_timeout);
+        let (shared_clock, shared_limit) = (Arc::clone(&clock), Arc::clone(&in_flight));
+        let batches =
+            MicroBatches::new(redis.clone(), shared_clock, Arc::clone(&durability), shared_limit, redis_timeout);
         let sold_out = counter!("firstcome_claims_total", "outcome" => "sold_out");
         Self { db, redis, clock, catalogue, durability, in_flight, batches: Arc::new(batches), sold_out }
     }

@@ -63,21 +63,14 @@ pub(super) struct ClaimReply {
 impl MicroBatches {
     pub(super) fn new(
         redis: Redis,
-        clock: &Arc<Clock>,
-        durability: &Arc<Durability>,
-        in_flight: &Arc<InFlightLimit>,
+        clock: Arc<Clock>,
+        durability: Arc<Durability>,
+        in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
     ) -> Self {
-        Self {
-            redis,
-            clock: Arc::clone(clock),
-            durability: Arc::clone(durability),
-            in_flight: Arc::clone(in_flight),
-            max_wait,
-            queues: Queues::default(),
-            call_seconds: histogram!("firstcome_admission_seconds"),
-            batch_size: histogram!("firstcome_admission_batch_claims"),
-        }
+        let call_seconds = histogram!("firstcome_admission_seconds");
+        let batch_size = histogram!("firstcome_admission_batch_claims");
+        Self { redis, clock, durability, in_flight, max_wait, queues: Queues::default(), call_seconds, batch_size }
     }
 
     /// Puts one claim into the drop's next call and waits for its reply.

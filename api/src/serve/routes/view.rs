@@ -73,7 +73,7 @@ impl CouponView {
 }
 
 /// Longest wait for Redis. Then `remaining` is null: such a page is better than none.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Coupons as they are now.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
@@ -81,7 +81,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     let shown = coupons.iter().flat_map(|coupon| [coupon.current(now), coupon.next(now)]).flatten();
     // Redis has forgotten sealed drops; the catalogue has their rows, read from MySQL.
     let live: Vec<_> = shown.filter(|one| one.drop.sealed_at.is_none()).map(|one| (one.drop.id, one.keys)).collect();
-    let stocks = match tokio::time::timeout(PATIENCE, services.remaining.of(&services.redis, &live)).await {
+    let stocks = match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, &live)).await {
         Ok(Ok(stocks)) => stocks,
         unknown => {
             tracing::debug!(?unknown, "what is left of drops is shown as unknown");
