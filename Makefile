@@ -25,7 +25,7 @@ setup: ## Everything that building and running needs, fetched once
 	@$(build)
 	@$(programs)/firstcome-stack setup
 
-demo: ## The main job on real servers: a rush, trouble, and the proof (QUANTITY=100 PEOPLE=10000)
+demo: ## The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
 	@dev/setup.sh
 	@$(build)
 	@exec $(programs)/firstcome-demo
