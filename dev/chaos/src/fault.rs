@@ -63,7 +63,8 @@ pub enum Wire {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// SIGKILL of a process of ours; it is started again after `ms`. (Processes are numbered from 0.)
+    /// SIGKILL of a process of ours; it is started again after `ms`. (Processes are numbered from
+    /// 0.)
     Kill {
         role: Role,
         number: usize,
@@ -75,15 +76,16 @@ pub enum Fault {
         number: usize,
         ms: u64,
     },
-    /// A process of ours is started again such that it dies at this point (as `FIRSTCOME_CRASH_AT` has it), then as usual. It
-    /// is killed when it does not get there within `ms`.
+    /// A process of ours is started again such that it dies at this point (as `FIRSTCOME_CRASH_AT`
+    /// has it), then as usual. It is killed when it does not get there within `ms`.
     Crash {
         role: Role,
         number: usize,
         point: String,
         ms: u64,
     },
-    /// The clock of one process is wrong by so many seconds, forward or (negative) backward, for `ms`.
+    /// The clock of one process is wrong by so many seconds, forward or (negative) backward, for
+    /// `ms`.
     Clock {
         role: Role,
         number: usize,
@@ -95,7 +97,8 @@ pub enum Fault {
         store: Store,
         ms: u64,
     },
-    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing deadline half of the time.
+    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing
+    /// deadline half of the time.
     FreezeServer {
         store: Store,
         ms: u64,
@@ -106,7 +109,8 @@ pub enum Fault {
         wire: Wire,
         ms: u64,
     },
-    /// Redis is killed and comes back without so many percent of what the schedule wrote to its append-only file.
+    /// Redis is killed and comes back without so many percent of what the schedule wrote to its
+    /// append-only file.
     TruncatedAof {
         percent: u64,
     },
@@ -119,7 +123,8 @@ pub enum Fault {
     StaleReplica {
         lag_ms: u64,
     },
-    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after `ms`.
+    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after
+    /// `ms`.
     RedisDiskFull {
         ms: u64,
     },
@@ -143,8 +148,8 @@ pub enum Fault {
     MysqlDiskFull {
         ms: u64,
     },
-    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can be promised against it. It
-    /// is there to show that the judge sees a lost promise.
+    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
+    /// be promised against it. It is there to show that the judge sees a lost promise.
     EveryCopyDeleted,
 }
 

@@ -198,7 +198,8 @@ async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<Row>> {
     Ok(rows.into_iter().map(|(slot, person)| Row { slot: slot.into(), person }).collect())
 }
 
-/// Waits until stores agree, everybody was answered, and a pass that began after that found nothing.
+/// Waits until stores agree, everybody was answered, and a pass that began after that found
+/// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
     schedule: &Schedule,
@@ -210,7 +211,8 @@ async fn until_exact(
         match verify::exact(system, schedule.quantity).await {
             Ok(()) => {
                 let at = Instant::now();
-                // A retry is always safe: everyone hears the same as before, and a pass finds nothing to do.
+                // A retry is always safe: everyone hears the same as before, and a pass finds
+                // nothing to do.
                 if !clients.all_ask_again(schedule.people).await {
                     "somebody who asked again was not answered".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {

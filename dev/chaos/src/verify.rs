@@ -10,7 +10,8 @@ use firstcome_testkit::Coupon;
 use crate::inject::pause;
 use crate::system::SystemUnderTest;
 
-/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
+/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
+/// and nothing is left over.
 pub async fn exact(system: &SystemUnderTest, quantity: u32) -> Result<()> {
     for coupon in system.coupons() {
         firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, quantity).await?;
@@ -36,7 +37,8 @@ pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
     Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }
 
-/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the deadline.
+/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the
+/// deadline.
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     // By their ids, since a process's clock may have been wrong when it noted when a run began.
@@ -116,12 +118,13 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")
 }
 
-/// People whom the system lists: those who lost a promise, and those whose slot is not the promised one.
+/// People whom the system lists: those who lost a promise, and those whose slot is not the promised
+/// one.
 pub async fn listed(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<(String, Option<i64>)>> {
     let drop = coupon.drop;
     let broken = format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
-    // A conflict that was settled by moving somebody names them with the slot they had; a claim whose slot is another's and
-    // for which none is left is named and left for a person.
+    // A conflict that was settled by moving somebody names them with the slot they had; a claim
+    // whose slot is another's and for which none is left is named and left for a person.
     let moved = format!(
         "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
          AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)

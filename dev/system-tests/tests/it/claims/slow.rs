@@ -1,4 +1,5 @@
-//! Clients that hold their sockets and never finish a request. (How long claims take beside them: `firstcome-bench slow`.)
+//! Clients that hold their sockets and never finish a request. (How long claims take beside them:
+//! `firstcome-bench slow`.)
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tokio::task::JoinSet;
 
 const SLOW: usize = 100;
 
-/// Sends a beginning, then a byte now and then, until the server hangs up; what the server said by then.
+/// Sends a beginning, then a byte now and then, until the server hangs up; what the server said by
+/// then.
 async fn dawdles(mut connection: TcpStream, begins: String) -> String {
     connection.write_all(begins.as_bytes()).await.unwrap();
     let mut told = Vec::new();

@@ -73,7 +73,8 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             proxy.set(Fault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
-            // Each attempt takes a second and a half: this is well beyond the time at which a stuck one would have ended.
+            // Each attempt takes a second and a half: this is well beyond the time at which a stuck
+            // one would have ended.
             eventually("it has tried again and again", HEALED, async || {
                 let metrics = waves.consumer.get("/metrics").await.text;
                 let count = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_retries_total "));

@@ -1,4 +1,5 @@
-//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass mends.
+//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass
+//! mends.
 
 use std::time::{Duration, Instant};
 

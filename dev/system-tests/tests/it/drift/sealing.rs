@@ -1,4 +1,5 @@
-//! Drops that are over: sealed once verified exact, then free of cost, and still answered from MySQL.
+//! Drops that are over: sealed once verified exact, then free of cost, and still answered from
+//! MySQL.
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_drift::Kind as Drift;

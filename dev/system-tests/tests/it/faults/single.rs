@@ -1,5 +1,6 @@
-//! Single faults as schedules, a line each: one process of each kind, and people who come before, during and after the fault.
-//! The judge of `firstcome-chaos` decides that everything is exact then; a line says what must be seen besides.
+//! Single faults as schedules, a line each: one process of each kind, and people who come before,
+//! during and after the fault. The judge of `firstcome-chaos` decides that everything is exact
+//! then; a line says what must be seen besides.
 
 use std::path::{Path, PathBuf};
 

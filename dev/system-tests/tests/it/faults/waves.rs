@@ -1,4 +1,5 @@
-//! The whole system with people who come in waves: before a fault, during it and after it. Then the drop must be exact.
+//! The whole system with people who come in waves: before a fault, during it and after it. Then the
+//! drop must be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -76,8 +77,8 @@ impl Waves {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
-    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody asks until they are answered,
-    /// and everything promised must be there, and nothing else.
+    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody
+    /// asks until they are answered, and everything promised must be there, and nothing else.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
