@@ -123,7 +123,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in the order in which they came, and what is wrong with those that are not in the contract.
+    /// Every answer in the order in which they came, and what is wrong with those that are not in
+    /// the contract.
     pub fn into_answers(self) -> (Vec<Answered>, Vec<String>) {
         let Answers { all, outside, .. } = self.answers.into_inner();
         (all, outside)

@@ -1,4 +1,5 @@
-//! What a schedule must show besides exactness: answers while a fault is on, logs, and who wrote the rows.
+//! What a schedule must show besides exactness: answers while a fault is on, logs, and who wrote
+//! the rows.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -25,7 +26,8 @@ pub enum Expect {
     Queued,
     /// While a fault is on, people are admitted, and Kafka acknowledges none in time.
     Unqueued,
-    /// Some claim was admitted although its answer did not come or said no: a retry is told `already_claimed`.
+    /// Some claim was admitted although its answer did not come or said no: a retry is answered
+    /// `already_claimed`.
     AdmittedUnheard,
     /// No promise is broken, not even a listed one. (After a single fault that is expected anyway.)
     NoneListed,
@@ -62,10 +64,10 @@ impl Expect {
             ),
             Self::Refusals => {
                 let refused = shown.answers.iter().any(|answered| answered.answer.is("unavailable"));
-                (!refused).then(|| "nobody was told `unavailable`".to_owned())
+                (!refused).then(|| "no claim was answered `unavailable`".to_owned())
             }
             Self::AdmittedUnheard => {
-                (!shown.some_first_yes_is_a_repeat()).then(|| "no retry was told `already_claimed`".to_owned())
+                (!shown.some_first_yes_is_a_repeat()).then(|| "no retry was answered `already_claimed`".to_owned())
             }
             Self::ByConsumer => {
                 let number = shown.not_by_consumer;
@@ -87,7 +89,8 @@ fn is_refusal_or_admission(answer: &Answer) -> bool {
 }
 
 impl Evidence<'_> {
-    /// All answers to requests that began and ended while a fault was on, those that count, must fit, and be enough.
+    /// All answers to requests that began and ended while a fault was on, those that count, must
+    /// fit, and be enough.
     fn all_meanwhile(
         &self,
         word: &str,
@@ -136,7 +139,8 @@ mod tests {
         Answer::Problem(503, "unavailable".into())
     }
 
-    /// What is missing when each of these answers came while a fault was on, to a person of its own.
+    /// What is missing when each of these answers came while a fault was on, to a person of its
+    /// own.
     fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);

@@ -14,7 +14,6 @@ pub enum Role {
 }
 
 impl Role {
-    /// In lower case, as it is printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -34,7 +33,6 @@ pub enum Store {
 }
 
 impl Store {
-    /// In lower case, as it is printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -54,7 +52,7 @@ pub enum Wire {
     LongDelay,
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay, nothing passes; what was held back passes at the end.
+    /// Connections stay, nothing passes; what was kept back passes at the end.
     BlackHole,
     /// Requests reach the server, replies are thrown away.
     DropReplies,
@@ -65,47 +63,42 @@ pub enum Wire {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// SIGKILL of a process of ours; it is started again after `ms`.
+    /// SIGKILL of a process of ours; it is started again after `ms`. (Processes are numbered from
+    /// 0.)
     Kill {
         role: Role,
-        /// Which of them, from 0.
         number: usize,
-        /// How long it stays away.
         ms: u64,
     },
     /// SIGSTOP, and SIGCONT after `ms`.
     Freeze {
         role: Role,
-        /// Which of them, from 0.
         number: usize,
         ms: u64,
     },
-    /// A process of ours is started again such that it dies at this point, then as usual.
+    /// A process of ours is started again such that it dies at this point (as `FIRSTCOME_CRASH_AT`
+    /// has it), then as usual. It is killed when it does not get there within `ms`.
     Crash {
         role: Role,
-        /// Which of them, from 0.
         number: usize,
-        /// As `FIRSTCOME_CRASH_AT` has it.
         point: String,
-        /// How long it may take to get there before it is killed.
         ms: u64,
     },
-    /// The clock of one process is wrong by so many seconds for `ms`.
+    /// The clock of one process is wrong by so many seconds, forward or (negative) backward, for
+    /// `ms`.
     Clock {
         role: Role,
-        /// Which of them, from 0.
         number: usize,
-        /// Forward, or backward if negative.
         seconds: i64,
         ms: u64,
     },
     /// SIGKILL of a server, started again after `ms`.
     KillServer {
         store: Store,
-        /// How long it stays away.
         ms: u64,
     },
-    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing deadline half of the time.
+    /// SIGSTOP of a server, SIGCONT after `ms`. For Kafka, this is longer than the publishing
+    /// deadline half of the time.
     FreezeServer {
         store: Store,
         ms: u64,
@@ -116,25 +109,23 @@ pub enum Fault {
         wire: Wire,
         ms: u64,
     },
-    /// Redis is killed and comes back without the last part of its append-only file.
+    /// Redis is killed and comes back without so many percent of what the schedule wrote to its
+    /// append-only file.
     TruncatedAof {
-        /// Share of what was written in this schedule that is cut off, in percent.
         percent: u64,
     },
     Flush,
     /// Redis is killed and comes back with what it had `age_ms` before.
     OldCopy {
-        /// How old the copy is.
         age_ms: u64,
     },
     /// A replica whose link was cut `lag_ms` before takes the place of the master.
     StaleReplica {
-        /// How long the link was cut.
         lag_ms: u64,
     },
-    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after `ms`.
+    /// Redis's disk is full (its files may not grow): it ends itself, and is started again after
+    /// `ms`.
     RedisDiskFull {
-        /// How long it stays away.
         ms: u64,
     },
     /// Redis has no memory left for new keys.
@@ -157,8 +148,8 @@ pub enum Fault {
     MysqlDiskFull {
         ms: u64,
     },
-    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can be promised against it. It
-    /// is there to show that the judge sees a lost promise.
+    /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
+    /// be promised against it. It is there to show that the judge sees a lost promise.
     EveryCopyDeleted,
 }
 

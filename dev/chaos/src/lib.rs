@@ -1,13 +1,15 @@
 //! Fault schedules on real servers and real processes: `make chaos SEEDS=20`.
 //!
-//! - [`schedule`]: who asks for how many, which [`fault`] comes when, and what is expected besides exactness ([`expect`]).
-//!   A seed gives one schedule.
-//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`supervisor`]: our processes, restarted when they end;
-//!   [`system`]: both, for one schedule: the system under test.
+//! - [`schedule`]: who asks for how many, which [`fault`] comes when, and what is expected besides
+//!   exactness ([`expect`]). A seed gives one schedule.
+//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`supervisor`]: our processes,
+//!   restarted when they end; [`system`]: both, for one schedule: the system under test.
 //! - [`inject()`]: makes a fault happen and says whether it took effect.
-//! - [`clients`]: people who ask until they are answered, recorded in a history (`firstcome-histories`).
+//! - [`clients`]: people who ask until they are answered, recorded in a history
+//!   (`firstcome-histories`).
 //! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end.
-//! - [`campaign`]: many schedules; [`mod@shrink`]: which faults a failure needs; [`report`]: a summary.
+//! - [`campaign`]: many schedules; [`mod@shrink`]: which faults a failure needs; [`report`]: a
+//!   summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod campaign;

@@ -1,4 +1,5 @@
-//! What a long run holds on to: memory and sockets of processes, statements of MySQL, keys of Redis, rows of tables.
+//! What a long run holds on to: memory and sockets of processes, statements of MySQL, keys of
+//! Redis, rows of tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,8 @@ use crate::fault::Role;
 use crate::system::SystemUnderTest;
 use crate::verify::number;
 
-/// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that is what it is for.)
+/// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that
+/// is what it is for.)
 const TABLES: [&str; 5] = ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "failed_claims"];
 
 /// One resource over time.
@@ -71,7 +73,8 @@ impl Resources {
         }
         for table in TABLES {
             if let Ok(rows) = number(system, &format!("SELECT COUNT(*) FROM {table}")).await {
-                // Clean runs are thrown away after their time; everything else stays for as long as somebody may ask.
+                // Clean runs are thrown away after their time; everything else stays for as long as
+                // somebody may ask.
                 self.note(&format!("rows of {table}"), "", 300, table == "reconcile_runs", rows);
             }
         }

@@ -36,7 +36,7 @@ pub struct Ran {
     pub listed: usize,
     pub operations: usize,
     pub unknown: usize,
-    /// Looks at the rows.
+    /// Reads of the rows.
     pub reads: usize,
     /// From the end of the last fault to exact, milliseconds; none when it did not become so.
     pub exact_after_ms: Option<u64>,
@@ -198,7 +198,8 @@ async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<Row>> {
     Ok(rows.into_iter().map(|(slot, person)| Row { slot: slot.into(), person }).collect())
 }
 
-/// Waits until stores agree, everybody was answered, and a pass that began after that found nothing.
+/// Waits until stores agree, everybody was answered, and a pass that began after that found
+/// nothing.
 async fn until_exact(
     system: &SystemUnderTest,
     schedule: &Schedule,
@@ -210,7 +211,8 @@ async fn until_exact(
         match verify::exact(system, schedule.quantity).await {
             Ok(()) => {
                 let at = Instant::now();
-                // A retry is always safe: everyone hears the same as before, and a pass finds nothing to do.
+                // A retry is always safe: everyone hears the same as before, and a pass finds
+                // nothing to do.
                 if !clients.all_ask_again(schedule.people).await {
                     "somebody who asked again was not answered".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
@@ -228,7 +230,7 @@ async fn until_exact(
     Err(why)
 }
 
-/// Records what the tables hold of a drop in the end, and whom the system lists.
+/// Records the rows of a drop at the end, and the people that the system lists.
 pub(crate) async fn record_end_of(system: &SystemUnderTest, coupon: &Coupon, recorder: &Recorder) -> Result<()> {
     for (person, slot) in verify::listed(system, coupon).await? {
         recorder.broken(id(coupon.drop), &person, slot);

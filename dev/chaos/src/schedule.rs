@@ -14,8 +14,8 @@ use crate::fault::{Fault, Role, Store, Wire};
 /// Processes of each kind in a drawn schedule.
 const EACH: usize = 2;
 
-/// Of processes that give up early, so that a short schedule sees it.
-const IMPATIENT: [(&str, &str); 5] = [
+/// Settings of processes that give up early, so that a short schedule sees it.
+pub const IMPATIENT: [(&str, &str); 5] = [
     ("REDIS_TIMEOUT_MS", "1000"),
     ("PUBLISH_DEADLINE_MS", "500"),
     ("BACKUP_DEADLINE_MS", "500"),
@@ -39,7 +39,7 @@ pub struct Schedule {
     pub people: u32,
     /// Over how long they come.
     pub crowd_ms: u64,
-    /// Of whoever was answered, so many in a hundred ask again at once.
+    /// So many in a hundred ask again as soon as they are answered.
     pub repeat_percent: u32,
     /// Processes of each kind.
     pub processes: usize,
@@ -63,7 +63,8 @@ pub struct Timed {
 }
 
 impl Schedule {
-    /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to five.
+    /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to
+    /// five.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -110,7 +111,8 @@ impl Schedule {
         }
     }
 
-    /// When the last fault is over at the latest, if none waits for another: milliseconds since the begin.
+    /// When the last fault is over at the latest, if none waits for another: milliseconds since the
+    /// begin.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
@@ -124,15 +126,16 @@ fn fault(rng: &mut StdRng) -> Fault {
     match rng.random_range(0..25) {
         0..=2 => Fault::Kill { role: role(rng), number, ms },
         3..=4 => {
-            // A consumer held still for longer than its session loses its partitions, and wakes up with a batch in hand.
+            // A consumer frozen for longer than its session loses its partitions, and goes on with
+            // a batch that it has read.
             let long = rng.random_bool(0.3);
             Fault::Freeze { role: role(rng), number, ms: if long { ms + 6_000 } else { ms } }
         }
         5..=8 => {
             let role = role(rng);
             let point = (*points(role).choose(rng).unwrap_or(&"claim_admitted")).to_owned();
-            // Not always the first time that it gets there. A consumer gets there only when the group has noticed that its
-            // forerunner is dead.
+            // Not always the first time that it gets there. A consumer gets there only when the
+            // group has noticed that its forerunner is dead.
             let (nth, patience) = if role == Role::Api { (rng.random_range(1..=3), 2_000) } else { (1, 9_000) };
             Fault::Crash { role, number, point: format!("{point}:{nth}"), ms: ms + patience }
         }

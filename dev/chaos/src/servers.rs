@@ -1,5 +1,5 @@
-//! The servers on which schedules run one after the other, each behind a proxy. A schedule may break them as it likes;
-//! [`Servers::restore`] makes them whole for the next.
+//! The servers on which schedules run one after the other, each behind a proxy. A schedule may
+//! break them as it likes; [`Servers::restore`] makes them whole for the next.
 
 use parking_lot::Mutex as SyncMutex;
 use std::path::PathBuf;

@@ -10,7 +10,8 @@ use crate::schedule::Schedule;
 /// Times that a smaller schedule is tried: what depends on chance does not fail every time.
 const TRIES: u32 = 2;
 
-/// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in `shrunk.json`.
+/// Drops faults one after the other as long as the schedule still fails, and keeps the smallest in
+/// `shrunk.json`.
 pub async fn shrink(worker: &mut Worker, failed: &Schedule, folder: &Path) -> Result<()> {
     let mut smallest = failed.clone();
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! A long run: coupons come, are sold, close and are sealed, while faults come and go. Nothing may pile up, and every coupon
-//! is judged like those of a schedule.
+//! A long run: coupons come, are sold, close and are sealed, while faults come and go. Nothing may
+//! pile up, and every coupon is judged like those of a schedule.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -190,7 +190,8 @@ async fn until_sealed(system: &SystemUnderTest, coupon: &Coupon) -> bool {
     false
 }
 
-/// One fault after the other. The first process of each kind is never killed: it shows what a process gathers.
+/// One fault after the other. The first process of each kind is never killed: it shows what a
+/// process gathers.
 async fn trouble(system: &SystemUnderTest, tally: &Tally, span: Span) -> Result<()> {
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;

@@ -84,7 +84,8 @@ impl Supervisor {
 }
 
 impl Supervised {
-    /// One that ended by itself did so at a crash point, or because a store was away for longer than it waits at start-up.
+    /// One that ended by itself did so at a crash point, or because a store was away for longer
+    /// than it waits at start-up.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away || state.process.as_ref().is_some_and(|process| process.status().is_none()) {

@@ -1,4 +1,5 @@
-//! The system under test of one schedule: a database, keys and a topic of its own, our processes, and open coupons.
+//! The system under test of one schedule: a database, keys and a topic of its own, our processes,
+//! and open coupons.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub struct SystemUnderTest {
     written_before: u64,
 }
 
-/// Of the processes of every schedule: passes every second, and no waiting that a schedule need not see.
+/// Of the processes of every schedule: passes every second, and no waiting that a schedule need not
+/// see.
 const SETTINGS: [(&str, &str); 6] = [
     ("RECONCILE_CRON", "* * * * * *"),
     ("REDIS_TIMEOUT_MS", "2000"),
@@ -40,7 +42,8 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 impl SystemUnderTest {
-    /// Starts the system and makes the coupons. What it needs to keep running is [`SystemUnderTest::supervise`].
+    /// Starts the system and makes the coupons. What it needs to keep running is
+    /// [`SystemUnderTest::supervise`].
     pub async fn start(servers: Arc<Servers>, schedule: &Schedule) -> Result<Self> {
         let stores = Stores::at(&servers.redis().url(), &servers.mysql.url(), &servers.kafka.bootstrap());
         let world = World::on(stores, &format!("chaos{}", schedule.seed)).await;

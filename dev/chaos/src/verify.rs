@@ -10,12 +10,13 @@ use firstcome_testkit::Coupon;
 use crate::inject::pause;
 use crate::system::SystemUnderTest;
 
-/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity and nothing is left over.
+/// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
+/// and nothing is left over.
 pub async fn exact(system: &SystemUnderTest, quantity: u32) -> Result<()> {
     for coupon in system.coupons() {
         firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, quantity).await?;
     }
-    // Those of people who are listed by name stay for a person to look at.
+    // Those of people who are listed by name are left for a person.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
@@ -36,7 +37,8 @@ pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
     Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }
 
-/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the deadline.
+/// Waits for a pass that began from now on, and fails unless one of them finds nothing before the
+/// deadline.
 pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::Result<(), String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     // By their ids, since a process's clock may have been wrong when it noted when a run began.
@@ -56,7 +58,7 @@ pub async fn clean(system: &SystemUnderTest, deadline: Instant) -> std::result::
     Err(last)
 }
 
-/// What the tables say, for a person who looks at a failure.
+/// What the tables say, for a person who studies a failure.
 pub async fn notes(system: &SystemUnderTest) -> String {
     let mut notes = String::new();
     for (name, sql) in [
@@ -116,12 +118,13 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")
 }
 
-/// Whom the system lists as having lost a promise, or as having another slot than they were told.
+/// People whom the system lists: those who lost a promise, and those whose slot is not the promised
+/// one.
 pub async fn listed(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<(String, Option<i64>)>> {
     let drop = coupon.drop;
     let broken = format!("SELECT user_id, COALESCE(slot, '') FROM broken_promises WHERE drop_id = {drop}");
-    // A conflict that was settled by moving somebody names them with the slot they had; a claim whose slot is another's and
-    // for which none is left is named and left for a person.
+    // A conflict that was settled by moving somebody names them with the slot they had; a claim
+    // whose slot is another's and for which none is left is named and left for a person.
     let moved = format!(
         "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
          AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)

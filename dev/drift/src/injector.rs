@@ -51,7 +51,8 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// An injector for a drop; without one named, the newest that has opened, of the coupon if that is named.
+    /// An injector for a drop; without one named, the newest that has opened, of the coupon if that
+    /// is named.
     pub async fn new(stores: &StoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
         let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
@@ -93,7 +94,8 @@ impl Injector {
         self.coupon.once_per == OncePer::Coupon
     }
 
-    /// `n` people in order, whose rows and admissions agree, and who were not hit yet, spread over the drop.
+    /// `n` people in order, whose rows and admissions agree, and who were not hit yet, spread over
+    /// the drop.
     pub(crate) async fn pick(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let whole = self.whole().await?;
         let wanted = n as usize;

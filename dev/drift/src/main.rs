@@ -1,4 +1,5 @@
-//! `firstcome-drift`: makes one kind of drift in a running system. `make drift KIND=…` runs it against `make run`.
+//! `firstcome-drift`: makes one kind of drift in a running system. `make drift KIND=…` runs it
+//! against `make run`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum as _};
 use firstcome_drift::{Injector, Kind, StoreArgs};
 
-/// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and mend it.
+/// Makes drift on purpose in a running Firstcome, so that one can see the reconciler find it and
+/// mend it.
 ///
 /// Never point it at a system that people use: it writes past every rule.
 #[derive(Parser)]

@@ -7,7 +7,8 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::schema::slot_limits;
 use firstcome_shared::mysql::{Conn, Db, DbSettings};
 
-/// Nobody can write a row of the drop while this exists: each would have to lock the limit that it keeps to, which is taken.
+/// Nobody can write a row of the drop while this exists: each would have to lock the limit that it
+/// keeps to, which is taken.
 pub struct Stall(Conn);
 
 impl Stall {

@@ -19,8 +19,8 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The stores whose settings are looked up by the names of their variables: `REDIS_URL`, `REDIS_KEY_PREFIX`, `DATABASE_URL`,
-    /// `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
+    /// The stores whose settings are looked up by the names of their variables: `REDIS_URL`,
+    /// `REDIS_KEY_PREFIX`, `DATABASE_URL`, `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
     pub fn of(setting: impl Fn(&str) -> String) -> Result<Self> {
         #[derive(Parser)]
         struct Only {

@@ -1,7 +1,8 @@
 //! The lines of a history.
 //!
-//! Their order is what counts, and each is written on the safe side of what it speaks of: `invoked` before the request is
-//! sent, its outcome after the answer came, a read after it was read, a quantity before it is raised (or after it was lowered).
+//! Their order is what counts, and each is written on the safe side of what it speaks of: `invoked`
+//! before the request is sent, its outcome after the answer came, a read after it was read, a
+//! quantity before it is raised (or after it was lowered).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -126,8 +127,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have run. So is a 2xx that can't
-    /// be read.
+    /// What an HTTP answer to a claim means. A 503 is unknown: a script that timed out may have
+    /// run. So is a 2xx that can't be read.
     pub fn of_http(status: u16, body: &Value) -> Self {
         let code = || body.get("code").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
         match status {

@@ -83,8 +83,9 @@ pub struct History {
 }
 
 impl History {
-    /// Reads JSON lines. A history that contradicts its own form (an outcome without its operation, a drop never announced)
-    /// is unreadable: its recorder is wrong, and nothing can be concluded from it.
+    /// Reads JSON lines. A history that contradicts its own form (an outcome without its operation,
+    /// a drop never announced) is unreadable: its recorder is wrong, and nothing can be concluded
+    /// from it.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let parsed = lines.map(|(at, line)| match serde_json::from_str::<Line>(line) {

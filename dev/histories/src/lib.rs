@@ -1,12 +1,14 @@
-//! Histories: what people asked, what they were answered, and what the tables had, a JSON line an event; and the checker that
-//! decides offline whether the promises were kept. It shares no code with the product, so it can't share its mistakes.
+//! Histories: what people asked, what they were answered, and what the tables had, a JSON line an
+//! event; and the checker that decides offline whether the promises were kept. It shares no code
+//! with the product, so it can't share its mistakes.
 //!
 //! - [`event`]: the lines.
 //! - [`Recorder`]: writes them while it happens.
 //! - [`history`]: reads them back.
 //! - [`check()`]: judges them; [`Violation`] names what can be wrong, [`Verdict`] is the judgement.
 //!
-//! `firstcome-check FILE` is the same as a program: exit code 0 passed, 1 violated, 2 unknown or unreadable.
+//! `firstcome-check FILE` is the same as a program: exit code 0 passed, 1 violated, 2 unknown or
+//! unreadable.
 
 pub mod check;
 pub mod event;

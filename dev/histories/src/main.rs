@@ -8,8 +8,8 @@ use firstcome_histories::{History, Judgement, Unreadable, check};
 
 /// Decides from a recorded history whether every promise was kept.
 ///
-/// Exit code 0: passed. 1: violated, with every violation named. 2: unknown (nothing was promised, or the end is missing), or
-/// the history can't be read.
+/// Exit code 0: passed. 1: violated, with every violation named. 2: unknown (nothing was promised,
+/// or the end is missing), or the history can't be read.
 #[derive(Parser)]
 #[command(name = "firstcome-check", version, max_term_width = 120)]
 struct Cli {

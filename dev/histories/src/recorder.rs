@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use crate::event::{Event, Line, OncePer, Outcome, Row};
 
-/// Writes lines in the order in which they happen, from any thread; clones write to the same history. Every line is handed to
-/// the system at once, so a process that dies leaves a history that can be judged.
+/// Writes lines in the order in which they happen, from any thread; clones write to the same
+/// history. Every line is handed to the system at once, so a process that dies leaves a history
+/// that can be judged.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Inner>>);
 
@@ -32,7 +33,8 @@ impl Recorder {
         Self(Arc::new(Mutex::new(Inner { out: Box::new(out), begun: Instant::now(), ops: 0, failed: None })))
     }
 
-    /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was lowered.
+    /// A drop and its quantity. Again when the quantity changes: before it is raised, after it was
+    /// lowered.
     pub fn drop_is(&self, drop: u64, coupon: u64, quantity: u64, once_per: OncePer) {
         self.write(Event::Drop { drop, coupon, quantity, once_per });
     }

@@ -1,11 +1,12 @@
-//! The protocols that are explored: the right one under the faults it is to withstand, and each wrong one.
+//! The protocols that are explored: the right one under the faults it is to withstand, and each
+//! wrong one.
 
 use crate::{Faults, Protocol, Wrong};
 
 const NONE: Faults = Faults { crashes: 0, repeats: 0, lost: 0, restarts: 0, gone_back: 0, flushes: 0 };
 
-/// The right protocol. In each of the last four, one fault leaves Redis with the only copy of an admission, and another takes it
-/// away: no answer that was given may be lost in silence.
+/// The right protocol. In each of the last four, one fault leaves Redis with the only copy of an
+/// admission, and another takes it away: no answer that was given may be lost in silence.
 pub fn right() -> Vec<(&'static str, Protocol)> {
     let cases = [
         ("everything but Redis fails, twice", 1, Faults { crashes: 2, repeats: 2, lost: 1, restarts: 1, ..NONE }),

@@ -1,4 +1,5 @@
-//! The system left alone: no more faults, everybody asks again, the reconciler passes. It must become exact.
+//! The system left alone: no more faults, everybody asks again, the reconciler passes. It must
+//! become exact.
 
 use crate::pass::Reconciler;
 use crate::state::State;
@@ -8,8 +9,8 @@ use crate::{PEOPLE, Protocol, Step, step};
 /// Rounds until nothing changes any more. Each has a pass, and a lost Redis takes three.
 const ROUNDS: usize = 8;
 
-/// Whether a state becomes exact by itself: every promise has its row with its slot or is listed as broken, and, since more
-/// people ask than there are slots, every slot is issued.
+/// Whether a state becomes exact by itself: every promise has its row with its slot or is listed as
+/// broken, and, since more people ask than there are slots, every slot is issued.
 pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     let mut state = state.clone();
     finish_what_is_begun(protocol, &mut state);

@@ -1,13 +1,17 @@
-//! The protocol as a model: two slots, three people, everything that can go wrong at every moment. All states are explored.
+//! The protocol as a model: two slots, three people, everything that can go wrong at every moment.
+//! All states are explored.
 //!
 //! - [`redis`]: what the scripts do, one atomic step each.
-//! - [`state`]: everything there is: Redis, topic, consumer, rows, reconcilers, and who was promised what.
+//! - [`state`]: everything there is: Redis, topic, consumer, rows, reconcilers, and who was
+//!   promised what.
 //! - [`step`]: what can happen next, the faults among it.
 //! - [`pass`]: what a reconciler reads, plans and does.
 //! - [`cases`]: the protocols that are explored.
-//! - [`heal`]: the same system left alone once the faults are over. It must become exact from every state.
+//! - [`heal`]: the same system left alone once the faults are over. It must become exact from every
+//!   state.
 //!
-//! [`Wrong`] has protocols with one rule left out. Each must be caught, or the model would show nothing.
+//! [`Wrong`] has protocols with one rule left out. Each must be caught, or the model would show
+//! nothing.
 
 pub mod cases;
 pub mod heal;
@@ -37,7 +41,8 @@ pub struct Faults {
     pub crashes: u8,
     /// Messages already committed are delivered once more.
     pub repeats: u8,
-    /// A message is not acknowledged in time: it gets to the topic or not, and the backup table keeps the claim or is away too.
+    /// A message is not acknowledged in time: it gets to the topic or not, and the backup table
+    /// keeps the claim or is away too.
     pub lost: u8,
     /// Redis restarts with everything it had.
     pub restarts: u8,
@@ -54,8 +59,8 @@ pub enum Wrong {
     GateKept,
     /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
     NoWait,
-    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the topic. What it comes upon
-    /// in mid-pass it rebuilds from a tail that is older than the loss.
+    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the
+    /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
     GenerationReadLate,
     /// The consumer commits offsets before the rows.
     CommitFirst,
@@ -67,7 +72,8 @@ pub enum Wrong {
     BackupLate,
     /// A person is answered `accepted` although neither the topic nor the backup table holds it.
     ToldUnheld,
-    /// A retry is answered `already_claimed` although nobody has made sure that the topic or the backup table holds it.
+    /// A retry is answered `already_claimed` although nobody has made sure that the topic or the
+    /// backup table holds it.
     RetryToldUnheld,
 }
 
@@ -89,7 +95,8 @@ impl Protocol {
 
 /// Nobody is given a slot that is promised, on the topic or issued to somebody else.
 pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
-/// A slot is promised to one person, and a person is promised one slot, unless the first promise is listed as broken.
+/// A slot is promised to one person, and a person is promised one slot, unless the first promise is
+/// listed as broken.
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
 /// Rows belong to people admitted by Redis, one each.
 pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";

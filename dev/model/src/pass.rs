@@ -61,14 +61,15 @@ impl State {
         self.redis.generation
     }
 
-    /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic or the backup table any more.
+    /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic
+    /// or the backup table any more.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// The gate, the generation, the clock, the tail. In one step, because what comes between the generation and the tail is
-    /// noticed by the generation as well.
+    /// The gate, the generation, the clock, the tail. In one step, because what comes between the
+    /// generation and the tail is noticed by the generation as well.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_generation();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
@@ -123,7 +124,8 @@ impl State {
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
 
-    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the admission.
+    /// A message whose person Redis does not know, on a slot that nobody holds: Redis forgot the
+    /// admission.
     fn plan_messages(&self, seen: &Seen, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {
             let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
@@ -136,7 +138,8 @@ impl State {
         }
     }
 
-    /// The backup table may hold the only copy of a promise: its people are back before the drop is loaded.
+    /// The backup table may hold the only copy of a promise: its people are back before the drop is
+    /// loaded.
     fn plan_kept(&self, seen: &Seen, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen.tail.iter().any(|claim| claim.0 == person || claim.1 == slot);
@@ -146,7 +149,8 @@ impl State {
         }
     }
 
-    /// A person who shares a slot is moved; one without a row, and with nothing on its way, gets a row.
+    /// A person who shares a slot is moved; one without a row, and with nothing on its way, gets a
+    /// row.
     fn plan_people(&self, seen: &Seen, todo: &mut Vec<Repair>) {
         for slot in 1..=SLOTS {
             let evidence =

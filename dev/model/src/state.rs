@@ -30,7 +30,8 @@ pub struct State {
     pub generations: u8,
     /// Admissions whose message is on its way to the topic.
     pub publishing: Vec<Claim>,
-    /// Claims that are published again, because the process that a retry came to does not know that a second store has them.
+    /// Claims that are published again, because the process that a retry came to does not know that
+    /// a second store has them.
     pub again: Vec<Claim>,
     /// What processes know a second store to have.
     pub held: Vec<Claim>,
@@ -81,7 +82,8 @@ impl State {
         }
     }
 
-    /// What does not matter is made the same, so that there are fewer states: sets are sorted, and reconcilers are alike.
+    /// What does not matter is made the same, so that there are fewer states: sets are sorted, and
+    /// reconcilers are alike.
     pub fn tidy(&mut self) {
         let on_the_way = [&mut self.publishing, &mut self.again, &mut self.held];
         let told = [&mut self.failed, &mut self.promises, &mut self.broken, &mut self.admitted];

@@ -53,8 +53,8 @@ pub enum Step {
 pub enum End {
     /// Kafka acknowledges it, and the person is answered yes.
     Acknowledged,
-    /// Fault: no acknowledgement comes in time, whether the message arrives or not. The backup table keeps the claim, and the
-    /// person is answered yes.
+    /// Fault: no acknowledgement comes in time, whether the message arrives or not. The backup
+    /// table keeps the claim, and the person is answered yes.
     Kept {
         /// It is on the topic all the same.
         arrives: bool,

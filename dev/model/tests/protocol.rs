@@ -1,4 +1,5 @@
-//! Every state of the protocol under the faults it is to withstand; and each wrong protocol is caught.
+//! Every state of the protocol under the faults it is to withstand; and each wrong protocol is
+//! caught.
 
 use firstcome_model::cases;
 use stateright::{Checker, HasDiscoveries, Model};

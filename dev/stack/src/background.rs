@@ -1,7 +1,8 @@
 //! The thread that serves mail sinks and proxies.
 //!
-//! Tests keep one stack in a static while every `#[tokio::test]` has a runtime of its own. A task spawned on the first
-//! test's runtime would die with that test, so sinks and proxies live on a runtime that belongs to the process.
+//! Tests keep one stack in a static while every `#[tokio::test]` has a runtime of its own. A task
+//! spawned on the first test's runtime would die with that test, so sinks and proxies live on a
+//! runtime that belongs to the process.
 
 use std::future::Future;
 use std::io;

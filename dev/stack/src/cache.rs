@@ -51,7 +51,8 @@ fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> 
     }
     let prefix = format!("{name}.part-");
     remove_interrupted(folder, &prefix)?;
-    // A new name each time: a tool that outlived an interrupted fetch goes on writing under the old one.
+    // A new name each time: a tool that outlived an interrupted fetch goes on writing under the old
+    // one.
     let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
     fs::create_dir(&part)?;
     fill(&part)?;

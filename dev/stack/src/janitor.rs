@@ -1,7 +1,8 @@
 //! A watchdog process that kills what its owner started, however the owner ends.
 //!
-//! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs nothing. `PR_SET_PDEATHSIG` would fire when
-//! the spawning *thread* ends. So a small shell script waits at the end of a pipe; see `janitor.sh`.
+//! `Drop` alone is not enough: statics are never dropped, and a SIGKILL runs nothing.
+//! `PR_SET_PDEATHSIG` would fire when the spawning *thread* ends. So a small shell script waits at
+//! the end of a pipe; see `janitor.sh`.
 
 use parking_lot::Mutex;
 use std::io::Write;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-/// Kills the process groups that it has adopted when the last clone, or the process that owns it, goes.
+/// Kills the process groups that it has adopted when the last clone, or the process that owns it,
+/// goes.
 #[derive(Debug, Clone)]
 pub struct Janitor(Arc<Shell>);
 

@@ -16,17 +16,20 @@ use crate::server::{Home, Instance, Kind, Server};
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The port on 127.0.0.1 that clients are told to use instead of the server's own: that of a proxy in front of it.
+    /// The port on 127.0.0.1 that clients are told to use instead of the server's own: that of a
+    /// proxy in front of it.
     pub advertised_port: Option<u16>,
     /// More properties of `server.properties`; they win over the others.
     pub extra_properties: BTreeMap<String, String>,
 }
 
-/// A private Kafka with one broker. Topics are not made by themselves; consumer groups start without delay.
+/// A private Kafka with one broker. Topics are not made by themselves; consumer groups start
+/// without delay.
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {
-    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or what the environment gave.
+    /// `127.0.0.1:PORT` for `bootstrap.servers` (the proxy's port if one is advertised), or what
+    /// the environment gave.
     pub fn bootstrap(&self) -> String {
         match &self.home {
             Home::Own(instance) => format!("127.0.0.1:{}", self.options.advertised_port.unwrap_or(instance.port())),
@@ -39,8 +42,8 @@ impl KafkaServer {
         self.bootstrap()
     }
 
-    /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka sees the first
-    /// connection only: clients then follow `advertised.listeners`.)
+    /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka
+    /// sees the first connection only: clients then follow `advertised.listeners`.)
     pub async fn start_behind_proxy(mut options: KafkaOptions) -> Result<(Self, FaultProxy)> {
         let proxy = FaultProxy::start(0).await?;
         options.advertised_port = Some(proxy.port());

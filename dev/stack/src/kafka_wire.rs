@@ -4,9 +4,11 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Metadata, version 1, of no topic: `api_key`, `api_version`, `correlation_id`, `client_id` (null), topics (none).
+/// Metadata, version 1, of no topic: `api_key`, `api_version`, `correlation_id`, `client_id`
+/// (null), topics (none).
 const METADATA: &[u8] = &[0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
-/// `InitProducerId`, version 0: the same header, `transactional_id` (null), `transaction_timeout_ms` (60,000, unused).
+/// `InitProducerId`, version 0: the same header, `transactional_id` (null),
+/// `transaction_timeout_ms` (60,000, unused).
 const INIT_PRODUCER_ID: &[u8] = &[0, 22, 0, 0, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xea, 0x60];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
@@ -18,8 +20,9 @@ pub(crate) async fn brokers(port: u16) -> Result<u32> {
     Ok(u32::from_be_bytes(count))
 }
 
-/// Asks for a producer id. A broker has none to give right after its start and says "coordinator load in progress" (14);
-/// a producer that hears this asks again half a second later, which is longer than a publish may take in some tests.
+/// Asks for a producer id. A broker has none to give right after its start and says "coordinator
+/// load in progress" (14); a producer that hears this asks again half a second later, which is
+/// longer than a publish may take in some tests.
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     let answer = ask(port, INIT_PRODUCER_ID).await?;
     // After the correlation id and the throttle time, each four bytes, stands the error code.

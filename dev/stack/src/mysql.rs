@@ -15,12 +15,13 @@ use crate::server::{Home, Instance, Kind, Server};
 /// How MySQL is started.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlOptions {
-    /// More arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`; they win over the others.
+    /// More arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`; they win over the
+    /// others.
     pub extra_args: Vec<String>,
 }
 
-/// A private MySQL 9 with the server's own defaults (durable commits, binary log), 500 connections, user `root` without
-/// a password and an empty database named `firstcome`.
+/// A private MySQL 9 with the server's own defaults (durable commits, binary log), 500 connections,
+/// user `root` without a password and an empty database named `firstcome`.
 pub type MysqlServer = Server<MysqlOptions>;
 
 impl MysqlServer {
@@ -42,8 +43,8 @@ impl MysqlServer {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
     }
 
-    /// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL` for null.
-    /// For checks and set-up by hand; not for anything that is measured.
+    /// Runs one statement on a connection of its own and gives the rows of its result as text,
+    /// `NULL` for null. For checks and set-up by hand; not for anything that is measured.
     pub async fn query(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         query(&self.url(), sql).await
     }

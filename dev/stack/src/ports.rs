@@ -5,16 +5,17 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 
-/// Below the ephemeral range. A client that retries a port of that range while its server is down may be given the very
-/// same port as its source, is then connected to itself, and keeps the server from coming back.
+/// Below the ephemeral range. A client that retries a port of that range while its server is down
+/// may be given the very same port as its source, is then connected to itself, and keeps the server
+/// from coming back.
 const RANGE: Range<u16> = 15_000..32_000;
 
 /// A TCP port on 127.0.0.1 that no other stack takes, for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct ReservedPort {
     number: u16,
-    /// UDP and TCP ports are separate name spaces: holding the UDP one marks the number as taken, also while nobody
-    /// listens on TCP, and the kernel gives it back however this process ends.
+    /// UDP and TCP ports are separate name spaces: holding the UDP one marks the number as taken,
+    /// also while nobody listens on TCP, and the kernel gives it back however this process ends.
     _mark: UdpSocket,
 }
 

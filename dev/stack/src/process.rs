@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::janitor::Janitor;
 
-/// Waits for a line before it becomes the server: if the owner is killed before the janitor knows the process, the pipe
-/// ends instead and no server ever starts.
+/// Waits for a line before it becomes the server: if the owner is killed before the janitor knows
+/// the process, the pipe ends instead and no server ever starts.
 const GATE: &str = r#"read -r go || exit 1; exec "$@" </dev/null"#;
 
 /// How often a condition is checked.
@@ -24,8 +24,8 @@ pub(crate) type CommandLine = Vec<OsString>;
 
 /// A running server and the process group that it leads.
 ///
-/// Not tokio's `Child`: that one is tied to the runtime it was started on, and a stack outlives the runtime of the test
-/// that started it.
+/// Not tokio's `Child`: that one is tied to the runtime it was started on, and a stack outlives the
+/// runtime of the test that started it.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -63,7 +63,8 @@ impl Process {
         kill_process_group(pid, signal).with_context(|| format!("cannot signal process {}", self.pid()))
     }
 
-    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal was sent.
+    /// Whether SIGSTOP has taken effect: the kernel stops a process a moment after the signal was
+    /// sent.
     pub(crate) fn is_frozen(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // The state follows the name, which stands in parentheses and may hold anything.

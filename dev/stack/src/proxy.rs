@@ -21,13 +21,16 @@ pub enum Fault {
     Delay(Duration),
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay open and new ones are taken, but nothing passes in either direction. What was kept back passes
-    /// when the fault ends, as after a network partition: a late request still reaches the server.
+    /// Connections stay open and new ones are taken, but nothing passes in either direction. What
+    /// was kept back passes when the fault ends, as after a network partition: a late request still
+    /// reaches the server.
     BlackHole,
-    /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A connection that lost a reply
-    /// is closed when the fault ends, as it would hand out replies to the wrong requests.
+    /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A
+    /// connection that lost a reply is closed when the fault ends, as it would hand out replies to
+    /// the wrong requests.
     DropReplies,
-    /// The client's side sees the end of the stream from the server, while what it sends still passes.
+    /// The client's side sees the end of the stream from the server, while what it sends still
+    /// passes.
     HalfClose,
 }
 
@@ -66,7 +69,8 @@ struct Counts {
     dropped: AtomicU64,
 }
 
-/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
+/// A proxy on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the
+/// runtime that started it.
 pub struct FaultProxy {
     listener: Listener,
     fault: watch::Sender<Now>,
@@ -75,8 +79,8 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are closed until
-    /// [`FaultProxy::set_upstream`] says where to.
+    /// Listens in front of `upstream_port` of 127.0.0.1; everything passes. 0: connections are
+    /// closed until [`FaultProxy::set_upstream`] says where to.
     pub async fn start(upstream_port: u16) -> Result<Self> {
         let (fault, watching) = watch::channel(Now::default());
         let upstream = Arc::new(AtomicU16::new(upstream_port));

@@ -9,7 +9,8 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Home, Instance, Kind, Server};
 
-/// How Redis is started. The default is what the product asks of production: every write is on disk before its answer.
+/// How Redis is started. The default is what the product asks of production: every write is on disk
+/// before its answer.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
     /// Whether an append-only file is kept. Default `true`.
@@ -20,7 +21,8 @@ pub struct RedisOptions {
     pub maxmemory_policy: String,
     /// The port on 127.0.0.1 of the server to be a replica of.
     pub replica_of: Option<u16>,
-    /// More arguments of `redis-server`, such as `["--maxmemory", "10mb"]`; they win over the others.
+    /// More arguments of `redis-server`, such as `["--maxmemory", "10mb"]`; they win over the
+    /// others.
     pub extra_args: Vec<String>,
 }
 
@@ -70,7 +72,8 @@ impl Kind for RedisOptions {
         command.extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
         command
             .extend(["--appendfsync", &self.appendfsync, "--maxmemory-policy", &self.maxmemory_policy].map(Into::into));
-        // Else a set of up to 128 people is a list, which is searched from its beginning for every claim.
+        // Else a set of up to 128 people is a list, which is searched from its beginning for every
+        // claim.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
         if let Some(port) = self.replica_of {
             command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));

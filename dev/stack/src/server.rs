@@ -75,9 +75,11 @@ pub(crate) enum Home {
     Given(String),
 }
 
-/// A real server on a free loopback port: [`crate::RedisServer`], [`crate::MysqlServer`], [`crate::KafkaServer`].
+/// A real server on a free loopback port: [`crate::RedisServer`], [`crate::MysqlServer`],
+/// [`crate::KafkaServer`].
 ///
-/// All methods take `&self`, so that a stack can be shared in a static. Dropping it kills the server and deletes its data.
+/// All methods take `&self`, so that a stack can be shared in a static. Dropping it kills the
+/// server and deletes its data.
 #[derive(Debug)]
 pub struct Server<K: Kind> {
     pub(crate) options: K,
@@ -125,7 +127,8 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// The server's own port on 127.0.0.1, also while it is down. 0 for a server given by the environment.
+    /// The server's own port on 127.0.0.1, also while it is down. 0 for a server given by the
+    /// environment.
     pub fn port(&self) -> u16 {
         self.instance().map_or(0, |instance| instance.port())
     }
@@ -149,12 +152,14 @@ impl<K: Kind> Server<K> {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// A proxy in front of this server. Kafka's clients go round it: use [`crate::KafkaServer::start_behind_proxy`].
+    /// A proxy in front of this server. Kafka's clients go round it: use
+    /// [`crate::KafkaServer::start_behind_proxy`].
     pub async fn proxy(&self) -> Result<FaultProxy> {
         FaultProxy::start(self.instance()?.port()).await
     }
 
-    /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits until it answers.
+    /// Starts it after [`Server::stop`], [`Server::kill`] or a crash: same port, same data. Waits
+    /// until it answers.
     pub async fn start_again(&self) -> Result<()> {
         let instance = self.instance()?;
         let mut slot = self.process.lock().await;
@@ -226,7 +231,8 @@ impl<K: Kind> Server<K> {
         Ok(())
     }
 
-    /// Holds it still (SIGSTOP): connections stay open, nothing answers. It stands still when this returns.
+    /// Holds it still (SIGSTOP): connections stay open, nothing answers. It stands still when this
+    /// returns.
     pub async fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP, true).await
     }

@@ -23,8 +23,8 @@ pub struct StackOptions {
 
 /// Redis, MySQL, Kafka and a mail sink, each ready to be used.
 ///
-/// The servers end and their folder is deleted when the stack is dropped, and also when the process that owns it exits,
-/// panics, is interrupted or is killed by SIGKILL.
+/// The servers end and their folder is deleted when the stack is dropped, and also when the process
+/// that owns it exits, panics, is interrupted or is killed by SIGKILL.
 #[derive(Debug)]
 pub struct Stack {
     pub redis: RedisServer,
@@ -37,7 +37,8 @@ impl Stack {
     /// Starts everything side by side and waits until each really answers.
     ///
     /// A server whose address stands in `FIRSTCOME_TEST_REDIS_URL`, `FIRSTCOME_TEST_MYSQL_URL` or
-    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an error.
+    /// `FIRSTCOME_TEST_KAFKA_BROKERS` is used as it is; [`Server::kill`] and the like then give an
+    /// error.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let temp = Arc::new(tokio::task::spawn_blocking(TempDirGuard::new).await??);
         let (redis, mysql, kafka, mail) = tokio::try_join!(
@@ -49,7 +50,8 @@ impl Stack {
         Ok(Self { redis, mysql, kafka, mail })
     }
 
-    /// The addresses by the names under which the product reads them. `DATABASE_URL` names the database `firstcome`.
+    /// The addresses by the names under which the product reads them. `DATABASE_URL` names the
+    /// database `firstcome`.
     pub fn env(&self) -> [(&'static str, String); 4] {
         [
             ("REDIS_URL", self.redis.url()),

@@ -1,4 +1,5 @@
-//! The temporary folder of a stack: deleted, with the servers in it, when its guard or its process goes.
+//! The temporary folder of a stack: deleted, with the servers in it, when its guard or its process
+//! goes.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;

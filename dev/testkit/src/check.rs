@@ -57,8 +57,9 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
 /// A person and the answer they got.
 pub type Promise = (String, Answer);
 
-/// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many people, each with a code
-/// of their own; Redis has the same person on each slot, and its numbers add up.
+/// Fails unless the stores agree on a drop: `quantity` rows on the slots 1..=quantity, of that many
+/// people, each with a code of their own; Redis has the same person on each slot, and its numbers
+/// add up.
 pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> Result<()> {
     let rows = try_rows(sql, coupon.drop).await?;
     ensure!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
@@ -83,8 +84,8 @@ pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> R
     Ok(())
 }
 
-/// Fails unless the drop is exact, everyone who was told yes has the row with the slot told, and the independent checker
-/// agrees.
+/// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and
+/// the independent checker agrees.
 pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers: &[Promise]) {
     exact(&world.sql, &world.redis, coupon, quantity).await.unwrap();
     let rows = rows(world, coupon.drop).await;

@@ -1,4 +1,5 @@
-//! Wall clocks that a test can step, one for each process, by a preloaded library. Clocks that measure durations stay right.
+//! Wall clocks that a test can step, one for each process, by a preloaded library. Clocks that
+//! measure durations stay right.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

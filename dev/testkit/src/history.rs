@@ -38,8 +38,9 @@ impl Claims {
     }
 }
 
-/// Fails unless the history of the coupon's claims and the rows that its drop has now agree: nothing that was promised is lost
-/// without being listed, no slot and no person is doubled, nobody was admitted who was refused.
+/// Fails unless the history of the coupon's claims and the rows that its drop has now agree:
+/// nothing that was promised is lost without being listed, no slot and no person is doubled, nobody
+/// was admitted who was refused.
 pub(crate) async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);
@@ -58,7 +59,8 @@ pub(crate) async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
     let rows = rows.into_iter().map(|(slot, person)| Row { slot: i64::from(slot), person }).collect();
     events.push(Event::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
-    // Rows that a test made by hand were asked for by nobody, and requests made by hand are not recorded.
+    // Rows that a test made by hand were asked for by nobody, and requests made by hand are not
+    // recorded.
     let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
     if let Judgement { verdict: Verdict::Violated(list), .. } = &judgement {
         assert!(list.iter().all(by_hand), "{judgement}");

@@ -29,7 +29,8 @@ impl Topic {
         config
     }
 
-    /// Sends bytes as they are and gives the partition and offset they got. Without a partition the key decides.
+    /// Sends bytes as they are and gives the partition and offset they got. Without a partition the
+    /// key decides.
     pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
         self.send(FutureRecord { partition, ..FutureRecord::to(&self.name).key(key).payload(payload) }).await
     }
@@ -40,13 +41,15 @@ impl Topic {
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
-        // The product's own partitioner, so that what is sent here stays in order with the coupon's claims.
+        // The product's own partitioner, so that what is sent here stays in order with the coupon's
+        // claims.
         let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
         let sent = producer.send(record, PATIENCE).await.unwrap();
         (sent.partition, sent.offset)
     }
 
-    /// For each partition: the group's committed offset (0 where there is none) and the topic's end.
+    /// For each partition: the group's committed offset (0 where there is none) and the topic's
+    /// end.
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
         let (this, config) = (self.clone(), self.config());
         tokio::task::spawn_blocking(move || {
@@ -74,8 +77,8 @@ impl Topic {
         self.offsets().await.iter().map(|(committed, end)| end - committed).sum()
     }
 
-    /// Sets the group back to the beginning, as if no commit had ever reached the broker. Waits until the group has no member:
-    /// a killed one stays in it until its session ends.
+    /// Sets the group back to the beginning, as if no commit had ever reached the broker. Waits
+    /// until the group has no member: a killed one stays in it until its session ends.
     pub async fn forget_commits(&self) {
         eventually_some("the group is without members", LIMIT, async || {
             let (this, config) = (self.clone(), self.config());

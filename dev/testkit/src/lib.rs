@@ -1,10 +1,11 @@
-//! The test kit: real servers, the real binaries as processes, and what a test needs to drive and to
-//! judge them. Nothing here uses the product's code to decide what is right: answers are read from the wire, rows and keys
-//! from the stores. (The form of a run is `firstcome_reconciler::report`, whose JSON is the contract.)
+//! The test kit: real servers, the real binaries as processes, and what a test needs to drive and
+//! to judge them. Nothing here uses the product's code to decide what is right: answers are read
+//! from the wire, rows and keys from the stores. (The form of a run is
+//! `firstcome_reconciler::report`, whose JSON is the contract.)
 //!
-//! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all tests share, or on
-//! private ones where a test breaks them. From the world come the processes: [`World::serve`], [`World::consume`],
-//! [`World::daemon`], `once`.
+//! A test makes a [`World`]: its own database, key prefix, topic and mail sink on servers that all
+//! tests share, or on private ones where a test breaks them. From the world come the processes:
+//! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
 
 mod answer;

@@ -51,7 +51,8 @@ impl Sql {
 
     async fn run(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
         let mut conn = Conn::new(Opts::from_url(&self.url)?).await?;
-        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are UTC.
+        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants
+        // are UTC.
         conn.query_drop("SET time_zone = '+00:00'").await?;
         let rows = conn.query::<Row, _>(sql).await;
         conn.disconnect().await?;

@@ -37,7 +37,8 @@ struct Stdout {
     ended: AtomicBool,
 }
 
-/// The program of this name: in the folder `FIRSTCOME_BIN_DIR`, else as it was built beside the test.
+/// The program of this name: in the folder `FIRSTCOME_BIN_DIR`, else as it was built beside the
+/// test.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("FIRSTCOME_BIN_DIR").map_or_else(beside_the_test, PathBuf::from);
     let path = folder.join(name);
@@ -89,7 +90,8 @@ impl Process {
         self.stdout.lines.lock().join("\n")
     }
 
-    /// All that it printed to stdout, once it has ended: the pipe may hold some of it for an instant longer.
+    /// All that it printed to stdout, once it has ended: the pipe may hold some of it for an
+    /// instant longer.
     pub async fn all_stdout(&self) -> String {
         let what = format!("the end of what {} prints", self.name);
         eventually(&what, LIMIT, async || self.stdout.ended.load(Ordering::Acquire)).await;
@@ -101,7 +103,8 @@ impl Process {
         tail(&self.log)
     }
 
-    /// Waits for a line of stdout that begins so, and gives the rest of it. Fails the test if the process ends first.
+    /// Waits for a line of stdout that begins so, and gives the rest of it. Fails the test if the
+    /// process ends first.
     pub async fn line(&self, beginning: &str) -> String {
         let found = |text: &str| text.lines().find_map(|line| line.strip_prefix(beginning).map(str::to_owned));
         eventually_some(&format!("{} prints `{beginning}…`", self.name), LIMIT, async || {

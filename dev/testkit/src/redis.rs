@@ -83,8 +83,8 @@ impl Keys {
         names
     }
 
-    /// Every key under the prefix with its content as Redis serialises it and its time to live: two dumps are equal if and
-    /// only if nothing was changed between them.
+    /// Every key under the prefix with its content as Redis serialises it and its time to live: two
+    /// dumps are equal if and only if nothing was changed between them.
     pub async fn dump(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
         let mut conn = self.connection().await;
         let mut dump = BTreeMap::new();

@@ -42,7 +42,8 @@ impl Once {
 }
 
 impl World {
-    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the reconciler opens the gate).
+    /// `firstcome-api serve`, ready to take claims as far as it is concerned (the reconciler opens
+    /// the gate).
     pub async fn serve(&self) -> Running<Api> {
         self.serve_with(&[]).await
     }
@@ -78,7 +79,8 @@ impl World {
         Running { client: Reconciler::new(&base), process }
     }
 
-    /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now on is not theirs.
+    /// `firstcome-reconciler daemon`, after the passes with which it begins: what happens from now
+    /// on is not theirs.
     pub async fn settled_daemon(&self) -> Running<Reconciler> {
         let daemon = self.daemon().await;
         let canary = self.redis.own("canary");
@@ -101,8 +103,8 @@ impl World {
         Once { code, stdout, log: process.log() }
     }
 
-    /// Has the gate opened for the first time. Nothing was admitted yet, so nothing can be on its way to the topic, and the pass
-    /// need not wait for the publishing deadline.
+    /// Has the gate opened for the first time. Nothing was admitted yet, so nothing can be on its
+    /// way to the topic, and the pass need not wait for the publishing deadline.
     pub async fn open(&self) {
         let once = self.once_with(&[], &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;
         assert_eq!(once.code, 0, "{}", once.log);

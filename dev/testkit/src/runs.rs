@@ -16,7 +16,7 @@ pub fn kinds(run: &Run) -> BTreeMap<Kind, usize> {
     kinds
 }
 
-/// Fails unless the run looked at this drop, found nothing at all, and says that it is exact.
+/// Fails unless the run examined this drop, found nothing at all, and says that it is exact.
 pub fn assert_clean(run: &Run, coupon: &Coupon) {
     assert_eq!((run.status, run.all_findings().count()), (Status::Clean, 0), "{run:#?}");
     let report = run.drops.iter().find(|drop| drop.drop_id.0 == coupon.drop).expect("the drop was looked at");

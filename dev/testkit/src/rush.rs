@@ -11,7 +11,8 @@ pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
 }
 
-/// Each of these claims once, `at_once` of them at any time, by turns at the given APIs. Answers are in the order of `users`.
+/// Each of these claims once, `at_once` of them at any time, by turns at the given APIs. Answers
+/// are in the order of `users`.
 pub fn rush(
     apis: &[&Api],
     coupon: i64,

@@ -19,8 +19,8 @@ use crate::wait::LIMIT;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 
-/// The servers that the tests of this binary share, started at first use. They end with the process, however it ends. No
-/// test may break them: see [`Stores`].
+/// The servers that the tests of this binary share, started at first use. They end with the
+/// process, however it ends. No test may break them: see [`Stores`].
 pub async fn shared() -> &'static Stack {
     let start = async || Stack::start(StackOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"));
     STACK.get_or_init(start).await
@@ -146,7 +146,8 @@ impl World {
         self.logs.keep(folder)
     }
 
-    /// Starts a program of the product with this world's settings; `env` comes on top, and an empty value takes one away.
+    /// Starts a program of the product with this world's settings; `env` comes on top, and an empty
+    /// value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut all = self.env.lock().clone();
         for (name, value) in env {

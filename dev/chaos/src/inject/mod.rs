@@ -17,7 +17,8 @@ use crate::system::SystemUnderTest;
 /// What came of a fault.
 #[derive(Debug, Clone)]
 pub struct Effect {
-    /// Whether it really happened: something was there to be killed, bytes were thrown away, admissions were forgotten.
+    /// Whether it really happened: something was there to be killed, bytes were thrown away,
+    /// admissions were forgotten.
     pub took: bool,
     pub note: String,
     /// While it was on.

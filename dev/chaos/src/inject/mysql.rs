@@ -38,7 +38,8 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     Ok(Effect::of(during, waits + timeouts > 0, format!("{timeouts} lock waits timed out, {waits} waited at the end")))
 }
 
-/// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for each other.
+/// Rows that make a transaction heavier than a batch: MySQL ends the lighter of two that wait for
+/// each other.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
 /// Another client takes the same locks in the other order, again and again.
@@ -48,7 +49,8 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let begun = Instant::now();
     let mut other = other_client(system).await?;
     other.query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)").await?;
-    // Writers take a share of the drop's row first and then their place among its rows; this is the other way round.
+    // Writers take a share of the drop's row first and then their place among its rows; this is the
+    // other way round.
     let rows = format!("SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE", drop(system));
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
         other.query_drop("BEGIN").await?;

@@ -96,7 +96,8 @@ pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Resu
     Ok(forgotten(before, people(system).await?))
 }
 
-/// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it can't keep.
+/// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it
+/// can't keep.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Store::Redis).await;
     let pid = system.servers.pid(Store::Redis).context("Redis does not run")?;

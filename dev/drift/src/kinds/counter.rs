@@ -14,7 +14,8 @@ impl Injector {
         Ok(self.injected(kind, &[], &format!("count was {count} and is {}", count + by)))
     }
 
-    /// Skips `n` slots; a new person with a row holds the one after them, so that the counter is right.
+    /// Skips `n` slots; a new person with a row holds the one after them, so that the counter is
+    /// right.
     pub(super) async fn gap(&mut self, n: u32) -> Result<Injected> {
         let count = self.needs_room(n + 1).await?;
         let slot = count + i64::from(n) + 1;

@@ -18,7 +18,8 @@ use crate::injector::{Injected, Injector, signed};
 use crate::kind::Kind;
 
 impl Injector {
-    /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be counted).
+    /// Makes `n` of a kind (people, messages, or how far a counter is off; not all kinds can be
+    /// counted).
     pub async fn make(&mut self, kind: Kind, n: u32) -> Result<Injected> {
         match kind {
             Kind::Unissued => self.unissued(n).await,

@@ -17,14 +17,16 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // Where nothing is left, the counter went on as well: that is how it would have come to this.
+        // Where nothing is left, the counter went on as well: that is how it would have come to
+        // this.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }
         Ok(self.injected(Kind::OverAdmitted, &people, "new people stand on slots above the quantity"))
     }
 
-    /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes below their slots.
+    /// The last `n` lose their rows, which the schema would hold against it, then the quantity goes
+    /// below their slots.
     pub(super) async fn shrink(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick_last(n).await?;
         let quantity =

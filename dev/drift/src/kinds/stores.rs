@@ -28,8 +28,9 @@ impl Injector {
         Ok(self.injected(Kind::RedisGate, &[], "Redis lost its scripts, which closes the admission gate"))
     }
 
-    /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row is locked: nothing that
-    /// concerns this drop can be written until the lock goes, and nothing is different afterwards.
+    /// Copies of `n` claims, whose rows are there already, come to the topic while the drop's row
+    /// is locked: nothing that concerns this drop can be written until the lock goes, and nothing
+    /// is different afterwards.
     pub(super) async fn stall(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
         let stall = Stall::begin(&self.db_settings, self.drop.id).await?;

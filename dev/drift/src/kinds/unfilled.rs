@@ -50,7 +50,8 @@ impl Injector {
         ))
     }
 
-    /// `n` slots that nobody holds: never given out, else taken back from people without a trace, as a support desk would.
+    /// `n` slots that nobody holds: never given out, else taken back from people without a trace,
+    /// as a support desk would.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

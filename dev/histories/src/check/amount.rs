@@ -1,4 +1,5 @@
-//! Never more than the quantity where only the number was read, and never fewer at the end while people wanted one.
+//! Never more than the quantity where only the number was read, and never fewer at the end while
+//! people wanted one.
 
 use std::collections::HashSet;
 
@@ -17,11 +18,12 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     found.extend(history.finals.values().filter_map(|last| too_few(history, index, last)));
 }
 
-/// Who wanted one: everybody who was answered, and everybody who got one. People who only saw timeouts may never have
-/// reached the system, and counts only if a row shows that they did.
+/// Who wanted one: everybody who was answered, and everybody who got one. People who only saw
+/// timeouts may never have reached the system, and counts only if a row shows that they did.
 ///
-/// Somebody who was answered `sold_out` counts too. If a slot comes free after that with nobody waiting, they get it only
-/// by asking again; so a recorder lets people ask again once the faults are over.
+/// Somebody who was answered `sold_out` counts too. If a slot comes free after that with nobody
+/// waiting, they get it only by asking again; so a recorder lets people ask again once the faults
+/// are over.
 fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violation> {
     let drop = last.drop;
     let quantity = history.drops.get(&drop)?.quantity_at(last.line);

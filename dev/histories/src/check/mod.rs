@@ -1,4 +1,5 @@
-//! Judges a history. Everything that can be decided is decided; one violation does not hide another.
+//! Judges a history. Everything that can be decided is decided; one violation does not hide
+//! another.
 
 mod amount;
 mod promises;
@@ -13,7 +14,8 @@ use crate::violation::Violation;
 
 /// Judges a history.
 ///
-/// Violations come first, then doubt: without a single promise, or without the last rows of a drop, nothing has been shown.
+/// Violations come first, then doubt: without a single promise, or without the last rows of a drop,
+/// nothing has been shown.
 pub fn check(history: &History) -> Judgement {
     let index = Index::new(history);
     let mut found = Vec::new();
@@ -95,7 +97,8 @@ fn promise(op: &Operation) -> Option<(u64, i64)> {
     }
 }
 
-/// The drop an operation was about: what the answer says, else what was asked for, else the only one of its coupon.
+/// The drop an operation was about: what the answer says, else what was asked for, else the only
+/// one of its coupon.
 fn drop_of(history: &History, op: &Operation) -> Option<u64> {
     let only = || {
         let mut of_coupon = history.drops.iter().filter(|(_, facts)| facts.coupon == op.coupon);

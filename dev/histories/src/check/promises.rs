@@ -1,4 +1,5 @@
-//! Every promise has its row at the end, with its slot, or is listed as broken; and no two promises contradict each other.
+//! Every promise has its row at the end, with its slot, or is listed as broken; and no two promises
+//! contradict each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

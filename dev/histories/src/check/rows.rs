@@ -1,4 +1,5 @@
-//! Rows, at every read: each asked for, each slot and person once, no more than there are slots; and none disappears.
+//! Rows, at every read: each asked for, each slot and person once, no more than there are slots;
+//! and none disappears.
 
 use std::collections::HashMap;
 

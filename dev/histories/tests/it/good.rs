@@ -108,8 +108,8 @@ impl World<'_> {
             }
             Step::Break(drop) => {
                 let side = self.sides.get_mut(drop).unwrap();
-                // A row is never taken back. And who waits here and gets one elsewhere leaves a slot to people who were told
-                // that it is sold out; they would have to ask again.
+                // A row is never taken back. And who waits here and gets one elsewhere leaves a
+                // slot to people who were told that it is sold out; they would have to ask again.
                 if self.script.once_per == OncePer::Drop && side.issued < side.held.len() {
                     let (slot, person) = side.held.pop().unwrap();
                     side.free.push(slot);

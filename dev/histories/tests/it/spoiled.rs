@@ -1,4 +1,5 @@
-//! A good history, spoiled in one way at a time: each turns it red, and the violation says what it was.
+//! A good history, spoiled in one way at a time: each turns it red, and the violation says what it
+//! was.
 
 use firstcome_histories::{Answer, Event, History, OncePer, Row, Verdict, Violation, check};
 

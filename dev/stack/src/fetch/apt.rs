@@ -34,8 +34,9 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Downloads packages of another suite with all they depend on, from the mirror that apt is configured with, and unpacks
-/// them into `root`. Nothing on the machine changes: apt works on a configuration, lists and status of its own in `work`.
+/// Downloads packages of another suite with all they depend on, from the mirror that apt is
+/// configured with, and unpacks them into `root`. Nothing on the machine changes: apt works on a
+/// configuration, lists and status of its own in `work`.
 pub(super) fn unpack(
     what: &str,
     suite: &str,

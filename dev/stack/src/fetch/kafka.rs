@@ -65,7 +65,8 @@ impl Kafka {
         command
     }
 
-    /// A formatted log folder, to be copied: formatting takes a second. It holds no address: the voters are static.
+    /// A formatted log folder, to be copied: formatting takes a second. It holds no address: the
+    /// voters are static.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("kafka-log-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");

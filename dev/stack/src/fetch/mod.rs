@@ -14,8 +14,9 @@ pub(crate) use self::mysql::mysql;
 pub(crate) use self::redis::redis;
 use crate::progress;
 
-/// Fetches everything that is missing and says on stderr what it does: Debian packages (`redis-server`, a Java runtime,
-/// Maven; as root), MySQL and Kafka (into the cache folder; nothing of the machine changes). Does nothing the second time.
+/// Fetches everything that is missing and says on stderr what it does: Debian packages
+/// (`redis-server`, a Java runtime, Maven; as root), MySQL and Kafka (into the cache folder;
+/// nothing of the machine changes). Does nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let mysql = spawn_blocking(|| {

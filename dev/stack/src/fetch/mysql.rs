@@ -1,4 +1,5 @@
-//! MySQL 9: Debian's packages of a suite newer than the machine, unpacked and run through their own loader.
+//! MySQL 9: Debian's packages of a suite newer than the machine, unpacked and run through their own
+//! loader.
 
 use std::env::consts::ARCH;
 use std::ffi::OsString;
@@ -82,7 +83,8 @@ impl Mysql {
         command
     }
 
-    /// An initialised data folder of this version, to be copied: initialising takes two seconds, copying a tenth of one.
+    /// An initialised data folder of this version, to be copied: initialising takes two seconds,
+    /// copying a tenth of one.
     pub(crate) fn data_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("mysql-data-{}", self.version), |part| {
             progress::step("mysql", "initialising a data folder");

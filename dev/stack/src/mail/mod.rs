@@ -1,8 +1,9 @@
 //! A real SMTP server that keeps what it gets and misbehaves on demand.
 //!
-//! It is written here because no crate offers the misbehaviour: mailin-embedded, say, answers every command from
-//! callbacks that must return, on threads of its own. It cannot stay silent after accepting a connection or after the
-//! final dot, close its port and come back on it, or change its ways while it runs.
+//! It is written here because no crate offers the misbehaviour: mailin-embedded, say, answers every
+//! command from callbacks that must return, on threads of its own. It cannot stay silent after
+//! accepting a connection or after the final dot, close its port and come back on it, or change its
+//! ways while it runs.
 
 mod session;
 mod tls;
@@ -38,7 +39,8 @@ impl Mail {
     }
 }
 
-/// How a [`MailSink`] treats those who talk to it. A change also holds for connections that are open.
+/// How a [`MailSink`] treats those who talk to it. A change also holds for connections that are
+/// open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Behaviour {
     #[default]
@@ -53,7 +55,8 @@ pub enum Behaviour {
     SilentAfterData,
     /// Says each line this much later.
     Slow(Duration),
-    /// Closes all connections and its port; the port stays reserved, any other behaviour opens it again.
+    /// Closes all connections and its port; the port stays reserved, any other behaviour opens it
+    /// again.
     Down,
 }
 
@@ -77,7 +80,8 @@ pub struct MailOptions {
     pub tls: Tls,
 }
 
-/// A mail server on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the runtime that started it.
+/// A mail server on a free port of 127.0.0.1. It lives until it is dropped, whatever becomes of the
+/// runtime that started it.
 pub struct MailSink {
     listener: Listener,
     shared: Arc<Shared>,
@@ -144,7 +148,8 @@ impl MailSink {
         self.shared.mails.send_modify(Vec::clear);
     }
 
-    /// Waits for a mail that satisfies the predicate, among those that came already and those to come.
+    /// Waits for a mail that satisfies the predicate, among those that came already and those to
+    /// come.
     pub async fn wait_for(&self, mut predicate: impl FnMut(&Mail) -> bool, limit: Duration) -> Result<Mail> {
         let mut watching = self.shared.mails.subscribe();
         let mut found = None;

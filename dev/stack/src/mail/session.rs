@@ -104,7 +104,8 @@ impl Session {
         let Some(acceptor) = self.starttls.take() else { return self.say("503 5.5.1 not on offer").await };
         self.say("220 2.0.0 go ahead").await?;
         let plain = std::mem::replace(&mut self.stream, BufReader::new(Box::new(tokio::io::empty())));
-        // What was read ahead in plain text is dropped with the buffer: it must not count as said under TLS.
+        // What was read ahead in plain text is dropped with the buffer: it must not count as said
+        // under TLS.
         self.stream = BufReader::new(Box::new(acceptor.accept(plain.into_inner()).await?));
         self.reset();
         Ok(())
@@ -157,8 +158,8 @@ impl Session {
         self.say("250 2.0.0 kept").await
     }
 
-    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line: to take a bare LF for one would let a
-    /// body smuggle in a second mail.
+    /// Reads up to the final dot and undoes dot-stuffing. Only CR LF ends a line: to take a bare LF
+    /// for one would let a body smuggle in a second mail.
     async fn content(&mut self) -> Result<Vec<u8>> {
         let mut raw = Vec::new();
         let mut begins = true;

@@ -1,4 +1,5 @@
-//! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive, once.
+//! A mail server that misbehaves delays mails and nothing else; when it is well again they arrive,
+//! once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

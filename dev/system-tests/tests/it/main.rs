@@ -1,5 +1,5 @@
-//! What the whole system must show, on real servers and with the real binaries. A folder a theme; test names read as
-//! assertions. Build the binaries first: `cargo build --workspace`.
+//! What the whole system must show, on real servers and with the real binaries. A folder a theme;
+//! test names read as assertions. Build the binaries first: `cargo build --workspace`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are tests too
 
 mod checker;

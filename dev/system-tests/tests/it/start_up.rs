@@ -1,4 +1,5 @@
-//! A process that can't do its work says why in one sentence and stops; one whose store is merely late waits for it.
+//! A process that can't do its work says why in one sentence and stops; one whose store is merely
+//! late waits for it.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-reconciler", &["once"]),
 ];
 
-/// Waits until it ends by itself: not with success, and with all these words in one line of its log.
+/// Waits until it ends by itself: not with success, and with all these words in one line of its
+/// log.
 async fn refuses(process: &Process, words: &[&str]) {
     assert_ne!(process.ended(LIMIT).await, 0, "{}", process.log());
     let log = process.log();

@@ -1,4 +1,5 @@
-//! Linearizability of answers: what any process has acknowledged, every other process says too, from that moment on.
+//! Linearizability of answers: what any process has acknowledged, every other process says too,
+//! from that moment on.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -93,7 +94,8 @@ async fn acknowledged(first: &Api, second: &Api, coupon: &Coupon, user: &str) ->
     }
 }
 
-/// Raises, pauses, resumes and lowers once; gives how many changes took effect. Each is seen by the next claim.
+/// Raises, pauses, resumes and lowers once; gives how many changes took effect. Each is seen by the
+/// next claim.
 async fn operate(api: &Api, coupon: &Coupon) -> usize {
     let mut changes = 0;
     let mut change = async |body: Value| {

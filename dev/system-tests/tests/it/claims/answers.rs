@@ -1,4 +1,5 @@
-//! What the contract says a claim is answered, and that an answer which gives nothing changes nothing.
+//! What the contract says a claim is answered, and that an answer which gives nothing changes
+//! nothing.
 
 use chrono::{DateTime, SecondsFormat};
 use firstcome_testkit::{Answer, Api, Http, LIMIT, OPS_TOKEN, Reply, World, eventually_some, open_world};

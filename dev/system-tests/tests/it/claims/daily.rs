@@ -1,7 +1,8 @@
 //! A daily coupon over three local days, the clocks of whose zone change on the second.
 //!
-//! Instants are injected: the drops are made by the product for days of its own choosing in the future, then all windows are
-//! moved by the same distance so that the day in question lies around Redis's own now.
+//! Instants are injected: the drops are made by the product for days of its own choosing in the
+//! future, then all windows are moved by the same distance so that the day in question lies around
+//! Redis's own now.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use firstcome_shared::coupon::Drop;
@@ -49,7 +50,8 @@ fn utc(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Moves all windows so that `drop` opened an hour ago by Redis's clock, and has a process that read them afresh.
+/// Moves all windows so that `drop` opened an hour ago by Redis's clock, and has a process that
+/// read them afresh.
 async fn move_to(world: &World, coupon: i64, drop: &Drop) -> Running<Api> {
     let now_ms = world.redis.now_ms().await;
     let current = format!("SELECT CAST(UNIX_TIMESTAMP(opens_at) * 1000 AS SIGNED) FROM drops WHERE id = {}", drop.id);

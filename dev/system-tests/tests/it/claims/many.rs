@@ -1,4 +1,5 @@
-//! Many at once: never too many, one each, everyone who was promised a slot has the row with that slot.
+//! Many at once: never too many, one each, everyone who was promised a slot has the row with that
+//! slot.
 
 use std::time::Duration;
 

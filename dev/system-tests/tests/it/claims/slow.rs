@@ -1,4 +1,5 @@
-//! Clients that hold their sockets and never finish a request. (How long claims take beside them: `firstcome-bench slow`.)
+//! Clients that hold their sockets and never finish a request. (How long claims take beside them:
+//! `firstcome-bench slow`.)
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tokio::task::JoinSet;
 
 const SLOW: usize = 100;
 
-/// Sends a beginning, then a byte now and then, until it is hung up on; what it was told by then.
+/// Sends a beginning, then a byte now and then, until the server hangs up; what the server said by
+/// then.
 async fn dawdles(mut connection: TcpStream, begins: String) -> String {
     connection.write_all(begins.as_bytes()).await.unwrap();
     let mut told = Vec::new();
@@ -18,7 +20,7 @@ async fn dawdles(mut connection: TcpStream, begins: String) -> String {
         match tokio::time::timeout(Duration::from_millis(50), connection.read(&mut some)).await {
             Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&told).into_owned(),
             Ok(Ok(read)) => told.extend(&some[..read]),
-            // Nothing yet: one byte more. Where the other side has hung up, the next look says so.
+            // Nothing yet: one byte more. Where the other side has hung up, the next read says so.
             Err(_) => drop(connection.write_all(b"x").await),
         }
     }

@@ -94,7 +94,8 @@ async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm()
     let (world, api) = open_world("frozen").await;
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
-    // It stands still in the middle of a transaction: MySQL has done what it asked and waits for more, with rows locked.
+    // It stands still in the middle of a transaction: MySQL has done what it asked and waits for
+    // more, with rows locked.
     let mut holding = Session::begin(&world.sql).await;
     holding.run(&format!("SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE", coupon.drop)).await;
     let frozen = world.consume().await;

@@ -1,4 +1,4 @@
-//! A consumer that stops making progress, told from one whose store is away.
+//! A consumer that stops making progress ends itself; one whose store is away does not.
 
 use firstcome_stack::Fault;
 use firstcome_testkit::{Http, Running, Stores, World, eventually, shared};
@@ -32,7 +32,7 @@ async fn a_consumer_whose_loop_is_stuck_says_so_loses_its_partitions_and_ends_it
             let stuck = std::mem::replace(&mut waves.consumer, other);
             waves.wave().await;
             is_not_ready(&stuck, "the loop has stood still").await;
-            // No pass could issue these: they are on the topic, for whoever reads it.
+            // No pass could issue these: they are on the topic, for the next consumer.
             waves.issued(60).await;
             assert_eq!(stuck.process.ended(HEALED).await, 1, "{}", stuck.process.log());
             assert!(stuck.process.log().contains("ends itself"), "{}", stuck.process.log());
@@ -73,7 +73,8 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             proxy.set(Fault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
-            // Each attempt takes a second and a half: this is well beyond the time at which a stuck one would have ended.
+            // Each attempt takes a second and a half: this is well beyond the time at which a stuck
+            // one would have ended.
             eventually("it has tried again and again", HEALED, async || {
                 let metrics = waves.consumer.get("/metrics").await.text;
                 let count = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_retries_total "));

@@ -1,4 +1,5 @@
-//! Repairs that are cut off anywhere, and repairs beside live traffic: what is left is whole all the same.
+//! Repairs that are cut off anywhere, and repairs beside live traffic: what is left is whole all
+//! the same.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,7 +15,8 @@ use futures_util::StreamExt as _;
 
 use crate::drift::support::{assert_settled, assert_whole, injector};
 
-/// A pass of the command line that is killed so long after it began; slow enough to be hit in the middle of anything.
+/// A pass of the command line that is killed so long after it began; slow enough to be hit in the
+/// middle of anything.
 async fn killed_pass(world: &World, after: Duration) {
     let mysql = &shared().await.mysql;
     let proxy = mysql.proxy().await.unwrap();
@@ -161,7 +163,8 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     let issued = rows(world, coupon.drop).await.len();
     assert!(issued >= answers.len() && answers.len() > 500, "{issued} rows, {} people", answers.len());
     assert_whole(world, &coupon, 30_000, issued).await;
-    // Everyone has one. Where Redis was changed under the hands of a pass, two people were told the same slot; the row won.
+    // Everyone has one. Where Redis was changed under the hands of a pass, two people were promised
+    // the same slot; the row won.
     let holders: HashMap<String, u32> =
         rows(world, coupon.drop).await.into_iter().map(|(slot, user)| (user, slot)).collect();
     let elsewhere = answers.iter().filter(|(user, answer)| {

@@ -1,4 +1,5 @@
-//! Rows of the backup table put in by hand: reissued by the next pass and resolved with how, or left and named in a mail.
+//! Rows of the backup table put in by hand: reissued by the next pass and resolved with how, or
+//! left and named in a mail.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
     assert_clean(&daemon.reconcile(&json!({})).await, &coupon);
 }
 
-/// As an operator would: the rows are gone, and the people's claims stand in the backup table with five columns.
+/// As an operator would: the rows are gone, and the people's claims stand in the backup table with
+/// five columns.
 async fn back_up_by_hand(world: &World, coupon: &Coupon, slots: &[u32]) {
     for slot in slots {
         let backup = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) \

@@ -31,7 +31,7 @@ async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_ru
     wanted.extend(expected(Kind::MissingAdmission, &injector.make(Drift::MissingAdmission, 3).await.unwrap()));
     let dead = slow.begin_slow_pass(world).await;
 
-    // The other process is refused while the first one lives, and is told by whose pass.
+    // The other process is refused while the first one lives, with the id of the pass that runs.
     let other = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let reply = eventually_refused(&other, &dead).await;
     assert_eq!(reply["code"], "pass_running");

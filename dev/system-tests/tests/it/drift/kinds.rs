@@ -1,5 +1,5 @@
-//! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes nothing, a pass mends it, the next
-//! finds nothing, and people are told.
+//! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes
+//! nothing, a pass mends it, the next finds nothing, and a mail says so.
 
 use firstcome_drift::{Hit, Injected, Kind as Drift};
 use firstcome_reconciler::report::{Kind, Status};

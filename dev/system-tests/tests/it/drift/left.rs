@@ -1,4 +1,5 @@
-//! Drift that is left for a person: told once, with what was done, and told again when it is over.
+//! Drift that is left for a person: mailed once, with what was done, and once more when it is
+//! resolved.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};

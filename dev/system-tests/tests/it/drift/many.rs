@@ -172,7 +172,7 @@ async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys(
     let mut injector = injector(&scene.world, &coupon).await;
     let done = injector.make(Drift::Unpublished, 2).await.unwrap();
     injector.make(Drift::RedisLost, 1).await.unwrap();
-    // The coupon's list of claimants still has them, and it is what they would be told by.
+    // The coupon's list of claimants still has them, and answers are made from it.
     let run = scene.world.once_with(&[], &[]).await;
     assert!(run.code <= 1, "{}", run.log);
     for hit in &done.people {

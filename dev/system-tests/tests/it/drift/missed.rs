@@ -1,4 +1,4 @@
-//! Runs that did not happen are caught up at once, and people are told.
+//! Runs that did not happen are caught up at once, and a mail says so.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};

@@ -1,4 +1,5 @@
-//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass mends.
+//! A store lost in mid-pass: the run is recorded as failed as soon as it can be, and the next pass
+//! mends.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,7 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     let (coupon, answers) = scene.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    // The second look, after the repairs, reads the topic once more.
+    // Verification, after the repairs, reads the topic once more.
     let lost = slow.begin_slow_pass(world).await;
     kafka.kill().await.unwrap();
     slow.proxy.set(Fault::Pass).await.unwrap();

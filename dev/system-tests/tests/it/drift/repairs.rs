@@ -68,8 +68,8 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     world.open().await;
     let consumer = world.consume().await;
     let coupon = api.open_coupon(20).await;
-    // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those have no slot to defend
-    // any more, so everyone here is in MySQL or on the topic.
+    // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those
+    // have no slot to defend any more, so everyone here is in MySQL or on the topic.
     let mut answers = rush(&[&api], coupon.id, &people(10), 10).await;
     all_issued(&world, coupon.drop, 10).await;
     consumer.process.stop().await;

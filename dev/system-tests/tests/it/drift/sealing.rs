@@ -1,4 +1,5 @@
-//! Drops that are over: sealed once verified exact, then free of cost, and still answered from MySQL.
+//! Drops that are over: sealed once verified exact, then free of cost, and still answered from
+//! MySQL.
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_drift::Kind as Drift;
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::drift::support::{assert_found, assert_kept, expected, injector};
 
-/// A drop of 20, all held, that has just closed.
+/// A drop of 20, all given out, that has just closed.
 async fn closed(scene: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
     // Long enough for twenty claims on a busy machine.
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);

@@ -1,4 +1,5 @@
-//! What the tests of drift share: drift on purpose, a dump of all stores, expected findings, slow passes and mails.
+//! What the tests of drift share: drift on purpose, a dump of all stores, expected findings, slow
+//! passes and mails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub(crate) struct Everything {
     kafka: Vec<(i64, i64)>,
 }
 
-/// Keys with their types, values and times to live, rows of all tables, offsets of the group and ends of the topic.
+/// Keys with their types, values and times to live, rows of all tables, offsets of the group and
+/// ends of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
     const OF_PASSES: [&str; 5] = ["reconcile_runs", "reconcile_findings", "alerts", "mail_outbox", "reconciler_state"];
     let tables =
@@ -90,7 +92,8 @@ pub(crate) async fn clean_pass(world: &World, coupon: &Coupon) {
     assert_clean(&once.run(), coupon);
 }
 
-/// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free; nothing is left over.
+/// Person by person, Redis and MySQL agree; the numbers add up; nobody waits while a slot is free;
+/// nothing is left over.
 pub(crate) async fn assert_whole(world: &World, coupon: &Coupon, quantity: u32, held: usize) {
     let rows = rows(world, coupon.drop).await;
     assert_eq!(rows.len(), held, "rows: {rows:?}");

@@ -1,4 +1,5 @@
-//! The waiting list: who comes first gets what comes free, never past the quantity, never while paused.
+//! The waiting list: who comes first gets what comes free, never past the quantity, never while
+//! paused.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;

@@ -1,4 +1,5 @@
-//! The reconciler's clock steps by two hours, forwards and back: its schedules go on. (Clocks of the others: `single`.)
+//! The reconciler's clock steps by two hours, forwards and back: its schedules go on. (Clocks of
+//! the others: `single`.)
 
 use firstcome_testkit::{Clocks, Stores, eventually};
 

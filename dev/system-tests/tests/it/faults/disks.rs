@@ -1,4 +1,5 @@
-//! The disk of a server is full. Shown on a small tmpfs, where mounts are allowed; where not, that is said.
+//! The disk of a server is full. Shown on a small tmpfs, where mounts are allowed; where not, that
+//! is said.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +10,8 @@ use firstcome_testkit::{Stores, eventually};
 
 use super::waves::{HEALED, Waves, impatient};
 
-/// A file system of its own over the data of a server that is down. Unmounted when dropped: before the server goes, whose
-/// folder it is in, so declare it after.
+/// A file system of its own over the data of a server that is down. Unmounted when dropped: before
+/// the server goes, whose folder it is in, so declare it after.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -93,7 +94,8 @@ async fn a_mysql_whose_disk_is_full_breaks_no_promise() {
         .survives(async |waves| {
             waves.world.sql.query("CREATE TABLE junk (id INT AUTO_INCREMENT PRIMARY KEY, text LONGTEXT)").await;
             disk.fill();
-            // What is left in files that are larger than they need be goes too: first of the tables, then of the binary log.
+            // What is left in files that are larger than they need be goes too: first of the
+            // tables, then of the binary log.
             for size in [1_000_000, 500] {
                 eventually("MySQL can write no more", HEALED, async || {
                     let sql = format!("INSERT INTO junk (text) VALUES (REPEAT('x', {size}))");

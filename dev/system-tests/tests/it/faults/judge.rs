@@ -1,4 +1,5 @@
-//! The judge of the schedules: a healthy run passes, and a promise that is lost beyond repair fails it.
+//! The judge of the schedules: a healthy run passes, and a promise that is lost beyond repair fails
+//! it.
 
 use firstcome_chaos::fault::Fault;
 use firstcome_chaos::schedule::{Schedule, Timed};
@@ -13,7 +14,8 @@ async fn a_run_without_faults_is_exact_and_one_in_which_every_copy_of_a_promise_
     assert_eq!((ran.promises, ran.kept, ran.listed), (40, 40, 0), "{ran:#?}");
     assert!(ran.exact_after_ms.is_some() && ran.reads > 0, "{ran:#?}");
 
-    // A pass that has read Redis before a deletion, and reads MySQL after it, issues that row again; not all three times.
+    // A pass that has read Redis before a deletion, and reads MySQL after it, issues that row
+    // again; not all three times.
     let deleted = |at_ms| Timed { at_ms, fault: Fault::EveryCopyDeleted };
     let faults = [1_200, 1_550, 1_900].map(deleted).into();
     let ran = run("judge-spoiled", &Schedule { faults, ..healthy }).await;

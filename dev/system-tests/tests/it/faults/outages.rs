@@ -1,5 +1,5 @@
-//! Single faults where more than exactness is shown: an answer, a moment, or that nothing was changed. The others are lines
-//! of `single`.
+//! Single faults where more than exactness is shown: an answer, a moment, or that nothing was
+//! changed. The others are lines of `single`.
 
 use std::time::Duration;
 
@@ -89,7 +89,8 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     eventually("they are admitted", HEALED, async || holders(&world, &coupon).await == 2).await;
     api.process.freeze();
     kafka.thaw().await.unwrap();
-    // Its message is on its way, or not; a pass that is old enough to tell issues the row where it is not.
+    // Its message is on its way, or not; a pass that is old enough to tell issues the row where it
+    // is not.
     eventually("they have their row", HEALED, async || {
         world.once_with(&[], &[]).await.code == 0 && rows(&world, coupon.drop).await.len() == 2
     })
@@ -99,8 +100,8 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     assert_eq!(answer.promised(), Some((coupon.drop, 2)), "{answer:?}");
     all_issued(&world, coupon.drop, 2).await;
     assert_exact(&world, &coupon, 2, &[("u-2".into(), answer)]).await;
-    // Whether it hears of Kafka's acknowledgement or of its own deadline first, nobody knows. If the latter, it rightly put
-    // the claim by, and a pass finds that its row is there.
+    // Whether it hears of Kafka's acknowledgement or of its own deadline first, nobody knows. If
+    // the latter, it rightly put the claim by, and a pass finds that its row is there.
     eventually("nothing is left to do", HEALED, async || {
         world.once_with(&[], &[]).await.code == 0
             && world.sql.query("SELECT * FROM failed_claims WHERE resolved_at IS NULL").await.is_empty()

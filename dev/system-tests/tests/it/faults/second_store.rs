@@ -1,4 +1,4 @@
-//! A yes is told only when a second store beside Redis holds it: two faults at once, and no promise is lost in silence.
+//! No yes before a second store beside Redis has the claim: two faults at once lose no promise.
 
 use firstcome_reconciler::report::{Kind, Run};
 use firstcome_stack::{KafkaOptions, KafkaServer, RedisOptions, RedisServer};
@@ -30,7 +30,7 @@ async fn mended(world: &World) -> Run {
     .await
 }
 
-/// Every slot is taken by whoever comes next, and the drop is exact with every promise kept.
+/// Newcomers take every slot that is left, and the drop is exact with every promise kept.
 async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<Promise>) {
     let more: Vec<String> = (1..=20).map(|n| format!("late-{n}")).collect();
     answers.extend(rush(&[api], coupon.id, &more, 20).await);

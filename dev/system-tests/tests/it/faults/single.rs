@@ -1,5 +1,6 @@
-//! Single faults as schedules, a line each: one process of each kind, and people who come before, during and after the fault.
-//! The judge of `firstcome-chaos` decides that everything is exact then; a line says what must be seen besides.
+//! Single faults as schedules, a line each: one process of each kind, and people who come before,
+//! during and after the fault. The judge of `firstcome-chaos` decides that everything is exact
+//! then; a line says what must be seen besides.
 
 use std::path::{Path, PathBuf};
 
@@ -157,13 +158,22 @@ async fn with_kafka_down_and_redis_emptied_nobody_s_slot_is_given_away() {
     survives("kafka_down_and_redis_emptied", &both).await;
 }
 
-/// Each consumer dies before its transaction, in it, and after it but before its offsets are committed.
+/// How often a consumer dies in the middle of a batch; `KILLS=40` for a release.
+fn kills() -> usize {
+    std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+/// Each dies before its transaction, in it, or after it but before its offsets are committed.
 #[tokio::test]
-async fn two_consumers_killed_six_times_in_mid_batch_leave_no_gap_and_no_double() {
+async fn two_consumers_killed_again_and_again_in_mid_batch_leave_no_gap_and_no_double() {
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
-    let crash = |number, point: &str| Fault::Crash { role: Role::Consumer, number, point: point.into(), ms: 10_000 };
-    let faults = points.iter().flat_map(|point| (0..2).map(|number| crash(number, point))).collect();
-    let short = schedule(faults, vec![ByConsumer, NoneListed]);
-    let long = Schedule { processes: 2, quantity: 600, people: 620, crowd_ms: 15_000, ..short };
-    survives("two_consumers_killed_six_times", &long).await;
+    let crash = |kill: usize| {
+        let point = points[kill / 2 % points.len()].into();
+        Fault::Crash { role: Role::Consumer, number: kill % 2, point, ms: 10_000 }
+    };
+    let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer, NoneListed]);
+    let people = u32::try_from(kills() * 100).unwrap();
+    let crowd_ms = u64::from(people) * 25;
+    let long = Schedule { processes: 2, quantity: people, people: people + 20, crowd_ms, ..short };
+    survives("consumers_killed_again_and_again", &long).await;
 }

@@ -1,8 +1,10 @@
-//! The whole system with people who come in waves: before a fault, during it and after it. Then the drop must be exact.
+//! The whole system with people who come in waves: before a fault, during it and after it. Then the
+//! drop must be exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisServer};
 use firstcome_testkit::{
     Api, Coupon, Http, Keys, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
@@ -31,12 +33,9 @@ pub(crate) struct Waves {
 /// A world whose processes give up early, so that a test need not wait for them.
 pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
     let world = World::on(stores, name).await;
-    world.set("RECONCILE_CRON", "* * * * * *");
-    world.set("REDIS_TIMEOUT_MS", "1000");
-    world.set("PUBLISH_DEADLINE_MS", "500");
-    world.set("BACKUP_DEADLINE_MS", "500");
-    world.set("DATABASE_TIMEOUT_MS", "1500");
-    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
+    for (name, value) in IMPATIENT.into_iter().chain([("RECONCILE_CRON", "* * * * * *")]) {
+        world.set(name, value);
+    }
     world
 }
 
@@ -51,7 +50,7 @@ impl Waves {
         Self { world, api, consumer, daemon, coupon, users, answers: Vec::new() }
     }
 
-    /// The next people ask, once each; how many were told what.
+    /// The next people ask, once each; how many got which answer.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
@@ -78,8 +77,8 @@ impl Waves {
         all_issued(&self.world, self.coupon.drop, rows).await;
     }
 
-    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody asks until they are answered,
-    /// and everything promised must be there, and nothing else.
+    /// A wave without a fault; then the fault, which is over when `fault` returns; then everybody
+    /// asks until they are answered, and everything promised must be there, and nothing else.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
         assert_eq!(self.wave().await, [("accepted".into(), WAVE)].into());
         self.issued(WAVE).await;
@@ -117,7 +116,7 @@ impl Waves {
 static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one Kafka whose clients all go through a proxy; whoever holds the guard has it for themselves.
+/// The one Kafka whose clients all go through a proxy; one test at a time has its guard.
 pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = async || KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();

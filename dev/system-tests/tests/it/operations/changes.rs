@@ -1,5 +1,5 @@
-//! Operators who change the same coupon at the same time, beside claims and repairs: whatever order their writes arrive in, Redis
-//! ends with what MySQL has, and nobody is promised a slot beyond it.
+//! Operators who change the same coupon at the same time, beside claims and repairs: whatever order
+//! their writes arrive in, Redis ends with what MySQL has, and nobody is promised a slot beyond it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

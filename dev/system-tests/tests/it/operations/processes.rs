@@ -14,7 +14,8 @@ fn promised(answers: &[Promise]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
 }
 
-/// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose answer was lost.
+/// Rows after a pass: everything that Redis gave out, so every promise among them, also those whose
+/// answer was lost.
 async fn mended(world: &World, coupon: &firstcome_testkit::Coupon, answers: &[Promise]) {
     eventually("every message was read", LIMIT, async || world.topic.lag().await == 0).await;
     // What was admitted but never published is issued once the publishing deadline is over.
@@ -107,7 +108,8 @@ async fn a_killed_consumer_s_partitions_are_taken_over_within_ten_seconds() {
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     all_issued(&world, coupon.drop, 100).await;
     let other = world.consume().await;
-    // One of the two has the coupon's partition; killing the one that has not proves nothing, so both go, one by one.
+    // One of the two has the coupon's partition; killing the one that has not proves nothing, so
+    // both go, one by one.
     for (round, killed) in [first, other].into_iter().enumerate() {
         let _next = world.consume().await;
         killed.process.kill().await;

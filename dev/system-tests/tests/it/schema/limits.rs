@@ -1,4 +1,5 @@
-//! The schema refuses by itself, whatever program writes: plain SQL, no code of the product but `migrate`.
+//! The schema refuses by itself, whatever program writes: plain SQL, no code of the product but
+//! `migrate`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,8 @@ const FOREIGN_KEY: u16 = 1452;
 const CHECK: u16 = 3819;
 const SIGNAL: u16 = 1644;
 
-/// Coupon 1 (once per coupon) with drops 1 and 2, coupon 2 (once per drop) with drops 3 and 4; quantity 3 each.
+/// Coupon 1 (once per coupon) with drops 1 and 2, coupon 2 (once per drop) with drops 3 and 4;
+/// quantity 3 each.
 async fn world(name: &str) -> World {
     let world = World::new(name).await;
     world

@@ -8,8 +8,8 @@ use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
 use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, World, eventually};
 
-/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that reading it takes as long as a
-/// test wants.
+/// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that
+/// reading it takes as long as a test wants.
 async fn two_rows(name: &str) -> (World, Session) {
     let world = World::new(name).await;
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
@@ -38,7 +38,8 @@ async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
     db.run("the name", async move |conn| name_of(conn, id).await).await
 }
 
-/// The hazard itself. If this test fails one day, the libraries have mended it and the wrapper can go.
+/// The hazard itself. If this test fails one day, the libraries have mended it and the wrapper can
+/// go.
 #[tokio::test]
 async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_one() {
     let (world, holding) = two_rows("poison").await;
@@ -71,7 +72,8 @@ async fn through_the_wrapper_nobody_reads_another_s_row_wherever_their_neighbour
     holding.commit().await;
     let db = pool_of_one(&world);
     for n in 0..300_u64 {
-        // Dropped after so many microseconds: before it is sent, while it is under way, or when it is about to end.
+        // Dropped after so many microseconds: before it is sent, while it is under way, or when it
+        // is about to end.
         let _ = tokio::time::timeout(Duration::from_micros(n % 100 * 15), ask(&db, 1)).await;
         assert_eq!(ask(&db, 2).await.unwrap(), "two");
     }

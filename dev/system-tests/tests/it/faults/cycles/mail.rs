@@ -31,8 +31,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
         .iter()
         .map(|mail| MessageParser::default().parse(&mail.raw).unwrap().message_id().unwrap().to_owned())
         .collect();
-    // Nothing can tell a sender that died whether its mail went out: twice it did not, or twice it did. The same message id each
-    // time lets the reader's mailbox show one.
+    // Nothing can tell a sender that died whether its mail went out: twice it did not, or twice it
+    // did. The same message id each time lets the reader's mailbox show one.
     let wanted = if point == Point::MailDue { 1 } else { 3 };
     assert_eq!((ids.len(), ids.iter().collect::<HashSet<_>>().len()), (wanted, 1), "{ids:?}");
     assert_exact(world, &coupon, 4, &answers).await;

@@ -1,8 +1,10 @@
-//! Crash cycles: a process dies at a durable step, is started again and dies there once more, and is started for good. Then the
-//! drop must be exact, and everyone who was promised a slot must have the row with that slot.
+//! Crash cycles: a process dies at a durable step, is started again and dies there once more, and
+//! is started for good. Then the drop must be exact, and everyone who was promised a slot must have
+//! the row with that slot.
 //!
-//! `CYCLES=100` makes a hundred cycles at every point (`make crashes`); without it each point has one. The stores and the
-//! processes that do not crash live on from cycle to cycle; each cycle has a coupon of its own.
+//! `CYCLES=100` makes a hundred cycles at every point (`make crashes`); without it each point has
+//! one. The stores and the processes that do not crash live on from cycle to cycle; each cycle has
+//! a coupon of its own.
 
 mod batch;
 mod claim;
@@ -18,8 +20,8 @@ use environment::Environment;
 use firstcome_shared::crash::Point;
 use tally::Tally;
 
-/// What is done at a point, so that a process gets there and so that what it leaves behind is judged. A point without a scenario
-/// does not compile.
+/// What is done at a point, so that a process gets there and so that what it leaves behind is
+/// judged. A point without a scenario does not compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
     Claim,
@@ -56,8 +58,8 @@ fn scenario(point: Point) -> Scenario {
     }
 }
 
-/// Points whose cycles run one after the other, beside those of the other lanes. A consumer's cycle waits most of its time for
-/// the group to notice a dead member, so each of its points has a lane.
+/// Points whose cycles run one after the other, beside those of the other lanes. A consumer's cycle
+/// waits most of its time for the group to notice a dead member, so each of its points has a lane.
 fn lanes() -> Vec<Vec<Point>> {
     let all =
         |wanted: Scenario| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scenario(*p) == wanted).collect() };

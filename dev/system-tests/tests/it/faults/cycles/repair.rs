@@ -43,7 +43,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
 
     let mut broken = Vec::new();
     for _ in 0..2 {
-        // What the last crash left is gone through first. Only where that does not lead to the point is there more to do.
+        // What the last crash left is gone through first. Only where that does not lead to the
+        // point is there more to do.
         if broken.is_empty() || !environment.pass_dies(point).await {
             broken.push(made(environment, &coupon, drift).await);
             assert!(environment.pass_dies(point).await, "{} was not reached with {drift:?}", point.name());

@@ -37,7 +37,8 @@ impl Tally {
         }
     }
 
-    /// Every point there is must have had its cycles and have fired twice in each; no promise may be broken.
+    /// Every point there is must have had its cycles and have fired twice in each; no promise may
+    /// be broken.
     pub(super) fn judge(&self, cycles: usize) {
         let points = self.0.lock();
         for point in Point::ALL {
