@@ -42,6 +42,9 @@ use worker::Setup;
 
 use crate::stores::{StoreWait, unless_stopped};
 
+/// Time for the last batch (5 s) and for leaving the group (5 s), and a margin.
+const LONGEST_STOP: Duration = Duration::from_secs(12);
+
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the
 /// group.
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -62,15 +65,28 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let router: Router = routes_of_loop(health.alive(), health.ready(&db), prometheus)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
-    let worker = start_worker(&args, db, Arc::clone(&health), shutdown)?;
+    let worker = start_worker(&args, db, Arc::clone(&health), shutdown.clone())?;
     say(&format!("listening on http://{address}"));
     let done = CancellationToken::new();
     let limits = Limits { connections: 100, drain: Duration::from_secs(1), ..Limits::default() };
     let front = tokio::spawn(serve(listener, router, limits, done.clone()));
-    let ended = worker.await;
+    let ended = tokio::select! {
+        ended = worker => ended.context("the consumer's thread failed")?,
+        () = overdue(&shutdown) => {
+            tracing::warn!(after = ?LONGEST_STOP, "Kafka does not answer: stopping without it; what was not committed is read again");
+            Ok(())
+        }
+    };
     done.cancel();
     front.await?;
-    ended.context("the consumer's thread failed")?
+    ended
+}
+
+/// Ends when a stop takes too long. librdkafka's commit has no time limit of its own: with a silent
+/// broker it tries again for good, and the thread of the loop waits for it.
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(LONGEST_STOP).await;
 }
 
 /// Starts the loop on its thread. The receiver gets its result, or an error after a panic.

@@ -32,6 +32,14 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let stores = args.reconcile.stores()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::stores::check(&stores, &args.reconcile, &stop).await?;
+    let crons = [
+        (Event::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (Event::Deep, args.schedules.deep_cron.as_str()),
+        (Event::Digest, args.schedules.digest_cron.as_str()),
+    ];
+    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
+    // Once it listens, a MySQL that is away does not end it.
+    let missed = Missed::load(&stores.db, &crons, tolerance).await?;
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?;
@@ -55,7 +63,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(redis_watch::watch(stores.redis.clone(), losses, passes.clone(), stop.clone()));
     println!("listening on http://{address}");
-    let scheduled = by_schedule(&stores.db, &passes, &notifier, &args, stop.clone()).await;
+    let scheduled = by_schedule(&stores.db, &passes, &notifier, &crons, missed, stop.clone()).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
@@ -69,16 +77,10 @@ async fn by_schedule(
     db: &Db,
     passes: &Passes,
     notifier: &Notifier,
-    args: &DaemonArgs,
+    crons: &[(Event, &str); 3],
+    mut missed: Missed,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let crons = [
-        (Event::Reconcile, args.schedules.reconcile_cron.as_str()),
-        (Event::Deep, args.schedules.deep_cron.as_str()),
-        (Event::Digest, args.schedules.digest_cron.as_str()),
-    ];
-    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let mut missed = Missed::load(db, &crons, tolerance).await?;
     // One place an event: a pass longer than its interval leaves one signal behind, never a pile.
     let (signals, mut due) = mpsc::channel::<Event>(crons.len());
     let signal = move |event: Event| {
@@ -86,7 +88,7 @@ async fn by_schedule(
             tracing::debug!(schedule = event.setting(), "signalled already");
         }
     };
-    let mut scheduler = schedule::start(&crons, signal.clone()).await?;
+    let mut scheduler = schedule::start(crons, signal.clone()).await?;
     let mut clock = ClockWatch::new(Utc::now(), Instant::now());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -99,7 +101,7 @@ async fn by_schedule(
         if clock.went_back(now, Instant::now()) {
             tracing::warn!("the clock was set back; the schedules begin anew");
             scheduler.shutdown().await.context("the scheduler did not stop")?;
-            scheduler = schedule::start(&crons, signal.clone()).await?;
+            scheduler = schedule::start(crons, signal.clone()).await?;
         }
         for (event, since) in missed.at(now) {
             pending.insert(event);

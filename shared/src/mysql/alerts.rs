@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl;
 use strum::{EnumString, IntoStaticStr};
 
 use super::schema::{alerts, broken_promises, drops, reconcile_findings, reconcile_runs, reconciler_state};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 /// Where an alert stands.
@@ -207,32 +207,38 @@ pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResu
         .and(alerts::last_mailed_at.lt(alerts::resolved_at))
         .and(alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()));
     let is_open = alerts::status.eq(AlertState::Firing.as_str()).or(owes_notice);
-    let rows: Vec<AlertRow> = alerts::table
-        .filter(is_open.or(alerts::fingerprint.eq_any(fingerprints)))
-        .select(AlertRow::as_select())
-        .load(conn)
-        .await?;
-    Ok(rows.into_iter().map(Alert::from).collect())
+    let rows = alerts::table.select(AlertRow::as_select());
+    let mut found: HashMap<String, Alert> = HashMap::new();
+    let mut keep = |some: Vec<AlertRow>| {
+        found.extend(some.into_iter().map(Alert::from).map(|alert| (alert.fingerprint.clone(), alert)));
+    };
+    keep(rows.filter(is_open).load(conn).await?);
+    for some in fingerprints.chunks(MOST_VALUES) {
+        keep(rows.filter(alerts::fingerprint.eq_any(some)).load(conn).await?);
+    }
+    Ok(found.into_values().collect())
 }
 
 /// The numbers of alerts, by fingerprint.
 pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
-    let rows: Vec<(String, i64)> = alerts::table
-        .filter(alerts::fingerprint.eq_any(fingerprints))
-        .select((alerts::fingerprint, alerts::id))
-        .load(conn)
-        .await?;
-    Ok(rows.into_iter().collect())
+    let mut found = HashMap::new();
+    for some in fingerprints.chunks(MOST_VALUES) {
+        let query = alerts::table.filter(alerts::fingerprint.eq_any(some)).select((alerts::fingerprint, alerts::id));
+        found.extend(query.load::<(String, i64)>(conn).await?);
+    }
+    Ok(found)
 }
 
 /// Until when the mails of these drops are silenced, also where that is over.
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
-    let rows: Vec<(i64, Option<NaiveDateTime>)> = drops::table
-        .filter(drops::id.eq_any(of).and(drops::silenced_until.is_not_null()))
-        .select((drops::id, drops::silenced_until))
-        .load(conn)
-        .await?;
-    Ok(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))).collect())
+    let mut found = HashMap::new();
+    for some in of.chunks(MOST_VALUES) {
+        let silenced = drops::id.eq_any(some).and(drops::silenced_until.is_not_null());
+        let query = drops::table.filter(silenced).select((drops::id, drops::silenced_until));
+        let rows: Vec<(i64, Option<NaiveDateTime>)> = query.load(conn).await?;
+        found.extend(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))));
+    }
+    Ok(found)
 }
 
 /// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant,
@@ -253,18 +259,20 @@ pub async fn repairs_since(conn: &mut Conn, at: Option<DropId>, since: DateTime<
 
 /// The broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
-    let rows: Vec<(i64, i64, String, Option<i64>, String)> = broken_promises::table
-        .filter(broken_promises::drop_id.eq_any(of).and(broken_promises::mended_at.is_null()))
-        .order((broken_promises::drop_id, broken_promises::user_id))
-        .select((
-            broken_promises::coupon_id,
-            broken_promises::drop_id,
-            broken_promises::user_id,
-            broken_promises::slot,
-            broken_promises::reason,
-        ))
-        .load(conn)
-        .await?;
+    let mut rows: Vec<(i64, i64, String, Option<i64>, String)> = Vec::new();
+    for some in of.chunks(MOST_VALUES) {
+        let listed = broken_promises::table
+            .filter(broken_promises::drop_id.eq_any(some).and(broken_promises::mended_at.is_null()))
+            .order((broken_promises::drop_id, broken_promises::user_id))
+            .select((
+                broken_promises::coupon_id,
+                broken_promises::drop_id,
+                broken_promises::user_id,
+                broken_promises::slot,
+                broken_promises::reason,
+            ));
+        rows.extend(listed.load::<(i64, i64, String, Option<i64>, String)>(conn).await?);
+    }
     let promise = |(coupon, drop, user_id, slot, reason)| BrokenPromise {
         coupon_id: CouponId(coupon),
         drop_id: DropId(drop),

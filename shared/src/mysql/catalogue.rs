@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -133,13 +133,16 @@ impl Db {
                 .select(diesel::dsl::max(drops::id))
                 .load(conn)
                 .await?;
-            let newest: Vec<i64> = newest.into_iter().chain(opened).flatten().collect();
-            let wanted: Vec<DropRow> = drops::table
-                .filter(drops::sealed_at.is_null().or(drops::id.eq_any(newest)))
-                .order((drops::coupon_id, drops::opens_at))
-                .select(DropRow::as_select())
-                .load(conn)
-                .await?;
+            let mut newest: Vec<i64> = newest.into_iter().chain(opened).flatten().collect();
+            newest.sort_unstable();
+            newest.dedup();
+            let drops = drops::table.select(DropRow::as_select());
+            let mut wanted: Vec<DropRow> = drops.filter(drops::sealed_at.is_null()).load(conn).await?;
+            for some in newest.chunks(MOST_VALUES) {
+                let sealed = drops::sealed_at.is_not_null().and(drops::id.eq_any(some));
+                wanted.extend(drops.filter(sealed).load::<DropRow>(conn).await?);
+            }
+            wanted.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at));
             let mut wanted = wanted.into_iter().map(Drop::from).peekable();
             let mut answer = Vec::with_capacity(all.len());
             for coupon in all.into_iter().map(Coupon::from) {

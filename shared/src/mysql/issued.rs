@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::schema::{issued_coupons, slot_limits};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::code::new_code;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
@@ -199,30 +199,35 @@ impl Db {
     /// How many rows each of these drops has; those without a row are left out.
     pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
         self.run("count rows by drop", async move |conn| {
-            let counts: Vec<(i64, i64)> = issued_coupons::table
-                .filter(issued_coupons::drop_id.eq_any(drops.iter().map(|drop| drop.0)))
-                .group_by(issued_coupons::drop_id)
-                .select((issued_coupons::drop_id, diesel::dsl::count_star()))
-                .load(conn)
-                .await?;
-            Ok(counts.into_iter().map(|(drop, count)| (DropId(drop), count)).collect())
+            let mut counts = HashMap::new();
+            for some in drops.chunks(MOST_VALUES) {
+                let found: Vec<(i64, i64)> = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .group_by(issued_coupons::drop_id)
+                    .select((issued_coupons::drop_id, diesel::dsl::count_star()))
+                    .load(conn)
+                    .await?;
+                counts.extend(found.into_iter().map(|(drop, count)| (DropId(drop), count)));
+            }
+            Ok(counts)
         })
         .await
     }
 
     /// The highest slot with a row, by drop.
     pub async fn highest_slots(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, Slot>, DbError> {
-        if drops.is_empty() {
-            return Ok(HashMap::new());
-        }
         self.run("highest slots", async move |conn| {
-            let rows: Vec<(i64, Option<Slot>)> = issued_coupons::table
-                .filter(issued_coupons::drop_id.eq_any(drops.iter().map(|drop| drop.0)))
-                .group_by(issued_coupons::drop_id)
-                .select((issued_coupons::drop_id, diesel::dsl::max(issued_coupons::slot)))
-                .load(conn)
-                .await?;
-            Ok(rows.into_iter().filter_map(|(id, slot)| Some((DropId(id), slot?))).collect())
+            let mut highest = HashMap::new();
+            for some in drops.chunks(MOST_VALUES) {
+                let found: Vec<(i64, Option<Slot>)> = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .group_by(issued_coupons::drop_id)
+                    .select((issued_coupons::drop_id, diesel::dsl::max(issued_coupons::slot)))
+                    .load(conn)
+                    .await?;
+                highest.extend(found.into_iter().filter_map(|(id, slot)| Some((DropId(id), slot?))));
+            }
+            Ok(highest)
         })
         .await
     }

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::schema::{drops, failed_claims};
-use super::{Db, DbError};
+use super::{Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -36,17 +36,10 @@ impl Db {
     /// after all. Gives their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
         self.run("unseal drops", async move |conn| {
-            let named: Vec<Option<i64>> = failed_claims::table
-                .filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.is_not_null()))
-                .select(failed_claims::drop_id)
-                .distinct()
-                .load(conn)
-                .await?;
-            let named: Vec<i64> = named.into_iter().flatten().collect();
-            if named.is_empty() {
-                return Ok(0);
-            }
-            diesel::update(drops::table.filter(drops::id.eq_any(named).and(drops::sealed_at.is_not_null())))
+            let named = failed_claims::table
+                .filter(failed_claims::resolved_at.is_null())
+                .select(failed_claims::drop_id.assume_not_null());
+            diesel::update(drops::table.filter(drops::sealed_at.is_not_null().and(drops::id.eq_any(named))))
                 .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
                 .execute(conn)
                 .await
@@ -83,16 +76,14 @@ impl Db {
 
     /// How many rows each of these sealed drops was sealed with.
     pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
-        if ids.is_empty() {
-            return Ok(HashMap::new());
-        }
         self.run("read sealed drops", async move |conn| {
-            let ids: Vec<i64> = ids.iter().map(|d| d.0).collect();
-            let found: Vec<(i64, Option<u32>)> = drops::table
-                .filter(drops::id.eq_any(ids).and(drops::sealed_at.is_not_null()))
-                .select((drops::id, drops::sealed_rows))
-                .load(conn)
-                .await?;
+            let mut found: Vec<(i64, Option<u32>)> = Vec::new();
+            for some in ids.chunks(MOST_VALUES) {
+                let sealed = drops::table
+                    .filter(drops::id.eq_any(some.iter().map(|d| d.0)).and(drops::sealed_at.is_not_null()))
+                    .select((drops::id, drops::sealed_rows));
+                found.extend(sealed.load::<(i64, Option<u32>)>(conn).await?);
+            }
             Ok(found.into_iter().filter_map(|(id, rows)| Some((DropId(id), rows?))).collect())
         })
         .await

@@ -3,3 +3,4 @@
 mod changes;
 mod processes;
 mod silent_stops;
+mod sizes;
