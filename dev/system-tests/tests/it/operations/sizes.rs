@@ -14,18 +14,18 @@ async fn insert(world: &World, most: u32, insert: &str, select: &str) {
 }
 
 #[tokio::test]
-async fn beside_thirty_three_thousand_finished_coupons_everything_starts_and_a_pass_ends_clean() {
+async fn beside_sixty_six_thousand_finished_coupons_everything_starts_and_a_pass_ends_clean() {
     let world = World::new("finished").await;
     insert(
         &world,
-        33_000,
+        66_000,
         "INSERT INTO coupons (id, name, quantity, once_per)",
         "1000 + i, CONCAT('finished ', i), 1, 'coupon'",
     )
     .await;
     insert(
         &world,
-        33_000,
+        66_000,
         "INSERT INTO drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
         "1000 + i, '2026-01-01', '2026-01-02', 1, '2026-01-03', 0",
     )
