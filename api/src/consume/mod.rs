@@ -11,7 +11,8 @@
 //! letter (`failed_claims`). A crash in between is harmless, because a message that is read again
 //! changes nothing.
 //!
-//! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async runtime.
+//! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async
+//! runtime.
 
 mod args;
 mod read;

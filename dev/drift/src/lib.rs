@@ -1,8 +1,9 @@
-//! The drift injector: makes each kind of drift on purpose in a running system, to try the reconciler out, and to prove
-//! that each kind is caught.
+//! The drift injector: makes each kind of drift on purpose in a running system, to try the
+//! reconciler out, and to prove that each kind is caught.
 //!
-//! It writes where the product writes, and by the product's own names of keys and tables, but past all its rules: what it
-//! does is what a crash, a lost disk or a hand at a console would have done. Never point it at a system that people use.
+//! It writes where the product writes, and by the product's own names of keys and tables, but past
+//! all its rules: what it does is what a crash, a lost disk or a hand at a console would have done.
+//! Never point it at a system that people use.
 //!
 //! ```no_run
 //! # async fn demo(stores: firstcome_drift::StoreArgs) -> anyhow::Result<()> {
@@ -13,7 +14,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Each call of one [`Injector`] hits people that no earlier call has hit, so that several kinds can be made in one drop.
+//! Each call of one [`Injector`] hits people that no earlier call has hit, so that several kinds
+//! can be made in one drop.
 
 mod injector;
 mod kind;

@@ -89,8 +89,8 @@ impl Listener {
     }
 }
 
-/// A child process that was forked while this port was open holds a copy of its socket until it executes its program, so
-/// the port may still be taken for a moment.
+/// A child process that was forked while this port was open holds a copy of its socket until it
+/// executes its program, so the port may still be taken for a moment.
 async fn bind(port: u16) -> std::io::Result<StdListener> {
     let begun = Instant::now();
     loop {

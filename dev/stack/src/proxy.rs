@@ -119,8 +119,8 @@ impl FaultProxy {
         self.listener.cut().await;
     }
 
-    /// The connections that are open now stay open, and nothing passes on them ever again, as after a host died without a
-    /// word. New ones are served.
+    /// The connections that are open now stay open, and nothing passes on them ever again, as after
+    /// a host died without a word. New ones are served.
     pub fn strand_now(&self) {
         let stranded = self.counts.accepted.load(Ordering::Relaxed);
         self.fault.send_modify(|now| now.stranded = stranded);

@@ -122,7 +122,8 @@ impl SmtpServer {
         open && self.credentials.is_some()
     }
 
-    /// Hands over one mail within `limit`, all steps together. `done` hears of each step that succeeded.
+    /// Hands over one mail within `limit`, all steps together. `done` hears of each step that
+    /// succeeded.
     ///
     /// # Errors
     /// [`SendError`]. After one at [`Step::Content`] without an answer the server may have the mail

@@ -25,7 +25,8 @@ const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 pub struct Limits {
     /// Connections at a time; more wait in the operating system's queue.
     pub connections: usize,
-    /// Time to send a request's head, also between two requests of one connection, and time to read some of an answer.
+    /// Time to send a request's head, also between two requests of one connection, and time to read
+    /// some of an answer.
     pub header_read: Duration,
     /// Largest head, in bytes.
     pub header_bytes: usize,
@@ -77,7 +78,8 @@ where
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, slot)) = accepted else { continue };
-        // A client that reads nothing keeps hyper from reading its next head, so that no timer of hyper's runs.
+        // A client that reads nothing keeps hyper from reading its next head, so that no timer of
+        // hyper's runs.
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream.as_mut().set_write_timeout_pinned(Some(limits.header_read));
         let service = service.clone();

@@ -82,8 +82,8 @@ pub struct Db {
 /// connections, and restart.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// How long that trial may take. Where the host died without a word, each idle connection costs a caller this much, not
-/// the whole time limit.
+/// How long that trial may take. Where the host died without a word, each idle connection costs a
+/// caller this much, not the whole time limit.
 const TRIAL: Duration = Duration::from_secs(1);
 
 impl Db {

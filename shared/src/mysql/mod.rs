@@ -16,8 +16,8 @@ pub mod runs;
 pub mod schema;
 pub mod sealed;
 
-/// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list of
-/// drops or people has no bound of its own.
+/// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list
+/// of drops or people has no bound of its own.
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings, Refusal, refusal};

@@ -93,8 +93,8 @@ impl Redis {
         }
     }
 
-    /// Whether the gate is open: the script is there, and the server is a master. A connection to a server that is none
-    /// is replaced: the address may lead to the master by now.
+    /// Whether the gate is open: the script is there, and the server is a master. A connection to a
+    /// server that is none is replaced: the address may lead to the master by now.
     pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
         let (script, master) = self.gate(&mut self.connection()).await?;
         if !master {

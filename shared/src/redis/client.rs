@@ -23,7 +23,8 @@ pub struct RedisSettings {
     pub timeout: Duration,
 }
 
-/// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter of an hour.
+/// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter
+/// of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
 /// One installation's Redis: a connection shared by all callers that comes back by itself, and the

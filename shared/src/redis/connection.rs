@@ -1,5 +1,6 @@
-//! The shared connection to Redis. It comes back by itself, also from a host that died without a word or was demoted: to
-//! redis-rs a time-out and `READONLY` are answers, after which it goes on asking the same server.
+//! The shared connection to Redis. It comes back by itself, also from a host that died without a
+//! word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
+//! asking the same server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,8 @@ use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Value};
 /// Errors of a server that is no master, or not one yet: the address may lead to another by now.
 const NOT_THE_MASTER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
-/// The least time between two replacements, so that a server that goes on refusing is not flooded with connections.
+/// The least time between two replacements, so that a server that goes on refusing is not flooded
+/// with connections.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A connection that all callers share. No command is sent twice by itself.
@@ -67,7 +69,8 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws the conclusion from what became of a command: `trouble` is its error, or an error among its replies.
+    /// Draws the conclusion from what became of a command: `trouble` is its error, or an error
+    /// among its replies.
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, trouble: Option<Trouble>) {
         match trouble {
             Some(Trouble::Silence) if used.heard_at_ms.load(Ordering::Relaxed) >= sent_at_ms => {}

@@ -1,5 +1,6 @@
-//! The scripts, as they are, on a real Redis, against a model of what each promises. Whatever sequence of claims, repairs,
-//! operators' changes and tampering: every answer and every key is what the model says, and the invariants hold besides.
+//! The scripts, as they are, on a real Redis, against a model of what each promises. Whatever
+//! sequence of claims, repairs, operators' changes and tampering: every answer and every key is
+//! what the model says, and the invariants hold besides.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod command;
@@ -78,8 +79,9 @@ async fn play(url: &str, coupon: i64, start: &Start, commands: &[Command]) -> Re
     Ok(seen)
 }
 
-/// What holds of every claim, whatever the model says: nothing is given while the numbers do not add up, no slot is given twice,
-/// none above the quantity, and nobody is told that it is sold out while more slots are left than people wait.
+/// What holds of every claim, whatever the model says: nothing is given while the numbers do not
+/// add up, no slot is given twice, none above the quantity, and nobody is told that it is sold out
+/// while more slots are left than people wait.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let quantity = before.quantity().unwrap_or(0);
     match admission {

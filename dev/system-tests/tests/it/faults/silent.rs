@@ -1,5 +1,5 @@
-//! A host dies without a word, or stops being the master: the connections that lead there stay open, and new ones lead to
-//! another. Every process leaves it within seconds.
+//! A host dies without a word, or stops being the master: the connections that lead there stay
+//! open, and new ones lead to another. Every process leaves it within seconds.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use reqwest::Method;
 
 use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy};
 
-/// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an hour.
+/// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an
+/// hour.
 const LEFT: Duration = Duration::from_secs(20);
 
 async fn admission_is(open: bool, scene: &Waves) {
@@ -64,7 +65,8 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
         .await
         .survives(async |scene| {
             promote(&replica, &address, &master).await;
-            // The old connections still lead to a server that has the script; it is no master any more.
+            // The old connections still lead to a server that has the script; it is no master any
+            // more.
             admission_is(false, scene).await;
             admission_is(true, scene).await;
             assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());

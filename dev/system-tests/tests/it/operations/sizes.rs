@@ -1,4 +1,5 @@
-//! Sizes at which a list of values in one statement would be too long for MySQL (65,535, error 1390).
+//! Sizes at which a list of values in one statement would be too long for MySQL (65,535, error
+//! 1390).
 
 use firstcome_testkit::{Fixture, LIMIT, World, eventually};
 
