@@ -97,7 +97,10 @@ async fn finish(app: &App, limit: Duration) {
     }
     let unsent = app.claims.durability().publisher().flush(limit).await;
     if unsent > 0 {
-        tracing::warn!(unsent, "messages were not acknowledged by Kafka; the backup table holds what was promised");
+        tracing::warn!(
+            unsent,
+            "messages were not acknowledged by Kafka; the dead-letter table holds what was promised"
+        );
     }
     tracing::info!("stopped");
 }

@@ -169,7 +169,7 @@ impl World {
         assert_eq!(self.rows().await, rows);
     }
 
-    /// Reasons in the backup table, with how many rows have each.
+    /// Reasons in the dead-letter table, with how many rows have each.
     pub(crate) async fn refusals(&self) -> BTreeMap<String, u64> {
         let rows = self.query("SELECT reason, COUNT(*) FROM failed_claims GROUP BY reason").await;
         rows.into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()

@@ -172,7 +172,7 @@ async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally
     loop {
         let proof = Proof::read(&system.servers.stack.mysql, coupon_id, size.quantity, &tally.promises).await?;
         let shown = format!(
-            "{:.1} s · rows {} of {} · by the reconciler {} · backup table {}, not dealt with {} · yes without a row {}",
+            "{:.1} s · rows {} of {} · by the reconciler {} · dead letters {}, not dealt with {} · yes without a row {}",
             begun.elapsed().as_secs_f64(),
             grouped(proof.rows as u64),
             grouped(size.quantity.into()),

@@ -23,7 +23,7 @@ const SEND_LIMIT: Duration = Duration::from_secs(10);
 const TRIGGER: &str = "firstcome.demo_refuses";
 
 /// Makes the database refuse every seventh slot when the consumer writes it: those claims go to the
-/// backup table, and only the reconciler can issue them.
+/// dead-letter table, and only the reconciler can issue them.
 pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
     let trigger = format!(
         "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
@@ -61,7 +61,7 @@ impl Forger {
     }
 
     /// Copies of messages that people's claims rest on: the same again, which must change nothing,
-    /// and one of a version that this build does not know, which the backup table keeps and the
+    /// and one of a version that this build does not know, which the dead-letter table keeps and the
     /// reconciler sees to be issued already.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
         let claim = ClaimEvent {

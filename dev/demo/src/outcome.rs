@@ -43,7 +43,7 @@ impl Outcome {
         row("rows", proof.rows as u64);
         row("  by the consumer", proof.by_consumer as u64);
         row("  by the reconciler", proof.by_reconciler as u64);
-        row("refused, kept in the backup table", proof.refused_in_all());
+        row("refused, kept in the dead-letter table", proof.refused_in_all());
         for refused in &proof.refused {
             row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
         }

@@ -37,7 +37,7 @@ pub struct Proof {
     pub settled_after_ms: i64,
 }
 
-/// Claims of the backup table with one reason.
+/// Claims of the dead-letter table with one reason.
 #[derive(Debug, Clone)]
 pub struct Refused {
     pub reason: String,
@@ -94,7 +94,7 @@ impl Proof {
         self.refused.iter().map(|refused| refused.count).sum()
     }
 
-    /// Claims of the backup table that are not dealt with.
+    /// Claims of the dead-letter table that are not dealt with.
     pub fn refused_open(&self) -> u64 {
         self.refused.iter().map(|refused| refused.open).sum()
     }

@@ -11,7 +11,7 @@ pub enum Kind {
     /// New people are admitted, and no message of theirs reaches the topic
     #[value(name = "unissued:unpublished")]
     Unpublished,
-    /// Rows move to the backup table: each can be issued in its slot
+    /// Rows move to the dead-letter table: each can be issued in its slot
     #[value(name = "failed_claim")]
     FailedClaim,
     /// Backup rows of people who hold their row already

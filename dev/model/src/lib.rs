@@ -41,7 +41,7 @@ pub struct Faults {
     pub crashes: u8,
     /// Messages already committed are delivered once more.
     pub repeats: u8,
-    /// A message is not acknowledged in time: it gets to the topic or not, and the backup table
+    /// A message is not acknowledged in time: it gets to the topic or not, and the dead-letter table
     /// keeps the claim or is away too.
     pub lost: u8,
     /// Redis restarts with everything it had.
@@ -68,12 +68,12 @@ pub enum Wrong {
     LoadUnchecked,
     /// A lost drop is loaded and settled before people are put back.
     SettleFirst,
-    /// A lost drop is loaded before the people of the backup table are put back.
+    /// A lost drop is loaded before the people of the dead-letter table are put back.
     BackupLate,
-    /// A person is answered `accepted` although neither the topic nor the backup table holds it.
+    /// A person is answered `accepted` although neither the topic nor the dead-letter table holds it.
     ToldUnheld,
     /// A retry is answered `already_claimed` although nobody has made sure that the topic or the
-    /// backup table holds it.
+    /// dead-letter table holds it.
     RetryToldUnheld,
 }
 
@@ -100,7 +100,7 @@ pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promi
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
 /// Rows belong to people admitted by Redis, one each.
 pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
-/// Whatever Redis forgets, a promise is on the topic, in the backup table, or a row.
+/// Whatever Redis forgets, a promise is on the topic, in the dead-letter table, or a row.
 pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
 /// Left alone, every promise has its row, and every slot is issued.
 pub const HEALS: &str = "left alone, it becomes exact";

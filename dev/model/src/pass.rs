@@ -43,7 +43,7 @@ pub enum Repair {
     /// Takes a slot back from somebody who is listed as broken.
     Withdraw(Person, Slot),
     Issue(Person, Slot),
-    /// Marks a backup row as done, if its person has a row.
+    /// Marks a dead letter as done, if its person has a row.
     Resolve(Person, Slot),
     Grant,
 }
@@ -62,7 +62,7 @@ impl State {
     }
 
     /// Where Redis lost something, a pass waits first until nothing can be on its way to the topic
-    /// or the backup table any more.
+    /// or the dead-letter table any more.
     pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
         let loss = !self.gate_open || self.is_lost();
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
@@ -138,8 +138,8 @@ impl State {
         }
     }
 
-    /// The backup table may hold the only copy of a promise: its people are back before the drop is
-    /// loaded.
+    /// The dead-letter table may hold the only copy of a promise: its people are back before the
+    /// drop is loaded.
     fn plan_kept(&self, seen: &Seen, todo: &mut Vec<Repair>) {
         for &(person, slot) in &self.failed {
             let told_otherwise = seen.tail.iter().any(|claim| claim.0 == person || claim.1 == slot);

@@ -21,7 +21,7 @@ pub enum Step {
     },
     /// The consumer takes the next message.
     Fetch,
-    /// It writes the row, or keeps the claim in the backup table.
+    /// It writes the row, or keeps the claim in the dead-letter table.
     WriteRow,
     /// It commits the offset.
     Commit,
@@ -29,7 +29,7 @@ pub enum Step {
     LoadLate,
     /// A reconciler begins a pass: the gate, the clock, the topic's unread tail.
     Begin(usize),
-    /// It reads Redis, rows and the backup table, and plans.
+    /// It reads Redis, rows and the dead-letter table, and plans.
     Look(usize),
     /// It carries out the next of its repairs.
     Repair(usize),
@@ -59,7 +59,7 @@ pub enum End {
         /// It is on the topic all the same.
         arrives: bool,
     },
-    /// Fault: the backup table is away as well, and the person is asked to try again.
+    /// Fault: the dead-letter table is away as well, and the person is asked to try again.
     Unheld {
         /// It is on the topic all the same.
         arrives: bool,
@@ -68,7 +68,7 @@ pub enum End {
     Dies {
         /// It is on the topic.
         arrives: bool,
-        /// It is in the backup table.
+        /// It is in the dead-letter table.
         kept: bool,
     },
 }

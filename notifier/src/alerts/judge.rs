@@ -126,6 +126,12 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
+    /// How long ago a mail was sent. One from the future was sent by a clock that has been set back
+    /// since; it must silence nothing until the clock has caught up.
+    fn since(&self, at: DateTime<Utc>) -> TimeDelta {
+        if at > self.now { TimeDelta::MAX } else { self.now - at }
+    }
+
     /// What flaps or changes with every pass must not become a mail with every pass: the first
     /// three are sent at once, then the pause doubles from a minute up to the cooldown.
     fn may_mail(&self, alert: &Alert) -> bool {
@@ -133,7 +139,7 @@ impl Judge<'_> {
             0..=2 => TimeDelta::zero(),
             mails => TimeDelta::minutes(1 << (mails - 3).min(16)).min(self.policy.cooldown),
         };
-        !self.is_silenced(alert.drop_id) && alert.last_mailed_at.is_none_or(|at| self.now - at >= pause)
+        !self.is_silenced(alert.drop_id) && alert.last_mailed_at.is_none_or(|at| self.since(at) >= pause)
     }
 
     /// The alert as this pass sees it, before anything is mailed.
@@ -179,7 +185,7 @@ impl Judge<'_> {
             return Some(NoticeReason::Changed);
         }
         let silence_ended = self.silence(alert.drop_id).is_some_and(|until| alert.last_mailed_at < Some(until));
-        let due = alert.last_mailed_at.is_some_and(|at| self.now - at >= self.policy.cooldown);
+        let due = alert.last_mailed_at.is_some_and(|at| self.since(at) >= self.policy.cooldown);
         (alert.acknowledged_at.is_none() && (due || silence_ended)).then_some(NoticeReason::Repeat)
     }
 

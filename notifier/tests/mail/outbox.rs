@@ -52,6 +52,20 @@ async fn a_server_that_is_gone_for_an_hour_delays_mails_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_mail_that_waits_by_a_clock_set_back_since_is_sent() {
+    let desk = Desk::new(A).await;
+    desk.sink.set(Behaviour::Down).await.unwrap();
+    desk.pass(&repaired("r1")).await;
+    desk.query(
+        "UPDATE mail_outbox SET next_attempt_at = next_attempt_at + INTERVAL 2 DAY, leased_until = next_attempt_at",
+    )
+    .await;
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    desk.notifier().flush(SOON).await.unwrap();
+    assert_eq!(desk.sink.mails().len(), 1);
+}
+
+#[tokio::test]
 async fn one_refused_recipient_is_given_up_and_the_other_gets_one_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink.set(Behaviour::RefuseRecipient(A.to_owned())).await.unwrap();

@@ -36,7 +36,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
 }
 
 /// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
-/// loop stands still, so that whoever runs the process starts it anew.
+/// loop stands still, so that the supervisor starts it anew.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: Check,
     checks: Vec<(&'static str, Check)>,

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
@@ -83,14 +83,20 @@ pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
 
 /// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
+    // No attempt and no lease is so far ahead: the clock that set it has been set back since.
+    let never = (now + TimeDelta::hours(2)).naive_utc();
     let now = now.naive_utc();
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
             let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
-            let is_free = mail_outbox::leased_until.is_null().or(mail_outbox::leased_until.le(now));
+            let is_free = mail_outbox::leased_until
+                .is_null()
+                .or(mail_outbox::leased_until.le(now))
+                .or(mail_outbox::leased_until.gt(never));
+            let is_due = mail_outbox::next_attempt_at.le(now).or(mail_outbox::next_attempt_at.gt(never));
             // Another sender's rows are skipped, not waited for.
             let due: Vec<(i64, String)> = mail_outbox::table
-                .filter(is_open.and(mail_outbox::next_attempt_at.le(now)).and(is_free))
+                .filter(is_open.and(is_due).and(is_free))
                 .order(mail_outbox::id)
                 .limit(ROUND)
                 .select((mail_outbox::id, mail_outbox::recipient))

@@ -140,7 +140,7 @@ pub(crate) fn describe_metrics() {
         describe_counter!(name, meaning);
         counter!(name).absolute(0);
     }
-    describe_counter!(REFUSED, "Messages kept in the backup table, by reason");
+    describe_counter!(REFUSED, "Messages kept in the dead-letter table, by reason");
     gauge!(LAG).set(0.0);
 }
 

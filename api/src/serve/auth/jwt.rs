@@ -25,7 +25,7 @@ pub struct JwtArgs {
     /// Who must have issued the token (`iss`); without it anybody who has the key
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// For whom the token must be (`aud`); without it for anybody
+    /// Audience that the token must name (`aud`); without it any
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
 }

@@ -58,7 +58,7 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
         match &written {
             Ok(()) => counter!("firstcome_claims_backed_up_total").increment(batch.len() as u64),
             Err(error) if !failing => {
-                tracing::warn!(%error, claims = batch.len(), "claims that Kafka has not acknowledged could not be kept in the backup table");
+                tracing::warn!(%error, claims = batch.len(), "claims that Kafka has not acknowledged could not be kept in the dead-letter table");
             }
             Err(_) => {}
         }

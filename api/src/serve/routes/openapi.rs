@@ -17,7 +17,7 @@ use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr};
         (name = "claims", description = "For people"),
         (name = "coupons", description = "For everybody"),
         (name = "operators", description = "With the OPS_TOKEN"),
-        (name = "service", description = "For whoever runs the process")
+        (name = "service", description = "For the people who run the process")
     ),
     components(schemas(Problem)),
     paths(healthz, readyz, metrics, openapi_json),

@@ -1,4 +1,4 @@
-//! Rows of the backup table.
+//! Rows of the dead-letter table.
 
 use anyhow::Result;
 use diesel::prelude::*;
@@ -14,13 +14,13 @@ impl Injector {
         let people = self.pick(n).await?;
         self.back_up(&signed(&people), "made by firstcome-drift: the row was refused").await?;
         self.delete_rows(&people).await?;
-        Ok(self.injected(Kind::FailedClaim, &signed(&people), "rows moved to the backup table"))
+        Ok(self.injected(Kind::FailedClaim, &signed(&people), "rows moved to the dead-letter table"))
     }
 
     pub(super) async fn failed_duplicate(&mut self, n: u32) -> Result<Injected> {
         let people = signed(&self.pick(n).await?);
         self.back_up(&people, "made by firstcome-drift: a duplicate").await?;
-        Ok(self.injected(Kind::FailedDuplicate, &people, "backup rows for people who have their row"))
+        Ok(self.injected(Kind::FailedDuplicate, &people, "dead letters for people who have their row"))
     }
 
     pub(super) async fn failed_slot_taken(&mut self, n: u32) -> Result<Injected> {
@@ -28,14 +28,14 @@ impl Injector {
         let new = self.make_up(n);
         let people: Vec<(i64, UserId)> = owners.iter().map(|(slot, _)| i64::from(*slot)).zip(new).collect();
         self.back_up(&people, "made by firstcome-drift: slot_taken").await?;
-        Ok(self.injected(Kind::FailedSlotTaken, &people, "backup rows of new people for slots that others hold"))
+        Ok(self.injected(Kind::FailedSlotTaken, &people, "dead letters of new people for slots that others hold"))
     }
 
     pub(super) async fn failed_unrepairable(&mut self, n: u32) -> Result<Injected> {
         let above = i64::from(self.drop.quantity) + 1_000;
         let people: Vec<(i64, UserId)> = (above..).zip(self.make_up(n)).collect();
         self.back_up(&people, "made by firstcome-drift: slot_out_of_range").await?;
-        Ok(self.injected(Kind::FailedUnrepairable, &people, "backup rows for slots the drop does not have"))
+        Ok(self.injected(Kind::FailedUnrepairable, &people, "dead letters for slots the drop does not have"))
     }
 
     async fn back_up(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {

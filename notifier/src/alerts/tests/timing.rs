@@ -17,6 +17,14 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_silences_nothing() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
+    let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
+    assert_eq!(duty.sees(0, &two), "failed_claim Changed");
+}
+
+#[test]
 fn a_silenced_drop_is_kept_but_not_mailed_until_the_silence_ends() {
     let mut duty = Duty::default();
     duty.silence(60);

@@ -1,4 +1,4 @@
-//! Over generated worlds: any mix of people, counters, free slots, rows, messages, backup rows and
+//! Over generated worlds: any mix of people, counters, free slots, rows, messages, dead letters and
 //! waiting people.
 
 use super::*;

@@ -1,5 +1,5 @@
-//! Rows of the backup table put in by hand: reissued by the next pass and resolved with how, or
-//! left and named in a mail.
+//! Rows of the dead-letter table put in by hand: reissued by the next pass and resolved with how,
+//! or left and named in a mail.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
     assert_clean(&daemon.reconcile(&json!({})).await, &coupon);
 }
 
-/// As an operator would: the rows are gone, and the people's claims stand in the backup table with
-/// five columns.
+/// As an operator would: the rows are gone, and the people's claims stand in the dead-letter table
+/// with five columns.
 async fn back_up_by_hand(world: &World, coupon: &Coupon, slots: &[u32]) {
     for slot in slots {
         let backup = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) \
@@ -34,7 +34,7 @@ async fn back_up_by_hand(world: &World, coupon: &Coupon, slots: &[u32]) {
     }
 }
 
-/// So many rows of the backup table are resolved, with how and by which pass.
+/// So many rows of the dead-letter table are resolved, with how and by which pass.
 async fn resolved(world: &World, number: usize) {
     let rows =
         world.sql.query("SELECT resolution, resolved_by_run FROM failed_claims WHERE resolved_at IS NOT NULL").await;

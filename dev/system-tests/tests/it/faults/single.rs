@@ -134,7 +134,7 @@ faults! {
         [Fault::MysqlDeadlocks { ms: MS }], [Queued, Logged("Deadlock".into())];
     a_mysql_whose_files_may_not_grow_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
 
-    // Kafka: the backup table keeps what it does not acknowledge.
+    // Kafka: the dead-letter table keeps what it does not acknowledge.
     a_kafka_killed_in_mid_rush_loses_no_promise: [Fault::KillServer { store: Store::Kafka, ms: MS }], [Unqueued];
     a_kafka_that_stands_still_and_delivers_late_gives_nobody_a_second_row:
         [Fault::FreezeServer { store: Store::Kafka, ms: MS }], [Unqueued];
