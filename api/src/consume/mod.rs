@@ -44,7 +44,7 @@ use worker::Setup;
 use crate::stores::{StoreWait, unless_stopped};
 
 /// Time for the last batch (5 s) and for leaving the group (5 s), and a margin.
-const LONGEST_STOP: Duration = Duration::from_secs(12);
+const LONGEST_STOP: Duration = Duration::from_secs(15);
 
 /// Reads claims and writes rows until `shutdown`; then finishes the batch in flight and leaves the
 /// group.
@@ -74,7 +74,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let ended = tokio::select! {
         ended = worker => ended.context("the consumer's thread failed")?,
         () = overdue(&shutdown) => {
-            tracing::warn!(after = ?LONGEST_STOP, "Kafka does not answer: stopping without it; what was not committed is read again");
+            tracing::warn!(after = ?LONGEST_STOP, "the loop does not end, most likely because Kafka is silent: stopping without it; what was not committed is read again");
             Ok(())
         }
     };

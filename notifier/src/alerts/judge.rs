@@ -146,7 +146,9 @@ impl Judge<'_> {
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
         if let Some(known) = known.filter(|known| known.state != State::Resolved) {
-            return Alert { last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
+            // Never in the future, or it would look as if it had not been mailed since it came.
+            let first_seen_at = known.first_seen_at.min(self.now);
+            return Alert { first_seen_at, last_seen_at: self.now, summary: seen.summary.clone(), ..known.clone() };
         }
         // It comes for the first time, or again. One that has just been resolved goes on counting
         // its mails.

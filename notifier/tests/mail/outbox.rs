@@ -56,7 +56,7 @@ async fn a_mail_that_waits_by_a_clock_set_back_since_is_sent() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::Down).await.unwrap();
     desk.pass(&repaired("r1")).await;
-    desk.query(
+    desk.run(
         "UPDATE mail_outbox SET next_attempt_at = next_attempt_at + INTERVAL 2 DAY, leased_until = next_attempt_at",
     )
     .await;

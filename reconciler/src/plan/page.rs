@@ -12,7 +12,7 @@ use crate::report::Kind;
 
 /// An admission later than this after the pass began was made by a clock that has been set back
 /// since. Without a bound it would be too young to judge until the clock has caught up.
-const CLOCK_AHEAD_MS: i64 = 10 * 60 * 1_000;
+const CLOCK_AHEAD_MS: i64 = 60 * 60 * 1_000;
 
 /// A page sorted by slot.
 struct Sorted<'p> {

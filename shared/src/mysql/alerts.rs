@@ -353,7 +353,7 @@ pub async fn silence(db: &Db, drop: DropId, until: DateTime<Utc>, by: String) ->
 
 /// Deletes alerts that were resolved before then.
 pub async fn delete_resolved(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
-    db.run("delete old alerts", async move |conn| {
+    db.run_within(super::outbox::DELETE_LIMIT, "delete old alerts", async move |conn| {
         let is_old = alerts::resolved_at.lt(before.naive_utc());
         let resolved = alerts::status.eq(AlertState::Resolved.as_str()).and(is_old);
         diesel::delete(alerts::table.filter(resolved)).execute(conn).await.map(|_| ())

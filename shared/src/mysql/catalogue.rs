@@ -139,10 +139,10 @@ impl Db {
             let drops = drops::table.select(DropRow::as_select());
             let mut wanted: Vec<DropRow> = drops.filter(drops::sealed_at.is_null()).load(conn).await?;
             for some in newest.chunks(MOST_VALUES) {
-                let sealed = drops::sealed_at.is_not_null().and(drops::id.eq_any(some));
-                wanted.extend(drops.filter(sealed).load::<DropRow>(conn).await?);
+                wanted.extend(drops.filter(drops::id.eq_any(some)).load::<DropRow>(conn).await?);
             }
-            wanted.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at));
+            wanted.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at, drop.id));
+            wanted.dedup_by_key(|drop| drop.id);
             let mut wanted = wanted.into_iter().map(Drop::from).peekable();
             let mut answer = Vec::with_capacity(all.len());
             for coupon in all.into_iter().map(Coupon::from) {

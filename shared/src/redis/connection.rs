@@ -12,7 +12,7 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Value};
 
 /// Errors of a server that is no master, or not one yet: the address may lead to another by now.
-const NOT_THE_MASTER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
+const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 /// The least time between two replacements, so that a server that goes on refusing is not flooded
 /// with connections.
@@ -74,7 +74,7 @@ impl Shared {
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, trouble: Option<Trouble>) {
         match trouble {
             Some(Trouble::Silence) if used.heard_at_ms.load(Ordering::Relaxed) >= sent_at_ms => {}
-            Some(Trouble::Silence | Trouble::NotTheMaster) => self.replace(used),
+            Some(Trouble::Silence | Trouble::WrongServer) => self.replace(used),
             // redis-rs sees by itself that the connection is lost.
             Some(Trouble::Lost) => {}
             None => used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed),
@@ -89,7 +89,7 @@ impl Shared {
             Ok(fresh) => {
                 let before = self.current.compare_and_swap(used, Arc::new(fresh));
                 if Arc::ptr_eq(&before, used) {
-                    tracing::warn!("Redis is silent or no master: connecting anew");
+                    tracing::warn!("Redis is silent, no master, or refuses: connecting anew");
                 }
             }
             Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
@@ -102,23 +102,25 @@ impl Shared {
 enum Trouble {
     /// Nothing came within the time limit.
     Silence,
-    NotTheMaster,
+    WrongServer,
     Lost,
 }
 
 impl Trouble {
     fn of(error: &RedisError) -> Option<Self> {
         match error.code() {
-            Some(code) => NOT_THE_MASTER.contains(&code).then_some(Self::NotTheMaster),
+            Some(code) => WRONG_SERVER.contains(&code).then_some(Self::WrongServer),
             None if error.is_timeout() => Some(Self::Silence),
-            None => Some(Self::Lost),
+            None if error.is_io_error() => Some(Self::Lost),
+            // The handshake was refused. redis-rs would answer with that error for good.
+            None => Some(Self::WrongServer),
         }
     }
 
     fn among(replies: &[Value]) -> Option<Self> {
         let refused =
-            |reply: &Value| matches!(reply, Value::ServerError(error) if NOT_THE_MASTER.contains(&error.code()));
-        replies.iter().any(refused).then_some(Self::NotTheMaster)
+            |reply: &Value| matches!(reply, Value::ServerError(error) if WRONG_SERVER.contains(&error.code()));
+        replies.iter().any(refused).then_some(Self::WrongServer)
     }
 }
 

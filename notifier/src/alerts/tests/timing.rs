@@ -22,6 +22,8 @@ fn a_clock_that_was_set_back_silences_nothing() {
     assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
     let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
     assert_eq!(duty.sees(0, &two), "failed_claim Changed");
+    assert_eq!(duty.sees(1, &two), "", "mailed once");
+    assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
 }
 
 #[test]

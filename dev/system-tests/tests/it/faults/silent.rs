@@ -44,6 +44,28 @@ async fn a_redis_host_that_died_without_a_word_is_left() {
         .await;
 }
 
+#[tokio::test]
+async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let address = server.proxy().await.unwrap();
+    let with = |password: &str, port: u16| format!("redis://:{password}@127.0.0.1:{port}");
+    let change = async |url: String, to: &str| {
+        Keys::new(&url, "").command::<()>(&["CONFIG", "SET", "requirepass", to]).await;
+    };
+    change(server.url(), "one").await;
+    let stores = Stores::shared().await.with_redis_at(&with("one", address.port()));
+    let scene = Waves::begin(impatient(stores, "password").await).await;
+    scene
+        .survives(async |scene| {
+            change(with("one", server.port()), "two").await;
+            address.cut_now().await;
+            admission_is(false, scene).await;
+            change(with("two", server.port()), "one").await;
+            admission_is(true, scene).await;
+        })
+        .await;
+}
+
 async fn promote(replica: &RedisServer, address: &FaultProxy, master: &RedisServer) {
     let command = async |server: &RedisServer, args: &[&str]| Keys::new(&server.url(), "").command::<()>(args).await;
     command(replica, &["REPLICAOF", "NO", "ONE"]).await;
