@@ -89,7 +89,7 @@ impl Shared {
             Ok(fresh) => {
                 let before = self.current.compare_and_swap(used, Arc::new(fresh));
                 if Arc::ptr_eq(&before, used) {
-                    tracing::warn!("Redis is silent, no master, or refuses: connecting anew");
+                    tracing::warn!("Redis is silent or no master: connecting anew");
                 }
             }
             Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
@@ -111,9 +111,7 @@ impl Trouble {
         match error.code() {
             Some(code) => WRONG_SERVER.contains(&code).then_some(Self::WrongServer),
             None if error.is_timeout() => Some(Self::Silence),
-            None if error.is_io_error() => Some(Self::Lost),
-            // The handshake was refused. redis-rs would answer with that error for good.
-            None => Some(Self::WrongServer),
+            None => Some(Self::Lost),
         }
     }
 
