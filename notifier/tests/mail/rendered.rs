@@ -120,7 +120,7 @@ fn over() {
 }
 
 #[test]
-fn held_back_by_the_brake() {
+fn held_back_by_the_repair_limit() {
     let held =
         (1..=64).map(|slot| finding(Kind::MissingAdmission, slot, ActionKind::PutBack, Outcome::Planned)).collect();
     let held = run("0193a1f2-7c00-7d31-8000-0000000000a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);

@@ -60,7 +60,7 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     Ok(measurements)
 }
 
-/// Sold-out claims beside a route that does nothing, in turns; then losers by the clock at half
+/// Sold-out claims beside a route that does nothing, in turns; then those claims by the clock at half
 /// that rate.
 async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, size: &Size) -> Result<Vec<Measurement>> {
     let nothing = bench.nothing().await?;
@@ -110,7 +110,7 @@ async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result
 /// Losers in an open loop, in turns with the route that does nothing: what both measure comes from
 /// the machine and from the generator's own timer.
 async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Coupon, rate: f64) -> Result<Measurement> {
-    step(format!("losers by the clock, {rate:.0} a second"));
+    step(format!("sold-out claims by the clock, {rate:.0} a second"));
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
     let (mut lost, mut idle) = (Vec::new(), Vec::new());

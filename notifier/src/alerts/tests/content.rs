@@ -115,7 +115,7 @@ fn what_differs_in_kind_place_or_reason_is_told_apart() {
 }
 
 #[test]
-fn the_brake_is_one_alert_a_drop_and_tells_again_once_it_has_doubled() {
+fn the_repair_limit_is_one_alert_a_drop_and_is_mailed_again_once_it_has_doubled() {
     let mut duty = Duty::default();
     let held = |n: i64| {
         let planned = |slot| finding(Kind::MissingAdmission, slot, Outcome::Planned);

@@ -10,7 +10,7 @@ fn an_acknowledged_alert_is_quiet_until_it_changes_or_is_over() {
     assert_eq!(duty.sees(600, &one_left()), "");
     let two = run(Status::Drift, vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)]);
     assert_eq!(duty.sees(601, &two), "failed_claim Changed");
-    assert_eq!(duty.only().acknowledged_at, None, "whoever took it on took on something else");
+    assert_eq!(duty.only().acknowledged_at, None, "the person took on something else");
     duty.acknowledge(602);
     assert_eq!(duty.sees(2_000, &two), "");
     assert_eq!(duty.sees(2_001, &clean()), "failed_claim resolved");
@@ -51,7 +51,7 @@ fn what_was_mailed_before_a_silence_is_mailed_when_it_ends() {
 }
 
 #[test]
-fn what_is_over_within_a_silence_is_told_after_it_if_people_know_of_it() {
+fn what_is_over_within_a_silence_is_mailed_after_it_if_people_know_of_it() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
     duty.silence(90);

@@ -268,7 +268,7 @@ fn failed_claims_are_issued_readmitted_resolved_or_left() {
 }
 
 #[test]
-fn the_brake_holds_many_repairs_but_never_what_was_promised() {
+fn the_repair_limit_holds_many_repairs_but_never_what_was_promised() {
     let mut forgotten = World::exact(300, 300);
     for n in 1..=61 {
         forgotten.users.remove(&user(n));

@@ -54,7 +54,7 @@ async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_en
 }
 
 #[tokio::test]
-async fn the_command_line_brakes_with_exit_code_1_and_repairs_what_is_confirmed() {
+async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confirmed() {
     let scene = beyond_the_limit("d-limit-cli").await;
     let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
     let (other, _) = scene.held("Trusted", 100, 100).await;

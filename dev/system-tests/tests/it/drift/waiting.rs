@@ -29,7 +29,7 @@ async fn free_one(scene: &Fixture, coupon: &Coupon) -> i64 {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_promoted_in_order_and_never_past_the_quantity() {
+async fn people_who_wait_are_promoted_in_order_and_never_past_the_quantity() {
     let scene = Fixture::new("d-waiting").await;
     let (coupon, _) = scene.held_of(&coupon_body("Line", 10, 6), 10).await;
     for place in 1..=6 {
