@@ -69,15 +69,19 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws the conclusion from what became of a command: `trouble` is its error, or an error
-    /// among its replies.
-    fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, trouble: Option<Trouble>) {
-        match trouble {
-            Some(Trouble::Silence) if used.heard_at_ms.load(Ordering::Relaxed) >= sent_at_ms => {}
-            Some(Trouble::Silence | Trouble::WrongServer) => self.replace(used),
-            // redis-rs sees by itself that the connection is lost.
-            Some(Trouble::Lost) => {}
-            None => used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed),
+    /// Draws the conclusion from what came of a command. An error without a code is the client's own:
+    /// it sees by itself that a connection is lost, but not that one is silent.
+    fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
+        let wrong = |code: &str| WRONG_SERVER.contains(&code);
+        let (came, server_is_wrong) = match answer {
+            Ok(replies) => (true, replies.iter().any(|r| matches!(r, Value::ServerError(e) if wrong(e.code())))),
+            Err(error) => (error.code().is_some(), error.code().is_some_and(wrong)),
+        };
+        let is_silent = || used.heard_at_ms.load(Ordering::Relaxed) < sent_at_ms;
+        if server_is_wrong || answer.is_err_and(|error| !came && error.is_timeout() && is_silent()) {
+            self.replace(used);
+        } else if came {
+            used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
 
@@ -97,41 +101,12 @@ impl Shared {
     }
 }
 
-/// What a failed command says of its connection.
-#[derive(Clone, Copy)]
-enum Trouble {
-    /// Nothing came within the time limit.
-    Silence,
-    WrongServer,
-    Lost,
-}
-
-impl Trouble {
-    fn of(error: &RedisError) -> Option<Self> {
-        match error.code() {
-            Some(code) => WRONG_SERVER.contains(&code).then_some(Self::WrongServer),
-            None if error.is_timeout() => Some(Self::Silence),
-            None => Some(Self::Lost),
-        }
-    }
-
-    fn among(replies: &[Value]) -> Option<Self> {
-        let refused =
-            |reply: &Value| matches!(reply, Value::ServerError(error) if WRONG_SERVER.contains(&error.code()));
-        replies.iter().any(refused).then_some(Self::WrongServer)
-    }
-}
-
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
             let result = used.manager.clone().send_packed_command(cmd).await;
-            let trouble = match &result {
-                Ok(reply) => Trouble::among(std::slice::from_ref(reply)),
-                Err(error) => Trouble::of(error),
-            };
-            self.0.heed(&used, sent_at_ms, trouble);
+            self.0.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
             result
         }
         .boxed()
@@ -146,11 +121,7 @@ impl ConnectionLike for SharedConnection {
         async move {
             let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
             let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
-            let trouble = match &result {
-                Ok(replies) => Trouble::among(replies),
-                Err(error) => Trouble::of(error),
-            };
-            self.0.heed(&used, sent_at_ms, trouble);
+            self.0.heed(&used, sent_at_ms, result.as_deref());
             result
         }
         .boxed()
