@@ -6,8 +6,8 @@ use std::time::Duration;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::kafka::{TopicError, check_topic};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ReconcileArgs;
@@ -21,6 +21,13 @@ pub struct Stores {
     pub db_settings: DbSettings,
     pub redis: Redis,
     pub topic: TopicReader,
+}
+
+impl Stores {
+    /// The same with a connection to Redis that ends with the server process.
+    pub async fn pinned(&self) -> Result<Self, RedisError> {
+        Ok(Self { redis: self.redis.pinned().await?, ..self.clone() })
+    }
 }
 
 /// Waits for the stores and refuses settings that lose promises.

@@ -49,8 +49,8 @@ pub struct PassContext {
     pub tail: Option<Tail>,
     /// Every unresolved dead letter.
     pub dead_letters: Vec<DeadLetter>,
-    /// The admission gate is closed, so Redis may be older than what it promised.
-    pub gate_closed: bool,
+    /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
+    pub unverified: HashSet<CouponId>,
 }
 
 /// A drop as a whole, with what is needed to page through it.
@@ -121,7 +121,7 @@ pub async fn headers(
             first_waiting,
             read_at_ms: context.read_at_ms,
             tail_known: context.tail.is_some(),
-            gate_closed: context.gate_closed,
+            gate_closed: context.unverified.contains(&coupon.id),
         };
         let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
             stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?

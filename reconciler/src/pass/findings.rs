@@ -105,6 +105,16 @@ impl Ledger {
         }
     }
 
+    /// Nothing is left that admission could trip over. A missing row, or a slot that nobody was
+    /// given yet, is nothing to admission.
+    pub(super) fn is_whole(&self) -> bool {
+        self.order.iter().all(|finding| match finding.result {
+            Outcome::Applied => true,
+            Outcome::Skipped => finding.kind != Kind::RedisLost,
+            _ => matches!(finding.kind, Kind::Unissued | Kind::Unfilled | Kind::Stalled),
+        })
+    }
+
     pub(super) fn into_findings(self) -> Vec<Finding> {
         self.order
     }
@@ -117,11 +127,28 @@ fn add(detail: &mut String, more: Option<&str>) {
     }
 }
 
-/// Nothing is left in this drop that admission could trip over.
-pub(super) fn is_whole(drop: &DropReport) -> bool {
-    drop.findings
-        .iter()
-        .all(|f| matches!(f.result, Outcome::Applied) || (f.result == Outcome::Skipped && f.kind != Kind::RedisLost))
+/// What became of the admission gate, which was closed when the pass began.
+pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding {
+    let cause = "Redis is new, was restarted, or failed over; admission was closed";
+    let (result, end) = match (dry_run, is_open, all_verified) {
+        (true, ..) => (Outcome::Planned, ""),
+        (_, true, true) => (Outcome::Applied, "; every drop was verified and it is open again"),
+        (_, true, false) => (Outcome::Applied, "; what could be verified is open again"),
+        (_, false, _) => (Outcome::Failed, "; it stays closed, since not everything could be verified"),
+    };
+    let mut finding = general(Kind::RedisLost, ActionKind::GrantLicence, format!("{cause}{end}"));
+    finding.needs_person = result == Outcome::Failed;
+    finding.result = result;
+    tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
+    finding
+}
+
+/// A coupon that could not be verified after a loss.
+pub(super) fn closed_coupon(coupon: CouponId) -> Finding {
+    let detail =
+        "this coupon is closed: Redis lost data, and something is left in the coupon that admission could trip over";
+    let finding = general(Kind::RedisLost, ActionKind::GrantLicence, detail.to_owned());
+    Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
 }
 
 /// How a pass ended, by what it found.

@@ -9,9 +9,9 @@
 //!
 //! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the
 //!    lock stops the pass. Correctness does not rest on it, since repairs are idempotent.
-//! 2. Read each coupon's *generation*, the *fencing token* of one life of Redis. Every write to
-//!    Redis carries it, so that a pass that planned before Redis was emptied can't write
-//!    afterwards.
+//! 2. Read the *epoch* of this life of Redis, and each coupon's *generation*: *fencing tokens*.
+//!    Every write to Redis carries the generation, so that a pass that planned before Redis was
+//!    emptied can't write afterwards. A pass that meets another life of Redis ends.
 //! 3. Collect the actual state in an order that makes it safe beside live traffic
 //!    ([`crate::collect`]).
 //! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair
@@ -22,9 +22,12 @@
 //! 6. Compare the repaired drops again, up to `ROUNDS` times. A repair counts as applied when its
 //!    difference is gone, not when its write returned. A closed drop that is exact is sealed; later
 //!    passes skip it.
-//! 7. Open the admission gate, where it was closed and nothing is left that admission could trip
+//!    A coupon that was closed is opened as soon as nothing is left in it that admission could trip
 //!    over.
-//! 8. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
+//! 7. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
+//!
+//! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after a
+//! loss it begins at once, whatever pass is running.
 //!
 //! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
 //! could not become a row) is part of the actual state: it is planned for like any other
@@ -42,7 +45,7 @@ use chrono::Utc;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::pass_lock::PassLock;
+use firstcome_shared::mysql::pass_lock::{PassLock, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
@@ -66,6 +69,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Compare sealed drops too.
     pub deep: bool,
+    /// Only coupons that are closed, beside other passes.
+    pub reopening: bool,
     /// An operator confirms: no repair limit.
     pub confirm: bool,
     /// How long to wait for another pass to end.
@@ -81,14 +86,15 @@ impl Request {
             drop: None,
             dry_run: false,
             deep: false,
+            reopening: false,
             confirm: false,
             patience: Duration::ZERO,
         }
     }
 
-    /// Whether it compares every drop that is not sealed: only then may the gate be opened.
+    /// Whether it compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
-        self.coupon.is_none() && self.drop.is_none()
+        self.coupon.is_none() && self.drop.is_none() && !self.reopening
     }
 
     /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young
@@ -123,6 +129,8 @@ enum Broken {
     LockLost,
     #[error("the process was told to stop")]
     Stopped,
+    #[error("Redis lost data, or was replaced, while the pass was running: what it read is out of date")]
+    AnotherLife,
 }
 
 /// What may be repaired and when, and how long things are kept.
@@ -187,7 +195,8 @@ impl Reconciler {
     pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
         let mut run = blank(request, run_id);
-        let lock = match PassLock::take(&self.stores.db_settings, run_id, request.patience).await {
+        let work = if request.reopening { Work::Reopening } else { Work::Pass };
+        let lock = match PassLock::take(&self.stores.db_settings, work, run_id, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
@@ -210,7 +219,11 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
-        record::begin(&self.stores.db, run, request.confirm).await?;
+        // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
+        // it ends.
+        if !request.reopening {
+            record::begin(&self.stores.db, run, request.confirm).await?;
+        }
         crash_point(Point::RunBegun);
         let working = stop.child_token();
         let watch = tokio::spawn({
@@ -220,9 +233,12 @@ impl Reconciler {
                 working.cancel();
             }
         });
-        let ended = match Pass::new(self, request, run, &working).await {
-            Ok(pass) => pass.go().await,
-            Err(error) => Err(error),
+        let ended = match self.stores.pinned().await {
+            Ok(stores) => {
+                let Self { settings, memory, .. } = self;
+                Pass::new(&stores, settings, memory, request, run, &working).go().await
+            }
+            Err(error) => Err(error.into()),
         };
         watch.abort();
         match ended {
@@ -244,7 +260,8 @@ impl Reconciler {
     async fn fail(&mut self, mut run: Run, request: &Request, error: &Broken) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = Status::Failed;
-        run.stopped = matches!(error, Broken::Stopped);
+        // A loss is told by the run that reopens admission.
+        run.stopped = matches!(error, Broken::Stopped | Broken::AnotherLife);
         run.error = Some(error.to_string());
         run.findings.push(findings::general(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::Broken;
 use super::findings::Ledger;
 use super::steps::Pass;
-use crate::collect::{self, DropHeader, PassContext};
+use crate::collect::{self, DropHeader};
 use crate::execute::{self, Executor};
 use crate::plan::{Action, Plan, Planner};
 use crate::report::{DropReport, Numbers};
@@ -31,7 +31,7 @@ impl Pass<'_> {
     /// in a deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
         let request = self.request;
-        if !request.dry_run {
+        if !request.dry_run && !request.reopening {
             execute::unseal_where_named(&self.stores.db).await?;
         }
         let mut catalogue = self.stores.db.catalogue().await?;
@@ -58,20 +58,27 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         let mut todo = drops;
         for round in 0..=ROUNDS {
+            self.must_be_same_life().await?;
             let headers = collect::headers(self.stores, &todo, &self.context).await?;
             let mut again = Vec::new();
             let mut too_young = false;
             self.memory.progress.drops.store(todo.len() as u64, Relaxed);
             self.memory.progress.drops_done.store(0, Relaxed);
-            for (drop, header) in todo.into_iter().zip(headers) {
+            let mut drops = todo.into_iter().zip(headers).peekable();
+            while let Some((drop, header)) = drops.next() {
                 if self.stop.is_cancelled() {
                     return Err(Broken::Stopped);
                 }
                 let next = self.one_drop(&header, round, &mut reports).await?;
                 self.memory.progress.drops_done.fetch_add(1, Relaxed);
                 too_young |= next.too_young;
+                let coupon = drop.0.id;
                 if next.too_young || next.repaired {
                     again.push(drop);
+                }
+                let is_last = drops.peek().is_none_or(|(next, _)| next.0.id != coupon);
+                if is_last && again.last().is_none_or(|again: &(Coupon, Drop)| again.0.id != coupon) {
+                    self.open_if_verified(coupon, reports.are_whole(coupon)).await?;
                 }
             }
             if again.is_empty() {
@@ -80,8 +87,7 @@ impl Pass<'_> {
             if too_young {
                 self.sleep(self.settings.publish_deadline()).await?;
             }
-            let generations = std::mem::take(&mut self.context.generations);
-            self.context = PassContext { generations, ..self.fresh_context().await? };
+            self.context = self.fresh_context().await?;
             todo = again;
         }
         self.run.drops = reports.into_drops();
@@ -103,6 +109,7 @@ impl Pass<'_> {
         if self.request.dry_run || (plan.over_limit && !self.request.confirm) {
             ledger.planned(coupon, drop, &plan.items);
         } else if has_repairs && round < ROUNDS {
+            self.must_be_same_life().await?;
             let began = Instant::now();
             let attempts = Executor::new(self.stores, header, &self.run.run_id, self.stop).carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
@@ -168,6 +175,11 @@ impl Reports {
         }
         let (report, ledger) = &mut self.drops[at];
         (report, ledger)
+    }
+
+    /// Nothing is left in this coupon that admission could trip over.
+    fn are_whole(&self, coupon: CouponId) -> bool {
+        self.drops.iter().filter(|(report, _)| report.coupon_id == coupon).all(|(_, ledger)| ledger.is_whole())
     }
 
     fn into_drops(self) -> Vec<DropReport> {

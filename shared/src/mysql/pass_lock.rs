@@ -1,4 +1,4 @@
-//! One pass at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
+//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
 //! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
 //! lock is gone with it).
 
@@ -13,6 +13,24 @@ use tokio_util::sync::CancellationToken;
 /// How often the lock's connection is tried out.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// What is done by one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    Pass,
+    /// Reopening of the admission gate, beside passes.
+    Reopening,
+}
+
+impl Work {
+    /// The lock's name, in front of the database's.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Pass => "firstcome-pass:",
+            Self::Reopening => "firstcome-reopening:",
+        }
+    }
+}
+
 /// The right to run a pass. Dropping it gives it back.
 pub struct PassLock {
     lost: CancellationToken,
@@ -21,15 +39,19 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds
-    /// it.
-    pub async fn take(settings: &DbSettings, run_id: &str, wait: Duration) -> Result<Option<Self>, DbError> {
+    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another holds it.
+    pub async fn take(
+        settings: &DbSettings,
+        work: Work,
+        run_id: &str,
+        wait: Duration,
+    ) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
         // A future dropped here takes its connection with it.
         let what = "take the pass lock";
-        let got = tokio::time::timeout(limit, get_lock(&mut conn, "firstcome-pass:", seconds))
+        let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
             .await
             .map_err(|_| DbError::TimedOut { what, limit })?
             .map_err(|source| DbError::Query { what, source })?;
@@ -37,7 +59,8 @@ impl PassLock {
             return Ok(None);
         }
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = tokio::spawn(keep(conn, run_id.to_owned(), settings.limit, lost.clone(), release.clone()));
+        let keeper = keep(conn, work, run_id.to_owned(), settings.limit, lost.clone(), release.clone());
+        let keeper = tokio::spawn(keeper);
         Ok(Some(Self { lost, release, keeper }))
     }
 
@@ -63,7 +86,14 @@ impl Drop for PassLock {
 
 /// Tries out the lock's connection until the lock is released or lost, and shows on the run's row
 /// that the pass is alive.
-async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: CancellationToken, release: CancellationToken) {
+async fn keep(
+    mut conn: Conn,
+    work: Work,
+    run_id: String,
+    limit: Duration,
+    lost: CancellationToken,
+    release: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = release.cancelled() => break,
@@ -71,9 +101,10 @@ async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: Cancellatio
         }
         let beat = diesel::sql_query(
             "UPDATE reconcile_runs SET heartbeat_at = UTC_TIMESTAMP(3) WHERE id = ? \
-             AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) = CONNECTION_ID()",
+             AND IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID()",
         )
         .bind::<Text, _>(&run_id)
+        .bind::<Text, _>(work.prefix())
         .execute(&mut conn);
         match tokio::time::timeout(limit, beat).await {
             Ok(Ok(_)) => {}
@@ -91,8 +122,9 @@ async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: Cancellatio
     }
     // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
     // here and the lock with it.
-    let give_back =
-        diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
+    let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
+        .bind::<Text, _>(work.prefix())
+        .execute(&mut conn);
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }

@@ -1,7 +1,6 @@
 //! Fencing tokens in Redis: values by which a late writer is recognized, and its write refused. A
-//! *generation* fences one life of Redis, a *revision* the settings of a coupon. The *canary* is no
-//! token, but lost together with the data like a generation: it says that no key was emptied since
-//! the last pass over everything began.
+//! *generation* fences a coupon's keys, a *revision* its settings; an epoch ([`super::gate`]) the
+//! whole Redis.
 
 use redis::RedisError;
 
@@ -42,22 +41,6 @@ impl Redis {
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(0),
             Err(error) => Err(error),
         }
-    }
-
-    /// Sets the canary; whether it was missing.
-    pub async fn set_canary(&self) -> Result<bool, RedisError> {
-        let key = keys::canary(&self.prefix);
-        let now = chrono::Utc::now().to_rfc3339();
-        redis::cmd("SET").arg(key).arg(now).arg("NX").query_async(&mut self.conn.clone()).await
-    }
-
-    /// Removes the canary, so that Redis counts as emptied.
-    pub async fn remove_canary(&self) -> Result<(), RedisError> {
-        redis::cmd("DEL").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
-    }
-
-    pub async fn has_canary(&self) -> Result<bool, RedisError> {
-        redis::cmd("EXISTS").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
     }
 }
 

@@ -9,7 +9,6 @@ use redis::{FromRedisValue as _, RedisError, Value};
 use super::Redis;
 use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
-use super::safety::is_master;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// What is left of a drop that admission knows.
@@ -57,21 +56,26 @@ impl Redis {
 
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
-        type Replies = (Vec<bool>, String, bool, Option<f64>, Option<u32>, Option<String>);
+        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>);
+        let mut gate = self.known_gate.load_full();
+        if !gate.open {
+            self.gate().await?;
+            gate = self.known_gate.load_full();
+        }
         let mut pipe = redis::pipe();
-        pipe.cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).cmd("INFO").arg("replication");
+        pipe.cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        let (script, replication, known, score, rank, claimant): Replies =
+        let (script, verified, known, score, rank, claimant): Replies =
             pipe.query_async(&mut self.connection()).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
             loaded: known,
-            trusted: script == [true] && is_master(&replication) && known,
+            trusted: gate.open && script == [true] && gate.has_epoch(verified.as_deref()) && known,
             slot,
             position: rank.map(|r| r + 1),
             claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
