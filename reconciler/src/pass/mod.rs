@@ -46,6 +46,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
+use firstcome_shared::mysql::processes::Deadlines;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
@@ -153,6 +154,15 @@ impl Settings {
     fn publish_deadline(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }
+
+    /// The same with the deadlines of the slowest process of the API.
+    fn with_deadlines(&self, slowest: Deadlines) -> Self {
+        let mut settings = self.clone();
+        settings.policy.publish_deadline_ms = settings.policy.publish_deadline_ms.max(slowest.publish_ms);
+        let in_flight = Duration::from_millis(u64::try_from(slowest.in_flight_ms).unwrap_or_default());
+        settings.longest_in_flight = settings.longest_in_flight.max(in_flight);
+        settings
+    }
 }
 
 /// Runs passes, one after the other, and owns what one pass leaves for the next.
@@ -233,13 +243,7 @@ impl Reconciler {
                 working.cancel();
             }
         });
-        let ended = match self.stores.pinned().await {
-            Ok(stores) => {
-                let Self { settings, memory, .. } = self;
-                Pass::new(&stores, settings, memory, request, run, &working).go().await
-            }
-            Err(error) => Err(error.into()),
-        };
+        let ended = self.compare(request, run, &working).await;
         watch.abort();
         match ended {
             Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
@@ -248,6 +252,12 @@ impl Reconciler {
             Err(Broken::Execute(ExecuteError::Stopped)) => Err(Broken::Stopped),
             other => other,
         }
+    }
+
+    async fn compare(&mut self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
+        let stores = self.stores.pinned().await?;
+        let settings = self.settings.with_deadlines(stores.db.longest_deadlines().await?);
+        Pass::new(&stores, &settings, &mut self.memory, request, run, stop).go().await
     }
 
     async fn finish(&mut self, mut run: Run, request: &Request) -> Run {

@@ -5,6 +5,7 @@ mod read;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
@@ -80,12 +81,6 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
 
 fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// This process: host and process id.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}:{}", host.trim(), std::process::id())
 }
 
 /// Keeps an instant over restarts.

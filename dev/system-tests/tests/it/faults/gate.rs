@@ -73,11 +73,13 @@ async fn admission_reopens_while_a_pass_is_running() {
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
-async fn with_two_daemons_every_loss_is_waited_for() {
+async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     let (server, stores) = own_redis().await;
     let world = impatient(stores, "gate-two").await;
+    let own_deadline = world.setting("PUBLISH_DEADLINE_MS");
+    world.set("PUBLISH_DEADLINE_MS", &DEADLINE.as_millis().to_string());
     let scene = Fixture::of(world).await;
-    scene.world.set("PUBLISH_DEADLINE_MS", &DEADLINE.as_millis().to_string());
+    scene.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = scene.held("Two", 20, 10).await;
     let daemons = [scene.world.settled_daemon().await, scene.world.settled_daemon().await];
     for round in 0..3 {
