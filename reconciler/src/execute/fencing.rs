@@ -8,6 +8,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::fencing::Generation;
+use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::safety::ServerFacts;
 use firstcome_shared::redis::{Connection, Redis, RedisError};
 
@@ -66,9 +67,11 @@ pub(crate) async fn generations(
         if generations.contains_key(&coupon.id) {
             continue;
         }
-        let found = match redis.generation(coupon.id).await? {
-            None if !dry_run => Some(redis.ensure_generation(coupon.id).await?),
-            found => found,
+        let found = match redis.generation(coupon.id).await {
+            Ok(None) if !dry_run => Some(redis.ensure_generation(coupon.id).await?),
+            // Of another type: repairs of this coupon fail, and no other's.
+            Err(error) if is_about_data(&error) => None,
+            found => found?,
         };
         generations.extend(found.map(|generation| (coupon.id, generation)));
     }

@@ -81,8 +81,8 @@ impl<'a> Pass<'a> {
         let generations = fencing::generations(&self.stores.redis, drops, self.request.dry_run).await?;
         self.context = PassContext { generations, ..self.fresh_context().await? };
         let headers = collect::headers(self.stores, drops, &self.context).await?;
-        let has_begun = headers.iter().any(|h| h.facts.has_opened());
-        let is_lost = headers.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
+        let has_begun = headers.iter().flatten().any(|h| h.facts.has_opened());
+        let is_lost = headers.iter().flatten().any(|h| h.facts.has_opened() && h.facts.is_lost());
         if !(is_lost || has_begun && !self.redis_process.gate_was_open) || self.request.dry_run {
             return Ok(has_begun);
         }
