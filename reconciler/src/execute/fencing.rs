@@ -7,6 +7,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::gate::{CouponFence, Gate, Life};
+use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::{Redis, RedisError};
 
@@ -51,7 +52,7 @@ pub(crate) async fn fences(
         fence.generation = match redis.ensure_generation(*coupon).await {
             Ok(generation) => Some(generation),
             // A key of another type by that name: nothing of this coupon can be repaired.
-            Err(error) if error.code() == Some("WRONGTYPE") => None,
+            Err(error) if is_about_data(&error) => None,
             Err(error) => return Err(error),
         };
     }

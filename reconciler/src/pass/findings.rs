@@ -23,6 +23,15 @@ pub(super) fn general(kind: Kind, action: ActionKind, detail: String) -> Finding
     }
 }
 
+/// A drop of which a store holds what can't be read or is refused. The other store is whole, as far
+/// as is known, so nothing is lost; a person removes what does not belong there.
+pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &str) -> Finding {
+    let kind = if why.starts_with("Redis") { Kind::CountMismatch } else { Kind::Unissued };
+    let detail = format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
+    let of_drop = general(kind, ActionKind::Report, detail);
+    Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, ..of_drop }
+}
+
 /// A planned item of no drop of this pass.
 pub(super) fn of_no_drop(item: &Planned, coupon: Option<CouponId>, drop: Option<DropId>) -> Finding {
     Finding { coupon_id: coupon, drop_id: drop, ..finding(item, CouponId(0), DropId(0), Outcome::Skipped) }
@@ -111,7 +120,8 @@ impl Ledger {
         self.order.iter().all(|finding| match finding.result {
             Outcome::Applied => true,
             Outcome::Skipped => finding.kind != Kind::RedisLost,
-            _ => matches!(finding.kind, Kind::Unissued | Kind::Unfilled | Kind::Stalled),
+            _ if finding.action == ActionKind::Report => false,
+            _ => matches!(finding.kind, Kind::Unissued | Kind::Unfilled),
         })
     }
 

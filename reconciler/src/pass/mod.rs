@@ -134,6 +134,17 @@ enum Broken {
     AnotherLife,
 }
 
+impl Broken {
+    /// What is wrong with what is stored of one drop, where the others can be worked on.
+    fn of_one_drop(&self) -> Option<String> {
+        match self {
+            Self::Collect(error) => error.about_data(),
+            Self::Execute(error) => error.about_data(),
+            _ => None,
+        }
+    }
+}
+
 /// What may be repaired and when, and how long things are kept.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -10,9 +10,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::Broken;
-use super::findings::Ledger;
+use super::findings::{self, Ledger};
 use super::steps::Pass;
-use crate::collect::{self, DropHeader};
+use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor};
 use crate::plan::{Action, Plan, Planner};
 use crate::report::{DropReport, Numbers};
@@ -69,7 +69,11 @@ impl Pass<'_> {
                 if self.stop.is_cancelled() {
                     return Err(Broken::Stopped);
                 }
-                let next = self.one_drop(&header, round, &mut reports).await?;
+                // The boundary: what is stored of one drop keeps no other drop back.
+                let next = match self.one_drop_of(header, round, &mut reports).await {
+                    Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
+                    Ok(next) => next,
+                };
                 self.memory.progress.drops_done.fetch_add(1, Relaxed);
                 too_young |= next.too_young;
                 let coupon = drop.0.id;
@@ -94,6 +98,15 @@ impl Pass<'_> {
         Ok(())
     }
 
+    async fn one_drop_of(
+        &self,
+        header: Result<DropHeader, CollectError>,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Next, Broken> {
+        self.one_drop(&header?, round, reports).await
+    }
+
     /// Compares one drop, and repairs it.
     async fn one_drop(&self, header: &DropHeader, round: usize, reports: &mut Reports) -> Result<Next, Broken> {
         let began = Instant::now();
@@ -101,7 +114,7 @@ impl Pass<'_> {
         crate::metrics::stage("look", began.elapsed());
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
-        let (report, ledger) = reports.of(header, &plan);
+        let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.after = plan.numbers;
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
@@ -167,11 +180,11 @@ struct Reports {
 }
 
 impl Reports {
-    fn of(&mut self, header: &DropHeader, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
+    fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
         let next = self.drops.len();
-        let at = *self.index.entry(header.drop_id()).or_insert(next);
+        let at = *self.index.entry(drop.id).or_insert(next);
         if at == next {
-            self.drops.push((first_report(header, plan), Ledger::default()));
+            self.drops.push((first_report(coupon, drop, plan), Ledger::default()));
         }
         let (report, ledger) = &mut self.drops[at];
         (report, ledger)
@@ -182,6 +195,15 @@ impl Reports {
         self.drops.iter().filter(|(report, _)| report.coupon_id == coupon).all(|(_, ledger)| ledger.is_whole())
     }
 
+    /// What is stored of this drop can't be read, or the stores refuse its repair.
+    fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &str) -> Next {
+        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
+        let (report, ledger) = self.of(coupon, drop, &Plan::default());
+        report.exact = false;
+        ledger.note(findings::unworkable(coupon.id, drop.id, why));
+        Next { repaired: false, too_young: false }
+    }
+
     fn into_drops(self) -> Vec<DropReport> {
         self.drops
             .into_iter()
@@ -190,12 +212,12 @@ impl Reports {
     }
 }
 
-fn first_report(header: &DropHeader, plan: &Plan) -> DropReport {
+fn first_report(coupon: &Coupon, drop: &Drop, plan: &Plan) -> DropReport {
     DropReport {
-        coupon_id: header.facts.coupon.id,
-        coupon_name: header.facts.coupon.name.clone(),
-        drop_id: header.drop_id(),
-        quantity: header.facts.drop.quantity,
+        coupon_id: coupon.id,
+        coupon_name: coupon.name.clone(),
+        drop_id: drop.id,
+        quantity: drop.quantity,
         exact: false,
         sealed: false,
         before: plan.numbers,

@@ -147,8 +147,8 @@ impl<'a> Pass<'a> {
             most_urgent_first(drops, self.context.read_at_ms);
         }
         let headers = collect::headers(self.stores, drops, &self.context).await?;
-        self.gate.has_begun = headers.iter().any(|header| header.facts.has_opened());
-        let losses = self.losses(&headers);
+        self.gate.has_begun = headers.iter().flatten().any(|header| header.facts.has_opened());
+        let losses = self.losses(headers.iter().flatten());
         let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
@@ -164,9 +164,9 @@ impl<'a> Pass<'a> {
 
     /// What claims may still be in flight from before: the life before this one, for coupons that
     /// are not verified; a drop that was lost within this life.
-    fn losses(&self, headers: &[DropHeader]) -> Vec<String> {
+    fn losses<'h>(&self, headers: impl Iterator<Item = &'h DropHeader>) -> Vec<String> {
         let epoch = format!("{:?}", self.gate.life.as_ref().map(|life| &life.epoch));
-        let opened = headers.iter().filter(|header| header.facts.has_opened());
+        let opened = headers.filter(|header| header.facts.has_opened());
         let losses = opened.filter_map(|header| {
             if header.facts.gate_closed {
                 Some(epoch.clone())
