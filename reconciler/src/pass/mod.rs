@@ -211,6 +211,7 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
         record::begin(&self.stores.db, run, request.confirm).await?;
+        self.memory.progress.begins(&run.run_id);
         crash_point(Point::RunBegun);
         let working = stop.child_token();
         let watch = tokio::spawn({
