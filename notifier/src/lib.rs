@@ -4,6 +4,7 @@
 //! [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and a task of
 //! its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
 
+mod admission;
 pub mod alerts;
 mod args;
 mod clean;
@@ -29,9 +30,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
+use admission::AdmissionWatch;
 use alerts::Policy;
 use outage::{OutageNotifier, UnsentRuns};
-use render::{Links, Rendered};
+use record::Notice;
+use render::Links;
 use send::Sender;
 
 pub use args::{NotifyArgs, Sending};
@@ -45,6 +48,9 @@ pub use test_email::test_email;
 const MAILS_KEPT: TimeDelta = TimeDelta::days(30);
 /// How long resolved alerts are kept.
 const ALERTS_KEPT: TimeDelta = TimeDelta::days(90);
+
+/// Name in `reconciler_state` of when the last digest was enqueued.
+pub const LAST_DIGEST: &str = "last_run:digest";
 
 /// What mails need to know of the settings.
 #[derive(Debug, Clone)]
@@ -66,6 +72,7 @@ pub struct Notifier {
     wake: Arc<Notify>,
     outage: Arc<OutageNotifier>,
     unsent: Arc<UnsentRuns>,
+    admission: Arc<AdmissionWatch>,
 }
 
 impl Notifier {
@@ -87,14 +94,19 @@ impl Notifier {
             from,
             clock,
             wake: wake.clone(),
+            has_given_up_old: Arc::default(),
         });
         let settings = MailSettings {
             recipients,
             domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
             links: args.links(),
-            policy: Policy { cooldown: seconds(args.alert_cooldown_seconds) },
+            policy: Policy {
+                cooldown: seconds(args.alert_cooldown_seconds),
+                patience: seconds(args.alert_patience_seconds),
+            },
         };
-        Ok(Self { db, settings: Arc::new(settings), sender, wake, outage: Arc::default(), unsent: Arc::default() })
+        let (outage, unsent, admission) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { db, settings: Arc::new(settings), sender, wake, outage, unsent, admission })
     }
 
     /// Records the alerts of a pass and mails what is new. To be called once a pass has ended,
@@ -106,11 +118,12 @@ impl Notifier {
         // As MySQL keeps it, so that what is read back compares equal.
         let now = now.trunc_subsecs(3);
         if let Err(error) = self.record(run, now).await {
-            self.database_is_gone(&error.to_string(), now);
+            let is_away = self.db.ping().await.is_err();
+            self.cannot_record(is_away, &error.to_string(), now);
             self.unsent.keep(run, now);
             return Err(error);
         }
-        self.database_is_back(now).await?;
+        self.can_record(now).await?;
         self.wake.notify_one();
         Ok(())
     }
@@ -118,7 +131,7 @@ impl Notifier {
     /// Earlier runs first, whose repairs could not be recorded while MySQL was away.
     async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         while let Some((earlier, at)) = self.unsent.take() {
-            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), at).await {
+            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at).await {
                 Ok(_) => {}
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
@@ -131,35 +144,54 @@ impl Notifier {
                 }
             }
         }
-        record::record_pass(&self.db, run.clone(), self.settings.clone(), now).await?;
+        let closed_for = self.admission.closed_for(run);
+        record::record_pass(&self.db, run.clone(), self.settings.clone(), closed_for, now).await?;
         Ok(())
     }
 
-    /// Mails that a scheduled run was late: `schedule` is its setting, and the first missed run was
-    /// due at `expected_at`. The caller runs it now.
-    pub async fn missed_run(
-        &self,
-        schedule: &str,
-        expected_at: DateTime<Utc>,
-        noticed_at: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
-        let missed = MissedRun { schedule: schedule.to_owned(), expected_at, noticed_at };
-        self.enqueue(render::missed(&missed, &self.settings.links)?, noticed_at).await
+    /// Mails that a scheduled run is late, or was, once for each time at which one was due. While a
+    /// pass that is still running is the reason, once a cooldown.
+    pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
+        let (settings, now) = (self.settings.clone(), missed.noticed_at.trunc_subsecs(3));
+        let name = format!("missed:{}", missed.schedule);
+        let (due, cooldown) = (missed.expected_at.to_rfc3339(), self.settings.policy.cooldown);
+        record::enqueue_once(&self.db, self.settings.clone(), now, name, move |fact| {
+            let (mailed_due, mailed_at) = fact.and_then(|fact| fact.split_once(' ')).unwrap_or_default();
+            let is_recent =
+                DateTime::parse_from_rfc3339(mailed_at).is_ok_and(|at| elapsed(at.to_utc(), now) < cooldown);
+            if mailed_due == due || missed.because.is_some() && is_recent {
+                return Ok(None);
+            }
+            let fact = format!("{due} {}", now.to_rfc3339());
+            Ok(Some(Notice { mail: render::missed(&missed, &settings.links)?, fact }))
+        })
+        .await?;
+        self.wake();
+        Ok(())
     }
 
-    /// Mails what happened in the 24 hours before `now`, and deletes what is old.
-    pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+    /// Mails what happened in the 24 hours before `now`: the digest that was due at `due`, which
+    /// another process may have mailed already.
+    pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        self.enqueue(render::daily(&day, &self.settings.links)?, now).await?;
-        outbox::delete_finished(&self.db, now - MAILS_KEPT).await?;
-        Ok(shared_alerts::delete_resolved(&self.db, now - ALERTS_KEPT).await?)
+        let settings = self.settings.clone();
+        record::enqueue_once(&self.db, self.settings.clone(), now, LAST_DIGEST.to_owned(), move |fact| {
+            let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
+            // One from a day ahead was written by a clock that has been set back since.
+            let is_mailed = last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
+            let mail = || render::daily(&day, &settings.links);
+            (!is_mailed).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339() })).transpose()
+        })
+        .await?;
+        self.wake();
+        Ok(())
     }
 
-    async fn enqueue(&self, mail: Rendered, now: DateTime<Utc>) -> anyhow::Result<()> {
-        record::enqueue(&self.db, mail, self.settings.clone(), now.trunc_subsecs(3)).await?;
-        self.wake.notify_one();
-        Ok(())
+    /// Deletes mails and alerts that are old.
+    pub async fn delete_old(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        outbox::delete_finished(&self.db, now - MAILS_KEPT).await?;
+        Ok(shared_alerts::delete_resolved(&self.db, now - ALERTS_KEPT).await?)
     }
 
     /// Makes the sender read the outbox now.
@@ -205,6 +237,12 @@ fn announce(sending: Option<&Sending>, recipients: usize) {
     if sending.server.shows_password() {
         tracing::warn!("the password in SMTP_URL can be read on the way: use ?tls=required or smtps://");
     }
+}
+
+/// How long ago that was. An instant in the future was noted by a clock that has been set back
+/// since; it must not silence anything until the clock has caught up.
+fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
+    if at > now { TimeDelta::MAX } else { now - at }
 }
 
 fn seconds(n: u64) -> TimeDelta {

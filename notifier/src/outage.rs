@@ -1,24 +1,21 @@
 //! The outage notifier: the one mail that does not go through the outbox, since that is in MySQL,
-//! which can't be used. Its state is in memory, so after a restart the mail may come again before
-//! its cooldown.
+//! which can't be used, or refuses what a pass would record. Its state is in memory: after a restart
+//! the mail may come again before its cooldown, and each process sends its own.
 
 use std::collections::VecDeque;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::alerts::is_repair;
+use super::alerts::{Policy, is_repair};
 use super::message::Envelope;
 use super::render::{self, Rendered};
 use super::send::Sender;
-use super::{Notifier, record};
+use super::{Notifier, elapsed, record};
 use crate::report::Run;
 
-/// A restart of MySQL takes seconds: nobody is woken for it.
-const PATIENCE: TimeDelta = TimeDelta::seconds(60);
-
-/// Since when MySQL can't be used, and when that was last mailed.
+/// Since when nothing can be recorded, and when that was last mailed.
 #[derive(Debug, Default)]
 pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 
@@ -26,24 +23,27 @@ pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 struct Outage {
     since: DateTime<Utc>,
     mailed: Option<DateTime<Utc>>,
+    /// MySQL did not answer, at least once.
+    was_away: bool,
 }
 
 impl OutageNotifier {
     /// Notes a failure. Whether it is to be mailed.
-    fn note_failure(&self, now: DateTime<Utc>, cooldown: TimeDelta) -> bool {
+    fn note_failure(&self, is_away: bool, now: DateTime<Utc>, policy: Policy) -> bool {
         let mut state = self.0.lock();
-        let outage = state.get_or_insert(Outage { since: now, mailed: None });
-        let is_due = now - outage.since >= PATIENCE && outage.mailed.is_none_or(|at| now - at >= cooldown);
+        let outage = state.get_or_insert(Outage { since: now, mailed: None, was_away: false });
+        outage.was_away |= is_away;
+        let is_due = elapsed(outage.since, now) >= policy.patience
+            && outage.mailed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
         if is_due {
             outage.mailed = Some(now);
         }
         is_due
     }
 
-    /// Notes a success. Since when there was none, if that was mailed.
-    fn note_success(&self) -> Option<DateTime<Utc>> {
-        let state = self.0.lock().take();
-        state.and_then(|outage| outage.mailed.map(|_| outage.since))
+    /// Notes a success. The outage that it ends, if that was mailed.
+    fn note_success(&self) -> Option<Outage> {
+        self.0.lock().take().filter(|outage| outage.mailed.is_some())
     }
 }
 
@@ -73,11 +73,14 @@ impl UnsentRuns {
 }
 
 impl Notifier {
-    pub(super) fn database_is_gone(&self, reason: &str, now: DateTime<Utc>) {
-        if !self.outage.note_failure(now, self.settings.policy.cooldown) {
+    pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
+        if !self.outage.note_failure(is_away, now, self.settings.policy) {
             return;
         }
-        let mail = match render::database_gone(reason, now, &self.settings.links) {
+        let links = &self.settings.links;
+        let mail =
+            if is_away { render::database_gone(reason, now, links) } else { render::cannot_record(reason, now, links) };
+        let mail = match mail {
             Ok(mail) => mail,
             Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
         };
@@ -89,17 +92,17 @@ impl Notifier {
                     tracing::error!(
                         error = format!("{error:#}"),
                         to,
-                        "the mail that MySQL can't be used could not be sent"
+                        "the mail that nothing can be recorded could not be sent"
                     );
                 }
             }
         });
     }
 
-    pub(super) async fn database_is_back(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(since) = self.outage.note_success() else { return Ok(()) };
-        record::enqueue(&self.db, render::database_back(since, now)?, self.settings.clone(), now).await?;
-        Ok(())
+    pub(super) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let Some(outage) = self.outage.note_success() else { return Ok(()) };
+        let mail = render::can_record(outage.was_away, outage.since, now)?;
+        Ok(record::enqueue(&self.db, mail, self.settings.clone(), now).await?)
     }
 }
 
@@ -127,20 +130,25 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
     fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
-        let (outage, cooldown) = (OutageNotifier::default(), TimeDelta::hours(4));
+        let policy = Policy { cooldown: TimeDelta::hours(4), patience: TimeDelta::seconds(60) };
+        let outage = OutageNotifier::default();
+        let failed = |at| outage.note_failure(true, at, policy);
+        let over = || outage.note_success().map(|outage| outage.since);
         let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let at = |seconds| start + TimeDelta::seconds(seconds);
-        assert!(!outage.note_failure(at(0), cooldown) && !outage.note_failure(at(30), cooldown));
-        assert_eq!(outage.note_success(), None);
-        assert!(!outage.note_failure(at(100), cooldown));
-        assert!(outage.note_failure(at(160), cooldown));
-        assert!(!outage.note_failure(at(161), cooldown));
-        assert!(outage.note_failure(at(160 + 4 * 3_600), cooldown));
-        assert_eq!(outage.note_success(), Some(at(100)));
-        assert_eq!(outage.note_success(), None);
+        assert!(!failed(at(0)) && !failed(at(30)));
+        assert_eq!(over(), None);
+        assert!(!failed(at(100)));
+        assert!(failed(at(160)));
+        assert!(!failed(at(161)));
+        assert!(failed(at(160 + 4 * 3_600)));
+        assert_eq!(over(), Some(at(100)));
+        assert_eq!(over(), None);
     }
 }

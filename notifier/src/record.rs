@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnection as _;
-use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox};
+use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
 use uuid::Uuid;
 
 use crate::MailSettings;
@@ -25,6 +25,7 @@ pub(super) async fn record_pass(
     db: &Db,
     run: Run,
     settings: Arc<MailSettings>,
+    closed_for: Option<TimeDelta>,
     now: DateTime<Utc>,
 ) -> Result<usize, DbError> {
     db.run_within(LIMIT, "record alerts", async move |conn| {
@@ -43,7 +44,8 @@ pub(super) async fn record_pass(
             let problems: Vec<&str> =
                 verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str()).collect();
             let ids = alerts::ids(conn, &problems).await?;
-            let pass = render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, now };
+            let pass =
+                render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
             let mail = render::pass(&pass).map_err(|error| Error::SerializationError(error.into()))?;
             let threads = threads(&verdict, &settings.domain);
             put_in_outbox(conn, &mail, Some(&run.run_id), threads.as_deref(), &settings, now).await
@@ -59,9 +61,39 @@ pub(super) async fn enqueue(
     mail: Rendered,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
-) -> Result<usize, DbError> {
+) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
-        conn.transaction(async |conn| put_in_outbox(conn, &mail, None, None, &settings, now).await).await
+        conn.transaction(async |conn| put_in_outbox(conn, &mail, None, None, &settings, now).await.map(drop)).await
+    })
+    .await
+}
+
+/// A mail that belongs to no pass, and what is kept so that another process does not enqueue it too.
+pub(super) struct Notice {
+    pub(super) mail: Rendered,
+    /// The value of the fact from now on.
+    pub(super) fact: String,
+}
+
+/// Enqueues what `decide` makes of the fact `name` of `reconciler_state`, and changes the fact, in
+/// one transaction: of all processes that notice the same, one mails it.
+pub(super) async fn enqueue_once(
+    db: &Db,
+    settings: Arc<MailSettings>,
+    now: DateTime<Utc>,
+    name: String,
+    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<Notice>> + Send + Sync + 'static,
+) -> Result<(), DbError> {
+    db.run("enqueue mail", async move |conn| {
+        conn.transaction(async |conn| {
+            alerts::lock(conn).await?;
+            let fact = alerts::fact(conn, &name).await?;
+            let decided = decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
+            let Some(notice) = decided else { return Ok(()) };
+            put_in_outbox(conn, &notice.mail, None, None, &settings, now).await?;
+            runs::set_state(conn, &name, &notice.fact).await
+        })
+        .await
     })
     .await
 }
@@ -77,10 +109,6 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let mut memory =
         AlertMemory { broken, silenced_until: alerts::silences(conn, &concerned).await?, ..AlertMemory::default() };
     for alert in known {
-        if let Some(since) = crate::alerts::unmailed_repairs_since(&alert) {
-            let repairs = alerts::repairs_since(conn, alert.drop_id, since, &run.run_id).await?;
-            memory.unmailed_repairs.insert(alert.drop_id, repairs);
-        }
         memory.alerts.insert(alert.fingerprint.clone(), alert);
     }
     Ok(memory)

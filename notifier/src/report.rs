@@ -272,6 +272,13 @@ macro_rules! words {
 words!(Trigger, Status, Kind, ActionKind, Outcome);
 
 impl Run {
+    /// Whether it examined everything and no repair failed. What is left then waits for a person,
+    /// who has a mail: this is about passes that do their work.
+    pub fn ended_well(&self) -> bool {
+        let is_done = !matches!(self.status, Status::Running | Status::Failed);
+        is_done && !self.dry_run && !self.partial && self.all_findings().all(|f| f.result != Outcome::Failed)
+    }
+
     /// Every finding of the run, those of no drop first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))

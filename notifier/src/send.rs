@@ -2,6 +2,7 @@
 //! Nothing waits for it: a mail server that is down, slow or silent delays mails and nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -43,6 +44,8 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
+    /// Whether the mails were given up that nobody could send for days before this process began.
+    pub(super) has_given_up_old: Arc<AtomicBool>,
 }
 
 impl Sender {
@@ -84,6 +87,9 @@ impl Sender {
     /// tried.
     pub(super) async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
+        if !self.has_given_up_old.load(Ordering::Relaxed) {
+            self.give_up_old(now).await?;
+        }
         let lease = now + self.sending.limit + RECORDING;
         let mails = outbox::lease(&self.db, now, lease).await?;
         join_all(mails.iter().map(|mail| self.send(mail))).await;
@@ -92,6 +98,21 @@ impl Sender {
             metrics::gauge!("firstcome_mails_waiting").set(waiting as f64);
         }
         Ok(mails.len())
+    }
+
+    /// `SMTP_URL` was set only now: what is months old would come as if it had just happened.
+    async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
+        let given_up = outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
+        if given_up > 0 {
+            tracing::warn!(
+                given_up,
+                days = GIVE_UP_DAYS,
+                "mails were given up: they are older, and no sender was there"
+            );
+            metrics::counter!("firstcome_mails_total", "result" => "given_up").increment(given_up);
+        }
+        self.has_given_up_old.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn send(&self, mail: &LeasedMail) {

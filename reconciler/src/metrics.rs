@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use crate::report::{Outcome, Run, Status};
+use crate::report::{Outcome, Run};
 
 pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
@@ -20,11 +20,16 @@ pub(crate) fn pass(run: &Run, took: Duration) {
         gauge!("firstcome_drift", "coupon" => drop.coupon_id.to_string(), "drop" => drop.drop_id.to_string())
             .set(left as f64);
     }
-    if run.status != Status::Failed && !run.dry_run {
+    if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
         gauge!("reconciler_last_success_timestamp_seconds")
             .set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
+}
+
+/// For how long the pass that runs now has been running.
+pub(crate) fn pass_age(age: Duration) {
+    gauge!("firstcome_pass_age_seconds").set(age.as_secs_f64());
 }
 
 /// One stage of a pass took so long.

@@ -7,13 +7,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::{About, Alert, AlertMemory, BrokenPromise, Observation, REPAIRED, State, observe};
-use crate::report::{Run, Status};
+use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
 /// How often mails come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// A problem that is still there is mailed again after this.
     pub cooldown: TimeDelta,
+    /// A failure of passes as a whole is mailed once it has lasted for this: stores restart.
+    pub patience: TimeDelta,
 }
 
 /// Why something is mailed now.
@@ -41,7 +43,7 @@ pub struct Notice {
 pub struct Earlier {
     /// In which drop; `None` for repairs of no drop.
     pub drop_id: Option<DropId>,
-    pub repairs: u64,
+    pub repairs: u32,
     /// When the last mail about that drop's repairs was sent.
     pub since: DateTime<Utc>,
 }
@@ -89,17 +91,17 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>
     }
     let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
     not_seen.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
-    let repaired: Vec<_> = observe::repaired(run, &memory.broken);
+    let repaired = observe::repaired(run, &memory.broken);
     for alert in not_seen {
         if alert.kind != REPAIRED {
             judge.not_seen(alert, &mut verdict);
-        } else if alert.owes_notice() && !repaired.iter().any(|(_, drop)| *drop == alert.drop_id) {
-            judge.repairs(alert.clone(), false, &mut verdict);
+        } else if alert.unmailed_repairs > 0 && !repaired.keys().any(|(_, drop)| *drop == alert.drop_id) {
+            judge.repairs(alert.clone(), 0, &mut verdict);
         }
     }
-    for (coupon, drop) in repaired {
+    for ((coupon, drop), repairs) in repaired {
         if !judge.is_silenced(drop) {
-            judge.repairs(judge.repair_alert(coupon, drop), true, &mut verdict);
+            judge.repairs(judge.repair_alert(coupon, drop), repairs, &mut verdict);
         }
     }
     verdict
@@ -107,7 +109,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>
 
 /// The fingerprints of a run's repairs.
 pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
-    observe::repaired(run, broken).into_iter().map(|(_, drop)| observe::repair_fingerprint(drop)).collect()
+    observe::repaired(run, broken).into_keys().map(|(_, drop)| observe::repair_fingerprint(drop)).collect()
 }
 
 struct Judge<'a> {
@@ -126,10 +128,8 @@ impl Judge<'_> {
         self.silence(drop).is_some_and(|until| until > self.now)
     }
 
-    /// How long ago a mail was sent. One from the future was sent by a clock that has been set back
-    /// since; it must silence nothing until the clock has caught up.
     fn since(&self, at: DateTime<Utc>) -> TimeDelta {
-        if at > self.now { TimeDelta::MAX } else { self.now - at }
+        crate::elapsed(at, self.now)
     }
 
     /// What flaps or changes with every pass must not become a mail with every pass: the first
@@ -153,6 +153,9 @@ impl Judge<'_> {
         // It comes for the first time, or again. One that has just been resolved goes on counting
         // its mails.
         let recent = known.filter(|known| known.resolved_at.is_some_and(|at| self.now - at < self.policy.cooldown));
+        // What comes and goes within the patience has not been over.
+        let unmailed =
+            known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
         let thread = known.map_or_else(|| thread(&seen.fingerprint), |known| known.thread.clone());
         Alert {
             fingerprint: seen.fingerprint.clone(),
@@ -162,7 +165,7 @@ impl Judge<'_> {
             state: if seen.about == About::ClosedBelowQuantity { State::Information } else { State::Firing },
             summary: seen.summary.clone(),
             content_hash: seen.content_hash.clone(),
-            first_seen_at: self.now,
+            first_seen_at: unmailed.map_or(self.now, |known| known.first_seen_at),
             last_seen_at: self.now,
             last_mailed_at: recent.and_then(|known| known.last_mailed_at),
             mails: recent.map_or(0, |known| known.mails),
@@ -170,7 +173,13 @@ impl Judge<'_> {
             resolved_at: None,
             acknowledged_at: None,
             acknowledged_by: None,
+            unmailed_repairs: 0,
         }
+    }
+
+    /// So short a time ago that a store may just have restarted.
+    fn is_brief(&self, since: DateTime<Utc>) -> bool {
+        self.since(since) < self.policy.patience
     }
 
     fn reason(&self, alert: &Alert, seen: &Observation) -> Option<NoticeReason> {
@@ -178,7 +187,9 @@ impl Judge<'_> {
             return None;
         }
         if !alert.was_mailed() {
-            return Some(NoticeReason::New);
+            let of_stores =
+                seen.drop_id.is_none() && matches!(seen.about, About::RunFailed | About::Left(Kind::RedisLost));
+            return (!of_stores || !self.is_brief(alert.first_seen_at)).then_some(NoticeReason::New);
         }
         if alert.state == State::Information {
             return None;
@@ -213,7 +224,7 @@ impl Judge<'_> {
     fn not_seen(&self, known: &Alert, verdict: &mut AlertVerdict) {
         let mut alert = known.clone();
         match known.state {
-            State::Firing if self.was_examined(known) => {
+            State::Firing if self.is_over(known) => {
                 alert.state = State::Resolved;
                 alert.resolved_at = Some(self.now);
             }
@@ -241,7 +252,7 @@ impl Judge<'_> {
             drop_id,
             state: State::Resolved,
             summary: "repairs".to_owned(),
-            content_hash: fingerprint.clone(),
+            content_hash: known.map_or_else(String::new, |known| known.content_hash.clone()),
             first_seen_at: recent.map_or(self.now, |known| known.first_seen_at),
             last_seen_at: self.now,
             last_mailed_at: recent.and_then(|known| known.last_mailed_at),
@@ -250,37 +261,52 @@ impl Judge<'_> {
             resolved_at: Some(self.now),
             acknowledged_at: None,
             acknowledged_by: None,
+            unmailed_repairs: known.map_or(0, |known| known.unmailed_repairs),
             fingerprint,
         }
     }
 
     /// Repairs are mailed at once, unless they come with pass after pass: then together, ever less
     /// often.
-    fn repairs(&self, mut alert: Alert, in_this_pass: bool, verdict: &mut AlertVerdict) {
+    fn repairs(&self, mut alert: Alert, in_this_pass: u32, verdict: &mut AlertVerdict) {
+        // Judged again after a timeout, this run is counted already.
+        let run = observe::hash([self.run.run_id.clone()]);
+        let is_counted = alert.content_hash == run;
+        alert.content_hash = run;
         if self.may_mail(&alert) {
-            let unmailed = self.memory.unmailed_repairs.get(&alert.drop_id).copied().unwrap_or(0);
-            if let Some(since) = alert.last_mailed_at.filter(|_| unmailed > 0) {
-                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: unmailed, since });
+            if let Some(since) = alert.last_mailed_at.filter(|_| alert.unmailed_repairs > 0) {
+                verdict.earlier.push(Earlier { drop_id: alert.drop_id, repairs: alert.unmailed_repairs, since });
             }
-            if in_this_pass {
+            if in_this_pass > 0 {
                 verdict.repaired.push(alert.drop_id);
             }
             alert.last_mailed_at = Some(self.now);
             alert.mails += 1;
+            alert.unmailed_repairs = 0;
+        } else if !is_counted {
+            alert.unmailed_repairs = alert.unmailed_repairs.saturating_add(in_this_pass);
         }
         verdict.alerts.push(alert);
     }
 
     /// Whether this pass would have seen the drift if it were still there. One that failed may not
-    /// have come so far.
-    fn was_examined(&self, alert: &Alert) -> bool {
-        let is_general = alert.kind == About::RunFailed.word() || alert.kind == About::Stalled.word();
+    /// have come so far, and neither may a process that has just begun to watch the consumers.
+    fn is_over(&self, alert: &Alert) -> bool {
         self.run.status != Status::Failed
             && match alert.drop_id {
-                Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop),
-                None => is_general || !self.run.partial,
+                Some(drop) => self.run.drops.iter().any(|report| report.drop_id == drop && was_compared(report)),
+                None if alert.kind == About::Stalled.word() => {
+                    !self.run.partial && self.since(alert.last_seen_at) >= self.policy.patience * 2
+                }
+                None => !self.run.partial,
             }
     }
+}
+
+/// Neither held back by the repair limit nor failed as a whole.
+fn was_compared(report: &DropReport) -> bool {
+    let is_whole = |finding: &Finding| finding.slot.is_none() && finding.user_id.is_none();
+    !report.findings.iter().any(|f| f.result == Outcome::Planned || f.result == Outcome::Failed && is_whole(f))
 }
 
 /// The id that every mail of one drift refers to. No mail has this id itself: mail programs join

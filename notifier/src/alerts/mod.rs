@@ -60,11 +60,6 @@ impl About {
     }
 }
 
-/// For repairs that were not all mailed: when the last mail about some was sent.
-pub(super) fn unmailed_repairs_since(alert: &Alert) -> Option<DateTime<Utc>> {
-    alert.last_mailed_at.filter(|_| alert.kind == REPAIRED && alert.owes_notice())
-}
-
 /// What earlier passes left in the tables.
 #[derive(Debug, Clone, Default)]
 pub struct AlertMemory {
@@ -74,10 +69,7 @@ pub struct AlertMemory {
     pub silenced_until: HashMap<DropId, DateTime<Utc>>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
-    /// How many repairs of earlier passes were not mailed yet, by drop.
-    pub unmailed_repairs: HashMap<Option<DropId>, u64>,
 }
 
-/// The kind of an alert that stands for what was repaired in a drop. It never fires; it is kept to
-/// count mails.
+/// The kind of a row that counts the repairs of a drop and their mails. It never fires.
 const REPAIRED: &str = "repaired";

@@ -58,14 +58,16 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     groups.into_iter().map(|(key, findings)| observation(key, findings, &everyone)).collect()
 }
 
-/// Where something was repaired; `None` stands for repairs of no drop.
-pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> Vec<(Option<CouponId>, Option<DropId>)> {
+/// Where something was repaired (`None` stands for no drop), and how much. That the admission gate
+/// was opened again is no repair: [`crate::Notifier::admission`] mails a gate that stays closed.
+pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<CouponId>, Option<DropId>), u32> {
     let broken = people(broken);
-    let mut places: Vec<_> = placed(run)
-        .filter(|(_, drop, finding)| is_repair(finding) && !is_broken(finding, *drop, &broken))
-        .map(|(coupon, drop, _)| (coupon, drop))
-        .collect();
-    places.dedup();
+    let mut places = BTreeMap::new();
+    for (coupon, drop, finding) in placed(run) {
+        if is_repair(finding) && finding.action != ActionKind::GrantLicence && !is_broken(finding, drop, &broken) {
+            *places.entry((coupon, drop)).or_default() += 1;
+        }
+    }
     places
 }
 
@@ -132,6 +134,11 @@ fn observation(
 /// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so
 /// numbers don't count there.
 fn content(about: About, findings: &[Finding]) -> String {
+    if about == About::RunFailed {
+        // "Redis cannot be reached: refused", then "… timed out", is one failure.
+        let what = findings.first().map(|f| f.detail.split(':').next().unwrap_or_default().to_owned());
+        return hash(what);
+    }
     if about == About::Braked {
         // How much is held back changes while people claim; a mail is worth it once it has doubled.
         let mut kinds: HashMap<Kind, u32> = HashMap::new();
@@ -153,7 +160,7 @@ fn content(about: About, findings: &[Finding]) -> String {
     }))
 }
 
-fn hash(lines: impl IntoIterator<Item = String>) -> String {
+pub(super) fn hash(lines: impl IntoIterator<Item = String>) -> String {
     let mut hash = Sha256::new();
     for line in lines {
         hash.update(line.as_bytes());

@@ -134,10 +134,14 @@ fn totals(day: &Day) -> Section {
         blocks.push(Block::Table(Table { head, rows: rows.collect() }));
     }
     let [users, rows, failed] = day.examined.map(wording::grouped);
-    let [sent, waiting, given_up] = day.mails.map(wording::grouped);
-    blocks.push(Block::List(vec![
+    let [sent, waiting, given_up, untried] = day.mails.map(wording::grouped);
+    let mut lines = vec![
         format!("Examined, all runs together: {users} people in Redis, {rows} rows, {failed} failed claims"),
         format!("Mails: {sent} sent, {waiting} waiting, {given_up} given up"),
-    ]));
+    ];
+    if day.mails[3] > 0 {
+        lines.push(format!("Never sent: {untried} mails from before SMTP_URL was set; the table mail_outbox has them"));
+    }
+    blocks.push(Block::List(lines));
     Section { title: "Totals".to_owned(), blocks }
 }

@@ -53,7 +53,10 @@ fn repaired(pass: &Pass<'_>) -> Vec<String> {
     }
     parts.push(format!("Repaired by itself: {}.", wording::done(repairs.iter().map(|(_, finding)| *finding))));
     if with(ActionKind::GrantLicence) > 0 {
-        parts.push("Until then claims got 503.".to_owned());
+        parts.push(pass.closed_for.map_or_else(
+            || "Until then claims got 503.".to_owned(),
+            |closed| format!("Until then claims got 503, for {}.", duration(closed)),
+        ));
     }
     parts.extend(earlier);
     parts

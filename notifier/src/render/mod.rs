@@ -13,5 +13,7 @@ mod subject;
 pub use daily::{Day, OpenAlert, SealedDrop, daily};
 pub use letter::Rendered;
 pub use links::Links;
-pub use notices::{MissedRun, database_back, database_gone, missed, test};
+pub use notices::{
+    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test,
+};
 pub use pass::{Pass, pass};

@@ -18,42 +18,58 @@ pub struct MissedRun {
     pub expected_at: DateTime<Utc>,
     /// When that was noticed.
     pub noticed_at: DateTime<Utc>,
+    /// The pass that is in its way, if one is.
+    pub because: Option<String>,
 }
 
 /// The mail for a run that did not happen.
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let schedule = clean::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
-    let blocks = vec![
-        Block::Todo(
-            "Find out why the reconciler did not run then: stopped, restarted, its host asleep, or a pass longer than its \
-             interval."
-                .to_owned(),
-        ),
-        Block::List(vec![
-            format!("Schedule: {schedule}"),
-            format!("Due: {}", time(missed.expected_at)),
-            format!("Noticed: {}, {late} later", time(missed.noticed_at)),
-        ]),
-        once("See that a pass succeeds", None, ""),
-        links.section("run_missed"),
+    let mut lines = vec![
+        format!("Schedule: {schedule}"),
+        format!("Due: {}", time(missed.expected_at)),
+        format!("Noticed: {}, {late} later", time(missed.noticed_at)),
     ];
-    Letter {
-        kind: "missed",
-        tone: Tone::Bad,
-        subject: format!("run missed: {schedule}, {late} late"),
-        at: missed.noticed_at,
-        title: format!("A scheduled run of the reconciler came {late} late."),
-        lead: "It has been made up for and nothing is lost, but meanwhile nothing was verified.".to_owned(),
-        sections: vec![Section { title: String::new(), blocks }],
-        footer: vec![WHY.to_owned()],
-    }
-    .render()
+    let (todo, lead) = if let Some(because) = &missed.because {
+        lines.push(format!("Now: {}", clean::line(because, clean::LONGEST)));
+        (
+            "See what that process does and why it takes so long. If it hangs, end it: the next pass does its work.",
+            "It runs as soon as it can. Nothing is lost, but until then nothing is verified.",
+        )
+    } else {
+        (
+            "Find out why the reconciler did not run then: stopped, restarted, or its host asleep.",
+            "It runs now. Nothing is lost, but meanwhile nothing was verified.",
+        )
+    };
+    let blocks = vec![Block::Todo(todo.to_owned()), Block::List(lines), links.runs(), links.section("run_missed")];
+    let title = format!("A scheduled run of the reconciler is {late} late.");
+    notice(
+        ("missed", Tone::Bad),
+        format!("run missed: {schedule}, {late} late"),
+        missed.noticed_at,
+        (&title, lead),
+        blocks,
+    )
 }
 
 const NOTHING: &str = "Nothing is to be done.";
 
 pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
+
+/// A mail of one section.
+fn notice(
+    (kind, tone): (&'static str, Tone),
+    subject: String,
+    at: DateTime<Utc>,
+    (title, lead): (&str, &str),
+    blocks: Vec<Block>,
+) -> anyhow::Result<Rendered> {
+    let sections = vec![Section { title: String::new(), blocks }];
+    let (title, lead, footer) = (title.to_owned(), lead.to_owned(), vec![WHY.to_owned()]);
+    Letter { kind, tone, subject, at, title, lead, sections, footer }.render()
+}
 
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
@@ -69,63 +85,72 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         once("Once MySQL is back", None, ""),
         links.section("mysql_unreachable"),
     ];
-    Letter {
-        kind: "action",
-        tone: Tone::Bad,
-        subject: format!("action needed: MySQL cannot be used ({})", clean::line(&reason, 60)),
-        at: now,
-        title: "The reconciler cannot use MySQL.".to_owned(),
-        lead: "Nothing is lost, but rows come late.".to_owned(),
-        sections: vec![Section { title: String::new(), blocks }],
-        footer: vec![WHY.to_owned()],
-    }
-    .render()
+    let subject = format!("action needed: MySQL cannot be used ({})", clean::line(&reason, 60));
+    let said = ("The reconciler cannot use MySQL.", "Nothing is lost, but rows come late.");
+    notice(("action", Tone::Bad), subject, now, said, blocks)
 }
 
-/// The notice that MySQL is back.
-pub fn database_back(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
+/// The mail when MySQL answers but the alerts of passes can't be recorded, past the outbox.
+pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    let reason = clean::line(reason, clean::LONGEST);
+    let blocks = vec![
+        Block::Todo(
+            "See the reason, and the reconciler's log. Until it is mended, look at the runs yourself.".to_owned(),
+        ),
+        Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
+        links.runs(),
+        links.section("mysql_unreachable"),
+    ];
+    let subject = format!("action needed: alerts cannot be recorded ({})", clean::line(&reason, 60));
+    let said =
+        ("Passes run, but their alerts cannot be recorded.", "MySQL answers. No other mail comes until they can.");
+    notice(("action", Tone::Bad), subject, now, said, blocks)
+}
+
+/// The notice that MySQL is back, or that alerts can be recorded again.
+pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
+    over(if was_away { "MySQL can be used again" } else { "Alerts can be recorded again" }, since, now)
+}
+
+/// The mail while admission is closed.
+pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    let lasts = duration(now - since);
+    let blocks = vec![
+        Block::Todo("See that Redis answers, then why passes cannot verify it: the last runs say so.".to_owned()),
+        Block::List(vec![format!("Closed: {}", time(since))]),
+        links.runs(),
+        links.section("redis_lost"),
+    ];
+    let subject = format!("action needed: admission has been closed for {lasts}");
+    let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
+    let lead =
+        "Nobody who holds a coupon loses it. The reconciler opens admission by itself once everything is verified.";
+    notice(("action", Tone::Bad), subject, now, (&title, lead), blocks)
+}
+
+/// The notice that admission is open again.
+pub fn admission_open(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
+    over("Admission is open again", since, now)
+}
+
+fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let lasted = duration(now - since);
-    Letter {
-        kind: "resolved",
-        tone: Tone::Good,
-        subject: format!("resolved: MySQL can be used again, after {lasted}"),
-        at: now,
-        title: format!("The reconciler can use MySQL again, after {lasted}."),
-        lead: NOTHING.to_owned(),
-        sections: vec![Section {
-            title: String::new(),
-            blocks: vec![Block::List(vec![
-                format!("Gone: {}", time(since)),
-                format!("Back: {}, after {lasted}", time(now)),
-            ])],
-        }],
-        footer: vec![WHY.to_owned()],
-    }
-    .render()
+    let lines = vec![format!("From: {}", time(since)), format!("To: {}", time(now))];
+    let (subject, title) = (format!("resolved: {what}, after {lasted}"), format!("{what}, after {lasted}."));
+    notice(("resolved", Tone::Good), subject, now, (&title, NOTHING), vec![Block::List(lines)])
 }
 
 /// The mail of `test-email`.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
-    Letter {
-        kind: "test",
-        tone: Tone::Good,
-        subject: "test: mail arrives".to_owned(),
-        at: now,
-        title: "Mail from the Firstcome reconciler arrives here.".to_owned(),
-        lead: NOTHING.to_owned(),
-        sections: vec![Section {
-            title: String::new(),
-            blocks: vec![
-                Block::Paragraph(format!("Sent {} from {}.", time(now), clean::line(host, 100))),
-                Block::Paragraph("This is how numbers and commands look:".to_owned()),
-                Block::Table(Table {
-                    head: vec![String::new(), "before".to_owned(), "after".to_owned()],
-                    rows: vec![cells(["Rows", "97", "100"]), cells(["Failed claims", "2", "0"])],
-                }),
-                once("A pass by hand", None, ""),
-            ],
-        }],
-        footer: vec![WHY.to_owned()],
-    }
-    .render()
+    let blocks = vec![
+        Block::Paragraph(format!("Sent {} from {}.", time(now), clean::line(host, 100))),
+        Block::Paragraph("This is how numbers and commands look:".to_owned()),
+        Block::Table(Table {
+            head: vec![String::new(), "before".to_owned(), "after".to_owned()],
+            rows: vec![cells(["Rows", "97", "100"]), cells(["Failed claims", "2", "0"])],
+        }),
+        once("A pass by hand", None, ""),
+    ];
+    let said = ("Mail from the Firstcome reconciler arrives here.", NOTHING);
+    notice(("test", Tone::Good), "test: mail arrives".to_owned(), now, said, blocks)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::advice::advice;
@@ -13,7 +13,7 @@ use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::links::Links;
 use super::subject::{duration, subject};
 use crate::alerts::{About, Alert, AlertVerdict, Notice, is_repair};
-use crate::report::{DropReport, Run, Trigger};
+use crate::report::{ActionKind, DropReport, Run, Trigger};
 use crate::{clean, wording};
 
 /// Problems with a section of their own.
@@ -31,6 +31,8 @@ pub struct Pass<'a> {
     /// Alerts' numbers by fingerprint.
     pub ids: &'a HashMap<String, i64>,
     pub links: &'a Links,
+    /// For how long admission was closed before this run opened it, where that is known.
+    pub closed_for: Option<TimeDelta>,
     /// The time of mailing.
     pub now: DateTime<Utc>,
 }
@@ -80,15 +82,19 @@ impl<'a> Pass<'a> {
         let is_mailed = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
         let of_drops = self.run.drops.iter().filter(|drop| is_mailed(Some(drop.drop_id)));
         let of_drops = of_drops.flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.drop_id), finding)));
-        let of_none = self.run.findings.iter().filter(|_| is_mailed(None)).map(|finding| (None, finding));
+        // That admission is open again is said with what was repaired for it.
+        let any = !self.verdict.repaired.is_empty();
+        let of_none = self.run.findings.iter();
+        let of_none = of_none.filter(|finding| is_mailed(None) || any && finding.action == ActionKind::GrantLicence);
+        let of_none = of_none.map(|finding| (None, finding));
         of_none.chain(of_drops).filter(|(_, finding)| is_repair(finding)).collect()
     }
 
     /// Repairs of earlier passes, all together: how many, and since when.
     pub(super) fn earlier(&self) -> Option<String> {
         let since = self.verdict.earlier.iter().map(|earlier| earlier.since).min()?;
-        let repairs: u64 = self.verdict.earlier.iter().map(|earlier| earlier.repairs).sum();
-        let repairs = wording::count(usize::try_from(repairs).unwrap_or(usize::MAX), "repair", "repairs");
+        let repairs = self.verdict.earlier.iter().map(|earlier| earlier.repairs as usize).sum();
+        let repairs = wording::count(repairs, "repair", "repairs");
         Some(format!("{repairs} in earlier passes since {}", since.format("%H:%M UTC")))
     }
 

@@ -1,11 +1,11 @@
 //! What is told, when, and how often, across restarts.
 
-use chrono::TimeDelta;
-use firstcome_notifier::report::{ActionKind, Kind, Run, Status};
-use firstcome_notifier::{Clock as _, Notifier};
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
+use firstcome_notifier::{Clock as _, MissedRun, Notifier};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed};
-use crate::world::{applied, drop_report, left, run};
+use crate::world::{applied, drop_report, general, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
     let findings = vec![applied(Kind::Unissued, 37, ActionKind::Issue, "no row and no message")];
@@ -109,34 +109,13 @@ async fn a_broken_promise_stands_until_it_is_mended() {
     );
 }
 
-/// A run as the reconciler records it before it is told.
-async fn recorded(desk: &Desk, run: &Run) {
-    let (id, now) = (&run.run_id, desk.clock.now().format("%Y-%m-%d %H:%M:%S"));
-    desk.run(&format!(
-        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at) \
-         VALUES ('{id}', 'cron', 0, 0, '{}', 'me', '{now}', '{now}', '{now}')",
-        run.status.as_str()
-    ))
-    .await;
-    for finding in run.all_findings() {
-        let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
-        desk.run(&format!(
-            "INSERT INTO reconcile_findings (run_id, coupon_id, drop_id, kind, action, result) \
-             VALUES ('{id}', 1, 7, '{kind}', 'issue', '{result}')"
-        ))
-        .await;
-    }
-}
-
 #[tokio::test]
 async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
     let desk = Desk::new(A).await;
     for n in 0..40 {
         desk.clock.turn(TimeDelta::seconds(30));
         let id = format!("r{n:02}");
-        let run = if n < 12 { repaired(&id) } else { clean(&id) };
-        recorded(&desk, &run).await;
-        desk.pass(&run).await;
+        desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) }).await;
     }
     let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued";
     let subjects = desk.subjects(A);
@@ -190,6 +169,90 @@ async fn a_name_makes_no_header() {
     assert!(!mail.body_html(0).unwrap().contains("<script>"));
 }
 
+fn missed(expected_at: DateTime<Utc>, noticed_at: DateTime<Utc>, because: Option<&str>) -> MissedRun {
+    MissedRun { schedule: "DEEP_CRON".to_owned(), expected_at, noticed_at, because: because.map(str::to_owned) }
+}
+
+#[tokio::test]
+async fn a_pass_that_is_always_late_because_of_another_is_mailed_once_a_cooldown() {
+    let desk = Desk::new(A).await;
+    for _ in 0..30 {
+        let now = desk.clock.turn(TimeDelta::minutes(30));
+        desk.notifier()
+            .missed_run(missed(now - TimeDelta::minutes(10), now, Some("a pass has been running")))
+            .await
+            .unwrap();
+    }
+    desk.notifier().flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A).len(), 4, "in fifteen hours");
+}
+
+#[tokio::test]
+async fn a_digest_that_could_not_be_queued_can_be_tried_again_and_is_mailed_once_a_day() {
+    let desk = Desk::new(A).await;
+    let now = desk.clock.now();
+    desk.run("RENAME TABLE mail_outbox TO away").await;
+    desk.notifier().daily_digest(now, now).await.unwrap_err();
+    desk.run("RENAME TABLE away TO mail_outbox").await;
+    let (one, two) = (desk.notifier(), desk.notifier());
+    let (first, second) = tokio::join!(one.daily_digest(now, now), two.daily_digest(now, now));
+    first.unwrap();
+    second.unwrap();
+    let tomorrow = desk.clock.turn(TimeDelta::days(1));
+    one.daily_digest(tomorrow, tomorrow).await.unwrap();
+    // One from a month ahead: a clock that has been set right since.
+    desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
+    let later = desk.clock.turn(TimeDelta::days(1));
+    one.daily_digest(later, later).await.unwrap();
+    one.flush(SOON).await.unwrap();
+    assert_eq!(desk.subjects(A).len(), 3);
+}
+
+#[tokio::test]
+async fn admission_that_stays_closed_is_mailed_by_one_process_and_its_end_too() {
+    let desk = Desk::new(A).await;
+    let daemons = [desk.notifier(), desk.notifier()];
+    let looks = async |is_open: bool, seconds: i64| {
+        for _ in 0..seconds {
+            let now = desk.clock.turn(TimeDelta::seconds(1));
+            for daemon in &daemons {
+                daemon.admission(is_open, now).await.unwrap();
+            }
+        }
+    };
+    looks(true, 1).await;
+    looks(false, 29).await; // a restart
+    looks(true, 1).await;
+    looks(false, 45).await;
+    // One that was started meanwhile, and another that ended.
+    let restarted = desk.notifier();
+    restarted.admission(true, desk.clock.now()).await.unwrap();
+    looks(true, 2).await;
+    restarted.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A),
+        [
+            "[firstcome] action needed: admission has been closed for 30 s",
+            "[firstcome] resolved: Admission is open again, after 44 s",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_repair_says_for_how_long_admission_was_closed() {
+    let desk = Desk::new(A).await;
+    let notifier = desk.notifier();
+    let (from, to) = (desk.clock.now(), desk.clock.turn(TimeDelta::seconds(7)));
+    notifier.admission(false, from).await.unwrap();
+    let mut run = repaired("r1");
+    run.findings = vec![general(Kind::RedisLost, ActionKind::GrantLicence, Outcome::Applied, "it was closed")];
+    (run.started_at, run.finished_at) = (from + TimeDelta::seconds(2), Some(to));
+    notifier.after_pass(&run, to).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    let text = parsed(&desk.sink.mails()[0]).body_text(0).unwrap().replace("\r\n", " ");
+    assert!(text.contains("claims got 503, for 7 s"), "{text}");
+}
+
 #[tokio::test]
 async fn missed_runs_and_the_day_are_mailed() {
     let desk = Desk::new(A).await;
@@ -208,8 +271,11 @@ async fn missed_runs_and_the_day_are_mailed() {
     desk.pass(&drift("r2", &[3])).await;
     let notifier = desk.notifier();
     let now = desk.clock.now();
-    notifier.missed_run("DEEP_CRON", now - TimeDelta::hours(3), now).await.unwrap();
-    notifier.daily_digest(now).await.unwrap();
+    // Two daemons notice the same.
+    for notifier in [&notifier, &desk.notifier()] {
+        notifier.missed_run(missed(now - TimeDelta::hours(3), now, None)).await.unwrap();
+        notifier.daily_digest(now, now).await.unwrap();
+    }
     notifier.flush(SOON).await.unwrap();
     assert_eq!(
         desk.subjects(A)[1..],
@@ -240,4 +306,23 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
     assert_eq!(desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox").await, [["1", "0"]]);
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(desk.subjects(A).len(), 1);
+}
+
+#[tokio::test]
+async fn a_mail_server_that_is_set_after_months_gets_the_last_days_only_and_the_digest_says_so() {
+    let desk = Desk::new(A).await;
+    let silent = Notifier::with_clock(desk.db.clone(), &args(None, A), desk.clock.clone()).unwrap();
+    silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
+    let later = desk.clock.turn(TimeDelta::days(90));
+    silent.after_pass(&drift("r2", &[3]), later).await.unwrap();
+    desk.clock.turn(TimeDelta::hours(1));
+    let notifier = desk.notifier();
+    notifier.flush(SOON).await.unwrap();
+    let subjects = desk.subjects(A);
+    assert!(subjects.len() == 1 && subjects[0].contains("action needed"), "{subjects:?}");
+    let now = desk.clock.turn(TimeDelta::hours(1));
+    notifier.daily_digest(now, now).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    let text = parsed(&desk.sink.mails()[1]).body_text(0).unwrap().replace("\r\n", " ");
+    assert!(text.contains("Never sent: 1 mails from before SMTP_URL was set"), "{text}");
 }

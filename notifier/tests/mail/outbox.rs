@@ -52,6 +52,14 @@ async fn a_server_that_is_gone_for_an_hour_delays_mails_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_mail_that_was_queued_by_a_clock_set_back_since_is_sent() {
+    let desk = Desk::new(A).await;
+    desk.notifier().after_pass(&repaired("r0"), desk.clock.now() + TimeDelta::hours(1)).await.unwrap();
+    desk.notifier().flush(SOON).await.unwrap();
+    assert_eq!(desk.sink.mails().len(), 1);
+}
+
+#[tokio::test]
 async fn a_mail_that_waits_by_a_clock_set_back_since_is_sent() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::Down).await.unwrap();
@@ -201,6 +209,24 @@ async fn a_sender_with_a_mail_in_hand_stops_within_seconds() {
     }
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(8), sender).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn that_mysql_cannot_be_used_is_said_only_when_that_is_so() {
+    let desk = Desk::new(A).await;
+    let notifier = desk.notifier();
+    desk.run("RENAME TABLE alerts TO away").await;
+    for n in 0..3 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean(&format!("r{n}")), now).await.unwrap_err();
+    }
+    desk.until_there_are(1).await;
+    desk.run("RENAME TABLE away TO alerts").await;
+    notifier.after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
+    notifier.flush(SOON).await.unwrap();
+    let subjects = desk.subjects(A);
+    assert!(subjects[0].starts_with("[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"));
+    assert_eq!(subjects[1..], ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]);
 }
 
 #[tokio::test]

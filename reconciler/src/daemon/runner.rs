@@ -3,12 +3,14 @@
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::notify::Notifier;
+use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
 
@@ -21,9 +23,13 @@ struct Job {
     answer: oneshot::Sender<PassResult>,
 }
 
+/// The pass that runs now, and since when.
+type Current = Arc<Mutex<Option<(String, Instant)>>>;
+
 #[derive(Clone)]
 pub struct Passes {
-    current: Arc<Mutex<Option<String>>>,
+    current: Current,
+    pub progress: Arc<Progress>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -32,21 +38,22 @@ impl Passes {
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Arc::new(Mutex::new(None));
-        let passes = Self { current: Arc::clone(&current), jobs: sender };
+        let progress = Arc::clone(&reconciler.memory.progress);
+        let passes = Self { current: Arc::clone(&current), progress, jobs: sender };
         (passes, PassLoop { reconciler, notifier, jobs, current })
     }
 
     /// Starts a pass; gives its id and where its answer will come.
     pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
         let mut current = self.current.lock();
-        if let Some(running) = current.as_ref() {
+        if let Some((running, _)) = current.as_ref() {
             return Err(running.clone());
         }
         let run_id = new_run_id();
         let (answer, receiver) = oneshot::channel();
         match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
             Ok(()) => {
-                *current = Some(run_id.clone());
+                *current = Some((run_id.clone(), Instant::now()));
                 Ok((run_id, receiver))
             }
             // The loop has stopped: the process is shutting down.
@@ -56,7 +63,12 @@ impl Passes {
 
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
-        self.current.lock().clone()
+        self.current.lock().as_ref().map(|(run_id, _)| run_id.clone())
+    }
+
+    /// For how long it has been running; zero where none is.
+    pub fn age(&self) -> Duration {
+        self.current.lock().as_ref().map_or(Duration::ZERO, |(_, began)| began.elapsed())
     }
 }
 
@@ -65,7 +77,7 @@ pub struct PassLoop {
     reconciler: Reconciler,
     notifier: Notifier,
     jobs: mpsc::Receiver<Job>,
-    current: Arc<Mutex<Option<String>>>,
+    current: Current,
 }
 
 impl PassLoop {

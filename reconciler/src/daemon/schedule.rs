@@ -1,27 +1,30 @@
 //! When passes run by themselves, and which ones did not.
 //!
-//! tokio-cron-scheduler fires; its jobs only signal. It would start a job again while the last
-//! still runs, and forgets running ones at shutdown, so no work is done inside a job. It also
+//! A schedule is judged once a second, by when its run last *ended*: a run that a restart, the lock
+//! of another process or a store kept from running is due until it has run. tokio-cron-scheduler
+//! only wakes the judge at the very second: it would start a job again while the last still runs,
+//! forgets running ones at shutdown, and is silent for as long as a clock was set back. It also
 //! freezes a zone's offset, so all times are UTC.
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
 use firstcome_shared::mysql::Db;
+use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
-use crate::notify::Notifier;
+use crate::notify::LAST_DIGEST;
 use crate::record;
 
 /// What a schedule sets off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A pass over what is not sealed.
-    Reconcile,
     /// A pass over sealed drops too.
     Deep,
+    /// A pass over what is not sealed.
+    Reconcile,
     Digest,
 }
 
@@ -35,12 +38,12 @@ impl Event {
         }
     }
 
-    /// Name in `reconciler_state` of when it last ran.
+    /// Name in `reconciler_state` of when it last ran, in any process.
     pub fn state_name(self) -> &'static str {
         match self {
             Self::Reconcile => "last_run:reconcile",
             Self::Deep => "last_run:deep",
-            Self::Digest => "last_run:digest",
+            Self::Digest => LAST_DIGEST,
         }
     }
 }
@@ -64,110 +67,111 @@ fn parse(text: &str) -> Result<Cron, croner::errors::CronError> {
         .parse(text)
 }
 
+/// How an attempt to run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It ran to its end.
+    Ran,
+    /// Another process holds the pass lock.
+    Busy,
+    /// It failed, with the reason.
+    Failed(String),
+}
+
+/// Pause after an attempt that the pass lock refused, which costs one statement.
+const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
+/// Pause after an attempt that failed, where the schedule itself is not sooner.
+const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
+
 /// One schedule, with what is due and what was done.
 #[derive(Debug, Clone)]
-pub struct CronSchedule {
-    /// What it sets off.
+pub struct Schedule {
     pub event: Event,
     cron: Cron,
-    /// When it last ran, as far as is known.
-    pub last: DateTime<Utc>,
+    /// When its run last ended, in any process, as far as is known.
+    last: DateTime<Utc>,
+    /// When the last attempt began, if it failed. Failures have their own mail.
+    failed_from: Option<DateTime<Utc>>,
+    retry_at: Option<DateTime<Utc>>,
+    /// Why it has not run yet.
+    pub because: Option<String>,
+    /// That it is late was mailed.
+    pub is_mailed: bool,
 }
 
-impl CronSchedule {
-    /// A schedule that last ran at `last`.
+impl Schedule {
+    /// A schedule whose run last ended at `last`.
     pub fn new(event: Event, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
-        Ok(Self { event, cron, last })
+        Ok(Self { event, cron, last, failed_from: None, retry_at: None, because: None, is_mailed: false })
     }
 
-    /// The first run that should have been since the last one and is later than `tolerance` at
-    /// `now`.
-    pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
+    /// As it stands in MySQL; one that never ran counts from now.
+    pub(super) async fn load(db: &Db, event: Event, text: &str) -> anyhow::Result<Self> {
+        let last = if let Some(at) = record::recall(db, event.state_name()).await? {
+            at
+        } else {
+            let now = Utc::now();
+            record::remember(db, event.state_name(), now).await?;
+            now
+        };
+        Self::new(event, text, last)
+    }
+
+    /// The first run that is due and has not been made.
+    pub fn due_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let due = self.cron.find_next_occurrence(&self.last, false).ok()?;
+        (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
+    }
+
+    /// The first run that should have been and is later than `tolerance`. One that was tried and
+    /// failed is not late.
+    pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
+        let from =
+            self.failed_from.filter(|_| self.event == Event::Reconcile).map_or(self.last, |at| at.max(self.last));
+        let due = self.cron.find_next_occurrence(&from, false).ok()?;
         (due + tolerance < now).then_some(due)
     }
-}
 
-/// Runs that were due and did not come: this process was stopped, paused, or started late. They are
-/// caught up at once.
-pub(super) struct Missed {
-    /// The schedules with when they last ran.
-    pub schedules: Vec<CronSchedule>,
-    /// How late is missed.
-    pub tolerance: TimeDelta,
-}
-
-impl Missed {
-    /// The schedules as they stand in MySQL; one that never ran counts from now.
-    pub(super) async fn load(db: &Db, schedules: &[(Event, &str)], tolerance: TimeDelta) -> anyhow::Result<Self> {
-        let mut loaded = Vec::with_capacity(schedules.len());
-        for (event, text) in schedules {
-            let last = if let Some(at) = record::recall(db, event.state_name()).await? {
-                at
-            } else {
-                let now = Utc::now();
-                record::remember(db, event.state_name(), now).await?;
-                now
-            };
-            loaded.push(CronSchedule::new(*event, text, last)?);
-        }
-        Ok(Self { schedules: loaded, tolerance })
+    /// A clock that was set back must not silence the schedule until it has caught up.
+    pub fn note_clock(&mut self, now: DateTime<Utc>) {
+        self.last = self.last.min(now);
+        self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Notes that an event ran.
-    pub(super) fn ran(&mut self, event: Event, now: DateTime<Utc>) {
-        for schedule in self.schedules.iter_mut().filter(|s| s.event == event) {
-            schedule.last = now;
+    /// Another process may have made the run. An instant from the future is another clock's mistake.
+    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) {
+        match record::recall(db, self.event.state_name()).await {
+            Ok(Some(at)) if at <= now && at > self.last => self.note(Attempt::Ran, at, at),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read"),
         }
     }
 
-    /// What was missed at `now`, with since when.
-    pub(super) fn at(&self, now: DateTime<Utc>) -> Vec<(Event, DateTime<Utc>)> {
-        self.schedules.iter().filter_map(|s| Some((s.event, s.missed_since(now, self.tolerance)?))).collect()
+    /// Notes how an attempt ended.
+    pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
+        self.retry_at = match attempt {
+            Attempt::Ran => {
+                (self.last, self.failed_from, self.because, self.is_mailed) = (ended, None, None, false);
+                None
+            }
+            Attempt::Busy => Some(ended + AFTER_BUSY),
+            Attempt::Failed(reason) => {
+                self.failed_from = Some(began);
+                self.because = Some(format!("its last attempt failed: {reason}"));
+                let next = self.cron.find_next_occurrence(&ended, false).ok();
+                Some(next.map_or(ended + AFTER_FAILURE, |next| next.min(ended + AFTER_FAILURE)))
+            }
+        };
     }
 }
 
-pub(super) async fn mail_missed(notifier: &Notifier, event: Event, since: DateTime<Utc>, now: DateTime<Utc>) {
-    tracing::warn!(schedule = event.setting(), since = %since.to_rfc3339(), "a scheduled run did not happen; catching up");
-    if let Err(error) = notifier.missed_run(event.setting(), since, now).await {
-        tracing::error!(error = format!("{error:#}"), "the mail about a missed run could not be prepared");
-    }
-}
-
-/// Notices when the host's clock was set back: the scheduler goes by instants that were worked out
-/// ahead, and would be silent for as long as the clock went back.
-#[derive(Debug)]
-pub struct ClockWatch {
-    wall: DateTime<Utc>,
-    at: Instant,
-}
-
-impl ClockWatch {
-    /// Goes by both clocks as they are now.
-    pub fn new(now: DateTime<Utc>, at: Instant) -> Self {
-        Self { wall: now, at }
-    }
-
-    /// Whether the wall clock has lost more than two seconds since the last call.
-    pub fn went_back(&mut self, now: DateTime<Utc>, at: Instant) -> bool {
-        let passed = TimeDelta::from_std(at.duration_since(self.at)).unwrap_or(TimeDelta::MAX);
-        let lost = (self.wall + passed).signed_duration_since(now);
-        *self = Self::new(now, at);
-        lost > TimeDelta::seconds(2)
-    }
-}
-
-/// Starts the scheduler: each event is handed to `signal` at its time. It runs until its
-/// `shutdown`.
-pub async fn start(
-    schedules: &[(Event, &str)],
-    signal: impl Fn(Event) + Clone + Send + Sync + 'static,
-) -> anyhow::Result<JobScheduler> {
+/// Starts the scheduler: it wakes the loop at each event's time, until its `shutdown`.
+pub async fn start(schedules: &[(Event, &str)], wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await?;
     for (event, text) in schedules {
-        let (event, signal) = (*event, signal.clone());
-        let job = Job::new(*text, move |_, _| signal(event))
+        let wake = wake.clone();
+        let job = Job::new(*text, move |_, _| wake.notify_one())
             .with_context(|| format!("{} cannot be read", event.setting()))?;
         scheduler.add(job).await?;
     }
@@ -185,6 +189,10 @@ mod tests {
         DateTime::from_str(text).unwrap()
     }
 
+    fn deep() -> Schedule {
+        Schedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:05Z")).unwrap()
+    }
+
     #[test]
     fn only_six_fields_that_come_to_pass_are_taken() {
         assert!(six_fields("*/30 * * * * *").is_ok());
@@ -194,24 +202,56 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_is_noticed_once() {
-        let (wall, start) = (at("2026-01-01T03:00:00Z"), Instant::now());
-        let after = |seconds: u64| start + std::time::Duration::from_secs(seconds);
-        let mut watch = ClockWatch::new(wall, start);
-        assert!(!watch.went_back(wall + TimeDelta::seconds(10), after(10)));
-        assert!(!watch.went_back(wall + TimeDelta::hours(1), after(11)), "set forward");
-        assert!(!watch.went_back(wall + TimeDelta::hours(1), after(12)), "a second is no step");
-        assert!(watch.went_back(wall, after(13)));
-        assert!(!watch.went_back(wall + TimeDelta::seconds(1), after(14)));
-    }
-
-    #[test]
     fn a_run_is_missed_once_it_is_later_than_tolerated() {
-        let schedule = CronSchedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:00Z")).unwrap();
-        let missed = |now| schedule.missed_since(at(now), TimeDelta::minutes(5));
+        let missed = |now| deep().missed_since(at(now), TimeDelta::minutes(5));
         assert_eq!(missed("2026-01-01T23:00:00Z"), None);
         assert_eq!(missed("2026-01-02T03:04:00Z"), None);
         assert_eq!(missed("2026-01-02T03:06:00Z"), Some(at("2026-01-02T03:00:00Z")));
         assert_eq!(missed("2026-01-09T00:00:00Z"), Some(at("2026-01-02T03:00:00Z")), "since the first one");
+    }
+
+    /// The deep pass of the day, due at three, while an operator's pass holds the lock.
+    #[test]
+    fn what_could_not_begin_or_failed_is_due_until_it_has_run() {
+        let mut schedule = deep();
+        let due = Some(at("2026-01-02T03:00:00Z"));
+        let first = at("2026-01-02T03:00:00Z");
+        assert_eq!((schedule.due_since(at("2026-01-02T02:59:59Z")), schedule.due_since(first)), (None, due));
+        for n in 0..100 {
+            let tried = first + TimeDelta::seconds(5 * n);
+            assert_eq!(schedule.due_since(tried), due, "attempt {n}");
+            schedule.note(Attempt::Busy, tried, tried);
+            assert_eq!(schedule.due_since(tried + TimeDelta::seconds(4)), None, "not at once again");
+        }
+        assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z"), TimeDelta::minutes(5)), due);
+        let tried = at("2026-01-02T03:10:00Z");
+        schedule.note(Attempt::Failed("MySQL is away".into()), tried, tried);
+        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
+        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
+        assert_eq!(schedule.missed_since(tried, TimeDelta::minutes(5)), due, "no other mail says that it is lost");
+        schedule.note(Attempt::Ran, tried, at("2026-01-02T03:20:00Z"));
+        assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
+        assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z"), TimeDelta::minutes(5)), None);
+    }
+
+    #[test]
+    fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
+        let mut schedule = Schedule::new(Event::Reconcile, "*/10 * * * * *", at("2026-01-01T03:00:00Z")).unwrap();
+        let tolerance = TimeDelta::minutes(5);
+        let tried = at("2026-01-01T04:00:00Z");
+        schedule.note(Attempt::Failed("Redis is away".into()), tried, tried);
+        assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1), tolerance), None);
+        assert!(schedule.missed_since(tried + TimeDelta::minutes(6), tolerance).is_some());
+        assert!(schedule.due_since(tried + TimeDelta::seconds(10)).is_some(), "its own next time is sooner");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_silences_nothing() {
+        let mut schedule = Schedule::new(Event::Reconcile, "*/30 * * * * *", at("2026-01-01T05:00:00Z")).unwrap();
+        schedule.note(Attempt::Busy, at("2026-01-01T05:00:00Z"), at("2026-01-01T05:00:00Z"));
+        let now = at("2026-01-01T03:00:00Z");
+        schedule.note_clock(now);
+        assert_eq!(schedule.due_since(now + TimeDelta::seconds(29)), None);
+        assert!(schedule.due_since(now + TimeDelta::seconds(30)).is_some());
     }
 }

@@ -80,12 +80,18 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         return Err(Problem::not_found(what));
     }
     let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
-    if !body.wait {
-        let location = format!("/v1/runs/{run_id}");
-        return Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Started { run_id })).into_response());
-    }
-    match answer.await {
-        Ok(Ok(run)) => Ok(Json(run).into_response()),
+    let answer = tokio::select! {
+        biased;
+        // It has the lock and is recorded: the address leads to it.
+        () = app.passes.progress.until_begun(&run_id), if !body.wait => return Ok(accepted(run_id)),
+        answer = answer => answer,
+    };
+    match answer {
+        Ok(Ok(run)) if body.wait => Ok(Json(run).into_response()),
+        Ok(Ok(Run { error: Some(error), .. })) => {
+            Err(Problem::unavailable(format!("the pass could not begin: {error}")))
+        }
+        Ok(Ok(_)) => Ok(accepted(run_id)),
         Ok(Err(PassError::Busy)) => {
             let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))
@@ -93,6 +99,11 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
         Err(_) => Err(Problem::unavailable("the reconciler is stopping")),
     }
+}
+
+fn accepted(run_id: String) -> Response {
+    let location = format!("/v1/runs/{run_id}");
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Started { run_id })).into_response()
 }
 
 fn busy(running: &str) -> Problem {

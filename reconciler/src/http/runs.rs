@@ -1,5 +1,7 @@
 //! `GET /v1/runs`, `GET /v1/runs/{id}`.
 
+use std::sync::atomic::Ordering;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use firstcome_shared::http::Problem;
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
+use crate::pass::memory::Progress;
 use crate::record::{self, RunSummary};
 use crate::report::Run;
 
@@ -23,7 +26,32 @@ pub(super) struct ListQuery {
 /// Runs, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Runs {
-    runs: Vec<RunSummary>,
+    runs: Vec<ListedRun>,
+}
+
+/// A run without its findings.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedRun {
+    #[serde(flatten)]
+    run: RunSummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressView>,
+}
+
+/// How far a run is that this process makes now.
+#[derive(Debug, Serialize, ToSchema)]
+struct ProgressView {
+    /// Drops of this round.
+    drops: u64,
+    drops_done: u64,
+    /// People and rows compared.
+    compared: u64,
+}
+
+fn progress(app: &App, run_id: &str) -> Option<ProgressView> {
+    let Progress { drops, drops_done, compared, .. } = &*app.passes.progress;
+    let [drops, drops_done, compared] = [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
+    (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView { drops, drops_done, compared })
 }
 
 /// Lists runs, newest first, without their findings.
@@ -38,6 +66,7 @@ pub(super) async fn list(
     let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
     let limit = query.limit.unwrap_or(20).clamp(1, 200);
     let runs = record::list(&app.stores.db, limit, query.before).await.map_err(unavailable)?;
+    let runs = runs.into_iter().map(|run| ListedRun { progress: progress(&app, &run.run_id), run }).collect();
     Ok(Json(Runs { runs }))
 }
 
@@ -60,6 +89,8 @@ pub(super) struct RunPage {
     /// Give it as `after` for the next page of findings; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressView>,
 }
 
 /// Reads one run with its findings, a page at a time.
@@ -76,7 +107,7 @@ pub(super) async fn read(
     let limit = query.limit.unwrap_or(1_000).clamp(1, 10_000);
     let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
     match read {
-        Some((run, next_after)) => Ok(Json(RunPage { run, next_after })),
+        Some((run, next_after)) => Ok(Json(RunPage { run, next_after, progress: progress(&app, &id) })),
         // Its beginning is recorded under the lock, a moment after it was started.
         None if app.passes.current().as_deref() == Some(&id) => Err(Problem::unavailable("the run is just beginning")),
         None => Err(Problem::not_found("no such run")),

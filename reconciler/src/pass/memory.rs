@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::report::Run;
@@ -26,7 +27,7 @@ pub struct Memory {
     consumer: Option<ConsumerPosition>,
 }
 
-/// How far a pass is, for the terminal.
+/// How far a pass is, for the terminal and the endpoint.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Drops of this round.
@@ -34,6 +35,24 @@ pub struct Progress {
     pub drops_done: AtomicU64,
     /// People and rows compared.
     pub compared: AtomicU64,
+    /// The last run that has the lock and is recorded as begun.
+    begun: watch::Sender<Option<String>>,
+}
+
+impl Progress {
+    pub(super) fn begins(&self, run_id: &str) {
+        for number in [&self.drops, &self.drops_done, &self.compared] {
+            number.store(0, Relaxed);
+        }
+        self.begun.send_replace(Some(run_id.to_owned()));
+    }
+
+    /// Waits until this run has the lock and can be read.
+    pub async fn until_begun(&self, run_id: &str) {
+        if self.begun.subscribe().wait_for(|begun| begun.as_deref() == Some(run_id)).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// The consumer's committed offset by partition, and since when it has been there.

@@ -244,6 +244,7 @@ impl Reconciler {
         // it ends.
         if !request.reopening {
             record::begin(&self.stores.db, run, request.confirm).await?;
+            self.memory.progress.begins(&run.run_id);
         }
         crash_point(Point::RunBegun);
         let working = stop.child_token();

@@ -9,7 +9,7 @@ use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{DropReport, Finding, Outcome, Run, Status};
+use crate::report::{DropReport, Finding, Outcome, Run};
 
 pub use read::{RunSummary, list, read};
 
@@ -28,7 +28,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     let drops: Vec<DropReport> = run.drops.iter().map(|d| DropReport { findings: Vec::new(), ..d.clone() }).collect();
     let drops = Some(to_json(&drops)?);
     let findings = run.all_findings().map(|finding| finding_row(&run.run_id, finding)).collect();
-    let succeeded = (run.status != Status::Failed && !run.dry_run).then(|| finished_at.to_rfc3339());
+    let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
     db.finish_run(row(run, confirmed, drops, finished_at.naive_utc()), findings, succeeded).await
 }
 

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use strum::{EnumString, IntoStaticStr};
 
-use super::schema::{alerts, broken_promises, drops, reconcile_findings, reconcile_runs, reconciler_state};
+use super::schema::{alerts, broken_promises, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -64,6 +64,8 @@ pub struct Alert {
     pub acknowledged_at: Option<DateTime<Utc>>,
     /// Who took it on.
     pub acknowledged_by: Option<String>,
+    /// Repairs that wait for the next mail.
+    pub unmailed_repairs: u32,
 }
 
 impl Alert {
@@ -125,6 +127,7 @@ struct AlertRow {
     resolved_at: Option<NaiveDateTime>,
     acknowledged_at: Option<NaiveDateTime>,
     acknowledged_by: Option<String>,
+    unmailed_repairs: u32,
 }
 
 impl From<AlertRow> for Alert {
@@ -146,6 +149,7 @@ impl From<AlertRow> for Alert {
             resolved_at: utc(row.resolved_at),
             acknowledged_at: utc(row.acknowledged_at),
             acknowledged_by: row.acknowledged_by,
+            unmailed_repairs: row.unmailed_repairs,
         }
     }
 }
@@ -169,6 +173,7 @@ impl From<&Alert> for AlertRow {
             resolved_at: naive(alert.resolved_at),
             acknowledged_at: naive(alert.acknowledged_at),
             acknowledged_by: alert.acknowledged_by.clone(),
+            unmailed_repairs: alert.unmailed_repairs,
         }
     }
 }
@@ -185,6 +190,11 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
         .execute(conn)
         .await
         .map(|_| ())
+}
+
+/// A fact of `reconciler_state`, within a transaction.
+pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
+    reconciler_state::table.find(name).select(reconciler_state::value).first(conn).await.optional()
 }
 
 /// Inserts an alert, or replaces the one with its fingerprint.
@@ -239,22 +249,6 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
         found.extend(rows.into_iter().filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))));
     }
     Ok(found)
-}
-
-/// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant,
-/// this run not counted.
-pub async fn repairs_since(conn: &mut Conn, at: Option<DropId>, since: DateTime<Utc>, but: &str) -> QueryResult<u64> {
-    let later = reconcile_runs::started_at.gt(since.naive_utc()).and(reconcile_runs::id.ne(but));
-    let applied = reconcile_findings::table
-        .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
-        .filter(later.and(reconcile_findings::result.eq("applied")))
-        .into_boxed();
-    let in_place = match at {
-        Some(drop) => applied.filter(reconcile_findings::drop_id.eq(drop.0)),
-        None => applied.filter(reconcile_findings::drop_id.is_null()),
-    };
-    let repairs: i64 = in_place.count().get_result(conn).await?;
-    Ok(u64::try_from(repairs).unwrap_or(0))
 }
 
 /// The broken promises of these drops.

@@ -7,7 +7,7 @@ use diesel::dsl::{count_star, max};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::outbox::count_waiting;
+use super::outbox::{UNTRIED, count_waiting};
 use super::schema::{alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
@@ -75,8 +75,8 @@ pub struct Day {
     pub sealed_total: u64,
     /// People, rows and failed claims that runs examined.
     pub examined: [u64; 3],
-    /// Mails sent, waiting, given up.
-    pub mails: [u64; 3],
+    /// Mails sent, waiting, given up, and given up because no mail server was set for days.
+    pub mails: [u64; 4],
 }
 
 /// Gathers what happened in a stretch of time.
@@ -213,12 +213,13 @@ async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
     Ok((rows.into_iter().map(alert).collect(), unsigned(total)))
 }
 
-async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<[u64; 3]> {
+async fn mails(conn: &mut Conn, since: NaiveDateTime, until: NaiveDateTime) -> QueryResult<[u64; 4]> {
     let sent = mail_outbox::table.filter(mail_outbox::sent_at.ge(since).and(mail_outbox::sent_at.lt(until)));
     let sent: i64 = sent.count().get_result(conn).await?;
     let waiting = count_waiting(conn).await?;
     let given_up =
         mail_outbox::table.filter(mail_outbox::given_up_at.ge(since).and(mail_outbox::given_up_at.lt(until)));
+    let untried: i64 = given_up.filter(mail_outbox::last_error.eq(UNTRIED)).count().get_result(conn).await?;
     let given_up: i64 = given_up.count().get_result(conn).await?;
-    Ok([sent, waiting, given_up].map(unsigned))
+    Ok([sent, waiting, given_up, untried].map(unsigned))
 }

@@ -88,7 +88,7 @@ pub(super) const DELETE_LIMIT: Duration = Duration::from_secs(30);
 /// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
     // No attempt and no lease is so far ahead: the clock that set it has been set back since.
-    let never = (now + TimeDelta::hours(2)).naive_utc();
+    let never = (now + TimeDelta::minutes(75)).naive_utc();
     let now = now.naive_utc();
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
@@ -97,7 +97,10 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
                 .is_null()
                 .or(mail_outbox::leased_until.le(now))
                 .or(mail_outbox::leased_until.gt(never));
-            let is_due = mail_outbox::next_attempt_at.le(now).or(mail_outbox::next_attempt_at.gt(never));
+            let is_due = mail_outbox::next_attempt_at
+                .le(now)
+                .or(mail_outbox::next_attempt_at.gt(never))
+                .or(mail_outbox::attempts.eq(0));
             // Another sender's rows are skipped, not waited for.
             let due: Vec<(i64, String)> = mail_outbox::table
                 .filter(is_open.and(is_due).and(is_free))
@@ -122,6 +125,23 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
             leased.select(LeasedMail::as_select()).load(conn).await
         })
         .await
+    })
+    .await
+}
+
+/// The error of mails that [`give_up_untried`] gave up.
+pub(super) const UNTRIED: &str = "no mail server was set for days";
+
+/// Gives up mails from before then that were never tried. Gives how many.
+pub async fn give_up_untried(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
+    db.run_within(DELETE_LIMIT, "give up old mails", async move |conn| {
+        let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
+        let is_old = mail_outbox::attempts.eq(0).and(mail_outbox::created_at.lt(before.naive_utc()));
+        diesel::update(mail_outbox::table.filter(is_open.and(is_old)))
+            .set((mail_outbox::given_up_at.eq(now.naive_utc()), mail_outbox::last_error.eq(UNTRIED)))
+            .execute(conn)
+            .await
+            .map(|given_up| given_up as u64)
     })
     .await
 }

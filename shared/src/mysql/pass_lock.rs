@@ -2,11 +2,14 @@
 //! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
 //! lock is gone with it).
 
+use std::fmt;
 use std::time::Duration;
 
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
-use diesel::sql_types::Text;
+use chrono::NaiveDateTime;
+use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
+use diesel::{OptionalExtension as _, QueryableByName};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +84,53 @@ impl PassLock {
 impl Drop for PassLock {
     fn drop(&mut self) {
         self.release.cancel();
+    }
+}
+
+/// Who holds the pass lock.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct PassHolder {
+    #[diesel(sql_type = BigInt)]
+    connection: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    run_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    owner: Option<String>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    started_at: Option<NaiveDateTime>,
+}
+
+impl fmt::Display for PassHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connection, run_id, owner, started_at } = self;
+        match (run_id, owner, started_at) {
+            (Some(run), Some(owner), Some(at)) => {
+                write!(
+                    f,
+                    "a pass has been running since {} (run {run} of process {owner})",
+                    at.format("%Y-%m-%d %H:%M:%S UTC")
+                )
+            }
+            _ => write!(f, "MySQL's connection {connection} holds the pass lock, and runs no pass"),
+        }
+    }
+}
+
+impl Db {
+    /// Who holds the pass lock, in any process.
+    pub async fn pass_holder(&self) -> Result<Option<PassHolder>, DbError> {
+        self.run("holder of the pass lock", async |conn| {
+            diesel::sql_query(
+                "SELECT CAST(held.connection AS SIGNED) AS connection, r.id AS run_id, r.owner, r.started_at \
+                 FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \
+                 LEFT JOIN reconcile_runs r ON r.status = 'running' \
+                 WHERE held.connection IS NOT NULL ORDER BY r.started_at DESC LIMIT 1",
+            )
+            .get_result(conn)
+            .await
+            .optional()
+        })
+        .await
     }
 }
 

@@ -230,7 +230,7 @@ pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
         .map_err(|error| DbError::Query { what, source: diesel::result::Error::SerializationError(Box::new(error)) })
 }
 
-async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
+pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
     diesel::insert_into(reconciler_state::table)
         .values((reconciler_state::name.eq(name), reconciler_state::value.eq(value)))
         .on_conflict(diesel::dsl::DuplicatedKeys)

@@ -148,6 +148,7 @@ diesel::table! {
         resolved_at -> Nullable<Datetime>,
         acknowledged_at -> Nullable<Datetime>,
         acknowledged_by -> Nullable<Text>,
+        unmailed_repairs -> Unsigned<Integer>,
     }
 }
 

@@ -55,8 +55,37 @@ fn a_pass_that_did_not_look_there_ends_nothing() {
 }
 
 #[test]
+fn a_drop_that_was_held_back_or_failed_as_a_whole_keeps_its_alerts() {
+    let whole = Finding { slot: None, user_id: None, ..finding(Kind::CountMismatch, 0, Outcome::Failed) };
+    for (not_compared, says) in [
+        (run(Status::Braked, vec![finding(Kind::SlotConflict, 9, Outcome::Planned)]), "braked New"),
+        (run(Status::Drift, vec![whole]), "count_mismatch New"),
+    ] {
+        let mut duty = Duty::default();
+        assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+        assert_eq!(duty.sees(1, &not_compared), says);
+        let over = duty.sees(2, &clean());
+        assert!(over.contains("failed_claim resolved"), "{over}");
+    }
+}
+
+#[test]
+fn a_gate_that_was_opened_again_is_no_news_by_itself() {
+    let mut duty = Duty::default();
+    let gate = Finding { action: ActionKind::GrantLicence, kind: Kind::RedisLost, ..stalled("was closed") };
+    let gate = Finding { result: Outcome::Applied, needs_person: false, ..gate };
+    assert_eq!(duty.sees(0, &general(Status::Repaired, vec![gate.clone()])), "");
+    let rebuilt = Finding { action: ActionKind::Rebuild, ..finding(Kind::RedisLost, 0, Outcome::Applied) };
+    let both = Run { findings: vec![gate], ..run(Status::Repaired, vec![rebuilt]) };
+    assert_eq!(duty.sees(1, &both), "repaired Some(7)");
+}
+
+#[test]
 fn a_pass_over_one_coupon_ends_nothing_that_concerns_none() {
     let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &failed("MySQL is away")), "run_failed New");
+    assert_eq!(duty.sees(0, &Run { partial: true, ..clean() }), "");
+    assert_eq!(duty.sees(0, &clean()), "run_failed resolved");
     let loose = Finding { kind: Kind::FailedClaim, ..stalled("failed claim 12: undecodable") };
     assert_eq!(duty.sees(0, &general(Status::Drift, vec![loose])), "failed_claim New");
     assert_eq!(duty.sees(1, &Run { partial: true, ..clean() }), "");

@@ -68,6 +68,44 @@ fn what_is_over_within_a_silence_is_mailed_after_it_if_people_know_of_it() {
 }
 
 #[test]
+fn a_restart_of_a_store_is_not_mailed_and_what_fails_again_and_again_is() {
+    let mut duty = Duty { patience: TimeDelta::minutes(2), ..Duty::default() };
+    let refused = failed("Redis cannot be reached: refused");
+    assert_eq!(duty.sees(0, &refused), "");
+    assert_eq!(duty.sees(1, &clean()), "", "nobody was told that it failed");
+    assert_eq!(duty.sees(30, &refused), "");
+    assert_eq!(duty.sees(31, &refused), "");
+    assert_eq!(duty.sees(32, &refused), "run_failed New");
+    assert_eq!(duty.sees(33, &clean()), "run_failed resolved");
+    // Every other pass.
+    let said: Vec<String> =
+        (1_000..1_004).map(|at| duty.sees(at, &if at % 2 == 0 { refused.clone() } else { clean() })).collect();
+    assert_eq!(said, ["", "", "run_failed New", "run_failed resolved"]);
+    // What concerns people is mailed at once.
+    assert_eq!(duty.sees(2_000, &one_left()), "failed_claim New");
+}
+
+#[test]
+fn another_text_of_the_same_failure_does_not_take_away_the_acknowledgement() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &failed("Redis cannot be reached: Connection refused")), "run_failed New");
+    duty.acknowledge(1);
+    assert_eq!(duty.sees(2, &failed("Redis cannot be reached: timed out")), "");
+    assert_eq!(duty.only().acknowledged_by.as_deref(), Some("kim"));
+    assert_eq!(duty.sees(3, &failed("MySQL cannot be reached: Connection refused")), "run_failed Changed");
+}
+
+#[test]
+fn a_stall_is_over_only_when_no_pass_has_seen_it_for_a_while() {
+    let mut duty = Duty { patience: TimeDelta::minutes(1), ..Duty::default() };
+    let stands = general(Status::Drift, vec![stalled("the consumer has not moved for 70 s")]);
+    assert_eq!(duty.sees(0, &stands), "stalled New");
+    assert_eq!(duty.sees(1, &clean()), "", "of a process that has just begun to watch");
+    assert_eq!(duty.sees(2, &stands), "");
+    assert_eq!(duty.sees(4, &clean()), "stalled resolved");
+}
+
+#[test]
 fn a_flapping_alert_does_not_mail_with_every_pass() {
     let mut duty = Duty::default();
     let mut mails = 0;

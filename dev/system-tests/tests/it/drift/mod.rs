@@ -2,6 +2,7 @@
 
 mod asked;
 mod crashes;
+mod ended;
 mod explain;
 mod failed_claims;
 mod flight;

@@ -1,0 +1,194 @@
+//! What counts as run is what ended well: passes that another process keeps from running are tried
+//! again and mailed, and an accepted pass can always be read.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{Fixture, Http, LIMIT, Session, Stores, World, eventually};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::drift::support::{Hindered, injector, mailed, subjects};
+
+const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)";
+const LAST_SUCCESS: &str = "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
+
+async fn runs(world: &World, which: &str) -> i64 {
+    world.sql.number(&format!("SELECT COUNT(*) FROM reconcile_runs WHERE {which}")).await
+}
+
+/// Of somebody else, who holds the lock of passes.
+async fn holder(world: &World) -> Session {
+    let mut holder = Session::begin(&world.sql).await;
+    holder.run(TAKE).await;
+    holder
+}
+
+#[tokio::test]
+async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free() {
+    let scene = Fixture::new("d-deep-lost").await;
+    let world = &scene.world;
+    scene.held("Deep", 20, 20).await;
+    let first = world.daemon().await;
+    first.reconcile(&json!({})).await;
+    assert_eq!(first.process.stop().await, 0);
+    // Its hour was a minute ago, and comes again in a year.
+    let holder = holder(world).await;
+    let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
+    let due = world.sql.query(due).await[0][0].clone();
+    world
+        .sql
+        .query(
+            "UPDATE reconciler_state SET value = DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00') \
+             WHERE name = 'last_run:deep'",
+        )
+        .await;
+    let daemons =
+        [world.daemon_with(&[("DEEP_CRON", &due), ("MISSED_AFTER_SECONDS", "1")]).await, world.daemon_with(&[]).await];
+    let mail = mailed(world, &["run missed: DEEP_CRON"]).await;
+    assert!(mail.text.contains("Due:"), "{}", mail.text);
+    assert!(daemons[0].process.log().contains("holds the pass lock"), "{}", daemons[0].process.log());
+    assert_eq!(runs(world, "deep").await, 0);
+    holder.commit().await;
+    eventually("it has run", LIMIT, async || runs(world, "deep AND status = 'clean'").await == 1).await;
+    let state = "SELECT value > DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '%Y-%m-%dT%H:%i:%s') \
+                 FROM reconciler_state WHERE name = 'last_run:deep'";
+    eventually("and counts as run", LIMIT, async || world.sql.number(state).await == 1).await;
+    assert_eq!(subjects(world).iter().filter(|subject| subject.contains("DEEP_CRON")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
+    let scene = Fixture::new("d-hangs").await;
+    let world = &scene.world;
+    scene.held("Hangs", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "2")]).await;
+    eventually("the other works by its schedule", LIMIT, async || runs(world, "triggered_by = 'cron'").await > 0).await;
+    let id = slow.begin_slow_pass(world).await;
+    let mail = mailed(world, &["run missed: RECONCILE_CRON"]).await;
+    for words in ["a pass has been running since", &id] {
+        assert!(mail.text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {}", mail.text);
+    }
+    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+#[tokio::test]
+async fn only_a_full_pass_that_ended_well_is_a_success() {
+    let scene = Fixture::new("d-success").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("Success", 20, 20).await;
+    let daemon = world.daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let last = async || world.sql.query(LAST_SUCCESS).await[0][0].clone();
+    let before = last().await;
+    daemon.reconcile(&json!({"coupon_id": coupon.id})).await;
+    daemon.reconcile(&json!({"dry_run": true})).await;
+    let holder = holder(world).await;
+    assert_eq!(daemon.ask(&json!({})).await.status, 409);
+    holder.commit().await;
+    assert_eq!(last().await, before, "partial, dry and refused passes are none");
+    // What waits for a person is no failure of passes.
+    injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    assert_eq!(daemon.reconcile(&json!({})).await.status, firstcome_reconciler::report::Status::Drift);
+    assert!(last().await > before);
+}
+
+#[tokio::test]
+async fn an_accepted_pass_can_be_read_at_once_and_one_that_another_process_keeps_out_is_not_accepted() {
+    let scene = Fixture::new("d-location").await;
+    let world = &scene.world;
+    scene.held("Location", 20, 20).await;
+    let daemons = [world.daemon().await, world.daemon().await];
+    let (mut accepted, mut refused) = (0, 0);
+    for n in 0..40 {
+        let ask = daemons.each_ref().map(|daemon| async move {
+            let reply = daemon.ask(&json!({"wait": false})).await;
+            let Some(location) = reply.location() else { return (reply.status, None) };
+            (reply.status, Some(Http::send(daemon.http().ops(Method::GET, location)).await))
+        });
+        let [one, two] = ask;
+        for (status, read) in <[_; 2]>::from(tokio::join!(one, two)) {
+            assert_eq!(status, if read.is_some() { 202 } else { 409 });
+            assert_eq!(read.map_or(200, |read| read.status), 200, "round {n}");
+            *(if status == 202 { &mut accepted } else { &mut refused }) += 1;
+        }
+    }
+    assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
+    let holder = holder(world).await;
+    let reply = daemons[0].ask(&json!({"wait": false})).await;
+    assert_eq!((reply.status, reply.location()), (409, None), "{reply:?}");
+    holder.commit().await;
+}
+
+#[tokio::test]
+async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
+    let scene = Fixture::new("d-progress").await;
+    let world = &scene.world;
+    scene.held("Progress", 200, 200).await;
+    let slow = Hindered::start(world, &[]).await;
+    let id = slow.begin_slow_pass(world).await;
+    let get = async |path: &str| Http::send(slow.daemon.http().ops(Method::GET, path)).await;
+    eventually("people are compared", LIMIT, async || {
+        let run = get("/v1/runs?limit=1").await.body["runs"][0].clone();
+        run["run_id"] == id.as_str() && run["progress"]["compared"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(get(&format!("/v1/runs/{id}")).await.body["progress"]["drops"], 1);
+    eventually("its age is a metric", LIMIT, async || {
+        let metrics = slow.daemon.http().get("/metrics").await.text;
+        let age = metrics.lines().find_map(|line| line.strip_prefix("firstcome_pass_age_seconds "));
+        age.is_some_and(|age| age.parse::<f64>().unwrap() > 1.0)
+    })
+    .await;
+    slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_short_restart_of_redis_is_no_mail() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-blip").await;
+    let world = &scene.world;
+    let (coupon, _) = scene.held("Blip", 20, 12).await;
+    let env = [("RECONCILE_CRON", "* * * * * *"), ("REDIS_TIMEOUT_MS", "1000"), ("ALERT_PATIENCE_SECONDS", "60")];
+    let daemon = world.daemon_with(&env).await;
+    eventually("it works", LIMIT, async || runs(world, "status = 'clean' AND triggered_by = 'cron'").await > 0).await;
+    redis.kill().await.unwrap();
+    eventually("a pass has failed", LIMIT, async || runs(world, "status = 'failed'").await > 0).await;
+    redis.start_again().await.unwrap();
+    eventually("admission is open again", LIMIT, async || {
+        scene.api.claim(coupon.id, "u-after").await.promised().is_some()
+    })
+    .await;
+    let failed = "SELECT COALESCE(MAX(id), '') FROM reconcile_runs WHERE status = 'failed'";
+    let last = world.sql.query(failed).await[0][0].clone();
+    eventually("passes end well again", LIMIT, async || {
+        runs(world, &format!("status = 'clean' AND id > '{last}'")).await > 1
+    })
+    .await;
+    assert_eq!(daemon.process.stop().await, 0);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM mail_outbox").await, 0, "{:?}", subjects(world));
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM alerts WHERE status = 'firing'").await, 0);
+}
+
+#[tokio::test]
+async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs_once() {
+    let scene = Fixture::new("d-twice").await;
+    let world = &scene.world;
+    scene.held("Twice", 20, 20).await;
+    let soon = "SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 6 SECOND, '%s %i %H * * *')";
+    let soon = world.sql.query(soon).await[0][0].clone();
+    let env = [("DIGEST_CRON", soon.as_str()), ("DEEP_CRON", soon.as_str())];
+    let daemons = [world.daemon_with(&env).await, world.daemon_with(&env).await];
+    mailed(world, &["daily digest"]).await;
+    eventually("the deep pass has run", LIMIT, async || runs(world, "deep AND status = 'clean'").await > 0).await;
+    // Both have judged their schedules again since, several times.
+    let seen = world.sql.number("SELECT UNIX_TIMESTAMP()").await;
+    eventually("seconds have gone by", LIMIT, async || world.sql.number("SELECT UNIX_TIMESTAMP()").await > seen + 8)
+        .await;
+    for daemon in &daemons {
+        assert_eq!(daemon.process.stop().await, 0);
+    }
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'").await, 1);
+    assert_eq!(runs(world, "deep AND status = 'clean'").await, 1);
+}

@@ -1,0 +1,185 @@
+//! Runs passes and digests when they are due, until each has ended well, and mails what is late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::Db;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::runner::{PassResult, Passes};
+use super::schedule::{self, Attempt, Event, Schedule};
+use crate::notify::{MissedRun, Notifier};
+use crate::pass::{PassError, Request};
+use crate::record;
+use crate::report::{Status, Trigger};
+
+pub(super) struct BySchedule {
+    db: Db,
+    passes: Passes,
+    notifier: Notifier,
+    /// The deep one first: its pass does what the other would have done.
+    schedules: Vec<Schedule>,
+    /// How late is missed.
+    tolerance: TimeDelta,
+    /// A pass runs at the start, late or not.
+    trigger: Trigger,
+    under_way: Option<UnderWay>,
+}
+
+/// A pass that a schedule began.
+struct UnderWay {
+    event: Event,
+    began: DateTime<Utc>,
+    answer: oneshot::Receiver<PassResult>,
+}
+
+impl BySchedule {
+    pub(super) fn new(
+        db: Db,
+        passes: Passes,
+        notifier: Notifier,
+        schedules: Vec<Schedule>,
+        tolerance: TimeDelta,
+    ) -> Self {
+        Self { db, passes, notifier, schedules, tolerance, trigger: Trigger::Startup, under_way: None }
+    }
+
+    pub(super) async fn run(mut self, crons: &[(Event, &str)], stop: CancellationToken) -> anyhow::Result<()> {
+        let wake = Arc::new(Notify::new());
+        let mut scheduler = schedule::start(crons, wake.clone()).await?;
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.judge(Utc::now()).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                ended = ended(&mut self.under_way) => self.note(ended).await,
+                () = wake.notified() => {}
+                _ = ticks.tick() => {}
+            }
+        }
+        scheduler.shutdown().await.context("the scheduler did not stop")
+    }
+
+    /// Mails what is late and begins what is due.
+    async fn judge(&mut self, now: DateTime<Utc>) {
+        crate::metrics::pass_age(self.passes.age());
+        for at in 0..self.schedules.len() {
+            self.schedules[at].note_clock(now);
+            let is_late = self.schedules[at].missed_since(now, self.tolerance).is_some();
+            if is_late || self.schedules[at].due_since(now).is_some() {
+                self.schedules[at].recall(&self.db, now).await;
+            }
+            self.mail_missed(at, now).await;
+            let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == Event::Reconcile;
+            match self.schedules[at].due_since(now) {
+                Some(due) if self.schedules[at].event == Event::Digest => self.digest(at, due, now).await,
+                due if due.is_some() || is_first => self.begin(self.schedules[at].event, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, event: Event, began: DateTime<Utc>) {
+        if self.under_way.is_some() {
+            return;
+        }
+        let request = Request { deep: event == Event::Deep, ..Request::new(self.trigger) };
+        match self.passes.start(request) {
+            Ok((run_id, answer)) => {
+                tracing::debug!(run_id, schedule = event.setting(), "pass begins");
+                self.trigger = Trigger::Cron;
+                self.under_way = Some(UnderWay { event, began, answer });
+            }
+            // It is due until it has run.
+            Err(running) => tracing::trace!(running, schedule = event.setting(), "a pass is running already"),
+        }
+    }
+
+    async fn note(&mut self, (event, began, result): (Event, DateTime<Utc>, Option<PassResult>)) {
+        let now = Utc::now();
+        let attempt = match result {
+            Some(Ok(run)) if run.status == Status::Failed => Attempt::Failed(run.error.unwrap_or_default()),
+            Some(Ok(_)) => Attempt::Ran,
+            Some(Err(error @ PassError::NotFound(_))) => Attempt::Failed(error.to_string()),
+            Some(Err(PassError::Busy)) | None => Attempt::Busy,
+        };
+        if attempt == Attempt::Busy {
+            self.note_holder(event).await;
+        }
+        // A deep pass examined what the other would have.
+        let done = |schedule: &&mut Schedule| {
+            schedule.event == event
+                || event == Event::Deep && schedule.event == Event::Reconcile && attempt == Attempt::Ran
+        };
+        for schedule in self.schedules.iter_mut().filter(done) {
+            schedule.note(attempt.clone(), began, now);
+            if attempt == Attempt::Ran
+                && let Err(error) = record::remember(&self.db, schedule.event.state_name(), now).await
+            {
+                tracing::warn!(%error, schedule = schedule.event.setting(), "that it ran could not be noted");
+            }
+        }
+    }
+
+    /// Who holds the pass lock, for the log and for the mail if it stays so.
+    async fn note_holder(&mut self, event: Event) {
+        let because = match self.db.pass_holder().await {
+            Ok(Some(holder)) => holder.to_string(),
+            // It has just been given back, or MySQL is away: the next attempt shows it.
+            Ok(None) | Err(_) => return,
+        };
+        let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else { return };
+        if schedule.because.as_ref() != Some(&because) {
+            tracing::info!(schedule = event.setting(), "the pass must wait: {because}");
+        }
+        schedule.because = Some(because);
+    }
+
+    async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
+        let Some(expected_at) = self.schedules[at].missed_since(now, self.tolerance) else { return };
+        if self.schedules[at].is_mailed {
+            return;
+        }
+        self.note_holder(self.schedules[at].event).await;
+        let schedule = &mut self.schedules[at];
+        let (setting, because) = (schedule.event.setting(), schedule.because.clone());
+        let missed = MissedRun { schedule: setting.to_owned(), expected_at, noticed_at: now, because };
+        match self.notifier.missed_run(missed).await {
+            Ok(()) => {
+                tracing::warn!(schedule = setting, due = %expected_at.to_rfc3339(), because = schedule.because, "a scheduled run is late");
+                schedule.is_mailed = true;
+            }
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");
+            }
+        }
+    }
+
+    async fn digest(&mut self, at: usize, due: DateTime<Utc>, now: DateTime<Utc>) {
+        let attempt = match self.notifier.daily_digest(due, now).await {
+            Ok(()) => Attempt::Ran,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the daily digest could not be prepared yet");
+                Attempt::Failed(error.to_string())
+            }
+        };
+        let is_done = attempt == Attempt::Ran;
+        self.schedules[at].note(attempt, now, now);
+        if is_done && let Err(error) = self.notifier.delete_old(now).await {
+            tracing::warn!(error = format!("{error:#}"), "old mails and alerts stay for another day");
+        }
+    }
+}
+
+/// How the pass under way ended; never, where none is. `None` when the process is stopping.
+async fn ended(under_way: &mut Option<UnderWay>) -> (Event, DateTime<Utc>, Option<PassResult>) {
+    let Some(UnderWay { event, began, answer }) = under_way else { return std::future::pending().await };
+    let ended = (*event, *began, answer.await.ok());
+    *under_way = None;
+    ended
+}
