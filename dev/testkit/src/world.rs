@@ -180,6 +180,7 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("DIGEST_CRON", "0 0 0 1 1 *"),
         // A busy machine may be slow to answer; these tests are not about that.
         ("REDIS_TIMEOUT_MS", "10000"),
+        ("QUESTION_TIMEOUT_MS", "10000"),
         ("RUST_LOG", "info"),
         ("RUST_BACKTRACE", "1"),
     ]
