@@ -53,6 +53,10 @@ pub struct HttpArgs {
     /// goes on to its end
     #[arg(long, env = "REQUEST_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout_ms: u64,
+    /// Time from the signal to stop to the closing of the listener, in milliseconds: `/readyz` says
+    /// 503 meanwhile, and a balancer sends no more requests
+    #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub shutdown_delay_ms: u64,
     /// Longest wait of a question about a claim (`claims/me`, a claim on a finished coupon) for
     /// MySQL, in milliseconds; it is answered by what Redis knows then, else 503
     #[arg(long, env = "QUESTION_TIMEOUT_MS", default_value_t = 400, value_parser = clap::value_parser!(u64).range(10..=60_000))]
@@ -69,6 +73,10 @@ impl HttpArgs {
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             ..Limits::default()
         }
+    }
+
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        Duration::from_millis(self.shutdown_delay_ms)
     }
 
     pub(crate) fn question_timeout(&self) -> Duration {

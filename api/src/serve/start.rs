@@ -57,5 +57,6 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         clock,
         mysql,
         redis,
+        stopping: CancellationToken::new(),
     }))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
@@ -24,6 +25,8 @@ pub(crate) struct Services {
     pub(crate) clock: Arc<Clock>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
+    /// Cancelled while the listener is still open.
+    pub(crate) stopping: CancellationToken,
 }
 
 pub(crate) type App = Arc<Services>;

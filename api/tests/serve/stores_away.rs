@@ -191,6 +191,17 @@ async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back
 }
 
 #[tokio::test]
+async fn a_process_that_stops_says_so_before_it_closes_its_door() {
+    let world = World::new().await;
+    let api = world.with("shutdown-delay-ms", 2_000).api().await;
+    let (id, _) = api.make(open(5)).await;
+    api.begin_to_stop();
+    until("it is not ready", async || api.get("/readyz").await.status == 503).await;
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
     let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;

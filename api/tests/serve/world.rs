@@ -280,6 +280,11 @@ impl Api {
     pub(crate) async fn stop(self) {
         self.running.stop().await;
     }
+
+    /// SIGTERM; does not wait for its end.
+    pub(crate) fn begin_to_stop(&self) {
+        self.running.stop.cancel();
+    }
 }
 
 /// A coupon whose one drop is open from `opens` to `closes` minutes from now.

@@ -223,8 +223,8 @@ async fn select_coupons(
         query.load(conn).await?
     };
     let opened: Vec<DropRow> = diesel::sql_query(format!(
-        "SELECT d.* FROM ({which}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops WHERE coupon_id = w.id AND opens_at <= ? \
-         ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
+        "SELECT d.* FROM ({which}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+         WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
     ))
     .bind::<Text, _>(&parameter)
     .bind::<Datetime, _>(Utc::now().naive_utc())

@@ -71,7 +71,12 @@ fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
             }
         }
     });
-    vec![("redis", gate)]
+    let stopping = app.stopping.clone();
+    let running = health::check(move || {
+        let stopping = stopping.is_cancelled();
+        async move { if stopping { Err("this process stops".to_owned()) } else { Ok(()) } }
+    });
+    vec![("redis", gate), ("process", running)]
 }
 
 /// What claims go on without, for a person who looks.
