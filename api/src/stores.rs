@@ -34,6 +34,18 @@ impl<'a> StoreWait<'a> {
         self.kafka(async || check_topic(kafka, KAFKA_LIMIT).await).await
     }
 
+    /// Checks the topic where Kafka answers; `None` where it is away: claims go on without it.
+    pub(crate) async fn topic_or_away(&self, kafka: &KafkaSettings) -> Result<Option<usize>, StartError> {
+        match check_topic(kafka, KAFKA_LIMIT).await {
+            Ok(partitions) => Ok(Some(partitions)),
+            Err(error @ TopicError::Unreachable { .. }) => {
+                tracing::warn!(%error, "starting without Kafka: claims go to the dead-letter table until it answers");
+                Ok(None)
+            }
+            Err(error) => Err(StartError::Refused(error.to_string())),
+        }
+    }
+
     /// Waits for Redis and checks the settings under which it could lose a promise.
     pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));

@@ -38,7 +38,8 @@ pub struct HttpArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
     pub listen_addr: SocketAddr,
-    /// Token for operators' routes, at least 32 printable ASCII characters
+    /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it is
+    /// being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: SecretString,
     /// Most connections at a time; more wait until one closes
@@ -52,7 +53,15 @@ pub struct HttpArgs {
     /// goes on to its end
     #[arg(long, env = "REQUEST_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout_ms: u64,
-    /// Most claims, and questions about claims, worked on at a time; more are answered 503 at once
+    /// Time from the signal to stop to the closing of the listener, in milliseconds: `/readyz` says
+    /// 503 meanwhile, and a balancer sends no more requests
+    #[arg(long, env = "SHUTDOWN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub shutdown_delay_ms: u64,
+    /// Longest wait of a question about a claim (`claims/me`, a claim on a finished coupon) for
+    /// MySQL, in milliseconds; it is answered by what Redis knows then, else 503
+    #[arg(long, env = "QUESTION_TIMEOUT_MS", default_value_t = 400, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub question_timeout_ms: u64,
+    /// Most claims worked on at a time; more are answered 503 at once
     #[arg(long, env = "MAX_CLAIMS_IN_HAND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_claims_in_hand: u32,
 }
@@ -64,6 +73,14 @@ impl HttpArgs {
             header_read: Duration::from_millis(self.header_read_timeout_ms),
             ..Limits::default()
         }
+    }
+
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        Duration::from_millis(self.shutdown_delay_ms)
+    }
+
+    pub(crate) fn question_timeout(&self) -> Duration {
+        Duration::from_millis(self.question_timeout_ms)
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

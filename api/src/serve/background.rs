@@ -21,16 +21,27 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, drops, redis, producer] = std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, lookups, drops, redis, producer, topic] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
+    });
+    tasks.spawn(async move {
+        lookups.catalogue.answer_lookups().await;
+        "the lookup of coupons"
+    });
+    tasks.spawn(async move {
+        topic.claims.durability().publisher().find_topic().await;
+        std::future::pending().await
     });
     tasks.spawn(async move {
         let mut ticks = every(MAKE_EVERY);
         loop {
             ticks.tick().await;
             make_drops(&drops).await;
+            if let Err(error) = drops.mysql.catalogue.delete_old_idempotency_keys().await {
+                tracing::debug!(%error, "old idempotency keys stay for now");
+            }
         }
     });
     tasks.spawn(async move { watch_redis(&redis).await });
@@ -57,8 +68,8 @@ fn every(period: Duration) -> Interval {
 async fn make_drops(services: &Services) {
     let now = services.clock.now();
     let mut made = 0;
-    for entry in services.catalogue.coupons().values() {
-        match make_ahead(&services.db, &services.redis, &entry.coupon, &entry.drops, now).await {
+    for entry in services.catalogue.live().values() {
+        match make_ahead(&services.mysql.catalogue, &services.redis, &entry.coupon, &entry.drops, now).await {
             Ok(some) => made += some,
             Err(error) => {
                 counter!("firstcome_drop_making_failures_total").increment(1);
@@ -103,8 +114,8 @@ async fn watch_redis(services: &Services) -> &'static str {
 
 /// Which claims are durable matters only until every slot has its row.
 fn forget_sealed(services: &Services) {
-    let coupons = services.catalogue.coupons();
-    let unsealed = coupons.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
+    let live = services.catalogue.live();
+    let unsealed = live.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
     services.claims.durability().keep_only(|drop| unsealed.contains(&drop));
 }

@@ -6,6 +6,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 pub(super) fn describe() {
     for (name, meaning) in [
         ("firstcome_claims_shed_total", "Claims refused because too many were in flight"),
+        ("firstcome_questions_shed_total", "Questions about claims refused because too many were in flight"),
         ("firstcome_claims_not_queued_total", "Admissions that Kafka had not acknowledged in time"),
         ("firstcome_claims_backed_up_total", "Admissions kept in the fallback table instead of the topic"),
         ("firstcome_claims_not_held_total", "Admissions answered 503: neither Kafka nor MySQL took them in time"),
@@ -26,14 +27,17 @@ pub(super) fn describe() {
     }
     describe_histogram!("firstcome_admission_batch_claims", "Claims that one call to Redis admitted or refused");
     for (name, meaning) in [
-        ("firstcome_claims_in_hand", "Claims, and questions about claims, in flight; read once a second"),
+        ("firstcome_claims_in_hand", "Claims in flight; read once a second"),
         ("firstcome_admission_open", "1 while Redis answers and the gate is open"),
         ("firstcome_redis_up", "1 while Redis answers"),
+        ("firstcome_catalogue_coupons", "Live coupons in memory"),
+        ("firstcome_kafka_up", "1 while Kafka took the last claim it was given"),
         ("firstcome_mysql_up", "1 while the last refresh of coupons succeeded"),
     ] {
         describe_gauge!(name, meaning);
     }
     describe_gauge!("firstcome_catalogue_age_seconds", Unit::Seconds, "Age of the coupons in memory");
+    describe_gauge!("firstcome_catalogue_refresh_seconds", Unit::Seconds, "Time of the last refresh of coupons");
     let silence = "Time since the reconciler last ended a pass well; infinite where it never has";
     describe_gauge!("reconciler_last_success_age_seconds", Unit::Seconds, silence);
 }

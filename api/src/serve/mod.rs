@@ -3,6 +3,8 @@
 mod args;
 mod auth;
 mod background;
+mod bounded_cache;
+mod bulkheads;
 mod catalogue;
 mod claim;
 mod fd_limit;

@@ -26,6 +26,7 @@ pub struct Server {
     routes: FastPath,
     limits: Limits,
     refresh: Duration,
+    shutdown_delay: Duration,
     /// Longest time for claims in flight to end.
     drain: Duration,
 }
@@ -49,7 +50,8 @@ impl Server {
         // then for the fallback.
         let drain = args.publish.longest_in_flight() + 4 * args.redis.settings().timeout + Duration::from_secs(1);
         let limits = Limits { drain, ..args.http.limits() };
-        Ok(Some(Self { app, listener, address, routes, limits, refresh, drain }))
+        let shutdown_delay = args.http.shutdown_delay();
+        Ok(Some(Self { app, listener, address, routes, limits, refresh, shutdown_delay, drain }))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -59,13 +61,21 @@ impl Server {
     /// Serves until `shutdown`, then finishes what is in flight.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut tasks = background::start(&self.app, self.refresh);
-        let serving = http::serve_by(self.listener, self.routes, self.limits, shutdown.clone());
+        let close = CancellationToken::new();
+        let (app, stop, delay, closing) = (App::clone(&self.app), shutdown.clone(), self.shutdown_delay, close.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            app.stopping.cancel();
+            tokio::time::sleep(delay).await;
+            closing.cancel();
+        });
+        let serving = http::serve_by(self.listener, self.routes, self.limits, close.clone());
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,
             ended = tasks.join_next() => {
                 let what = ended.map(|result| result.unwrap_or("a background task, by a panic"));
-                shutdown.cancel();
+                close.cancel();
                 serving.await;
                 Some(what.unwrap_or("every background task"))
             }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::auth::Identity;
+use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::Clock;
 use super::catalogue::remaining::RemainingCache;
@@ -25,29 +25,30 @@ use crate::stores::{StoreWait, unless_stopped};
 /// `None` where `shutdown` came while a store was waited for.
 pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-    let db = Db::new(&args.mysql.settings()).context("DATABASE_URL can't be used")?;
+    let mysql = Bulkheads::new(&args.mysql.settings(), args.http.question_timeout())?;
     let redis = Redis::new(&args.redis.settings()).context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
-    let (mysql, kafka) = (args.mysql.settings(), args.kafka.settings());
-    let checked = tokio::try_join!(wait.tables(&mysql), wait.redis_settings(&redis), wait.topic(&kafka));
+    let (settings, kafka) = (args.mysql.settings(), args.kafka.settings());
+    let checked = tokio::try_join!(wait.tables(&settings), wait.redis_settings(&redis), wait.topic_or_away(&kafka));
     let Some(((), (), partitions)) = unless_stopped(checked)? else { return Ok(None) };
-    tracing::info!(partitions, "MySQL, Redis and Kafka answer and are set up safely");
+    tracing::info!(partitions, "the stores that answer are set up safely");
 
-    announce(db.clone(), process(args), shutdown.clone()).await;
+    announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
 
     let clock = Arc::new(Clock::default());
     clock.set(redis.time_ms().await.context("Redis does not tell its time")?);
-    let catalogue = Arc::new(Catalogue::load(db.clone(), redis.clone()).await?);
-    let publisher = Publisher::new(&kafka, args.publish.deadline(), partitions)?;
-    let durability = Durability::new(publisher, Fallback::new(db.clone(), args.publish.backup_deadline()));
+    let catalogue = Arc::new(Catalogue::load(mysql.catalogue.clone(), redis.clone()).await?);
+    let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
+    let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
+    let durability = Durability::new(publisher, fallback, mysql.questions.clone());
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = Claims::new(
-        db.clone(),
+        mysql.questions.clone(),
         redis.clone(),
         Arc::clone(&clock),
         Arc::clone(&catalogue),
         durability,
-        Arc::clone(&in_flight),
+        &in_flight,
         args.redis.settings().timeout,
     );
     Ok(Some(Services {
@@ -58,8 +59,9 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         change_locks: ChangeLocks::default(),
         in_flight,
         clock,
-        db,
+        mysql,
         redis,
+        stopping: CancellationToken::new(),
     }))
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::auth::Identity;
+use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::Clock;
 use super::catalogue::remaining::RemainingCache;
@@ -22,8 +23,10 @@ pub(crate) struct Services {
     pub(crate) change_locks: ChangeLocks,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) clock: Arc<Clock>,
-    pub(crate) db: Db,
+    pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
+    /// Cancelled while the listener is still open.
+    pub(crate) stopping: CancellationToken,
 }
 
 pub(crate) type App = Arc<Services>;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{World, coupon, open, with};
+use crate::world::{World, coupon, open, until, with};
 
 #[tokio::test]
 async fn each_claim_is_answered_as_the_contract_says() {
@@ -79,8 +79,14 @@ async fn what_is_refused_leaves_redis_as_it_was() {
     assert_eq!(api.claim(late, "u-1").await.code(), (410, "closed"));
     assert_eq!(api.claim(stopped, "u-1").await.code(), (409, "paused"));
     assert_eq!(api.claim(4_711, "u-1").await.code(), (404, "not_found"));
-    for path in ["/v1/coupons/x/claims", "/v1/coupons/-1/claims", "/v1/coupons/99999999999999999999/claims"] {
-        assert_eq!(api.ask(Method::POST, path, &[("x-user-id", "u-1")], "").await.code(), (404, "not_found"), "{path}");
+    let others = ["x".into(), "-1".into(), "9".repeat(20), format!("0{stopped}"), format!("+{stopped}")];
+    for (other, body) in others.iter().flat_map(|other| [(other, ""), (other, "{}")]) {
+        let path = format!("/v1/coupons/{other}/claims");
+        assert_eq!(
+            api.ask(Method::POST, &path, &[("x-user-id", "u-1")], body).await.code(),
+            (404, "not_found"),
+            "{path}"
+        );
     }
     let path = format!("/v1/coupons/{early}/claims");
     assert_eq!(api.ask(Method::POST, &path, &[], "").await.code(), (401, "unauthorized"));
@@ -108,7 +114,7 @@ async fn a_closed_gate_admits_nobody_and_says_when_to_come_back() {
     assert_eq!(world.dump().await, before);
 
     world.open_gate().await;
-    assert_eq!(api.get("/readyz").await.status, 200);
+    until("it is ready", async || api.get("/readyz").await.status == 200).await;
     assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
 }
 

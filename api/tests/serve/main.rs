@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admission;
+mod bulkheads;
+mod catalogue;
 mod defences;
 mod operators;
 mod people;

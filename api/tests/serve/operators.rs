@@ -1,9 +1,10 @@
 //! Making and changing coupons.
 
+use firstcome_stack::Fault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{OPS_TOKEN, World, coupon, open, until, with};
+use crate::world::{Answer, Api, OPS_TOKEN, World, coupon, open, stack, until, with};
 
 #[tokio::test]
 async fn a_coupon_made_is_the_one_shown_and_listed() {
@@ -241,4 +242,57 @@ async fn a_pause_is_followed_whatever_stands_where_redis_keeps_the_revision() {
         assert_eq!(api.patch(id, json!({"paused": false})).await.status, 200, "{text:?}");
         assert_eq!(api.claim(id, &format!("u-{number}")).await.code(), (202, "accepted"), "{text:?}");
     }
+}
+
+async fn make_with(api: &Api, key: &str, body: &str) -> Answer {
+    let token = format!("Bearer {OPS_TOKEN}");
+    let headers = [("authorization", token.as_str()), ("idempotency-key", key)];
+    api.ask(Method::POST, "/v1/coupons", &headers, body).await
+}
+
+#[tokio::test]
+async fn with_an_idempotency_key_a_repeated_request_makes_no_second_coupon() {
+    let world = World::new().await;
+    world
+        .sql("INSERT INTO {db}.idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 8 DAY)")
+        .await;
+    let apis = [world.api().await, world.api().await];
+    let count = async || world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0].clone();
+    let body = open(7).to_string();
+    let made = futures_util::future::join_all((0..10).map(|n| make_with(&apis[n % 2], "k-1", &body))).await;
+    for one in &made {
+        assert_eq!((one.status, &one.headers["location"]), (201, &made[0].headers["location"]), "{one:?}");
+        assert_eq!((&one.json["id"], &one.json["quantity"]), (&made[0].json["id"], &json!(7)));
+    }
+    let same = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&body).unwrap()).unwrap();
+    assert_eq!(make_with(&apis[0], "k-1", &same).await.json, made[0].json);
+    let other = make_with(&apis[1], "k-1", &open(8).to_string()).await;
+    assert_eq!(other.code(), (422, "idempotency_key_used"));
+    for bad in ["", &"x".repeat(256)] {
+        assert_eq!(make_with(&apis[0], bad, &body).await.code(), (400, "invalid"), "{bad:?}");
+    }
+    assert_eq!(make_with(&apis[0], "k-2", "{}").await.code(), (400, "invalid"));
+    assert_eq!(count().await, "1");
+    assert_eq!(make_with(&apis[0], "k-2", &body).await.status, 201, "a key whose request was refused is free");
+    assert_eq!(count().await, "2");
+    until("old keys go", async || {
+        world.sql("SELECT COUNT(*) FROM {db}.idempotency_keys WHERE idempotency_key = 'old'").await[0][0] == "0"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_was_lost_is_repeated_with_its_key_and_makes_one_coupon() {
+    let world = World::new().await;
+    let mysql = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&mysql, &world.name);
+    let api = world.with("database-url", url).with("database-timeout-ms", 500).api().await;
+    let body = open(7).to_string();
+    mysql.set(Fault::DropReplies).await.unwrap();
+    let lost = make_with(&api, "k", &body).await;
+    assert_eq!(lost.code(), (503, "unavailable"));
+    assert!(lost.json["detail"].as_str().unwrap().contains("same Idempotency-Key"), "{lost:?}");
+    mysql.set(Fault::Pass).await.unwrap();
+    until("it is answered", async || make_with(&api, "k", &body).await.status == 201).await;
+    assert_eq!(world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0], "1");
 }

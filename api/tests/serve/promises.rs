@@ -112,14 +112,7 @@ async fn a_thousand_retries_at_once_publish_once_and_with_the_time_of_the_admiss
 #[tokio::test]
 async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
     let (world, api) = World::with_api().await;
-    let today = Utc::now().date_naive();
-    let days = json!({
-        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
-        "first_day": today, "last_day": today + TimeDelta::days(1),
-    });
-    let (id, drop) = api.make(with(open(5), "schedule", days)).await;
-    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
-    let other: i64 = drops[0][0].parse().unwrap();
+    let (id, drop, other) = two_days(&world, &api, "coupon").await;
     // Redis has it among the claimants alone, without the instant of admission.
     let claimants = world.keys(id, drop).claimants;
     world.ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")]).await;
@@ -130,4 +123,112 @@ async fn a_slot_of_an_earlier_drop_is_made_durable_too() {
     let messages = world.payloads().await;
     assert_eq!(messages.len(), 1);
     assert_eq!((&messages[0]["drop_id"], &messages[0]["slot"]), (&json!(other), &json!(4)));
+}
+
+/// A daily coupon with today's and tomorrow's drop.
+async fn two_days(world: &World, api: &Api, once_per: &str) -> (i64, i64, i64) {
+    let today = Utc::now().date_naive();
+    let days = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": today, "last_day": today + TimeDelta::days(1),
+    });
+    let (id, drop) = api.make(with(with(open(5), "schedule", days), "once_per", once_per)).await;
+    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} AND id <> {drop}")).await;
+    (id, drop, drops[0][0].parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_winner_of_a_sealed_drop_who_tries_again_costs_one_query_no_message_and_no_dead_letter() {
+    let world = World::new().await;
+    let mysql = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&mysql, &world.name);
+    let api = world.with("database-url", url).with("question-timeout-ms", 300).api().await;
+    let (id, drop, earlier) = two_days(&world, &api, "coupon").await;
+    let claimants = world.keys(id, drop).claimants;
+    for (user, slot) in [("u-1", 1), ("u-2", 2), ("lost", 3)] {
+        world.ask_redis::<()>(&["HSET", &claimants, user, &format!("{earlier}:{slot}")]).await;
+        if user != "lost" {
+            world.issue((id, earlier), slot, user).await;
+        }
+    }
+    world
+        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2 WHERE id = {earlier}"))
+        .await;
+    let count = format!("SELECT COUNT(*) FROM {{db}}.drops WHERE id = {earlier} AND sealed_at IS NOT NULL");
+    let is_live = async || {
+        let at = api.get(&format!("/v1/coupons/{id}")).await;
+        at.json["next_drop"].is_null()
+    };
+    until("this API has seen it", is_live).await;
+    let held = |slot: u32| json!({"status": "already_claimed", "drop_id": earlier, "slot": slot});
+
+    assert_eq!(api.claim(id, "u-1").await.json, held(1));
+    mysql.set(Fault::BlackHole).await.unwrap();
+    assert!(join_all((0..50).map(|_| api.claim(id, "u-1"))).await.iter().all(|answer| answer.json == held(1)));
+    assert_eq!(world.messages().await, 0, "looked up once, and remembered");
+    assert_eq!(api.claim(id, "u-2").await.json, held(2));
+    assert_eq!(world.messages().await, 1, "nobody could be asked, so Kafka holds it");
+    mysql.set(Fault::Pass).await.unwrap();
+    until("MySQL answers", async || api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1).await;
+    assert_eq!(api.claim(id, "lost").await.json, held(3));
+    until("a claim without a row is published", async || world.messages().await >= 2).await;
+    assert!(unpublished(&world).await.is_empty());
+    assert_eq!(world.sql(&count).await[0][0], "1", "it stays sealed");
+}
+
+#[tokio::test]
+async fn a_new_admission_is_published_although_its_drop_is_sealed() {
+    let (world, api) = World::with_api().await;
+    let (id, drop) = api.make(open(5)).await;
+    world
+        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
+        .await;
+    let path = format!("/v1/coupons/{id}");
+    until("sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    // As after a clock that was wrong: Redis's window is open.
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    assert_eq!(world.messages().await, 1);
+    let other = world.api().await;
+    assert_eq!(other.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(world.messages().await, 2, "by another process, which can't know of the first message");
+}
+
+/// Moves a drop's window, in MySQL and in Redis, to milliseconds from now.
+async fn move_window(world: &World, id: i64, drop: i64, [opens, closes]: [i64; 2]) {
+    let at = |ms| Utc::now() + TimeDelta::milliseconds(ms);
+    let text = |ms| at(ms).naive_utc().format("%Y-%m-%d %H:%M:%S%.3f").to_string();
+    let set = format!("opens_at = '{}', closes_at = '{}'", text(opens), text(closes));
+    world.sql(&format!("UPDATE {{db}}.drops SET {set} WHERE id = {drop}")).await;
+    let (opens, closes) = (at(opens).timestamp_millis().to_string(), at(closes).timestamp_millis().to_string());
+    let meta = world.keys(id, drop).meta;
+    world.ask_redis::<()>(&["HSET", &meta, "opens_at_ms", &opens, "closes_at_ms", &closes]).await;
+}
+
+#[tokio::test]
+async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_drop() {
+    const HOUR: i64 = 3_600_000;
+    let (world, api) = World::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    assert_eq!(api.claim(id, "early").await.code(), (202, "accepted"));
+    let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
+
+    move_window(&world, id, first, [-HOUR, -1]).await;
+    until("it is over", async || api.claim(id, "u-2").await.code() == (409, "not_open")).await;
+    assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
+
+    // Windows without a gap: the next drop is open. Somebody who was admitted long before closing
+    // comes for the next one.
+    let times = world.keys(id, first).times;
+    let long_ago = (Utc::now() - TimeDelta::minutes(30)).timestamp_millis().to_string();
+    world.ask_redis::<()>(&["HSET", &times, "2", &long_ago]).await;
+    move_window(&world, id, first, [-HOUR, -10]).await;
+    move_window(&world, id, second, [-10, HOUR]).await;
+    let path = format!("/v1/coupons/{id}");
+    until("the next is open", async || api.get(&path).await.json["current_drop"]["id"] == second).await;
+    assert_eq!(api.claim(id, "u-1").await.json, held, "a retry, not tomorrow's");
+    let early = api.claim(id, "early").await;
+    assert_eq!((early.code(), &early.json["drop_id"]), ((202, "accepted"), &json!(second)));
+    assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
 }

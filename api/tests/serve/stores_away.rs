@@ -166,6 +166,42 @@ async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
 }
 
 #[tokio::test]
+async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back() {
+    let world = World::new().await;
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
+    own.migrate().await;
+    kafka.kill().await.unwrap();
+    let api = own.api().await;
+    let (id, _) = api.make(open(5_000)).await;
+    let claimed = api.claim(id, "u-1").await;
+    assert_eq!((claimed.code(), &claimed.json["queued"]), ((202, "accepted"), &json!(false)));
+    let ready = api.get("/readyz").await;
+    let note = ready.json["notes"]["kafka"].as_str().unwrap();
+    assert!(ready.status == 200 && note.contains("dead-letter"), "{ready:?}");
+
+    kafka.start_again().await.unwrap();
+    let mut user = 1;
+    until("claims are queued", async || {
+        user += 1;
+        api.claim(id, &format!("u-{user}")).await.json["queued"] == true
+    })
+    .await;
+    until("the note is gone", async || api.get("/readyz").await.json["notes"]["kafka"] == "ok").await;
+}
+
+#[tokio::test]
+async fn a_process_that_stops_says_so_before_it_closes_its_door() {
+    let world = World::new().await;
+    let api = world.with("shutdown-delay-ms", 2_000).api().await;
+    let (id, _) = api.make(open(5)).await;
+    api.begin_to_stop();
+    until("it is not ready", async || api.get("/readyz").await.status == 503).await;
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn a_shutdown_in_the_middle_of_a_rush_leaves_no_admission_unpublished() {
     let (world, api) = World::with_api().await;
     let (id, drop) = api.make(open(10_000)).await;

@@ -54,6 +54,8 @@ impl World {
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
             ("user-auth", "trusted-header".to_owned()),
+            // A busy machine may be slow to answer.
+            ("question-timeout-ms", "5000".to_owned()),
             ("database-url", stack.mysql.database_url(&name)),
             ("redis-url", stack.redis.url()),
             ("redis-key-prefix", name.clone()),
@@ -288,6 +290,11 @@ impl Api {
 
     pub(crate) async fn stop(self) {
         self.running.stop().await;
+    }
+
+    /// SIGTERM; does not wait for its end.
+    pub(crate) fn begin_to_stop(&self) {
+        self.running.stop.cancel();
     }
 }
 

@@ -182,6 +182,7 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("ALERT_PATIENCE_SECONDS", "0"),
         // A busy machine may be slow to answer; these tests are not about that.
         ("REDIS_TIMEOUT_MS", "10000"),
+        ("QUESTION_TIMEOUT_MS", "10000"),
         ("RUST_LOG", "info"),
         ("RUST_BACKTRACE", "1"),
     ]

@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// A named question about one thing this process needs; `Err` says what is wrong.
 pub type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
@@ -35,6 +37,15 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
+/// [`routes`] with further checks whose answers are shown and do not make the service unready.
+pub fn routes_with_notes<S: Clone + Send + Sync + 'static>(
+    checks: Vec<(&'static str, Check)>,
+    notes: Vec<(&'static str, Check)>,
+    metrics: PrometheusHandle,
+) -> Router<S> {
+    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, metrics)
+}
+
 /// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
 /// loop stands still, so that the supervisor starts it anew.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
@@ -42,11 +53,48 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    let checks = Arc::new(checks);
+    all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, metrics)
+}
+
+fn all_routes<S: Clone + Send + Sync + 'static>(
+    alive: Check,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+) -> Router<S> {
+    let readiness = Arc::new(readiness);
     Router::new()
         .route("/healthz", get(async move || healthy(&alive).await))
-        .route("/readyz", get(async move || ready(&checks).await))
+        .route("/readyz", get(async move || readiness.answer().await))
         .route("/metrics", get(async move || render(&metrics)))
+}
+
+/// How long an answer of `/readyz` is given again: anybody may ask, and each asks the stores.
+const READY_FOR: Duration = Duration::from_millis(200);
+
+struct Readiness {
+    checks: Vec<(&'static str, Check)>,
+    notes: Vec<(&'static str, Check)>,
+    /// One request asks; the others wait for its answer.
+    last: Mutex<Option<(Instant, StatusCode, Value)>>,
+}
+
+impl Readiness {
+    async fn answer(&self) -> Response {
+        let mut last = self.last.lock().await;
+        if last.as_ref().is_none_or(|(at, ..)| at.elapsed() >= READY_FOR) {
+            let ((checks, ok), (notes, _)) = tokio::join!(ask(&self.checks), ask(&self.notes));
+            let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let mut body = json!({"status": if ok { "ok" } else { "unavailable" }, "checks": checks});
+            if !self.notes.is_empty() {
+                body["notes"] = notes.into();
+            }
+            *last = Some((Instant::now(), status, body));
+        }
+        match &*last {
+            Some((_, status, body)) => (*status, axum::Json(body)).into_response(),
+            None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        }
+    }
 }
 
 async fn healthy(alive: &Check) -> Response {
@@ -58,19 +106,18 @@ async fn healthy(alive: &Check) -> Response {
     }
 }
 
-async fn ready(checks: &[(&'static str, Check)]) -> Response {
+/// `ok` or what is wrong, by check, and whether all are well.
+async fn ask(checks: &[(&'static str, Check)]) -> (Map<String, Value>, bool) {
     let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
         let answer = tokio::time::timeout(PATIENCE, check()).await;
         (*name, answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))))
     }))
     .await;
     let ok = answers.iter().all(|(_, answer)| answer.is_ok());
-    let parts: Map<String, Value> = answers
-        .into_iter()
-        .map(|(name, answer)| (name.to_owned(), answer.map_or_else(Value::from, |()| "ok".into())))
-        .collect();
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(json!({"status": if ok { "ok" } else { "unavailable" }, "checks": parts}))).into_response()
+    let part = |(name, answer): (&str, Result<(), String>)| {
+        (name.to_owned(), answer.map_or_else(Value::from, |()| "ok".into()))
+    };
+    (answers.into_iter().map(part).collect(), ok)
 }
 
 fn render(metrics: &PrometheusHandle) -> Response {

@@ -53,10 +53,11 @@ impl Problem {
         self
     }
 
-    /// 503 with `Retry-After`: the same request may succeed later.
+    /// 503 with `Retry-After`: the same request may succeed later. One to three seconds, by chance:
+    /// those who were refused together do not come back together.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
-        problem.retry_after_seconds = Some(1);
+        problem.retry_after_seconds = Some(rand::random_range(1..=3));
         problem
     }
 

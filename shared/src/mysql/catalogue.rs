@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Unsigned};
+use diesel::sql_types::{BigInt, Datetime, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = coupons)]
 struct CouponRow {
     id: i64,
@@ -43,7 +43,7 @@ impl From<CouponRow> for Coupon {
     }
 }
 
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = drops)]
 struct DropRow {
     id: i64,
@@ -86,28 +86,9 @@ impl Db {
     /// # Errors
     /// [`DbError`]; nothing was made.
     pub async fn create_coupon(&self, new: NewCoupon, now: DateTime<Utc>) -> Result<(Coupon, Vec<Drop>), DbError> {
-        self.run("create coupon", async move |conn| {
-            conn.transaction(async |conn| {
-                let schedule = serde_json::to_string(&new.schedule)
-                    .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
-                diesel::insert_into(coupons::table)
-                    .values((
-                        coupons::name.eq(&new.name),
-                        coupons::quantity.eq(new.quantity),
-                        coupons::once_per.eq(new.once_per.as_str()),
-                        coupons::waiting_list.eq(new.waiting_list),
-                        coupons::schedule.eq(&schedule),
-                    ))
-                    .execute(conn)
-                    .await?;
-                let id = last_insert_id(conn).await?;
-                insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
-                let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
-                Ok((coupon, drops_of(conn, id).await?))
-            })
-            .await
-        })
-        .await
+        let create =
+            async move |conn: &mut Conn| conn.transaction(async |conn| insert_coupon(conn, &new, now).await).await;
+        self.run("create coupon", create).await
     }
 
     /// One coupon with its drops in order of opening; `None` where there is no such coupon.
@@ -119,44 +100,38 @@ impl Db {
         .await
     }
 
-    /// Every coupon, each with the drops that matter now, in order of opening: those that are not
-    /// sealed, the last made, and the last that has opened.
+    /// The live coupons, in order of their numbers: those with a drop that is not sealed, and daily
+    /// ones that are not over. Each has its unsealed drops and the last that has opened, in order of
+    /// opening. What this costs depends on how many are live.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("read catalogue", async move |conn| {
-            let all: Vec<CouponRow> =
-                coupons::table.select(CouponRow::as_select()).order(coupons::id).load(conn).await?;
-            let newest: Vec<Option<i64>> =
-                drops::table.group_by(drops::coupon_id).select(diesel::dsl::max(drops::id)).load(conn).await?;
-            let opened: Vec<Option<i64>> = drops::table
-                .filter(drops::opens_at.le(Utc::now().naive_utc()))
-                .group_by(drops::coupon_id)
-                .select(diesel::dsl::max(drops::id))
-                .load(conn)
-                .await?;
-            let mut newest: Vec<i64> = newest.into_iter().chain(opened).flatten().collect();
-            newest.sort_unstable();
-            newest.dedup();
-            let drops = drops::table.select(DropRow::as_select());
-            let mut wanted: Vec<DropRow> = drops.filter(drops::sealed_at.is_null()).load(conn).await?;
-            for some in newest.chunks(MOST_VALUES) {
-                wanted.extend(drops.filter(drops::id.eq_any(some)).load::<DropRow>(conn).await?);
-            }
-            wanted.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at, drop.id));
-            wanted.dedup_by_key(|drop| drop.id);
-            let mut wanted = wanted.into_iter().map(Drop::from).peekable();
-            let mut answer = Vec::with_capacity(all.len());
-            for coupon in all.into_iter().map(Coupon::from) {
-                let mut own = Vec::new();
-                while let Some(drop) = wanted.next_if(|d| d.coupon_id <= coupon.id) {
-                    if drop.coupon_id == coupon.id {
-                        own.push(drop);
-                    }
-                }
-                answer.push((coupon, own));
-            }
-            Ok(answer)
+        // A day's margin for zones.
+        let today = (Utc::now().date_naive() - TimeDelta::days(1)).to_string();
+        self.run("read catalogue", async move |conn| select_coupons(conn, LIVE, UNSEALED, today).await).await
+    }
+
+    /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
+    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("read coupons", async move |conn| {
+            let list =
+                serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+            select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), list)
+                .await
         })
         .await
+    }
+
+    /// The first coupons with numbers above `after`, `limit` at most, in order of their numbers.
+    pub async fn coupons_after(&self, after: CouponId, limit: i64) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        let ids = self.run("page of coupons", async move |conn| {
+            coupons::table
+                .filter(coupons::id.gt(after.0))
+                .order(coupons::id)
+                .limit(limit)
+                .select(coupons::id)
+                .load::<i64>(conn)
+                .await
+        });
+        self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect()).await
     }
 
     /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as
@@ -217,6 +192,64 @@ impl Db {
     }
 }
 
+/// Coupons as queries, each with one parameter: a date, and a JSON array of numbers.
+const LIVE: &str =
+    "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id FROM coupons WHERE daily_until >= ?";
+const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
+const UNSEALED: &str = "SELECT * FROM drops WHERE sealed_at IS NULL";
+
+/// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
+///
+/// Coupons are read first: a drop of a coupon that is not among them belongs to one made since.
+async fn select_coupons(
+    conn: &mut Conn,
+    which: &str,
+    unsealed: &str,
+    parameter: String,
+) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
+    // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
+    let found: Vec<CouponRow> =
+        diesel::sql_query(format!("SELECT c.* FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"))
+            .bind::<Text, _>(&parameter)
+            .load(conn)
+            .await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = diesel::sql_query(unsealed);
+    let mut drops: Vec<DropRow> = if unsealed.contains('?') {
+        query.bind::<Text, _>(&parameter).load(conn).await?
+    } else {
+        query.load(conn).await?
+    };
+    let opened: Vec<DropRow> = diesel::sql_query(format!(
+        "SELECT d.* FROM ({which}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+         WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
+    ))
+    .bind::<Text, _>(&parameter)
+    .bind::<Datetime, _>(Utc::now().naive_utc())
+    .load(conn)
+    .await?;
+    drops.extend(opened);
+    drops.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at, drop.id));
+    drops.dedup_by_key(|drop| drop.id);
+    Ok(put_together(found, drops))
+}
+
+fn put_together(coupons: Vec<CouponRow>, drops: Vec<DropRow>) -> Vec<(Coupon, Vec<Drop>)> {
+    let mut drops = drops.into_iter().map(Drop::from).peekable();
+    let with_drops = |coupon: Coupon| {
+        let mut own = Vec::new();
+        while let Some(drop) = drops.next_if(|d| d.coupon_id <= coupon.id) {
+            if drop.coupon_id == coupon.id {
+                own.push(drop);
+            }
+        }
+        (coupon, own)
+    };
+    coupons.into_iter().map(Coupon::from).map(with_drops).collect()
+}
+
 /// What decides whether a claim of a drop can become a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropRules {
@@ -240,6 +273,30 @@ pub async fn rules_of_drops(conn: &mut Conn, ids: &[DropId]) -> QueryResult<Hash
         (DropId(id), DropRules { coupon_id: CouponId(coupon), quantity, once_per })
     };
     Ok(rows.into_iter().map(rules).collect())
+}
+
+/// Inserts a coupon and its first drops; to be called in a transaction.
+pub(super) async fn insert_coupon(
+    conn: &mut Conn,
+    new: &NewCoupon,
+    now: DateTime<Utc>,
+) -> QueryResult<(Coupon, Vec<Drop>)> {
+    let schedule =
+        serde_json::to_string(&new.schedule).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    diesel::insert_into(coupons::table)
+        .values((
+            coupons::name.eq(&new.name),
+            coupons::quantity.eq(new.quantity),
+            coupons::once_per.eq(new.once_per.as_str()),
+            coupons::waiting_list.eq(new.waiting_list),
+            coupons::schedule.eq(&schedule),
+        ))
+        .execute(conn)
+        .await?;
+    let id = last_insert_id(conn).await?;
+    insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
+    let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
+    Ok((coupon, drops_of(conn, id).await?))
 }
 
 async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned: &[PlannedDrop]) -> QueryResult<()> {

@@ -4,17 +4,23 @@
 //! caller only awaits, and a connection that ran out of time is thrown away.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::QueryResult;
 use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
-use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel::{ConnectionError, ConnectionResult, QueryResult};
+use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool, PoolError};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, RecyclingMethod,
+};
 use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use mysql_async::Opts;
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
 
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
@@ -74,7 +80,7 @@ pub struct DbSettings {
     /// `mysql://user:password@host:port/database`
     pub url: SecretString,
     pub pool_size: usize,
-    /// Longest that one call may take, waiting for a connection included.
+    /// Longest wait for a connection, and then for the call's end.
     pub limit: Duration,
 }
 
@@ -97,7 +103,8 @@ impl Db {
     /// A pool that connects when first used.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let mut config = ManagerConfig::<Conn>::default();
-        config.custom_setup = Box::new(|url| establish(url.to_owned()).boxed());
+        let connecting = Connecting::default();
+        config.custom_setup = Box::new(move |url| connecting.clone().establish(url.to_owned()).boxed());
         config.recycling_method = RecyclingMethod::Fast;
         let manager = AsyncDieselConnectionManager::new_with_config(settings.url.expose_secret(), config);
         let pool = Pool::builder(manager)
@@ -167,7 +174,8 @@ type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyV
 async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
     let mut conn = match tokio::time::timeout(limit, pool.get()).await {
         Ok(Ok(conn)) => conn,
-        Ok(Err(error)) => return Err(no_connection(error.to_string())),
+        Ok(Err(PoolError::Backend(ManagerError::ConnectionError(error)))) => return Err(no_connection(&error)),
+        Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
         Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
     };
     match tokio::time::timeout(limit, op(&mut conn)).await {
@@ -185,20 +193,88 @@ async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) 
     }
 }
 
+/// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
+/// out of time one after the other, and each would begin a connection just before it does.
+const RECONNECT_AFTER: Duration = Duration::from_millis(250);
+
+/// A pool's attempts to connect.
+#[derive(Clone, Default)]
+struct Connecting {
+    failed_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Connecting {
+    async fn establish(self, url: String) -> ConnectionResult<Conn> {
+        if self.failed_at.lock().is_some_and(|at| at.elapsed() < RECONNECT_AFTER) {
+            return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
+        }
+        let mut attempt = Attempt { connecting: self, failed: true };
+        let conn = establish(url).await?;
+        attempt.failed = false;
+        Ok(conn)
+    }
+}
+
+/// Notes a failure when dropped: also where the caller's time is up.
+struct Attempt {
+    connecting: Connecting,
+    failed: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.failed {
+            *self.connecting.failed_at.lock() = Some(Instant::now());
+        }
+    }
+}
+
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.
-pub(super) async fn establish(url: String) -> diesel::ConnectionResult<Conn> {
-    let mut conn = Conn::establish(&as_given(url)).await?;
+pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
+    let url = as_given(url);
+    let mut conn = match Conn::establish(&url).await {
+        Err(ConnectionError::CouldntSetupConfiguration(answer)) => return Err(why_refused(&url, &answer).await),
+        other => other?,
+    };
     // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers
     // don't block each other. wait_timeout: a process that stands still, or whose host is gone
     // without a word, holds the locks of its transaction and its GET_LOCK until MySQL gives its
-    // connection up. The default is eight hours.
+    // connection up. The default is eight hours. lc_messages: diesel passes an error's text on and
+    // not its number, and [`refusal`] reads the text.
     conn.batch_execute(
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, SESSION time_zone = '+00:00'",
+         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
+         SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'",
     )
     .await
-    .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+    .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
+}
+
+/// Access to the database denied, access denied, unknown database, access denied without a
+/// password.
+const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
+
+/// Tells a wrong password or database, which is a wrong URL, from a server that is busy or stops, by
+/// the number of its answer. diesel has dropped that, so this asks once more.
+async fn why_refused(url: &str, answer: &diesel::result::Error) -> ConnectionError {
+    let again = match Opts::from_url(url) {
+        Ok(opts) => mysql_async::Conn::new(opts).await.err(),
+        Err(error) => Some(error.into()),
+    };
+    match again {
+        Some(mysql_async::Error::Server(error)) if DOES_NOT_LET_IN.contains(&error.code) => {
+            ConnectionError::InvalidConnectionUrl(error.to_string())
+        }
+        _ => ConnectionError::BadConnection(answer.to_string()),
+    }
+}
+
+fn no_connection(error: &ConnectionError) -> DbError {
+    match error {
+        ConnectionError::InvalidConnectionUrl(reason) => DbError::Refused(reason.clone()),
+        other => DbError::Unreachable(other.to_string()),
+    }
 }
 
 /// By default mysql_async asks a server at a loopback address for its socket file and goes on
@@ -210,16 +286,6 @@ fn as_given(mut url: String) -> String {
         url.push_str("prefer_socket=false");
     }
     url
-}
-
-/// Tells a wrong password or database from a server that is not there: MySQL says so in words only,
-/// as far as diesel passes them on.
-fn no_connection(reason: String) -> DbError {
-    if ["Access denied", "Unknown database"].iter().any(|words| reason.contains(words)) {
-        DbError::Refused(reason)
-    } else {
-        DbError::Unreachable(reason)
-    }
 }
 
 /// Errors after which the connection certainly waits for the next command. Any other may be an I/O
@@ -248,7 +314,7 @@ impl Db {
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
         match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
             Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(no_connection(error.to_string())),
+            Ok(Err(error)) => Err(no_connection(&error)),
             Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),
         }
     }
@@ -272,7 +338,8 @@ pub enum Refusal {
 const BAD_DATA: [&str; 6] =
     ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Cannot convert string"];
 
-/// Whether an error is a refusal. `None` means that the call may be tried again: MySQL is away,
+/// Whether an error is a refusal, from a connection that [`establish`] set up: its texts are English
+/// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is away,
 /// read-only, locked, or full.
 pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
     let diesel::result::Error::DatabaseError(kind, info) = error else { return None };
@@ -297,6 +364,32 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_that_waits_for_a_silent_mysql_does_not_connect_again_and_again() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("mysql://root@{}/x", silent.local_addr().unwrap());
+        let connections = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok(Ok(one)) = tokio::time::timeout(Duration::from_secs(1), silent.accept()).await {
+                open.push(one);
+            }
+            open.len()
+        });
+        let limit = Duration::from_millis(200);
+        let db = Db::new(&DbSettings { url: url.into(), pool_size: 2, limit }).unwrap();
+        let begun = Instant::now();
+        let crowd = (0..100_u64).map(async |number| {
+            tokio::time::sleep(Duration::from_millis(number * 2)).await;
+            while begun.elapsed() < Duration::from_secs(1) {
+                assert!(matches!(db.ping().await, Err(DbError::Unreachable(_))));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        futures_util::future::join_all(crowd).await;
+        let connections = connections.await.unwrap();
+        assert!(connections <= 12, "{connections}");
+    }
 
     #[test]
     fn an_address_is_used_as_given() {

@@ -62,7 +62,7 @@ struct Ran {
     version: String,
 }
 
-/// MySQL says so in words only, as far as diesel passes them on.
+/// MySQL says so in words only, as far as diesel passes them on; in English on our connections.
 fn is_missing_table(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }

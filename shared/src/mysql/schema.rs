@@ -31,6 +31,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency_keys (idempotency_key) {
+        idempotency_key -> Text,
+        body_hash -> Binary,
+        coupon_id -> BigInt,
+        created_at -> Datetime,
+    }
+}
+
+diesel::table! {
     issued_coupons (drop_id, slot) {
         drop_id -> BigInt,
         slot -> Unsigned<Integer>,

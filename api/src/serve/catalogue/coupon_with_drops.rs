@@ -70,6 +70,12 @@ impl CouponWithDrops {
         open.or_else(|| self.all().rev().find(|one| one.drop.opens_at <= now))
     }
 
+    /// The last drop that has opened at `now`, other than `this`, and is not open.
+    pub(crate) fn before(&self, this: &Drop, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+        let is_over = |drop: &Drop| drop.opens_at <= now && !drop.is_open_at(now);
+        self.all().rev().find(|one| one.drop.id != this.id && is_over(one.drop))
+    }
+
     /// The first drop that has not opened at `now`.
     pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         self.all().find(|one| one.drop.opens_at > now)
@@ -150,6 +156,11 @@ pub(crate) mod tests {
         assert_eq!(ids(CouponWithDrops::current), [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3]);
         assert_eq!(ids(CouponWithDrops::next), [1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]);
         assert!(coupon(&[]).for_claim(at(0)).is_none());
+        let before = [20, 30, 40, 50, 99].map(|minute| {
+            let chosen = coupon_of_three.for_claim(at(minute)).unwrap();
+            coupon_of_three.before(chosen.drop, at(minute)).map_or(0, |one| one.drop.id.0)
+        });
+        assert_eq!(before, [1, 1, 2, 2, 2]);
         let chosen = coupon_of_three.for_claim(at(20)).unwrap();
         assert_eq!(chosen.keys.meta.as_str(), "fc:{1}:drop:2:meta");
     }

@@ -1,12 +1,10 @@
-//! Coupons and drops in memory, refreshed from MySQL. While MySQL is away the last snapshot stays
-//! in use, and claims go on.
-//!
-//! Another process may have made a coupon after the last refresh. A request for an unknown coupon
-//! therefore takes a ticket and waits for a refresh that begins later. Refreshes run one at a time
-//! with a pause between them. So any number of requests for unknown coupons cost MySQL a few
-//! queries a second, and no 404 is wrong.
+//! Live coupons and their drops in memory, refreshed from MySQL; others are looked up by number. Its
+//! cost depends on how many coupons are live, not on how many there ever were. While MySQL is away
+//! the last snapshot stays in use, and claims go on.
 
 pub(crate) mod coupon_with_drops;
+mod lookup;
+mod pages;
 pub(crate) mod remaining;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,8 +24,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::coupon_with_drops::CouponWithDrops;
+use self::lookup::Lookup;
+use self::pages::Pages;
 
-/// Every coupon, by its number.
+/// The live coupons, by number.
 pub(crate) type Snapshot = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
 /// Why a coupon was not found.
@@ -41,14 +41,16 @@ pub(crate) enum LookupError {
 /// Shortest pause between two refreshes.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest wait for a refresh that a request needs.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for a refresh or a lookup that a request needs.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
     /// Each claim reads it, so it has no lock.
-    coupons: ArcSwap<Snapshot>,
+    live: ArcSwap<Snapshot>,
+    lookup: Lookup,
+    pages: Pages,
     last: watch::Sender<Refresh>,
     tickets: AtomicU64,
     wanted: Notify,
@@ -66,38 +68,64 @@ struct Refresh {
 impl Catalogue {
     /// Reads the coupons for the first time.
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
-        let (coupons, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
+        let (live, reconciled_at) = read(&db, &redis, &Snapshot::new()).await?;
         let first = Refresh { read_at: Instant::now(), reconciled_at, served: 0, succeeded: true };
-        let (coupons, last) = (ArcSwap::from_pointee(coupons), watch::Sender::new(first));
-        Ok(Self { db, redis, coupons, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
+        let (live, last) = (ArcSwap::from_pointee(live), watch::Sender::new(first));
+        let (lookup, pages) = (Lookup::new(), Pages::new());
+        Ok(Self { db, redis, live, lookup, pages, last, tickets: AtomicU64::new(0), wanted: Notify::new() })
     }
 
-    /// The snapshot in use.
-    pub(crate) fn coupons(&self) -> Arc<Snapshot> {
-        self.coupons.load_full()
+    /// The live coupons.
+    pub(crate) fn live(&self) -> Arc<Snapshot> {
+        self.live.load_full()
     }
 
-    /// One coupon; read from MySQL where the snapshot does not have it.
+    /// Whether the last refresh succeeded.
+    pub(crate) fn mysql_up(&self) -> bool {
+        self.last.borrow().succeeded
+    }
+
+    /// One coupon; looked up in MySQL where it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
-        if let Some(found) = self.coupons.load().get(&id) {
+        if let Some(found) = self.live.load().get(&id) {
             return Ok(Arc::clone(found));
         }
         if id.0 < 1 {
             return Err(LookupError::NoSuchCoupon);
         }
-        self.refreshed().await?.get(&id).cloned().ok_or(LookupError::NoSuchCoupon)
+        self.lookup.find(id, self.mysql_up()).await
     }
 
-    /// The coupons as MySQL has them now or later.
-    pub(crate) async fn refreshed(&self) -> Result<Arc<Snapshot>, LookupError> {
+    /// One coupon as MySQL has it now or later: this process has just written it.
+    pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
+        self.lookup.forget(id);
+        self.pages.forget();
+        self.refreshed().await?;
+        self.find(id).await
+    }
+
+    /// The first `limit` coupons after a number, in order, finished ones too.
+    pub(crate) async fn page(&self, after: CouponId, limit: usize) -> Result<Vec<Arc<CouponWithDrops>>, LookupError> {
+        let page = self.pages.of(&self.db, &self.redis, after, limit).await?;
+        let live = self.live();
+        Ok(page.iter().map(|one| Arc::clone(live.get(&one.coupon.id).unwrap_or(one))).collect())
+    }
+
+    /// Returns after a refresh that begins from now on.
+    async fn refreshed(&self) -> Result<(), LookupError> {
         let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
         self.wanted.notify_one();
         let mut refreshes = self.last.subscribe();
-        let served = tokio::time::timeout(REFRESH_TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
+        let served = tokio::time::timeout(TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
         match served {
-            Ok(Ok(last)) if last.succeeded => Ok(self.coupons()),
+            Ok(Ok(last)) if last.succeeded => Ok(()),
             _ => Err(LookupError::Unavailable),
         }
+    }
+
+    /// Answers lookups. Never ends by itself.
+    pub(crate) async fn answer_lookups(&self) {
+        self.lookup.run(&self.db, &self.redis).await;
     }
 
     /// Refreshes every `every`, and sooner when a request needs it. Never ends by itself.
@@ -114,15 +142,20 @@ impl Catalogue {
 
     async fn refresh(&self) {
         let served = self.tickets.load(Ordering::SeqCst);
-        let before = self.coupons();
-        let had_succeeded = self.last.borrow().succeeded;
+        let before = self.live();
+        let had_succeeded = self.mysql_up();
+        let begun = Instant::now();
         match read(&self.db, &self.redis, &before).await {
-            Ok((coupons, reconciled_at)) => {
+            Ok((live, reconciled_at)) => {
                 if !had_succeeded {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
+                gauge!("firstcome_catalogue_coupons").set(u32::try_from(live.len()).unwrap_or(u32::MAX));
+                gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
+                // A coupon that was live and is no more has changed.
+                before.keys().filter(|id| !live.contains_key(id)).for_each(|id| self.lookup.forget(*id));
                 // Before `last`: a request that waits for this refresh must find its coupons.
-                self.coupons.store(Arc::new(coupons));
+                self.live.store(Arc::new(live));
                 let read_at = Instant::now();
                 self.last.send_replace(Refresh { read_at, reconciled_at, served, succeeded: true });
             }
@@ -148,23 +181,31 @@ impl Catalogue {
     }
 }
 
-/// Reads all coupons. Those that did not change are taken over from `before`.
+/// Reads the live coupons. Those that did not change are taken over from `before`.
 async fn read(db: &Db, redis: &Redis, before: &Snapshot) -> Result<(Snapshot, Option<DateTime<Utc>>), DbError> {
     let (coupons, reconciled) = tokio::join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
     let (coupons, reconciled) = (coupons?, reconciled?);
-    let unchanged = |(coupon, drops): &(Coupon, Vec<Drop>)| {
-        before.get(&coupon.id).filter(|entry| entry.coupon == *coupon && entry.drops == *drops).map(Arc::clone)
-    };
-    let kept: Snapshot = coupons.iter().filter_map(unchanged).map(|entry| (entry.coupon.id, entry)).collect();
-    let changed: Vec<_> = coupons.into_iter().filter(|(coupon, _)| !kept.contains_key(&coupon.id)).collect();
-    let sealed: Vec<DropId> =
-        changed.iter().flat_map(|(_, drops)| drops).filter(|d| d.sealed_at.is_some()).map(|d| d.id).collect();
-    let rows: HashMap<DropId, u32> = db.sealed_rows(sealed).await?;
-    let mut snapshot = kept;
-    for (coupon, drops) in changed {
-        let with_drops = CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
-        snapshot.insert(with_drops.coupon.id, Arc::new(with_drops));
+    let (mut live, mut changed) = (Snapshot::new(), Vec::new());
+    for (coupon, drops) in coupons {
+        match before.get(&coupon.id).filter(|known| known.coupon == coupon && known.drops == drops) {
+            Some(known) => drop(live.insert(coupon.id, Arc::clone(known))),
+            None => changed.push((coupon, drops)),
+        }
     }
+    live.extend(with_drops(db, redis, changed).await?.into_iter().map(|one| (one.coupon.id, one)));
     let reconciled = reconciled.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
-    Ok((snapshot, reconciled.map(|at| at.with_timezone(&Utc))))
+    Ok((live, reconciled.map(|at| at.with_timezone(&Utc))))
+}
+
+/// What this process keeps of coupons: also how many rows their sealed drops have.
+async fn with_drops(
+    db: &Db,
+    redis: &Redis,
+    coupons: Vec<(Coupon, Vec<Drop>)>,
+) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
+    let sealed: Vec<DropId> =
+        coupons.iter().flat_map(|(_, drops)| drops).filter(|d| d.sealed_at.is_some()).map(|d| d.id).collect();
+    let rows: HashMap<DropId, u32> = if sealed.is_empty() { HashMap::new() } else { db.sealed_rows(sealed).await? };
+    let one = |(coupon, drops)| CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
+    Ok(coupons.into_iter().map(one).map(Arc::new).collect())
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
@@ -18,34 +20,44 @@ use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWit
 
 /// What a claim needs.
 pub(crate) struct Claims {
-    pub(super) db: Db,
+    /// For questions alone: MySQL is on no other claim's path.
+    pub(super) questions: Db,
+    pub(super) question_limit: InFlightLimit,
     pub(super) redis: Redis,
     pub(super) clock: Arc<Clock>,
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
-    pub(super) in_flight: Arc<InFlightLimit>,
     batches: Arc<MicroBatches>,
     /// Looked up once: nearly every claim of a crowd counts here.
     sold_out: Counter,
 }
 
+/// Most questions in flight. While MySQL is silent, each waits for `QUESTION_TIMEOUT_MS`.
+const MAX_QUESTIONS: usize = 512;
+
+/// A claim in the first moments of a drop may be the retry of one in the last moments of the drop
+/// before, whose answer was lost.
+const RETRY_GRACE: TimeDelta = TimeDelta::seconds(15);
+
 impl Claims {
     /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
     pub(crate) fn new(
-        db: Db,
+        questions: Db,
         redis: Redis,
         clock: Arc<Clock>,
         catalogue: Arc<Catalogue>,
         durability: Durability,
-        in_flight: Arc<InFlightLimit>,
+        in_flight: &Arc<InFlightLimit>,
         redis_timeout: Duration,
     ) -> Self {
         let durability = Arc::new(durability);
-        let (shared_clock, shared_limit) = (Arc::clone(&clock), Arc::clone(&in_flight));
+        let (shared_clock, shared_limit) = (Arc::clone(&clock), Arc::clone(in_flight));
+        let question_limit = in_flight.for_questions(MAX_QUESTIONS);
         let batches =
             MicroBatches::new(redis.clone(), shared_clock, Arc::clone(&durability), shared_limit, redis_timeout);
         let sold_out = counter!("firstcome_claims_total", "outcome" => "sold_out");
-        Self { db, redis, clock, catalogue, durability, in_flight, batches: Arc::new(batches), sold_out }
+        let batches = Arc::new(batches);
+        Self { questions, question_limit, redis, clock, catalogue, durability, batches, sold_out }
     }
 
     pub(crate) fn durability(&self) -> &Durability {
@@ -64,8 +76,15 @@ impl Claims {
     }
 
     async fn ask(&self, coupon: &Arc<CouponWithDrops>, user: UserId) -> Result<ClaimAnswer, ClaimRefusal> {
-        let chosen = coupon.for_claim(self.clock.now()).ok_or(ClaimRefusal::NoDrop)?;
-        let reply = match self.batches.ask(coupon, chosen, user.clone()).await {
+        let now = self.clock.now();
+        let mut chosen = coupon.for_claim(now).ok_or(ClaimRefusal::NoDrop)?;
+        if let Some(before) = just_closed(coupon, chosen.drop, now) {
+            let reply = self.batches.ask(coupon, before, user.clone()).await?;
+            if is_retry(before.drop, &reply) {
+                return answer(before.drop.id, &reply);
+            }
+        }
+        let mut reply = match self.batches.ask(coupon, chosen, user.clone()).await {
             // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
             Err(ClaimRefusal::NotAnswered(error))
                 if matches!(*error, AdmissionError::Closed) && chosen.drop.sealed_at.is_some() =>
@@ -74,18 +93,45 @@ impl Claims {
             }
             reply => reply?,
         };
-        match reply.admission {
+        if is_over_or_early(&reply) {
             // This process's clock may have chosen the wrong drop; Redis's own time has come with
             // the reply. The first call admitted nobody then.
-            Admission::NotOpen(_) | Admission::Closed(_) => {
-                let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
-                if by_redis.drop.id == chosen.drop.id {
-                    return answer(chosen.drop.id, &reply);
-                }
-                answer(by_redis.drop.id, &self.batches.ask(coupon, by_redis, user).await?)
+            let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
+            if by_redis.drop.id != chosen.drop.id {
+                chosen = by_redis;
+                reply = self.batches.ask(coupon, by_redis, user.clone()).await?;
             }
-            Admission::Unloaded if chosen.drop.sealed_at.is_some() => self.ask_mysql(coupon, chosen, user).await,
-            _ => answer(chosen.drop.id, &reply),
+        }
+        if is_over_or_early(&reply) {
+            return self.ask_drop_before(coupon, chosen, user, reply).await;
+        }
+        if reply.admission == Admission::Unloaded && chosen.drop.sealed_at.is_some() {
+            return self.ask_mysql(coupon, chosen, user).await;
+        }
+        answer(chosen.drop.id, &reply)
+    }
+
+    /// A retry is always safe, also of a claim whose drop has closed meanwhile: who holds a slot of
+    /// the drop before is told so, and not that the next one is not open.
+    async fn ask_drop_before(
+        &self,
+        coupon: &Arc<CouponWithDrops>,
+        chosen: DropWithKeys<'_>,
+        user: UserId,
+        refused: ClaimReply,
+    ) -> Result<ClaimAnswer, ClaimRefusal> {
+        let now = instant(refused.now_ms);
+        // Where one each is allowed in the whole coupon, admission has looked at all drops.
+        let wanted = coupon.coupon.once_per == OncePer::Drop && chosen.drop.opens_at > now;
+        let before = coupon.before(chosen.drop, now).filter(|one| wanted && one.drop.sealed_at.is_none());
+        let Some(before) = before else { return answer(chosen.drop.id, &refused) };
+        let reply = self.batches.ask(coupon, before, user).await?;
+        match reply.admission {
+            // Unloaded: Redis has lost it, and who holds a slot is not known.
+            Admission::Accepted(_) | Admission::Already(..) | Admission::Waiting(_) | Admission::Unloaded => {
+                answer(before.drop.id, &reply)
+            }
+            _ => answer(chosen.drop.id, &refused),
         }
     }
 
@@ -97,8 +143,8 @@ impl Claims {
         sealed: DropWithKeys<'_>,
         user: UserId,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let (db, coupon_id) = (self.db.clone(), coupon.coupon.id);
-        let rows = self.in_flight.run(async move { db.rows_of_person(coupon_id, &user).await }).await?;
+        let (db, coupon_id) = (self.questions.clone(), coupon.coupon.id);
+        let rows = self.question_limit.run(async move { db.rows_of_person(coupon_id, &user).await }).await?;
         let rows = rows.map_err(|error| {
             tracing::warn!(%error, "a claim on a sealed drop could not be answered");
             ClaimRefusal::SealedUnknown
@@ -110,6 +156,24 @@ impl Claims {
             None => Err(ClaimRefusal::Refused(Admission::Closed(closed_at))),
         }
     }
+}
+
+fn is_over_or_early(reply: &ClaimReply) -> bool {
+    matches!(reply.admission, Admission::NotOpen(_) | Admission::Closed(_))
+}
+
+/// The drop that closed moments ago, where `chosen` has opened moments ago.
+fn just_closed<'a>(coupon: &'a CouponWithDrops, chosen: &Drop, now: DateTime<Utc>) -> Option<DropWithKeys<'a>> {
+    if coupon.coupon.once_per == OncePer::Coupon || !chosen.is_open_at(now) || now - chosen.opens_at > RETRY_GRACE {
+        return None;
+    }
+    coupon.before(chosen, now).filter(|one| one.drop.closes_at.is_some_and(|at| at <= now && now - at <= RETRY_GRACE))
+}
+
+/// Whether this person was admitted in the drop's last moments.
+fn is_retry(drop: &Drop, reply: &ClaimReply) -> bool {
+    let admitted_late = || Some(drop.closes_at? - instant(reply.admitted_at_ms?) <= RETRY_GRACE);
+    matches!(reply.admission, Admission::Already(..)) && admitted_late() == Some(true)
 }
 
 /// A slot is acknowledged only where a second store holds it.

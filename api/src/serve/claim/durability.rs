@@ -8,11 +8,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::mysql::Db;
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::fallback::Fallback;
+use super::issued::IssuedClaims;
 use super::publisher::Publisher;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
@@ -27,6 +29,7 @@ pub(crate) enum Store {
 
 pub(crate) struct Durability {
     writes: Singleflight,
+    issued: IssuedClaims,
     publisher: Publisher,
     fallback: Fallback,
 }
@@ -39,11 +42,13 @@ pub(super) struct AdmittedClaim {
     /// By Redis's clock; `None` where Redis does not know it.
     pub(super) admitted_at_ms: Option<i64>,
     pub(super) now_ms: i64,
+    /// Redis gave the slot just now.
+    pub(super) is_new: bool,
 }
 
 impl Durability {
-    pub(crate) fn new(publisher: Publisher, fallback: Fallback) -> Self {
-        Self { writes: Singleflight::default(), publisher, fallback }
+    pub(crate) fn new(publisher: Publisher, fallback: Fallback, questions: Db) -> Self {
+        Self { writes: Singleflight::default(), issued: IssuedClaims::new(questions), publisher, fallback }
     }
 
     pub(crate) fn publisher(&self) -> &Publisher {
@@ -57,22 +62,34 @@ impl Durability {
     /// A claim may be published twice, by two processes or after a restart; the consumer ignores
     /// the second message.
     pub(super) async fn ensure(&self, coupon: &CouponWithDrops, claim: AdmittedClaim) -> Option<Store> {
-        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms } = claim;
+        let AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new } = claim;
         let drop = coupon.drop(drop_id);
-        if drop.is_some_and(|drop| drop.sealed_at.is_some()) {
-            // Verified exact: every slot has its row.
-            return Some(Store::Kafka);
-        }
         let id = self.writes.id(drop_id, slot, &user, admitted_at_ms);
         let claimed_at = instant(admitted_at_ms.unwrap_or(now_ms));
         let event = ClaimEvent { coupon_id: coupon.coupon.id, drop_id, slot, user_id: user, claimed_at };
-        self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event)).await
+        // A claim of a sealed drop has its row, unless it was admitted after sealing: a clock that
+        // was wrong opened the drop again. So the row counts, and never for a new admission.
+        let has_row = if is_new || drop.is_some_and(|drop| drop.sealed_at.is_none()) {
+            Some(false)
+        } else {
+            self.issued.has_row(&event).await
+        };
+        match has_row {
+            Some(true) => Some(Store::Kafka),
+            // A dead letter would unseal its drop, which most likely has the row.
+            None => self.publish(&event).await.then_some(Store::Kafka),
+            Some(false) => self.writes.run(id, drop.map_or(0, |drop| drop.quantity), self.write(&event)).await,
+        }
+    }
+
+    async fn publish(&self, event: &ClaimEvent) -> bool {
+        let published = self.publisher.publish(event).await;
+        crash_point(Point::ClaimPublished);
+        published
     }
 
     async fn write(&self, event: &ClaimEvent) -> Option<Store> {
-        let published = self.publisher.publish(event).await;
-        crash_point(Point::ClaimPublished);
-        if published {
+        if self.publish(event).await {
             return Some(Store::Kafka);
         }
         let kept = self.fallback.keep(event).await;

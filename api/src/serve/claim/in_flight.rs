@@ -1,17 +1,19 @@
-//! The in-flight limit on claims and on questions about claims. Above it this process sheds load
-//! (503), so that a slow store does not make it grow. Work runs in tasks of its own: a client that
-//! hangs up does not stop it half-way, and shutdown waits for it.
+//! The in-flight limits: one on claims, one on questions about claims, so that neither takes the
+//! other's places. Above its limit this process sheds load (503), so that a slow store does not make
+//! it grow. Work runs in tasks of its own: a client that hangs up does not stop it half-way, and
+//! shutdown waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use metrics::counter;
+use metrics::{Counter, counter};
 use tokio_util::task::TaskTracker;
 
 pub(crate) struct InFlightLimit {
     limit: usize,
     in_flight: Arc<AtomicUsize>,
+    shed: Counter,
     tasks: TaskTracker,
 }
 
@@ -24,9 +26,17 @@ pub(crate) enum WorkError {
 }
 
 impl InFlightLimit {
+    /// The limit on claims.
     pub(crate) fn new(limit: u32) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { limit, in_flight: Arc::default(), tasks: TaskTracker::new() }
+        let shed = counter!("firstcome_claims_shed_total");
+        Self { limit, in_flight: Arc::default(), shed, tasks: TaskTracker::new() }
+    }
+
+    /// The limit on questions; shutdown waits for both alike.
+    pub(crate) fn for_questions(&self, limit: usize) -> Self {
+        let shed = counter!("firstcome_questions_shed_total");
+        Self { limit, in_flight: Arc::default(), shed, tasks: self.tasks.clone() }
     }
 
     /// A place for one claim.
@@ -36,7 +46,7 @@ impl InFlightLimit {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.limit {
             return Ok(place);
         }
-        counter!("firstcome_claims_shed_total").increment(1);
+        self.shed.increment(1);
         Err(WorkError::TooMany)
     }
 
@@ -129,6 +139,19 @@ mod tests {
         finished.await.unwrap();
         assert_eq!(limit.finish(Duration::from_secs(5)).await, 0);
         assert_eq!(limit.run(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn questions_take_no_places_of_claims_and_shutdown_waits_for_both() {
+        let claims = InFlightLimit::new(1);
+        let questions = claims.for_questions(1);
+        let (go, gate) = oneshot::channel::<()>();
+        let asked = questions.run(async move { gate.await.unwrap() });
+        assert_eq!(questions.run(async {}).await, Err(WorkError::TooMany));
+        assert_eq!(claims.run(async { 7 }).await, Ok(7));
+        assert_eq!(claims.finish(Duration::ZERO).await, 1);
+        go.send(()).unwrap();
+        assert_eq!((asked.await, claims.finish(Duration::from_secs(5)).await), (Ok(()), 0));
     }
 
     #[tokio::test]

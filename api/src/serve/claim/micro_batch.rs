@@ -58,6 +58,8 @@ pub(super) struct ClaimReply {
     pub(super) now_ms: i64,
     /// For a slot: the second store that holds the claim. `None`: neither store took it in time.
     pub(super) stored: Option<Store>,
+    /// When a slot was given, by Redis's clock; `None` where that is not known.
+    pub(super) admitted_at_ms: Option<i64>,
 }
 
 impl MicroBatches {
@@ -178,7 +180,8 @@ impl MicroBatches {
         self.in_flight.spawn(async move {
             let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, Reply, DropId, Slot)| {
                 let (user, Reply { admitted_at_ms, now_ms, .. }) = (pending.user.clone(), reply);
-                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms };
+                let is_new = matches!(reply.admission, Admission::Accepted(_));
+                let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new };
                 let stored = durability.ensure(&pending.coupon, claim).await;
                 pending.answer(reply, stored);
             };
@@ -191,7 +194,8 @@ impl MicroBatches {
 impl PendingClaim {
     fn answer(self, reply: Reply, stored: Option<Store>) {
         // The client may be gone; its retry gets the same answer.
-        let _ = self.reply.send(Ok(ClaimReply { admission: reply.admission, now_ms: reply.now_ms, stored }));
+        let Reply { admission, now_ms, admitted_at_ms } = reply;
+        let _ = self.reply.send(Ok(ClaimReply { admission, now_ms, stored, admitted_at_ms }));
     }
 }
 

@@ -55,7 +55,7 @@ impl Claims {
     pub(crate) async fn my_claim(self: &Arc<Self>, id: CouponId, user: UserId) -> Result<MyClaim, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
-        self.in_flight.run(async move { claims.look_up(&coupon, user).await }).await?
+        self.question_limit.run(async move { claims.look_up(&coupon, user).await }).await?
     }
 
     async fn look_up(&self, coupon: &CouponWithDrops, user: UserId) -> Result<MyClaim, ClaimRefusal> {
@@ -67,7 +67,7 @@ impl Claims {
                 None => Ok(Standing { loaded: true, trusted: true, slot: None, position: None, claimant: None }),
             }
         };
-        let (record, standing) = tokio::join!(self.db.person(coupon.coupon.id, &user), in_redis);
+        let (record, standing) = tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
         if let Err(error) = &record {
             tracing::debug!(%error, "a claim is looked up without MySQL");
         }
@@ -97,7 +97,7 @@ impl Claims {
             ClaimRefusal::StandingUnknown
         })?;
         let now_ms = self.clock.now().timestamp_millis();
-        let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms };
+        let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new: false };
         self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)
     }
 }

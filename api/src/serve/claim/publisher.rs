@@ -1,12 +1,13 @@
 //! The Kafka producer of claims.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::KafkaSettings;
-use metrics::{counter, histogram};
+use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -14,22 +15,64 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
 pub(crate) struct Publisher {
+    kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
-    topic: String,
-    /// At start-up; 0: not known, and the hash of the key chooses.
-    partitions: u32,
+    /// 0: not known, and the hash of the key chooses.
+    partitions: AtomicU32,
     deadline: Duration,
+    /// Why Kafka did not take the last claim.
+    problem: RwLock<Option<String>>,
 }
 
+/// While Kafka was away at start-up: how often it is asked for the topic, and the longest wait.
+const FIND_EVERY: Duration = Duration::from_secs(2);
+
 impl Publisher {
-    /// A producer for the topic of claims, which has so many partitions. It connects by itself.
-    pub(crate) fn new(settings: &KafkaSettings, deadline: Duration, partitions: usize) -> anyhow::Result<Self> {
-        let partitions = u32::try_from(partitions).unwrap_or(0);
-        let topic = settings.topic.clone();
-        let settings = settings.producer(deadline);
+    /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is away.
+    /// It connects by itself.
+    pub(crate) fn new(kafka: KafkaSettings, deadline: Duration, partitions: Option<usize>) -> anyhow::Result<Self> {
+        let settings = kafka.producer(deadline);
         let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
-        Ok(Self { settings, producer, topic, partitions, deadline })
+        let problem = RwLock::new(partitions.is_none().then(|| "it was away when this process started".to_owned()));
+        let publisher = Self { kafka, settings, producer, partitions: AtomicU32::new(0), deadline, problem };
+        publisher.set_partitions(partitions.unwrap_or(0));
+        Ok(publisher)
+    }
+
+    fn set_partitions(&self, partitions: usize) {
+        self.partitions.store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Asks for the topic until Kafka has answered once.
+    pub(crate) async fn find_topic(&self) {
+        while self.partitions.load(Ordering::Relaxed) == 0 {
+            match check_topic(&self.kafka, FIND_EVERY).await {
+                Ok(partitions) => {
+                    self.set_partitions(partitions);
+                    self.note(None);
+                    tracing::info!(partitions, "Kafka answers");
+                }
+                Err(error) => {
+                    self.note(Some(error.to_string()));
+                    tokio::time::sleep(FIND_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Why Kafka did not take the last claim; `None` where it did. Claims go on by the dead-letter
+    /// table.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem.read().clone()
+    }
+
+    fn note(&self, problem: Option<String>) {
+        if problem.is_none() && self.problem.read().is_none() {
+            return;
+        }
+        gauge!("firstcome_kafka_up").set(f64::from(u8::from(problem.is_none())));
+        *self.problem.write() = problem;
     }
 
     fn producer(&self) -> FutureProducer {
@@ -59,18 +102,20 @@ impl Publisher {
         let begun = Instant::now();
         let problem = self.send(event).await.err();
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
-        if let Some(problem) = problem {
+        let queued = problem.is_none();
+        if let Some(problem) = &problem {
             counter!("firstcome_claims_not_queued_total").increment(1);
             tracing::debug!(%problem, drop = %event.drop_id, slot = event.slot, "an admission is not queued");
-            return false;
         }
-        true
+        self.note(problem);
+        queued
     }
 
     async fn send(&self, event: &ClaimEvent) -> Result<(), String> {
         let (key, payload) = (event.key(), event.encode());
-        let record = FutureRecord::to(&self.topic).key(&key).payload(&payload);
-        let partition = if self.partitions > 0 { i32::try_from(event.partition(self.partitions)).ok() } else { None };
+        let record = FutureRecord::to(&self.kafka.topic).key(&key).payload(&payload);
+        let partitions = self.partitions.load(Ordering::Relaxed);
+        let partition = if partitions > 0 { i32::try_from(event.partition(partitions)).ok() } else { None };
         // Where librdkafka's queue is full, Kafka is away: no wait, the fallback takes the claim.
         let sent = match self.producer().send_result(FutureRecord { partition, ..record }) {
             // The topic was created again with fewer partitions.
@@ -112,7 +157,8 @@ mod tests {
     fn publisher(brokers: &str) -> Publisher {
         let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
         let deadline = Duration::from_secs(5);
-        let mut made = Publisher::new(&KafkaSettings { brokers: brokers.into(), topic, group }, deadline, 0).unwrap();
+        let kafka = KafkaSettings { brokers: brokers.into(), topic, group };
+        let mut made = Publisher::new(kafka, deadline, None).unwrap();
         // librdkafka's mock broker: enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");
         made

@@ -106,9 +106,11 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
                 return Err(Problem::unavailable(detail));
             }
             services.remaining.forget(attempt.all.iter().map(|drop| drop.id));
-            let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&id).cloned());
+            let seen = services.catalogue.reread(id).await;
             let (coupon, drops) = attempt.changed();
-            return Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))));
+            return Ok(
+                seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None)))
+            );
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
@@ -126,7 +128,7 @@ async fn take_revision(
         tracing::warn!(%error, coupon = %id, "Redis is away while a coupon is changed");
         0
     });
-    services.db.take_revision(id, seen).await
+    services.mysql.operators.take_revision(id, seen).await
 }
 
 /// Writes MySQL's settings to Redis, for every drop that is not over. `false`: the reconciler has
@@ -215,7 +217,7 @@ impl<'a> ChangeAttempt<'a> {
         }
         let expected = self.drops.iter().map(|(drop, _)| (drop.id, drop.quantity)).collect();
         let (id, revision) = (self.coupon.id, self.coupon.revision);
-        match self.services.db.change_coupon(id, revision, self.change.clone(), expected, self.now).await {
+        match self.services.mysql.operators.change_coupon(id, revision, self.change.clone(), expected, self.now).await {
             Ok(Some(made)) => Ok(Some(made)),
             Ok(None) => {
                 self.restore(&lowered).await;

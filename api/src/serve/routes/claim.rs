@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tower::ServiceExt as _;
 
-use super::extract::{CouponPath, Person};
+use super::extract::{CouponPath, Person, coupon_id};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
 use crate::serve::claim::my_claim::MyClaim;
@@ -134,7 +134,7 @@ impl Inner {
             return None;
         }
         let id = request.uri().path().strip_prefix("/v1/coupons/")?.strip_suffix("/claims")?;
-        Some((CouponId(id.parse().ok()?), self.app.identity.person(headers).ok()?))
+        Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
     async fn claim(&self, id: CouponId, user: UserId) -> Answer {

@@ -1,5 +1,8 @@
 //! `GET /v1/coupons` and `GET /v1/coupons/{id}`
 
+use std::ops::Bound;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::LINK;
@@ -12,8 +15,9 @@ use utoipa::IntoParams;
 
 use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
+use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
-use crate::serve::state::App;
+use crate::serve::state::{App, Services};
 
 /// See one coupon
 #[utoipa::path(
@@ -50,14 +54,19 @@ const MAX_LIMIT: usize = 1_000;
 /// Coupons of one round trip to Redis while a page is filled.
 const PART: usize = 250;
 
+/// Most coupons looked at for one page of a state.
+const MAX_LOOKED_AT: usize = 1_000;
+
 /// List coupons, in order of their numbers
 ///
-/// Where there are more, the `Link` header names the next page.
+/// Where there may be more, the `Link` header names the next page. A page of a state may have fewer
+/// than `limit` then, or none.
 #[utoipa::path(
     get, path = "/v1/coupons", tag = "coupons", params(Listing),
     responses(
         (status = 200, description = "The coupons", body = Vec<CouponView>),
         (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 503, description = "`unavailable`"),
     )
 )]
 pub(crate) async fn list(
@@ -68,24 +77,47 @@ pub(crate) async fn list(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    let coupons = app.catalogue.coupons();
-    let after = CouponId(asked.after.unwrap_or(0));
-    let candidates: Vec<&CouponWithDrops> =
-        coupons.range(CouponId(after.0.saturating_add(1))..).map(|(_, coupon)| coupon.as_ref()).collect();
+    let (candidates, more) = candidates(&app, &asked, limit).await?;
     let mut page = Vec::new();
+    let mut looked_at = 0;
     for part in candidates.chunks(PART) {
-        let views = show(&app, part).await;
+        looked_at += part.len();
+        let views = show(&app, &part.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
         page.extend(views.into_iter().filter(|view| asked.state.is_none() || view.state() == asked.state));
         if page.len() > limit {
             break;
         }
     }
-    let mut headers = HeaderMap::new();
-    if page.len() > limit {
+    let last = if page.len() > limit {
         page.truncate(limit);
-        headers.extend(page.last().and_then(|last| next_page(&asked, limit, last.id())).map(|link| (LINK, link)));
-    }
+        page.last().map(CouponView::id)
+    } else {
+        candidates.get(looked_at.wrapping_sub(1)).filter(|_| more).map(|last| last.coupon.id)
+    };
+    let mut headers = HeaderMap::new();
+    headers.extend(last.and_then(|last| next_page(&asked, limit, last)).map(|link| (LINK, link)));
     Ok((headers, Json(page)))
+}
+
+/// The coupons that are looked at for one page, and whether there may be more behind them. A state
+/// other than `sealed` is one of live coupons, which are in memory.
+async fn candidates(
+    services: &Services,
+    asked: &Listing,
+    limit: usize,
+) -> Result<(Vec<Arc<CouponWithDrops>>, bool), LookupError> {
+    let after = CouponId(asked.after.unwrap_or(0));
+    let most = if asked.state.is_some() { MAX_LOOKED_AT } else { limit + 1 };
+    let found = match asked.state {
+        None | Some(DropState::Sealed) => services.catalogue.page(after, most).await?,
+        Some(_) => {
+            let live = services.catalogue.live();
+            let behind = live.range((Bound::Excluded(after), Bound::Unbounded));
+            behind.take(most).map(|(_, coupon)| Arc::clone(coupon)).collect()
+        }
+    };
+    let more = found.len() == most;
+    Ok((found, more))
 }
 
 fn next_page(asked: &Listing, limit: usize, after: CouponId) -> Option<HeaderValue> {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
+use firstcome_shared::mysql::idempotency::{Earlier, IdempotencyKey};
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::extract::{Body, invalid};
@@ -25,7 +27,7 @@ use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
 /// A coupon to be made.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCouponBody {
     /// What people call it, 1 to 200 characters.
@@ -68,42 +70,87 @@ impl NewCouponBody {
 ///
 /// It and its first drops stand as soon as this is answered. Where Redis is away at that moment,
 /// the reconciler makes the drops known to admission once it is back; claims are answered 503 until
-/// then.
+/// then. With an `Idempotency-Key`, repeat the request until it is answered: one coupon is made. A
+/// key is remembered for a week.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
     responses(
-        (status = 201, description = "The coupon; `Location` names it", body = CouponView),
+        (status = 201, description = "The coupon, as it is now; `Location` names it", body = CouponView),
         (status = 400, description = "`invalid`: the sentence names the field; nothing was made"),
         (status = 401, description = "`unauthorized`"),
         (status = 413, description = "`too_large`"),
+        (status = 422, description = "`idempotency_key_used`: with another body; nothing was made"),
         (status = 503, description = "`unavailable`"),
     ),
     security(("ops" = []))
 )]
 pub(crate) async fn create(
     State(app): State<App>,
+    headers: HeaderMap,
     Body(body): Body<NewCouponBody>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CouponView>), Problem> {
-    let now = app.clock.now();
-    let new = body.check(now)?;
+    let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
-    let made = app.in_flight.run_unlimited(async move { make(&services, new, now).await }).await??;
+    let made = app.in_flight.run_unlimited(async move { make_once(&services, body, key).await }).await??;
     let location = format!("/v1/coupons/{}", made.coupon.id);
     Ok((StatusCode::CREATED, [(LOCATION, location)], show_one(&app, &made).await?))
 }
 
-async fn make(services: &Services, new: NewCoupon, now: DateTime<Utc>) -> Result<Arc<CouponWithDrops>, Problem> {
-    let made = services.db.create_coupon(new, now).await;
-    let (coupon, drops) =
-        made.map_err(|error| mysql_unavailable(&error, "look at the list of coupons before you try again"))?;
+/// The request's key, with what it asks for: bodies that say the same are the same.
+fn idempotency_key(headers: &HeaderMap, body: &NewCouponBody) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && values.next().is_none());
+    let key = key.ok_or_else(|| invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters"))?;
+    let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
+    Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
+}
+
+async fn make_once(
+    services: &Services,
+    body: NewCouponBody,
+    key: Option<IdempotencyKey>,
+) -> Result<Arc<CouponWithDrops>, Problem> {
+    let db = &services.mysql.operators;
+    let now = services.clock.now();
+    let Some(key) = key else {
+        return match db.create_coupon(body.check(now)?, now).await {
+            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
+            Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
+        };
+    };
+    let away = |error: DbError| mysql_unavailable(&error, "repeat the request with the same Idempotency-Key");
+    // Before the body is checked: by now its window may be over.
+    if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
+        return repeated(services, earlier).await;
+    }
+    match db.create_coupon_once(key, body.check(now)?, now).await.map_err(away)? {
+        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
+        Err(earlier) => repeated(services, earlier).await,
+    }
+}
+
+async fn repeated(services: &Services, earlier: Earlier) -> Result<Arc<CouponWithDrops>, Problem> {
+    match earlier {
+        Earlier::Made(id) => Ok(services.catalogue.find(id).await?),
+        Earlier::OtherBody => {
+            let detail = "this Idempotency-Key came with another body before; nothing was made";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_used", detail))
+        }
+    }
+}
+
+/// Makes a new coupon known to admission and to this process.
+async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
     if let Err(error) = load(&services.redis, &coupon, &drops).await {
         tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
     }
-    // The client may ask this process for the coupon next; other processes refresh when they are
+    // The client may ask this process for the coupon next; other processes look it up when they are
     // asked.
-    let seen = services.catalogue.refreshed().await.ok().and_then(|coupons| coupons.get(&coupon.id).cloned());
-    Ok(seen.unwrap_or_else(|| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None))))
+    let seen = services.catalogue.reread(coupon.id).await;
+    seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None)))
 }
 
 async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop]) -> Result<(), RedisError> {

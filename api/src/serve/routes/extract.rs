@@ -16,17 +16,22 @@ use crate::serve::state::App;
 /// Largest body, in bytes. Only operators' requests have one that is read.
 pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// The coupon that a path names. Text that is not a number names no coupon.
+/// The coupon that a part of a path names. Each has one name: `05` and `+5` are not coupon 5, so
+/// that nobody walks round a limit that a gateway sets by path.
+pub(crate) fn coupon_id(text: &str) -> Option<CouponId> {
+    let one_way = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+    if one_way { text.parse().ok().map(CouponId) } else { None }
+}
+
+/// The coupon that a path names. Other text names no coupon.
 pub(crate) struct CouponPath(pub(crate) CouponId);
 
 impl FromRequestParts<App> for CouponPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        match Path::<i64>::from_request_parts(parts, app).await {
-            Ok(Path(id)) => Ok(Self(CouponId(id))),
-            Err(_) => Err(no_such_coupon()),
-        }
+        let text = Path::<String>::from_request_parts(parts, app).await;
+        text.ok().and_then(|Path(text)| coupon_id(&text)).map(Self).ok_or_else(no_such_coupon)
     }
 }
 
@@ -103,6 +108,14 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct Sample {
         quantity: i64,
+    }
+
+    #[test]
+    fn a_coupon_has_one_name_in_a_path() {
+        assert_eq!(coupon_id("5"), Some(CouponId(5)));
+        for other in ["", "0", "05", "+5", "-5", " 5", "5 ", "5.0", "0x5", "٥", "9223372036854775808"] {
+            assert_eq!(coupon_id(other), None, "{other:?}");
+        }
     }
 
     #[test]

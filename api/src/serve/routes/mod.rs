@@ -36,7 +36,7 @@ pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, g
     routes
         .route("/openapi.json", get(openapi))
         .with_state(App::clone(app))
-        .merge(health::routes(readiness(app), prometheus))
+        .merge(health::routes_with_notes(readiness(app), notes(app), prometheus))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
@@ -71,7 +71,26 @@ fn readiness(app: &App) -> Vec<(&'static str, health::Check)> {
             }
         }
     });
-    vec![("redis", gate)]
+    let stopping = app.stopping.clone();
+    let running = health::check(move || {
+        let stopping = stopping.is_cancelled();
+        async move { if stopping { Err("this process stops".to_owned()) } else { Ok(()) } }
+    });
+    vec![("redis", gate), ("process", running)]
+}
+
+/// What claims go on without, for a person who looks.
+fn notes(app: &App) -> Vec<(&'static str, health::Check)> {
+    let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
+    let kafka = health::check(move || {
+        let problem = kafka.claims.durability().publisher().problem();
+        async move { problem.map_or(Ok(()), |why| Err(format!("claims go to the dead-letter table: {why}"))) }
+    });
+    let mysql = health::check(move || {
+        let up = mysql.catalogue.mysql_up();
+        async move { if up { Ok(()) } else { Err("coupons are those last read from MySQL".to_owned()) } }
+    });
+    vec![("kafka", kafka), ("mysql", mysql)]
 }
 
 #[cfg(test)]

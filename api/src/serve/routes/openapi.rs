@@ -65,7 +65,8 @@ const fn healthz() {}
 /// Whether a claim would be worked
 #[allow(dead_code)]
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
-    (status = 200, description = "Redis answers and admission is open"),
+    (status = 200, description = "Redis answers and admission is open; `notes` says which other store is away. Up to a \
+        fifth of a second old"),
     (status = 503, description = "Admission is closed; the body says why")
 ))]
 const fn readyz() {}

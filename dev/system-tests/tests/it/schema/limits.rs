@@ -200,6 +200,21 @@ async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_quantity_lowered_from_an_older_snapshot_sees_the_rows_written_since() {
+    let world = world("snapshot").await;
+    let mut holding = firstcome_testkit::Session::begin(&world.sql).await;
+    holding.run("SET @isolation = @@transaction_isolation").await;
+    // The server's default is REPEATABLE READ: this fixes what the session reads from here on.
+    holding.run("SELECT COUNT(*) FROM issued_coupons").await;
+    world.sql.query(&row(1, 1, 3, "u-3")).await;
+    holding.run("SELECT 1 / (COUNT(*) = 0 AND @isolation = 'REPEATABLE-READ') FROM issued_coupons").await;
+    let refused = holding.try_run("UPDATE drops SET quantity = 2 WHERE id = 1").await;
+    assert_eq!(refused.unwrap_err().code, SIGNAL);
+    holding.commit().await;
+    assert_eq!(world.sql.number("SELECT quantity FROM drops WHERE id = 1").await, 3);
+}
+
+#[tokio::test]
 async fn once_per_cannot_change_and_has_two_words() {
     let world = world("once-per").await;
     assert_eq!(world.sql.refusal("UPDATE coupons SET once_per = 'drop' WHERE id = 1").await.code, SIGNAL);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::mysql::schema::coupons;
-use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
-use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, World, eventually};
+use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings, migrations};
+use firstcome_stack::{MysqlOptions, MysqlServer};
+use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, Stores, World, eventually};
 
 /// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that
 /// reading it takes as long as a test wants.
@@ -97,4 +98,31 @@ async fn a_refused_statement_leaves_the_pool_usable() {
     let nonsense = db.run("nonsense", async |conn| conn.batch_execute("SELECT nonsense").await);
     assert!(matches!(nonsense.await, Err(DbError::Query { .. })));
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn errors_are_told_apart_whatever_language_the_server_speaks() {
+    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_mysql(&server), "language").await;
+    world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
+    let german =
+        world.sql.refusal("INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')");
+    assert!(german.await.message.contains("zu lang"), "this server speaks German");
+    let db = pool_of_one(&world);
+    for bad in ["(REPEAT('x', 300), 1, 'drop')", "('x', -1, 'drop')", "('x', 'many', 'drop')", "('x', 0, 'drop')"] {
+        let sql = format!("INSERT INTO coupons (name, quantity, once_per) VALUES {bad}");
+        let refused = db.run("bad data", async move |conn| conn.batch_execute(&sql).await).await.unwrap_err();
+        assert!(refused.is_refusal(), "{bad}: {refused}");
+    }
+    let wrong = |url: String| DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_secs(10) };
+    let nobody = world.sql.url().replace("//root", "//nobody");
+    let nowhere = world.sql.url().replace(world.database(), "nowhere");
+    for url in [nobody, nowhere] {
+        let refused = Db::new(&wrong(url.clone())).unwrap().ping().await.unwrap_err();
+        assert!(matches!(refused, DbError::Refused(_)), "{url}: {refused:?}");
+        assert!(matches!(Db::dedicated(&wrong(url)).await, Err(DbError::Refused(_))));
+    }
+    world.sql.query("DROP TABLE __diesel_schema_migrations").await;
+    let lacking = migrations::check(&wrong(world.sql.url().to_owned())).await.unwrap_err().to_string();
+    assert!(lacking.contains("firstcome-api migrate"), "{lacking}");
 }

@@ -1,0 +1,65 @@
+//! A cache with a bound, in two generations: when the young one is full it becomes the old one, and
+//! the old one is dropped. What is asked for stays.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+pub(crate) struct BoundedCache<K, V> {
+    generation: usize,
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
+    /// Keeps the last `generation` entries at least, and twice as many at most.
+    pub(crate) fn new(generation: usize) -> Self {
+        Self { generation, young: HashMap::new(), old: HashMap::new() }
+    }
+
+    pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
+        if !self.young.contains_key(key) {
+            let value = self.old.remove(key)?;
+            self.insert(key.clone(), value);
+        }
+        self.young.get(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        self.old.remove(&key);
+        if self.young.len() >= self.generation {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_keeps_what_came_last_and_what_is_asked_for_and_never_more_than_two_generations() {
+        let mut cache = BoundedCache::new(10);
+        for key in 0..1_000 {
+            cache.insert(key, key);
+            assert_eq!(cache.get(&7.min(key)), Some(&7.min(key)), "asked for again and again");
+            assert!(cache.young.len() + cache.old.len() <= 20);
+        }
+        assert!((991..1_000).all(|key| cache.get(&key).is_some()));
+        assert_eq!(cache.get(&500), None);
+        cache.remove(&7);
+        assert_eq!(cache.get(&7), None);
+        cache.clear();
+        assert_eq!(cache.get(&999), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Bulkheads: each part of the API has MySQL connections of its own, so that a part that waits for
+//! MySQL makes no other part wait.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use firstcome_shared::mysql::{Db, DbSettings};
+
+#[derive(Clone)]
+pub(crate) struct Bulkheads {
+    /// Claims that Kafka has not acknowledged. One task writes them.
+    pub(crate) fallback: Db,
+    /// Questions of people, who may be very many. They fail fast.
+    pub(crate) questions: Db,
+    pub(crate) operators: Db,
+    pub(crate) catalogue: Db,
+}
+
+impl Bulkheads {
+    pub(crate) fn new(mysql: &DbSettings, question_timeout: Duration) -> anyhow::Result<Self> {
+        let pool = |pool_size, limit| {
+            Db::new(&DbSettings { pool_size, limit, ..mysql.clone() }).context("DATABASE_URL can't be used")
+        };
+        let [fallback, questions, operators, catalogue] = shares(mysql.pool_size);
+        Ok(Self {
+            fallback: pool(fallback, mysql.limit)?,
+            questions: pool(questions, question_timeout.min(mysql.limit))?,
+            operators: pool(operators, mysql.limit)?,
+            catalogue: pool(catalogue, mysql.limit)?,
+        })
+    }
+}
+
+/// How many of `total` connections each part gets, in the order of the fields: one at least.
+fn shares(total: usize) -> [usize; 4] {
+    let quarter = (total / 4).max(1);
+    [1, total.saturating_sub(1 + 2 * quarter).max(1), quarter, quarter]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_share_the_total_and_each_has_one() {
+        for total in 1..200 {
+            let shares = shares(total);
+            assert_eq!(shares.iter().sum::<usize>(), total.max(4), "{shares:?}");
+            assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+        }
+        assert_eq!(shares(8), [1, 3, 2, 2]);
+    }
+}

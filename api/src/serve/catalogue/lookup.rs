@@ -1,0 +1,111 @@
+//! Coupons by number that the snapshot does not have: finished ones, new ones of other processes,
+//! and numbers of no coupon.
+//!
+//! Lookups that come together are one query, and there is a pause between two queries. So any
+//! number of requests for unknown coupons cost MySQL a few queries a second, and since each lookup
+//! begins after its requests, no 404 is wrong.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::Db;
+use firstcome_shared::redis::Redis;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::coupon_with_drops::CouponWithDrops;
+use super::{LookupError, TIMEOUT, with_drops};
+use crate::serve::bounded_cache::BoundedCache;
+
+/// Shortest time from one lookup to the next.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Most requests of one lookup, and most that wait for the next. Further ones are answered 503.
+const QUEUE: usize = 4_096;
+
+/// A coupon that is asked for is looked up again after this.
+const FRESH_FOR: Duration = Duration::from_secs(10);
+
+/// Coupons kept in memory; twice as many at most.
+const KEPT: usize = 500;
+
+pub(super) struct Lookup {
+    requests: mpsc::Sender<Request>,
+    pending: tokio::sync::Mutex<mpsc::Receiver<Request>>,
+    found: Mutex<BoundedCache<CouponId, (Instant, Arc<CouponWithDrops>)>>,
+}
+
+struct Request {
+    id: CouponId,
+    answer: oneshot::Sender<Result<Arc<CouponWithDrops>, LookupError>>,
+}
+
+impl Lookup {
+    pub(super) fn new() -> Self {
+        let (requests, pending) = mpsc::channel(QUEUE);
+        Self { requests, pending: pending.into(), found: BoundedCache::new(KEPT).into() }
+    }
+
+    /// One coupon. While MySQL is away, an old answer is better than none.
+    pub(super) async fn find(&self, id: CouponId, mysql_up: bool) -> Result<Arc<CouponWithDrops>, LookupError> {
+        let known = self.found.lock().get(&id).cloned();
+        match known {
+            Some((read_at, coupon)) if !mysql_up || read_at.elapsed() < FRESH_FOR => Ok(coupon),
+            Some((_, coupon)) => match self.ask(id).await {
+                Err(LookupError::Unavailable) => Ok(coupon),
+                found => found,
+            },
+            None if mysql_up => self.ask(id).await,
+            None => Err(LookupError::Unavailable),
+        }
+    }
+
+    /// The next request for this coupon looks it up.
+    pub(super) fn forget(&self, id: CouponId) {
+        self.found.lock().remove(&id);
+    }
+
+    async fn ask(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.try_send(Request { id, answer }).map_err(|_| LookupError::Unavailable)?;
+        match tokio::time::timeout(TIMEOUT, answered).await {
+            Ok(Ok(found)) => found,
+            _ => Err(LookupError::Unavailable),
+        }
+    }
+
+    /// Answers requests. Never ends by itself.
+    pub(super) async fn run(&self, db: &Db, redis: &Redis) {
+        let mut pending = self.pending.lock().await;
+        let mut requests = Vec::new();
+        while pending.recv_many(&mut requests, QUEUE).await > 0 {
+            let begun = Instant::now();
+            let mut ids: Vec<CouponId> = requests.iter().map(|request| request.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let read = async { with_drops(db, redis, db.coupons_by_id(ids).await?).await };
+            let found: Option<HashMap<CouponId, Arc<CouponWithDrops>>> = match read.await {
+                Ok(found) => Some(found.into_iter().map(|one| (one.coupon.id, one)).collect()),
+                Err(error) => {
+                    tracing::debug!(%error, "coupons could not be looked up");
+                    None
+                }
+            };
+            for (id, coupon) in found.iter().flatten() {
+                self.found.lock().insert(*id, (begun, Arc::clone(coupon)));
+            }
+            for request in requests.drain(..) {
+                let answer = match &found {
+                    Some(found) => found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon),
+                    None => Err(LookupError::Unavailable),
+                };
+                // The client may be gone.
+                let _ = request.answer.send(answer);
+            }
+            tokio::time::sleep_until(begun + PAUSE).await;
+        }
+    }
+}

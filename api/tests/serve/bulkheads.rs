@@ -1,0 +1,105 @@
+//! One part's trouble stays in it: questions that wait for MySQL take neither places nor connections
+//! from claims and operators.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::world::{Api, World, open, stack, until};
+
+async fn behind_mysql(world: &World) -> (World, FaultProxy) {
+    let proxy = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&proxy, &world.name);
+    (world.with("database-url", url), proxy)
+}
+
+/// A crowd that asks again and again until it is dropped. Returns once each has had an answer, or
+/// all places are taken.
+async fn crowd(people: usize, request: impl Fn(usize) -> RequestBuilder) -> JoinSet<()> {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let mut crowd = JoinSet::new();
+    for number in 0..people {
+        let (request, answers) = (request(number), Arc::clone(&answers));
+        crowd.spawn(async move {
+            loop {
+                let _ = request.try_clone().unwrap().send().await;
+                answers.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    until("the crowd is there", async || answers.load(Ordering::Relaxed) >= people / 2).await;
+    crowd
+}
+
+fn poll(api: &Api, id: i64) -> impl Fn(usize) -> RequestBuilder {
+    let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{id}/claims/me", api.base));
+    move |number| client.request(Method::GET, &url).header("x-user-id", format!("p-{number}"))
+}
+
+#[tokio::test]
+async fn polls_and_claims_on_finished_coupons_cost_no_claim_while_mysql_hangs() {
+    let world = World::new().await;
+    let (proxied, mysql) = behind_mysql(&world).await;
+    let api = proxied.with("max-claims-in-hand", 100).with("question-timeout-ms", 400).api().await;
+    let (id, _) = api.make(open(1_000)).await;
+    let (over, drop) = world.make_over(&api, 5).await;
+    world
+        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
+        .await;
+    for key in world.keys(over, drop).own() {
+        world.ask_redis::<()>(&["DEL", key]).await;
+    }
+    until("it is finished", async || api.claim(over, "u-1").await.code() == (410, "closed")).await;
+    mysql.set(Fault::BlackHole).await.unwrap();
+
+    let polls = crowd(700, poll(&api, id)).await;
+    for number in 0..20 {
+        assert_eq!(api.claim(id, &format!("a-{number}")).await.code(), (202, "accepted"), "beside polls");
+    }
+    drop_all(polls).await;
+
+    let (client, url) = (api.client.clone(), format!("{}/v1/coupons/{over}/claims", api.base));
+    let claims = crowd(150, |number| client.post(&url).header("x-user-id", format!("p-{number}"))).await;
+    for number in 0..20 {
+        assert_eq!(api.claim(id, &format!("b-{number}")).await.code(), (202, "accepted"), "beside a finished coupon");
+    }
+    drop_all(claims).await;
+    assert!(api.metric("firstcome_questions_shed_total").await > 0.0);
+}
+
+async fn drop_all(mut crowd: JoinSet<()>) {
+    crowd.shutdown().await;
+}
+
+#[tokio::test]
+async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_operator_s_pause_goes_through() {
+    let world = World::new().await;
+    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let (proxied, mysql) = behind_mysql(&world).await;
+    let own = proxied
+        .with("kafka-brokers", kafka.bootstrap())
+        .with("publish-deadline-ms", 300)
+        .with("backup-deadline-ms", 2_000)
+        .with("database-pool-size", 4)
+        .with("database-timeout-ms", 2_000);
+    own.migrate().await;
+    let api = own.api().await;
+    let (id, _) = api.make(open(1_000)).await;
+    kafka.kill().await.unwrap();
+    mysql.set(Fault::Delay(Duration::from_millis(30))).await.unwrap();
+
+    let polls = crowd(400, poll(&api, id)).await;
+    for number in 0..10 {
+        let claimed = api.claim(id, &format!("u-{number}")).await;
+        assert_eq!((claimed.code(), &claimed.json["queued"]), ((202, "accepted"), &json!(false)));
+    }
+    let paused = api.patch(id, json!({"paused": true})).await;
+    assert_eq!((paused.status, &paused.json["paused"]), (200, &json!(true)), "{paused:?}");
+    drop_all(polls).await;
+}

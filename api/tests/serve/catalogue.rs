@@ -1,0 +1,81 @@
+//! Coupons that are not live: found by number, and listed.
+
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use crate::world::{Api, World, open, until, with};
+
+/// So many finished coupons, made by hand, with ids from 1000 on.
+async fn finished(world: &World, many: u32) {
+    for (insert, select) in [
+        ("coupons (id, name, quantity, once_per)", "1000 + i, CONCAT('finished ', i), 3, 'coupon'"),
+        (
+            "drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
+            "1000 + i, '2026-01-01', '2026-01-02', 3, '2026-01-03', 1",
+        ),
+    ] {
+        world
+            .sql(&format!(
+                "INSERT INTO {{db}}.{insert} WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+                 SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {select} FROM n",
+                many - 1
+            ))
+            .await;
+    }
+}
+
+async fn walk(api: &Api, query: &str) -> (Vec<i64>, usize) {
+    let (mut ids, mut pages) = (Vec::new(), 0);
+    let mut path = format!("/v1/coupons{query}");
+    loop {
+        let page = api.get(&path).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        ids.extend(page.json.as_array().unwrap().iter().map(|coupon| coupon["id"].as_i64().unwrap()));
+        pages += 1;
+        let Some(link) = page.headers.get("link") else { return (ids, pages) };
+        link.to_str().unwrap().trim_start_matches('<').split('>').next().unwrap().clone_into(&mut path);
+    }
+}
+
+#[tokio::test]
+async fn finished_coupons_are_found_changed_and_listed() {
+    let world = World::new().await;
+    finished(&world, 2_500).await;
+    let api = world.api().await;
+    let (id, _) = api.make(open(5)).await;
+
+    let shown = api.get("/v1/coupons/3499").await.json;
+    assert_eq!((&shown["name"], &shown["current_drop"]["state"]), (&json!("finished 2499"), &json!("sealed")));
+    assert_eq!((&shown["current_drop"]["remaining"], &shown["next_drop"]), (&json!(2), &Value::Null));
+    assert_eq!(api.claim(3_499, "u-1").await.code(), (410, "closed"));
+    assert_eq!(api.mine(3_499, "u-1").await.json["status"], "none");
+    assert_eq!(api.patch(3_499, json!({"name": "Renamed"})).await.json["name"], "Renamed");
+    assert_eq!(api.get("/v1/coupons/3499").await.json["name"], "Renamed");
+
+    let all: Vec<i64> = (1_000..3_500).chain([id]).collect();
+    assert_eq!(walk(&api, "?limit=1000").await, (all.clone(), 3));
+    assert_eq!(walk(&api, "?limit=1000&state=sealed").await.0, all[..2_500]);
+    assert_eq!(walk(&api, "?state=open").await, (vec![id], 1));
+}
+
+#[tokio::test]
+async fn a_daily_coupon_without_an_unsealed_drop_is_live_until_its_last_day() {
+    let world = World::new().await;
+    let today = Utc::now().date_naive();
+    let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});
+    let api = world.api().await;
+    let (endless, _) = api.make(with(open(5), "schedule", days(Value::Null))).await;
+    let (over, _) = api.make(with(open(5), "schedule", days(json!(today)))).await;
+    let past = "schedule = JSON_SET(schedule, '$.first_day', '2026-01-01', '$.last_day', '2026-01-02')";
+    world.sql(&format!("UPDATE {{db}}.coupons SET {past} WHERE id = {over}")).await;
+    api.stop().await;
+    // As if nobody had run for days.
+    world.sql("DELETE FROM {db}.slot_limits").await;
+    world.sql("DELETE FROM {db}.drops").await;
+    let api = world.api().await;
+    until("its drops are made", async || {
+        world.sql(&format!("SELECT COUNT(*) FROM {{db}}.drops WHERE coupon_id = {endless}")).await[0][0] != "0"
+    })
+    .await;
+    assert_eq!(api.claim(over, "u-1").await.code(), (410, "closed"));
+}

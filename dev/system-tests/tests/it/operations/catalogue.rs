@@ -1,0 +1,81 @@
+//! What the API's catalogue costs beside everything that is over.
+#![allow(clippy::cast_precision_loss)] // kilobytes
+
+use std::time::Instant;
+
+use firstcome_testkit::scale::measured;
+use firstcome_testkit::{Api, LIMIT, Running, World, eventually};
+
+use super::sizes::insert;
+
+/// So many coupons, ten sealed drops each; one in a hundred has an open drop too.
+async fn installation(coupons: u32) -> World {
+    let world = World::new("catalogue").await;
+    insert(
+        &world,
+        coupons,
+        "INSERT INTO coupons (id, name, quantity, once_per)",
+        "1000 + i, CONCAT('c ', i), 100, 'drop'",
+    )
+    .await;
+    let sealed = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows)";
+    for day in 1..=10 {
+        let date = format!("'2026-01-{day:02}'");
+        let values = format!("1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0");
+        insert(&world, coupons, sealed, &values).await;
+    }
+    let open = "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)";
+    insert(&world, coupons / 100, open, "1000 + i, '2026-02-01', '2026-02-01', 100").await;
+    world
+}
+
+async fn metric(api: &Running<Api>, name: &str) -> f64 {
+    let text = api.http().get("/metrics").await.text;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_default()
+}
+
+/// Seconds of a start, the best of some refreshes in milliseconds, memory in MB.
+async fn measure(coupons: u32) -> [f64; 3] {
+    let world = installation(coupons).await;
+    let began = Instant::now();
+    let api = world.serve_with(&[("CATALOGUE_REFRESH_MS", "50")]).await;
+    let start = began.elapsed().as_secs_f64();
+    assert_eq!(api.coupon(1_001).await["current_drop"]["state"], "open");
+    assert_eq!(api.coupon(1_000 + i64::from(coupons)).await["current_drop"]["state"], "sealed");
+    let (mut seen, mut best) = (0, f64::INFINITY);
+    eventually("refreshes are seen", LIMIT, async || {
+        let took = metric(&api, "firstcome_catalogue_refresh_seconds").await;
+        if took > 0.0 {
+            (seen, best) = (seen + 1, best.min(took));
+        }
+        seen > 20
+    })
+    .await;
+    let in_memory = metric(&api, "firstcome_catalogue_coupons").await;
+    assert!((in_memory - f64::from(coupons / 100)).abs() < 0.5, "{in_memory}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", api.process.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    [start, best * 1_000.0, kilobytes / 1_024.0]
+}
+
+#[tokio::test]
+async fn the_catalogue_costs_what_is_open_and_not_what_ever_was() {
+    let sizes = [2_000, 100_000];
+    let others = parking_lot::Mutex::new(Vec::new());
+    let what = |part: &str| format!("100,000 coupons (1,000 open), 1,000,000 sealed drops: {part}");
+    let start = measured(&what("API start"), (1.0, "s"), sizes, async |coupons| {
+        let [start, refresh, memory] = measure(coupons).await;
+        others.lock().push([refresh, memory]);
+        start
+    })
+    .await;
+    let others = others.into_inner();
+    let seen = |coupons: u32, which: usize| others[usize::from(coupons != sizes[0])][which];
+    let part = what("catalogue refresh");
+    let refresh = measured(&part, (20.0, "ms"), sizes, async |coupons| seen(coupons, 0)).await;
+    let memory = measured(&what("API memory"), (60.0, "MB"), sizes, async |coupons| seen(coupons, 1)).await;
+    // On a busy machine, as the tests run.
+    assert!(start < 20.0 && refresh < 500.0 && memory < 100.0, "{start} s, {refresh} ms, {memory} MB");
+}

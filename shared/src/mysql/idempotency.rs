@@ -1,0 +1,100 @@
+//! `Idempotency-Key`: a request that makes a coupon, repeated, makes no second one.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use sha2::{Digest as _, Sha256};
+
+use super::catalogue::{NewCoupon, insert_coupon};
+use super::schema::idempotency_keys;
+use super::{Conn, Db, DbError, Refusal, refusal};
+use crate::coupon::{Coupon, Drop};
+use crate::domain::CouponId;
+
+/// How long a key is remembered. Nobody repeats a request after a week.
+const RETENTION: TimeDelta = TimeDelta::days(7);
+
+/// Rows deleted at a time.
+const DELETED_AT_ONCE: i64 = 1_000;
+
+/// A key with the body that it came with.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    key: String,
+    body_hash: [u8; 32],
+}
+
+impl IdempotencyKey {
+    pub fn new(key: String, body: &[u8]) -> Self {
+        Self { key, body_hash: Sha256::digest(body).into() }
+    }
+}
+
+/// What an earlier request with the same key did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// It had the same body and made this coupon.
+    Made(CouponId),
+    OtherBody,
+}
+
+impl Db {
+    /// What a request with this key did before; `None` where there was none.
+    pub async fn earlier_request(&self, key: IdempotencyKey) -> Result<Option<Earlier>, DbError> {
+        self.run("find an idempotency key", async move |conn| earlier(conn, &key).await).await
+    }
+
+    /// [`Db::create_coupon`], unless a request with this key made one already.
+    pub async fn create_coupon_once(
+        &self,
+        key: IdempotencyKey,
+        new: NewCoupon,
+        now: DateTime<Utc>,
+    ) -> Result<Result<(Coupon, Vec<Drop>), Earlier>, DbError> {
+        self.run("create coupon", async move |conn| {
+            let made = conn.transaction(async |conn| {
+                let made = insert_coupon(conn, &new, now).await?;
+                // The same request at the same time waits here for the other's commit.
+                diesel::insert_into(idempotency_keys::table)
+                    .values((
+                        idempotency_keys::idempotency_key.eq(&key.key),
+                        idempotency_keys::body_hash.eq(&key.body_hash[..]),
+                        idempotency_keys::coupon_id.eq(made.0.id.0),
+                    ))
+                    .execute(conn)
+                    .await?;
+                Ok(made)
+            });
+            match made.await {
+                Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
+                    Ok(Err(earlier(conn, &key).await?.ok_or(error)?))
+                }
+                other => other.map(Ok),
+            }
+        })
+        .await
+    }
+
+    /// Deletes keys that are a week old, some at a time.
+    pub async fn delete_old_idempotency_keys(&self) -> Result<usize, DbError> {
+        self.run("delete old idempotency keys", async |conn| {
+            diesel::sql_query("DELETE FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT ?")
+                .bind::<Datetime, _>((Utc::now() - RETENTION).naive_utc())
+                .bind::<BigInt, _>(DELETED_AT_ONCE)
+                .execute(conn)
+                .await
+        })
+        .await
+    }
+}
+
+async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<Earlier>> {
+    let found: Option<(Vec<u8>, i64)> = idempotency_keys::table
+        .find(&key.key)
+        .select((idempotency_keys::body_hash, idempotency_keys::coupon_id))
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(found.map(|(hash, id)| if hash == key.body_hash { Earlier::Made(CouponId(id)) } else { Earlier::OtherBody }))
+}
