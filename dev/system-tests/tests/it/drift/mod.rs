@@ -5,6 +5,7 @@ mod crashes;
 mod explain;
 mod failed_claims;
 mod flight;
+mod foreign;
 mod kinds;
 mod left;
 mod load;
