@@ -88,6 +88,9 @@ pub struct PolicyArgs {
     /// something stay for a year
     #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u32).range(1..))]
     pub clean_runs_kept_seconds: u32,
+    /// How long resolved rows of the dead-letter table are kept, in seconds; unresolved ones stay
+    #[arg(long, env = "FAILED_CLAIMS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub failed_claims_kept_seconds: u32,
     /// A consumer that stands still for longer although messages wait is reported, in seconds
     #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub consumer_stall_seconds: u64,
@@ -121,6 +124,7 @@ impl ReconcileArgs {
             longest_in_flight: self.publish.longest_in_flight(),
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
             clean_runs_kept: Duration::from_secs(u64::from(of.clean_runs_kept_seconds)),
+            failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
             stall_after: Duration::from_secs(of.consumer_stall_seconds),
             page_slots: i64::from(of.reconcile_page_slots),
         }

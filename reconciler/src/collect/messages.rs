@@ -12,7 +12,7 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicReader;
-use super::topic::read_to_the_ends;
+use super::topic::{Unread, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -61,11 +61,12 @@ impl TopicReader {
         // A client of its own, so that `explain` does not hold up a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
-        let ranges = self.ranges(&consumer)?;
+        let (ranges, _) = self.ranges(&consumer)?;
         let committed = ranges.iter().map(|range| (range.partition, range.from)).collect();
         let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
         let left = read_to_the_ends(
             &consumer,
+            &self.settings.topic,
             ends,
             Instant::now() + self.limit,
             || {},
@@ -99,14 +100,14 @@ impl TopicReader {
         partitions: &HashMap<i32, i64>,
         since: DateTime<Utc>,
         unknown: &mut Vec<String>,
-    ) -> anyhow::Result<HashMap<i32, i64>> {
+    ) -> anyhow::Result<Vec<Unread>> {
         let topic = &self.settings.topic;
         let mut by_time = TopicPartitionList::new();
         for partition in partitions.keys() {
             by_time.add_partition_offset(topic, *partition, Offset::Offset(since.timestamp_millis()))?;
         }
         let starts = consumer.offsets_for_times(by_time, self.answer())?;
-        let (mut assignment, mut ends) = (TopicPartitionList::new(), HashMap::new());
+        let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
         for partition in partitions.keys().copied() {
             let (low, end) = consumer.fetch_watermarks(topic, partition, self.answer())?;
             let start = match starts.find_partition(topic, partition).map(|e| e.offset()) {
@@ -118,7 +119,7 @@ impl TopicReader {
             }
             if start < end {
                 assignment.add_partition_offset(topic, partition, Offset::Offset(start))?;
-                ends.insert(partition, end);
+                ends.push(Unread { partition, from: start, end });
             }
         }
         consumer.assign(&assignment)?;

@@ -24,7 +24,7 @@ use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::reads::{DropNumbers, SlotPage, is_about_data};
 
 pub use messages::{PersonMessage, PersonMessages};
-pub use topic::{Tail, TopicReader};
+pub use topic::{Tail, TopicReader, Unread};
 
 use crate::stores::Stores;
 use snapshot::{DeadLetter, DropFacts, InFlight, Page, Row};
@@ -57,8 +57,6 @@ pub struct PassContext {
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Tail>,
-    /// Every unresolved dead letter.
-    pub dead_letters: Vec<DeadLetter>,
     /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
     pub unverified: HashSet<CouponId>,
 }
@@ -72,7 +70,6 @@ pub struct DropHeader {
     /// Highest slot that anything is known of.
     upper: i64,
     in_flight: Vec<InFlight>,
-    dead_letters: Vec<DeadLetter>,
     /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission
     /// would answer them `already_claimed`.
     claimants: Vec<(i64, UserId)>,
@@ -87,7 +84,7 @@ const LOWEST: i64 = -(1 << 53);
 /// Most people read from a waiting list; more are promoted in the next round.
 const WAITING_AT_MOST: u64 = 1_000;
 
-/// Redis's clock, then the tail, then the dead letters; no generations. A topic that can't be read
+/// Redis's clock, then the tail; no generations. A topic that can't be read
 /// is no error: it comes beside.
 pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
@@ -95,8 +92,7 @@ pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Err
         Ok(tail) => (Some(tail), None),
         Err(error) => (None, Some(error)),
     };
-    let dead_letters = stores.db.unresolved_dead_letters().await?.into_iter().map(DeadLetter::from).collect();
-    Ok((PassContext { read_at_ms, tail, dead_letters, ..PassContext::default() }, problem))
+    Ok((PassContext { read_at_ms, tail, ..PassContext::default() }, problem))
 }
 
 /// The headers of many drops in a few round trips. One that can't be read keeps no other back.
@@ -107,12 +103,15 @@ pub async fn headers(
 ) -> Result<Vec<Result<DropHeader, CollectError>>, CollectError> {
     let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
     let numbers = stores.redis.drop_numbers(&keys).await;
-    let highest_rows = stores.db.highest_slots(drops.iter().map(|(_, drop)| drop.id).collect()).await?;
+    let ids: Vec<DropId> = drops.iter().map(|(_, drop)| drop.id).collect();
+    let highest_rows = stores.db.highest_slots(ids.clone()).await?;
+    let dead_letters = stores.db.count_dead_letters(ids).await?;
     let mut headers = Vec::with_capacity(drops.len());
     for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
         let highest_row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
+        let letters = dead_letters.get(&drop.id).copied().unwrap_or(0);
         headers.push(match numbers {
-            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, highest_row, context).await,
+            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, (highest_row, letters), context).await,
             Err(error) => Err(error.into()),
         });
     }
@@ -124,7 +123,7 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    highest_row: i64,
+    (highest_row, failed_claims): (i64, u64),
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
     let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
@@ -140,6 +139,7 @@ async fn header(
         free: numbers.free,
         waiting: numbers.waiting,
         first_waiting,
+        failed_claims,
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
         gate_closed: context.unverified.contains(&coupon.id),
@@ -154,7 +154,6 @@ async fn header(
         facts,
         upper: highest_row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
         in_flight: context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default(),
-        dead_letters: context.dead_letters.iter().filter(|letter| letter.is_of(coupon, drop)).cloned().collect(),
         claimants,
     })
 }
@@ -188,7 +187,8 @@ pub async fn page(
         }
     };
     let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
-    let (rows, claimants_wrong) = tokio::try_join!(rows, claimants)?;
+    let (rows, claimants_wrong, dead_letters) =
+        tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)))?;
     let mut page = Page {
         from,
         to,
@@ -197,18 +197,31 @@ pub async fn page(
         free: seen.free,
         rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
         in_flight: header.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
-        // A dead letter without a slot belongs to the first page.
-        dead_letters: header
-            .dead_letters
-            .iter()
-            .filter(|letter| within(letter.slot.unwrap_or(LOWEST).max(LOWEST)))
-            .cloned()
-            .collect(),
+        dead_letters,
         claimants_wrong,
         ..Page::default()
     };
     look_up_again(stores, header, &mut page).await?;
     Ok(page)
+}
+
+/// The dead letters of a page of slots. Those that name none of the drop's belong to the first.
+async fn dead_letters(
+    stores: &Stores,
+    header: &DropHeader,
+    (from, to): Range,
+) -> Result<Vec<DeadLetter>, CollectError> {
+    if header.facts.failed_claims == 0 {
+        return Ok(Vec::new());
+    }
+    let Drop { id, quantity, .. } = header.facts.drop;
+    let coupon = header.facts.coupon.id;
+    let slots = (from.max(1), to.unwrap_or(i64::MAX).min(i64::from(quantity)));
+    let mut letters = stores.db.dead_letters_on_slots(coupon, id, slots).await?;
+    if from < 1 {
+        letters.extend(stores.db.dead_letters_beside_slots(coupon, id, quantity).await?);
+    }
+    Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
 async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) -> Result<(), CollectError> {
@@ -263,7 +276,7 @@ impl DropHeader {
             && self.facts.users == 0
             && self.facts.free == 0
             && self.in_flight.is_empty()
-            && self.dead_letters.is_empty()
+            && self.facts.failed_claims == 0
             && self.claimants.is_empty()
     }
 

@@ -24,6 +24,8 @@ pub struct DropFacts {
     pub waiting: u64,
     /// The first of them, in order, where slots may be left for them; a thousand at most.
     pub first_waiting: Vec<UserId>,
+    /// Unresolved dead letters that name this drop.
+    pub failed_claims: u64,
     /// Redis's clock just before the topic was read, Unix milliseconds. Every age is measured by
     /// it.
     pub read_at_ms: i64,
@@ -96,13 +98,6 @@ pub struct DeadLetter {
     pub claimed_at: Option<DateTime<Utc>>,
     /// Why it is there.
     pub reason: String,
-}
-
-impl DeadLetter {
-    /// Whether it names this drop, and no other coupon than its.
-    pub fn is_of(&self, coupon: &Coupon, drop: &Drop) -> bool {
-        self.drop == Some(drop.id) && self.coupon.is_none_or(|named| named == coupon.id)
-    }
 }
 
 impl From<DeadLetterRow> for DeadLetter {

@@ -25,8 +25,19 @@ pub struct Tail {
     pub by_drop: HashMap<DropId, Vec<InFlight>>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
-    /// The group's committed offset by partition: a consumer that works moves it.
-    pub committed: Vec<(i32, i64)>,
+    /// By partition.
+    pub partitions: Vec<Unread>,
+    /// What a person should know of the topic itself.
+    pub problems: Vec<String>,
+}
+
+/// What of a partition the consumer has not dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unread {
+    pub partition: i32,
+    /// The group's committed offset, or the first message there is: a consumer that works moves it.
+    pub from: i64,
+    pub end: i64,
 }
 
 /// Longest wait for one answer about the topic. Brokers that are gone must not hold up a pass, nor
@@ -98,9 +109,9 @@ impl TopicReader {
 
     fn read_blocking(&self, consumer: &BaseConsumer) -> anyhow::Result<Tail> {
         let deadline = Instant::now() + self.limit;
-        let ranges = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
-        let mut tail = Tail { committed: ranges.iter().map(|r| (r.partition, r.from)).collect(), ..Tail::default() };
-        let unread: Vec<_> = ranges.into_iter().filter(|r| r.from < r.end).collect();
+        let (ranges, problems) = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
+        let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
+        let mut tail = Tail { partitions: ranges, problems, ..Tail::default() };
         if unread.is_empty() {
             return Ok(tail);
         }
@@ -109,10 +120,10 @@ impl TopicReader {
             assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(range.from))?;
         }
         consumer.assign(&assignment)?;
-        let ends = unread.iter().map(|range| (range.partition, range.end)).collect();
         let read = read_to_the_ends(
             consumer,
-            ends,
+            &self.settings.topic,
+            unread,
             deadline,
             || self.moves(),
             |message| {
@@ -135,7 +146,8 @@ impl TopicReader {
         self.limit.min(ANSWER)
     }
 
-    pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<Vec<Range>> {
+    /// The partitions, and what is wrong with them.
+    pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<(Vec<Unread>, Vec<String>)> {
         let metadata = consumer.fetch_metadata(Some(&self.settings.topic), self.answer())?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
@@ -146,59 +158,131 @@ impl TopicReader {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
         let committed = consumer.committed_offsets(wanted, self.answer())?;
-        committed
-            .elements()
-            .iter()
-            .map(|element| {
-                self.moves();
-                let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), self.answer())?;
-                let from = match element.offset() {
-                    Offset::Offset(offset) => offset.max(low),
-                    _ => low,
-                };
-                Ok(Range { partition: element.partition(), from, end })
-            })
-            .collect()
+        let (mut ranges, mut problems) = (Vec::new(), Vec::new());
+        for element in committed.elements() {
+            self.moves();
+            let partition = element.partition();
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, self.answer())?;
+            let committed = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
+            let (from, problem) = unread_from(committed, low, end);
+            problems.extend(problem.map(|what| format!("partition {partition} of the topic: {what}")));
+            ranges.push(Unread { partition, from, end });
+        }
+        Ok((ranges, problems))
     }
 }
 
-/// What of a partition the consumer has not dealt with.
-pub(super) struct Range {
-    pub(super) partition: i32,
-    /// The group's committed offset, or the first message there is.
-    pub(super) from: i64,
-    pub(super) end: i64,
+/// From where on a partition is unread, and what is wrong with that.
+fn unread_from(committed: Option<i64>, low: i64, end: i64) -> (i64, Option<String>) {
+    match committed {
+        // The consumer begins anew there: these messages are in nobody's hands.
+        Some(offset) if offset > end => (
+            low,
+            Some(format!(
+                "the consumer has read up to offset {offset} and the end is {end}, so the topic was made anew or has \
+                 lost messages"
+            )),
+        ),
+        Some(offset) => (offset.max(low), None),
+        None => (low, None),
+    }
 }
 
-/// Hands every message of the assigned partitions to `take`, up to each partition's end (`open`).
-/// Gives how many partitions were not read to their end before the deadline.
+/// A partition that is being read.
+struct Reading {
+    /// The offset after the last message.
+    next: i64,
+    end: i64,
+    /// Its end was reported too early, although the leader has every message up to `end`.
+    was_early: bool,
+}
+
+impl Reading {
+    /// Whether the end that is reported here is the one asked for. A new leader may lag behind, and
+    /// then its end is early: with `high`, the end as it is by now, that shows. The second early
+    /// report of a leader that does not lag is right: what is left up to `end` is no message.
+    fn is_at_the_end(&mut self, high: i64) -> bool {
+        let is_whole = high >= self.end;
+        let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
+        self.was_early = is_whole;
+        is_at_the_end
+    }
+}
+
+/// Hands every message of the assigned partitions to `take`, up to each partition's end. Gives how
+/// many partitions were not read to their end before the deadline. Errors that librdkafka gets over
+/// by itself, old ones too, end nothing, unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
-    mut open: HashMap<i32, i64>,
+    topic: &str,
+    ranges: impl IntoIterator<Item = Unread>,
     deadline: Instant,
     is_alive: impl Fn(),
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<usize, KafkaError> {
+    let reading = |it: Unread| (it.partition, Reading { next: it.from, end: it.end, was_early: false });
+    let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
+    let mut trouble: Option<(Instant, KafkaError)> = None;
     while !open.is_empty() && Instant::now() <= deadline {
         is_alive();
-        match consumer.poll(Duration::from_millis(100)) {
+        match consumer.poll(POLL) {
             None => {}
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                open.remove(&partition);
+                let Some(reading) = open.get_mut(&partition) else { continue };
+                if reading.next >= reading.end {
+                    open.remove(&partition);
+                    continue;
+                }
+                let (_, high) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
+                if reading.is_at_the_end(high) {
+                    open.remove(&partition);
+                } else {
+                    // An end is reported once, unless it is asked for again.
+                    consumer.seek(topic, partition, Offset::Offset(reading.next), ANSWER)?;
+                }
             }
-            Some(Err(error)) => return Err(error),
+            Some(Err(error)) if is_final(&error) => return Err(error),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "reading the topic goes on");
+                trouble.get_or_insert((Instant::now(), error));
+            }
             Some(Ok(message)) => {
-                let Some(end) = open.get(&message.partition()).copied() else { continue };
-                if message.offset() < end {
+                trouble = None;
+                let Some(reading) = open.get_mut(&message.partition()) else { continue };
+                if message.offset() < reading.end {
                     take(&message);
                 }
-                if message.offset() + 1 >= end {
+                reading.next = message.offset() + 1;
+                if reading.next >= reading.end {
                     open.remove(&message.partition());
                 }
             }
         }
+        if let Some((_, error)) = trouble.take_if(|(since, _)| since.elapsed() > ANSWER) {
+            return Err(error);
+        }
     }
     Ok(open.len())
+}
+
+/// Longest wait for the next message.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Trying again does not help.
+fn is_final(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(
+            Code::Fatal
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::Authentication
+        )
+    )
 }
 
 #[cfg(test)]
@@ -206,6 +290,32 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn an_end_that_is_reported_too_early_is_not_believed() {
+        // (next, reported ends with what the leader has by then, at which report it is over)
+        for (next, highs, over) in [
+            (10, vec![10], Some(0)),
+            (4, vec![4, 4, 10, 10], Some(3)),
+            // What is left up to the end is no message, as after a transaction.
+            (9, vec![10, 10], Some(1)),
+            (4, vec![4, 4, 4], None),
+        ] {
+            let mut reading = Reading { next, end: 10, was_early: false };
+            let found = highs.iter().position(|high| reading.is_at_the_end(*high));
+            assert_eq!(found, over, "{next} {highs:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_beyond_the_end_leaves_everything_unread_and_is_told() {
+        assert_eq!(unread_from(None, 3, 9), (3, None));
+        assert_eq!(unread_from(Some(5), 3, 9), (5, None));
+        assert_eq!(unread_from(Some(1), 3, 9), (3, None));
+        assert_eq!(unread_from(Some(9), 3, 9), (9, None));
+        let (from, problem) = unread_from(Some(120), 0, 40);
+        assert!(from == 0 && problem.is_some_and(|what| what.contains("120") && what.contains("40")));
+    }
 
     #[tokio::test]
     async fn a_read_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {

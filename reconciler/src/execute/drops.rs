@@ -49,6 +49,15 @@ pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
     Ok(())
 }
 
+/// Deletes dead letters that were resolved long ago.
+pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Duration) -> Result<(), DbError> {
+    let deleted = db.delete_resolved_dead_letters(kept).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "dead letters that were resolved long ago are deleted");
+    }
+    Ok(())
+}
+
 /// Rows read at a time.
 const ROWS_AT_ONCE: i64 = 5_000;
 

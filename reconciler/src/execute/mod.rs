@@ -10,7 +10,7 @@ mod law;
 mod redis;
 mod rows;
 
-pub(crate) use drops::{make_ahead, restore_claimants, seal, unseal_where_named};
+pub(crate) use drops::{delete_resolved_dead_letters, make_ahead, restore_claimants, seal, unseal_where_named};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
@@ -93,9 +93,7 @@ impl<'a> Executor<'a> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let mut count_is_wrong = false;
         for run in runs_of_a_kind(&plan.items) {
-            if self.stop.is_cancelled() {
-                return Err(ExecuteError::Stopped);
-            }
+            self.must_go_on()?;
             // Who is moved needs the counter and the free slots right, and rows follow from where
             // people are.
             if count_is_wrong
@@ -122,12 +120,12 @@ impl<'a> Executor<'a> {
             Action::PutBack(_) => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
             Action::Promote { .. } => self.promote(run).await,
+            Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await,
+            Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await,
             _ => {
                 let mut attempts = Vec::with_capacity(run.len());
                 for item in run {
-                    if self.stop.is_cancelled() {
-                        return Err(ExecuteError::Stopped);
-                    }
+                    self.must_go_on()?;
                     // One that a store refuses keeps no other of the drop back.
                     attempts.push(match self.one(item).await {
                         Err(error) => Attempt::Changed(error.about_data().ok_or(error)?),
@@ -146,18 +144,22 @@ impl<'a> Executor<'a> {
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
-            Action::IssueDeadLetter { id, claim, put_back } => self.issue_dead_letter(*id, claim, *put_back).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
-            Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,
             Action::Report => Ok(Attempt::Reported),
-            Action::PutBack(_) | Action::Issue(_) | Action::Promote { .. } => {
-                Ok(Attempt::Changed("planned out of order".into()))
-            }
+            Action::PutBack(_)
+            | Action::Issue(_)
+            | Action::Promote { .. }
+            | Action::IssueDeadLetter { .. }
+            | Action::ResolveDuplicate { .. } => Ok(Attempt::Changed("planned out of order".into())),
         }
     }
 
     pub(crate) fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
+    }
+
+    pub(crate) fn must_go_on(&self) -> Result<(), ExecuteError> {
+        if self.stop.is_cancelled() { Err(ExecuteError::Stopped) } else { Ok(()) }
     }
 
     pub(crate) fn drop_id(&self) -> DropId {
@@ -167,5 +169,10 @@ impl<'a> Executor<'a> {
 
 /// Neighbours that go in one statement: the plan is sorted by action.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    items.chunk_by(|a, b| a.action.kind() == b.action.kind() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
+    let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
+    items.chunk_by(same).flat_map(|run| {
+        // Those of dead letters are made after all their people are put back.
+        let at_once = if matches!(run[0].action, Action::IssueDeadLetter { .. }) { run.len() } else { AT_ONCE };
+        run.chunks(at_once)
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::UserId;
+use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::repair::{Done, Holding, PutBack};
@@ -96,21 +97,19 @@ impl Executor<'_> {
     }
 
     pub(super) async fn put_back(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
-        let generation = self.generation().await?;
         let holdings: Vec<Holding> = run
             .iter()
             .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
             .collect();
-        let once_per = self.facts.once_per();
-        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, &holdings).await? {
-            Done::Applied(words) => words
+        Ok(match self.put_back_all(&holdings).await? {
+            Some(words) => words
                 .into_iter()
                 .map(|word| match word {
                     PutBack::Applied | PutBack::Same => Attempt::Done(None),
                     PutBack::Taken => Attempt::Changed("another person is on this slot by now".into()),
                 })
                 .collect(),
-            _ => vec![Attempt::Changed(EMPTIED.into()); run.len()],
+            None => vec![Attempt::Changed(EMPTIED.into()); run.len()],
         })
     }
 
@@ -192,8 +191,9 @@ impl Executor<'_> {
                 crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;
                 if let Attempt::Done(_) = written {
-                    self.resolve(id, "readmitted", format!("admitted anew in slot {slot}")).await?;
-                    return Ok(Attempt::Done(Some(format!("admitted anew in slot {slot}"))));
+                    let detail = format!("admitted anew in slot {slot}");
+                    self.resolve(Resolution { id, how: "readmitted", detail: detail.clone() }).await?;
+                    return Ok(Attempt::Done(Some(detail)));
                 }
                 Ok(written)
             }
@@ -203,11 +203,12 @@ impl Executor<'_> {
         }
     }
 
-    pub(super) async fn admit_in_slot(&mut self, holding: Holding) -> Result<Option<PutBack>, ExecuteError> {
+    /// What became of each; `None` where Redis was emptied meanwhile.
+    pub(super) async fn put_back_all(&mut self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
         let generation = self.generation().await?;
         let once_per = self.facts.once_per();
-        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, &[holding]).await? {
-            Done::Applied(words) => words.first().copied(),
+        Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, holdings).await? {
+            Done::Applied(words) => Some(words),
             _ => None,
         })
     }

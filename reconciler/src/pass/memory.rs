@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::collect::Unread;
 use crate::report::Run;
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
@@ -24,7 +25,9 @@ pub struct Memory {
     pub progress: Arc<Progress>,
     /// Runs that could not be recorded yet, since MySQL was away; and whether each was confirmed.
     pub(super) unrecorded: Vec<(Run, bool)>,
-    consumer: Option<ConsumerPosition>,
+    /// The consumer's committed offset by partition with unread messages, and since when it has
+    /// been there.
+    consumer: HashMap<i32, (i64, Instant)>,
 }
 
 /// How far a pass is, for the terminal and the endpoint.
@@ -55,22 +58,27 @@ impl Progress {
     }
 }
 
-/// The consumer's committed offset by partition, and since when it has been there.
-struct ConsumerPosition {
-    committed: Vec<(i32, i64)>,
-    since: Instant,
-}
-
 impl Memory {
-    /// For how long the consumer has not moved although messages wait.
-    pub(super) fn consumer_stuck_for(&mut self, committed: &[(i32, i64)], unread: u64) -> Duration {
-        match &self.consumer {
-            Some(last) if unread > 0 && last.committed == committed => last.since.elapsed(),
-            _ => {
-                self.consumer = Some(ConsumerPosition { committed: committed.to_vec(), since: Instant::now() });
-                Duration::ZERO
+    /// The partitions on which the consumer has not moved for longer than `limit` although messages
+    /// wait, with the longest time.
+    pub(super) fn stuck_partitions(
+        &mut self,
+        partitions: &[Unread],
+        limit: Duration,
+        now: Instant,
+    ) -> (Vec<Unread>, Duration) {
+        let before = std::mem::take(&mut self.consumer);
+        let (mut stuck, mut longest) = (Vec::new(), Duration::ZERO);
+        for at in partitions.iter().filter(|at| at.from < at.end) {
+            let known = before.get(&at.partition).filter(|(from, _)| *from == at.from);
+            let since = known.map_or(now, |(_, since)| *since);
+            self.consumer.insert(at.partition, (at.from, since));
+            if now - since > limit {
+                stuck.push(*at);
+                longest = longest.max(now - since);
             }
         }
+        (stuck, longest)
     }
 
     pub(super) fn keep_unrecorded(&mut self, run: Run, confirmed: bool) {
@@ -101,5 +109,25 @@ impl LossClock {
         }
         let latest = losses.into_iter().map(|loss| *known.entry(loss).or_insert(now)).max();
         latest.map_or(Duration::ZERO, |seen| (seen + longest_in_flight + MARGIN).saturating_duration_since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_partition_that_stands_still_among_others_that_move_is_found() {
+        let mut memory = Memory::default();
+        let (limit, began) = (Duration::from_secs(60), Instant::now());
+        let at = |partition, from| Unread { partition, from, end: 1_000 };
+        for minute in 0..3 {
+            let now = began + limit * minute;
+            let moving = (0..11).map(|partition| at(partition, 10 * i64::from(minute)));
+            let all: Vec<Unread> = moving.chain([at(11, 7), Unread { end: 5, ..at(12, 5) }]).collect();
+            let (stuck, longest) = memory.stuck_partitions(&all, limit, now);
+            let expected = if minute < 2 { vec![] } else { vec![at(11, 7)] };
+            assert_eq!(stuck, expected, "minute {minute}, for {longest:?}");
+        }
     }
 }

@@ -155,6 +155,8 @@ pub struct Settings {
     pub sealed_keys_ttl: Duration,
     /// How long runs that found nothing are kept in the table of runs.
     pub clean_runs_kept: Duration,
+    /// How long resolved dead letters are kept.
+    pub failed_claims_kept: Duration,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.
     pub stall_after: Duration,
     /// Slots compared at a time.

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
 use super::{Broken, Request, Settings, findings};
+use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, DropHeader, PassContext};
-use crate::execute::fencing;
+use crate::execute::{self, fencing};
 use crate::plan;
 use crate::report::{ActionKind, Kind, Run};
 use crate::stores::Stores;
@@ -76,11 +77,14 @@ impl<'a> Pass<'a> {
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
         if self.request.covers_everything() {
-            self.report_loose_dead_letters(&drops);
+            self.report_loose_dead_letters().await?;
         }
         self.compare_and_repair(drops).await?;
         if self.request.deep {
             self.count_sealed().await?;
+        }
+        if self.covers_everything() {
+            execute::delete_resolved_dead_letters(&self.stores.db, self.settings.failed_claims_kept).await?;
         }
         self.report_gate().await
     }
@@ -199,26 +203,41 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A consumer whose offsets stand still although messages wait.
+    /// A consumer whose offsets stand still although messages wait, on any partition; and what is
+    /// wrong with the topic.
     fn report_stalled_consumer(&mut self) {
         let Some(tail) = &self.context.tail else { return };
-        let stuck = self.memory.consumer_stuck_for(&tail.committed, tail.unread);
-        if stuck > self.settings.stall_after {
-            let (unread, seconds) = (tail.unread, stuck.as_secs());
-            let detail = format!("{unread} messages wait on the topic and the consumer has not moved for {seconds} s");
-            self.run.findings.push(findings::general(Kind::Stalled, ActionKind::Report, detail));
+        let mut told = tail.problems.clone();
+        let limit = self.settings.stall_after;
+        let (stuck, longest) = self.memory.stuck_partitions(&tail.partitions, limit, tokio::time::Instant::now());
+        if !stuck.is_empty() {
+            let unread: i64 = stuck.iter().map(|at| at.end - at.from).sum();
+            let is_some = stuck.len() < tail.partitions.iter().filter(|at| at.from < at.end).count();
+            let names: Vec<String> = stuck.iter().map(|at| at.partition.to_string()).collect();
+            let place =
+                if is_some { format!("partition {} of the topic", names.join(", ")) } else { "the topic".into() };
+            let seconds = longest.as_secs();
+            told.push(format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s"));
         }
+        let told = told.into_iter().map(|detail| findings::general(Kind::Stalled, ActionKind::Report, detail));
+        self.run.findings.extend(told);
     }
 
-    /// Dead letters that name no drop of this pass, or the wrong coupon for it.
-    fn report_loose_dead_letters(&mut self, drops: &[(Coupon, Drop)]) {
-        let known: HashMap<_, _> = drops.iter().map(|(c, d)| (d.id, c.id)).collect();
-        let loose = self.context.dead_letters.iter().filter(|letter| {
-            let coupon = letter.drop.and_then(|drop| known.get(&drop));
-            coupon.is_none_or(|known| letter.coupon.is_some_and(|named| named != *known))
-        });
-        let loose = loose.map(|letter| findings::of_no_drop(&plan::loose(letter), letter.coupon, letter.drop));
-        self.run.findings.extend(loose);
+    /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
+    /// their number.
+    async fn report_loose_dead_letters(&mut self) -> Result<(), Broken> {
+        for loose in self.stores.db.loose_dead_letters().await? {
+            if loose.number <= loose.examples.len() as u64 {
+                let letters = loose.examples.into_iter().map(DeadLetter::from);
+                let loose = letters.map(|it| findings::of_no_drop(&plan::loose(&it), it.coupon, it.drop));
+                self.run.findings.extend(loose);
+            } else {
+                let examples: Vec<i64> = loose.examples.iter().map(|letter| letter.id).take(3).collect();
+                let detail = plan::many_loose(loose.number, &loose.why, &examples);
+                self.run.findings.push(findings::general(Kind::FailedClaim, ActionKind::Report, detail));
+            }
+        }
+        Ok(())
     }
 
     /// Opens a coupon that was closed, if this pass compared all of it and left nothing behind that

@@ -1,10 +1,12 @@
 //! Plans what resolves the dead letters of a page.
 
+use std::collections::BTreeMap;
+
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
 
-use super::{Action, Planner};
+use super::{Action, Planner, for_example};
 use crate::collect::snapshot::{DeadLetter, Page};
 use crate::report::Kind;
 
@@ -58,6 +60,7 @@ impl Planner<'_> {
                 self.rebuild_with(page, user, slot, letter);
             }
             let detail = name(letter);
+            self.slots_for_letters += u64::from(put_back);
             self.push(
                 Kind::FailedClaim,
                 i64::from(slot),
@@ -73,6 +76,7 @@ impl Planner<'_> {
             self.leave(letter, "its slot is none of the drop's, and Redis does not know its person");
         } else if self.has_room() {
             let detail = format!("{}: its slot is another's", name(letter));
+            self.slots_for_letters += 1;
             let action = Action::Readmit { id: letter.id, user: user.clone(), claimed_at: letter.claimed_at };
             self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
         } else {
@@ -89,18 +93,62 @@ impl Planner<'_> {
         }
     }
 
+    /// One finding for all that are not told by name: those left, and those that were not read,
+    /// since too many name the same slot or none of the drop's.
+    pub(super) fn dead_letters_left(&mut self) {
+        let mut told = self.left.told();
+        let unread = self.facts.failed_claims.saturating_sub(self.letters);
+        if unread > 0 && self.letters > 0 {
+            told.push(format!("{unread} wait until those on the same slots are resolved"));
+        }
+        if !told.is_empty() {
+            let detail = format!("more failed claims are left for a person: {}", told.join("; "));
+            self.push(Kind::FailedClaim, None, None, Action::Report, detail);
+        }
+    }
+
     fn duplicate(&mut self, letter: &DeadLetter, user: &UserId, detail: String) {
         let action = Action::ResolveDuplicate { id: letter.id, user: user.clone() };
         self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
     }
 
+    /// Whether a slot is left beside those that other dead letters are to get.
     fn has_room(&self) -> bool {
-        self.facts.free > 0 || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity)
+        let any = self.facts.free > 0 || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);
+        any && self.slots_for_letters < self.left()
     }
 
-    fn leave(&mut self, letter: &DeadLetter, why: &str) {
+    fn leave(&mut self, letter: &DeadLetter, why: &'static str) {
+        if self.left.is_full(why, letter.id) {
+            return;
+        }
         let detail = format!("{}: {why}, so it is left for a person", name(letter));
         self.push(Kind::FailedClaim, letter.slot, letter.user.as_ref(), Action::Report, detail);
+    }
+}
+
+/// Dead letters told one by one, for each reason.
+const BY_NAME: u64 = 10;
+
+/// Dead letters that only a person can resolve, by why.
+#[derive(Debug, Default)]
+pub(super) struct Left(BTreeMap<&'static str, (u64, Vec<i64>)>);
+
+impl Left {
+    /// Counts one more; whether enough are told by name, so that it only counts.
+    fn is_full(&mut self, why: &'static str, id: i64) -> bool {
+        let (number, examples) = self.0.entry(why).or_default();
+        *number += 1;
+        if *number > BY_NAME && examples.len() < 3 {
+            examples.push(id);
+        }
+        *number > BY_NAME
+    }
+
+    fn told(&self) -> Vec<String> {
+        let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
+        more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
+            .collect()
     }
 }
 

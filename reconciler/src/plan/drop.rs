@@ -10,8 +10,11 @@ impl Planner<'_> {
             users: self.facts.users,
             free: self.facts.free,
             waiting: self.facts.waiting,
+            failed_claims: self.facts.failed_claims,
             ..self.numbers
         };
+        self.examined.failed_claims = self.facts.failed_claims;
+        self.dead_letters_left();
         if self.facts.is_lost() {
             self.lost();
         } else {
@@ -100,7 +103,7 @@ impl Planner<'_> {
     }
 
     /// Slots that nobody will hold after the other repairs.
-    fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
         let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning - self.leaving;
         u64::try_from(i64::from(self.facts.drop.quantity) - people).unwrap_or(0)
     }

@@ -13,6 +13,8 @@ mod tests;
 
 use std::collections::HashSet;
 
+use dead_letters::Left;
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
@@ -198,6 +200,11 @@ pub struct Planner<'a> {
     people_without_row: u64,
     /// People with a dead letter that is planned for: any further one of theirs is a duplicate.
     people_of_dead_letters: HashSet<UserId>,
+    /// Dead letters on the pages; there may be more.
+    letters: u64,
+    /// Slots that dead letters are to get.
+    slots_for_letters: u64,
+    left: Left,
 }
 
 impl<'a> Planner<'a> {
@@ -218,6 +225,9 @@ impl<'a> Planner<'a> {
             highest: 0,
             people_without_row: 0,
             people_of_dead_letters: HashSet::new(),
+            letters: 0,
+            slots_for_letters: 0,
+            left: Left::default(),
         }
     }
 
@@ -251,4 +261,13 @@ pub fn loose(letter: &DeadLetter) -> Planned {
         action: Action::Report,
         needs_person: true,
     }
+}
+
+/// Dead letters that are too many to be told one by one.
+pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
+    format!("{number} failed claims {why}, so they are left for a person ({})", for_example(examples))
+}
+
+fn for_example(ids: &[i64]) -> String {
+    format!("for example {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

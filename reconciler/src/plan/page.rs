@@ -75,9 +75,8 @@ impl Planner<'_> {
     fn count_in(&mut self, page: &Page) {
         self.examined.users += page.users.len() as u64;
         self.examined.rows += page.rows.len() as u64;
-        self.examined.failed_claims += page.dead_letters.len() as u64;
+        self.letters += page.dead_letters.len() as u64;
         self.numbers.rows += page.rows.len() as u64;
-        self.numbers.failed_claims += page.dead_letters.len() as u64;
         self.numbers.in_flight += page.in_flight.len() as u64;
     }
 

@@ -102,6 +102,7 @@ impl World {
             free: self.free.len() as u64,
             waiting: self.waiting.len() as u64,
             first_waiting: self.waiting.clone(),
+            failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
             gate_closed: self.gate_closed,

@@ -334,9 +334,9 @@ pub enum Refusal {
     BadData,
 }
 
-/// How MySQL begins to say so of data. The last two: text that the column's character set lacks.
+/// How MySQL begins to say so of data. The last two: text with letters that the column can't have.
 const BAD_DATA: [&str; 6] =
-    ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Cannot convert string"];
+    ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Conversion from coll"];
 
 /// Whether an error is a refusal, from a connection that [`establish`] set up: its texts are English
 /// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is away,

@@ -2,14 +2,20 @@
 //! reconciler or a person has resolved them. It is the fallback for claims that Kafka did not take,
 //! too (reason [`UNPUBLISHED`]).
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel::sql_types::{BigInt, Text, Unsigned};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 use sha2::{Digest as _, Sha256};
 
+use super::issued::push_text;
 use super::schema::failed_claims;
 use super::{Conn, Db, DbError};
-use crate::domain::{CouponId, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::event::ClaimEvent;
 
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
@@ -121,7 +127,7 @@ pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryRe
 }
 
 /// A row of the table, as the reconciler reads it.
-#[derive(Debug, Clone, Queryable, Selectable)]
+#[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = failed_claims)]
 pub struct DeadLetterRow {
     pub id: i64,
@@ -148,17 +154,137 @@ pub struct DeadLetterRow {
 }
 
 impl Db {
-    /// Every unresolved dead letter, oldest first.
-    pub async fn unresolved_dead_letters(&self) -> Result<Vec<DeadLetterRow>, DbError> {
-        self.run("read unresolved dead letters", async move |conn| {
-            failed_claims::table
-                .filter(failed_claims::resolved_at.is_null())
-                .order(failed_claims::id)
-                .select(DeadLetterRow::as_select())
+    /// How many unresolved dead letters name each of these drops and no other coupon than its;
+    /// drops without one are left out.
+    pub async fn count_dead_letters(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, u64>, DbError> {
+        self.run_within(LONG, "count dead letters", async move |conn| {
+            let mut counts = HashMap::new();
+            for some in drops.chunks(DROPS_AT_ONCE) {
+                let found: Vec<Counted> = diesel::sql_query(format!(
+                    "SELECT f.drop_id AS id, COUNT(*) AS number FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
+                     WHERE f.resolved_at IS NULL AND f.drop_id IN ({}) \
+                     AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id",
+                    list(some.iter().map(|drop| drop.0))
+                ))
                 .load(conn)
-                .await
+                .await?;
+                let found = found.into_iter();
+                counts.extend(found.map(|of| (DropId(of.id), u64::try_from(of.number).unwrap_or(0))));
+            }
+            Ok(counts)
         })
         .await
+    }
+
+    /// The unresolved dead letters of a drop on a range of slots, in order of slots and age. Of
+    /// those on one slot only the first hundred: at most one is issued there, so a flood of them
+    /// keeps no other slot's back.
+    pub async fn dead_letters_on_slots(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        (low, high): (i64, i64),
+    ) -> Result<Vec<DeadLetterRow>, DbError> {
+        let (mut found, mut next) = (Vec::new(), low);
+        while next <= high {
+            let read = self.run("read dead letters", async move |conn| {
+                let of_drop = failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0));
+                let of_coupon = failed_claims::coupon_id.is_null().or(failed_claims::coupon_id.eq(coupon.0));
+                failed_claims::table
+                    .filter(of_drop.and(failed_claims::slot.between(next, high)).and(of_coupon))
+                    .order(failed_claims::slot)
+                    .limit(i64::try_from(LETTERS_AT_ONCE).unwrap_or(i64::MAX))
+                    .select(DeadLetterRow::as_select())
+                    .load(conn)
+                    .await
+            });
+            let mut some: Vec<DeadLetterRow> = read.await?;
+            let last = some.last().and_then(|letter| letter.slot).unwrap_or(high);
+            if some.len() < LETTERS_AT_ONCE {
+                next = high.saturating_add(1);
+            } else if last == next {
+                next = last + 1;
+            } else {
+                // The last slot may have more: it is read once more, as the first.
+                some.retain(|letter| letter.slot != Some(last));
+                next = last;
+            }
+            some.sort_unstable_by_key(|letter| (letter.slot, letter.id));
+            found.extend(some.chunk_by(|a, b| a.slot == b.slot).flat_map(|on| on.iter().take(OF_A_SLOT)).cloned());
+        }
+        Ok(found)
+    }
+
+    /// Unresolved dead letters of a drop that name none of its slots: a thousand at most that name
+    /// a person, and a few that name nobody.
+    pub async fn dead_letters_beside_slots(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        quantity: Slot,
+    ) -> Result<Vec<DeadLetterRow>, DbError> {
+        self.run_within(LONG, "read dead letters beside the slots", async move |conn| {
+            let mut found = Vec::new();
+            for (person, most) in [("f.user_id IS NOT NULL", 1_000), ("f.user_id IS NULL", EXAMPLES)] {
+                found.extend(
+                    diesel::sql_query(format!(
+                        "SELECT {COLUMNS} FROM failed_claims f WHERE f.resolved_at IS NULL AND f.drop_id = {drop} \
+                         AND (f.slot IS NULL OR f.slot < 1 OR f.slot > {quantity}) \
+                         AND (f.coupon_id IS NULL OR f.coupon_id = {coupon}) AND {person} LIMIT {most}"
+                    ))
+                    .load::<DeadLetterRow>(conn)
+                    .await?,
+                );
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The unresolved dead letters that name no drop of which a pass could issue them, counted by
+    /// why, each with a few examples. Where they are few, the examples are all of them.
+    pub async fn loose_dead_letters(&self) -> Result<Vec<LooseDeadLetters>, DbError> {
+        self.run_within(LONG, "count loose dead letters", async move |conn| {
+            let groups: Vec<LooseGroup> = diesel::sql_query(LOOSE).load(conn).await?;
+            let mut loose = Vec::with_capacity(groups.len());
+            for group in groups {
+                let first: Vec<&str> = group.first_ids.split(',').take(EXAMPLES).collect();
+                let examples = diesel::sql_query(format!(
+                    "SELECT {COLUMNS} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
+                     ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
+                     WHERE e.id IN ({}) LIMIT {EXAMPLES}",
+                    first.join(",")
+                ));
+                let examples = examples.load(conn).await?;
+                let number = u64::try_from(group.number).unwrap_or(0);
+                loose.push(LooseDeadLetters { why: group.why, number, examples });
+            }
+            Ok(loose)
+        })
+        .await
+    }
+
+    /// Deletes dead letters, payloads and all, that were resolved longer than `kept` ago, in small
+    /// statements; gives their number. Unresolved ones stay for good.
+    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> Result<usize, DbError> {
+        const STATEMENTS: usize = 20;
+        let mut deleted = 0;
+        for _ in 0..STATEMENTS {
+            let seconds = kept.as_secs();
+            let some = self.run("delete resolved dead letters", async move |conn| {
+                let delete = "DELETE FROM failed_claims WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND";
+                diesel::sql_query(format!("{delete} ORDER BY resolved_at LIMIT {DELETED_AT_ONCE}"))
+                    .bind::<Unsigned<BigInt>, _>(seconds)
+                    .execute(conn)
+                    .await
+            });
+            let some = some.await?;
+            deleted += some;
+            if some < DELETED_AT_ONCE {
+                break;
+            }
+        }
+        Ok(deleted)
     }
 
     /// A person's dead letters of one coupon, resolved ones too, oldest first.
@@ -175,27 +301,103 @@ impl Db {
         .await
     }
 
-    /// Marks a dead letter as resolved by a run; the first resolution stands.
-    pub async fn resolve_dead_letter(
-        &self,
-        id: i64,
-        how: &'static str,
-        detail: String,
-        run_id: &str,
-    ) -> Result<(), DbError> {
+    /// Marks dead letters as resolved by a run; the first resolution stands.
+    pub async fn resolve_dead_letters(&self, resolutions: Vec<Resolution>, run_id: &str) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
-        self.run("resolve dead letter", async move |conn| {
-            diesel::update(failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null()))
-                .set((
-                    failed_claims::resolved_at.eq(Utc::now().naive_utc()),
-                    failed_claims::resolution.eq(how),
-                    failed_claims::resolution_detail.eq(detail),
-                    failed_claims::resolved_by_run.eq(run_id),
-                ))
-                .execute(conn)
-                .await
-                .map(|_| ())
-        })
-        .await
+        self.run("resolve dead letters", async move |conn| resolve(conn, &resolutions, &run_id).await).await
     }
+}
+
+/// Longest count of everything that is unresolved, out of the index.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Drops in one statement's list.
+const DROPS_AT_ONCE: usize = 1_000;
+
+const LETTERS_AT_ONCE: usize = 2_000;
+
+/// Dead letters on one slot that a pass decides on.
+const OF_A_SLOT: usize = 100;
+
+const DELETED_AT_ONCE: usize = 500;
+
+/// Dead letters told by name, where more are only counted.
+const EXAMPLES: usize = 10;
+
+const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, f.error, f.failed_at, \
+                       f.resolved_at, f.resolution, f.resolution_detail, f.source_partition, f.source_offset";
+
+/// Grouped by what they name before the drops are looked up: three million may name a few.
+const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'name no drop' \
+         WHEN d.id IS NULL THEN 'name a drop that does not exist' \
+         WHEN g.coupon_id <> d.coupon_id THEN 'name a drop of another coupon than theirs' \
+         ELSE 'name a drop that is sealed' END AS why, \
+     CAST(SUM(g.number) AS SIGNED) AS number, GROUP_CONCAT(g.first_id ORDER BY g.first_id) AS first_ids \
+     FROM (SELECT drop_id, coupon_id, COUNT(*) AS number, MIN(id) AS first_id FROM failed_claims \
+           WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id) g \
+     LEFT JOIN drops d ON d.id = g.drop_id \
+     WHERE d.id IS NULL OR d.sealed_at IS NOT NULL OR g.coupon_id <> d.coupon_id GROUP BY why";
+
+#[derive(QueryableByName)]
+struct Counted {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
+#[derive(QueryableByName)]
+struct LooseGroup {
+    #[diesel(sql_type = Text)]
+    why: String,
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+    #[diesel(sql_type = Text)]
+    first_ids: String,
+}
+
+/// Dead letters that no pass can resolve.
+#[derive(Debug, Clone)]
+pub struct LooseDeadLetters {
+    /// What they have in common, as a predicate.
+    pub why: String,
+    pub number: u64,
+    pub examples: Vec<DeadLetterRow>,
+}
+
+/// How a dead letter was resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    pub id: i64,
+    /// One word: `issued`, `duplicate`, `readmitted`.
+    pub how: &'static str,
+    pub detail: String,
+}
+
+/// Resolves many in one statement, found by their ids.
+pub(super) async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) -> QueryResult<()> {
+    if resolutions.is_empty() {
+        return Ok(());
+    }
+    let mut sql = String::from("UPDATE (VALUES ");
+    for (i, Resolution { id, how, detail }) in resolutions.iter().enumerate() {
+        // Writing to a `String` does not fail.
+        let _ = write!(sql, "{}ROW({id},", if i > 0 { "," } else { "" });
+        push_text(&mut sql, how);
+        sql.push(',');
+        push_text(&mut sql, detail);
+        sql.push(')');
+    }
+    sql.push_str(
+        ") AS v (id, how, detail) STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
+         SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = v.detail, f.resolved_by_run = ",
+    );
+    push_text(&mut sql, run_id);
+    sql.push_str(" WHERE f.resolved_at IS NULL");
+    conn.batch_execute(&sql).await
+}
+
+/// Numbers for a list of SQL.
+pub(super) fn list(numbers: impl Iterator<Item = i64>) -> String {
+    numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(",")
 }

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
+use super::dead_letters::{Resolution, resolve};
 use super::schema::{issued_coupons, slot_limits};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::code::new_code;
@@ -156,7 +157,7 @@ fn instant(at: NaiveDateTime) -> NaiveDateTime {
 /// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
 /// does not have the form of an id is written in hexadecimal, so that no text can end its own
 /// literal.
-fn push_text(sql: &mut String, text: &str) {
+pub(super) fn push_text(sql: &mut String, text: &str) {
     if UserId::has_form(text) {
         sql.push('\'');
         sql.push_str(text);
@@ -181,6 +182,8 @@ pub async fn on_slots(conn: &mut Conn, drop: DropId, slots: &[Slot]) -> QueryRes
 
 /// The rows these people hold of one coupon, in any of its drops.
 pub async fn of_people(conn: &mut Conn, coupon: CouponId, users: &[&str]) -> QueryResult<Vec<IssuedRow>> {
+    // MySQL refuses to compare its column with other letters, which no row has.
+    let users = users.iter().filter(|user| user.is_ascii());
     issued_coupons::table
         .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.eq_any(users)))
         .order((issued_coupons::drop_id, issued_coupons::slot))
@@ -289,11 +292,24 @@ impl Db {
         .await
     }
 
-    /// Writes the rows of repairs: all of them, or none.
-    pub async fn reissue(&self, claims: Vec<Claim>) -> Result<(), DbError> {
+    /// Writes the rows of repairs, and resolves the dead letters that they were: all of it, or
+    /// nothing.
+    pub async fn reissue(
+        &self,
+        mut claims: Vec<Claim>,
+        resolutions: Vec<Resolution>,
+        run_id: &str,
+    ) -> Result<(), DbError> {
+        let run_id = run_id.to_owned();
+        // In the order of the primary key, as the consumer writes them: one waits for the other.
+        claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
-            insert(conn, &claims, &limits, IssuedBy::Reconciler).await.map(|_| ())
+            conn.transaction(async |conn| {
+                insert(conn, &claims, &limits, IssuedBy::Reconciler).await?;
+                resolve(conn, &resolutions, &run_id).await
+            })
+            .await
         })
         .await
     }

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use chrono::{NaiveDateTime, Utc};
+use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
+use super::dead_letters::list;
 use super::schema::{drops, failed_claims};
-use super::{Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -32,23 +33,34 @@ impl Db {
         .await
     }
 
-    /// Unseals the drops that an unresolved dead letter names, since a promise may be open there
-    /// after all. Gives their number.
+    /// Unseals the drops that have slots left and of which an unresolved dead letter could be
+    /// issued: a promise may be open there after all. Gives their number.
     pub async fn unseal_drops_of_dead_letters(&self) -> Result<usize, DbError> {
-        self.run("unseal drops", async move |conn| {
-            let unresolved = failed_claims::table.filter(failed_claims::resolved_at.is_null());
-            if unresolved.select(failed_claims::id).first::<i64>(conn).await.optional()?.is_none() {
-                return Ok(0);
+        const AT_ONCE: usize = 5_000;
+        let (mut unsealed, mut after) = (0, i64::MIN);
+        loop {
+            let (last, some) = self
+                .run("unseal drops", async move |conn| {
+                    let named: Vec<Option<i64>> = failed_claims::table
+                        .filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.gt(after)))
+                        .group_by(failed_claims::drop_id)
+                        .order(failed_claims::drop_id)
+                        .limit(i64::try_from(AT_ONCE).unwrap_or(i64::MAX))
+                        .select(failed_claims::drop_id)
+                        .load(conn)
+                        .await?;
+                    let named: Vec<i64> = named.into_iter().flatten().collect();
+                    let Some(last) = named.last() else { return Ok((None, 0)) };
+                    let last = (named.len() == AT_ONCE).then_some(*last);
+                    Ok((last, unseal(conn, &named).await?))
+                })
+                .await?;
+            unsealed += some;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(unsealed),
             }
-            let named = failed_claims::table
-                .filter(failed_claims::resolved_at.is_null())
-                .select(failed_claims::drop_id.assume_not_null());
-            diesel::update(drops::table.filter(drops::sealed_at.is_not_null().and(drops::id.eq_any(named))))
-                .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
-                .execute(conn)
-                .await
-        })
-        .await
+        }
     }
 
     /// Up to `limit` sealed drops with ids above `after`, of one coupon or drop where they are
@@ -92,4 +104,19 @@ impl Db {
         })
         .await
     }
+}
+
+/// Those of these drops that are sealed with slots left, and have a dead letter with a person on a
+/// slot of theirs or on none.
+async fn unseal(conn: &mut Conn, named: &[i64]) -> QueryResult<usize> {
+    diesel::sql_query(format!(
+        "UPDATE drops d SET d.sealed_at = NULL, d.sealed_rows = NULL \
+         WHERE d.id IN ({}) AND d.sealed_at IS NOT NULL AND COALESCE(d.sealed_rows, 0) < d.quantity \
+         AND EXISTS (SELECT 1 FROM failed_claims f WHERE f.resolved_at IS NULL AND f.drop_id = d.id \
+             AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) AND f.user_id IS NOT NULL \
+             AND (f.slot IS NULL OR f.slot BETWEEN 1 AND d.quantity))",
+        list(named.iter().copied())
+    ))
+    .execute(conn)
+    .await
 }

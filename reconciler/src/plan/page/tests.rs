@@ -31,6 +31,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         free: 0,
         waiting: 0,
         first_waiting: Vec::new(),
+        failed_claims: 0,
         read_at_ms: 1_000_000,
         tail_known: true,
         gate_closed: false,

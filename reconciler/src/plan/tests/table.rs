@@ -290,3 +290,16 @@ fn an_operator_s_change_that_did_not_reach_redis_does_now() {
     let world = World { meta: Some(false), ..World::exact(12, 5) };
     assert_eq!(world.findings(), [of_drop(Kind::CountMismatch)]);
 }
+
+#[test]
+fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_are_few() {
+    let mut world = World::exact(12, 12);
+    world.failed = (1..=25).map(|id| (id, Some(3), Some(user(100 + u32::try_from(id).unwrap())))).collect();
+    let plan = world.plan();
+    assert_eq!((plan.items.len(), plan.numbers.failed_claims, plan.examined.failed_claims), (11, 25, 25));
+    let detail = &plan.items[10].detail;
+    assert!(
+        detail.contains("15 because its slot is another's") && detail.contains("for example 11, 12, 13"),
+        "{detail}"
+    );
+}

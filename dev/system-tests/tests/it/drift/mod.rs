@@ -6,6 +6,7 @@ mod ended;
 mod explain;
 mod failed_claims;
 mod flight;
+mod foreign;
 mod kinds;
 mod left;
 mod load;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{Fault, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, LIMIT, Stores, World, error_of, eventually, status_of};
+use firstcome_testkit::{Answer, Fixture, LIMIT, Stores, World, error_of, eventually, people, rush, status_of};
 use serde_json::json;
 
 use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
+use crate::faults::waves::kafka_behind_proxy;
 
 /// Clients of a broker that is gone take their time to give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
@@ -104,4 +105,25 @@ async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within
     assert_settled(world, &coupon, 200, 200, &answers).await;
     mailed(world, &["resolved"]).await;
     clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn an_old_error_of_kafka_s_connections_does_not_fail_the_next_pass() {
+    let (server, proxy, _turn) = kafka_behind_proxy().await;
+    let world = World::on(Stores::shared().await.with_kafka(server), "old-error").await;
+    let api = world.serve().await;
+    world.open().await;
+    let coupon = api.open_coupon(20).await;
+    rush(&[&api], coupon.id, &people(5), 5).await;
+    let daemon = world.settled_daemon().await;
+    for _ in 0..3 {
+        // The messages stay unread, so each pass reads the topic over the connection of the last.
+        assert_eq!(daemon.reconcile(&json!({})).await.error, None);
+        proxy.cut_now().await;
+        eventually("Kafka takes messages again", GIVEN_UP, async || {
+            let user = format!("u-{:08x}", rand::random::<u32>());
+            !matches!(api.claim(coupon.id, &user).await, Answer::Accepted { queued: false, .. })
+        })
+        .await;
+    }
 }

@@ -1,0 +1,139 @@
+//! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
+
+use firstcome_reconciler::report::{Kind, Outcome, Status};
+use firstcome_testkit::{Coupon, Fixture, World, open_world, rows};
+
+/// A coupon of which a store holds what does not belong there.
+async fn broken(scene: &Fixture, name: &str, commands: &[&[&str]]) -> Coupon {
+    let (coupon, _) = scene.held(name, 20, 3).await;
+    for words in commands {
+        let key = |word: &str| match word.strip_prefix('@') {
+            Some("claimants") => scene.world.redis.claimants(coupon.id),
+            Some("generation") => scene.world.redis.own(&format!("{{{}}}:generation", coupon.id)),
+            Some(of_drop) => scene.world.redis.of_drop(coupon.id, coupon.drop, of_drop),
+            None => word.to_owned(),
+        };
+        let words: Vec<String> = words.iter().map(|word| key(word)).collect();
+        let _: firstcome_shared::redis::Value = scene.world.redis.command(&words).await;
+    }
+    coupon
+}
+
+#[tokio::test]
+async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
+    let scene = Fixture::new("foreign").await;
+    let mut left = Vec::new();
+    for (name, commands) in [
+        ("people", &[&["DEL", "@users"][..], &["SET", "@users", "x"]][..]),
+        ("counter", &[&["DEL", "@count"], &["LPUSH", "@count", "x"]]),
+        ("settings", &[&["DEL", "@meta"], &["SET", "@meta", "x"]]),
+        ("waiting", &[&["SET", "@waiting", "x"]]),
+        ("claimants", &[&["DEL", "@claimants"], &["SET", "@claimants", "x"]]),
+        ("refused", &[&["ZADD", "@users", "4", "josé"], &["SET", "@count", "4"]]),
+    ] {
+        left.push(broken(&scene, name, commands).await);
+    }
+    // Their people are promised something, and can be given it.
+    let mut mended = Vec::new();
+    for score in ["3.5", "1e300"] {
+        mended.push(broken(&scene, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
+    }
+    let (whole, _) = scene.held("whole", 20, 12).await;
+    scene.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
+
+    let once = scene.world.once_with(&[], &[]).await;
+    let run = once.run();
+    assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
+    assert_eq!(rows(&scene.world, whole.drop).await.len(), 12, "{run:#?}");
+    for coupon in &left {
+        let report = run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).unwrap();
+        let named = report.findings.iter().any(|f| f.result == Outcome::Failed && f.needs_person);
+        assert!(named && !report.exact, "{:?}: {report:#?}", coupon.body["name"]);
+    }
+    for coupon in &mended {
+        let rows = rows(&scene.world, coupon.drop).await;
+        assert_eq!(rows.get(&4).map(String::as_str), Some("u-odd"), "{rows:?} {run:#?}");
+    }
+}
+
+/// Dead letters by hand: slots of a drop, and ids of people made of the number.
+async fn dead_letters(world: &World, coupon: &Coupon, most: u32, slot: &str) {
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most})
+             SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {}, {}, {slot}, CONCAT('by-hand-', i), 'by hand' FROM n",
+            coupon.id, coupon.drop
+        ))
+        .await;
+}
+
+const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+
+#[tokio::test]
+async fn a_flood_of_dead_letters_on_one_slot_and_beside_all_slots_keeps_no_other_slot_s_back() {
+    let (world, api) = open_world("flood").await;
+    let coupon = api.open_coupon(3).await;
+    dead_letters(&world, &coupon, 2_500, "1").await;
+    dead_letters(&world, &coupon, 1_500, "100 + i").await;
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES
+             ({0}, {1}, 2, 'second', 'by hand'), ({0}, {1}, 3, 'third', 'by hand')",
+            coupon.id, coupon.drop
+        ))
+        .await;
+    let run = world.once_with(&[], &[]).await.run();
+    let found = rows(&world, coupon.drop).await;
+    assert_eq!((found.len(), found[&2].as_str(), found[&3].as_str()), (3, "second", "third"), "{found:?}");
+    let report = &run.drops[0];
+    let left = u64::try_from(world.sql.number(UNRESOLVED).await).unwrap();
+    assert_eq!((report.before.failed_claims, report.after.failed_claims), (4_002, left), "{run:#?}");
+    assert!(report.findings.len() < 300, "{} findings: {:?}", report.findings.len(), report.findings.last());
+    assert!(report.findings.iter().any(|f| f.detail.starts_with("more failed claims")), "{:#?}", report.findings);
+}
+
+#[tokio::test]
+async fn a_sealed_drop_is_compared_again_only_where_a_dead_letter_could_be_issued() {
+    let (world, api) = open_world("unseal").await;
+    let coupon = api.open_coupon(1).await;
+    let mut drops = Vec::new();
+    for sealed_rows in [1, 0] {
+        let drop = format!(
+            "INSERT INTO drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)
+             VALUES ({}, '2026-01-01', '2026-01-02', 1, '2026-01-03', {sealed_rows})",
+            coupon.id
+        );
+        world.sql.query(&drop).await;
+        drops.push(world.sql.number("SELECT MAX(id) FROM drops").await);
+        let letter = format!(
+            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 1, 'late-{sealed_rows}', 'by hand')",
+            coupon.id,
+            drops.last().unwrap()
+        );
+        world.sql.query(&letter).await;
+    }
+    let run = world.once_with(&[], &[]).await.run();
+    assert!(run.drops.iter().all(|report| report.drop_id.0 != drops[0]), "it is full: {run:#?}");
+    let told = |f: &&firstcome_reconciler::report::Finding| f.kind == Kind::FailedClaim && f.needs_person;
+    assert_eq!(run.findings.iter().filter(told).count(), 1, "{run:#?}");
+    assert_eq!(rows(&world, drops[1]).await.len(), 1, "{run:#?}");
+    assert_eq!(world.sql.number(UNRESOLVED).await, 1);
+}
+
+#[tokio::test]
+async fn dead_letters_resolved_long_ago_are_deleted_and_unresolved_ones_never() {
+    let (world, api) = open_world("kept").await;
+    let coupon = api.open_coupon(3).await;
+    dead_letters(&world, &coupon, 702, "100 + i").await;
+    for (days, of) in [(31, "> 102"), (29, "= 102")] {
+        let resolved =
+            format!("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) - INTERVAL {days} DAY WHERE slot {of}");
+        world.sql.query(&resolved).await;
+    }
+    world.once_with(&[], &[]).await;
+    let left = world.sql.query("SELECT COUNT(*), COUNT(resolved_at) FROM failed_claims").await;
+    assert_eq!(left, [["2", "1"]]);
+}
