@@ -9,6 +9,7 @@
 //! is looked up in Redis once more.
 
 mod messages;
+mod promises;
 pub mod snapshot;
 mod topic;
 
@@ -104,6 +105,7 @@ pub async fn headers(
         first_waiting.push(stores.redis.first_waiting(keys, limit).await?);
     }
     let highest_rows = stores.db.highest_slots(drops.iter().map(|(_, drop)| drop.id).collect()).await?;
+    let with_promises = stores.db.drops_with_broken_promises().await?;
     let mut headers = Vec::with_capacity(drops.len());
     for (((coupon, drop), numbers), first_waiting) in drops.iter().zip(numbers).zip(first_waiting) {
         // A counter far beyond the quantity is reported, not walked.
@@ -121,6 +123,7 @@ pub async fn headers(
             first_waiting,
             read_at_ms: context.read_at_ms,
             tail_known: context.tail.is_some(),
+            promises: promises::promises(stores, coupon, drop, &with_promises).await?,
             gate_closed: context.gate_closed,
         };
         let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
@@ -160,6 +163,7 @@ pub async fn page(
     let within = |slot: i64| slot >= from && to.is_none_or(|to| slot <= to);
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
     let high = to.map_or(Slot::MAX, |to| Slot::try_from(to.max(0)).unwrap_or(Slot::MAX));
+    let between_slots = seen.between_slots.into_iter().map(UserId::from_store).collect();
     let users: Vec<(i64, UserId)> =
         seen.users.into_iter().map(|(slot, user)| (slot, UserId::from_store(user))).collect();
     let claimants = async {
@@ -175,6 +179,7 @@ pub async fn page(
         to,
         count: seen.count.unwrap_or(0),
         users,
+        between_slots,
         free: seen.free,
         rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
         in_flight: header.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),

@@ -30,9 +30,22 @@ pub struct DropFacts {
     /// Whether the topic's unread tail is known; else a message may still be there for every
     /// admission.
     pub tail_known: bool,
+    pub promises: Promises,
     /// The gate is closed: Redis may be older than what it promised, so messages prove slots above
     /// its counter, too.
     pub gate_closed: bool,
+}
+
+/// A drop's broken promises that are not noted as mended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Promises {
+    /// Those whose people have no row.
+    pub open: u64,
+    /// People who have their row by now.
+    pub kept: Vec<UserId>,
+    /// Of the open ones: people who neither hold a slot nor stand at the head of the waiting list,
+    /// with the slot that was promised.
+    pub out_of_line: Vec<(UserId, i64)>,
 }
 
 impl DropFacts {
@@ -131,6 +144,8 @@ pub struct Page {
     pub count: i64,
     /// Redis: slot and person.
     pub users: Vec<(i64, UserId)>,
+    /// Redis: people of `users` whose score is no slot, but between two.
+    pub between_slots: Vec<UserId>,
     pub free: Vec<i64>,
     pub rows: Vec<Row>,
     /// The topic: unread messages of these slots.
@@ -173,6 +188,7 @@ impl Page {
         };
         i64::try_from(self.users.len()).is_ok_and(|people| first + people == last + 1)
             && self.users.len() == self.rows.len()
+            && self.between_slots.is_empty()
             && self.free.is_empty()
             && self.in_flight.is_empty()
             && self.dead_letters.is_empty()

@@ -4,6 +4,7 @@
 mod redis_watch;
 pub mod runner;
 pub mod schedule;
+mod wake;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -61,6 +62,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         stop.clone(),
     ));
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    tasks.spawn(wake::watch(stores.redis.clone(), passes.clone(), stop.clone()));
     tasks.spawn(redis_watch::watch(stores.redis.clone(), losses, passes.clone(), stop.clone()));
     println!("listening on http://{address}");
     let scheduled = by_schedule(&stores.db, &passes, &notifier, &crons, missed, stop.clone()).await;

@@ -10,7 +10,7 @@ mod law;
 mod redis;
 mod rows;
 
-pub(crate) use drops::{make_ahead, restore_claimants, seal, unseal_where_named};
+pub(crate) use drops::{make_ahead, mend, restore_claimants, seal, unseal_where_named};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
@@ -60,6 +60,8 @@ pub struct Executor<'a> {
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
     pub(crate) generation: Option<Generation>,
+    /// Slots left for people who wait.
+    pub(crate) left: u64,
 }
 
 /// Repairs carried out in one statement or script.
@@ -69,7 +71,7 @@ impl<'a> Executor<'a> {
     pub fn new(stores: &'a Stores, header: &'a DropHeader, run_id: &'a str, stop: &'a CancellationToken) -> Self {
         let Stores { db, redis, .. } = stores;
         let keys = redis.keys(header.facts.coupon.id, header.drop_id());
-        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone() }
+        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone(), left: 0 }
     }
 
     /// Carries out every repair in order; one answer for each item of the plan.
@@ -80,6 +82,7 @@ impl<'a> Executor<'a> {
     pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let mut count_is_wrong = false;
+        self.left = plan.left;
         for run in runs_of_a_kind(&plan.items) {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
@@ -109,6 +112,7 @@ impl<'a> Executor<'a> {
         match &run[0].action {
             Action::PutBack(_) => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
+            Action::ToFront { .. } => self.bring_to_front(run).await,
             Action::Promote { .. } => self.promote(run).await,
             _ => {
                 let mut attempts = Vec::with_capacity(run.len());
@@ -134,7 +138,7 @@ impl<'a> Executor<'a> {
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::ResolveDuplicate { id, user } => self.resolve_duplicate(*id, user).await,
             Action::Report => Ok(Attempt::Reported),
-            Action::PutBack(_) | Action::Issue(_) | Action::Promote { .. } => {
+            Action::PutBack(_) | Action::Issue(_) | Action::ToFront { .. } | Action::Promote { .. } => {
                 Ok(Attempt::Changed("planned out of order".into()))
             }
         }
@@ -149,7 +153,11 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Neighbours that go in one statement: the plan is sorted by action.
+/// Neighbours that go in one statement: the plan is sorted by action. A promotion does its own
+/// batches.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
-    items.chunk_by(|a, b| a.action.kind() == b.action.kind() && a.kind == b.kind).flat_map(|run| run.chunks(AT_ONCE))
+    let at_once = |action: &Action| if matches!(action, Action::Promote { .. }) { usize::MAX } else { AT_ONCE };
+    items
+        .chunk_by(|a, b| a.action.kind() == b.action.kind() && a.kind == b.kind)
+        .flat_map(move |run| run.chunks(at_once(&run[0].action)))
 }

@@ -10,18 +10,22 @@ use super::{Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 
 impl Executor<'_> {
-    /// Rows for many people: one statement, and one by one only where the schema refuses some of
-    /// them.
     pub(super) async fn issue(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let claims: Vec<Claim> = run
             .iter()
             .filter_map(|item| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None })
             .collect();
-        match self.db.reissue(claims.clone()).await {
-            Ok(()) => Ok(vec![Attempt::Done(None); run.len()]),
+        self.write_rows(&claims).await
+    }
+
+    /// Rows for many people: one statement, and one by one only where the schema refuses some of
+    /// them.
+    pub(super) async fn write_rows(&self, claims: &[Claim]) -> Result<Vec<Attempt>, ExecuteError> {
+        match self.db.reissue(claims.to_vec()).await {
+            Ok(()) => Ok(vec![Attempt::Done(None); claims.len()]),
             Err(error) if error.is_refusal() => {
                 let mut attempts = Vec::with_capacity(claims.len());
-                for claim in &claims {
+                for claim in claims {
                     attempts.push(self.write_row(claim).await?);
                 }
                 Ok(attempts)
@@ -109,10 +113,5 @@ impl Executor<'_> {
     ) -> Result<(), ExecuteError> {
         let drop = (self.facts.coupon.id, self.drop_id());
         Ok(self.db.list_broken_promise(drop, user, slot, reason, self.run_id).await?)
-    }
-
-    /// Marks a broken promise as mended: its person has a row after all.
-    pub(super) async fn mend(&self, user: &UserId) -> Result<(), ExecuteError> {
-        Ok(self.db.mend_broken_promise(self.drop_id(), user).await?)
     }
 }

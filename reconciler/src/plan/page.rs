@@ -93,6 +93,7 @@ impl Planner<'_> {
                 self.people_on(page, &sorted, *slot);
             }
         }
+        self.between_slots(page, &sorted);
         if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
@@ -164,6 +165,23 @@ impl Planner<'_> {
                     self.push(Kind::SlotConflict, slot, Some(user), action, detail);
                 }
                 _ => self.without_row(page, sorted, slot, user),
+            }
+        }
+    }
+
+    /// Whose score is between two slots holds the lower one, if nobody has more right to it:
+    /// admission looks for whole slots only, and would give it out again.
+    fn between_slots(&mut self, page: &Page, sorted: &Sorted) {
+        for user in &page.between_slots {
+            let Some((slot, _)) = page.users.iter().find(|(_, on)| on == user) else { continue };
+            let row_owner = sorted.rows.get(slot).map(|row| &row.user);
+            let rightful = row_owner.or_else(|| sorted.keeper(*slot)) == Some(user)
+                && (row_owner.is_some() || !page.has_row.contains_key(user));
+            if let (true, false, Some(number)) = (rightful, self.facts.is_lost(), self.facts.slot(*slot)) {
+                let certain = row_owner.is_some();
+                let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None, certain };
+                let detail = "Redis has them between this slot and the next".to_owned();
+                self.push(Kind::MissingAdmission, *slot, Some(user), Action::PutBack(holding), detail);
             }
         }
     }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::schema::failed_claims;
 use super::{Conn, Db, DbError};
-use crate::domain::{CouponId, UserId};
+use crate::domain::{CouponId, DropId, UserId};
 use crate::event::ClaimEvent;
 
 /// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
@@ -171,6 +171,20 @@ impl Db {
                 .select(DeadLetterRow::as_select())
                 .load(conn)
                 .await
+        })
+        .await
+    }
+
+    /// People named by dead letters on a slot of a drop; a hundred dead letters at most.
+    pub async fn people_of_dead_letters_on(&self, drop: DropId, slot: i64) -> Result<Vec<UserId>, DbError> {
+        self.run("dead letters on a slot", async move |conn| {
+            let names: Vec<Option<String>> = failed_claims::table
+                .filter(failed_claims::drop_id.eq(drop.0).and(failed_claims::slot.eq(slot)))
+                .limit(100)
+                .select(failed_claims::user_id)
+                .load(conn)
+                .await?;
+            Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
         })
         .await
     }

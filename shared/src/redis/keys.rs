@@ -13,6 +13,7 @@
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
 //! | `fc:canary` | string | set by every pass over everything; gone once Redis was emptied |
+//! | `fc:wake` | set | coupons that an operator changed while people waited: the reconciler compares them at once |
 //!
 //! Always: count = |users| + |free|.
 
@@ -67,6 +68,11 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
 /// everything began. The gate alone does not show that, since `FLUSHALL` keeps the script cache.
 pub fn canary(prefix: &str) -> String {
     format!("{prefix}:canary")
+}
+
+/// Coupons that the reconciler should compare at once.
+pub fn wake(prefix: &str) -> String {
+    format!("{prefix}:wake")
 }
 
 pub fn generation(prefix: &str, coupon: CouponId) -> String {

@@ -10,7 +10,7 @@ use super::Redis;
 use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
 use super::safety::is_master;
-use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// What is left of a drop that admission knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +117,17 @@ pub struct DropNumbers {
 pub struct SlotPage {
     /// Highest slot given out; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// Slot and person, in order of slots. A score that is no slot is kept as it is.
+    /// Slot and person, in order of slots. A score between two slots counts as the lower one.
     pub users: Vec<(i64, String)>,
+    /// Those of them whose score is between two slots.
+    pub between_slots: Vec<String>,
     pub free: Vec<i64>,
 }
 
 type RawNumbers = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
+
+/// The widest range of scores that are whole numbers, exactly.
+const MOST_EXACT: i64 = (1 << 53) - 1;
 
 /// Drops read in one round trip.
 const DROPS_AT_ONCE: usize = 200;
@@ -171,17 +176,20 @@ impl Redis {
     /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
-        let to = to.map_or("+inf".to_owned(), |t| t.to_string());
+        let to = to.map_or("+inf".to_owned(), |t| format!("({}", t.saturating_add(1)));
+        let from = if from < -MOST_EXACT { "-inf".to_owned() } else { from.to_string() };
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("GET").arg(&*keys.count);
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(&from).arg(&to).arg("WITHSCORES");
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(&from).arg(&to);
         let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
+        let between = users.iter().filter(|(_, score)| score.fract() != 0.0).map(|(user, _)| user.clone()).collect();
         #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
         let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
         Ok(SlotPage {
             count: count.and_then(|text| text.parse().ok()),
             users,
+            between_slots: between,
             free: free.into_iter().filter_map(|slot| slot.parse().ok()).collect(),
         })
     }
@@ -197,6 +205,31 @@ impl Redis {
         #[allow(clippy::cast_possible_truncation)]
         let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), score?.floor() as i64)));
         Ok(found.collect())
+    }
+
+    /// Which of these people, promised a slot, neither hold one nor stand at the head of the waiting
+    /// list, in the order asked.
+    pub async fn out_of_line(
+        &self,
+        keys: &DropKeys,
+        once_per: OncePer,
+        people: &[UserId],
+    ) -> Result<Vec<bool>, RedisError> {
+        type Replies = (Vec<Option<f64>>, Vec<Option<f64>>, Vec<Option<String>>);
+        if people.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZMSCORE").arg(&keys.waiting).arg(&names).cmd("ZMSCORE").arg(&keys.users).arg(&names);
+        pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
+        let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
+        // Who arrives in line gets a score from 1 on; the head of it is below.
+        let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
+            let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
+            !holds && place.is_none_or(|score| score >= 1.0)
+        };
+        Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
     /// When these slots were given out, Unix milliseconds, for those of which that is known.

@@ -10,7 +10,9 @@ local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
 local quantity = tonumber(meta[1])
 local count = tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale', 0} end
-local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
+-- A score that is no slot counts as the slot below it, as the reconciler reads it.
+local current = math.floor(tonumber(redis.call('ZSCORE', KEYS[3], user) or '0'))
+current = math.max(-9223372036854775808, math.min(9223372036854775807, current))
 if current ~= from or (ARGV[5] ~= '' and tonumber(ARGV[5]) ~= quantity) then return {'changed', current} end
 if from == 0 and meta[2] == 'coupon' then
     local elsewhere = redis.call('HGET', KEYS[6], user)

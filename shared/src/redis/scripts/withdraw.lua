@@ -9,7 +9,9 @@ local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
 local count = tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale', 0} end
-local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
+-- A score that is no slot counts as the slot below it, as the reconciler reads it.
+local current = math.floor(tonumber(redis.call('ZSCORE', KEYS[3], user) or '0'))
+current = math.max(-9223372036854775808, math.min(9223372036854775807, current))
 if current ~= from then return {'changed', current} end
 redis.call('ZREM', KEYS[3], user)
 if redis.call('HGET', KEYS[6], user) == drop .. ':' .. from then redis.call('HDEL', KEYS[6], user) end

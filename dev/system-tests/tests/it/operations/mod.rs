@@ -2,5 +2,6 @@
 
 mod changes;
 mod processes;
+mod promotion;
 mod silent_stops;
 mod sizes;
