@@ -1,4 +1,5 @@
--- Each pass asks for the promises that are still to be kept: an index, so that this costs what is open and not what ever was.
+-- Each pass asks for the promises that are still to be kept: an index, so that this costs what is
+-- open and not what ever was.
 -- Can be run again after a crash half-way.
 SET @todo = (SELECT COUNT(*) = 0 FROM information_schema.statistics
     WHERE table_schema = DATABASE() AND table_name = 'broken_promises' AND index_name = 'broken_promises_open');
@@ -7,7 +8,8 @@ PREPARE statement FROM @sql;
 EXECUTE statement;
 DEALLOCATE PREPARE statement;
 
--- How many repairs of a drop the repair limit held back when it was last planned: what a person confirms is bound to it.
+-- How many repairs of a drop the repair limit held back, as a person saw it last: what they
+-- confirm is bound to it.
 CREATE TABLE IF NOT EXISTS held_back (
     drop_id    BIGINT       NOT NULL PRIMARY KEY,
     repairs    INT UNSIGNED NOT NULL,

@@ -207,8 +207,8 @@ impl Redis {
         Ok(found.collect())
     }
 
-    /// Which of these people, promised a slot, neither hold one nor stand at the head of the waiting
-    /// list, in the order asked.
+    /// Which of these people, promised a slot, neither hold one nor stand at the head of the
+    /// waiting list, in the order asked.
     pub async fn out_of_line(
         &self,
         keys: &DropKeys,
