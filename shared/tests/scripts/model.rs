@@ -109,7 +109,7 @@ impl Model {
                 for (person, slot) in
                     people.iter().filter(|(person, _)| !self.holds(*person)).copied().collect::<Vec<_>>()
                 {
-                    self.to_front(person, slot);
+                    self.bring_to_front(person, slot);
                 }
                 words(&Done::Applied(()))
             }
@@ -275,12 +275,12 @@ impl Model {
             self.free.insert(from);
         }
         if front {
-            self.to_front(person, from);
+            self.bring_to_front(person, from);
         }
         Done::Applied(())
     }
 
-    fn to_front(&mut self, person: Person, promised: i64) {
+    fn bring_to_front(&mut self, person: Person, promised: i64) {
         self.waiting.retain(|(_, waits)| *waits != person);
         let earlier =
             |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (promised, person));
