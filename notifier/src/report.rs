@@ -184,6 +184,9 @@ pub struct Numbers {
     /// Redis: people on the waiting list.
     #[serde(default)]
     pub waiting: u64,
+    /// MySQL: broken promises not mended.
+    #[serde(default)]
+    pub broken_promises: u64,
 }
 
 /// How much was examined, so that "0 drift" never means "nothing was examined".
@@ -209,7 +212,8 @@ pub struct DropReport {
     pub drop_id: DropId,
     /// How many it gives out.
     pub quantity: u32,
-    /// Every promise has its row, no row is one too many, and nobody waits while a slot is free.
+    /// Every promise has its row, none is broken, no row is one too many, and nobody waits while a
+    /// slot is free.
     pub exact: bool,
     /// Verified exact after closing; later passes skip it.
     #[serde(default)]

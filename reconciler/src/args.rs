@@ -230,8 +230,14 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID")]
     pub coupon: i64,
     /// The person
+    #[arg(long, value_name = "ID", required_unless_present = "slot")]
+    pub user: Option<String>,
+    /// Everybody known on this slot, instead of a person
+    #[arg(long, value_name = "NUMBER", conflicts_with = "user")]
+    pub slot: Option<i64>,
+    /// What holds in this drop; else in the last one in which anything is known
     #[arg(long, value_name = "ID")]
-    pub user: String,
+    pub drop: Option<i64>,
     /// Print the story as JSON
     #[arg(long)]
     pub json: bool,

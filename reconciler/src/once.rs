@@ -129,8 +129,13 @@ fn lines_of(drop: &DropReport) -> String {
     ]
     .map(|(name, before, after)| number(name, before, after));
     let exact = if drop.exact { "exact" } else { "NOT exact" };
+    let broken = match after.broken_promises {
+        0 => String::new(),
+        1 => ", 1 broken promise".to_owned(),
+        many => format!(", {many} broken promises"),
+    };
     format!(
-        "{} · coupon {}, drop {}: {} of {} issued, {exact}\n    {}",
+        "{} · coupon {}, drop {}: {} of {} issued, {exact}{broken}\n    {}",
         drop.coupon_name,
         drop.coupon_id,
         drop.drop_id,

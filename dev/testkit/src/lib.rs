@@ -38,7 +38,7 @@ pub use mysql::{LOCK_WAITS, Refused, Session, Sql};
 pub use process::Process;
 pub use redis::{Keys, OldCopy};
 pub use roles::{Once, Running};
-pub use runs::{assert_clean, error_of, kinds, status_of};
+pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
 pub use wait::{LIMIT, eventually, eventually_some};
 pub use world::{Stores, World, shared};

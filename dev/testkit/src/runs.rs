@@ -23,6 +23,14 @@ pub fn assert_clean(run: &Run, coupon: &Coupon) {
     assert!(report.exact && report.examined.users > 0 && report.examined.rows > 0, "{report:#?}");
 }
 
+/// Fails unless the run found nothing at all. Promises that are broken already are no findings, but
+/// such a run is not clean.
+pub fn assert_nothing_found(run: &Run) {
+    let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
+    let status = if broken { Status::Drift } else { Status::Clean };
+    assert_eq!((run.status, run.all_findings().count()), (status, 0), "{run:#?}");
+}
+
 /// The status of a run in its table.
 pub async fn status_of(world: &World, run: &str) -> Option<String> {
     let rows = world.sql.query(&format!("SELECT status FROM reconcile_runs WHERE id = '{run}'")).await;

@@ -9,6 +9,7 @@
 //! is looked up in Redis once more.
 
 mod messages;
+mod promises;
 pub mod snapshot;
 mod topic;
 
@@ -106,12 +107,15 @@ pub async fn headers(
     let ids: Vec<DropId> = drops.iter().map(|(_, drop)| drop.id).collect();
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
+    let with_promises = stores.db.drops_with_broken_promises().await?;
     let mut headers = Vec::with_capacity(drops.len());
     for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
         let highest_row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
         let letters = dead_letters.get(&drop.id).copied().unwrap_or(0);
         headers.push(match numbers {
-            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, (highest_row, letters), context).await,
+            Ok(numbers) => {
+                header(stores, (coupon, drop), keys, numbers, (highest_row, letters), &with_promises, context).await
+            }
             Err(error) => Err(error.into()),
         });
     }
@@ -124,6 +128,7 @@ async fn header(
     keys: &DropKeys,
     numbers: DropNumbers,
     (highest_row, failed_claims): (i64, u64),
+    with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
     let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
@@ -142,6 +147,7 @@ async fn header(
         failed_claims,
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
+        promises: promises::promises(stores, coupon, drop, with_promises).await?,
         gate_closed: context.unverified.contains(&coupon.id),
     };
     let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {

@@ -32,9 +32,22 @@ pub struct DropFacts {
     /// Whether the topic's unread tail is known; else a message may still be there for every
     /// admission.
     pub tail_known: bool,
+    pub promises: Promises,
     /// The gate is closed: Redis may be older than what it promised, so messages prove slots above
     /// its counter, too.
     pub gate_closed: bool,
+}
+
+/// A drop's broken promises that are not noted as mended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Promises {
+    /// Those whose people have no row.
+    pub open: u64,
+    /// People who have their row by now.
+    pub kept: Vec<UserId>,
+    /// Of the open ones: people who neither hold a slot nor stand at the head of the waiting list,
+    /// with the slot that was promised.
+    pub out_of_line: Vec<(UserId, i64)>,
 }
 
 impl DropFacts {

@@ -6,6 +6,7 @@ mod by_schedule;
 mod redis_watch;
 pub mod runner;
 pub mod schedule;
+mod wake;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -66,6 +67,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(redis_watch::watch(reopening, notifier.clone(), stop.clone()));
     tasks.spawn(admission_watch::watch(stores.redis.clone(), notifier.clone(), stop.clone()));
+    tasks.spawn(wake::watch(stores.redis.clone(), passes.clone(), stop.clone()));
     println!("listening on http://{address}");
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
     let scheduled = BySchedule::new(stores.db, passes, notifier, schedules, tolerance).run(&crons, stop.clone()).await;

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::drops;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
@@ -40,11 +40,12 @@ pub(crate) async fn seal(
     Ok(())
 }
 
-/// Unseals drops that a dead letter names: a promise may be open there after all.
+/// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
+/// all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
-    let unsealed = db.unseal_drops_of_dead_letters().await?;
+    let unsealed = db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
     if unsealed > 0 {
-        tracing::warn!(unsealed, "sealed drops are compared again, since the dead-letter table names them");
+        tracing::warn!(unsealed, "sealed drops are compared again: a dead letter or a broken promise is of them");
     }
     Ok(())
 }
@@ -56,6 +57,14 @@ pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Durat
         tracing::info!(deleted, "dead letters that were resolved long ago are deleted");
     }
     Ok(())
+}
+
+/// Notes that broken promises are mended: their people have rows by now, in whatever way they came.
+pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
+    if !people.is_empty() {
+        tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");
+    }
+    db.mend_broken_promises(drop, people).await
 }
 
 /// Rows read at a time.

@@ -10,7 +10,7 @@ mod law;
 mod redis;
 mod rows;
 
-pub(crate) use drops::{delete_resolved_dead_letters, make_ahead, restore_claimants, seal, unseal_where_named};
+pub(crate) use drops::{delete_resolved_dead_letters, make_ahead, mend, restore_claimants, seal, unseal_where_named};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
@@ -72,6 +72,8 @@ pub struct Executor<'a> {
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
     pub(crate) generation: Option<Generation>,
+    /// Slots left for people who wait.
+    pub(crate) left: u64,
 }
 
 /// Repairs carried out in one statement or script.
@@ -81,7 +83,7 @@ impl<'a> Executor<'a> {
     pub fn new(stores: &'a Stores, header: &'a DropHeader, run_id: &'a str, stop: &'a CancellationToken) -> Self {
         let Stores { db, redis, .. } = stores;
         let keys = redis.keys(header.facts.coupon.id, header.drop_id());
-        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone() }
+        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone(), left: 0 }
     }
 
     /// Carries out every repair in order; one answer for each item of the plan.
@@ -92,6 +94,7 @@ impl<'a> Executor<'a> {
     pub async fn carry_out(&mut self, plan: &Plan) -> Result<Vec<Attempt>, ExecuteError> {
         let mut attempts = Vec::with_capacity(plan.items.len());
         let mut count_is_wrong = false;
+        self.left = plan.left;
         for run in runs_of_a_kind(&plan.items) {
             self.must_go_on()?;
             // Who is moved needs the counter and the free slots right, and rows follow from where
@@ -119,6 +122,7 @@ impl<'a> Executor<'a> {
         match &run[0].action {
             Action::PutBack(_) => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
+            Action::ToFront { .. } => self.bring_to_front(run).await,
             Action::Promote { .. } => self.promote(run).await,
             Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await,
             Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await,
@@ -148,6 +152,7 @@ impl<'a> Executor<'a> {
             Action::Report => Ok(Attempt::Reported),
             Action::PutBack(_)
             | Action::Issue(_)
+            | Action::ToFront { .. }
             | Action::Promote { .. }
             | Action::IssueDeadLetter { .. }
             | Action::ResolveDuplicate { .. } => Ok(Attempt::Changed("planned out of order".into())),
@@ -167,12 +172,13 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Neighbours that go in one statement: the plan is sorted by action.
+/// Neighbours that go in one statement: the plan is sorted by action. A promotion does its own
+/// batches.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
     let same = |a: &Planned, b: &Planned| a.action.kind() == b.action.kind() && a.kind == b.kind;
     items.chunk_by(same).flat_map(|run| {
         // Those of dead letters are made after all their people are put back.
-        let at_once = if matches!(run[0].action, Action::IssueDeadLetter { .. }) { run.len() } else { AT_ONCE };
-        run.chunks(at_once)
+        let is_whole = matches!(run[0].action, Action::Promote { .. } | Action::IssueDeadLetter { .. });
+        run.chunks(if is_whole { run.len() } else { AT_ONCE })
     })
 }

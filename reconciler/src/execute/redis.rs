@@ -1,6 +1,6 @@
 //! Repairs in Redis.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::UserId;
@@ -13,6 +13,9 @@ use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
+/// People promoted in one script and one statement.
+const PROMOTED_AT_ONCE: u32 = 1_000;
+
 const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
 impl Executor<'_> {
@@ -61,6 +64,10 @@ impl Executor<'_> {
             }
         }
         crash_point(Point::PeopleRebuilt);
+        // Before admission sees the drop: what is left of it is theirs first.
+        if !self.put_to_front(&self.facts.promises.out_of_line).await? {
+            return Ok(Attempt::Changed(EMPTIED.into()));
+        }
         super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
@@ -122,8 +129,6 @@ impl Executor<'_> {
             Done::Applied(Some(slot)) => {
                 crash_point(Point::PersonMoved);
                 let written = self.write_row(&self.claim(slot, user, None)).await?;
-                // Listed by an earlier pass that ended in the middle, perhaps.
-                self.mend(user).await?;
                 Ok(match written {
                     Attempt::Done(_) => Attempt::Done(Some(format!("moved to slot {slot}"))),
                     other => other,
@@ -156,27 +161,68 @@ impl Executor<'_> {
         })
     }
 
-    /// As many as are planned, in the order that the waiting list has by now; each gets a slot and
-    /// its row.
+    pub(super) async fn bring_to_front(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+        let person = |item: &Planned| match &item.action {
+            Action::ToFront { user, slot } => Some((user.clone(), *slot)),
+            _ => None,
+        };
+        let people: Vec<_> = run.iter().filter_map(person).collect();
+        let done = if self.put_to_front(&people).await? {
+            Attempt::Done(Some("first on the waiting list again".into()))
+        } else {
+            Attempt::Changed(EMPTIED.into())
+        };
+        Ok(vec![done; run.len()])
+    }
+
+    /// `false`: Redis was emptied meanwhile.
+    async fn put_to_front(&mut self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
+        let (generation, once_per) = (self.generation().await?, self.facts.once_per());
+        for some in people.chunks(AT_ONCE) {
+            if let Done::Stale = self.redis.to_front(&self.keys, &generation, once_per, some).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives what is left to the people first in line, until nobody waits or nothing is left: while
+    /// somebody waits, admission sends everybody to the end of the line. The order is that of the
+    /// waiting list by now, which may be longer than what was planned.
     pub(super) async fn promote(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let generation = self.generation().await?;
-        let limit = u32::try_from(run.len()).unwrap_or(u32::MAX);
-        let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await? else {
-            return Ok(vec![Attempt::Changed(CHANGED.into()); run.len()]);
-        };
-        crash_point(Point::PersonPromoted);
-        for (user, slot) in &people {
-            self.write_row(&self.claim(*slot, user, None)).await?;
-            self.mend(user).await?;
+        let planned: HashSet<&UserId> = run.iter().filter_map(|item| item.user.as_ref()).collect();
+        let (mut slots, mut beyond) = (HashMap::new(), 0);
+        while self.left > 0 && !self.stop.is_cancelled() {
+            let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PROMOTED_AT_ONCE);
+            let Done::Applied(people) = self.redis.promote(&self.keys, &generation, self.drop_id(), limit).await?
+            else {
+                break;
+            };
+            if people.is_empty() {
+                break;
+            }
+            crash_point(Point::PersonPromoted);
+            let claims: Vec<_> = people.iter().map(|(user, slot)| (self.claim(*slot, user, None), None)).collect();
+            self.write_rows(&claims).await?;
+            self.left = self.left.saturating_sub(people.len() as u64);
+            for (user, slot) in people {
+                if planned.contains(&user) {
+                    slots.insert(user, slot);
+                } else {
+                    beyond += 1;
+                }
+            }
         }
-        let promoted: HashMap<_, _> = people.into_iter().collect();
-        Ok(run
-            .iter()
-            .map(|item| match item.user.as_ref().and_then(|user| promoted.get(user)) {
-                Some(slot) => Attempt::Done(Some(format!("promoted to slot {slot}"))),
-                None => Attempt::Changed("the waiting list has changed meanwhile".into()),
-            })
-            .collect())
+        let attempt = |item: &Planned| match item.user.as_ref().and_then(|user| slots.get(user)) {
+            Some(slot) => Attempt::Done(Some(format!("promoted to slot {slot}"))),
+            None => Attempt::Changed("the waiting list has changed meanwhile".into()),
+        };
+        let mut attempts: Vec<Attempt> = run.iter().map(attempt).collect();
+        if let (Some(Attempt::Done(Some(detail))), 1..) = (attempts.first_mut(), beyond) {
+            *detail = format!("{detail}; with them {beyond} more people of the line");
+        }
+        Ok(attempts)
     }
 
     pub(super) async fn readmit(

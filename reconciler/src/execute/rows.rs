@@ -28,7 +28,7 @@ impl Executor<'_> {
 
     /// Rows, each with the dead letter that it resolves, in one transaction. Where the schema
     /// refuses one of them, in halves, down to the one refused.
-    async fn write_rows(&self, rows: &[(Claim, Option<i64>)]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn write_rows(&self, rows: &[(Claim, Option<i64>)]) -> Result<Vec<Attempt>, ExecuteError> {
         let (mut attempts, mut todo) = (Vec::with_capacity(rows.len()), vec![rows]);
         while let Some(some) = todo.pop() {
             let claims = some.iter().map(|(claim, _)| claim.clone()).collect();
@@ -152,11 +152,6 @@ impl Executor<'_> {
     ) -> Result<(), ExecuteError> {
         let drop = (self.facts.coupon.id, self.drop_id());
         Ok(self.db.list_broken_promise(drop, user, slot, reason, self.run_id).await?)
-    }
-
-    /// Marks a broken promise as mended: its person has a row after all.
-    pub(super) async fn mend(&self, user: &UserId) -> Result<(), ExecuteError> {
-        Ok(self.db.mend_broken_promise(self.drop_id(), user).await?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Everything the stores still say about a person.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
@@ -19,13 +21,13 @@ pub(super) struct Known {
     pub(super) no_longer_known: Vec<String>,
     pub(super) rows: Vec<IssuedRow>,
     /// Redis: drop and slot.
-    pub(super) admitted: Option<(DropId, i64)>,
+    pub(super) admitted: Vec<(DropId, i64)>,
     /// Redis: drop and position.
-    pub(super) waiting: Option<(DropId, i64)>,
+    pub(super) waiting: Vec<(DropId, i64)>,
     pub(super) unread_messages: usize,
     pub(super) unresolved: Vec<DeadLetterRow>,
     /// Broken and not mended: drop and reason.
-    pub(super) broken: Option<(DropId, String)>,
+    pub(super) broken: Vec<(DropId, String)>,
     /// Something could not be asked.
     pub(super) blind: bool,
 }
@@ -34,6 +36,25 @@ impl Known {
     fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
         self.happenings.push(Happening { at, source, what });
     }
+}
+
+/// Everybody who is known on a slot of a drop: by a row, in Redis, or by a dead letter.
+pub(super) async fn people_on(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: DropId,
+    slot: i64,
+) -> anyhow::Result<BTreeSet<UserId>> {
+    let mut people = BTreeSet::new();
+    if let Ok(slot) = slot.try_into() {
+        people.extend(stores.db.row_on_slot(drop, slot).await?.map(|row| UserId::from_store(row.user_id)));
+    }
+    people.extend(stores.db.people_of_dead_letters_on(drop, slot).await?);
+    match stores.redis.slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot)).await {
+        Ok(page) => people.extend(page.users.into_iter().map(|(_, user)| UserId::from_store(user))),
+        Err(error) => eprintln!("Redis cannot be asked right now: {error}"),
+    }
+    Ok(people)
 }
 
 pub(super) async fn gather(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {
@@ -66,11 +87,11 @@ async fn redis(
         if let Some(slot) = standing.slot {
             let at = stores.redis.admitted_at(&keys, slot).await?.and_then(DateTime::from_timestamp_millis);
             known.tell(at, "redis", format!("admitted to drop {} in slot {slot}", drop.id));
-            known.admitted = Some((drop.id, i64::from(slot)));
+            known.admitted.push((drop.id, i64::from(slot)));
         }
         if let Some(place) = standing.position {
             known.tell(None, "redis", format!("on the waiting list of drop {} at position {place}", drop.id));
-            known.waiting = Some((drop.id, i64::from(place)));
+            known.waiting.push((drop.id, i64::from(place)));
         }
     }
     Ok(())
@@ -155,9 +176,9 @@ async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Kno
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
             Some(at) => {
-                known.tell(Some(at.and_utc()), "reconciler", format!("promoted from the waiting list of drop {drop}"));
+                known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} mended"));
             }
-            None => known.broken = Some((DropId(drop), reason)),
+            None => known.broken.push((DropId(drop), reason)),
         }
     }
     Ok(())

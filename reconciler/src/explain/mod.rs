@@ -4,17 +4,20 @@
 mod gather;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::args::ExplainArgs;
 use crate::stores::Stores;
+use verdict::Question;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -70,11 +73,18 @@ pub struct Story {
     pub no_longer_known: Vec<String>,
 }
 
-/// A person's story; `None` where there is no such coupon.
-pub async fn explain(stores: &Stores, coupon: CouponId, user: &UserId) -> anyhow::Result<Option<Story>> {
+/// A person's story, and what holds in one drop of the coupon or altogether; `None` where there is
+/// no such coupon.
+pub async fn explain(
+    stores: &Stores,
+    coupon: CouponId,
+    drop: Option<DropId>,
+    user: &UserId,
+) -> anyhow::Result<Option<Story>> {
     let Some((coupon, drops)) = stores.db.coupon(coupon).await? else { return Ok(None) };
     let known = gather::gather(stores, &coupon, &drops, user).await?;
-    let (holds, conclusion, drop_id, slot) = verdict::verdict(&known);
+    let question = Question { drop, last: last_opened(&drops), whole_coupon: coupon.once_per == OncePer::Coupon };
+    let (holds, conclusion, drop_id, slot) = verdict::verdict(&known, question);
     let mut happenings = known.happenings;
     happenings.sort_by_key(|h| (h.at.is_none(), h.at));
     Ok(Some(Story {
@@ -92,15 +102,38 @@ pub async fn explain(stores: &Stores, coupon: CouponId, user: &UserId) -> anyhow
 
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let user: UserId = args.user.parse().context("--user")?;
     let stores = args.reconcile.stores()?;
-    let Some(story) = explain(&stores, CouponId(args.coupon), &user).await? else {
-        bail!("there is no coupon {}", args.coupon)
+    let (id, drop) = (CouponId(args.coupon), args.drop.map(DropId));
+    let Some((coupon, drops)) = stores.db.coupon(id).await? else { bail!("there is no coupon {id}") };
+    anyhow::ensure!(drop.is_none_or(|id| drops.iter().any(|d| d.id == id)), "the coupon has no such drop");
+    let people = match (&args.user, args.slot) {
+        (Some(user), _) => BTreeSet::from([user.parse().context("--user")?]),
+        (None, Some(slot)) => {
+            let drop =
+                drop.or_else(|| last_opened(&drops)).context("no drop of the coupon has opened; name one by --drop")?;
+            let people = gather::people_on(&stores, &coupon, drop, slot).await?;
+            anyhow::ensure!(!people.is_empty(), "nobody is known on slot {slot} of drop {drop}");
+            people
+        }
+        (None, None) => bail!("give --user or --slot"),
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&story)?);
-        return Ok(ExitCode::SUCCESS);
+    for user in people {
+        let Some(story) = explain(&stores, id, drop, &user).await? else { bail!("there is no coupon {id}") };
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(&story)?);
+        } else {
+            print(&story);
+        }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn last_opened(drops: &[Drop]) -> Option<DropId> {
+    let now = Utc::now();
+    drops.iter().filter(|drop| drop.opens_at <= now).max_by_key(|drop| drop.opens_at).map(|drop| drop.id)
+}
+
+fn print(story: &Story) {
     println!("{} and coupon {} ({})\n", story.user_id, story.coupon_id, story.coupon_name);
     for happening in &story.happenings {
         let at = happening
@@ -115,5 +148,4 @@ pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<
         println!("\nno longer known: {gone}");
     }
     println!("\nnow: {}", story.conclusion);
-    Ok(ExitCode::SUCCESS)
 }

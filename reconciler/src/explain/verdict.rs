@@ -1,27 +1,41 @@
 //! What holds now, out of what is known. Pure.
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::issued::IssuedRow;
 
 use super::Holds;
 use super::gather::Known;
 
 type Verdict = (Holds, String, Option<DropId>, Option<i64>);
 
-pub(super) fn verdict(known: &Known) -> Verdict {
-    if let Some(row) = known.rows.last() {
-        let (drop, slot) = (DropId(row.drop_id), i64::from(row.slot));
-        let sentence = format!("they hold slot {slot} of drop {drop}; the row was written by the {}", row.issued_by);
-        return (Holds::Issued, sentence, Some(drop), Some(slot));
+/// What is asked about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Question {
+    /// The drop that was asked about.
+    pub(super) drop: Option<DropId>,
+    /// The drop that opened last.
+    pub(super) last: Option<DropId>,
+    /// One each in the whole coupon: a row in any drop is the answer.
+    pub(super) whole_coupon: bool,
+}
+
+/// Where everybody may have one in each drop, an earlier drop's row is no answer to what was said
+/// in a later one: the answer is about the drop that was asked about, else about the last one in
+/// which anything of theirs is known.
+pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
+    let about = if question.whole_coupon { question.drop } else { question.drop.or(latest(known)) };
+    let is_it = |drop: DropId| about.is_none_or(|about| about == drop);
+    let waiting = known.waiting.iter().rfind(|(drop, _)| is_it(*drop)).copied();
+    if let Some(row) = known.rows.iter().rfind(|row| question.whole_coupon || is_it(DropId(row.drop_id))) {
+        return issued(row, question);
     }
-    if let Some((drop, reason)) = &known.broken {
-        let waits = known
-            .waiting
-            .map(|(_, place)| format!("; they are at position {place} of the waiting list"))
-            .unwrap_or_default();
+    if let Some((drop, reason)) = known.broken.iter().rfind(|(drop, _)| is_it(*drop)) {
+        let waits =
+            waiting.map(|(_, place)| format!("; they are at position {place} of the waiting list")).unwrap_or_default();
         let sentence = format!("they were told yes for drop {drop} and it could not be kept: {reason}{waits}");
         return (Holds::Broken, sentence, Some(*drop), None);
     }
-    if let Some((drop, slot)) = known.admitted {
+    if let Some((drop, slot)) = known.admitted.iter().rfind(|(drop, _)| is_it(*drop)).copied() {
         let way = if known.unread_messages > 0 {
             "its message waits for the consumer"
         } else {
@@ -29,21 +43,24 @@ pub(super) fn verdict(known: &Known) -> Verdict {
         };
         return (Holds::Accepted, format!("they were given slot {slot} of drop {drop}; {way}"), Some(drop), Some(slot));
     }
-    if let Some(failed) = known.unresolved.last() {
+    if let Some(failed) = known.unresolved.iter().rfind(|letter| letter.drop_id.is_none_or(|drop| is_it(DropId(drop))))
+    {
         let sentence = format!(
             "failed claim {} ({}) is not dealt with; if the next pass leaves it, a person must decide (see docs/OPERATIONS.md)",
             failed.id, failed.reason
         );
         return (Holds::Failed, sentence, failed.drop_id.map(DropId), failed.slot);
     }
-    if let Some((drop, place)) = known.waiting {
+    if let Some((drop, place)) = waiting {
         return (Holds::Waiting, format!("they wait for drop {drop} at position {place}"), Some(drop), None);
     }
     if known.blind {
         let sentence = "no row is known, but not everything could be asked; ask again when it can".to_owned();
         return (Holds::Unknown, sentence, None, None);
     }
-    let sentence = if known.happenings.is_empty() {
+    let sentence = if let Some(drop) = question.drop {
+        format!("nothing of theirs is known in drop {drop}")
+    } else if known.happenings.is_empty() {
         "no claim of theirs is known".to_owned()
     } else {
         "they hold nothing of this coupon".to_owned()
@@ -51,20 +68,69 @@ pub(super) fn verdict(known: &Known) -> Verdict {
     (Holds::None, sentence, None, None)
 }
 
+/// The last drop in which anything of theirs is known.
+fn latest(known: &Known) -> Option<DropId> {
+    let drops = known.rows.iter().map(|row| DropId(row.drop_id)).chain(known.admitted.iter().map(|(drop, _)| *drop));
+    let drops =
+        drops.chain(known.waiting.iter().map(|(drop, _)| *drop)).chain(known.broken.iter().map(|(drop, _)| *drop));
+    drops.chain(known.unresolved.iter().filter_map(|letter| letter.drop_id.map(DropId))).max()
+}
+
+fn issued(row: &IssuedRow, question: Question) -> Verdict {
+    let (drop, slot) = (DropId(row.drop_id), i64::from(row.slot));
+    let mut sentence = format!("they hold slot {slot} of drop {drop}; the row was written by the {}", row.issued_by);
+    if let Some(last) = question.last.filter(|last| !question.whole_coupon && question.drop.is_none() && *last > drop) {
+        sentence = format!("{sentence}; nothing of theirs is known in drop {last}, which opened last");
+    }
+    (Holds::Issued, sentence, Some(drop), Some(slot))
+}
+
 #[cfg(test)]
 mod tests {
+    use chrono::NaiveDateTime;
+
     use super::*;
 
     #[test]
     fn what_could_not_be_asked_is_never_taken_for_nothing() {
-        let word = |known: Known| verdict(&known).0;
+        let word = |known: Known| verdict(&known, Question::default()).0;
         assert_eq!(word(Known::default()), Holds::None);
         assert_eq!(word(Known { blind: true, ..Known::default() }), Holds::Unknown);
-        let admitted = Some((DropId(1), 7));
-        assert_eq!(word(Known { admitted, ..Known::default() }), Holds::Accepted);
+        let admitted = vec![(DropId(1), 7)];
+        assert_eq!(word(Known { admitted: admitted.clone(), ..Known::default() }), Holds::Accepted);
         assert_eq!(word(Known { admitted, blind: true, ..Known::default() }), Holds::Accepted);
-        let broken = Some((DropId(1), "no slot was left".to_owned()));
-        assert_eq!(word(Known { broken, waiting: Some((DropId(1), 1)), ..Known::default() }), Holds::Broken);
-        assert_eq!(word(Known { waiting: Some((DropId(1), 3)), ..Known::default() }), Holds::Waiting);
+        let broken = vec![(DropId(1), "no slot was left".to_owned())];
+        assert_eq!(word(Known { broken, waiting: vec![(DropId(1), 1)], ..Known::default() }), Holds::Broken);
+        assert_eq!(word(Known { waiting: vec![(DropId(1), 3)], ..Known::default() }), Holds::Waiting);
+    }
+
+    #[test]
+    fn an_earlier_drop_s_row_does_not_answer_for_a_later_one_unless_one_each_is_all_there_is() {
+        let row = IssuedRow {
+            drop_id: 1,
+            slot: 7,
+            coupon_id: 1,
+            user_id: "u-7".into(),
+            code: String::new(),
+            claimed_at: NaiveDateTime::default(),
+            issued_at: NaiveDateTime::default(),
+            issued_by: "consumer".into(),
+        };
+        let known = Known { rows: vec![row], admitted: vec![(DropId(1), 7), (DropId(2), 3)], ..Known::default() };
+        let answer = |known: &Known, question: Question| {
+            let (holds, sentence, drop, _) = verdict(known, question);
+            (holds, drop.map(|drop| drop.0), sentence.contains("opened last"))
+        };
+        let yesterday = Known { admitted: Vec::new(), rows: known.rows.clone(), ..Known::default() };
+        let last = Some(DropId(2));
+        let (any, of) = (Question { last, ..Question::default() }, |drop| Question {
+            drop: Some(DropId(drop)),
+            ..Question::default()
+        });
+        assert_eq!(answer(&known, any), (Holds::Accepted, Some(2), false));
+        assert_eq!(answer(&known, of(1)), (Holds::Issued, Some(1), false));
+        assert_eq!(answer(&known, Question { whole_coupon: true, ..any }), (Holds::Issued, Some(1), false));
+        assert_eq!(answer(&yesterday, any), (Holds::Issued, Some(1), true));
+        assert_eq!(answer(&yesterday, of(2)), (Holds::None, None, false));
     }
 }

@@ -1,17 +1,30 @@
 //! `GET /v1/coupons/{id}/people/{user_id}`.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use firstcome_shared::domain::{CouponId, UserId};
+use axum::extract::{Path, Query, State};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::Problem;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use crate::explain::{self, Story};
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InDrop {
+    /// What holds in this drop; else in the last one in which anything is known.
+    drop_id: Option<i64>,
+}
+
 /// Tells one person's whole story with a coupon, and what holds now.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/people/{user_id}", security(("ops" = [])),
-    params(("id" = i64, Path, description = "The coupon"), ("user_id" = String, Path, description = "The person")),
+    params(
+        ("id" = i64, Path, description = "The coupon"),
+        ("user_id" = String, Path, description = "The person"),
+        InDrop,
+    ),
     responses(
         (status = 200, description = "The story", body = Story),
         (status = 400, description = "No user id", body = Problem),
@@ -21,12 +34,14 @@ use crate::explain::{self, Story};
 pub(super) async fn explain(
     State(app): State<App>,
     Path((id, user)): Path<(String, String)>,
+    query: Result<Query<InDrop>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Story>, Problem> {
+    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
     let user: UserId = user
         .parse()
         .map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
     let id: i64 = id.parse().map_err(|_| Problem::not_found("no such coupon"))?;
-    match explain::explain(&app.stores, CouponId(id), &user).await {
+    match explain::explain(&app.stores, CouponId(id), query.drop_id.map(DropId), &user).await {
         Ok(Some(story)) => Ok(Json(story)),
         Ok(None) => Err(Problem::not_found("no such coupon")),
         Err(error) => {

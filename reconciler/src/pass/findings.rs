@@ -55,15 +55,20 @@ pub(super) fn finding(item: &Planned, coupon: CouponId, drop: DropId, result: Ou
 #[derive(Default)]
 pub(super) struct Ledger {
     order: Vec<Finding>,
-    index: HashMap<(Kind, Option<i64>, Option<String>, ActionKind), usize>,
+    index: HashMap<Key, usize>,
+}
+
+type Key = (Kind, Option<i64>, Option<String>, ActionKind);
+
+fn key(finding: &Finding) -> Key {
+    (finding.kind, finding.slot, finding.user_id.clone(), finding.action)
 }
 
 impl Ledger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
     pub(super) fn note(&mut self, finding: Finding) {
-        let key = (finding.kind, finding.slot, finding.user_id.clone(), finding.action);
         let next = self.order.len();
-        let at = *self.index.entry(key).or_insert(next);
+        let at = *self.index.entry(key(&finding)).or_insert(next);
         if at == next {
             self.order.push(finding);
         } else {
@@ -72,10 +77,12 @@ impl Ledger {
     }
 
     /// Notes what would be done.
-    pub(super) fn planned(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
+    pub(super) fn planned(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], more: &str) {
         for item in items {
             let report = matches!(item.action, Action::Report);
-            self.note(finding(item, coupon, drop, if report { Outcome::Skipped } else { Outcome::Planned }));
+            let mut noted = finding(item, coupon, drop, if report { Outcome::Skipped } else { Outcome::Planned });
+            add(&mut noted.detail, Some(more).filter(|more| !more.is_empty()));
+            self.note(noted);
         }
     }
 
@@ -103,14 +110,20 @@ impl Ledger {
     }
 
     /// The comparison after the repairs still shows these: a repair had no effect, or a person is
-    /// needed.
-    pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned]) {
+    /// needed. What live traffic has added since was not tried, so it has not failed: the next pass
+    /// repairs it. With the gate closed only rows can be missing anew.
+    pub(super) fn still_there(&mut self, coupon: CouponId, drop: DropId, items: &[Planned], gate_closed: bool) {
         for item in items {
-            let result = if matches!(item.action, Action::Report) { Outcome::Skipped } else { Outcome::Failed };
-            self.note(Finding {
-                needs_person: item.needs_person || result == Outcome::Failed,
-                ..finding(item, coupon, drop, result)
-            });
+            let mut noted = finding(item, coupon, drop, Outcome::Failed);
+            let comes_by_itself = matches!(item.kind, Kind::Unissued | Kind::FailedClaim | Kind::Unfilled);
+            if matches!(item.action, Action::Report) {
+                noted.result = Outcome::Skipped;
+            } else if !self.index.contains_key(&key(&noted)) && (comes_by_itself || !gate_closed) {
+                noted.result = Outcome::Skipped;
+                add(&mut noted.detail, Some("it came after the last repairs; the next pass repairs it"));
+            }
+            noted.needs_person |= noted.result == Outcome::Failed;
+            self.note(noted);
         }
     }
 
@@ -169,7 +182,8 @@ pub(super) fn status(run: &Run) -> Status {
     }
     // A broken promise is applied, as far as that goes, and still needs a person.
     let left = |f: &Finding| matches!(f.result, Outcome::Failed | Outcome::Planned) || f.needs_person;
-    if run.all_findings().any(left) {
+    let broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
+    if broken || run.all_findings().any(left) {
         Status::Drift
     } else if run.all_findings().any(|f| f.result == Outcome::Applied) {
         Status::Repaired

@@ -15,6 +15,7 @@ use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor};
 use crate::plan::{Action, Plan, Planner};
+use crate::record;
 use crate::report::{DropReport, Numbers};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
@@ -109,9 +110,13 @@ impl Pass<'_> {
 
     /// Compares one drop, and repairs it.
     async fn one_drop(&self, header: &DropHeader, round: usize, reports: &mut Reports) -> Result<Next, Broken> {
+        if !self.request.dry_run {
+            execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
+        }
         let began = Instant::now();
         let plan = self.plan(header).await?;
         crate::metrics::stage("look", began.elapsed());
+        let held_back = self.held_back(header.drop_id(), &plan).await?;
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
@@ -119,8 +124,8 @@ impl Pass<'_> {
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
         let has_repairs = plan.items.iter().any(|item| !matches!(item.action, Action::Report));
-        if self.request.dry_run || (plan.over_limit && !self.request.confirm) {
-            ledger.planned(coupon, drop, &plan.items);
+        if self.request.dry_run || held_back.is_some() {
+            ledger.planned(coupon, drop, &plan.items, &held_back.unwrap_or_default());
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
             let began = Instant::now();
@@ -129,13 +134,33 @@ impl Pass<'_> {
             ledger.attempts(coupon, drop, &plan.items, &attempts);
             next.repaired = true;
         } else {
-            ledger.still_there(coupon, drop, &plan.items);
+            ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
         }
         if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
             execute::seal(self.stores, (coupon, drop), plan.numbers.rows, self.settings.sealed_keys_ttl).await?;
             report.sealed = true;
         }
         Ok(next)
+    }
+
+    /// Why a plan is not carried out before a person confirms it. A confirmation is for what was
+    /// seen: not for a plan that has grown since.
+    async fn held_back(&self, drop: DropId, plan: &Plan) -> Result<Option<String>, Broken> {
+        if !plan.over_limit {
+            return Ok(None);
+        }
+        let (db, request) = (&self.stores.db, self.request);
+        let (now, seen) = (plan.repairs, record::held_back(db, drop).await?);
+        let confirmed = request.confirm && seen.is_some_and(|seen| now <= seen + (seen / 10).max(10));
+        if confirmed && !request.dry_run {
+            return Ok(None);
+        }
+        record::hold_back(db, drop, now, &self.run.run_id, request.confirm || request.dry_run).await?;
+        Ok(Some(match seen {
+            _ if !request.confirm || request.dry_run => String::new(),
+            Some(seen) => format!("not confirmed: there were {seen} such repairs, now there are {now}; confirm again"),
+            None => format!("not confirmed: no pass has shown these {now} repairs before; confirm again"),
+        }))
     }
 
     /// Page by page, several on their way at once: while one is compared, MySQL reads the next and

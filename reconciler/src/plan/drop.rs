@@ -11,6 +11,7 @@ impl Planner<'_> {
             free: self.facts.free,
             waiting: self.facts.waiting,
             failed_claims: self.facts.failed_claims,
+            broken_promises: self.facts.promises.open,
             ..self.numbers
         };
         self.examined.failed_claims = self.facts.failed_claims;
@@ -20,6 +21,7 @@ impl Planner<'_> {
         } else {
             self.meta();
             self.counter();
+            self.promises();
             self.unfilled();
         }
         let waits = !self.facts.tail_known && self.wait_for_the_topic();
@@ -32,6 +34,8 @@ impl Planner<'_> {
         Plan {
             sealable: exact && self.sealable(),
             exact,
+            left: self.left(),
+            repairs,
             // While the gate is closed nobody is admitted, and comparing is what it waits for.
             over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
             items: self.items,
@@ -63,7 +67,7 @@ impl Planner<'_> {
         let mut waits = false;
         for item in &mut self.items {
             let must_wait = match &item.action {
-                Action::Report | Action::ResolveDuplicate { .. } => false,
+                Action::Report | Action::ResolveDuplicate { .. } | Action::ToFront { .. } => false,
                 Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
@@ -102,6 +106,20 @@ impl Planner<'_> {
         }
     }
 
+    /// A lost drop gets them with everything else.
+    fn promises(&mut self) {
+        for (user, slot) in &self.facts.promises.out_of_line {
+            let detail = "was told yes, has no row, and is not at the head of the waiting list".to_owned();
+            self.push(
+                Kind::OverAdmitted,
+                *slot,
+                Some(user),
+                Action::ToFront { user: user.clone(), slot: *slot },
+                detail,
+            );
+        }
+    }
+
     /// Slots that nobody will hold after the other repairs.
     pub(super) fn left(&self) -> u64 {
         let people = i64::try_from(self.facts.users).unwrap_or(i64::MAX) + self.people_returning - self.leaving;
@@ -114,7 +132,14 @@ impl Planner<'_> {
             return;
         }
         if self.facts.waiting > 0 {
-            if !self.facts.coupon.paused {
+            if self.facts.coupon.paused && self.facts.is_closed() {
+                let detail = format!(
+                    "closed while paused, with {left} slots left and {} people waiting: they get them once it is no \
+                     longer paused",
+                    self.facts.waiting
+                );
+                self.push(Kind::Unfilled, None, None, Action::Report, detail);
+            } else if !self.facts.coupon.paused {
                 let people = self.facts.first_waiting.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
                 for user in people.cloned().collect::<Vec<_>>() {
                     let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
@@ -144,7 +169,10 @@ impl Planner<'_> {
     }
 
     fn exact(&self) -> bool {
-        self.only_reports() && self.people_without_row == 0 && self.numbers.rows == self.numbers.users
+        self.only_reports()
+            && self.facts.promises.open == 0
+            && self.people_without_row == 0
+            && self.numbers.rows == self.numbers.users
     }
 
     fn sealable(&self) -> bool {
@@ -171,8 +199,9 @@ fn rank(action: &Action) -> u8 {
         Action::IssueDeadLetter { .. } => 7,
         Action::Readmit { .. } => 8,
         Action::ResolveDuplicate { .. } => 9,
-        Action::Promote { .. } => 10,
-        Action::Report => 11,
+        Action::ToFront { .. } => 10,
+        Action::Promote { .. } => 11,
+        Action::Report => 12,
     }
 }
 
@@ -183,7 +212,7 @@ fn rank(action: &Action) -> u8 {
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::Promote { .. }) => 0,
+        | (_, Action::Report | Action::ToFront { .. } | Action::Promote { .. }) => 0,
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }

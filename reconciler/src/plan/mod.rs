@@ -71,6 +71,12 @@ pub enum Action {
     },
     /// Put a person back into Redis with their slot.
     PutBack(Holding),
+    /// Put a person whose promise is broken at the head of the waiting list.
+    ToFront {
+        user: UserId,
+        /// The slot that was promised.
+        slot: i64,
+    },
     /// Make count = |users| + |free| true again.
     SetCount,
     Issue(Claim),
@@ -122,7 +128,7 @@ impl Action {
             Self::Rebuild(_) => ActionKind::Rebuild,
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
-            Self::PutBack(_) => ActionKind::PutBack,
+            Self::PutBack(_) | Self::ToFront { .. } => ActionKind::PutBack,
             Self::SetCount => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
@@ -142,9 +148,14 @@ pub struct Plan {
     pub examined: Examined,
     /// Admissions too young to be judged: they may still be on their way to the topic.
     pub young: u64,
+    /// Slots that nobody will hold after the repairs: as many people may be promoted.
+    pub left: u64,
+    /// How many repairs count towards the repair limit.
+    pub repairs: usize,
     /// More repairs than the limit: nothing may be changed until a person confirms.
     pub over_limit: bool,
-    /// Every promise has its row, no row is one too many, and nobody waits while a slot is free.
+    /// Every promise has its row, none is broken, no row is one too many, and nobody waits while a
+    /// slot is free.
     pub exact: bool,
     /// The drop is closed, exact, and nothing of it is in flight: it can be sealed.
     pub sealable: bool,

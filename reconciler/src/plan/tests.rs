@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Promises, Row};
 use crate::report::Kind;
 
 mod properties;
@@ -25,6 +25,7 @@ struct World {
     quantity: Slot,
     once_per: OncePer,
     closed: bool,
+    paused: bool,
     meta: Option<bool>,
     gate_closed: bool,
     count: Option<i64>,
@@ -57,6 +58,7 @@ impl World {
             quantity,
             once_per: OncePer::Drop,
             closed: false,
+            paused: false,
             meta: Some(true),
             gate_closed: false,
             count: Some(i64::from(held)),
@@ -83,7 +85,7 @@ impl World {
                 quantity: self.quantity,
                 once_per: self.once_per,
                 waiting_list: 10,
-                paused: false,
+                paused: self.paused,
                 revision: 1,
                 schedule: None,
             },
@@ -105,8 +107,16 @@ impl World {
             failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
+            promises: self.promises(),
             gate_closed: self.gate_closed,
         }
+    }
+
+    fn promises(&self) -> Promises {
+        let (kept, open): (Vec<_>, Vec<_>) = self.broken.iter().cloned().partition(|who| self.row_of(who).is_some());
+        let out = |who: &UserId| !self.users.contains_key(who) && !self.waiting.contains(who);
+        let out_of_line = open.iter().filter(|who| out(who)).map(|who| (who.clone(), 99)).collect();
+        Promises { open: open.len() as u64, kept, out_of_line }
     }
 
     fn row_of(&self, who: &UserId) -> Option<(DropId, Slot)> {
@@ -224,6 +234,7 @@ impl World {
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
             Action::PutBack(holding) => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
+            Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
             Action::SetCount => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
             Action::IssueDeadLetter { id, claim, put_back } => {

@@ -5,6 +5,7 @@ mod read;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
@@ -35,6 +36,16 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
 /// Deletes old runs; those that found nothing after `kept`.
 pub async fn delete_old(db: &Db, kept: Duration) -> Result<(), DbError> {
     db.delete_old_runs(kept).await
+}
+
+/// Notes how many repairs of a drop were held back.
+pub async fn hold_back(db: &Db, drop: DropId, repairs: usize, run_id: &str, looked: bool) -> Result<(), DbError> {
+    db.hold_back(drop, small(repairs), run_id, looked).await
+}
+
+/// How many repairs of a drop a person saw held back last.
+pub async fn held_back(db: &Db, drop: DropId) -> Result<Option<usize>, DbError> {
+    Ok(db.held_back(drop).await?.map(|repairs| repairs as usize))
 }
 
 fn row(run: &Run, confirmed: bool, drops: Option<String>, heartbeat_at: NaiveDateTime) -> RunRow {

@@ -301,6 +301,20 @@ impl Db {
         .await
     }
 
+    /// People named by dead letters on a slot of a drop; a hundred dead letters at most.
+    pub async fn people_of_dead_letters_on(&self, drop: DropId, slot: i64) -> Result<Vec<UserId>, DbError> {
+        self.run("dead letters on a slot", async move |conn| {
+            let names: Vec<Option<String>> = failed_claims::table
+                .filter(failed_claims::drop_id.eq(drop.0).and(failed_claims::slot.eq(slot)))
+                .limit(100)
+                .select(failed_claims::user_id)
+                .load(conn)
+                .await?;
+            Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
+        })
+        .await
+    }
+
     /// Marks dead letters as resolved by a run; the first resolution stands.
     pub async fn resolve_dead_letters(&self, resolutions: Vec<Resolution>, run_id: &str) -> Result<(), DbError> {
         let run_id = run_id.to_owned();

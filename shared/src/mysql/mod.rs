@@ -7,6 +7,7 @@ pub mod change;
 mod db;
 pub mod dead_letters;
 pub mod digest;
+pub mod held_back;
 pub mod idempotency;
 pub mod issued;
 pub mod migrations;

@@ -1,12 +1,14 @@
 //! Promises to people: the rows that keep them, and those that could not be kept so far
 //! (`broken_promises`).
 
+use std::collections::HashSet;
+
 use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::issued::{IssuedRow, of_people};
-use super::schema::broken_promises;
+use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, UserId};
 
@@ -55,7 +57,7 @@ impl Db {
                 ))
                 .on_conflict(diesel::dsl::DuplicatedKeys)
                 .do_update()
-                .set(broken_promises::mended_at.eq(None::<NaiveDateTime>))
+                .set((broken_promises::mended_at.eq(None::<NaiveDateTime>), broken_promises::slot.eq(slot)))
                 .execute(conn)
                 .await
                 .map(|_| ())
@@ -63,15 +65,65 @@ impl Db {
         .await
     }
 
-    /// Marks a person's broken promise, where there is one, as mended: they have a row after all.
-    pub async fn mend_broken_promise(&self, drop: DropId, user: &UserId) -> Result<(), DbError> {
-        let user = user.as_str().to_owned();
-        self.run("mend broken promise", async move |conn| {
-            diesel::update(broken_promises::table.find((drop.0, user)))
-                .set(broken_promises::mended_at.eq(Utc::now().naive_utc()))
-                .execute(conn)
-                .await
-                .map(|_| ())
+    /// Marks people's broken promises, where there are any, as mended: they have rows after all.
+    pub async fn mend_broken_promises(&self, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
+        for some in people.chunks(Self::PROMISES_AT_ONCE) {
+            let users: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let mended = self.run("mend broken promises", async move |conn| {
+                let of_people = broken_promises::drop_id.eq(drop.0).and(broken_promises::user_id.eq_any(users));
+                diesel::update(broken_promises::table.filter(of_people.and(broken_promises::mended_at.is_null())))
+                    .set(broken_promises::mended_at.eq(Utc::now().naive_utc()))
+                    .execute(conn)
+                    .await
+            });
+            mended.await?;
+        }
+        Ok(())
+    }
+
+    /// Broken promises read or changed in one statement.
+    pub const PROMISES_AT_ONCE: usize = 1_000;
+
+    /// Drops with broken promises that are not mended.
+    pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
+        self.run("drops with broken promises", async move |conn| {
+            let open = broken_promises::table.filter(broken_promises::mended_at.is_null());
+            let ids: Vec<i64> = open.select(broken_promises::drop_id).distinct().load(conn).await?;
+            Ok(ids.into_iter().map(DropId).collect())
+        })
+        .await
+    }
+
+    /// Broken promises of a drop that are not mended, a page of people whose ids come after
+    /// `after`, in order of ids. A slot that is not noted comes after all others.
+    pub async fn open_promises(&self, drop: DropId, after: String) -> Result<Vec<(UserId, i64)>, DbError> {
+        self.run("read broken promises", async move |conn| {
+            let page: Vec<(String, Option<i64>)> = broken_promises::table
+                .filter(broken_promises::mended_at.is_null().and(broken_promises::drop_id.eq(drop.0)))
+                .filter(broken_promises::user_id.gt(after))
+                .order(broken_promises::user_id)
+                .limit(1_000)
+                .select((broken_promises::user_id, broken_promises::slot))
+                .load(conn)
+                .await?;
+            Ok(page.into_iter().map(|(user, slot)| (UserId::from_store(user), slot.unwrap_or(i64::MAX))).collect())
+        })
+        .await
+    }
+
+    /// Unseals the drops with broken promises that are not mended. Gives their number.
+    pub async fn unseal_drops_of_broken_promises(&self) -> Result<usize, DbError> {
+        let broken: Vec<i64> = self.drops_with_broken_promises().await?.into_iter().map(|drop| drop.0).collect();
+        self.run("unseal drops", async move |conn| {
+            let mut unsealed = 0;
+            for some in broken.chunks(Self::PROMISES_AT_ONCE) {
+                unsealed +=
+                    diesel::update(drops::table.filter(drops::id.eq_any(some).and(drops::sealed_at.is_not_null())))
+                        .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
+                        .execute(conn)
+                        .await?;
+            }
+            Ok(unsealed)
         })
         .await
     }

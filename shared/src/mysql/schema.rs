@@ -140,6 +140,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    held_back (drop_id) {
+        drop_id -> BigInt,
+        repairs -> Unsigned<Integer>,
+        run_id -> Text,
+        planned_at -> Datetime,
+    }
+}
+
+diesel::table! {
     alerts (id) {
         id -> BigInt,
         fingerprint -> Text,

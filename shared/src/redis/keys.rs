@@ -14,6 +14,7 @@
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
 //! | `fc:{C}:verified` | string | the epoch in which the coupon was verified; it is open only in that one |
 //! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: the life of Redis, and the server it was given to: a fencing token |
+//! | `fc:wake` | set | coupons that an operator changed while people waited: the reconciler compares them at once |
 //!
 //! Always: count = |users| + |free|.
 
@@ -74,6 +75,11 @@ pub fn epoch(prefix: &str) -> String {
 /// The epoch in which the coupon was verified.
 pub fn verified(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:verified")
+}
+
+/// Coupons that the reconciler should compare at once.
+pub fn wake(prefix: &str) -> String {
+    format!("{prefix}:wake")
 }
 
 pub fn generation(prefix: &str, coupon: CouponId) -> String {

@@ -13,6 +13,7 @@ pub mod meta;
 pub mod reads;
 pub mod repair;
 pub mod safety;
+pub mod wake;
 
 pub use client::{Redis, RedisSettings};
 pub use redis::{RedisError, Value};

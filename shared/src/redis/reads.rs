@@ -10,7 +10,7 @@ use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 use super::Redis;
 use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
-use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// What is left of a drop that admission knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub struct DropNumbers {
 pub struct SlotPage {
     /// Highest slot given out; `None` where the key is missing or no number.
     pub count: Option<i64>,
-    /// Slot and person, in order of slots. A score that is no slot is kept as it is.
+    /// Slot and person, in order of slots.
     pub users: Vec<(i64, String)>,
     pub free: Vec<i64>,
 }
@@ -228,6 +228,31 @@ impl Redis {
             redis::cmd("ZMSCORE").arg(&keys.users).arg(names).query_async(&mut self.connection()).await?;
         let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), slot_of(score?))));
         Ok(found.collect())
+    }
+
+    /// Which of these people, promised a slot, neither hold one nor stand at the head of the
+    /// waiting list, in the order asked.
+    pub async fn out_of_line(
+        &self,
+        keys: &DropKeys,
+        once_per: OncePer,
+        people: &[UserId],
+    ) -> Result<Vec<bool>, RedisError> {
+        type Replies = (Vec<Option<f64>>, Vec<Option<f64>>, Vec<Option<String>>);
+        if people.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZMSCORE").arg(&keys.waiting).arg(&names).cmd("ZMSCORE").arg(&keys.users).arg(&names);
+        pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
+        let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
+        // Who arrives in line gets a score from 1 on; the head of it is below.
+        let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
+            let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
+            !holds && place.is_none_or(|score| score >= 1.0)
+        };
+        Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
     }
 
     /// When these slots were given out, Unix milliseconds, for those of which that is known.

@@ -23,6 +23,7 @@ static REPAIR_COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
 static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withdraw.lua")));
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+static TO_FRONT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/to_front.lua")));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
@@ -220,6 +221,22 @@ impl Redis {
             "changed" => Done::Changed,
             _ => Done::Stale,
         })
+    }
+
+    /// Puts people at the head of the waiting list, each with the slot that they were promised,
+    /// unless they hold one.
+    pub async fn to_front(
+        &self,
+        keys: &DropKeys,
+        generation: &Generation,
+        once_per: OncePer,
+        people: &[(UserId, i64)],
+    ) -> Result<Done<()>, RedisError> {
+        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned()];
+        args.extend(people.iter().flat_map(|(user, slot)| [user.to_string(), slot.to_string()]));
+        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation];
+        let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
+        Ok(if word == "ok" { Done::Applied(()) } else { Done::Stale })
     }
 
     /// Gives what is free to the people first on the waiting list, at most `limit` of them, and

@@ -34,6 +34,7 @@ pub(crate) enum Repair {
     /// With the quantity that it was planned for.
     Move(Person, Option<i64>, Option<u32>),
     Withdraw(Person, i64, bool),
+    ToFront(Vec<(Person, i64)>),
     Promote(u32),
 }
 
@@ -70,6 +71,7 @@ fn repair() -> impl Strategy<Value = Repair> {
         2 => (person(), prop::option::weighted(0.7, slot()), prop::option::weighted(0.3, 1..=7_u32))
             .prop_map(|(who, from, quantity)| Repair::Move(who, from, quantity)),
         2 => (person(), slot(), any::<bool>()).prop_map(|(who, from, front)| Repair::Withdraw(who, from, front)),
+        1 => prop::collection::vec((person(), slot()), 1..4).prop_map(Repair::ToFront),
         3 => (1..4_u32).prop_map(Repair::Promote),
     ]
 }

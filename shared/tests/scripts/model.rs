@@ -105,6 +105,14 @@ impl Model {
                 words(&self.move_person(*person, from.unwrap_or(0), quantity.map(i64::from)))
             }
             Command::Repair(Repair::Withdraw(person, from, front)) => words(&self.withdraw(*person, *from, *front)),
+            Command::Repair(Repair::ToFront(people)) => {
+                for (person, slot) in
+                    people.iter().filter(|(person, _)| !self.holds(*person)).copied().collect::<Vec<_>>()
+                {
+                    self.bring_to_front(person, slot);
+                }
+                words(&Done::Applied(()))
+            }
             Command::Repair(Repair::Promote(limit)) => words(&self.promote(*limit)),
             Command::Stale(_) => "Stale".into(),
             Command::Tamper(tamper) => {
@@ -267,22 +275,29 @@ impl Model {
             self.free.insert(from);
         }
         if front {
-            self.waiting.retain(|(_, waits)| *waits != person);
-            let earlier =
-                |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (from, person));
-            self.waiting.insert(self.waiting.partition_point(earlier), (Some(from), person));
+            self.bring_to_front(person, from);
         }
         Done::Applied(())
     }
 
+    fn bring_to_front(&mut self, person: Person, promised: i64) {
+        self.waiting.retain(|(_, waits)| *waits != person);
+        let earlier =
+            |(slot, waits): &(Option<i64>, Person)| slot.is_some_and(|slot| (slot, *waits) < (promised, person));
+        self.waiting.insert(self.waiting.partition_point(earlier), (Some(promised), person));
+    }
+
+    fn holds(&self, person: Person) -> bool {
+        self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person))
+    }
+
     fn promote(&mut self, limit: u32) -> Done<Vec<(UserId, u32)>> {
-        let Some((quantity, _)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
+        let Some((quantity, paused)) = self.meta.filter(|_| self.adds_up()) else { return Done::Stale };
+        let limit = if paused { 0 } else { limit };
         let mut promoted = Vec::new();
         for _ in 0..limit {
             let Some((_, person)) = self.waiting.first().copied() else { break };
-            let holds =
-                self.users.contains_key(&person) || (self.once_per_coupon() && self.claimants.contains_key(&person));
-            if !holds {
+            if !self.holds(person) {
                 // As admission: a slot that somebody holds is never given, whatever the counter says.
                 let next = self.next(quantity).filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
                 let Some(slot) = next else { break };

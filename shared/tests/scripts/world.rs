@@ -125,6 +125,10 @@ impl World {
             Repair::Withdraw(person, from, front) => {
                 format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
             }
+            Repair::ToFront(people) => {
+                let people: Vec<_> = people.iter().map(|(person, slot)| (user(*person), *slot)).collect();
+                format!("{:?}", redis.to_front(keys, generation, self.meta.once_per, &people).await.unwrap())
+            }
             Repair::Promote(limit) => {
                 format!("{:?}", redis.promote(keys, generation, DROP, *limit).await.unwrap())
             }

@@ -105,6 +105,7 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
                 let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
                 return Err(Problem::unavailable(detail));
             }
+            wake_reconciler(services, &attempt).await;
             services.remaining.forget(attempt.all.iter().map(|drop| drop.id));
             let seen = services.catalogue.reread(id).await;
             let (coupon, drops) = attempt.changed();
@@ -114,6 +115,20 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
         }
     }
     Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
+}
+
+/// People who wait get what is left now at once. Without this hint the next scheduled pass
+/// does it.
+async fn wake_reconciler(services: &Services, attempt: &ChangeAttempt<'_>) {
+    if attempt.change.quantity.is_none() && attempt.change.paused != Some(false) {
+        return;
+    }
+    let id = attempt.coupon.id;
+    let unsealed = attempt.all.iter().filter(|drop| drop.sealed_at.is_none());
+    let keys: Vec<DropKeys> = unsealed.map(|drop| services.redis.keys(id, drop.id)).collect();
+    if let Err(error) = services.redis.wake_if_anyone_waits(id, &keys).await {
+        tracing::warn!(%error, coupon = %id, "people who wait are promoted by the next scheduled pass");
+    }
 }
 
 /// The coupon's next revision; with `in_redis` also above the revision in Redis, where that can be

@@ -43,6 +43,7 @@ prop_compose! {
             ages,
             failed: (1_i64..).zip(failed).map(|(id, (slot, who))| (id, slot, who.map(user))).collect(),
             broken: BTreeSet::new(),
+            paused: false,
         }
     }
 }

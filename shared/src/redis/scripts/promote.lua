@@ -4,12 +4,13 @@
 -- ARGV  1 generation  2 drop id  3 at most so many
 -- Reply {stale} | {ok, user, slot, user, slot, …}
 -- A person who holds one already (in this drop, or in the coupon where one each is allowed) leaves
--- the list without a slot.
+-- the list without a slot. Nobody is promoted while the coupon is paused.
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
-local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')
+local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale'} end
 if count ~= redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4]) then return {'stale'} end
+if meta[3] == '1' then return {'ok'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {'ok'}

@@ -29,7 +29,7 @@ for i = 4, #ARGV, 4 do
         if at ~= '' then redis.call('HSETNX', KEYS[4], slot, at) end
         if ARGV[3] == 'coupon' then redis.call('HSET', KEYS[5], user, ARGV[2] .. ':' .. slot) end
         if slot > count then redis.call('SET', KEYS[1], slot) end
-        if current and current ~= slot and redis.call('ZCOUNT', KEYS[2], current, current) == 0 then
+        if current and current ~= slot and current % 1 == 0 and redis.call('ZCOUNT', KEYS[2], current, current) == 0 then
             redis.call('ZADD', KEYS[3], current, current)
             redis.call('HDEL', KEYS[4], current)
         end

@@ -1,6 +1,7 @@
 //! Drift: each kind is made on purpose, found, repaired and reported.
 
 mod asked;
+mod broken;
 mod crashes;
 mod ended;
 mod explain;

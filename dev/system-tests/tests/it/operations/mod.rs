@@ -3,5 +3,6 @@
 mod catalogue;
 mod changes;
 mod processes;
+mod promotion;
 mod silent_stops;
 mod sizes;
