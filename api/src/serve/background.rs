@@ -117,5 +117,7 @@ fn forget_sealed(services: &Services) {
     let live = services.catalogue.live();
     let unsealed = live.values().flat_map(|entry| &entry.drops).filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    services.claims.durability().keep_only(|drop| unsealed.contains(&drop));
+    // A drop above all of these was made after the last refresh.
+    let newest = unsealed.iter().max().copied();
+    services.claims.durability().keep_only(|drop| unsealed.contains(&drop) || Some(drop) > newest);
 }

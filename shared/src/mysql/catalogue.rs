@@ -1,6 +1,6 @@
 //! Coupons and drops: reading them, making them, changing them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
@@ -101,8 +101,8 @@ impl Db {
     }
 
     /// The live coupons, in order of their numbers: those with a drop that is not sealed, and daily
-    /// ones that are not over. Each has its unsealed drops and the last that has opened, in order of
-    /// opening. What this costs depends on how many are live.
+    /// ones that are not over. Each has its unsealed drops and, where none has been open for a
+    /// while, the last that has opened, in order of opening. What this costs depends on how many are live.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         // A day's margin for zones.
         let today = (Utc::now().date_naive() - TimeDelta::days(1)).to_string();
@@ -222,18 +222,33 @@ async fn select_coupons(
     } else {
         query.load(conn).await?
     };
-    let opened: Vec<DropRow> = diesel::sql_query(format!(
-        "SELECT d.* FROM ({which}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-         WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
-    ))
-    .bind::<Text, _>(&parameter)
-    .bind::<Datetime, _>(Utc::now().naive_utc())
-    .load(conn)
-    .await?;
-    drops.extend(opened);
+    drops.extend(last_opened(conn, &found, &drops).await?);
     drops.sort_unstable_by_key(|drop| (drop.coupon_id, drop.opens_at, drop.id));
     drops.dedup_by_key(|drop| drop.id);
     Ok(put_together(found, drops))
+}
+
+/// A drop that has been open for as long is the last that matters: people look no further back.
+const SETTLED: TimeDelta = TimeDelta::minutes(1);
+
+/// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
+async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow]) -> QueryResult<Vec<DropRow>> {
+    let now = Utc::now().naive_utc();
+    let is_open = |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
+    let open: HashSet<i64> = unsealed.iter().filter(is_open).map(|drop| drop.coupon_id).collect();
+    let ids: Vec<i64> = coupons.iter().map(|coupon| coupon.id).filter(|id| !open.contains(id)).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    diesel::sql_query(format!(
+        "SELECT d.* FROM ({LISTED}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+         WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
+    ))
+    .bind::<Text, _>(ids)
+    .bind::<Datetime, _>(now)
+    .load(conn)
+    .await
 }
 
 fn put_together(coupons: Vec<CouponRow>, drops: Vec<DropRow>) -> Vec<(Coupon, Vec<Drop>)> {
