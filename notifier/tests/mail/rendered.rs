@@ -249,7 +249,7 @@ fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_i
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
-    let lines = mail.text.lines().skip_while(|line| !line.contains("You are on it")).skip(1);
+    let lines = mail.text.lines().skip_while(|line| !line.contains("Acknowledge: you are on it")).skip(1);
     let command = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     let script = format!("curl() {{ printf '%s|' \"$@\"; }}\nUSER=Kim OPS_TOKEN=secret\n{command}");
     let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
