@@ -67,10 +67,9 @@ fn words(text: &str) -> Vec<String> {
 
 fn words_of_html(html: &str) -> Vec<String> {
     let body = html.split_once("<body").unwrap().1;
-    let text: String =
-        body.split('<').map(|tag| format!(" {}", tag.split_once('>').map_or("", |(_, text)| text))).collect();
+    let text: Vec<&str> = body.split('<').filter_map(|tag| Some(tag.split_once('>')?.1)).collect();
     let escaped = [("&#34;", "\""), ("&#39;", "'"), ("&#60;", "<"), ("&#62;", ">"), ("&#38;", "&")];
-    words(&escaped.iter().fold(text, |text, (code, sign)| text.replace(code, sign)))
+    words(&escaped.iter().fold(text.join(" "), |text, (code, sign)| text.replace(code, sign)))
 }
 
 const WINTER: &str = "Winter coupon";
