@@ -135,7 +135,7 @@ mod tests {
             (r#"{"quantity": 1, "quantity": 2}"#, "quantity is given twice"),
             (r#"{"quantity": 1, "inner": {}}"#, "inner.name is missing"),
             (r#"{"quantity": 1, "inner": {"name": 1}}"#, "inner.name must be a text, not 1"),
-            (r#"{"quantity": 1, "kind": "weekly"}"#, "kind: there is no weekly, there are once, daily"),
+            (r#"{"quantity": 1, "kind": "weekly"}"#, "kind: there is no weekly, there is once or daily"),
             (
                 r#"{"quantity": 1, "until": "tomorrow"}"#,
                 "until must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00",
