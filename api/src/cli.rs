@@ -13,7 +13,7 @@ use crate::serve::{self, ServeArgs};
 /// Gives out a limited number of coupons, first come, first served. Every setting is a flag and an
 /// environment variable.
 #[derive(Debug, Parser)]
-#[command(name = "firstcome-api", version, flatten_help = true)]
+#[command(name = "firstcome-api", version)]
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,

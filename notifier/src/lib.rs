@@ -39,7 +39,8 @@ use send::Sender;
 
 pub use args::{NotifyArgs, Sending};
 pub use clock::{Clock, SystemClock};
-pub use operators::{AlertError, AlertPage, AlertView, acknowledge, alert, list, silence};
+pub use firstcome_shared::mysql::alerts::ListedAlert;
+pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{Day, MissedRun};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
@@ -76,7 +77,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Checks the settings and says in the log what they mean.
+    /// Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, Arc::new(SystemClock))
     }
@@ -87,7 +88,6 @@ impl Notifier {
         let wake = Arc::new(Notify::new());
         let sending = args.sending()?;
         let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
-        announce(sending.as_ref(), recipients.len());
         let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
             db: db.clone(),
             sending,
@@ -107,6 +107,11 @@ impl Notifier {
         };
         let (outage, unsent, admission) = (Arc::default(), Arc::default(), Arc::default());
         Ok(Self { db, settings: Arc::new(settings), sender, wake, outage, unsent, admission })
+    }
+
+    /// Says in the log what becomes of mails.
+    pub fn announce(&self) {
+        announce(self.sender.as_ref().map(|sender| &sender.sending), self.settings.recipients.len());
     }
 
     /// Records the alerts of a pass and mails what is new. To be called once a pass has ended,

@@ -1,9 +1,9 @@
 //! The report of a pass, for the endpoint, the command line, the tables and the mails. Only words
 //! and numbers, no decisions.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
@@ -249,8 +249,10 @@ pub struct Run {
     /// How it ended.
     pub status: Status,
     /// When it began.
+    #[serde(serialize_with = "millis")]
     pub started_at: DateTime<Utc>,
     /// When it ended; `None` while it runs.
+    #[serde(serialize_with = "millis_or_null")]
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,6 +262,16 @@ pub struct Run {
     pub findings: Vec<Finding>,
     /// The drops it examined.
     pub drops: Vec<DropReport>,
+}
+
+/// As the table of runs keeps it, so that a run reads the same wherever it is read.
+fn millis<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&at.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+#[allow(clippy::ref_option)] // serde's signature
+fn millis_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, s: S) -> Result<S::Ok, S::Error> {
+    at.as_ref().map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)).serialize(s)
 }
 
 macro_rules! words {

@@ -53,7 +53,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
         Kind::CountMismatch => count(n, "counter that does not add up", "counters that do not add up"),
         Kind::SlotConflict => count(n, "slot conflict", "slot conflicts"),
         Kind::OverAdmitted => count(n, "admission too many", "admissions too many"),
-        Kind::Unfilled => count(n, "drop with slots to fill", "drops with slots to fill"),
+        Kind::Unfilled => count(n, "slot to fill", "slots to fill"),
         Kind::RedisLost => count(n, "loss of data in Redis", "losses of data in Redis"),
         Kind::Stalled => count(n, "stall", "stalls"),
     }

@@ -2,9 +2,41 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::report::{Outcome, Run};
+
+/// Describes all metrics, those of mails too. Counters of failures start at zero, so that an alert
+/// sees the first.
+pub(crate) fn describe() {
+    for (name, meaning) in [
+        ("firstcome_passes_total", "Passes that ended, by trigger and status"),
+        ("firstcome_findings_total", "Drift that passes found, by kind"),
+        ("firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
+        ("firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
+    ] {
+        describe_counter!(name, meaning);
+    }
+    for result in ["sent", "retried", "given_up"] {
+        counter!("firstcome_mails_total", "result" => result).absolute(0);
+    }
+    for trigger in ["cron", "endpoint", "startup"] {
+        counter!("firstcome_passes_total", "trigger" => trigger, "status" => "failed").absolute(0);
+    }
+    describe_histogram!("firstcome_pass_seconds", Unit::Seconds, "Length of passes");
+    describe_histogram!("firstcome_pass_stage_seconds", Unit::Seconds, "Length of the stages of passes, by stage");
+    describe_gauge!(
+        "firstcome_pass_age_seconds",
+        Unit::Seconds,
+        "For how long the pass that runs now has been running"
+    );
+    describe_gauge!("firstcome_drift", "Findings that the last pass left, by coupon and drop");
+    describe_gauge!("firstcome_mails_waiting", "Mails in the outbox that are not sent yet");
+    let success = "When a pass over everything last ended well, in Unix time";
+    describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
+    describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
+    gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
 
 pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);

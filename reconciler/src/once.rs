@@ -30,6 +30,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     let stores = args.reconcile.stores()?;
     crate::stores::check(&stores, &args.reconcile, &stop).await?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify)?;
+    if !args.dry_run {
+        notifier.announce();
+    }
     let mut reconciler = Reconciler::new(stores, args.reconcile.settings());
     let request = Request {
         coupon: args.coupon.map(CouponId),

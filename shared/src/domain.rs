@@ -42,8 +42,8 @@ pub struct UserId(String);
 
 /// Why a text is not a user id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -")]
-pub struct BadUserId;
+#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -; this one {0}")]
+pub struct BadUserId(String);
 
 impl UserId {
     /// Longest user id, in characters.
@@ -57,8 +57,11 @@ impl UserId {
 
     /// Whether a text has the form of an id. One [`UserId::from_store`] need not.
     pub fn has_form(text: &str) -> bool {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-');
-        !text.is_empty() && text.len() <= Self::MAX_LEN && text.bytes().all(fits)
+        !text.is_empty() && text.len() <= Self::MAX_LEN && text.chars().all(Self::fits)
+    }
+
+    fn fits(c: char) -> bool {
+        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-')
     }
 
     /// The id in full. Not for logs or mails: see [`UserId::masked`].
@@ -82,7 +85,14 @@ impl FromStr for UserId {
     type Err = BadUserId;
 
     fn from_str(text: &str) -> Result<Self, BadUserId> {
-        if Self::has_form(text) { Ok(Self(text.to_owned())) } else { Err(BadUserId) }
+        if Self::has_form(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(BadUserId(match text.chars().find(|c| !Self::fits(*c)) {
+            Some(unfit) => format!("has a {unfit:?}"),
+            None if text.is_empty() => "is empty".to_owned(),
+            None => format!("has {} characters", text.len()),
+        }))
     }
 }
 
@@ -154,7 +164,7 @@ mod tests {
             assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
         }
         for bad in ["", " ", "a b", "ü", "a/b", "a:b", "a\n", "<b>", &"x".repeat(65)] {
-            assert_eq!(bad.parse::<UserId>(), Err(BadUserId), "{bad:?}");
+            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
         }
     }
 

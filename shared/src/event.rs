@@ -101,8 +101,9 @@ impl ClaimEvent {
         if wire.v != VERSION {
             return refuse("wrong_version", format!("version {} is not {VERSION}", wire.v));
         }
-        let Ok(user_id) = wire.user_id.parse::<UserId>() else {
-            return refuse("undecodable", crate::domain::BadUserId.to_string());
+        let user_id: UserId = match wire.user_id.parse() {
+            Ok(user_id) => user_id,
+            Err(error) => return refuse("undecodable", format!("user_id: {error}")),
         };
         let claimed_at = match DateTime::parse_from_rfc3339(&wire.claimed_at) {
             Ok(at) => at.with_timezone(&Utc),

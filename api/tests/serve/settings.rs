@@ -59,8 +59,11 @@ fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
 
 #[test]
 fn help_names_every_setting_with_its_variable() {
-    let output = Command::new(env!("CARGO_BIN_EXE_firstcome-api")).arg("--help").env_clear().output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help = |command: &str| {
+        let program = Command::new(env!("CARGO_BIN_EXE_firstcome-api")).args([command, "--help"]).env_clear().output();
+        String::from_utf8(program.unwrap().stdout).unwrap()
+    };
+    let help = help("serve") + &help("migrate");
     for variable in [
         "DATABASE_URL",
         "REDIS_URL",

@@ -156,20 +156,35 @@ impl Judge<'_> {
         // What comes and goes within the patience has not been over.
         let unmailed =
             known.filter(|known| !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at)));
-        let thread = known.map_or_else(|| thread(&seen.fingerprint), |known| known.thread.clone());
+        let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
-            fingerprint: seen.fingerprint.clone(),
             kind: seen.about.word().to_owned(),
             coupon_id: seen.coupon_id,
             drop_id: seen.drop_id,
-            state: if seen.about == About::ClosedBelowQuantity { State::Information } else { State::Firing },
+            state: if is_information { State::Information } else { State::Firing },
             summary: seen.summary.clone(),
             content_hash: seen.content_hash.clone(),
             first_seen_at: unmailed.map_or(self.now, |known| known.first_seen_at),
+            thread: known.map_or_else(|| thread(&seen.fingerprint), |known| known.thread.clone()),
+            ..self.counted(&seen.fingerprint, recent)
+        }
+    }
+
+    /// An alert that has nothing of its own yet, with the mails of a recent one.
+    fn counted(&self, fingerprint: &str, recent: Option<&Alert>) -> Alert {
+        Alert {
+            fingerprint: fingerprint.to_owned(),
+            kind: REPAIRED.to_owned(),
+            coupon_id: None,
+            drop_id: None,
+            state: State::Resolved,
+            summary: "repairs".to_owned(),
+            content_hash: String::new(),
+            first_seen_at: self.now,
             last_seen_at: self.now,
             last_mailed_at: recent.and_then(|known| known.last_mailed_at),
             mails: recent.map_or(0, |known| known.mails),
-            thread,
+            thread: thread(fingerprint),
             resolved_at: None,
             acknowledged_at: None,
             acknowledged_by: None,
@@ -247,22 +262,13 @@ impl Judge<'_> {
         let known = self.memory.alerts.get(&fingerprint);
         let recent = known.filter(|known| self.now - known.last_seen_at < self.policy.cooldown);
         Alert {
-            kind: REPAIRED.to_owned(),
             coupon_id,
             drop_id,
-            state: State::Resolved,
-            summary: "repairs".to_owned(),
             content_hash: known.map_or_else(String::new, |known| known.content_hash.clone()),
             first_seen_at: recent.map_or(self.now, |known| known.first_seen_at),
-            last_seen_at: self.now,
-            last_mailed_at: recent.and_then(|known| known.last_mailed_at),
-            mails: recent.map_or(0, |known| known.mails),
-            thread: thread(&fingerprint),
             resolved_at: Some(self.now),
-            acknowledged_at: None,
-            acknowledged_by: None,
             unmailed_repairs: known.map_or(0, |known| known.unmailed_repairs),
-            fingerprint,
+            ..self.counted(&fingerprint, recent)
         }
     }
 

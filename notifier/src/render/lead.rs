@@ -50,6 +50,7 @@ fn repaired(pass: &Pass<'_>) -> Vec<String> {
     if rebuilt > 0 {
         let drops = wording::count(rebuilt, "drop, which was", "drops, which were");
         parts.push(format!("Redis lacked {drops} rebuilt from MySQL and Kafka."));
+        parts.push("Waiting lists are lost: people who waited must claim again.".to_owned());
     }
     parts.push(format!("Repaired by itself: {}.", wording::done(repairs.iter().map(|(_, finding)| *finding))));
     if with(ActionKind::GrantLicence) > 0 {

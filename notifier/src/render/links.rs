@@ -62,7 +62,7 @@ impl Links {
 
     /// Takes alerts on: no repeats until they change.
     pub(super) fn acknowledge(&self, alerts: &[i64]) -> Block {
-        let what = "You are on it (no more mails until something changes)";
+        let what = "Acknowledge: you are on it, and no more mails come until it changes";
         self.for_each(what, alerts, r#"-d "{\"by\":\"$USER\"}""#, "acknowledge")
     }
 

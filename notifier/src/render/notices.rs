@@ -34,7 +34,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let (todo, lead) = if let Some(because) = &missed.because {
         lines.push(format!("Now: {}", clean::line(because, clean::LONGEST)));
         (
-            "See what that process does and why it takes so long. If it hangs, end it: the next pass does its work.",
+            "See what is in its way, below. A process that hangs can be ended: the next pass does its work.",
             "It runs as soon as it can. Nothing is lost, but until then nothing is verified.",
         )
     } else {

@@ -38,7 +38,11 @@ async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
     assert!(mail.date().is_some() && mail.message_id().unwrap().ends_with("@example.com"));
     assert!(mail.body_text(0).unwrap().contains("slot 37 · c•••37"));
     assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
-    assert!(mail.in_reply_to().is_empty(), "a repair is no thread");
+    assert!(mail.in_reply_to().is_empty() && mail.references().is_empty(), "a repair is no thread");
+    assert!(mails[0].raw.is_ascii());
+    let [row] = &desk.query("SELECT body_text, body_html FROM mail_outbox LIMIT 1").await[..] else { panic!() };
+    assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), row[0]);
+    assert_eq!(mail.body_html(0).unwrap().replace("\r\n", "\n"), row[1]);
 }
 
 #[tokio::test]
@@ -70,6 +74,7 @@ async fn one_drift_is_one_thread_from_first_mail_to_last_across_restarts() {
     let threads: Vec<String> =
         mails.iter().map(|mail| parsed(mail).references().as_text().unwrap_or_default().to_owned()).collect();
     assert!(threads.iter().all(|thread| *thread == threads[0] && thread.ends_with("@example.com")), "{threads:?}");
+    assert_eq!(parsed(&mails[1]).in_reply_to().as_text(), Some(threads[0].as_str()));
     let ids: std::collections::HashSet<String> = mails.iter().map(crate::desk::id).collect();
     assert_eq!(ids.len(), 4);
     assert_eq!(desk.query("SELECT status, mails FROM alerts").await, [["resolved", "4"]]);

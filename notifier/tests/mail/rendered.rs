@@ -67,10 +67,9 @@ fn words(text: &str) -> Vec<String> {
 
 fn words_of_html(html: &str) -> Vec<String> {
     let body = html.split_once("<body").unwrap().1;
-    let text: String =
-        body.split('<').map(|tag| format!(" {}", tag.split_once('>').map_or("", |(_, text)| text))).collect();
+    let text: Vec<&str> = body.split('<').filter_map(|tag| Some(tag.split_once('>')?.1)).collect();
     let escaped = [("&#34;", "\""), ("&#39;", "'"), ("&#60;", "<"), ("&#62;", ">"), ("&#38;", "&")];
-    words(&escaped.iter().fold(text, |text, (code, sign)| text.replace(code, sign)))
+    words(&escaped.iter().fold(text.join(" "), |text, (code, sign)| text.replace(code, sign)))
 }
 
 const WINTER: &str = "Winter coupon";
@@ -249,7 +248,7 @@ fn however_many_problems_there_are_the_mail_has_an_end_and_says_where_the_rest_i
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
-    let lines = mail.text.lines().skip_while(|line| !line.contains("You are on it")).skip(1);
+    let lines = mail.text.lines().skip_while(|line| !line.contains("Acknowledge: you are on it")).skip(1);
     let command = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
     let script = format!("curl() {{ printf '%s|' \"$@\"; }}\nUSER=Kim OPS_TOKEN=secret\n{command}");
     let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();

@@ -31,6 +31,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let stores = args.reconcile.stores()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
+    crate::metrics::describe();
     crate::stores::check(&stores, &args.reconcile, &stop).await?;
     // The deep pass first: it does what the other would have done.
     let crons = [
@@ -51,6 +52,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
     notify.public_url.get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify)?;
+    notifier.announce();
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
     let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());
     reopening.memory.losses = reconciler.memory.losses.clone();

@@ -5,14 +5,18 @@ mod people;
 mod reconcile;
 mod runs;
 
+use std::borrow::Cow;
+
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use firstcome_shared::http::Problem;
 use firstcome_shared::http::health::{self, check};
+use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -28,25 +32,65 @@ pub(crate) struct App {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Firstcome reconciler", description = "Passes, alerts and people's stories. Every route under /v1 needs the operators' token."),
+    info(
+        title = "Firstcome reconciler",
+        description = "Passes, alerts and people's stories, for operators. Errors are `application/problem+json` \
+            (RFC 9457) with a stable `code`."
+    ),
+    tags(
+        (name = "runs", description = "Passes and what they found"),
+        (name = "alerts", description = "What needs a person"),
+        (name = "people", description = "One person's story"),
+        (name = "service", description = "For the people who run the process")
+    ),
+    components(schemas(Problem)),
+    paths(healthz, readyz, metrics, openapi_json),
     modifiers(&OpsSecurity)
 )]
 struct Api;
+
+/// Whether the process runs
+#[allow(dead_code)] // served by the code that all services share; these four only describe it
+#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It runs")))]
+const fn healthz() {}
+
+/// Whether passes can run
+#[allow(dead_code)]
+#[utoipa::path(get, path = "/readyz", tag = "service", responses(
+    (status = 200, description = "MySQL and Redis answer"),
+    (status = 503, description = "One does not; the body says which")
+))]
+const fn readyz() {}
+
+#[allow(dead_code)]
+#[utoipa::path(get, path = "/metrics", tag = "service", responses(
+    (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
+))]
+const fn metrics() {}
+
+#[allow(dead_code)]
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
+const fn openapi_json() {}
+
+/// 400. The sentence names the field.
+fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::bad_request("invalid", detail)
+}
 
 struct OpsSecurity;
 
 impl utoipa::Modify for OpsSecurity {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         if let Some(components) = openapi.components.as_mut() {
-            components.add_security_scheme("ops", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+            let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The OPS_TOKEN"));
+            components.add_security_scheme("ops", SecurityScheme::Http(bearer.build()));
         }
     }
 }
 
-pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
-    let (db, redis) = (stores.db.clone(), stores.redis.clone());
-    let app = App { stores, passes };
-    let (ops, openapi) = OpenApiRouter::with_openapi(Api::openapi())
+/// The routes of the contract, with their description.
+fn contract() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
         .routes(routes!(runs::read))
@@ -54,7 +98,13 @@ pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: Promethe
         .routes(routes!(alerts::acknowledge))
         .routes(routes!(alerts::silence))
         .routes(routes!(people::explain))
-        .split_for_parts();
+}
+
+pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
+    let (db, redis) = (stores.db.clone(), stores.redis.clone());
+    let app = App { stores, passes };
+    let (ops, openapi) = contract().split_for_parts();
+    let openapi = with_problems(openapi);
     let checks = vec![
         (
             "mysql",
@@ -78,4 +128,36 @@ pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: Promethe
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(16 * 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_name_a_tag_and_codes_of_its_refusals() {
+        let json = serde_json::to_value(with_problems(contract().split_for_parts().1)).unwrap();
+        let paths = json["paths"].as_object().unwrap();
+        let mut ids = std::collections::BTreeSet::new();
+        for (path, item) in paths {
+            for (method, operation) in item.as_object().unwrap() {
+                assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{method} {path}: its name is taken");
+                assert!(operation["tags"][0].is_string(), "{method} {path}");
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let is_problem = path.starts_with("/v1/") && status.starts_with(['4', '5']);
+                    assert_eq!(
+                        is_problem,
+                        response["content"]["application/problem+json"].is_object(),
+                        "{status} {path}"
+                    );
+                    assert!(
+                        !is_problem || response["description"].as_str().unwrap().starts_with('`'),
+                        "{status} {path}"
+                    );
+                }
+                assert_eq!(path.starts_with("/v1/"), operation["responses"]["401"].is_object(), "{method} {path}");
+            }
+        }
+        assert_eq!(ids.len(), 11);
+    }
 }

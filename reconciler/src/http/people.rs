@@ -17,18 +17,19 @@ pub(super) struct InDrop {
     drop_id: Option<i64>,
 }
 
-/// Tells one person's whole story with a coupon, and what holds now.
+/// Explain one person's whole story with a coupon, and what holds now
 #[utoipa::path(
-    get, path = "/v1/coupons/{id}/people/{user_id}", security(("ops" = [])),
+    get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people", security(("ops" = [])),
     params(
         ("id" = i64, Path, description = "The coupon"),
-        ("user_id" = String, Path, description = "The person"),
+        ("user_id" = String, Path, description = "The person", example = "u-37"),
         InDrop,
     ),
     responses(
         (status = 200, description = "The story", body = Story),
-        (status = 400, description = "No user id", body = Problem),
-        (status = 404, description = "No such coupon", body = Problem),
+        (status = 400, description = "`bad_user_id`"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`: a store did not answer"),
     )
 )]
 pub(super) async fn explain(
@@ -40,10 +41,11 @@ pub(super) async fn explain(
     let user: UserId = user
         .parse()
         .map_err(|e: firstcome_shared::domain::BadUserId| Problem::bad_request("bad_user_id", e.to_string()))?;
-    let id: i64 = id.parse().map_err(|_| Problem::not_found("no such coupon"))?;
-    match explain::explain(&app.stores, CouponId(id), query.drop_id.map(DropId), &user).await {
+    let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
+    let coupon = CouponId(id.parse().map_err(|_| no_such())?);
+    match explain::explain(&app.stores, coupon, query.drop_id.map(DropId), &user).await {
         Ok(Some(story)) => Ok(Json(story)),
-        Ok(None) => Err(Problem::not_found("no such coupon")),
+        Ok(None) => Err(no_such()),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a story could not be told");
             Err(Problem::unavailable("not all stores can be asked right now"))

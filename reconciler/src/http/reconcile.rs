@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::http::Problem;
+use firstcome_shared::http::{Problem, json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::App;
+use super::{App, invalid};
 use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
 
@@ -19,6 +19,7 @@ use crate::report::{Run, Trigger};
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Body {
     /// Only this coupon.
+    #[schema(example = 1)]
     coupon_id: Option<i64>,
     /// Only this drop.
     drop_id: Option<i64>,
@@ -45,27 +46,24 @@ pub(super) struct Started {
     run_id: String,
 }
 
-/// Runs a pass.
+/// Run a pass
 #[utoipa::path(
-    post, path = "/v1/reconcile", request_body = Option<Body>, security(("ops" = [])),
+    post, path = "/v1/reconcile", tag = "runs", request_body = Option<Body>, security(("ops" = [])),
     responses(
         (status = 200, description = "The run, ended", body = Run),
         (status = 202, description = "Started; `Location` has its address", body = Started),
-        (status = 400, description = "The body cannot be read, or confirms without a coupon or drop", body = Problem),
-        (status = 404, description = "No such coupon or drop", body = Problem),
-        (status = 409, description = "Another pass runs; `run_id` names it", body = Problem),
+        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 404, description = "`not_found`: no such coupon or drop"),
+        (status = 409, description = "`pass_running`: in this process or another; `run_id` names it"),
+        (status = 503, description = "`unavailable`: the pass could not begin, or the process is stopping"),
     )
 )]
 pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
-    let body: Body = if body.iter().all(u8::is_ascii_whitespace) {
-        Body::default()
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|error| Problem::bad_request("bad_body", format!("the body cannot be read: {error}")))?
-    };
+    let body: Body =
+        if body.iter().all(u8::is_ascii_whitespace) { Body::default() } else { json::read(&body).map_err(invalid)? };
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
         let detail = "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
-        return Err(Problem::bad_request("bad_body", detail));
+        return Err(invalid(detail));
     }
     let request = Request {
         coupon: body.coupon_id.map(CouponId),

@@ -8,7 +8,7 @@ use firstcome_shared::http::Problem;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::App;
+use super::{App, invalid};
 use crate::pass::memory::Progress;
 use crate::record::{self, RunSummary};
 use crate::report::Run;
@@ -54,16 +54,20 @@ fn progress(app: &App, run_id: &str) -> Option<ProgressView> {
     (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView { drops, drops_done, compared })
 }
 
-/// Lists runs, newest first, without their findings.
+/// List runs, newest first, without their findings
 #[utoipa::path(
-    get, path = "/v1/runs", params(ListQuery), security(("ops" = [])),
-    responses((status = 200, description = "Runs, newest first", body = Runs))
+    get, path = "/v1/runs", tag = "runs", operation_id = "list_runs", params(ListQuery), security(("ops" = [])),
+    responses(
+        (status = 200, description = "Runs, newest first", body = Runs),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 503, description = "`unavailable`"),
+    )
 )]
 pub(super) async fn list(
     State(app): State<App>,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Runs>, Problem> {
-    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
+    let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = query.limit.unwrap_or(20).clamp(1, 200);
     let runs = record::list(&app.stores.db, limit, query.before).await.map_err(unavailable)?;
     let runs = runs.into_iter().map(|run| ListedRun { progress: progress(&app, &run.run_id), run }).collect();
@@ -93,24 +97,30 @@ pub(super) struct RunPage {
     progress: Option<ProgressView>,
 }
 
-/// Reads one run with its findings, a page at a time.
+/// Read one run with its findings, a page at a time
 #[utoipa::path(
-    get, path = "/v1/runs/{id}", params(("id" = String, Path, description = "The run"), ReadQuery), security(("ops" = [])),
-    responses((status = 200, description = "The run", body = RunPage), (status = 404, description = "No such run", body = Problem))
+    get, path = "/v1/runs/{id}", tag = "runs", operation_id = "read_run", security(("ops" = [])),
+    params(("id" = String, Path, description = "The run", example = "0193a1f2-7c00-7d31-8000-0000000000a1"), ReadQuery),
+    responses(
+        (status = 200, description = "The run", body = RunPage),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`"),
+    )
 )]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,
     query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<RunPage>, Problem> {
-    let Query(query) = query.map_err(|e| Problem::bad_request("bad_query", e.body_text()))?;
+    let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = query.limit.unwrap_or(1_000).clamp(1, 10_000);
     let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
     match read {
         Some((run, next_after)) => Ok(Json(RunPage { run, next_after, progress: progress(&app, &id) })),
         // Its beginning is recorded under the lock, a moment after it was started.
         None if app.passes.current().as_deref() == Some(&id) => Err(Problem::unavailable("the run is just beginning")),
-        None => Err(Problem::not_found("no such run")),
+        None => Err(Problem::not_found(format!("there is no run {id:?}"))),
     }
 }
 

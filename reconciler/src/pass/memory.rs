@@ -53,7 +53,7 @@ impl Progress {
     /// Waits until this run has the lock and can be read.
     pub async fn until_begun(&self, run_id: &str) {
         if self.begun.subscribe().wait_for(|begun| begun.as_deref() == Some(run_id)).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

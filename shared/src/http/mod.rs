@@ -1,7 +1,9 @@
-//! The HTTP front both services share: the server itself, errors as problem+json, the ops token,
-//! health.
+//! The HTTP front both services share: the server itself, errors as problem+json, bodies, the ops
+//! token, health, what /openapi.json says of them.
 
 pub mod health;
+pub mod json;
+pub mod openapi;
 pub mod ops;
 pub mod problem;
 mod server;

@@ -5,15 +5,18 @@ use std::collections::HashMap;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use serde::Serialize;
 use strum::{EnumString, IntoStaticStr};
+use utoipa::ToSchema;
 
 use super::schema::{alerts, broken_promises, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 /// Where an alert stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, Serialize, ToSchema)]
 #[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum AlertState {
     /// The drift was there when a pass last looked.
     Firing,
@@ -21,6 +24,7 @@ pub enum AlertState {
     Resolved,
     /// Information that is mailed once.
     #[strum(serialize = "told")]
+    #[serde(rename = "told")]
     Information,
 }
 
@@ -31,10 +35,11 @@ impl AlertState {
     }
 }
 
-/// An alert as it is kept, without its number.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An alert as it is kept, without its number. No id of a person stands in it in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Alert {
     /// What the drift is: hexadecimal SHA-256.
+    #[serde(skip)]
     pub fingerprint: String,
     /// Its kind, as mails and docs/OPERATIONS.md name it.
     pub kind: String,
@@ -43,10 +48,12 @@ pub struct Alert {
     /// The drop, where it concerns one.
     pub drop_id: Option<DropId>,
     /// Where it stands.
+    #[serde(rename = "status")]
     pub state: AlertState,
     /// One line for a person.
     pub summary: String,
     /// What the last mail said, hashed.
+    #[serde(skip)]
     pub content_hash: String,
     /// Since when it fires, this time.
     pub first_seen_at: DateTime<Utc>,
@@ -57,6 +64,7 @@ pub struct Alert {
     /// Mails since it was last quiet for a whole cooldown.
     pub mails: u32,
     /// What its mails refer to, so that they form one thread.
+    #[serde(skip)]
     pub thread: String,
     /// When a pass saw that it is gone.
     pub resolved_at: Option<DateTime<Utc>>,
@@ -65,6 +73,7 @@ pub struct Alert {
     /// Who took it on.
     pub acknowledged_by: Option<String>,
     /// Repairs that wait for the next mail.
+    #[serde(skip)]
     pub unmailed_repairs: u32,
 }
 
@@ -97,11 +106,11 @@ pub struct BrokenPromise {
 }
 
 /// An alert as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ListedAlert {
     /// Its number.
     pub id: i64,
-    /// The alert.
+    #[serde(flatten)]
     pub alert: Alert,
     /// Until when its drop's mails are silenced, if they are or were.
     pub silenced_until: Option<DateTime<Utc>>,

@@ -3,6 +3,8 @@
 
 pub(crate) mod jwt;
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, StatusCode};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
@@ -50,7 +52,7 @@ impl Identity {
 
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let id = match self {
-            Self::TrustedHeader => only_one(headers)?.to_owned(),
+            Self::TrustedHeader => only_one(headers)?.into_owned(),
             Self::Jwt(verifier) => verifier.subject(headers).map_err(unauthorized)?,
         };
         id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))
@@ -58,14 +60,12 @@ impl Identity {
 }
 
 /// The one value of the header. Of two, one could be the gateway's and the other the client's own.
-fn only_one(headers: &HeaderMap) -> Result<&str, Problem> {
+fn only_one(headers: &HeaderMap) -> Result<Cow<'_, str>, Problem> {
     let mut values = headers.get_all(USER_HEADER).iter();
     match (values.next(), values.next()) {
         (None, _) => Err(unauthorized("say who this is for: X-User-Id is missing")),
         (Some(_), Some(_)) => Err(Problem::bad_request("bad_user_id", "X-User-Id is given more than once")),
-        (Some(value), None) => {
-            value.to_str().map_err(|_| Problem::bad_request("bad_user_id", "X-User-Id is not plain ASCII"))
-        }
+        (Some(value), None) => Ok(String::from_utf8_lossy(value.as_bytes())),
     }
 }
 

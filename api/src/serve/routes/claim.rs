@@ -34,7 +34,10 @@ use crate::serve::state::App;
 /// is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon")),
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("X-User-Id" = Option<String>, Header, description = "The person, with USER_AUTH=trusted-header", example = "u-37"),
+    ),
     responses(
         (status = 202, description = "`accepted`: a slot is yours; or `waiting`: a place on the waiting list", body = ClaimAnswer),
         (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
@@ -66,7 +69,10 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
 /// See where your claim stands
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
-    params(("id" = i64, Path, description = "Number of the coupon")),
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("X-User-Id" = Option<String>, Header, description = "The person, with USER_AUTH=trusted-header", example = "u-37"),
+    ),
     responses(
         (status = 200, description = "Where it stands", body = MyClaim),
         (status = 400, description = "`bad_user_id`"),

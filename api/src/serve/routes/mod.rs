@@ -19,6 +19,7 @@ use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use firstcome_shared::http::health;
+use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -31,7 +32,7 @@ use crate::serve::state::App;
 
 pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, guard: Arc<RequestGuard>) -> Router {
     let (routes, document) = contract(token).split_for_parts();
-    let document = openapi::with_problems(document).to_json().unwrap_or_default();
+    let document = with_problems(document).to_json().unwrap_or_default();
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
     routes
         .route("/openapi.json", get(openapi))
@@ -102,7 +103,7 @@ mod tests {
     /// `/openapi.json`.
     fn document() -> serde_json::Value {
         let token = OpsToken::new("t".repeat(32).into()).unwrap();
-        serde_json::to_value(openapi::with_problems(contract(token).split_for_parts().1)).unwrap()
+        serde_json::to_value(with_problems(contract(token).split_for_parts().1)).unwrap()
     }
 
     #[test]

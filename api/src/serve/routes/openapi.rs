@@ -3,7 +3,7 @@
 use firstcome_shared::http::Problem;
 use utoipa::Modify;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr};
+use utoipa::openapi::{Components, OpenApi};
 
 /// The document without the handlers that the router adds.
 #[derive(utoipa::OpenApi)]
@@ -38,23 +38,6 @@ impl Modify for Security {
             front sets `X-User-Id` instead, and nobody else can.";
         components.add_security_scheme("person", bearer(person));
     }
-}
-
-/// Gives every error of the contract's routes its form, so that no route has to repeat it.
-pub(super) fn with_problems(mut openapi: OpenApi) -> OpenApi {
-    for (_, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
-        for operation in [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten() {
-            for (status, response) in &mut operation.responses.responses {
-                if let RefOr::T(response) = response
-                    && status.starts_with(['4', '5'])
-                {
-                    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-                    response.content.insert("application/problem+json".to_owned(), problem);
-                }
-            }
-        }
-    }
-    openapi
 }
 
 /// Whether the process runs

@@ -1,0 +1,147 @@
+//! Reading a JSON body strictly, with refusals in a person's words: serde's are about Rust's types.
+
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+/// Reads one JSON object and nothing after it.
+///
+/// # Errors
+/// A sentence that names the field and what it takes.
+pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    // serde would read an array into a struct, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body must be a JSON object".into());
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        sentence(path.trim_matches('.'), error.inner())
+    })?;
+    json.end().map_err(|error| sentence("", &error))?;
+    Ok(value)
+}
+
+fn sentence(path: &str, error: &serde_json::Error) -> String {
+    let (line, column, text) = (error.line(), error.column(), error.to_string());
+    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    match error.classify() {
+        Category::Eof => format!("the body is no JSON: it ends too early (line {line}, column {column})"),
+        Category::Syntax | Category::Io => format!("the body is no JSON: {text} (line {line}, column {column})"),
+        Category::Data => of_field(path, text),
+    }
+}
+
+fn of_field(path: &str, text: &str) -> String {
+    let quoted =
+        |text: &str| text.replace('`', "").replace("expected one of ", "there are ").replace("expected ", "there is ");
+    let place = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let typed = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "));
+    if let Some((found, expected)) = typed.and_then(|text| text.split_once(", expected ")) {
+        let path = if path.is_empty() { "the body" } else { path };
+        format!("{path} must be {}, not {}", as_expected(expected), as_found(found))
+    } else if let Some(rest) = text.strip_prefix("unknown field ") {
+        format!("there is no field {}", quoted(rest))
+    } else if let Some(rest) = text.strip_prefix("unknown variant ") {
+        format!("{path}: there is no {}", quoted(rest))
+    } else if let Some(name) = text.strip_prefix("missing field ") {
+        format!("{} is missing", place(&name.replace('`', "")))
+    } else if let Some(name) = text.strip_prefix("duplicate field ") {
+        format!("{} is given twice", name.replace('`', ""))
+    } else if chrono(text) {
+        format!("{path} must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00")
+    } else if path.is_empty() {
+        text.to_owned()
+    } else {
+        format!("{path}: {text}")
+    }
+}
+
+/// What chrono says of a text that is no instant.
+fn chrono(text: &str) -> bool {
+    ["premature end of input", "input contains invalid characters", "trailing input", "input is out of range"]
+        .contains(&text)
+}
+
+fn as_expected(rust: &str) -> &str {
+    match rust {
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "a boolean" => "true or false",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if rust.starts_with("struct ") => "an object",
+        _ => rust,
+    }
+}
+
+fn as_found(serde: &str) -> String {
+    match (serde.strip_prefix("string "), serde.split_once('`')) {
+        (Some(text), _) => format!("the text {text}"),
+        (None, Some((_, value))) => value.replace('`', ""),
+        (None, None) if serde == "sequence" => "a list".to_owned(),
+        (None, None) if serde == "map" => "an object".to_owned(),
+        (None, None) => serde.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)] // only whether it can be read matters
+    struct Sample {
+        quantity: i64,
+        #[serde(default)]
+        deep: bool,
+        until: Option<DateTime<Utc>>,
+        inner: Option<Inner>,
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        name: String,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        Once,
+        Daily,
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_what_it_takes() {
+        assert_eq!(read::<Sample>(br#" {"quantity": 3} "#).unwrap().quantity, 3);
+        for (body, says) in [
+            ("", "the body must be a JSON object"),
+            ("[3]", "the body must be a JSON object"),
+            ("{", "the body is no JSON: it ends too early (line 1, column 1)"),
+            (r#"{"quantity" 3}"#, "the body is no JSON: expected `:` (line 1, column 13)"),
+            (r#"{"quantity": 3} x"#, "the body is no JSON: trailing characters (line 1, column 17)"),
+            ("{}", "quantity is missing"),
+            (r#"{"quantity": "3"}"#, "quantity must be a whole number, not the text \"3\""),
+            (r#"{"quantity": 1.5}"#, "quantity must be a whole number, not 1.5"),
+            (r#"{"quantity": null}"#, "quantity must be a whole number, not null"),
+            (r#"{"quantity": 1, "deep": [1]}"#, "deep must be true or false, not a list"),
+            (r#"{"quantity": 1, "max": 1}"#, "there is no field max, there are quantity, deep, until, inner, kind"),
+            (r#"{"quantity": 1, "quantity": 2}"#, "quantity is given twice"),
+            (r#"{"quantity": 1, "inner": {}}"#, "inner.name is missing"),
+            (r#"{"quantity": 1, "inner": {"name": 1}}"#, "inner.name must be a text, not 1"),
+            (r#"{"quantity": 1, "kind": "weekly"}"#, "kind: there is no weekly, there is once or daily"),
+            (
+                r#"{"quantity": 1, "until": "tomorrow"}"#,
+                "until must be an instant with its zone, such as 2026-12-01T06:00:00Z or 2026-12-01T15:00:00+09:00",
+            ),
+        ] {
+            assert_eq!(read::<Sample>(body.as_bytes()).unwrap_err(), says, "{body}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What both services' `/openapi.json` have in common.
+
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response};
+
+/// Gives every error of the contract's routes its form, and the refusal without a token where a
+/// route needs one, so that no route has to repeat them.
+#[must_use]
+pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
+    for (_, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
+        for operation in [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            if operation.security.is_some() {
+                responses.entry("401".to_owned()).or_insert_with(|| Response::new("`unauthorized`").into());
+            }
+            for (status, response) in responses {
+                if let RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                {
+                    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+                    response.content.insert("application/problem+json".to_owned(), problem);
+                }
+            }
+        }
+    }
+    openapi
+}
