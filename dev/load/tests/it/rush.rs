@@ -68,26 +68,20 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_writes_a_page_that_needs_no_network_and_everything_as_json() {
+async fn a_run_writes_everything_as_json() {
     let folder = tempfile::tempdir().unwrap();
-    let (page, json) = (folder.path().join("new/rush.html"), folder.path().join("new/rush.json"));
-    let files = ["--html", page.to_str().unwrap(), "--json", json.to_str().unwrap()];
+    let json = folder.path().join("new/rush.json");
+    let files = ["--json", json.to_str().unwrap()];
     let args = [&["--ops-token", "the-token", "--rate", "2000"][..], &files].concat();
     assert_eq!(rush(&system().await, &args).await.unwrap(), ExitCode::SUCCESS);
     let report: Value = serde_json::from_str(&read(&json)).unwrap();
     assert_eq!((report["tally"]["requests"].as_u64(), report["tally"]["admitted"].as_u64()), (Some(300), Some(10)));
     assert_eq!((report["made"].as_bool(), report["rate"].as_f64()), (Some(true), Some(2_000.0)));
     assert!(report["ceiling_per_second"].as_f64().unwrap() > 0.0);
-    assert_eq!(report["over_time"].as_array().unwrap().last().unwrap()["answers"], 300);
     assert_eq!(
-        (report["tally"]["winners"]["count"].as_u64(), report["tally"]["losers"]["count"].as_u64()),
+        (report["tally"]["winners"]["count"].as_u64(), report["tally"]["others"]["count"].as_u64()),
         (Some(10), Some(290))
     );
-    let page = read(&page);
-    for words in ["open loop, 2000 requests a second", "winners (accepted), 10", "people", "answers/s", "<svg"] {
-        assert!(page.contains(words), "{words}: {page}");
-    }
-    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +148,7 @@ async fn what_can_t_work_is_said_before_anybody_asks() {
         (&["--coupon", "8"], "coupon 8 is closed"),
         (&["--ops-token", ""], "give --coupon"),
         (&["--ops-token", "another"], "is --ops-token that of the API?"),
-        (&["--coupon", "7", "--html", "/dev/null/x.html"], "/dev/null"),
+        (&["--coupon", "7", "--json", "/dev/null/x.json"], "/dev/null"),
         (&["--coupon", "7", "--database-url", "postgres://x"], "DATABASE_URL is no mysql://"),
         (&["--coupon", "7", "--database-url", "mysql://u:secret@127.0.0.1:1/x"], "MySQL can't be reached"),
     ] {
