@@ -36,7 +36,7 @@ run: ## The whole system, left running until Ctrl-C, with commands to try (PROFI
 	@exec $(programs)/firstcome-run
 
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100; ARGS="--rate 5000")
-	@$(running); API_URL=$$API_URLS exec $$PROGRAMS/rush --json target/rush/report.json --html target/rush/report.html $(ARGS)
+	@$(running); API_URL=$$API_URLS exec $$PROGRAMS/rush --json target/rush/report.json $(ARGS)
 
 drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
 	@if [ "$${KIND:-}" = "?" ]; then PROGRAMS=$(programs); else $(running); fi; exec $$PROGRAMS/firstcome-drift

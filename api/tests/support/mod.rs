@@ -20,7 +20,9 @@ pub(crate) async fn stack() -> &'static Stack {
     if std::env::var_os("RUST_LOG").is_some() {
         firstcome_shared::telemetry::init_logs();
     }
-    STACK.get_or_init(async || Stack::start(StackOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}"))).await
+    STACK
+        .get_or_init(async || Stack::start(StackOptions::without_fsync()).await.unwrap_or_else(|e| panic!("{e:#}")))
+        .await
 }
 
 /// A name of this test's own, and an empty database of that name.

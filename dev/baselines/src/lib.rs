@@ -2,7 +2,7 @@
 //! with Firstcome.
 //!
 //! - [`designs`]: each one as write-ups end with it, behind the same HTTP front as Firstcome.
-//! - [`comparison`]: the same rush on each of them and on Firstcome, as table, page and picture.
+//! - [`comparison`]: the same rush on each of them and on Firstcome, as table and picture.
 //! - [`routes`]: a route that does nothing, and one that does only the necessary.
 
 pub mod comparison;

@@ -77,7 +77,7 @@ pub struct Options {
     /// win, how much faster a backlog is drained
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
-    /// Where report.json and report.html go
+    /// Where report.json goes
     #[arg(long, default_value = "target/bench")]
     pub out: PathBuf,
 }

@@ -3,7 +3,7 @@
 //! - [`ceiling`]: the least work on the stores that comes to the same.
 //! - [`sections`]: what is measured; each part can be run alone, and begins when the machine is
 //!   [`quiet`].
-//! - [`report`]: the table, `report.json`, `report.html`.
+//! - [`report`]: the table and `report.json`.
 //!
 //! The load comes from `firstcome-load`, other designs and bare routes from `firstcome-baselines`.
 

@@ -179,7 +179,7 @@ async fn until_exact(size: &Size, system: &System, coupon_id: i64, tally: &Tally
             grouped(proof.by_reconciler as u64),
             grouped(proof.refused_in_all()),
             grouped(proof.refused_open()),
-            grouped(proof.yes_without_row.len() as u64),
+            grouped(proof.promised_without_row.len() as u64),
         );
         if proof.exact() || begun.elapsed() > EXACT_LIMIT {
             live.finish(&shown);

@@ -39,7 +39,7 @@ impl Outcome {
         for (kind, count) in &tally.answers {
             row(&format!("answered {kind}"), *count);
         }
-        row("people told yes", tally.admitted as u64);
+        row("people with a promise", tally.admitted as u64);
         row("rows", proof.rows as u64);
         row("  by the consumer", proof.by_consumer as u64);
         row("  by the reconciler", proof.by_reconciler as u64);
@@ -47,7 +47,7 @@ impl Outcome {
         for refused in &proof.refused {
             row(&format!("  {} ({} left for a person)", refused.reason, refused.open), refused.count);
         }
-        row("people told yes without their row", proof.yes_without_row.len() as u64);
+        row("promised and without their row", proof.promised_without_row.len() as u64);
         row("over-issued", proof.over_issued as u64);
         row("duplicates", proof.duplicates as u64);
         row("answers that contradict each other", tally.contradictions.len() as u64);

@@ -26,7 +26,7 @@ pub struct Proof {
     /// Rows of people who hold another one.
     pub duplicates: usize,
     /// People who were promised a coupon and have no row with the drop and the slot promised.
-    pub yes_without_row: BTreeSet<String>,
+    pub promised_without_row: BTreeSet<String>,
     /// People who have a row and never got a promise, as when the connection broke before the
     /// answer.
     pub row_without_yes: usize,
@@ -75,7 +75,7 @@ impl Proof {
             holders: holders.len(),
             over_issued: rows.len().saturating_sub(quantity as usize).max(rows.len() - in_range),
             duplicates: rows.len() - holders.len(),
-            yes_without_row: unkept(promises, rows),
+            promised_without_row: unkept(promises, rows),
             row_without_yes: holders.iter().filter(|user_id| !promises.contains_key(**user_id)).count(),
             ..Self::default()
         }
@@ -86,7 +86,7 @@ impl Proof {
         self.rows == self.quantity as usize
             && self.over_issued == 0
             && self.duplicates == 0
-            && self.yes_without_row.is_empty()
+            && self.promised_without_row.is_empty()
     }
 
     /// Claims the consumer could not write.
@@ -143,7 +143,7 @@ mod tests {
     fn a_promise_with_another_slot_or_without_a_row_is_named() {
         let proof = Proof::compare(&[row(1, "b"), row(2, "a")], 2, &promised(&[("a", 1), ("b", 1), ("c", 3)]));
         assert!(!proof.exact());
-        assert_eq!(proof.yes_without_row.iter().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(proof.promised_without_row.iter().collect::<Vec<_>>(), ["a", "c"]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Worker {
         let mut asked = due;
         loop {
             let answer = self.ask((name, &value)).await;
-            self.tally.note(person, &answer, asked, self.clock.begun);
+            self.tally.note(person, &answer, asked);
             self.progress.add(answer.kind);
             if !answer.kind.may_pass() {
                 return;

@@ -2,13 +2,12 @@
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
 //!   the answers up in a [`tally`]; [`workload`] does so in a process of its own.
-//! - [`rush`] is the load tool: it drives a running system anywhere and [`chart`]s the answers.
+//! - [`rush`] is the load tool: it drives a running system anywhere and reports the answers.
 //! - [`rows`] judges whether every promise became a row.
 //! - [`launch`] starts the product's processes on private servers; [`measure`] meters them.
 
 pub mod answer;
 pub mod ceiling;
-pub mod chart;
 pub mod client;
 pub mod clock;
 pub mod crowd;

@@ -29,7 +29,7 @@ pub struct RowCheck {
     /// Rows of the coupon, those from before this crowd too.
     pub rows: usize,
     /// People promised a coupon who have no row, or a row of another slot.
-    pub yes_without_row: usize,
+    pub promised_without_row: usize,
     pub named: Vec<String>,
     /// How long after the last answer everybody had a row; `None` where somebody never had.
     pub complete_after_ms: Option<u64>,
@@ -50,7 +50,7 @@ impl RowCheck {
             if missing.is_empty() || after > limit {
                 return Ok(Self {
                     rows: rows.len(),
-                    yes_without_row: missing.len(),
+                    promised_without_row: missing.len(),
                     complete_after_ms: missing.is_empty().then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
                     named: missing.into_iter().take(NAMED).collect(),
                 });

@@ -4,9 +4,8 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::answer::Kind;
-use crate::chart::number;
 use crate::tally::{Latency, Progress, Tally};
-use crate::terminal::grouped;
+use crate::terminal::{grouped, number};
 
 /// A mark on rates of a debug build.
 const UNOPTIMIZED: &str = if cfg!(debug_assertions) { " (an unoptimized build)" } else { "" };
@@ -69,13 +68,13 @@ pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
 /// The same as rows.
 pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
-    for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.losers)] {
+    for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.others)] {
         if latency.count > 0 {
             rows.push((format!("  {who}"), in_words(latency)));
         }
     }
     rows.extend(tally.answers.iter().map(|(kind, count)| (format!("answered {kind}"), grouped(*count))));
-    rows.push(("people told yes".into(), grouped(tally.admitted as u64)));
+    rows.push(("people with a promise".into(), grouped(tally.admitted as u64)));
     rows.push(("accepted before Kafka had it".into(), grouped(tally.not_queued)));
     rows.push(("requests given up".into(), grouped(tally.gave_up)));
     rows.push(("answers that contradict each other".into(), grouped(tally.contradictions.len() as u64)));

@@ -60,10 +60,9 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct ConnectionTally {
     winners: Histogram<u32>,
-    losers: Histogram<u32>,
+    others: Histogram<u32>,
     promises: Vec<(u32, Kind, Promise)>,
     denied: Vec<u32>,
-    admissions: Vec<u32>,
     not_queued: u64,
     pub(crate) late: u64,
     pub(crate) gave_up: u64,
@@ -74,10 +73,9 @@ impl ConnectionTally {
     pub(crate) fn new() -> Self {
         Self {
             winners: latencies(),
-            losers: latencies(),
+            others: latencies(),
             promises: Vec::new(),
             denied: Vec::new(),
-            admissions: Vec::new(),
             not_queued: 0,
             late: 0,
             gave_up: 0,
@@ -85,9 +83,9 @@ impl ConnectionTally {
         }
     }
 
-    /// Counts an answer to a request that was due at `asked`; the crowd began at `begun`.
-    pub(crate) fn note(&mut self, person: u32, answer: &Answer, asked: Instant, begun: Instant) {
-        let histogram = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.losers };
+    /// Counts an answer to a request that was due at `asked`.
+    pub(crate) fn note(&mut self, person: u32, answer: &Answer, asked: Instant) {
+        let histogram = if answer.kind == Kind::Accepted { &mut self.winners } else { &mut self.others };
         histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
         if let Some(promise) = answer.promise {
             self.promises.push((person, answer.kind, promise));
@@ -95,31 +93,21 @@ impl ConnectionTally {
         if answer.kind == Kind::SoldOut {
             self.denied.push(person);
         }
-        if answer.kind == Kind::Accepted {
-            let bucket = usize::try_from(begun.elapsed().as_millis() / u128::from(BUCKET_MS)).unwrap_or(0);
-            self.admissions.resize(self.admissions.len().max(bucket + 1), 0);
-            self.admissions[bucket] += 1;
-        }
         self.not_queued += u64::from(!answer.queued);
     }
 
     fn add(&mut self, other: Self) {
         // All have the same bounds, so nothing can fall outside.
         let _ = self.winners.add(other.winners);
-        let _ = self.losers.add(other.losers);
+        let _ = self.others.add(other.others);
         self.promises.extend(other.promises);
         self.denied.extend(other.denied);
-        self.admissions.resize(self.admissions.len().max(other.admissions.len()), 0);
-        self.admissions.iter_mut().zip(other.admissions).for_each(|(sum, count)| *sum += count);
         self.not_queued += other.not_queued;
         self.late += other.late;
         self.gave_up += other.gave_up;
         self.unclear = self.unclear.take().or(other.unclear);
     }
 }
-
-/// Width of [`Tally::admissions`], in milliseconds.
-pub const BUCKET_MS: u64 = 5;
 
 /// Microseconds to a minute, two digits: 10 kB, small enough for one a connection.
 fn latencies() -> Histogram<u32> {
@@ -136,8 +124,6 @@ pub struct Latency {
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub max_ms: f64,
-    /// The whole curve: quantile and milliseconds.
-    pub curve: Vec<(f64, f64)>,
 }
 
 /// Everything that came back.
@@ -168,14 +154,12 @@ pub struct Tally {
     /// The same for `accepted`.
     pub winners: Latency,
     /// The same for every other answer.
-    pub losers: Latency,
+    pub others: Latency,
     /// Answers that no correct system gives: two slots to one person, one slot to two people, one
     /// person admitted twice.
     pub contradictions: Vec<String>,
     /// People who were promised a coupon and also got the answer that it is sold out.
     pub holders_denied: u64,
-    /// Admissions over time: count in each [`BUCKET_MS`].
-    pub admissions: Vec<u32>,
     /// CPU seconds that this process took meanwhile.
     pub cpu_seconds: f64,
     /// Every promise, by user id.
@@ -205,7 +189,7 @@ impl Tally {
             ledger.note(person, kind, promise);
         }
         let mut latency = all.winners.clone();
-        let _ = latency.add(&all.losers);
+        let _ = latency.add(&all.others);
         let (requests, seconds) = (progress.total(), elapsed.as_secs_f64());
         Self {
             people,
@@ -221,10 +205,9 @@ impl Tally {
             unclear: all.unclear,
             latency: Latency::of(&latency),
             winners: Latency::of(&all.winners),
-            losers: Latency::of(&all.losers),
+            others: Latency::of(&all.others),
             contradictions: ledger.contradictions(&name),
             holders_denied: ledger.promises.keys().filter(|person| denied.contains(*person)).count() as u64,
-            admissions: all.admissions,
             cpu_seconds: 0.0,
             accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
             promises: ledger.promises.iter().map(|(person, promise)| (name(*person), *promise)).collect(),
@@ -259,13 +242,9 @@ impl Latency {
             p99_ms: at(0.99),
             p999_ms: at(0.999),
             max_ms: at(1.0),
-            curve: if histogram.is_empty() { Vec::new() } else { POINTS.map(|point| (point, at(point))).to_vec() },
         }
     }
 }
-
-/// Where the curve of latencies has its points.
-const POINTS: [f64; 15] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0];
 
 /// The promises of all connections, side by side.
 #[derive(Default)]
@@ -289,7 +268,7 @@ impl Ledger {
     fn contradictions(&self, name: impl Fn(u32) -> String) -> Vec<String> {
         let mut found = Vec::new();
         for (person, first, second) in &self.two_slots {
-            found.push(format!("{} was told slot {} and slot {}", name(*person), first.slot, second.slot));
+            found.push(format!("{} was promised slot {} and slot {}", name(*person), first.slot, second.slot));
         }
         for (person, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
             found.push(format!("{} was accepted {times} times", name(*person)));
@@ -297,7 +276,7 @@ impl Ledger {
         let mut holders: HashMap<Promise, u32> = HashMap::new();
         for (person, promise) in &self.promises {
             if let Some(other) = holders.insert(*promise, *person) {
-                found.push(format!("{} and {} were both told slot {}", name(other), name(*person), promise.slot));
+                found.push(format!("{} and {} were both promised slot {}", name(other), name(*person), promise.slot));
             }
         }
         found.sort();
@@ -314,7 +293,7 @@ mod tests {
         let begun = Instant::now();
         for (person, kind, slot) in yes {
             let promise = Some(Promise { drop_id: 1, slot: *slot });
-            part.note(*person, &Answer { kind: *kind, promise, queued: true }, begun, begun);
+            part.note(*person, &Answer { kind: *kind, promise, queued: true }, begun);
         }
         Tally::sum(&Progress::default(), 9, Duration::from_secs(1), vec![part], |person| format!("p{person}"))
     }
@@ -325,14 +304,14 @@ mod tests {
         assert_eq!(tally.contradictions, Vec::<String>::new());
         assert_eq!(tally.admitted, 2);
         assert_eq!(tally.promises["p1"], Promise { drop_id: 1, slot: 5 });
-        assert_eq!((tally.latency.count, tally.winners.count, tally.losers.count), (3, 2, 1));
+        assert_eq!((tally.latency.count, tally.winners.count, tally.others.count), (3, 2, 1));
         assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
     }
 
     #[test]
     fn what_no_correct_system_says_is_listed() {
         let two_slots = tally(&[(1, Kind::Accepted, 5), (1, Kind::AlreadyClaimed, 6)]);
-        assert_eq!(two_slots.contradictions, ["p1 was told slot 5 and slot 6"]);
+        assert_eq!(two_slots.contradictions, ["p1 was promised slot 5 and slot 6"]);
         let twice = tally(&[(1, Kind::Accepted, 5), (1, Kind::Accepted, 5)]);
         assert_eq!(twice.contradictions, ["p1 was accepted 2 times"]);
         let shared = tally(&[(1, Kind::Accepted, 5), (2, Kind::Accepted, 5)]);

@@ -79,9 +79,30 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number with as many digits as matter.
+pub fn number(value: f64) -> String {
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "positive and rounded")]
+    match value {
+        v if v < 0.0 => format!("-{}", number(-v)),
+        v if v >= 1_000.0 => grouped(v.round() as u64),
+        v if v >= 100.0 || v.fract() == 0.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_that_matter() {
+        let cases =
+            [(0.0, "0"), (0.123, "0.12"), (12.34, "12.3"), (123.4, "123"), (12_345.6, "12,346"), (-3.5, "-3.50")];
+        for (value, text) in cases {
+            assert_eq!(number(value), text);
+        }
+    }
 
     #[test]
     fn thousands_are_set_apart() {

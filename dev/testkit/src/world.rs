@@ -22,7 +22,7 @@ static STACK: OnceCell<Stack> = OnceCell::const_new();
 /// The servers that the tests of this binary share, started at first use. They end with the
 /// process, however it ends. No test may break them: see [`Stores`].
 pub async fn shared() -> &'static Stack {
-    let start = async || Stack::start(StackOptions::default()).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let start = async || Stack::start(StackOptions::without_fsync()).await.unwrap_or_else(|error| panic!("{error:#}"));
     STACK.get_or_init(start).await
 }
 

@@ -1,42 +1,41 @@
 //! The comparison as tables.
 
 use comfy_table::Table;
-use firstcome_load::chart::number;
 use firstcome_load::table::{align_right, wide};
 use firstcome_load::tally::Latency;
-use firstcome_load::terminal::grouped;
+use firstcome_load::terminal::{grouped, number};
 
 use super::{Comparison, DesignRun};
 
 /// A column: its head, and what stands in a design's row.
-pub(super) type Column = (&'static str, fn(&DesignRun) -> String);
+type Column = (&'static str, fn(&DesignRun) -> String);
 
-pub(super) const SPEED: [Column; 5] = [
+const SPEED: [Column; 5] = [
     ("", |run| run.design.word().into()),
     ("design", |run| run.design.title().into()),
     ("requests/s", |run| number(run.tally.per_second.round())),
     ("winners p50 / p99 / p99.9 ms", |run| latency(&run.tally.winners)),
-    ("losers p50 / p99 / p99.9 ms", |run| latency(&run.tally.losers)),
+    ("others p50 / p99 / p99.9 ms", |run| latency(&run.tally.others)),
 ];
 
 /// How right, and for how much.
-pub(super) const TRUTH: [Column; 12] = [
+const TRUTH: [Column; 12] = [
     ("", |run| run.design.word().into()),
     ("rows", |run| run.rows.to_string()),
     ("over-issued", |run| run.too_many.to_string()),
     ("too few", |run| run.too_few.to_string()),
     ("doubled", |run| run.twice.to_string()),
-    ("told yes, no row", |run| run.yes_without_row.to_string()),
+    ("promised, no row", |run| run.promised_without_row.to_string()),
     ("… after a killed consumer", |run| lost(run.lost_by_consumer_kill)),
     ("… after a MySQL crash", |run| lost(run.lost_by_mysql_crash)),
-    ("told both yes and sold out", |run| run.tally.holders_denied.to_string()),
+    ("promised and sold out", |run| run.tally.holders_denied.to_string()),
     ("MySQL statements", |run| grouped(run.cost.mysql_statements)),
     ("MySQL CPU s", |run| format!("{:.2}", run.cost.mysql_cpu)),
     ("Redis commands", |run| grouped(run.cost.redis_commands)),
 ];
 
 /// Whether a column holds words.
-pub(super) fn is_text(head: &str) -> bool {
+fn is_text(head: &str) -> bool {
     matches!(head, "" | "design")
 }
 

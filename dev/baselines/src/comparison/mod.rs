@@ -1,7 +1,6 @@
 //! The same rush on every design and on Firstcome, each started anew on the same servers.
 
 mod columns;
-mod page;
 mod picture;
 mod processes;
 
@@ -23,11 +22,6 @@ pub use self::picture::{Picture, draw};
 use self::processes::Processes;
 use crate::PROGRAM;
 use crate::designs::Design;
-
-/// The shortest time between two readings of MySQL's counters.
-const SAMPLE: Duration = Duration::from_millis(100);
-/// A slow design is sampled so often in all, since each sample costs MySQL a millisecond too.
-const SAMPLES: u32 = 50;
 
 /// A fast design is measured so often, and the run in the middle counts.
 const TURNS: usize = 3;
@@ -69,7 +63,7 @@ pub struct DesignRun {
     /// Rows of people who have another one.
     pub twice: u64,
     /// People with the answer `accepted` or `already_claimed` who have no row.
-    pub yes_without_row: u64,
+    pub promised_without_row: u64,
     /// People with the answer `accepted` who have no row after the consumer was killed in the
     /// middle of another rush; only for designs that have one.
     pub lost_by_consumer_kill: Option<u64>,
@@ -77,8 +71,6 @@ pub struct DesignRun {
     pub lost_by_mysql_crash: Option<u64>,
     /// What it cost the servers, until the last row stood.
     pub cost: Cost,
-    /// MySQL statements so far, by seconds.
-    pub statements: Vec<(f64, u64)>,
 }
 
 /// The process that is killed in the middle of a rush.
@@ -115,36 +107,20 @@ async fn rush(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Result
     let running = Processes::start(servers, design, size.quantity).await?;
     let workload = Workload::rush(running.api.address()?, running.coupon, size.requests, size.connections);
     let mut meter = Meter::start(&servers.stack).await?;
-    let (tally, statements) = sampled(&workload, &mut meter).await?;
+    let tally = workload.run().await?;
     let statements_of_ours = running.settle(tally.accepted.len() as u64).await?;
     meter.leave_out(statements_of_ours);
     let cost = meter.stop(&servers.stack).await?;
     let rows_by_person = running.rows_by_person().await?;
     let mut done = judge(design, size.quantity, tally, &rows_by_person);
-    (done.cost, done.statements) = (cost, statements);
+    done.cost = cost;
     running.stop().await;
     Ok(done)
 }
 
-/// The crowd, with MySQL's statements over time.
-async fn sampled(workload: &Workload, meter: &mut Meter) -> Result<(Tally, Vec<(f64, u64)>)> {
-    let begun = Instant::now();
-    let mut series = vec![(0.0, 0)];
-    let mut asking = std::pin::pin!(workload.run());
-    let tally = loop {
-        let pause = SAMPLE.max(begun.elapsed() / SAMPLES);
-        tokio::select! {
-            tally = &mut asking => break tally?,
-            () = sleep(pause) => series.push((begun.elapsed().as_secs_f64(), meter.statements().await?)),
-        }
-    };
-    series.push((begun.elapsed().as_secs_f64(), meter.statements().await?));
-    Ok((tally, series))
-}
-
 fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashMap<String, u64>) -> DesignRun {
     let rows: u64 = rows_by_person.values().sum();
-    let yes_without_row = lost(tally.promises.keys(), rows_by_person);
+    let promised_without_row = lost(tally.promises.keys(), rows_by_person);
     tally.forget_names();
     let wanted = u64::from(quantity);
     DesignRun {
@@ -153,11 +129,10 @@ fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashM
         too_many: rows.saturating_sub(wanted),
         too_few: wanted.saturating_sub(rows),
         twice: rows - rows_by_person.len() as u64,
-        yes_without_row,
+        promised_without_row,
         lost_by_consumer_kill: None,
         lost_by_mysql_crash: None,
         cost: Cost::default(),
-        statements: Vec::new(),
         tally,
     }
 }

@@ -1,6 +1,5 @@
-//! The report of a run: terminal, JSON and page.
+//! The report of a run: terminal and JSON.
 
-mod html;
 mod machine;
 mod table;
 
@@ -113,11 +112,10 @@ impl Report {
         self.measurements.iter().filter(|measurement| measurement.target.is_some())
     }
 
-    /// Writes `report.json` and `report.html`.
+    /// Writes `report.json`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
-        std::fs::write(folder.join("report.html"), html::page(self))?;
         Ok(())
     }
 }
@@ -128,20 +126,14 @@ mod tests {
     use crate::cli::Size;
 
     #[test]
-    fn a_report_is_read_back_as_it_was_written_and_its_page_needs_no_network() {
+    fn a_report_is_read_back_as_it_was_written() {
         let mut report = Report::new(Size::of(true));
-        report.measurements.push(Measurement::of("x", "a & b", 1.0, "×").target(Target::AtLeast(2.0)).note("the disk"));
-        report.failed.push(("passes".into(), "<gone>".into()));
+        report.measurements.push(Measurement::of("x", "a", 1.0, "×").target(Target::AtLeast(2.0)));
         report.comparison();
         let folder = tempfile::tempdir().unwrap();
         report.write(folder.path()).unwrap();
         let again: Report = serde_json::from_slice(&std::fs::read(folder.path().join("report.json")).unwrap()).unwrap();
         assert_eq!(again.measurements[0].target.map(|target| target.met(1.0)), Some(false));
         assert_eq!(again.comparison.map(|all| all.size.requests), Some(report.size.requests));
-        let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
-        for words in ["NOT MET", "a &amp; b", "the disk", "&lt;gone&gt;", "The same rush on every design"] {
-            assert!(page.contains(words), "{words}: {page}");
-        }
-        assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "{page}");
     }
 }

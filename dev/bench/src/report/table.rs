@@ -1,8 +1,8 @@
-//! The report on the terminal, and the words that it shares with the page.
+//! The report on the terminal.
 
 use comfy_table::Table;
-use firstcome_load::chart::number;
 use firstcome_load::table::{align_right, wide};
+use firstcome_load::terminal::number;
 
 use super::{Measurement, Report, Target};
 
@@ -61,12 +61,12 @@ fn targets(report: &Report) -> Table {
 }
 
 /// A measurement's value with its unit.
-pub(super) fn value(measurement: &Measurement) -> String {
+fn value(measurement: &Measurement) -> String {
     format!("{} {}", number(measurement.value), measurement.unit).trim_end().to_owned()
 }
 
 /// What it was worked out from.
-pub(super) fn measured(measurement: &Measurement) -> String {
+fn measured(measurement: &Measurement) -> String {
     let measured: Vec<_> =
         measurement.measured.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
     measured.join(" · ")
@@ -74,12 +74,12 @@ pub(super) fn measured(measurement: &Measurement) -> String {
 
 /// How it is read and what limits it; where nothing is said of one that is not met, what it was
 /// worked out from.
-pub(super) fn remark(measurement: &Measurement) -> String {
+fn remark(measurement: &Measurement) -> String {
     let missed = measurement.target.is_some_and(|target| !target.met(measurement.value));
     if missed && measurement.note.is_empty() { measured(measurement) } else { measurement.note.clone() }
 }
 
-pub(super) fn target(measurement: &Measurement) -> String {
+fn target(measurement: &Measurement) -> String {
     match measurement.target {
         Some(Target::AtLeast(bound)) => format!("≥ {}", number(bound)),
         Some(Target::AtMost(bound)) => format!("≤ {}", number(bound)),
@@ -89,7 +89,7 @@ pub(super) fn target(measurement: &Measurement) -> String {
 }
 
 /// Whether it is met.
-pub(super) fn verdict(measurement: &Measurement) -> &'static str {
+fn verdict(measurement: &Measurement) -> &'static str {
     match measurement.target {
         Some(Target::Shown) | None => "",
         Some(target) if target.met(measurement.value) => "met",

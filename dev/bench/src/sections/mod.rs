@@ -110,9 +110,9 @@ pub async fn run(parts: &[Part], options: &Options) -> Result<()> {
     drop(bench);
     print(&report);
     step(format!(
-        "{:.0} s; {} has the charts",
+        "{:.0} s; {} has everything",
         begun.elapsed().as_secs_f64(),
-        options.out.join("report.html").display()
+        options.out.join("report.json").display()
     ));
     ensure!(report.failed.is_empty(), "{} could not be measured", report.failed.len());
     Ok(())

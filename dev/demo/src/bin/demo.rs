@@ -71,8 +71,8 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     for complaint in &outcome.complaints {
         println!("{complaint}");
     }
-    for user_id in outcome.proof.yes_without_row.iter().take(20) {
-        println!("told yes, has no row: {user_id}");
+    for user_id in outcome.proof.promised_without_row.iter().take(20) {
+        println!("promised, has no row: {user_id}");
     }
     if outcome.success() {
         println!("exactly {}", size.quantity);

@@ -34,11 +34,11 @@ async fn every_seventh_slot_is_refused_from_the_consumer_alone_and_the_proof_see
     let promises =
         HashMap::from([("f", 6), ("g", 7)].map(|(user, slot)| (user.to_owned(), Promise { drop_id: 1, slot })));
     let proof = Proof::read(&mysql, 1, 2, &promises).await.unwrap();
-    assert_eq!(proof.yes_without_row.iter().collect::<Vec<_>>(), ["g"]);
+    assert_eq!(proof.promised_without_row.iter().collect::<Vec<_>>(), ["g"]);
 
     mysql.query(&format!("{INSERT} (1, 7, 1, 'g', 'reconciler')")).await.unwrap();
     let proof = Proof::read(&mysql, 1, 8, &promises).await.unwrap();
-    assert!(proof.yes_without_row.is_empty() && !proof.exact());
+    assert!(proof.promised_without_row.is_empty() && !proof.exact());
     assert_eq!((proof.rows, proof.by_consumer, proof.by_reconciler), (2, 1, 1));
 
     refuse_no_more(&mysql).await.unwrap();

@@ -38,20 +38,23 @@ fn the_program_says_pass_violated_or_unknown() {
     let file = dir.path().join("history.jsonl");
 
     record(&file, |rows| rows);
-    let (code, told) = firstcome_check(&file);
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("12 operations (8 answered, 4 unknown), 8 promises (8 kept, 0 listed as broken)"), "{told}");
+    let (code, printed) = firstcome_check(&file);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(
+        printed.contains("12 operations (8 answered, 4 unknown), 8 promises (8 kept, 0 listed as broken)"),
+        "{printed}"
+    );
 
     record(&file, |rows| rows[1..].to_vec());
-    let (code, told) = firstcome_check(&file);
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("lost: u-1 was promised slot 1 of drop 7"), "{told}");
+    let (code, printed) = firstcome_check(&file);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("lost: u-1 was promised slot 1 of drop 7"), "{printed}");
 
     std::fs::write(&file, "").unwrap();
     assert_eq!(firstcome_check(&file).0, Some(2));
     std::fs::write(&file, "{\"at_ms\":1,\"event\":\"inv").unwrap();
-    let (code, told) = firstcome_check(&file);
-    assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("line 1: "), "{told}");
+    let (code, printed) = firstcome_check(&file);
+    assert_eq!(code, Some(2), "{printed}");
+    assert!(printed.contains("line 1: "), "{printed}");
     assert_eq!(firstcome_check(&dir.path().join("missing")).0, Some(2));
 }

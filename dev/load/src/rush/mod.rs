@@ -1,10 +1,8 @@
-//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table,
-//! JSON and page.
+//! The load tool `rush`: a crowd against a system that runs somewhere, and its answers as table and
+//! JSON.
 
-mod html;
 mod options;
 mod report;
-mod series;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +15,6 @@ use tokio::time::{Instant, interval, sleep};
 
 pub use self::options::Options;
 pub use self::report::Report;
-pub use self::series::{Point, Series};
 use crate::ceiling;
 use crate::client::Target;
 use crate::crowd::Crowd;
@@ -55,34 +52,31 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     let patience = Duration::from_secs(options.patience);
     let plan = Plan::new(targets, coupon_id, crowd, options.connections);
     let plan = Plan { identity, rate: options.rate, patience, ..plan };
-    let (tally, series) = sampled(plan, database.as_mut()).await?;
-    let rows = match &mut database {
-        Some(database) => Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?),
-        None => None,
-    };
-    let report = Report::new(options, (coupon_id, made), ceiling, tally, series, rows);
+    let tally = shown(plan).await?;
+    let (mut statements, mut rows) = (None, None);
+    if let Some(database) = &mut database {
+        statements = Some(database.statements().await?);
+        rows = Some(RowCheck::wait(database, coupon_id, &tally.promises, patience).await?);
+    }
+    let report = Report::new(options, (coupon_id, made), ceiling, tally, statements, rows);
     outputs.write(&report)?;
     Ok(if report.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The crowd, with its counts over time.
-async fn sampled(plan: Plan, mut database: Option<&mut Database>) -> Result<(Tally, Series)> {
-    let (progress, mut live, mut series) = (Arc::new(Progress::default()), ProgressLine::new(), Series::default());
+/// The crowd, with its counts shown while it asks.
+async fn shown(plan: Plan) -> Result<Tally> {
+    let (progress, mut live) = (Arc::new(Progress::default()), ProgressLine::new());
     let expected = plan.crowd.requests() as u64;
     let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
     let mut ticks = interval(SAMPLE);
     let tally = loop {
         tokio::select! {
             tally = &mut rushing => break tally?,
-            _ = ticks.tick() => {
-                series.sample(&progress, database.as_deref_mut()).await;
-                live.show(&table::progress(&progress, expected));
-            }
+            _ = ticks.tick() => live.show(&table::progress(&progress, expected)),
         }
     };
-    series.sample(&progress, database).await;
     live.finish(&table::progress(&progress, expected));
-    Ok((tally, series))
+    Ok(tally)
 }
 
 /// The coupon to ask for, and whether it was made for this.
@@ -95,7 +89,7 @@ async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(
     let begun = Instant::now();
     for target in targets {
         loop {
-            let shown = shown(target, id).await?;
+            let shown = coupon_at(target, id).await?;
             let state = shown["current_drop"]["state"].as_str().unwrap_or("none");
             if made && state != "open" && begun.elapsed() < KNOWN_LIMIT {
                 sleep(SAMPLE).await;
@@ -116,7 +110,7 @@ async fn coupon(options: &Options, targets: &[Target], prefix: &str) -> Result<(
 }
 
 /// A coupon as a target shows it; `null` where it does not know it.
-async fn shown(target: &Target, id: i64) -> Result<Value> {
+async fn coupon_at(target: &Target, id: i64) -> Result<Value> {
     let ops = Ops { target: target.clone(), token: String::new() };
     let (status, text) = ops.get_text(&format!("/v1/coupons/{id}")).await?;
     match status {

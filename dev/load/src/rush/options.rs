@@ -71,16 +71,13 @@ pub struct Options {
     /// Order of the requests
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The database of the system, only read: statements over time, and whether every yes has its
-    /// row
+    /// The database of the system, only read: how many statements the rush took, and whether every
+    /// promise has its row
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Write everything as JSON into this file; without a name, print it instead of the table
     #[arg(long, num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Write a page with charts into this file; it opens without a network
-    #[arg(long)]
-    pub html: Option<PathBuf>,
     /// How people prove who they are.
     #[command(flatten)]
     pub identity: IdentityArgs,

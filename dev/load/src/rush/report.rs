@@ -1,4 +1,4 @@
-//! The report of a run: as a table, as JSON, as a page.
+//! The report of a run: as a table and as JSON.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::html::page;
-use super::{Options, Point, Series};
+use super::Options;
 use crate::answer::Kind;
-use crate::chart::number;
 use crate::rows::RowCheck;
 use crate::table;
 use crate::tally::Tally;
-use crate::terminal::{grouped, step};
+use crate::terminal::{grouped, number, step};
 
 /// From this share of its ceiling on, the tool may be what is measured.
 const NEAR: f64 = 0.7;
@@ -40,11 +38,10 @@ pub struct Report {
     pub ceiling_per_second: f64,
     /// The crowd's answers.
     pub tally: Tally,
-    pub over_time: Vec<Point>,
+    /// MySQL's statements during the rush, everybody's, where the database was given.
+    pub mysql_statements: Option<u64>,
     /// The rows, where the database was given.
     pub rows: Option<RowCheck>,
-    #[serde(skip)]
-    pub(super) series: Series,
 }
 
 impl Report {
@@ -53,7 +50,7 @@ impl Report {
         (coupon_id, made): (i64, bool),
         ceiling_per_second: f64,
         mut tally: Tally,
-        series: Series,
+        mysql_statements: Option<u64>,
         rows: Option<RowCheck>,
     ) -> Self {
         tally.forget_names();
@@ -66,9 +63,8 @@ impl Report {
             connections: options.connections,
             ceiling_per_second,
             tally,
-            over_time: series.points.clone(),
+            mysql_statements,
             rows,
-            series,
         }
     }
 
@@ -77,12 +73,12 @@ impl Report {
     pub fn good(&self) -> bool {
         let tally = &self.tally;
         let unclear = tally.count(Kind::Failed) + tally.count(Kind::Refused) + tally.gave_up;
-        let lost = self.rows.as_ref().map_or(0, |rows| rows.yes_without_row);
+        let lost = self.rows.as_ref().map_or(0, |rows| rows.promised_without_row);
         unclear == 0 && tally.contradictions.is_empty() && lost == 0
     }
 
     /// The rows that the table has beside those of every crowd.
-    pub(super) fn more(&self) -> Vec<(String, String)> {
+    fn more(&self) -> Vec<(String, String)> {
         let mut more = Vec::new();
         if let Some(rate) = self.rate {
             let late = grouped(self.tally.late);
@@ -96,19 +92,19 @@ impl Report {
         ));
         if let Some(rows) = &self.rows {
             more.push(("rows in MySQL".into(), grouped(rows.rows as u64)));
-            more.push(("people told yes without their row".into(), grouped(rows.yes_without_row as u64)));
+            more.push(("promised and without their row".into(), grouped(rows.promised_without_row as u64)));
             if let Some(after) = rows.complete_after_ms {
                 more.push(("every row stood after the last answer by".into(), format!("{after} ms")));
             }
         }
-        if let Some(statements) = self.over_time.last().and_then(|point| point.mysql_statements) {
+        if let Some(statements) = self.mysql_statements {
             more.push(("MySQL statements during the rush, everybody's".into(), grouped(statements)));
         }
         more
     }
 
     /// What a reader of the report must know.
-    pub fn warnings(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.tally.per_second > NEAR * self.ceiling_per_second {
             warnings.push("the tool was near its own ceiling: it may be what was measured, not the system".to_owned());
@@ -123,14 +119,14 @@ impl Report {
         if let Some(answer) = &self.tally.unclear {
             warnings.push(format!("an answer that no claim should get: {answer}"));
         }
-        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.yes_without_row > 0) {
-            warnings.push(format!("told yes and have no row: {}", rows.named.join(", ")));
+        if let Some(rows) = self.rows.as_ref().filter(|rows| rows.promised_without_row > 0) {
+            warnings.push(format!("promised and have no row: {}", rows.named.join(", ")));
         }
         warnings
     }
 
     /// The table for the terminal.
-    pub fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut text = table::of_tally_with(&self.tally, self.more());
         for warning in self.warnings() {
             text.push_str("\nnote: ");
@@ -140,19 +136,18 @@ impl Report {
     }
 }
 
-/// Where the report goes. Files are opened before anybody asks, so that no result is lost to a
+/// Where the report goes. The file is opened before anybody asks, so that no result is lost to a
 /// mistyped folder.
 pub(super) struct Outputs {
     json: Option<(PathBuf, File)>,
     print_json: bool,
-    html: Option<(PathBuf, File)>,
 }
 
 impl Outputs {
     pub(super) fn open(options: &Options) -> Result<Self> {
         let print_json = options.json.as_deref() == Some(Path::new("-"));
         let json = options.json.as_deref().filter(|_| !print_json).map(create).transpose()?;
-        Ok(Self { json, print_json, html: options.html.as_deref().map(create).transpose()? })
+        Ok(Self { json, print_json })
     }
 
     pub(super) fn write(self, report: &Report) -> Result<()> {
@@ -162,9 +157,8 @@ impl Outputs {
         } else {
             println!("{}", report.table());
         }
-        for (file, text) in [(self.json, json), (self.html, page(report))] {
-            let Some((path, mut file)) = file else { continue };
-            file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+        if let Some((path, mut file)) = self.json {
+            file.write_all(json.as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
             step(format!("wrote {}", path.display()));
         }
         Ok(())

@@ -1,13 +1,11 @@
 //! The crowd against a small server that answers as the contract says.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use axum::routing::post;
 use firstcome_load::answer::Kind;
 use firstcome_load::client::Target;
@@ -15,54 +13,18 @@ use firstcome_load::crowd::Crowd;
 use firstcome_load::generator::{Plan, run};
 use firstcome_load::tally::{Progress, Tally};
 
-/// Gives out `quantity` slots, after it has answered the first requests with `unavailable`.
-struct Coupons {
-    quantity: usize,
-    unavailable: usize,
-    holders: HashMap<String, usize>,
-}
+use super::{listen, system};
 
-impl Coupons {
-    fn answer(&mut self, user_id: &str) -> (StatusCode, String) {
-        if self.unavailable > 0 {
-            self.unavailable -= 1;
-            return (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":503,"code":"unavailable"}"#.into());
-        }
-        if let Some(slot) = self.holders.get(user_id) {
-            return (StatusCode::OK, format!(r#"{{"status":"already_claimed","drop_id":1,"slot":{slot}}}"#));
-        }
-        let slot = self.holders.len() + 1;
-        if slot > self.quantity {
-            return (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#.into());
-        }
-        self.holders.insert(user_id.to_owned(), slot);
-        (StatusCode::ACCEPTED, format!(r#"{{"status":"accepted","drop_id":1,"slot":{slot},"queued":true}}"#))
-    }
-}
-
-async fn claim(State(coupons): State<Arc<Mutex<Coupons>>>, headers: HeaderMap) -> Response {
-    coupons.lock().unwrap().answer(headers["x-user-id"].to_str().unwrap()).into_response()
-}
-
-async fn open(quantity: usize, unavailable: usize) -> Target {
-    let coupons = Arc::new(Mutex::new(Coupons { quantity, unavailable, holders: HashMap::new() }));
-    let router = Router::new().route("/v1/coupons/7/claims", post(claim)).with_state(coupons);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    target
-}
-
-async fn crowd_at(target: Target, people: u32) -> Tally {
+async fn crowd_at(url: String, people: u32) -> Tally {
     let crowd = Crowd::gather("p-", people, 3, 1).unwrap();
     let patience = Duration::from_secs(30);
-    let plan = Plan { patience, ..Plan::new(vec![target], 7, crowd, 32) };
+    let plan = Plan { patience, ..Plan::new(vec![url.parse().unwrap()], 7, crowd, 32) };
     run(plan, Arc::new(Progress::default())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_and_every_yes_is_kept() {
-    let tally = crowd_at(open(100, 0).await, 1_000).await;
+    let tally = crowd_at(system(100, 0).await, 1_000).await;
     assert_eq!((tally.people, tally.requests, tally.admitted), (1_000, 3_000, 100));
     assert_eq!(tally.count(Kind::Accepted), 100);
     assert_eq!(tally.count(Kind::AlreadyClaimed) + tally.count(Kind::SoldOut), 2_900);
@@ -71,7 +33,7 @@ async fn every_request_is_answered_and_every_yes_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_finds_it_unavailable_asks_again() {
-    let tally = crowd_at(open(10, 50).await, 20).await;
+    let tally = crowd_at(system(10, 50).await, 20).await;
     assert_eq!(tally.count(Kind::Unavailable), 50);
     assert_eq!((tally.requests, tally.admitted, tally.gave_up), (110, 10, 0));
 }
@@ -95,11 +57,7 @@ async fn stalling(pause: Duration) -> Target {
         }
         (StatusCode::CONFLICT, r#"{"status":409,"code":"sold_out"}"#)
     };
-    let router = Router::new().route("/v1/coupons/7/claims", post(answer)).with_state(asked);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    target
+    listen(Router::new().route("/v1/coupons/7/claims", post(answer)).with_state(asked)).await.parse().unwrap()
 }
 
 async fn asked_at(rate: Option<f64>) -> Tally {
@@ -111,8 +69,8 @@ async fn asked_at(rate: Option<f64>) -> Tally {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_by_the_clock_and_hides_in_a_closed_loop() {
     let (closed, open) = (asked_at(None).await, asked_at(Some(1_000.0)).await);
-    assert!(closed.losers.p90_ms < 250.0, "one of a thousand waited: {:?}", closed.losers);
-    assert!(open.losers.p90_ms > 250.0, "everybody who came meanwhile waited: {:?}", open.losers);
+    assert!(closed.others.p90_ms < 250.0, "one of a thousand waited: {:?}", closed.others);
+    assert!(open.others.p90_ms > 250.0, "everybody who came meanwhile waited: {:?}", open.others);
     assert_eq!((closed.late, open.requests), (0, 1_000));
     assert!(open.late > 100, "{}", open.late);
 }

@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::drift::support::{MAILED, injector, read};
 
 /// Drift is made and mended while the mail server behaves like that; the mail for it waits.
-async fn mended_meanwhile(scene: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
-    let world = &scene.world;
+async fn mended_meanwhile(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
+    let world = &fixture.world;
     world.mail.set(behaviour.clone()).await.unwrap();
     injector(world, coupon).await.make(Drift::Unissued, 1).await.unwrap();
     // Later passes, too, are not delayed: each has ended when it is answered.
@@ -48,8 +48,8 @@ fn message_ids(world: &World) -> Vec<String> {
 
 #[tokio::test]
 async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
-    let scene = Fixture::new("d-mail").await;
-    let world = &scene.world;
+    let fixture = Fixture::new("d-mail").await;
+    let world = &fixture.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
     daemon.reconcile(&json!({})).await;
     for behaviour in
@@ -58,9 +58,9 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
         world.mail.set(Behaviour::Normal).await.unwrap();
         all_sent(world).await;
         let name = format!("{behaviour:?}");
-        let (coupon, _) = scene.held(&name, 20, 20).await;
+        let (coupon, _) = fixture.held(&name, 20, 20).await;
         world.mail.clear();
-        mended_meanwhile(&scene, &daemon, &coupon, behaviour).await;
+        mended_meanwhile(&fixture, &daemon, &coupon, behaviour).await;
         assert!(world.mail.mails().is_empty(), "nothing can have come through");
         world.mail.set(Behaviour::Normal).await.unwrap();
         due_now(world).await;
@@ -74,14 +74,14 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
 
 #[tokio::test]
 async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_message_id() {
-    let scene = Fixture::new("d-mail-id").await;
-    let world = &scene.world;
+    let fixture = Fixture::new("d-mail-id").await;
+    let world = &fixture.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
-    let (coupon, _) = scene.held("Twice", 20, 20).await;
+    let (coupon, _) = fixture.held("Twice", 20, 20).await;
     daemon.reconcile(&json!({})).await;
     all_sent(world).await;
     world.mail.clear();
-    mended_meanwhile(&scene, &daemon, &coupon, Behaviour::SilentAfterData).await;
+    mended_meanwhile(&fixture, &daemon, &coupon, Behaviour::SilentAfterData).await;
     assert_eq!(world.mail.mails().len(), 1, "it came, but nobody said so");
     world.mail.set(Behaviour::Normal).await.unwrap();
     due_now(world).await;
@@ -92,10 +92,10 @@ async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_messa
 
 #[tokio::test]
 async fn a_process_with_a_silent_mail_server_stops_within_seconds() {
-    let scene = Fixture::new("d-mail-stop").await;
-    let world = &scene.world;
+    let fixture = Fixture::new("d-mail-stop").await;
+    let world = &fixture.world;
     let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "60000")]).await;
-    let (coupon, _) = scene.held("Stop", 20, 20).await;
+    let (coupon, _) = fixture.held("Stop", 20, 20).await;
     daemon.reconcile(&json!({})).await;
     all_sent(world).await;
     world.mail.set(Behaviour::SilentAfterAccept).await.unwrap();

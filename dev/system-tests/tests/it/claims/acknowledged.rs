@@ -17,15 +17,15 @@ const AT_A_TIME: usize = 32;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_passes_that_put_back_deleted_rows() {
-    let scene = Fixture::new("acknowledged").await;
-    let world = &scene.world;
+    let fixture = Fixture::new("acknowledged").await;
+    let world = &fixture.world;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
-    let coupon = scene.api.create_coupon(&coupon_body("Acknowledged", 100, 0)).await;
+    let coupon = fixture.api.create_coupon(&coupon_body("Acknowledged", 100, 0)).await;
     let done = AtomicBool::new(false);
     let operators = async {
         let mut changes = 0;
         while !done.load(Ordering::Relaxed) {
-            changes += operate(&scene.api, &coupon).await;
+            changes += operate(&fixture.api, &coupon).await;
         }
         changes
     };
@@ -42,7 +42,7 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
         }
         world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot < 4", coupon.drop)).await;
     };
-    let (wanted, changes, ()) = tokio::join!(everybody(&scene, &coupon, &done), operators, deleting);
+    let (wanted, changes, ()) = tokio::join!(everybody(&fixture, &coupon, &done), operators, deleting);
     all_issued(world, coupon.drop, wanted).await;
     assert!(changes > 3, "{changes} changes");
     let applied = "SELECT COALESCE(SUM(applied), 0) FROM reconcile_runs";
@@ -53,10 +53,10 @@ async fn what_one_process_acknowledged_the_other_knows_beside_operators_and_pass
 }
 
 /// Everybody claims at one of two APIs and at once at the other; gives how many there were.
-async fn everybody(scene: &Fixture, coupon: &Coupon, done: &AtomicBool) -> usize {
+async fn everybody(fixture: &Fixture, coupon: &Coupon, done: &AtomicBool) -> usize {
     let (wanted, next) = (wanted(), AtomicUsize::new(0));
-    let other = scene.world.serve().await;
-    let apis: [&Api; 2] = [&scene.api, &other];
+    let other = fixture.world.serve().await;
+    let apis: [&Api; 2] = [&fixture.api, &other];
     let asking = (0..AT_A_TIME).map(async |_| {
         let mut slots = Vec::new();
         loop {

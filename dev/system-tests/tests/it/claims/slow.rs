@@ -14,12 +14,12 @@ const SLOW: usize = 100;
 /// then.
 async fn dawdles(mut connection: TcpStream, begins: String) -> String {
     connection.write_all(begins.as_bytes()).await.unwrap();
-    let mut told = Vec::new();
+    let mut answer = Vec::new();
     let mut some = [0; 512];
     loop {
         match tokio::time::timeout(Duration::from_millis(50), connection.read(&mut some)).await {
-            Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&told).into_owned(),
-            Ok(Ok(read)) => told.extend(&some[..read]),
+            Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&answer).into_owned(),
+            Ok(Ok(read)) => answer.extend(&some[..read]),
             // Nothing yet: one byte more. Where the other side has hung up, the next read says so.
             Err(_) => drop(connection.write_all(b"x").await),
         }
@@ -52,7 +52,7 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
 
     let all = async { (heads.join_all().await, bodies.join_all().await) };
     let (_, bodies) = tokio::time::timeout(LIMIT, all).await.expect("each is hung up on");
-    let refused = bodies.iter().filter(|told| told.starts_with("HTTP/1.1 503")).count();
+    let refused = bodies.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
     assert_eq!(refused, SLOW, "{}", bodies[0]);
     eventually("they are counted", LIMIT, async || {
         let metrics = api.http().get("/metrics").await.text;

@@ -10,9 +10,9 @@ use crate::drift::support::{Hindered, injector};
 
 #[tokio::test]
 async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_meanwhile() {
-    let scene = Fixture::new("d-409").await;
-    let world = &scene.world;
-    scene.held("Asked", 200, 200).await;
+    let fixture = Fixture::new("d-409").await;
+    let world = &fixture.world;
+    fixture.held("Asked", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let id = slow.begin_slow_pass(world).await;
     let refused = slow.daemon.ask(&json!({})).await;
@@ -35,11 +35,11 @@ async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_
 
 #[tokio::test]
 async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page() {
-    let scene = Fixture::new("d-runs").await;
-    let (coupon, _) = scene.held("Listed", 100, 100).await;
-    let daemon = scene.world.daemon().await;
+    let fixture = Fixture::new("d-runs").await;
+    let (coupon, _) = fixture.held("Listed", 100, 100).await;
+    let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 25).await.unwrap();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 25).await.unwrap();
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired);
     daemon.reconcile(&json!({})).await;
@@ -58,7 +58,7 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
         }
         ids.extend(runs.iter().map(|run| run["run_id"].as_str().unwrap().to_owned()));
     }
-    let all: Vec<String> = scene.world.sql.query("SELECT id FROM reconcile_runs ORDER BY id DESC").await.concat();
+    let all: Vec<String> = fixture.world.sql.query("SELECT id FROM reconcile_runs ORDER BY id DESC").await.concat();
     assert_eq!(ids, all);
     assert_eq!(ids[1], run.run_id);
 
@@ -91,9 +91,9 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
 
 #[tokio::test]
 async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_or_json() {
-    let scene = Fixture::new("d-cli").await;
-    let world = &scene.world;
-    let (coupon, _) = scene.held("By hand", 20, 20).await;
+    let fixture = Fixture::new("d-cli").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("By hand", 20, 20).await;
     let clean = world.once_with(&[], &[]).await;
     assert_eq!((clean.code, clean.run().status), (0, Status::Clean), "{}", clean.log);
     let mut injector = injector(world, &coupon).await;
@@ -128,9 +128,9 @@ async fn the_command_line_says_by_its_exit_code_how_it_went_and_prints_a_table_o
 
 #[tokio::test]
 async fn runs_that_found_nothing_are_thrown_away_after_their_time_and_those_that_found_something_stay() {
-    let scene = Fixture::new("d-old").await;
-    let world = &scene.world;
-    let (coupon, _) = scene.held("Old", 20, 20).await;
+    let fixture = Fixture::new("d-old").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Old", 20, 20).await;
     world.set("CLEAN_RUNS_KEPT_SECONDS", "3600");
     injector(world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
     assert_eq!(world.pass().await.status, Status::Repaired);

@@ -42,10 +42,10 @@ async fn mended(world: &World) {
 
 #[tokio::test]
 async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_one_does_not_mend() {
-    let scene = Fixture::new("d-crashes").await;
+    let fixture = Fixture::new("d-crashes").await;
     for round in 0..10_u64 {
-        let (coupon, answers) = scene.held(&format!("Round {round}"), 60, 30).await;
-        let mut injector = injector(&scene.world, &coupon).await;
+        let (coupon, answers) = fixture.held(&format!("Round {round}"), 60, 30).await;
+        let mut injector = injector(&fixture.world, &coupon).await;
         for drift in [
             Drift::Unissued,
             Drift::FailedClaim,
@@ -58,28 +58,28 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
         ] {
             injector.make(drift, 2).await.unwrap();
         }
-        killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
-        mended(&scene.world).await;
+        killed_pass(&fixture.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        mended(&fixture.world).await;
         // Two each: readmitted, conflicting, over admitted, promoted.
-        assert_settled(&scene.world, &coupon, 60, 38, &answers).await;
+        assert_settled(&fixture.world, &coupon, 60, 38, &answers).await;
     }
     let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
-    assert!(scene.world.sql.number(killed).await >= 5, "most passes were killed in the middle");
+    assert!(fixture.world.sql.number(killed).await >= 5, "most passes were killed in the middle");
 }
 
 #[tokio::test]
 async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
-    let scene = Fixture::new("d-crash-full").await;
+    let fixture = Fixture::new("d-crash-full").await;
     for round in 0..6_u64 {
-        let (coupon, answers) = scene.held(&format!("Full {round}"), 20, 20).await;
-        let mut injector = injector(&scene.world, &coupon).await;
+        let (coupon, answers) = fixture.held(&format!("Full {round}"), 20, 20).await;
+        let mut injector = injector(&fixture.world, &coupon).await;
         let mut broken = injector.make(Drift::OverAdmitted, 2).await.unwrap().people;
         broken.extend(injector.make(Drift::SlotConflict, 2).await.unwrap().people);
-        killed_pass(&scene.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
-        mended(&scene.world).await;
-        assert_settled(&scene.world, &coupon, 20, 20, &answers).await;
+        killed_pass(&fixture.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        mended(&fixture.world).await;
+        assert_settled(&fixture.world, &coupon, 20, 20, &answers).await;
         let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
-        let mut listed = scene.world.sql.query(&listed).await.concat();
+        let mut listed = fixture.world.sql.query(&listed).await.concat();
         let mut wanted: Vec<String> = broken.into_iter().map(|hit| hit.user).collect();
         listed.sort();
         wanted.sort();
@@ -141,9 +141,9 @@ async fn trouble(world: &World, coupon: &Coupon) -> usize {
 
 #[tokio::test]
 async fn repairs_beside_live_traffic_break_no_promise() {
-    let scene = Fixture::new("d-chaos").await;
-    let world = &scene.world;
-    let coupon = scene.api.create_coupon(&coupon_body("Chaos", 30_000, 0)).await;
+    let fixture = Fixture::new("d-chaos").await;
+    let world = &fixture.world;
+    let coupon = fixture.api.create_coupon(&coupon_body("Chaos", 30_000, 0)).await;
     let settings =
         [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "200")];
     let daemon = world.daemon_with(&settings).await;
@@ -153,7 +153,7 @@ async fn repairs_beside_live_traffic_break_no_promise() {
         over.set(true);
         made
     };
-    let (made, answers) = tokio::join!(trouble, crowd(&scene.api, coupon.id, &over));
+    let (made, answers) = tokio::join!(trouble, crowd(&fixture.api, coupon.id, &over));
     assert!(made >= 13, "{made}");
     assert!(answers.iter().all(|(_, answer)| answer.promised().is_some()), "everyone gets one");
     eventually("the consumer has caught up", LIMIT, async || world.topic.lag().await == 0).await;

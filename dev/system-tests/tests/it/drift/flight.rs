@@ -22,9 +22,9 @@ async fn applied_once(world: &World, wanted: &BTreeSet<Found>) {
 
 #[tokio::test]
 async fn when_one_daemon_is_killed_in_mid_pass_the_other_goes_on_and_the_dead_run_is_recorded_as_failed() {
-    let scene = Fixture::new("d-killed").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("Killed", 200, 200).await;
+    let fixture = Fixture::new("d-killed").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Killed", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let mut injector = injector(world, &coupon).await;
     let mut wanted = expected(Kind::Unissued, &injector.make(Drift::Unissued, 3).await.unwrap());
@@ -68,9 +68,9 @@ async fn eventually_refused(
 
 #[tokio::test]
 async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
-    let scene = Fixture::new("d-cut").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("Cut", 200, 200).await;
+    let fixture = Fixture::new("d-cut").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Cut", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let done = injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     let cut = slow.begin_slow_pass(world).await;
@@ -92,9 +92,9 @@ async fn a_pass_whose_lock_is_cut_aborts_and_the_next_one_mends() {
 
 #[tokio::test]
 async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pass_mends() {
-    let scene = Fixture::new("d-term").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("Stopped", 200, 200).await;
+    let fixture = Fixture::new("d-term").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Stopped", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     let stopped = slow.begin_slow_pass(world).await;
@@ -110,9 +110,9 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
 
 #[tokio::test]
 async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
-    let scene = Fixture::new("d-pile").await;
-    let world = &scene.world;
-    scene.held("Long", 200, 200).await;
+    let fixture = Fixture::new("d-pile").await;
+    let world = &fixture.world;
+    fixture.held("Long", 200, 200).await;
     let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
     slow.proxy.set(firstcome_stack::Fault::Delay(Duration::from_millis(60))).await.unwrap();
     let long =

@@ -13,123 +13,123 @@ use crate::drift::support::{
 
 #[tokio::test]
 async fn a_failed_claim_that_cannot_be_issued_is_told_until_a_person_has_resolved_it() {
-    let scene = Fixture::new("d-unrepairable").await;
-    let (coupon, answers) = scene.held("Winter", 20, 12).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    let fixture = Fixture::new("d-unrepairable").await;
+    let (coupon, answers) = fixture.held("Winter", 20, 12).await;
+    let done = injector(&fixture.world, &coupon).await.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let expected = expected(Kind::FailedClaim, &done);
-    dry_run_lists(&scene.world, &expected).await;
-    let before = everything(&scene.world).await;
-    let once = scene.world.once_with(&[], &[]).await;
+    dry_run_lists(&fixture.world, &expected).await;
+    let before = everything(&fixture.world).await;
+    let once = fixture.world.once_with(&[], &[]).await;
     let run = once.run();
     assert_found(&run, &expected);
     assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
     assert!(run.all_findings().all(|f| f.result == Outcome::Skipped && f.needs_person), "{run:#?}");
-    assert_eq!(before, everything(&scene.world).await, "there was nothing to change");
-    mailed(&scene.world, &["action needed", "Winter", "12 of 20 issued"]).await;
+    assert_eq!(before, everything(&fixture.world).await, "there was nothing to change");
+    mailed(&fixture.world, &["action needed", "Winter", "12 of 20 issued"]).await;
 
-    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
-    clean_pass(&scene.world, &coupon).await;
-    mailed(&scene.world, &["resolved", "Winter"]).await;
-    assert_settled(&scene.world, &coupon, 20, 12, &answers).await;
+    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
+    clean_pass(&fixture.world, &coupon).await;
+    mailed(&fixture.world, &["resolved", "Winter"]).await;
+    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
 }
 
 #[tokio::test]
 async fn people_for_whom_no_slot_is_left_are_broken_promises_by_name_and_first_in_line_when_one_comes() {
-    let scene = Fixture::new("d-broken").await;
+    let fixture = Fixture::new("d-broken").await;
     for (drift, quantity) in [(Drift::OverAdmitted, 20), (Drift::OverShrunk, 18), (Drift::SlotConflict, 20)] {
         let name = drift.name();
-        let (coupon, answers) = scene.held(&name, 20, 20).await;
-        let done = injector(&scene.world, &coupon).await.make(drift, 2).await.unwrap();
+        let (coupon, answers) = fixture.held(&name, 20, 20).await;
+        let done = injector(&fixture.world, &coupon).await.make(drift, 2).await.unwrap();
         let kind = if drift == Drift::SlotConflict { Kind::SlotConflict } else { Kind::OverAdmitted };
         let expected = expected(kind, &done);
-        dry_run_lists(&scene.world, &expected).await;
-        let once = scene.world.once_with(&[], &[]).await;
+        dry_run_lists(&fixture.world, &expected).await;
+        let once = fixture.world.once_with(&[], &[]).await;
         let run = once.run();
         assert_found(&run, &expected);
         assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
         let broken: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-        assert_whole(&scene.world, &coupon, quantity, quantity as usize).await;
-        assert_kept(&scene.world, &coupon, &answers, &broken).await;
+        assert_whole(&fixture.world, &coupon, quantity, quantity as usize).await;
+        assert_kept(&fixture.world, &coupon, &answers, &broken).await;
         let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {} ORDER BY user_id", coupon.drop);
         let mut names: Vec<Vec<String>> = broken.iter().map(|user| vec![(*user).to_owned()]).collect();
         names.sort();
-        assert_eq!(scene.world.sql.query(&listed).await, names);
+        assert_eq!(fixture.world.sql.query(&listed).await, names);
         for user in &broken {
-            let me = scene.api.me(coupon.id, user).await;
+            let me = fixture.api.me(coupon.id, user).await;
             assert!(me["status"] == "broken" && me["position"].as_u64() <= Some(2), "first in line: {me}");
         }
-        mailed(&scene.world, &["action needed", &name, &format!("{quantity} of {quantity} issued")]).await;
+        mailed(&fixture.world, &["action needed", &name, &format!("{quantity} of {quantity} issued")]).await;
 
         // Told once, and still listed: the passes that follow have nothing new.
-        let again = scene.world.once_with(&[], &[]).await;
+        let again = fixture.world.once_with(&[], &[]).await;
         assert!(again.code <= 1 && found(&again.run()).is_empty(), "{}", again.log);
 
         // Room is made for them: they are the first to get it.
-        let reply = scene.api.patch(coupon.id, &json!({"quantity": 22})).await;
+        let reply = fixture.api.patch(coupon.id, &json!({"quantity": 22})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        let mended = scene.world.once_with(&[], &[]).await;
+        let mended = fixture.world.once_with(&[], &[]).await;
         assert_eq!((mended.run().status, mended.code), (Status::Repaired, 0), "{}", mended.log);
         for user in &broken {
-            assert_eq!(scene.api.me(coupon.id, user).await["status"], "issued");
+            assert_eq!(fixture.api.me(coupon.id, user).await["status"], "issued");
         }
-        assert_whole(&scene.world, &coupon, 22, quantity as usize + 2).await;
-        mailed(&scene.world, &["repaired", &name, &format!("{} of 22 issued", quantity + 2)]).await;
-        clean_pass(&scene.world, &coupon).await;
+        assert_whole(&fixture.world, &coupon, 22, quantity as usize + 2).await;
+        mailed(&fixture.world, &["repaired", &name, &format!("{} of 22 issued", quantity + 2)]).await;
+        clean_pass(&fixture.world, &coupon).await;
         let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
-        assert_eq!(scene.world.sql.number(open).await, 0, "nothing is left to tell");
+        assert_eq!(fixture.world.sql.number(open).await, 0, "nothing is left to tell");
     }
 }
 
 #[tokio::test]
 async fn of_several_broken_promises_the_one_that_was_made_first_is_kept_first() {
-    let scene = Fixture::new("d-order").await;
-    let (coupon, _) = scene.held("Order", 20, 20).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
+    let fixture = Fixture::new("d-order").await;
+    let (coupon, _) = fixture.held("Order", 20, 20).await;
+    let done = injector(&fixture.world, &coupon).await.make(Drift::OverShrunk, 3).await.unwrap();
     let mut broken: Vec<(i64, String)> = done.people.iter().map(|hit| (hit.slot, hit.user.clone())).collect();
     broken.sort();
-    scene.world.once_with(&[], &[]).await;
+    fixture.world.once_with(&[], &[]).await;
     for (waits, (_, user)) in broken.iter().enumerate() {
-        assert_eq!(scene.api.me(coupon.id, user).await["position"], waits + 1, "{broken:?}");
+        assert_eq!(fixture.api.me(coupon.id, user).await["position"], waits + 1, "{broken:?}");
     }
-    let newcomer = scene.api.claim(coupon.id, "newcomer").await;
+    let newcomer = fixture.api.claim(coupon.id, "newcomer").await;
     assert!(newcomer.is("sold_out") || newcomer.is("waiting"), "{newcomer:?}");
-    assert_eq!(scene.api.patch(coupon.id, &json!({"quantity": 18})).await.status, 200);
-    scene.world.once_with(&[], &[]).await;
-    let standing = async |user: &str| scene.api.me(coupon.id, user).await["status"].clone();
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 18})).await.status, 200);
+    fixture.world.once_with(&[], &[]).await;
+    let standing = async |user: &str| fixture.api.me(coupon.id, user).await["status"].clone();
     assert_eq!([standing(&broken[0].1).await, standing(&broken[1].1).await], ["issued", "broken"]);
 }
 
 #[tokio::test]
 async fn a_drop_that_closed_below_its_quantity_is_told_once() {
-    let scene = Fixture::new("d-below").await;
-    let (coupon, answers) = scene.held("Left over", 20, 12).await;
-    injector(&scene.world, &coupon).await.make(Drift::UnfilledClosed, 2).await.unwrap();
-    let before = everything(&scene.world).await;
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&scene.world).await);
+    let fixture = Fixture::new("d-below").await;
+    let (coupon, answers) = fixture.held("Left over", 20, 12).await;
+    injector(&fixture.world, &coupon).await.make(Drift::UnfilledClosed, 2).await.unwrap();
+    let before = everything(&fixture.world).await;
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&fixture.world).await);
     assert_found(&dry.run(), &[(Kind::Unfilled, None, None)].into());
-    let run = scene.world.once_with(&[], &[]).await.run();
+    let run = fixture.world.once_with(&[], &[]).await.run();
     assert_found(&run, &[(Kind::Unfilled, None, None)].into());
     assert_eq!(run.status, Status::Clean, "every promise is kept: {run:#?}");
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-    mailed(&scene.world, &["closed below its quantity", "Left over", "12 of 20 issued"]).await;
-    let told = scene.world.mail.mails().len();
-    scene.world.pass().await;
-    assert_eq!(scene.world.mail.mails().len(), told, "told once");
+    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+    mailed(&fixture.world, &["closed below its quantity", "Left over", "12 of 20 issued"]).await;
+    let told = fixture.world.mail.mails().len();
+    fixture.world.pass().await;
+    assert_eq!(fixture.world.mail.mails().len(), told, "told once");
 }
 
 #[tokio::test]
 async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
-    let scene = Fixture::new("d-stalled").await;
-    let (coupon, answers) = scene.held("Held up", 20, 12).await;
-    let daemon = scene.world.daemon_with(&[("CONSUMER_STALL_SECONDS", "1")]).await;
+    let fixture = Fixture::new("d-stalled").await;
+    let (coupon, answers) = fixture.held("Held up", 20, 12).await;
+    let daemon = fixture.world.daemon_with(&[("CONSUMER_STALL_SECONDS", "1")]).await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::Stalled, 3).await.unwrap();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Stalled, 3).await.unwrap();
     let patience = "SELECT MIN(CAST(v.variable_value AS UNSIGNED)) FROM performance_schema.data_locks l \
         JOIN performance_schema.variables_by_thread v ON v.thread_id = l.thread_id AND v.variable_name = 'wait_timeout' \
         WHERE l.object_schema = DATABASE() AND l.object_name = 'slot_limits' AND l.lock_type = 'RECORD' \
             AND l.lock_mode LIKE 'X%' AND l.lock_status = 'GRANTED'";
-    assert!(scene.world.sql.number(patience).await > 600, "MySQL ends the lock before it is asked to");
+    assert!(fixture.world.sql.number(patience).await > 600, "MySQL ends the lock before it is asked to");
     let run = eventually_some("a pass sees it", LIMIT, async || {
         let run = daemon.reconcile(&json!({})).await;
         if found(&run).is_empty() { Err("not yet") } else { Ok(run) }
@@ -137,16 +137,16 @@ async fn a_consumer_that_stands_still_is_told_and_told_again_when_it_moves() {
     .await;
     assert_found(&run, &[(Kind::Stalled, None, None)].into());
     assert_eq!(run.status, Status::Drift, "{run:#?}");
-    mailed(&scene.world, &["action needed", "consumer"]).await;
-    let before = everything(&scene.world).await;
+    mailed(&fixture.world, &["action needed", "consumer"]).await;
+    let before = everything(&fixture.world).await;
     let dry = daemon.reconcile(&json!({"dry_run": true})).await;
     assert_found(&dry, &[(Kind::Stalled, None, None)].into());
-    assert_eq!(before, everything(&scene.world).await);
+    assert_eq!(before, everything(&fixture.world).await);
 
     done.stall.unwrap().end().await.unwrap();
-    eventually("the consumer has caught up", LIMIT, async || scene.world.topic.lag().await == 0).await;
+    eventually("the consumer has caught up", LIMIT, async || fixture.world.topic.lag().await == 0).await;
     let run = daemon.reconcile(&json!({})).await;
     assert_found(&run, &[].into());
-    mailed(&scene.world, &["resolved"]).await;
-    assert_settled(&scene.world, &coupon, 20, 12, &answers).await;
+    mailed(&fixture.world, &["resolved"]).await;
+    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
 }

@@ -13,19 +13,19 @@ const DEADLINE_MS: i64 = 2_000;
 
 #[tokio::test]
 async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_the_first_that_can_know() {
-    let scene = Fixture::new("d-load").await;
-    let world = &scene.world;
-    assert_eq!(scene.consumer.process.stop().await, 0);
+    let fixture = Fixture::new("d-load").await;
+    let world = &fixture.world;
+    assert_eq!(fixture.consumer.process.stop().await, 0);
     // Slower than the people come, so that much is always on its way.
     let _consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "500")]).await;
-    let coupon = scene.api.create_coupon(&coupon_body("Rush", u32::try_from(PEOPLE).unwrap() + 10, 0)).await;
+    let coupon = fixture.api.create_coupon(&coupon_body("Rush", u32::try_from(PEOPLE).unwrap() + 10, 0)).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let users = people(PEOPLE);
     let half = PEOPLE / 2;
-    let mut answers = rush(&[&scene.api], coupon.id, &users[..half], 64).await;
+    let mut answers = rush(&[&fixture.api], coupon.id, &users[..half], 64).await;
 
     // In the middle of it: people whose message never comes, and rows that are deleted.
-    let rest = tokio::spawn(rush(&[&scene.api], coupon.id, &users[half..], 64));
+    let rest = tokio::spawn(rush(&[&fixture.api], coupon.id, &users[half..], 64));
     let mut injector = injector(world, &coupon).await;
     let ghosts = injector.make(Drift::Unpublished, 5).await.unwrap();
     let ghosts_known_at = now_ms(world).await + DEADLINE_MS;

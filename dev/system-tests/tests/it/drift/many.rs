@@ -30,11 +30,11 @@ fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
 #[tokio::test]
 async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-all").await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-all").await;
     // Six pages: people and the slots they belong to are seldom on the same.
-    scene.world.set("RECONCILE_PAGE_SLOTS", "10");
-    let (coupon, answers) = scene.held("All at once", 60, 30).await;
-    let mut injector = injector(&scene.world, &coupon).await;
+    fixture.world.set("RECONCILE_PAGE_SLOTS", "10");
+    let (coupon, answers) = fixture.held("All at once", 60, 30).await;
+    let mut injector = injector(&fixture.world, &coupon).await;
     let mut all = BTreeSet::new();
     for drift in [
         Drift::Unpublished,
@@ -62,29 +62,29 @@ async fn all_kinds_at_once_in_one_drop_are_found_by_name_and_mended_together() {
     };
     let kinds_in = |found: &BTreeSet<Found>| found.iter().map(|(kind, ..)| *kind).collect::<BTreeSet<Kind>>();
 
-    let before = everything(&scene.world).await;
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&scene.world).await, "a dry run changed something");
+    let before = everything(&fixture.world).await;
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&fixture.world).await, "a dry run changed something");
     let listed: BTreeSet<Found> = found(&dry.run()).into_keys().collect();
     assert_eq!(people_in(&listed), all, "{:#?}", dry.run());
     let mut kinds = kinds_in(&all);
     kinds.extend([Kind::CountMismatch, Kind::Unfilled, Kind::RedisLost]);
     assert_eq!(kinds_in(&listed), kinds, "{:#?}", dry.run());
 
-    let run = scene.world.once_with(&[], &[]).await.run();
+    let run = fixture.world.once_with(&[], &[]).await.run();
     assert_eq!(run.status, Status::Drift, "only a person can decide on two: {run:#?}");
     let left: Vec<_> = run.all_findings().filter(|f| f.needs_person || f.result == Outcome::Failed).collect();
     assert!(left.len() == 2 && left.iter().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{left:#?}");
     // Two each: unpublished, readmitted, conflicting, over admitted; and one who waited.
-    assert_settled(&scene.world, &coupon, 60, 30 + 4 * 2 + 1, &answers).await;
-    mailed(&scene.world, &["action needed", "All at once", "39 of 60 issued"]).await;
+    assert_settled(&fixture.world, &coupon, 60, 30 + 4 * 2 + 1, &answers).await;
+    mailed(&fixture.world, &["action needed", "All at once", "39 of 60 issued"]).await;
 
-    let second = scene.world.once_with(&[], &[]).await.run();
+    let second = fixture.world.once_with(&[], &[]).await.run();
     assert!(second.all_findings().all(|f| f.kind == Kind::FailedClaim && f.needs_person), "{second:#?}");
     assert_eq!(second.all_findings().count(), 2);
-    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
-    clean_pass(&scene.world, &coupon).await;
-    mailed(&scene.world, &["resolved", "All at once"]).await;
+    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    clean_pass(&fixture.world, &coupon).await;
+    mailed(&fixture.world, &["resolved", "All at once"]).await;
 }
 
 const COUPONS: usize = 5;
@@ -92,11 +92,11 @@ const DROPS: usize = 4;
 const HELD: usize = 10;
 
 /// Five coupons of which four drops each have been open; the last still is.
-async fn many_drops(scene: &Fixture) -> Vec<(Coupon, Vec<Promise>)> {
+async fn many_drops(fixture: &Fixture) -> Vec<(Coupon, Vec<Promise>)> {
     let mut drops = Vec::new();
     let mut coupons = Vec::new();
     for n in 0..COUPONS {
-        coupons.push(scene.api.create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0)).await);
+        coupons.push(fixture.api.create_coupon(&coupon_body(&format!("Coupon {n}"), 15, 0)).await);
     }
     for round in 0..DROPS {
         if round > 0 {
@@ -104,28 +104,28 @@ async fn many_drops(scene: &Fixture) -> Vec<(Coupon, Vec<Promise>)> {
                 let day = format!("2026-01-{:02}", round + 1);
                 let next =
                     format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '{day}', 15)", coupon.id);
-                scene.world.sql.query(&next).await;
+                fixture.world.sql.query(&next).await;
                 let newest = format!("SELECT MAX(id) FROM drops WHERE coupon_id = {}", coupon.id);
-                coupon.drop = scene.world.sql.number(&newest).await;
+                coupon.drop = fixture.world.sql.number(&newest).await;
             }
-            scene.world.pass().await;
+            fixture.world.pass().await;
         }
         for coupon in &coupons {
             let users: Vec<String> = people(HELD).iter().map(|user| format!("{user}-{round}")).collect();
-            let answers = rush(&[&scene.api], coupon.id, &users, 10).await;
+            let answers = rush(&[&fixture.api], coupon.id, &users, 10).await;
             drops.push((coupon.clone(), answers));
         }
     }
     for (coupon, _) in &drops {
-        all_issued(&scene.world, coupon.drop, HELD).await;
+        all_issued(&fixture.world, coupon.drop, HELD).await;
     }
     drops
 }
 
 #[tokio::test]
 async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_one_pass() {
-    let scene = Fixture::new("d-twenty").await;
-    let drops = many_drops(&scene).await;
+    let fixture = Fixture::new("d-twenty").await;
+    let drops = many_drops(&fixture).await;
     assert_eq!(drops.len(), COUPONS * DROPS);
     let kinds = [
         (Drift::Unissued, HELD),
@@ -145,74 +145,75 @@ async fn drift_in_twenty_drops_of_five_coupons_is_found_in_each_and_mended_in_on
     ];
     let mut made = Vec::new();
     for ((coupon, answers), (drift, end)) in drops.iter().zip(kinds.iter().cycle()) {
-        let done = injector(&scene.world, coupon).await.make(*drift, 2).await.unwrap();
+        let done = injector(&fixture.world, coupon).await.make(*drift, 2).await.unwrap();
         made.push((coupon, answers, expected(word(*drift), &done), *end));
     }
-    let before = everything(&scene.world).await;
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&scene.world).await, "a dry run changed something");
-    let (dry, run) = (dry.run(), scene.world.pass().await);
+    let before = everything(&fixture.world).await;
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&fixture.world).await, "a dry run changed something");
+    let (dry, run) = (dry.run(), fixture.world.pass().await);
     assert_eq!((dry.drops.len(), run.drops.len(), run.status), (20, 20, Status::Repaired), "{run:#?}");
     for (coupon, answers, expected, end) in &made {
         assert_eq!(found_in(&dry, coupon.drop), *expected, "dry run of drop {}", coupon.drop);
         assert_eq!(found_in(&run, coupon.drop), *expected, "run of drop {}", coupon.drop);
-        assert_settled(&scene.world, coupon, 15, *end, answers).await;
+        assert_settled(&fixture.world, coupon, 15, *end, answers).await;
     }
     assert!(run.all_findings().all(|f| f.result == Outcome::Applied), "{run:#?}");
-    mailed(&scene.world, &["repaired", "20 drops of 5 coupons"]).await;
+    mailed(&fixture.world, &["repaired", "20 drops of 5 coupons"]).await;
     for (coupon, ..) in &made[..2] {
-        clean_pass(&scene.world, coupon).await;
+        clean_pass(&fixture.world, coupon).await;
     }
 }
 
 #[tokio::test]
 async fn people_whose_message_never_came_are_not_forgotten_with_the_drop_s_keys() {
-    let scene = Fixture::new("d-both-lost").await;
-    let (coupon, answers) = scene.held("Both lost", 20, 12).await;
-    let mut injector = injector(&scene.world, &coupon).await;
+    let fixture = Fixture::new("d-both-lost").await;
+    let (coupon, answers) = fixture.held("Both lost", 20, 12).await;
+    let mut injector = injector(&fixture.world, &coupon).await;
     let done = injector.make(Drift::Unpublished, 2).await.unwrap();
     injector.make(Drift::RedisLost, 1).await.unwrap();
     // The coupon's list of claimants still has them, and answers are made from it.
-    let run = scene.world.once_with(&[], &[]).await;
+    let run = fixture.world.once_with(&[], &[]).await;
     assert!(run.code <= 1, "{}", run.log);
     for hit in &done.people {
-        let answer = scene.api.claim(coupon.id, &hit.user).await;
+        let answer = fixture.api.claim(coupon.id, &hit.user).await;
         assert_eq!(answer.promised(), Some((coupon.drop, u32::try_from(hit.slot).unwrap())), "{hit:?}: {answer:?}");
     }
-    scene.world.once_with(&[], &[]).await;
-    assert_settled(&scene.world, &coupon, 20, 14, &answers).await;
-    clean_pass(&scene.world, &coupon).await;
+    fixture.world.once_with(&[], &[]).await;
+    assert_settled(&fixture.world, &coupon, 20, 14, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
 }
 
 #[tokio::test]
 async fn people_may_hold_one_in_each_drop_where_that_is_allowed() {
-    let scene = Fixture::new("d-per-drop").await;
+    let fixture = Fixture::new("d-per-drop").await;
     let per_drop = json!({
         "name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
     });
-    let (first, first_answers) = scene.held_of(&per_drop, 12).await;
+    let (first, first_answers) = fixture.held_of(&per_drop, 12).await;
     let next = format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01', 20)", first.id);
-    scene.world.sql.query(&next).await;
-    scene.world.pass().await;
-    let second = Coupon { drop: scene.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
-    let second_answers = rush(&[&scene.api], second.id, &people(12), 10).await;
-    all_issued(&scene.world, second.drop, 12).await;
-    clean_pass(&scene.world, &first).await;
+    fixture.world.sql.query(&next).await;
+    fixture.world.pass().await;
+    let second = Coupon { drop: fixture.world.sql.number("SELECT MAX(id) FROM drops").await, ..first.clone() };
+    let second_answers = rush(&[&fixture.api], second.id, &people(12), 10).await;
+    all_issued(&fixture.world, second.drop, 12).await;
+    clean_pass(&fixture.world, &first).await;
 
     let mut all = BTreeSet::new();
-    let (mut in_first, mut in_second) = (injector(&scene.world, &first).await, injector(&scene.world, &second).await);
+    let (mut in_first, mut in_second) =
+        (injector(&fixture.world, &first).await, injector(&fixture.world, &second).await);
     for drift in [Drift::Unissued, Drift::FailedClaim, Drift::FailedDuplicate, Drift::MissingAdmission] {
         all.extend(expected(word(drift), &in_first.make(drift, 2).await.unwrap()));
     }
     for drift in [Drift::ConflictExchanged, Drift::SlotConflict, Drift::OverAdmitted] {
         all.extend(expected(word(drift), &in_second.make(drift, 2).await.unwrap()));
     }
-    let run = scene.world.pass().await;
+    let run = fixture.world.pass().await;
     assert_eq!(found(&run).into_keys().collect::<BTreeSet<_>>(), all, "{run:#?}");
-    assert_whole(&scene.world, &first, 20, 12).await;
-    assert_whole(&scene.world, &second, 20, 16).await;
-    assert_kept(&scene.world, &first, &first_answers, &[]).await;
-    assert_kept(&scene.world, &second, &second_answers, &[]).await;
-    clean_pass(&scene.world, &second).await;
+    assert_whole(&fixture.world, &first, 20, 12).await;
+    assert_whole(&fixture.world, &second, 20, 16).await;
+    assert_kept(&fixture.world, &first, &first_answers, &[]).await;
+    assert_kept(&fixture.world, &second, &second_answers, &[]).await;
+    clean_pass(&fixture.world, &second).await;
 }

@@ -18,15 +18,15 @@ async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
 
 #[tokio::test]
 async fn passes_findings_repairs_drift_and_mails_are_counted() {
-    let scene = Fixture::new("d-metrics").await;
-    let (coupon, _) = scene.held("Counted", 20, 20).await;
-    let daemon = scene.world.daemon().await;
+    let fixture = Fixture::new("d-metrics").await;
+    let (coupon, _) = fixture.held("Counted", 20, 20).await;
+    let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let get = async |name: &str, labels: &[&str]| metric(daemon.http(), name, labels).await;
     let own = format!("drop=\"{}\"", coupon.drop);
     assert_eq!(get("firstcome_drift", &[&own]).await, Some(0.0));
 
-    let mut injector = injector(&scene.world, &coupon).await;
+    let mut injector = injector(&fixture.world, &coupon).await;
     injector.make(Drift::Unissued, 3).await.unwrap();
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
@@ -40,17 +40,17 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
         let seconds = get("firstcome_pass_stage_seconds_sum", &[&format!("stage=\"{stage}\"")]).await;
         assert!(seconds.is_some_and(|seconds| seconds > 0.0), "{stage}: {seconds:?}");
     }
-    mailed(&scene.world, &["action needed", "Counted"]).await;
+    mailed(&fixture.world, &["action needed", "Counted"]).await;
     eventually("the mail is counted", LIMIT, async || {
         get("firstcome_mails_total", &["result=\"sent\""]).await >= Some(1.0)
     })
     .await;
 
-    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(get("firstcome_drift", &[&own]).await, Some(0.0));
     eventually("something outside the daemon knows how old its last success is", LIMIT, async || {
-        metric(scene.api.http(), "reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
+        metric(fixture.api.http(), "reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
     })
     .await;
 }

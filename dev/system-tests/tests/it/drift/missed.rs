@@ -8,9 +8,9 @@ use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
-    let scene = Fixture::new("d-late").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("Late", 20, 20).await;
+    let fixture = Fixture::new("d-late").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Late", 20, 20).await;
     let settings = [("RECONCILE_CRON", "0 0 * * * *"), ("MISSED_AFTER_SECONDS", "1")];
     let daemon = world.daemon_with(&settings).await;
     eventually("it has noted when it ran", LIMIT, async || {
@@ -44,9 +44,9 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
 
 #[tokio::test]
 async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
-    let scene = Fixture::new("d-frozen").await;
-    let world = &scene.world;
-    let (coupon, _) = scene.held("Frozen", 20, 20).await;
+    let fixture = Fixture::new("d-frozen").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Frozen", 20, 20).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "3")]).await;
     let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by = 'cron' AND status = 'clean'";
     eventually("it works by its schedule", LIMIT, async || world.sql.number(runs).await >= 2).await;
@@ -64,9 +64,9 @@ async fn a_process_that_was_held_still_says_so_when_it_goes_on() {
 
 #[tokio::test]
 async fn a_deep_pass_due_at_the_same_second_as_another_is_not_lost() {
-    let scene = Fixture::new("d-both").await;
-    let world = &scene.world;
-    scene.held("Both", 200, 200).await;
+    let fixture = Fixture::new("d-both").await;
+    let world = &fixture.world;
+    fixture.held("Both", 200, 200).await;
     let every = "*/2 * * * * *";
     let daemon =
         world.daemon_with(&[("RECONCILE_CRON", every), ("DEEP_CRON", every), ("RECONCILE_PAGE_SLOTS", "10")]).await;

@@ -27,9 +27,9 @@ async fn until_failed(world: &World, run: &str) {
 #[tokio::test]
 async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("No database", 200, 200).await;
+    let fixture = Fixture::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("No database", 200, 200).await;
     let proxy = mysql.proxy().await.unwrap();
     let slow = Hindered::over(world, &mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
     assert_eq!(slow.daemon.process.status(), None);
@@ -52,9 +52,9 @@ async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_ba
 #[tokio::test]
 async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_redis_is_back() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("No Redis", 200, 200).await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-no-redis").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("No Redis", 200, 200).await;
     let slow = Hindered::start(world, &[("REDIS_TIMEOUT_MS", "1000")]).await;
     injector(world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
     let lost = slow.begin_slow_pass(world).await;
@@ -66,7 +66,7 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 
     // Back: the daemon notices by itself that nothing is verified, and opens it again.
     redis.start_again().await.unwrap();
-    eventually("admission is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.is("sold_out"))
+    eventually("admission is open again", LIMIT, async || fixture.api.claim(coupon.id, "u-late").await.is("sold_out"))
         .await;
     slow.daemon.reconcile(&json!({})).await;
     assert_settled(world, &coupon, 200, 200, &answers).await;
@@ -78,9 +78,9 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 #[tokio::test]
 async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
     let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("No Kafka", 200, 200).await;
+    let fixture = Fixture::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     // Verification, after the repairs, reads the topic once more.

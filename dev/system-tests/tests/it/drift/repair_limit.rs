@@ -13,11 +13,11 @@ use crate::drift::support::{
 const LOW: [(&str, &str); 2] = [("RECONCILE_BRAKE_PERCENT", "5"), ("RECONCILE_BRAKE_AT_LEAST", "5")];
 
 async fn beyond_the_limit(name: &str) -> Fixture {
-    let scene = Fixture::new(name).await;
+    let fixture = Fixture::new(name).await;
     for (setting, value) in LOW {
-        scene.world.set(setting, value);
+        fixture.world.set(setting, value);
     }
-    scene
+    fixture
 }
 
 fn report<'r>(run: &'r Run, coupon: &Coupon) -> &'r firstcome_reconciler::report::DropReport {
@@ -26,59 +26,59 @@ fn report<'r>(run: &'r Run, coupon: &Coupon) -> &'r firstcome_reconciler::report
 
 #[tokio::test]
 async fn too_many_repairs_change_nothing_and_ask_a_person_who_confirms_at_the_endpoint() {
-    let scene = beyond_the_limit("d-limit").await;
-    let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
-    let daemon = scene.world.daemon().await;
+    let fixture = beyond_the_limit("d-limit").await;
+    let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
+    let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
     let expected = expected(Kind::MissingAdmission, &done);
-    let before = everything(&scene.world).await;
+    let before = everything(&fixture.world).await;
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Braked, "{run:#?}");
     assert_found(&run, &expected);
     assert!(run.all_findings().all(|f| f.result == Outcome::Planned), "{run:#?}");
-    assert_eq!(before, everything(&scene.world).await, "above the limit nothing is repaired");
-    let mail = mailed(&scene.world, &["action needed", "Suspicious"]).await;
+    assert_eq!(before, everything(&fixture.world).await, "above the limit nothing is repaired");
+    let mail = mailed(&fixture.world, &["action needed", "Suspicious"]).await;
     assert!(mail.text.contains("--confirm"), "the mail says how: {}", mail.text);
 
     let run = daemon.reconcile(&json!({"confirm": true, "coupon_id": coupon.id})).await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_found(&run, &expected);
     let confirmed = format!("SELECT confirmed FROM reconcile_runs WHERE id = '{}'", run.run_id);
-    assert_eq!(scene.world.sql.number(&confirmed).await, 1, "who confirmed what is kept");
-    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
-    clean_pass(&scene.world, &coupon).await;
-    mailed(&scene.world, &["repaired", "Suspicious", "100 of 100 issued"]).await;
+    assert_eq!(fixture.world.sql.number(&confirmed).await, 1, "who confirmed what is kept");
+    assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
+    mailed(&fixture.world, &["repaired", "Suspicious", "100 of 100 issued"]).await;
     let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
-    assert_eq!(scene.world.sql.number(open).await, 0);
+    assert_eq!(fixture.world.sql.number(open).await, 0);
 }
 
 #[tokio::test]
 async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confirmed() {
-    let scene = beyond_the_limit("d-limit-cli").await;
-    let (coupon, answers) = scene.held("Suspicious", 100, 100).await;
-    let (other, _) = scene.held("Trusted", 100, 100).await;
-    injector(&scene.world, &coupon).await.make(Drift::ConflictMoved, 6).await.unwrap();
-    let small = injector(&scene.world, &other).await.make(Drift::MissingAdmission, 5).await.unwrap();
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
+    let fixture = beyond_the_limit("d-limit-cli").await;
+    let (coupon, answers) = fixture.held("Suspicious", 100, 100).await;
+    let (other, _) = fixture.held("Trusted", 100, 100).await;
+    injector(&fixture.world, &coupon).await.make(Drift::ConflictMoved, 6).await.unwrap();
+    let small = injector(&fixture.world, &other).await.make(Drift::MissingAdmission, 5).await.unwrap();
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
     assert_eq!(dry.code, 1);
-    let braked = scene.world.once_with(&[], &[]).await;
+    let braked = fixture.world.once_with(&[], &[]).await;
     assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "{}", braked.log);
     assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
     // The limit is each drop's own.
     let repaired = report(&braked.run(), &other).clone();
     assert_eq!(repaired.findings.len(), small.people.len());
     assert!(repaired.findings.iter().all(|f| f.result == Outcome::Applied), "{repaired:#?}");
-    assert_whole(&scene.world, &other, 100, 100).await;
+    assert_whole(&fixture.world, &other, 100, 100).await;
 
-    let again = scene.world.once_with(&[], &[]).await;
+    let again = fixture.world.once_with(&[], &[]).await;
     assert_eq!((again.code, again.run().status), (1, Status::Braked), "it holds until somebody confirms");
-    let mails = scene.world.mail.mails().iter().filter(|mail| read(mail).subject.contains("action needed")).count();
+    let mails = fixture.world.mail.mails().iter().filter(|mail| read(mail).subject.contains("action needed")).count();
     assert_eq!(mails, 1, "told once");
-    let confirmed = scene.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
+    let confirmed = fixture.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
     assert_eq!((confirmed.code, confirmed.run().status), (0, Status::Repaired), "{}", confirmed.log);
-    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
-    clean_pass(&scene.world, &coupon).await;
+    assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
 }
 
 #[tokio::test]
@@ -101,19 +101,19 @@ async fn a_confirmation_is_for_what_was_seen() {
 
 #[tokio::test]
 async fn what_was_promised_is_never_held_back() {
-    let scene = beyond_the_limit("d-limit-not").await;
+    let fixture = beyond_the_limit("d-limit-not").await;
     for (drift, kind) in [
         (Drift::Unissued, Kind::Unissued),
         (Drift::FailedClaim, Kind::FailedClaim),
         (Drift::FailedDuplicate, Kind::FailedClaim),
     ] {
-        let (coupon, answers) = scene.held(&drift.name(), 100, 100).await;
-        let done = injector(&scene.world, &coupon).await.make(drift, 40).await.unwrap();
-        pass_repairs(&scene.world, &expected(kind, &done)).await;
-        assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
+        let (coupon, answers) = fixture.held(&drift.name(), 100, 100).await;
+        let done = injector(&fixture.world, &coupon).await.make(drift, 40).await.unwrap();
+        pass_repairs(&fixture.world, &expected(kind, &done)).await;
+        assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
     }
-    let (coupon, answers) = scene.held("Lost", 100, 100).await;
-    injector(&scene.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
-    pass_repairs(&scene.world, &[(Kind::RedisLost, None, None)].into()).await;
-    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
+    let (coupon, answers) = fixture.held("Lost", 100, 100).await;
+    injector(&fixture.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
+    pass_repairs(&fixture.world, &[(Kind::RedisLost, None, None)].into()).await;
+    assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
 }

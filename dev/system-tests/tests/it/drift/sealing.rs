@@ -10,110 +10,110 @@ use serde_json::json;
 use crate::drift::support::{assert_found, assert_kept, expected, injector};
 
 /// A drop of 20, all given out, that has just closed.
-async fn closed(scene: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
+async fn closed(fixture: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
     // Long enough for twenty claims on a busy machine.
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
     let body = json!({
         "name": name, "quantity": 20, "once_per": "coupon", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
     });
-    let (coupon, answers) = scene.held_of(&body, 20).await;
+    let (coupon, answers) = fixture.held_of(&body, 20).await;
     assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
-    eventually("it closes", LIMIT, async || state(scene, &coupon).await == "closed").await;
+    eventually("it closes", LIMIT, async || state(fixture, &coupon).await == "closed").await;
     (coupon, answers)
 }
 
-async fn state(scene: &Fixture, coupon: &Coupon) -> String {
-    let body = scene.api.coupon(coupon.id).await;
+async fn state(fixture: &Fixture, coupon: &Coupon) -> String {
+    let body = fixture.api.coupon(coupon.id).await;
     ["current_drop", "next_drop", "last_drop"]
         .iter()
         .find_map(|name| body[*name]["state"].as_str().map(str::to_owned))
         .unwrap_or_else(|| "closed".to_owned())
 }
 
-async fn sealed(scene: &Fixture, coupon: &Coupon) -> bool {
+async fn sealed(fixture: &Fixture, coupon: &Coupon) -> bool {
     let sealed = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
-    scene.world.sql.number(&sealed).await == 1
+    fixture.world.sql.number(&sealed).await == 1
 }
 
 /// Passes until the drop is sealed: it must have been closed for as long as a message may take.
-async fn until_sealed(scene: &Fixture, coupon: &Coupon) {
+async fn until_sealed(fixture: &Fixture, coupon: &Coupon) {
     eventually("it is sealed", LIMIT, async || {
-        let run = scene.world.pass().await;
+        let run = fixture.world.pass().await;
         assert_eq!(run.status, Status::Clean, "{run:#?}");
-        sealed(scene, coupon).await
+        sealed(fixture, coupon).await
     })
     .await;
 }
 
 /// Holders have theirs, others learn that it is over.
-async fn answered(scene: &Fixture, coupon: &Coupon, answers: &[Promise]) {
+async fn answered(fixture: &Fixture, coupon: &Coupon, answers: &[Promise]) {
     for (user, answer) in answers {
         let (drop, slot) = answer.promised().unwrap();
-        let me = scene.api.me(coupon.id, user).await;
+        let me = fixture.api.me(coupon.id, user).await;
         assert_eq!((&me["status"], &me["slot"]), (&json!("issued"), &json!(slot)), "{user}: {me}");
-        assert_eq!(scene.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
     }
-    assert_eq!(scene.api.me(coupon.id, "u-other").await["status"], "none");
-    assert!(scene.api.claim(coupon.id, "u-other").await.is("closed"));
+    assert_eq!(fixture.api.me(coupon.id, "u-other").await["status"], "none");
+    assert!(fixture.api.claim(coupon.id, "u-other").await.is("closed"));
 }
 
 #[tokio::test]
 async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from_mysql_when_its_keys_are_gone() {
-    let scene = Fixture::new("d-sealed").await;
-    scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
-    let (coupon, answers) = closed(&scene, "Over").await;
-    until_sealed(&scene, &coupon).await;
-    let run = scene.world.pass().await;
+    let fixture = Fixture::new("d-sealed").await;
+    fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let (coupon, answers) = closed(&fixture, "Over").await;
+    until_sealed(&fixture, &coupon).await;
+    let run = fixture.world.pass().await;
     assert!(run.drops.iter().all(|report| report.drop_id.0 != coupon.drop), "it is not looked at any more: {run:#?}");
-    let own = scene.world.redis.of_drop(coupon.id, coupon.drop, "");
+    let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
     eventually("its keys expire", LIMIT, async || {
-        !scene.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+        !fixture.world.redis.names().await.iter().any(|name| name.starts_with(&own))
     })
     .await;
-    answered(&scene, &coupon, &answers).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-    let body = scene.api.coupon(coupon.id).await;
+    answered(&fixture, &coupon, &answers).await;
+    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+    let body = fixture.api.coupon(coupon.id).await;
     assert!(body.to_string().contains("sealed"), "{body}");
-    assert_eq!(scene.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
 }
 
 #[tokio::test]
 async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
-    let scene = Fixture::new("d-deep").await;
-    let (coupon, answers) = closed(&scene, "Over").await;
-    until_sealed(&scene, &coupon).await;
-    let deep = scene.world.once_with(&["--deep"], &[]).await.run();
+    let fixture = Fixture::new("d-deep").await;
+    let (coupon, answers) = closed(&fixture, "Over").await;
+    until_sealed(&fixture, &coupon).await;
+    let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
     assert_eq!((deep.status, deep.deep), (Status::Clean, true), "{deep:#?}");
     let report = deep.drops.iter().find(|report| report.drop_id.0 == coupon.drop).expect("it is looked at");
     assert!(report.examined.rows == 20 && report.exact, "{report:#?}");
 
-    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
-    assert_found(&scene.world.pass().await, &[].into());
-    let deep = scene.world.once_with(&["--deep"], &[]).await.run();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    assert_found(&fixture.world.pass().await, &[].into());
+    let deep = fixture.world.once_with(&["--deep"], &[]).await.run();
     assert_found(&deep, &expected(Kind::Unissued, &done));
     assert_eq!(deep.status, Status::Repaired, "{deep:#?}");
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-    answered(&scene, &coupon, &answers).await;
-    assert_eq!(scene.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+    answered(&fixture, &coupon, &answers).await;
+    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
 }
 
 #[tokio::test]
 async fn a_drop_that_is_not_exact_is_not_sealed() {
-    let scene = Fixture::new("d-unsealed").await;
-    let (coupon, answers) = closed(&scene, "Not yet").await;
-    let mut injector = injector(&scene.world, &coupon).await;
+    let fixture = Fixture::new("d-unsealed").await;
+    let (coupon, answers) = closed(&fixture, "Not yet").await;
+    let mut injector = injector(&fixture.world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
     eventually("it has been closed for long enough", LIMIT, async || {
-        let run = scene.world.once_with(&[], &[]).await.run();
+        let run = fixture.world.once_with(&[], &[]).await.run();
         assert_eq!(run.status, Status::Drift, "{run:#?}");
         let age =
             format!("SELECT TIMESTAMPDIFF(SECOND, closes_at, UTC_TIMESTAMP()) FROM drops WHERE id = {}", coupon.drop);
-        scene.world.sql.number(&age).await > 4
+        fixture.world.sql.number(&age).await > 4
     })
     .await;
-    assert!(!sealed(&scene, &coupon).await, "a person has to decide first");
-    scene.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
-    until_sealed(&scene, &coupon).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
+    assert!(!sealed(&fixture, &coupon).await, "a person has to decide first");
+    fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
+    until_sealed(&fixture, &coupon).await;
+    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
 }

@@ -73,8 +73,8 @@ async fn a_redis_whose_disk_is_full_breaks_no_promise() {
     waves
         .survives(async |waves| {
             disk.fill();
-            let told = waves.wave().await;
-            assert!(told.contains_key("unavailable"), "what can't be kept is not promised: {told:?}");
+            let answers = waves.wave().await;
+            assert!(answers.contains_key("unavailable"), "what can't be kept is not promised: {answers:?}");
             assert!(redis.log_tail(40).contains("AOF write error"), "{}", redis.log_tail(40));
             disk.free();
             // With `appendfsync always` it ends itself rather than say what it could not write.

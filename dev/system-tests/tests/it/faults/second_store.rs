@@ -79,9 +79,9 @@ async fn a_retry_after_an_api_died_unpublished_is_kept_although_redis_goes_back(
     let before = OldCopy::of(&redis).unwrap();
 
     assert!(matches!(dying.claim(coupon.id, "u-6").await, Answer::Unknown(_)));
-    let told = api.claim(coupon.id, "u-6").await;
-    assert_eq!(told, Answer::Already { drop: coupon.drop, slot: 6 });
-    answers.push(("u-6".into(), told));
+    let again = api.claim(coupon.id, "u-6").await;
+    assert_eq!(again, Answer::Already { drop: coupon.drop, slot: 6 });
+    answers.push(("u-6".into(), again));
     back_to(before, &redis).await;
     assert_eq!(holders(&world, &coupon).await, 5, "Redis has forgotten one");
 

@@ -13,14 +13,14 @@ use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy};
 /// hour.
 const LEFT: Duration = Duration::from_secs(20);
 
-async fn admission_is(open: bool, scene: &Waves) {
+async fn admission_is(open: bool, waves: &Waves) {
     let what = if open { "admission is open" } else { "admission is closed" };
-    eventually(what, HEALED, async || (scene.api.http().get("/readyz").await.status == 200) == open).await;
+    eventually(what, HEALED, async || (waves.api.http().get("/readyz").await.status == 200) == open).await;
 }
 
-async fn passes_again(scene: &Waves) {
+async fn passes_again(waves: &Waves) {
     eventually("the daemon has left it", LEFT, async || {
-        let run = scene.daemon.ask(&serde_json::json!({})).await.body;
+        let run = waves.daemon.ask(&serde_json::json!({})).await.body;
         run["status"] == "clean" || run["status"] == "repaired"
     })
     .await;
@@ -34,12 +34,12 @@ async fn a_redis_host_that_died_without_a_word_is_left() {
     world.set("REDIS_URL", &stack.redis.url_via(&proxy));
     Waves::begin(world)
         .await
-        .survives(async |scene| {
+        .survives(async |waves| {
             proxy.strand_now();
-            assert_eq!(scene.wave().await, [("unavailable".into(), 20)].into());
-            let open = async || scene.api.http().get("/readyz").await.status == 200;
+            assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into());
+            let open = async || waves.api.http().get("/readyz").await.status == 200;
             eventually("the API has left it", LEFT, open).await;
-            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
         })
         .await;
 }
@@ -54,14 +54,14 @@ async fn a_redis_that_refuses_the_password_for_a_while_is_tried_again() {
     };
     change(server.url(), "one").await;
     let stores = Stores::shared().await.with_redis_at(&with("one", address.port()));
-    let scene = Waves::begin(impatient(stores, "password").await).await;
-    scene
-        .survives(async |scene| {
+    let waves = Waves::begin(impatient(stores, "password").await).await;
+    waves
+        .survives(async |waves| {
             change(with("one", server.port()), "two").await;
             address.cut_now().await;
-            admission_is(false, scene).await;
+            admission_is(false, waves).await;
             change(with("two", server.port()), "one").await;
-            admission_is(true, scene).await;
+            admission_is(true, waves).await;
         })
         .await;
 }
@@ -85,15 +85,15 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
     follows(&master).await;
     Waves::begin(impatient(stores, "demoted").await)
         .await
-        .survives(async |scene| {
+        .survives(async |waves| {
             promote(&replica, &address, &master).await;
             // The old connections still lead to a server that has the script; it is no master any
             // more.
-            admission_is(false, scene).await;
-            admission_is(true, scene).await;
-            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
-            let promoted = Keys::new(&replica.url(), &scene.world.setting("REDIS_KEY_PREFIX"));
-            let users = promoted.of_drop(scene.coupon.id, scene.coupon.drop, "users");
+            admission_is(false, waves).await;
+            admission_is(true, waves).await;
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
+            let promoted = Keys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
+            let users = promoted.of_drop(waves.coupon.id, waves.coupon.drop, "users");
             assert_eq!(promoted.command::<i64>(&["ZCARD", &users]).await, 40, "the new master has them");
         })
         .await;
@@ -109,20 +109,20 @@ async fn a_mysql_host_that_died_without_a_word_is_left() {
     world.set("DATABASE_TIMEOUT_MS", "4000");
     Waves::begin(world)
         .await
-        .survives(async |scene| {
+        .survives(async |waves| {
             // All connections of the pool are made.
-            let me = format!("/v1/coupons/{}/claims/me", scene.coupon.id);
+            let me = format!("/v1/coupons/{}/claims/me", waves.coupon.id);
             let ask =
-                |person| scene.api.http().request(Method::GET, &me).header("x-user-id", format!("nobody-{person}"));
+                |person| waves.api.http().request(Method::GET, &me).header("x-user-id", format!("nobody-{person}"));
             futures_util::future::join_all((0..64).map(ask).map(Http::send)).await;
             proxy.strand_now();
-            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
             eventually("the API has left it", LEFT, async || {
-                scene.api.patch(scene.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200
+                waves.api.patch(waves.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200
             })
             .await;
-            passes_again(scene).await;
-            scene.issued(40).await;
+            passes_again(waves).await;
+            waves.issued(40).await;
         })
         .await;
 }
@@ -133,23 +133,23 @@ async fn a_kafka_host_that_died_without_a_word_is_left() {
     let world = impatient(Stores::shared().await.with_kafka(server), "silent-kafka").await;
     Waves::begin(world)
         .await
-        .survives(async |scene| {
+        .survives(async |waves| {
             proxy.strand_now();
-            assert_eq!(scene.wave().await, [("accepted".into(), 20)].into());
-            let other = scene.api.open_coupon(1_000).await;
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
+            let other = waves.api.open_coupon(1_000).await;
             let mut people = 0..;
             eventually("a claim is queued", LEFT, async || {
                 let user = format!("after-{}", people.next().unwrap());
-                matches!(scene.api.claim(other.id, &user).await, Answer::Accepted { queued: true, .. })
+                matches!(waves.api.claim(other.id, &user).await, Answer::Accepted { queued: true, .. })
             })
             .await;
             let by_consumer = format!(
                 "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND issued_by = 'consumer'",
                 other.drop
             );
-            eventually("the consumer has it", LEFT, async || scene.world.sql.number(&by_consumer).await > 0).await;
-            passes_again(scene).await;
-            scene.issued(40).await;
+            eventually("the consumer has it", LEFT, async || waves.world.sql.number(&by_consumer).await > 0).await;
+            passes_again(waves).await;
+            waves.issued(40).await;
         })
         .await;
 }

@@ -55,9 +55,9 @@ impl Waves {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
         let answers = rush(&[&self.api], self.coupon.id, some, WAVE).await;
-        let told = tally(&answers);
+        let counts = tally(&answers);
         self.answers.extend(answers);
-        told
+        counts
     }
 
     /// Another consumer takes the place of the one there is.
@@ -89,10 +89,10 @@ impl Waves {
     async fn healed(mut self) {
         let mut answers = std::mem::take(&mut self.answers);
         eventually("everybody has an answer", HEALED, async || {
-            let told = |user: &String| {
+            let settled = |user: &String| {
                 answers.iter().any(|(u, answer)| u == user && (answer.promised().is_some() || answer.is("sold_out")))
             };
-            let asking: Vec<String> = self.users.iter().filter(|user| !told(user)).cloned().collect();
+            let asking: Vec<String> = self.users.iter().filter(|user| !settled(user)).cloned().collect();
             answers.extend(rush(&[&self.api], self.coupon.id, &asking, WAVE).await);
             asking.is_empty()
         })
