@@ -89,7 +89,7 @@ impl Executor<'_> {
     }
 
     /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
-    /// Gives whether a slot was skipped, perhaps: one beyond the counter leaves those below it free.
+    /// Gives whether a slot was skipped, perhaps: one beyond the counter frees those below it.
     async fn admit_in_slots(
         &mut self,
         letters: &[Letter<'_>],

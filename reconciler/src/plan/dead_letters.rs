@@ -51,7 +51,7 @@ impl Planner<'_> {
         };
         let in_its_slot = admitted
             .filter(|slot| !row_is_anothers(*slot))
-            .or_else(|| letter.slot.filter(|slot| admitted.is_none() && !anothers(*slot)))
+            .or_else(|| letter.slot.filter(|slot| admitted.is_none() && !anothers(*slot) && !self.given.contains(slot)))
             .and_then(|slot| self.facts.slot(slot));
         if let Some(slot) = in_its_slot {
             let claim = self.claim(slot, user, letter.claimed_at);
@@ -61,6 +61,7 @@ impl Planner<'_> {
             }
             let detail = name(letter);
             self.slots_for_letters += u64::from(put_back);
+            self.given.insert(i64::from(slot));
             self.push(
                 Kind::FailedClaim,
                 i64::from(slot),

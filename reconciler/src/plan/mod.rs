@@ -215,6 +215,8 @@ pub struct Planner<'a> {
     letters: u64,
     /// Slots that dead letters are to get.
     slots_for_letters: u64,
+    /// Those of them that are given already: of two dead letters on a slot the first gets it.
+    given: HashSet<i64>,
     left: Left,
 }
 
@@ -238,6 +240,7 @@ impl<'a> Planner<'a> {
             people_of_dead_letters: HashSet::new(),
             letters: 0,
             slots_for_letters: 0,
+            given: HashSet::new(),
             left: Left::default(),
         }
     }

@@ -23,9 +23,7 @@ use crate::event::ClaimEvent;
 #[derive(Debug, Clone)]
 pub struct Source {
     pub topic: String,
-    /// The partition.
     pub partition: i32,
-    /// The offset in it.
     pub offset: i64,
     /// The message's own time, in milliseconds, where it has one.
     pub timestamp_ms: Option<i64>,
@@ -131,9 +129,7 @@ pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryRe
 #[diesel(table_name = failed_claims)]
 pub struct DeadLetterRow {
     pub id: i64,
-    /// The coupon, where known.
     pub coupon_id: Option<i64>,
-    /// The drop, where known.
     pub drop_id: Option<i64>,
     /// The slot, however wrong.
     pub slot: Option<i64>,

@@ -134,7 +134,11 @@ async fn dead_letters_are_reissued_in_batches() {
         world.sql.number("SELECT COUNT(*) FROM failed_claims WHERE resolution = 'issued'").await,
         i64::from(number)
     );
-    exact(&world.sql, &world.redis, &coupon, number).await.unwrap();
+    assert!(run.drops[0].exact, "{:?}", run.drops[0]);
+    if !is_full() {
+        // It has seconds, not for a hundred thousand rows.
+        exact(&world.sql, &world.redis, &coupon, number).await.unwrap();
+    }
     let took = seconds(&run);
     let ratio = straight / took;
     println!("scale: {number} dead letters reissued ÷ straight inserts | {ratio:.2} | {took:.1} s, {straight:.1} s");
