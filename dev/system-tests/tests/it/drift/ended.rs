@@ -25,9 +25,9 @@ async fn holder(world: &World) -> Session {
 
 #[tokio::test]
 async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_runs_when_the_lock_is_free() {
-    let scene = Fixture::new("d-deep-lost").await;
-    let world = &scene.world;
-    scene.held("Deep", 20, 20).await;
+    let fixture = Fixture::new("d-deep-lost").await;
+    let world = &fixture.world;
+    fixture.held("Deep", 20, 20).await;
     let first = world.daemon().await;
     first.reconcile(&json!({})).await;
     assert_eq!(first.process.stop().await, 0);
@@ -58,9 +58,9 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
 
 #[tokio::test]
 async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
-    let scene = Fixture::new("d-hangs").await;
-    let world = &scene.world;
-    scene.held("Hangs", 200, 200).await;
+    let fixture = Fixture::new("d-hangs").await;
+    let world = &fixture.world;
+    fixture.held("Hangs", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "2")]).await;
     eventually("the other works by its schedule", LIMIT, async || runs(world, "triggered_by = 'cron'").await > 0).await;
@@ -75,9 +75,9 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
 
 #[tokio::test]
 async fn only_a_full_pass_that_ended_well_is_a_success() {
-    let scene = Fixture::new("d-success").await;
-    let world = &scene.world;
-    let (coupon, _) = scene.held("Success", 20, 20).await;
+    let fixture = Fixture::new("d-success").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Success", 20, 20).await;
     let daemon = world.daemon().await;
     daemon.reconcile(&json!({})).await;
     let last = async || world.sql.query(LAST_SUCCESS).await[0][0].clone();
@@ -96,9 +96,9 @@ async fn only_a_full_pass_that_ended_well_is_a_success() {
 
 #[tokio::test]
 async fn an_accepted_pass_can_be_read_at_once_and_one_that_another_process_keeps_out_is_not_accepted() {
-    let scene = Fixture::new("d-location").await;
-    let world = &scene.world;
-    scene.held("Location", 20, 20).await;
+    let fixture = Fixture::new("d-location").await;
+    let world = &fixture.world;
+    fixture.held("Location", 20, 20).await;
     let daemons = [world.daemon().await, world.daemon().await];
     let (mut accepted, mut refused) = (0, 0);
     for n in 0..40 {
@@ -123,9 +123,9 @@ async fn an_accepted_pass_can_be_read_at_once_and_one_that_another_process_keeps
 
 #[tokio::test]
 async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
-    let scene = Fixture::new("d-progress").await;
-    let world = &scene.world;
-    scene.held("Progress", 200, 200).await;
+    let fixture = Fixture::new("d-progress").await;
+    let world = &fixture.world;
+    fixture.held("Progress", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
     let id = slow.begin_slow_pass(world).await;
     let get = async |path: &str| Http::send(slow.daemon.http().ops(Method::GET, path)).await;
@@ -147,9 +147,9 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
 #[tokio::test]
 async fn a_short_restart_of_redis_is_no_mail() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-blip").await;
-    let world = &scene.world;
-    let (coupon, _) = scene.held("Blip", 20, 12).await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-blip").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Blip", 20, 12).await;
     let env = [("RECONCILE_CRON", "* * * * * *"), ("REDIS_TIMEOUT_MS", "1000"), ("ALERT_PATIENCE_SECONDS", "60")];
     let daemon = world.daemon_with(&env).await;
     eventually("it works", LIMIT, async || runs(world, "status = 'clean' AND triggered_by = 'cron'").await > 0).await;
@@ -157,7 +157,7 @@ async fn a_short_restart_of_redis_is_no_mail() {
     eventually("a pass has failed", LIMIT, async || runs(world, "status = 'failed'").await > 0).await;
     redis.start_again().await.unwrap();
     eventually("admission is open again", LIMIT, async || {
-        scene.api.claim(coupon.id, "u-after").await.promised().is_some()
+        fixture.api.claim(coupon.id, "u-after").await.promised().is_some()
     })
     .await;
     let failed = "SELECT COALESCE(MAX(id), '') FROM reconcile_runs WHERE status = 'failed'";
@@ -173,9 +173,9 @@ async fn a_short_restart_of_redis_is_no_mail() {
 
 #[tokio::test]
 async fn two_daemons_send_one_digest_and_the_deep_pass_of_the_hour_runs_once() {
-    let scene = Fixture::new("d-twice").await;
-    let world = &scene.world;
-    scene.held("Twice", 20, 20).await;
+    let fixture = Fixture::new("d-twice").await;
+    let world = &fixture.world;
+    fixture.held("Twice", 20, 20).await;
     let soon = "SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 6 SECOND, '%s %i %H * * *')";
     let soon = world.sql.query(soon).await[0][0].clone();
     let env = [("DIGEST_CRON", soon.as_str()), ("DEEP_CRON", soon.as_str())];

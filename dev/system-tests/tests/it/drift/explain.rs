@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use crate::drift::support::injector;
 
 /// The story at the endpoint, which is the same on the command line.
-async fn story(scene: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
+async fn story(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, user: &str) -> Value {
     let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
     let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let args = ["explain", "--json", "--coupon", &coupon.id.to_string(), "--user", user];
-    let cli = scene.world.start("firstcome-reconciler", &args, &[]);
+    let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
     assert_eq!(told, reply.body, "one story");
@@ -39,12 +39,12 @@ fn assert_told(story: &Value, words: &[&str]) {
 
 #[tokio::test]
 async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
-    let scene = Fixture::new("d-story").await;
-    let daemon = scene.world.daemon().await;
-    let (coupon, answers) = scene.held("Told", 20, 12).await;
+    let fixture = Fixture::new("d-story").await;
+    let daemon = fixture.world.daemon().await;
+    let (coupon, answers) = fixture.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
-    let told = story(&scene, &daemon, &coupon, user).await;
+    let told = story(&fixture, &daemon, &coupon, user).await;
     assert_eq!((&told["holds"], &told["slot"], &told["drop_id"]), (&json!("issued"), &json!(slot), &json!(drop)));
     let at = format!("slot {slot}");
     assert_told(&told, &["redis:", "admitted", &at]);
@@ -52,19 +52,19 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
     assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 
-    let done = injector(&scene.world, &coupon).await.make(Drift::FailedClaim, 1).await.unwrap();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::FailedClaim, 1).await.unwrap();
     let user = &done.people[0].user;
-    let told = story(&scene, &daemon, &coupon, user).await;
+    let told = story(&fixture, &daemon, &coupon, user).await;
     assert!(["accepted", "failed"].contains(&told["holds"].as_str().unwrap()), "{told:#}");
-    let run = scene.world.pass().await;
-    let told = story(&scene, &daemon, &coupon, user).await;
+    let run = fixture.world.pass().await;
+    let told = story(&fixture, &daemon, &coupon, user).await;
     assert_eq!(told["holds"], "issued");
     assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
     assert_told(&told, &["backup:", "dealt with: issued"]);
     assert_told(&told, &["reconciler:", "failed_claim", "issue applied", &run.run_id]);
     assert_told(&told, &["mysql:", "written by the reconciler"]);
 
-    let told = story(&scene, &daemon, &coupon, "u-nobody").await;
+    let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
     assert_eq!((&told["holds"], &told["happenings"]), (&json!("none"), &json!([])), "{told:#}");
     assert!(told["conclusion"].as_str().unwrap().contains("no claim"), "{told:#}");
 
@@ -76,28 +76,28 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
 
 #[tokio::test]
 async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
-    let scene = Fixture::new("d-story-2").await;
-    let daemon = scene.world.daemon().await;
-    let (coupon, _) = scene.held_of(&coupon_body("Told", 20, 5), 20).await;
-    scene.api.claim(coupon.id, "w-1").await;
-    let told = story(&scene, &daemon, &coupon, "w-1").await;
+    let fixture = Fixture::new("d-story-2").await;
+    let daemon = fixture.world.daemon().await;
+    let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
+    fixture.api.claim(coupon.id, "w-1").await;
+    let told = story(&fixture, &daemon, &coupon, "w-1").await;
     assert_eq!(told["holds"], "waiting", "{told:#}");
     assert!(told["conclusion"].as_str().unwrap().contains("position 1"), "{told:#}");
 
-    let done = injector(&scene.world, &coupon).await.make(Drift::OverAdmitted, 1).await.unwrap();
+    let done = injector(&fixture.world, &coupon).await.make(Drift::OverAdmitted, 1).await.unwrap();
     let broken = &done.people[0].user;
-    let run = scene.world.once_with(&[], &[]).await.run();
-    let told = story(&scene, &daemon, &coupon, broken).await;
+    let run = fixture.world.once_with(&[], &[]).await.run();
+    let told = story(&fixture, &daemon, &coupon, broken).await;
     assert_eq!(told["holds"], "broken", "{told:#}");
     assert!(told["conclusion"].as_str().unwrap().contains("could not be kept"), "{told:#}");
     assert_told(&told, &["reconciler:", "broken", &run.run_id]);
     assert_told(&told, &["redis:", "waiting list", "position 1"]);
 
-    assert_eq!(scene.api.patch(coupon.id, &json!({"quantity": 22})).await.status, 200);
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 22})).await.status, 200);
     // The daemon does it at once, or this pass does.
-    scene.world.pass().await;
+    fixture.world.pass().await;
     for user in [broken.as_str(), "w-1"] {
-        let told = story(&scene, &daemon, &coupon, user).await;
+        let told = story(&fixture, &daemon, &coupon, user).await;
         assert_eq!(told["holds"], "issued", "{told:#}");
         assert_told(&told, &["reconciler:", "promote applied", "promoted to slot", "(pass "]);
         assert_told(&told, &["mysql:", "written by the reconciler"]);
@@ -106,29 +106,29 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
 
 #[tokio::test]
 async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
-    let scene = Fixture::new("d-story-3").await;
-    scene.world.set("SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = scene.world.daemon().await;
+    let fixture = Fixture::new("d-story-3").await;
+    fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let daemon = fixture.world.daemon().await;
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
     let body = json!({
         "name": "Gone", "quantity": 5, "once_per": "coupon", "waiting_list": 0,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
     });
-    let (coupon, _) = scene.held_of(&body, 5).await;
+    let (coupon, _) = fixture.held_of(&body, 5).await;
     eventually("it is sealed", LIMIT, async || {
-        scene.world.pass().await;
-        scene.world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await == 1
+        fixture.world.pass().await;
+        fixture.world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await == 1
     })
     .await;
-    let own = scene.world.redis.of_drop(coupon.id, coupon.drop, "");
+    let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
     eventually("its keys expire", LIMIT, async || {
-        !scene.world.redis.names().await.iter().any(|name| name.starts_with(&own))
+        !fixture.world.redis.names().await.iter().any(|name| name.starts_with(&own))
     })
     .await;
-    let told = story(&scene, &daemon, &coupon, "u-1").await;
+    let told = story(&fixture, &daemon, &coupon, "u-1").await;
     assert_eq!(told["holds"], "issued", "{told:#}");
     assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
-    let told = story(&scene, &daemon, &coupon, "u-nobody").await;
+    let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
     assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
     assert_eq!(told["holds"], "none", "rows are the truth of a sealed drop: {told:#}");
 }

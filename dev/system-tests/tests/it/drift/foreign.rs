@@ -4,24 +4,24 @@ use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_testkit::{Coupon, Fixture, World, open_world, rows};
 
 /// A coupon of which a store holds what does not belong there.
-async fn broken(scene: &Fixture, name: &str, commands: &[&[&str]]) -> Coupon {
-    let (coupon, _) = scene.held(name, 20, 3).await;
+async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> Coupon {
+    let (coupon, _) = fixture.held(name, 20, 3).await;
     for words in commands {
         let key = |word: &str| match word.strip_prefix('@') {
-            Some("claimants") => scene.world.redis.claimants(coupon.id),
-            Some("generation") => scene.world.redis.own(&format!("{{{}}}:generation", coupon.id)),
-            Some(of_drop) => scene.world.redis.of_drop(coupon.id, coupon.drop, of_drop),
+            Some("claimants") => fixture.world.redis.claimants(coupon.id),
+            Some("generation") => fixture.world.redis.own(&format!("{{{}}}:generation", coupon.id)),
+            Some(of_drop) => fixture.world.redis.of_drop(coupon.id, coupon.drop, of_drop),
             None => word.to_owned(),
         };
         let words: Vec<String> = words.iter().map(|word| key(word)).collect();
-        let _: firstcome_shared::redis::Value = scene.world.redis.command(&words).await;
+        let _: firstcome_shared::redis::Value = fixture.world.redis.command(&words).await;
     }
     coupon
 }
 
 #[tokio::test]
 async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
-    let scene = Fixture::new("foreign").await;
+    let fixture = Fixture::new("foreign").await;
     let mut left = Vec::new();
     for (name, commands) in [
         ("people", &[&["DEL", "@users"][..], &["SET", "@users", "x"]][..]),
@@ -31,27 +31,27 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
         ("claimants", &[&["DEL", "@claimants"], &["SET", "@claimants", "x"]]),
         ("refused", &[&["ZADD", "@users", "4", "josé"], &["SET", "@count", "4"]]),
     ] {
-        left.push(broken(&scene, name, commands).await);
+        left.push(broken(&fixture, name, commands).await);
     }
     // Their people are promised something, and can be given it.
     let mut mended = Vec::new();
     for score in ["3.5", "1e300"] {
-        mended.push(broken(&scene, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
+        mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
-    let (whole, _) = scene.held("whole", 20, 12).await;
-    scene.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
+    let (whole, _) = fixture.held("whole", 20, 12).await;
+    fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
 
-    let once = scene.world.once_with(&[], &[]).await;
+    let once = fixture.world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!((run.status, &run.error), (Status::Drift, &None), "{run:#?}");
-    assert_eq!(rows(&scene.world, whole.drop).await.len(), 12, "{run:#?}");
+    assert_eq!(rows(&fixture.world, whole.drop).await.len(), 12, "{run:#?}");
     for coupon in &left {
         let report = run.drops.iter().find(|report| report.drop_id.0 == coupon.drop).unwrap();
         let named = report.findings.iter().any(|f| f.result == Outcome::Failed && f.needs_person);
         assert!(named && !report.exact, "{:?}: {report:#?}", coupon.body["name"]);
     }
     for coupon in &mended {
-        let rows = rows(&scene.world, coupon.drop).await;
+        let rows = rows(&fixture.world, coupon.drop).await;
         assert_eq!(rows.get(&4).map(String::as_str), Some("u-odd"), "{rows:?} {run:#?}");
     }
 }

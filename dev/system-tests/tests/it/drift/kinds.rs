@@ -27,223 +27,225 @@ struct Case {
 const QUANTITY: u32 = 20;
 
 /// Made, listed, mended, clean, mailed.
-async fn mends(scene: &Fixture, case: Case) -> (Coupon, Vec<Promise>, Injected) {
+async fn mends(fixture: &Fixture, case: Case) -> (Coupon, Vec<Promise>, Injected) {
     let name = case.drift.name();
-    let (coupon, answers) = scene.held(&name, QUANTITY, case.held).await;
-    let done = injector(&scene.world, &coupon).await.make(case.drift, case.n).await.unwrap();
+    let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
+    let done = injector(&fixture.world, &coupon).await.make(case.drift, case.n).await.unwrap();
     assert!(done.people.is_empty() || done.people.len() >= case.n as usize, "{done:?}");
     let expected = expected(case.kind, &done);
-    dry_run_lists(&scene.world, &expected).await;
-    pass_repairs(&scene.world, &expected).await;
-    assert_settled(&scene.world, &coupon, QUANTITY, case.end, &answers).await;
-    clean_pass(&scene.world, &coupon).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, case.end).await;
-    mailed(&scene.world, &["repaired", &name, &format!("{} of {QUANTITY} issued", case.end)]).await;
+    dry_run_lists(&fixture.world, &expected).await;
+    pass_repairs(&fixture.world, &expected).await;
+    assert_settled(&fixture.world, &coupon, QUANTITY, case.end, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
+    assert_whole(&fixture.world, &coupon, QUANTITY, case.end).await;
+    mailed(&fixture.world, &["repaired", &name, &format!("{} of {QUANTITY} issued", case.end)]).await;
     (coupon, answers, done)
 }
 
 #[tokio::test]
 async fn rows_that_went_or_never_came_are_issued() {
-    let scene = Fixture::new("d-unissued").await;
+    let fixture = Fixture::new("d-unissued").await;
     let case = Case { drift: Drift::Unissued, n: 3, kind: Kind::Unissued, held: 20, end: 20 };
-    let (coupon, _, done) = mends(&scene, case).await;
-    let times = scene.world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let (coupon, _, done) = mends(&fixture, case).await;
+    let times = fixture.world.redis.of_drop(coupon.id, coupon.drop, "times");
     for Hit { slot, .. } in &done.people {
         let row = "SELECT issued_by, CAST(ROUND(UNIX_TIMESTAMP(claimed_at) * 1000) AS SIGNED) FROM issued_coupons";
-        let row = scene.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
-        let admitted_at: String = scene.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
+        let row = fixture.world.sql.query(&format!("{row} WHERE drop_id = {} AND slot = {slot}", coupon.drop)).await;
+        let admitted_at: String = fixture.world.redis.command(&["HGET", &times, &slot.to_string()]).await;
         assert_eq!(row, [["reconciler".to_owned(), admitted_at]], "the instant of admission is kept");
     }
-    mends(&scene, Case { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }).await;
+    mends(&fixture, Case { drift: Drift::Unpublished, n: 2, kind: Kind::Unissued, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn failed_claims_are_issued_in_their_slot_resolved_as_duplicates_or_admitted_anew() {
-    let scene = Fixture::new("d-failed").await;
+    let fixture = Fixture::new("d-failed").await;
     let kind = Kind::FailedClaim;
-    mends(&scene, Case { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::FailedSlotTaken, n: 2, kind, held: 12, end: 14 }).await;
+    mends(&fixture, Case { drift: Drift::FailedClaim, n: 3, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::FailedDuplicate, n: 2, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::FailedSlotTaken, n: 2, kind, held: 12, end: 14 }).await;
     let how = "SELECT resolution, COUNT(*) FROM failed_claims WHERE resolved_by_run IS NOT NULL GROUP BY 1 ORDER BY 1";
     let resolved = [["duplicate", "2"], ["issued", "3"], ["readmitted", "2"]];
-    assert_eq!(scene.world.sql.query(how).await, resolved);
+    assert_eq!(fixture.world.sql.query(how).await, resolved);
 }
 
 #[tokio::test]
 async fn people_whom_redis_forgot_or_misplaced_are_put_back_on_their_slots() {
-    let scene = Fixture::new("d-missing").await;
+    let fixture = Fixture::new("d-missing").await;
     let kind = Kind::MissingAdmission;
-    mends(&scene, Case { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::MissingMoved, n: 2, kind, held: 12, end: 12 }).await;
+    mends(&fixture, Case { drift: Drift::MissingAdmission, n: 3, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::MissingClaimants, n: 3, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::MissingMoved, n: 2, kind, held: 12, end: 12 }).await;
 }
 
 #[tokio::test]
 async fn a_count_too_low_too_high_or_with_gaps_is_set_right() {
-    let scene = Fixture::new("d-count").await;
+    let fixture = Fixture::new("d-count").await;
     let kind = Kind::CountMismatch;
-    mends(&scene, Case { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 }).await;
-    mends(&scene, Case { drift: Drift::CountHigher, n: 3, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::CountHigher, n: 3, kind, held: 12, end: 12 }).await;
-    let (coupon, _, _) = mends(&scene, Case { drift: Drift::CountGap, n: 2, kind, held: 12, end: 13 }).await;
+    mends(&fixture, Case { drift: Drift::CountLower, n: 3, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::CountLower, n: 3, kind, held: 12, end: 12 }).await;
+    mends(&fixture, Case { drift: Drift::CountHigher, n: 3, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::CountHigher, n: 3, kind, held: 12, end: 12 }).await;
+    let (coupon, _, _) = mends(&fixture, Case { drift: Drift::CountGap, n: 2, kind, held: 12, end: 13 }).await;
     for (user, slot) in [("u-101", 13), ("u-102", 14), ("u-103", 16)] {
-        let answer = scene.api.claim(coupon.id, user).await;
+        let answer = fixture.api.claim(coupon.id, user).await;
         assert_eq!(answer.promised(), Some((coupon.drop, slot)), "what was skipped is given out first");
     }
 }
 
 #[tokio::test]
 async fn of_two_people_on_a_slot_the_one_with_the_row_keeps_it_and_the_other_gets_a_free_one() {
-    let scene = Fixture::new("d-conflict").await;
-    mends(&scene, Case { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }).await;
+    let fixture = Fixture::new("d-conflict").await;
+    mends(&fixture, Case { drift: Drift::SlotConflict, n: 2, kind: Kind::SlotConflict, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn people_on_others_slots_go_back_to_those_of_their_rows() {
-    let scene = Fixture::new("d-misplaced").await;
+    let fixture = Fixture::new("d-misplaced").await;
     let kind = Kind::MissingAdmission;
-    mends(&scene, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 12, end: 12 }).await;
+    mends(&fixture, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::ConflictMoved, n: 2, kind, held: 12, end: 12 }).await;
 }
 
 #[tokio::test]
 async fn two_people_on_each_other_s_slot_go_back_to_those_of_their_rows() {
-    let scene = Fixture::new("d-exchanged").await;
+    let fixture = Fixture::new("d-exchanged").await;
     let kind = Kind::MissingAdmission;
-    mends(&scene, Case { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::ConflictExchanged, n: 2, kind, held: 20, end: 20 }).await;
 }
 
 #[tokio::test]
 async fn people_above_the_quantity_get_free_slots_while_there_are_any() {
-    let scene = Fixture::new("d-above").await;
-    mends(&scene, Case { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }).await;
+    let fixture = Fixture::new("d-above").await;
+    mends(&fixture, Case { drift: Drift::OverAdmitted, n: 2, kind: Kind::OverAdmitted, held: 12, end: 14 }).await;
 }
 
 #[tokio::test]
 async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_the_row() {
-    let scene = Fixture::new("d-two-drops").await;
-    let (coupon, answers) = scene.held("Daily", 20, 12).await;
+    let fixture = Fixture::new("d-two-drops").await;
+    let (coupon, answers) = fixture.held("Daily", 20, 12).await;
     // A second opening, put in by hand and loaded by the next pass.
     let second =
         format!("INSERT INTO drops (coupon_id, opens_at, quantity) VALUES ({}, '2026-02-01 00:00:00', 20)", coupon.id);
-    scene.world.sql.query(&second).await;
-    scene.world.pass().await;
-    let drop = scene.world.sql.number("SELECT MAX(id) FROM drops").await;
+    fixture.world.sql.query(&second).await;
+    fixture.world.pass().await;
+    let drop = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
     let second = Coupon { drop, ..coupon.clone() };
-    assert_eq!(scene.api.claim(coupon.id, "u-first").await.promised(), Some((drop, 1)));
-    firstcome_testkit::all_issued(&scene.world, drop, 1).await;
+    assert_eq!(fixture.api.claim(coupon.id, "u-first").await.promised(), Some((drop, 1)));
+    firstcome_testkit::all_issued(&fixture.world, drop, 1).await;
 
-    let done = injector(&scene.world, &second).await.make(Drift::OverTwoDrops, 3).await.unwrap();
+    let done = injector(&fixture.world, &second).await.make(Drift::OverTwoDrops, 3).await.unwrap();
     let expected = expected(Kind::OverAdmitted, &done);
-    dry_run_lists(&scene.world, &expected).await;
-    pass_repairs(&scene.world, &expected).await;
-    assert_whole(&scene.world, &coupon, QUANTITY, 12).await;
-    assert_whole(&scene.world, &second, QUANTITY, 1).await;
-    assert_kept(&scene.world, &coupon, &answers, &[]).await;
-    clean_pass(&scene.world, &second).await;
-    mailed(&scene.world, &["repaired", "Daily", "1 of 20 issued"]).await;
+    dry_run_lists(&fixture.world, &expected).await;
+    pass_repairs(&fixture.world, &expected).await;
+    assert_whole(&fixture.world, &coupon, QUANTITY, 12).await;
+    assert_whole(&fixture.world, &second, QUANTITY, 1).await;
+    assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+    clean_pass(&fixture.world, &second).await;
+    mailed(&fixture.world, &["repaired", "Daily", "1 of 20 issued"]).await;
 }
 
 #[tokio::test]
 async fn slots_that_are_free_while_people_wait_go_to_them() {
-    let scene = Fixture::new("d-unfilled").await;
-    let (coupon, answers) = scene.held("Waited for", 20, 20).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
+    let fixture = Fixture::new("d-unfilled").await;
+    let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
     let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
-    let waiting = scene.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
-    let line: Vec<String> = scene.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
-    let before = everything(&scene.world).await;
-    let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-    assert_eq!(before, everything(&scene.world).await);
+    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    let line: Vec<String> = fixture.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
+    let before = everything(&fixture.world).await;
+    let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+    assert_eq!(before, everything(&fixture.world).await);
     assert_eq!(dry.code, 1);
     let dry = dry.run();
     assert!(!found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::Unfilled), "{dry:#?}");
     let named: Vec<&String> = dry.all_findings().filter_map(|f| f.user_id.as_ref()).collect();
     assert_eq!(named, line.iter().collect::<Vec<_>>(), "who would be promoted, in order: {dry:#?}");
-    let run = scene.world.pass().await;
+    let run = fixture.world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_eq!(found(&run).keys().collect::<Vec<_>>(), found(&dry).keys().collect::<Vec<_>>());
-    assert_whole(&scene.world, &coupon, QUANTITY, 20).await;
-    assert_kept(&scene.world, &coupon, &answers, &gone).await;
+    assert_whole(&fixture.world, &coupon, QUANTITY, 20).await;
+    assert_kept(&fixture.world, &coupon, &answers, &gone).await;
     for user in line {
-        assert_eq!(scene.api.me(coupon.id, &user).await["status"], "issued");
+        assert_eq!(fixture.api.me(coupon.id, &user).await["status"], "issued");
     }
-    clean_pass(&scene.world, &coupon).await;
-    mailed(&scene.world, &["repaired", "Waited for", "20 of 20 issued"]).await;
+    clean_pass(&fixture.world, &coupon).await;
+    mailed(&fixture.world, &["repaired", "Waited for", "20 of 20 issued"]).await;
 }
 
 #[tokio::test]
 async fn a_drop_whose_keys_are_gone_is_rebuilt() {
-    let scene = Fixture::new("d-keys").await;
-    mends(&scene, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 20, end: 20 }).await;
-    mends(&scene, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 12, end: 12 }).await;
+    let fixture = Fixture::new("d-keys").await;
+    mends(&fixture, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 20, end: 20 }).await;
+    mends(&fixture, Case { drift: Drift::RedisLost, n: 1, kind: Kind::RedisLost, held: 12, end: 12 }).await;
 }
 
 #[tokio::test]
 async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_opened_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-flushed").await;
     for drift in [Drift::RedisFlushed, Drift::RedisGate] {
         let name = drift.name();
-        let (coupon, answers) = scene.held(&name, 20, 12).await;
-        injector(&scene.world, &coupon).await.make(drift, 1).await.unwrap();
-        assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
-        let before = everything(&scene.world).await;
-        let dry = scene.world.once_with(&["--dry-run"], &[]).await;
-        assert_eq!(before, everything(&scene.world).await);
+        let (coupon, answers) = fixture.held(&name, 20, 12).await;
+        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
+        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+        let before = everything(&fixture.world).await;
+        let dry = fixture.world.once_with(&["--dry-run"], &[]).await;
+        assert_eq!(before, everything(&fixture.world).await);
         assert_eq!(dry.code, 1, "{}", dry.log);
         let dry = dry.run();
         assert!(!found(&dry).is_empty() && found(&dry).keys().all(|(kind, ..)| *kind == Kind::RedisLost), "{dry:#?}");
-        assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "a dry run opens nothing");
-        let run = scene.world.pass().await;
+        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "a dry run opens nothing");
+        let run = fixture.world.pass().await;
         assert_eq!(found(&run).keys().collect::<Vec<_>>(), found(&dry).keys().collect::<Vec<_>>());
         assert_eq!(run.status, Status::Repaired, "{run:#?}");
-        assert_settled(&scene.world, &coupon, QUANTITY, 12, &answers).await;
-        assert_eq!(scene.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
-        firstcome_testkit::all_issued(&scene.world, coupon.drop, 13).await;
-        clean_pass(&scene.world, &coupon).await;
+        assert_settled(&fixture.world, &coupon, QUANTITY, 12, &answers).await;
+        assert_eq!(fixture.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
+        firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
+        clean_pass(&fixture.world, &coupon).await;
         // That admission is open again is mailed where it was closed for long.
         match drift {
-            Drift::RedisFlushed => drop(mailed(&scene.world, &["repaired"]).await),
-            _ => assert_eq!(subjects(&scene.world), [""; 0]),
+            Drift::RedisFlushed => drop(mailed(&fixture.world, &["repaired"]).await),
+            _ => assert_eq!(subjects(&fixture.world), [""; 0]),
         }
-        scene.world.mail.clear();
+        fixture.world.mail.clear();
     }
 }
 
 #[tokio::test]
 async fn a_daemon_opens_a_redis_that_lost_everything_again_without_a_schedule() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let scene = Fixture::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
-    let daemon = scene.world.daemon().await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-watch").await;
+    let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
     for (round, drift) in [Drift::RedisFlushed, Drift::RedisGate, Drift::RedisFlushed].into_iter().enumerate() {
-        let (coupon, answers) = scene.held(&format!("Watched {round}"), 20, 12).await;
-        injector(&scene.world, &coupon).await.make(drift, 1).await.unwrap();
-        assert!(scene.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
-        eventually("it is open again", LIMIT, async || scene.api.claim(coupon.id, "u-late").await.promised().is_some())
-            .await;
-        firstcome_testkit::all_issued(&scene.world, coupon.drop, 13).await;
-        assert_kept(&scene.world, &coupon, &answers, &[]).await;
-        clean_pass(&scene.world, &coupon).await;
+        let (coupon, answers) = fixture.held(&format!("Watched {round}"), 20, 12).await;
+        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
+        assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+        eventually("it is open again", LIMIT, async || {
+            fixture.api.claim(coupon.id, "u-late").await.promised().is_some()
+        })
+        .await;
+        firstcome_testkit::all_issued(&fixture.world, coupon.drop, 13).await;
+        assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+        clean_pass(&fixture.world, &coupon).await;
     }
     assert_eq!(daemon.process.stop().await, 0);
 }
 
 #[tokio::test]
 async fn people_of_whom_only_the_list_of_claimants_is_left_get_their_slot_and_their_row_back() {
-    let scene = Fixture::new("d-claimants").await;
-    let (coupon, answers) = scene.held("Half forgotten", 20, 20).await;
-    let done = injector(&scene.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    let users = scene.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let fixture = Fixture::new("d-claimants").await;
+    let (coupon, answers) = fixture.held("Half forgotten", 20, 20).await;
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
     for hit in &done.people {
-        scene.world.redis.command::<i64>(&["ZREM", &users, &hit.user]).await;
+        fixture.world.redis.command::<i64>(&["ZREM", &users, &hit.user]).await;
     }
     let mut both = expected(Kind::Unissued, &done);
     both.extend(expected(Kind::MissingAdmission, &done));
-    dry_run_lists(&scene.world, &both).await;
-    pass_repairs(&scene.world, &both).await;
-    assert_settled(&scene.world, &coupon, QUANTITY, 20, &answers).await;
-    clean_pass(&scene.world, &coupon).await;
+    dry_run_lists(&fixture.world, &both).await;
+    pass_repairs(&fixture.world, &both).await;
+    assert_settled(&fixture.world, &coupon, QUANTITY, 20, &answers).await;
+    clean_pass(&fixture.world, &coupon).await;
 }

@@ -83,20 +83,20 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
 
 #[tokio::test]
 async fn a_confirmation_is_for_what_was_seen() {
-    let scene = beyond_the_limit("d-limit-grown").await;
-    let (coupon, answers) = scene.held("Grows", 100, 100).await;
-    let confirm = async || scene.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
-    injector(&scene.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
+    let fixture = beyond_the_limit("d-limit-grown").await;
+    let (coupon, answers) = fixture.held("Grows", 100, 100).await;
+    let confirm = async || fixture.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
+    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 6).await.unwrap();
     let unseen = confirm().await;
     assert_eq!((unseen.code, unseen.run().status), (1, Status::Braked), "nobody has seen it: {}", unseen.log);
-    injector(&scene.world, &coupon).await.make(Drift::MissingAdmission, 40).await.unwrap();
-    assert_eq!(scene.world.once_with(&[], &[]).await.run().status, Status::Braked);
+    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 40).await.unwrap();
+    assert_eq!(fixture.world.once_with(&[], &[]).await.run().status, Status::Braked);
     let grown = confirm().await;
     assert_eq!((grown.code, grown.run().status), (1, Status::Braked), "six were seen: {}", grown.log);
     let finding = report(&grown.run(), &coupon).findings[0].detail.clone();
     assert!(finding.contains("there were 6 such repairs, now there are 46"), "{finding}");
     assert_eq!(confirm().await.run().status, Status::Repaired);
-    assert_settled(&scene.world, &coupon, 100, 100, &answers).await;
+    assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
 }
 
 #[tokio::test]

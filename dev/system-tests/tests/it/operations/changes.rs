@@ -26,8 +26,8 @@ async fn settings(world: &World, coupon: &firstcome_testkit::Coupon) -> ([i64; 2
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
-    let scene = Fixture::new("operators").await;
-    let world = &scene.world;
+    let fixture = Fixture::new("operators").await;
+    let world = &fixture.world;
     let redis = &shared().await.redis;
     let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
     for late in [30, 120] {
@@ -36,8 +36,8 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
         apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);
         slow.push(proxy);
     }
-    let coupon = scene.api.create_coupon(&coupon_body("Operators", 100, 0)).await;
-    let apis: Vec<&Api> = [&*scene.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
+    let coupon = fixture.api.create_coupon(&coupon_body("Operators", 100, 0)).await;
+    let apis: Vec<&Api> = [&*fixture.api].into_iter().chain(apis.iter().map(|api| &**api)).collect();
     let done = AtomicBool::new(false);
     let each = changes() / 4;
     let operators = async {
@@ -84,31 +84,31 @@ async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_
 
 #[tokio::test]
 async fn a_change_that_was_held_up_does_not_undo_a_later_one() {
-    let scene = Fixture::new("held-up").await;
-    let (world, redis) = (&scene.world, &shared().await.redis);
+    let fixture = Fixture::new("held-up").await;
+    let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = scene.api.create_coupon(&coupon_body("Held up", 100, 0)).await;
+    let coupon = fixture.api.create_coupon(&coupon_body("Held up", 100, 0)).await;
     proxy.set(Fault::Delay(Duration::from_millis(700))).await.unwrap();
     let raise = async { slow.patch(coupon.id, &json!({"quantity": 200, "paused": false})).await.status };
     let lower = async {
         // As soon as MySQL has it, and before Redis does.
         let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
         eventually("MySQL has the larger quantity", LIMIT, async || world.sql.number(&sql).await == 200).await;
-        scene.api.patch(coupon.id, &json!({"quantity": 100, "paused": true})).await.status
+        fixture.api.patch(coupon.id, &json!({"quantity": 100, "paused": true})).await.status
     };
     assert_eq!(tokio::join!(raise, lower), (200, 200));
     assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
-    assert!(scene.api.claim(coupon.id, "u-late").await.is("paused"));
+    assert!(fixture.api.claim(coupon.id, "u-late").await.is("paused"));
 }
 
 #[tokio::test]
 async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
-    let scene = Fixture::new("overtaken").await;
-    let (world, redis) = (&scene.world, &shared().await.redis);
+    let fixture = Fixture::new("overtaken").await;
+    let (world, redis) = (&fixture.world, &shared().await.redis);
     let proxy = redis.proxy().await.unwrap();
     let slow = world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy)), ("REDIS_TIMEOUT_MS", "5000")]).await;
-    let coupon = scene.api.create_coupon(&coupon_body("Overtaken", 100, 0)).await;
+    let coupon = fixture.api.create_coupon(&coupon_body("Overtaken", 100, 0)).await;
     proxy.set(Fault::Delay(Duration::from_millis(500))).await.unwrap();
     let pause = async { slow.patch(coupon.id, &json!({"paused": true})).await.status };
     let overtake = async {
@@ -121,7 +121,7 @@ async fn a_pause_that_meets_a_later_revision_in_redis_is_written_again() {
     };
     assert_eq!(tokio::join!(pause, overtake), (200, ()));
     assert_eq!(settings(world, &coupon).await, ([100, 1], [100, 1]));
-    assert!(scene.api.claim(coupon.id, "u-late").await.is("paused"));
+    assert!(fixture.api.claim(coupon.id, "u-late").await.is("paused"));
 }
 
 #[tokio::test]

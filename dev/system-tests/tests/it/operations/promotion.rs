@@ -7,45 +7,45 @@ use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, r
 use serde_json::json;
 
 /// A coupon that is given out, with so many people waiting, in order.
-async fn with_a_line(scene: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
-    let (coupon, _) = scene.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
+async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
+    let (coupon, _) = fixture.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
     let names: Vec<String> = (1..=people).map(|n| format!("{name}-{n}")).collect();
-    rush(&[&scene.api], coupon.id, &names, 100).await;
-    let waiting = scene.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
-    let line: Vec<String> = scene.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
+    rush(&[&fixture.api], coupon.id, &names, 100).await;
+    let waiting = fixture.world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    let line: Vec<String> = fixture.world.redis.command(&["ZRANGE", &waiting, "0", "-1"]).await;
     assert_eq!(line.len(), people);
     (coupon, line)
 }
 
-async fn raise(scene: &Fixture, coupon: &Coupon, quantity: usize) {
-    assert_eq!(scene.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
+async fn raise(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
 }
 
-async fn all_have_rows(scene: &Fixture, coupon: &Coupon, quantity: usize) {
+async fn all_have_rows(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     let all = i64::try_from(quantity).unwrap();
-    eventually("everybody has a row", LIMIT, async || scene.world.sql.number(&count).await >= all).await;
+    eventually("everybody has a row", LIMIT, async || fixture.world.sql.number(&count).await >= all).await;
 }
 
 #[tokio::test]
 async fn everybody_who_waits_gets_a_raised_quantity_in_order_without_a_scheduled_pass() {
     let full = std::env::var("SCALE").is_ok_and(|scale| scale == "full");
-    let scene = Fixture::new("promotion").await;
-    let _daemon = scene.world.settled_daemon().await;
+    let fixture = Fixture::new("promotion").await;
+    let _daemon = fixture.world.settled_daemon().await;
     let mut took = Vec::new();
     for people in [10, if full { 5_000 } else { 1_300 }] {
         let name = format!("line{people}");
-        let (coupon, line) = with_a_line(&scene, &name, people).await;
+        let (coupon, line) = with_a_line(&fixture, &name, people).await;
         let newcomers: Vec<String> = (0..50).map(|n| format!("{name}-new-{n}")).collect();
         let raised = async {
             let began = Instant::now();
-            raise(&scene, &coupon, 10 + people).await;
-            all_have_rows(&scene, &coupon, 10 + people).await;
+            raise(&fixture, &coupon, 10 + people).await;
+            all_have_rows(&fixture, &coupon, 10 + people).await;
             began.elapsed()
         };
-        let (elapsed, newcomers) = tokio::join!(raised, rush(&[&scene.api], coupon.id, &newcomers, 5));
+        let (elapsed, newcomers) = tokio::join!(raised, rush(&[&fixture.api], coupon.id, &newcomers, 5));
         assert!(newcomers.iter().all(|(_, answer)| !answer.is_accepted()), "{newcomers:?}");
-        let rows = rows(&scene.world, coupon.drop).await;
+        let rows = rows(&fixture.world, coupon.drop).await;
         assert_eq!(rows.range(11..).map(|(_, user)| user.clone()).collect::<Vec<_>>(), line);
         took.push(elapsed.as_secs_f64());
     }
@@ -54,14 +54,14 @@ async fn everybody_who_waits_gets_a_raised_quantity_in_order_without_a_scheduled
 
 #[tokio::test]
 async fn one_person_in_line_does_not_keep_newcomers_from_a_raised_quantity() {
-    let scene = Fixture::new("promotion-one").await;
-    let _daemon = scene.world.settled_daemon().await;
-    let (coupon, line) = with_a_line(&scene, "one", 1).await;
+    let fixture = Fixture::new("promotion-one").await;
+    let _daemon = fixture.world.settled_daemon().await;
+    let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers: Vec<String> = (0..2_989).map(|n| format!("new-{n}")).collect();
-    raise(&scene, &coupon, 3_000).await;
-    let newcomers = rush(&[&scene.api], coupon.id, &newcomers, 20).await;
-    all_have_rows(&scene, &coupon, 3_000).await;
+    raise(&fixture, &coupon, 3_000).await;
+    let newcomers = rush(&[&fixture.api], coupon.id, &newcomers, 20).await;
+    all_have_rows(&fixture, &coupon, 3_000).await;
     let accepted = newcomers.iter().filter(|(_, answer)| answer.is_accepted()).count();
     assert!(accepted > 1_000, "{accepted} of {} were not sent to the line", newcomers.len());
-    assert_eq!(rows(&scene.world, coupon.drop).await[&11], line[0]);
+    assert_eq!(rows(&fixture.world, coupon.drop).await[&11], line[0]);
 }
