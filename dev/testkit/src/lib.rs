@@ -23,6 +23,7 @@ mod redis;
 mod roles;
 mod runs;
 mod rush;
+pub mod scale;
 mod wait;
 mod world;
 

@@ -1,0 +1,27 @@
+//! Measurements at two sizes: small in every `make test`, and at full size too in `make scale`,
+//! which makes a table of the lines printed here (dev/scale.sh).
+
+/// Whether this is `make scale`.
+pub fn is_full() -> bool {
+    std::env::var("SCALE").is_ok_and(|size| size == "full")
+}
+
+/// Measures `what` on a small installation and, in `make scale`, at full size, and prints the line
+/// `scale: what | at full size | small | target`. Gives the value of the larger one measured.
+pub async fn measured(
+    what: &str,
+    (at_most, unit): (f64, &str),
+    [small, full]: [u32; 2],
+    measure: impl AsyncFn(u32) -> f64,
+) -> f64 {
+    let text = |value: f64| format!("{} {unit}", (value * 100.0).round() / 100.0).trim().to_owned();
+    let on_small = measure(small).await;
+    let (last, at_full) = if is_full() {
+        let value = measure(full).await;
+        (value, text(value))
+    } else {
+        (on_small, "-".to_owned())
+    };
+    println!("scale: {what} | {at_full} | {} | ≤ {}", text(on_small), text(at_most));
+    last
+}
