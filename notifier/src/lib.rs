@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, DbError, alerts as shared_alerts, digest, outbox, refusal};
+use firstcome_shared::mysql::{Db, DbError, digest, refusal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -40,11 +40,6 @@ pub use operators::{AlertError, AlertPage, AlertView, acknowledge, alert, list, 
 pub use render::{Day, MissedRun};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
-
-/// How long sent and given-up mails are kept.
-const MAILS_KEPT: TimeDelta = TimeDelta::days(30);
-/// How long resolved alerts are kept.
-const ALERTS_KEPT: TimeDelta = TimeDelta::days(90);
 
 /// What mails need to know of the settings.
 #[derive(Debug, Clone)]
@@ -147,13 +142,11 @@ impl Notifier {
         self.enqueue(render::missed(&missed, &self.settings.links)?, noticed_at).await
     }
 
-    /// Mails what happened in the 24 hours before `now`, and deletes what is old.
+    /// Mails what happened in the 24 hours before `now`.
     pub async fn daily_digest(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        self.enqueue(render::daily(&day, &self.settings.links)?, now).await?;
-        outbox::delete_finished(&self.db, now - MAILS_KEPT).await?;
-        Ok(shared_alerts::delete_resolved(&self.db, now - ALERTS_KEPT).await?)
+        self.enqueue(render::daily(&day, &self.settings.links)?, now).await
     }
 
     async fn enqueue(&self, mail: Rendered, now: DateTime<Utc>) -> anyhow::Result<()> {

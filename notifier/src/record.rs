@@ -11,7 +11,7 @@ use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox};
 use uuid::Uuid;
 
 use crate::MailSettings;
-use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprints};
+use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprints, unmailed_repairs_since};
 use crate::render::{self, Rendered};
 use crate::report::Run;
 
@@ -76,13 +76,12 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let concerned: Vec<i64> = known.iter().filter_map(|alert| Some(alert.drop_id?.0)).chain(examined).collect();
     let mut memory =
         AlertMemory { broken, silenced_until: alerts::silences(conn, &concerned).await?, ..AlertMemory::default() };
-    for alert in known {
-        if let Some(since) = crate::alerts::unmailed_repairs_since(&alert) {
-            let repairs = alerts::repairs_since(conn, alert.drop_id, since, &run.run_id).await?;
-            memory.unmailed_repairs.insert(alert.drop_id, repairs);
-        }
-        memory.alerts.insert(alert.fingerprint.clone(), alert);
+    let unmailed = known.iter().filter_map(|alert| Some((alert.drop_id, unmailed_repairs_since(alert)?)));
+    let unmailed: Vec<_> = unmailed.collect();
+    if !unmailed.is_empty() {
+        memory.unmailed_repairs = alerts::repairs_since(conn, &unmailed, &run.run_id).await?;
     }
+    memory.alerts = known.into_iter().map(|alert| (alert.fingerprint.clone(), alert)).collect();
     Ok(memory)
 }
 

@@ -224,6 +224,13 @@ pub struct DropReport {
     pub findings: Vec<Finding>,
 }
 
+/// Sealed drops whose rows were counted and were as many as they were sealed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counted {
+    pub drops: u64,
+    pub rows: u64,
+}
+
 /// One run of the reconciler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -254,7 +261,11 @@ pub struct Run {
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// The drops it examined.
+    /// Sealed drops that a deep pass only counted, and found right.
+    #[serde(default)]
+    pub counted: Counted,
+    /// The other drops it examined. A run that is read back lists those that something was found
+    /// in, that changed, or that were under way.
     pub drops: Vec<DropReport>,
 }
 
@@ -275,6 +286,17 @@ impl Run {
     /// Every finding of the run, those of no drop first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+    }
+
+    /// How many drops it examined, and how much in them.
+    pub fn examined(&self) -> (u64, Examined) {
+        let counted = Examined { rows: self.counted.rows, ..Examined::default() };
+        let examined = self.drops.iter().map(|drop| drop.examined).fold(counted, |all, one| Examined {
+            users: all.users + one.users,
+            rows: all.rows + one.rows,
+            failed_claims: all.failed_claims + one.failed_claims,
+        });
+        (self.drops.len() as u64 + self.counted.drops, examined)
     }
 }
 

@@ -113,16 +113,16 @@ async fn a_broken_promise_stands_until_it_is_mended() {
 async fn recorded(desk: &Desk, run: &Run) {
     let (id, now) = (&run.run_id, desk.clock.now().format("%Y-%m-%d %H:%M:%S"));
     desk.run(&format!(
-        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at) \
-         VALUES ('{id}', 'cron', 0, 0, '{}', 'me', '{now}', '{now}', '{now}')",
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, finished_at) \
+         VALUES ('{id}', 'cron', 0, 0, '{}', 'me', '{now}', '{now}')",
         run.status.as_str()
     ))
     .await;
     for finding in run.all_findings() {
         let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
         desk.run(&format!(
-            "INSERT INTO reconcile_findings (run_id, coupon_id, drop_id, kind, action, result) \
-             VALUES ('{id}', 1, 7, '{kind}', 'issue', '{result}')"
+            "INSERT INTO reconcile_findings (run_id, coupon_id, drop_id, kind, action, result, created_at) \
+             VALUES ('{id}', 1, 7, '{kind}', 'issue', '{result}', '{now}')"
         ))
         .await;
     }
@@ -196,8 +196,8 @@ async fn missed_runs_and_the_day_are_mailed() {
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100").await;
     desk.run(
-        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at, \
-         users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', '2026-12-01 04:00:00', \
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, finished_at, \
+         users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', \
          '2026-12-01 04:00:01', 100)",
     )
     .await;

@@ -12,7 +12,7 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicReader;
-use super::topic::read_to_the_ends;
+use super::topic::{Limit, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl TopicReader {
         let left = read_to_the_ends(
             &consumer,
             ends,
-            Instant::now() + self.limit,
+            Limit::At(Instant::now() + self.limit),
             || {},
             |message| {
                 found.examined += 1;

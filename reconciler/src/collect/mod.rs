@@ -132,12 +132,20 @@ pub async fn headers(
             generation: context.generations.get(&coupon.id).cloned(),
             facts,
             upper,
-            in_flight: context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default(),
+            in_flight: by_slot(context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id))),
             dead_letters: context.dead_letters.iter().filter(|letter| letter.is_of(coupon, drop)).cloned().collect(),
             claimants,
         });
     }
     Ok(headers)
+}
+
+/// Messages in order of slots, and of the topic where they name the same one: a page takes its part
+/// without looking at the others.
+fn by_slot(messages: Option<&Vec<InFlight>>) -> Vec<InFlight> {
+    let mut messages = messages.cloned().unwrap_or_default();
+    messages.sort_by_key(|message| message.slot);
+    messages
 }
 
 /// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
@@ -177,7 +185,7 @@ pub async fn page(
         users,
         free: seen.free,
         rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
-        in_flight: header.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
+        in_flight: header.in_flight_between(from, to).to_vec(),
         // A dead letter without a slot belongs to the first page.
         dead_letters: header
             .dead_letters
@@ -222,6 +230,21 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
 }
 
 impl DropHeader {
+    fn in_flight_between(&self, from: i64, to: Option<i64>) -> &[InFlight] {
+        let until = |end: i64| self.in_flight.partition_point(|message| i64::from(message.slot) < end);
+        &self.in_flight[until(from)..to.map_or(self.in_flight.len(), |to| until(to + 1))]
+    }
+
+    /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.
+    pub fn is_quiet(&self) -> bool {
+        self.facts.tail_known && self.in_flight.is_empty() && self.dead_letters.is_empty()
+    }
+
+    /// Highest slot that anything is known of.
+    pub fn upper(&self) -> i64 {
+        self.upper
+    }
+
     /// The ranges of slots to read, in order. The last one has no end.
     pub fn ranges(&self, page_slots: i64) -> Vec<Range> {
         if self.is_untouched() {

@@ -50,7 +50,7 @@ pub struct TopicReader {
 }
 
 impl TopicReader {
-    /// A reader that takes at most `limit` for one read.
+    /// A reader that gives up when no message comes for as long as `limit`.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
@@ -97,7 +97,6 @@ impl TopicReader {
     }
 
     fn read_blocking(&self, consumer: &BaseConsumer) -> anyhow::Result<Tail> {
-        let deadline = Instant::now() + self.limit;
         let ranges = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
         let mut tail = Tail { committed: ranges.iter().map(|r| (r.partition, r.from)).collect(), ..Tail::default() };
         let unread: Vec<_> = ranges.into_iter().filter(|r| r.from < r.end).collect();
@@ -113,7 +112,7 @@ impl TopicReader {
         let read = read_to_the_ends(
             consumer,
             ends,
-            deadline,
+            Limit::WithoutMessage(self.limit),
             || self.moves(),
             |message| {
                 tail.unread += 1;
@@ -170,16 +169,36 @@ pub(super) struct Range {
     pub(super) end: i64,
 }
 
+/// When reading is given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    At(Instant),
+    /// After so long without a message. As long as messages come the end comes nearer, and a pass
+    /// that gave up would have to begin again: where Redis lost its data, everything stays closed
+    /// until the whole tail was read.
+    WithoutMessage(Duration),
+}
+
+impl Limit {
+    fn is_over(self, last_message: Instant) -> bool {
+        match self {
+            Self::At(deadline) => Instant::now() > deadline,
+            Self::WithoutMessage(limit) => last_message.elapsed() > limit,
+        }
+    }
+}
+
 /// Hands every message of the assigned partitions to `take`, up to each partition's end (`open`).
-/// Gives how many partitions were not read to their end before the deadline.
+/// Gives how many partitions were not read to their end within the limit.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     mut open: HashMap<i32, i64>,
-    deadline: Instant,
+    limit: Limit,
     is_alive: impl Fn(),
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<usize, KafkaError> {
-    while !open.is_empty() && Instant::now() <= deadline {
+    let mut last = Instant::now();
+    while !open.is_empty() && !limit.is_over(last) {
         is_alive();
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
@@ -189,6 +208,7 @@ pub(super) fn read_to_the_ends(
             Some(Err(error)) => return Err(error),
             Some(Ok(message)) => {
                 let Some(end) = open.get(&message.partition()).copied() else { continue };
+                last = Instant::now();
                 if message.offset() < end {
                     take(&message);
                 }

@@ -8,6 +8,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Drift;
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
@@ -25,6 +26,7 @@ struct Job {
 pub struct Passes {
     current: Arc<Mutex<Option<String>>>,
     jobs: mpsc::Sender<Job>,
+    drift: Arc<Drift>,
 }
 
 impl Passes {
@@ -32,8 +34,9 @@ impl Passes {
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Arc::new(Mutex::new(None));
-        let passes = Self { current: Arc::clone(&current), jobs: sender };
-        (passes, PassLoop { reconciler, notifier, jobs, current })
+        let drift = Arc::<Drift>::default();
+        let passes = Self { current: Arc::clone(&current), jobs: sender, drift: Arc::clone(&drift) };
+        (passes, PassLoop { reconciler, notifier, jobs, current, drift })
     }
 
     /// Starts a pass; gives its id and where its answer will come.
@@ -54,6 +57,11 @@ impl Passes {
         }
     }
 
+    /// What the passes left.
+    pub(crate) fn drift(&self) -> Arc<Drift> {
+        Arc::clone(&self.drift)
+    }
+
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
         self.current.lock().clone()
@@ -66,6 +74,7 @@ pub struct PassLoop {
     notifier: Notifier,
     jobs: mpsc::Receiver<Job>,
     current: Arc<Mutex<Option<String>>>,
+    drift: Arc<Drift>,
 }
 
 impl PassLoop {
@@ -92,6 +101,7 @@ impl PassLoop {
         let started = tokio::time::Instant::now();
         let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
         crate::metrics::pass(&run, started.elapsed());
+        self.drift.after(&run);
         log(&run);
         mail(&self.notifier, &run).await;
         Ok(run)
@@ -110,16 +120,16 @@ pub async fn mail(notifier: &Notifier, run: &Run) {
 }
 
 fn log(run: &Run) {
-    let (users, rows) = run.drops.iter().fold((0, 0), |(u, r), d| (u + d.examined.users, r + d.examined.rows));
+    let (drops, examined) = run.examined();
     let findings = run.all_findings().count();
     tracing::info!(
         run_id = run.run_id,
         trigger = run.trigger.as_str(),
         status = run.status.as_str(),
         dry_run = run.dry_run,
-        drops = run.drops.len(),
-        users,
-        rows,
+        drops,
+        users = examined.users,
+        rows = examined.rows,
         findings,
         "pass ended"
     );

@@ -2,7 +2,7 @@
 //! generation (a fencing token), the canary, and the admission gate (`claim.lua` in the script
 //! cache).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
@@ -61,16 +61,11 @@ pub(crate) async fn generations(
     drops: &[(Coupon, Drop)],
     dry_run: bool,
 ) -> Result<HashMap<CouponId, Generation>, RedisError> {
-    let mut generations = HashMap::new();
-    for (coupon, _) in drops {
-        if generations.contains_key(&coupon.id) {
-            continue;
-        }
-        let found = match redis.generation(coupon.id).await? {
-            None if !dry_run => Some(redis.ensure_generation(coupon.id).await?),
-            found => found,
-        };
-        generations.extend(found.map(|generation| (coupon.id, generation)));
+    let coupons: Vec<CouponId> =
+        drops.iter().map(|(coupon, _)| coupon.id).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut found = redis.generations(&coupons).await?;
+    if !dry_run && found.contains(&None) {
+        found = redis.ensure_generations(&coupons).await?;
     }
-    Ok(generations)
+    Ok(coupons.into_iter().zip(found).filter_map(|(coupon, generation)| Some((coupon, generation?))).collect())
 }

@@ -60,7 +60,12 @@ impl Executor<'_> {
             }
         }
         crash_point(Point::PeopleRebuilt);
-        super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
+        let coupon = &self.facts.coupon;
+        let this = (coupon.id, generation.clone());
+        if !self.restored.lock().contains(&this) {
+            super::restore_claimants(self.db, self.redis, coupon).await?;
+            self.restored.lock().insert(this);
+        }
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };

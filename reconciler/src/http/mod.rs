@@ -5,6 +5,8 @@ mod people;
 mod reconcile;
 mod runs;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use firstcome_shared::http::health::{self, check};
@@ -44,7 +46,11 @@ impl utoipa::Modify for OpsSecurity {
 }
 
 pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
-    let (db, redis) = (stores.db.clone(), stores.redis.clone());
+    let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
+    let render = Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render() + &drift.render()
+    });
     let app = App { stores, passes };
     let (ops, openapi) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(reconcile::reconcile))
@@ -74,7 +80,7 @@ pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: Promethe
     ops.route_layer(from_fn_with_state(token, require))
         .with_state(app)
         .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
-        .merge(health::routes(checks, metrics))
+        .merge(health::routes_with(check(async || Ok(())), checks, render))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(16 * 1024))

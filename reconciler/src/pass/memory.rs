@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::verified::Verified;
 use crate::report::Run;
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
@@ -22,6 +23,8 @@ pub struct Memory {
     pub progress: Arc<Progress>,
     /// Runs that could not be recorded yet, since MySQL was away; and whether each was confirmed.
     pub(super) unrecorded: Vec<(Run, bool)>,
+    /// What need not be read whole again.
+    pub(super) verified: Verified,
     consumer: Option<ConsumerPosition>,
 }
 

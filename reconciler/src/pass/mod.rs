@@ -35,6 +35,7 @@ pub mod memory;
 mod rounds;
 mod sealed;
 mod steps;
+mod verified;
 
 use std::time::Duration;
 
@@ -43,13 +44,14 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::pass_lock::PassLock;
+use firstcome_shared::mysql::retention::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::Policy;
 use crate::record;
-use crate::report::{ActionKind, Kind, Run, Status, Trigger};
+use crate::report::{ActionKind, Counted, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use memory::Memory;
 #[cfg(test)]
@@ -133,8 +135,8 @@ pub struct Settings {
     pub longest_in_flight: Duration,
     /// How long keys of sealed drops stay in Redis.
     pub sealed_keys_ttl: Duration,
-    /// How long runs that found nothing are kept in the table of runs.
-    pub clean_runs_kept: Duration,
+    /// How long things are kept in the tables of passes and mails.
+    pub kept: Kept,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.
     pub stall_after: Duration,
     /// Slots compared at a time.
@@ -187,7 +189,7 @@ impl Reconciler {
     pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
         let mut run = blank(request, run_id);
-        let lock = match PassLock::take(&self.stores.db_settings, run_id, request.patience).await {
+        let lock = match PassLock::take(&self.stores.db_settings, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
@@ -256,12 +258,11 @@ impl Reconciler {
         crash_point(Point::RunDone);
         self.record_or_keep(run, request.confirm).await;
         crash_point(Point::RunRecorded);
-        // Only after a good pass: the last good one stays known through any time of trouble.
-        if run.status == Status::Clean
-            && !run.dry_run
-            && let Err(error) = record::delete_old(&self.stores.db, self.settings.clean_runs_kept).await
+        // After any pass: in a time of trouble the tables grow most.
+        if !run.dry_run
+            && let Err(error) = record::delete_old(&self.stores.db, self.settings.kept).await
         {
-            tracing::warn!(%error, "old runs stay in the table until the next pass");
+            tracing::warn!(%error, "what is old stays in the tables until the next pass");
         }
     }
 
@@ -293,6 +294,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         finished_at: None,
         error: None,
         findings: Vec::new(),
+        counted: Counted::default(),
         drops: Vec::new(),
     }
 }

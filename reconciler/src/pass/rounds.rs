@@ -1,7 +1,7 @@
 //! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what
 //! was repaired.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -25,6 +25,10 @@ pub(crate) const ROUNDS: usize = 5;
 /// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read;
 /// more only takes memory.
 const AHEAD: usize = 2;
+
+/// Small drops that are read at the same time: most of a pass over thousands of them is waiting for
+/// answers.
+const DROPS_AHEAD: usize = 8;
 
 impl Pass<'_> {
     /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names;
@@ -58,22 +62,7 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         let mut todo = drops;
         for round in 0..=ROUNDS {
-            let headers = collect::headers(self.stores, &todo, &self.context).await?;
-            let mut again = Vec::new();
-            let mut too_young = false;
-            self.memory.progress.drops.store(todo.len() as u64, Relaxed);
-            self.memory.progress.drops_done.store(0, Relaxed);
-            for (drop, header) in todo.into_iter().zip(headers) {
-                if self.stop.is_cancelled() {
-                    return Err(Broken::Stopped);
-                }
-                let next = self.one_drop(&header, round, &mut reports).await?;
-                self.memory.progress.drops_done.fetch_add(1, Relaxed);
-                too_young |= next.too_young;
-                if next.too_young || next.repaired {
-                    again.push(drop);
-                }
-            }
+            let Again { drops: again, too_young } = self.one_round(todo, round, &mut reports).await?;
             if again.is_empty() {
                 break;
             }
@@ -88,11 +77,50 @@ impl Pass<'_> {
         Ok(())
     }
 
+    async fn one_round(&self, todo: Vec<(Coupon, Drop)>, round: usize, reports: &mut Reports) -> Result<Again, Broken> {
+        let progress = &self.memory.progress;
+        progress.drops.store(todo.len() as u64, Relaxed);
+        progress.drops_done.store(0, Relaxed);
+        let headers = collect::headers(self.stores, &todo, &self.context).await?;
+        let mut again = Again::default();
+        let mut left = todo.into_iter().zip(headers);
+        loop {
+            let some: Vec<_> = left.by_ref().take(DROPS_AHEAD).collect();
+            if some.is_empty() {
+                return Ok(again);
+            }
+            let plans = self.plans_ahead(&some).await?;
+            let mut repaired = HashSet::new();
+            for ((drop, header), ahead) in some.into_iter().zip(plans) {
+                if self.stop.is_cancelled() {
+                    return Err(Broken::Stopped);
+                }
+                // A repair may have changed what was read of another drop of its coupon.
+                let plan = match ahead.filter(|_| !repaired.contains(&drop.0.id)) {
+                    Some(plan) => plan,
+                    None => self.plan(&header).await?,
+                };
+                let next = self.one_drop(&header, plan, round, reports).await?;
+                progress.drops_done.fetch_add(1, Relaxed);
+                again.too_young |= next.too_young;
+                if next.repaired {
+                    repaired.insert(drop.0.id);
+                }
+                if next.too_young || next.repaired {
+                    again.drops.push(drop);
+                }
+            }
+        }
+    }
+
     /// Compares one drop, and repairs it.
-    async fn one_drop(&self, header: &DropHeader, round: usize, reports: &mut Reports) -> Result<Next, Broken> {
-        let began = Instant::now();
-        let plan = self.plan(header).await?;
-        crate::metrics::stage("look", began.elapsed());
+    async fn one_drop(
+        &self,
+        header: &DropHeader,
+        plan: Plan,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Next, Broken> {
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
         let (report, ledger) = reports.of(header, &plan);
@@ -104,7 +132,8 @@ impl Pass<'_> {
             ledger.planned(coupon, drop, &plan.items);
         } else if has_repairs && round < ROUNDS {
             let began = Instant::now();
-            let attempts = Executor::new(self.stores, header, &self.run.run_id, self.stop).carry_out(&plan).await?;
+            let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+            let attempts = executor.carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
             next.repaired = true;
@@ -122,6 +151,10 @@ impl Pass<'_> {
     /// Redis the ones after. Each page is still read from Redis first, and they are compared in
     /// order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
+        let began = Instant::now();
+        if let Some(plan) = self.unchanged(header).await? {
+            return Ok(plan);
+        }
         let mut planner = Planner::new(self.settings.policy, &header.facts);
         let stores = self.stores;
         let ranges = header.ranges(self.settings.page_slots).into_iter();
@@ -133,7 +166,20 @@ impl Pass<'_> {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
         }
-        Ok(planner.finish())
+        let plan = planner.finish();
+        self.memory.verified.note(header, &plan, self.settings.page_slots);
+        crate::metrics::stage("look", began.elapsed());
+        Ok(plan)
+    }
+
+    /// Plans of drops of one page, read at the same time; `None` for larger ones, which are read on
+    /// their own.
+    async fn plans_ahead(&self, drops: &[((Coupon, Drop), DropHeader)]) -> Result<Vec<Option<Plan>>, Broken> {
+        let plans = drops.iter().map(async |(_, header)| {
+            let is_small = header.upper() <= self.settings.page_slots;
+            if is_small { self.plan(header).await.map(Some) } else { Ok(None) }
+        });
+        futures_util::future::try_join_all(plans).await
     }
 
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
@@ -141,6 +187,13 @@ impl Pass<'_> {
         let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
         closed.is_some_and(|at| at.saturating_add(in_flight) < header.facts.read_at_ms)
     }
+}
+
+/// The drops of the next round.
+#[derive(Default)]
+struct Again {
+    drops: Vec<(Coupon, Drop)>,
+    too_young: bool,
 }
 
 /// Why a drop is compared once more.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::memory::Memory;
 use super::{Broken, Reconciler, Request, Settings, findings};
 use crate::collect::{self, PassContext};
+use crate::execute;
 use crate::execute::fencing::{self, RedisProcess};
 use crate::plan;
 use crate::report::{ActionKind, Kind, Outcome, Run};
@@ -22,6 +23,7 @@ pub(super) struct Pass<'a> {
     pub(super) run: &'a mut Run,
     pub(super) stop: &'a CancellationToken,
     pub(super) context: PassContext,
+    pub(super) restored: execute::Restored,
     redis_process: RedisProcess,
 }
 
@@ -34,7 +36,8 @@ impl<'a> Pass<'a> {
     ) -> Result<Self, Broken> {
         let Reconciler { stores, settings, memory } = reconciler;
         let redis_process = RedisProcess::connect(&stores.redis).await?;
-        Ok(Self { stores, settings, memory, request, run, stop, context: PassContext::default(), redis_process })
+        let (context, restored) = Default::default();
+        Ok(Self { stores, settings, memory, request, run, stop, context, restored, redis_process })
     }
 
     /// A full pass sets the canary before it reads anything: what is emptied from here on removes

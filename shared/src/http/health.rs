@@ -35,6 +35,9 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
     routes_of_loop(check(async || Ok(())), checks, metrics)
 }
 
+/// The text that `/metrics` answers.
+pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
 /// loop stands still, so that the supervisor starts it anew.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
@@ -42,11 +45,24 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
+    let render = move || {
+        metrics.run_upkeep();
+        metrics.render()
+    };
+    routes_with(alive, checks, Arc::new(render))
+}
+
+/// The same for a service that writes its `/metrics` itself.
+pub fn routes_with<S: Clone + Send + Sync + 'static>(
+    alive: Check,
+    checks: Vec<(&'static str, Check)>,
+    metrics: Render,
+) -> Router<S> {
     let checks = Arc::new(checks);
     Router::new()
         .route("/healthz", get(async move || healthy(&alive).await))
         .route("/readyz", get(async move || ready(&checks).await))
-        .route("/metrics", get(async move || render(&metrics)))
+        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics())))
 }
 
 async fn healthy(alive: &Check) -> Response {
@@ -71,9 +87,4 @@ async fn ready(checks: &[(&'static str, Check)]) -> Response {
         .collect();
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(json!({"status": if ok { "ok" } else { "unavailable" }, "checks": parts}))).into_response()
-}
-
-fn render(metrics: &PrometheusHandle) -> Response {
-    metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
 }

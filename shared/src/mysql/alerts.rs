@@ -1,13 +1,15 @@
 //! The table `alerts`: what the people on duty know of, one row a drift, across restarts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
+use diesel::result::Error;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use strum::{EnumString, IntoStaticStr};
 
-use super::schema::{alerts, broken_promises, drops, reconcile_findings, reconcile_runs, reconciler_state};
+use super::schema::{alerts, broken_promises, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -241,20 +243,35 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// How many repairs were made in a drop (`None`: in no drop) by runs that began after an instant,
-/// this run not counted.
-pub async fn repairs_since(conn: &mut Conn, at: Option<DropId>, since: DateTime<Utc>, but: &str) -> QueryResult<u64> {
-    let later = reconcile_runs::started_at.gt(since.naive_utc()).and(reconcile_runs::id.ne(but));
-    let applied = reconcile_findings::table
-        .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
-        .filter(later.and(reconcile_findings::result.eq("applied")))
-        .into_boxed();
-    let in_place = match at {
-        Some(drop) => applied.filter(reconcile_findings::drop_id.eq(drop.0)),
-        None => applied.filter(reconcile_findings::drop_id.is_null()),
-    };
-    let repairs: i64 = in_place.count().get_result(conn).await?;
-    Ok(u64::try_from(repairs).unwrap_or(0))
+#[derive(QueryableByName)]
+struct Repairs {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    drop_id: Option<i64>,
+    #[diesel(sql_type = BigInt)]
+    repairs: i64,
+}
+
+/// How many repairs were made in each of these drops (`None`: in no drop) by runs that began after
+/// the instant given with it, this run not counted. One statement, whatever their number; drops
+/// without a repair are left out.
+pub async fn repairs_since(
+    conn: &mut Conn,
+    places: &[(Option<DropId>, DateTime<Utc>)],
+    but: &str,
+) -> QueryResult<HashMap<Option<DropId>, u64>> {
+    let text = |at: &DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string();
+    let places: Vec<_> = places.iter().map(|(drop, since)| (drop.map(|d| d.0), text(since))).collect();
+    let places = serde_json::to_string(&places).map_err(|e| Error::SerializationError(Box::new(e)))?;
+    // A finding is written after its run began, by another clock: a day is more than those differ.
+    let sql = "SELECT p.drop_id AS drop_id, COUNT(*) AS repairs \
+         FROM JSON_TABLE(?, '$[*]' COLUMNS (drop_id BIGINT PATH '$[0]', since DATETIME(3) PATH '$[1]')) p \
+         JOIN reconcile_findings f ON f.drop_id <=> p.drop_id AND f.result = 'applied' \
+         AND f.created_at > p.since - INTERVAL 1 DAY \
+         JOIN reconcile_runs r ON r.id = f.run_id AND r.started_at > p.since AND r.id <> ? GROUP BY p.drop_id";
+    let asked = diesel::sql_query(sql).bind::<Text, _>(places).bind::<Text, _>(but);
+    let found: Vec<Repairs> = asked.load(conn).await?;
+    let place = |one: Repairs| (one.drop_id.map(DropId), u64::try_from(one.repairs).unwrap_or(0));
+    Ok(found.into_iter().map(place).collect())
 }
 
 /// The broken promises of these drops.
@@ -326,6 +343,22 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
     Ok(newest.into_iter().find(|alert| alert.id == id))
 }
 
+impl Db {
+    /// Drops with an alert that fires or owes a notice, or with a broken promise: the next pass
+    /// that sees them says more.
+    pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
+        self.run("drops of open alerts", async |conn| {
+            let mut found: HashSet<DropId> =
+                open_or_seen(conn, &[]).await?.into_iter().filter_map(|alert| alert.drop_id).collect();
+            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+            let broken: Vec<i64> = broken.select(broken_promises::drop_id).distinct().load(conn).await?;
+            found.extend(broken.into_iter().map(DropId));
+            Ok(found)
+        })
+        .await
+    }
+}
+
 /// Takes an alert on, if it fires.
 pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("acknowledge an alert", async move |conn| {
@@ -347,16 +380,6 @@ pub async fn silence(db: &Db, drop: DropId, until: DateTime<Utc>, by: String) ->
             .execute(conn)
             .await
             .map(|_| ())
-    })
-    .await
-}
-
-/// Deletes alerts that were resolved before then.
-pub async fn delete_resolved(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
-    db.run_within(super::outbox::DELETE_LIMIT, "delete old alerts", async move |conn| {
-        let is_old = alerts::resolved_at.lt(before.naive_utc());
-        let resolved = alerts::status.eq(AlertState::Resolved.as_str()).and(is_old);
-        diesel::delete(alerts::table.filter(resolved)).execute(conn).await.map(|_| ())
     })
     .await
 }

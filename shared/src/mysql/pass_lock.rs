@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
-use diesel::sql_types::Text;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
@@ -21,9 +22,8 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another pass holds
-    /// it.
-    pub async fn take(settings: &DbSettings, run_id: &str, wait: Duration) -> Result<Option<Self>, DbError> {
+    /// Takes the lock, waiting at most `wait`; `None` while another pass holds it.
+    pub async fn take(settings: &DbSettings, wait: Duration) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
@@ -37,7 +37,7 @@ impl PassLock {
             return Ok(None);
         }
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = tokio::spawn(keep(conn, run_id.to_owned(), settings.limit, lost.clone(), release.clone()));
+        let keeper = tokio::spawn(keep(conn, settings.limit, lost.clone(), release.clone()));
         Ok(Some(Self { lost, release, keeper }))
     }
 
@@ -61,33 +61,23 @@ impl Drop for PassLock {
     }
 }
 
-/// Tries out the lock's connection until the lock is released or lost, and shows on the run's row
-/// that the pass is alive.
-async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: CancellationToken, release: CancellationToken) {
+/// Asks again and again whether this connection still holds the lock, until it is released or lost:
+/// with its connection, or alone, as behind a proxy that gave the session another connection.
+async fn keep(mut conn: Conn, limit: Duration, lost: CancellationToken, release: CancellationToken) {
     loop {
         tokio::select! {
             () = release.cancelled() => break,
             () = tokio::time::sleep(BEAT) => {}
         }
-        let beat = diesel::sql_query(
-            "UPDATE reconcile_runs SET heartbeat_at = UTC_TIMESTAMP(3) WHERE id = ? \
-             AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) = CONNECTION_ID()",
-        )
-        .bind::<Text, _>(&run_id)
-        .execute(&mut conn);
-        match tokio::time::timeout(limit, beat).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the connection that holds the pass lock is gone");
-                lost.cancel();
-                return;
-            }
-            Err(_) => {
-                tracing::warn!(?limit, "MySQL does not answer on the connection that holds the pass lock");
-                lost.cancel();
-                return;
-            }
-        }
+        let why = match tokio::time::timeout(limit, is_held(&mut conn)).await {
+            Ok(Ok(true)) => continue,
+            Ok(Ok(false)) => "MySQL says that another connection holds it, or none".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("MySQL does not answer within {limit:?}"),
+        };
+        tracing::warn!(why, "the pass lock is lost");
+        lost.cancel();
+        return;
     }
     // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
     // here and the lock with it.
@@ -96,4 +86,15 @@ async fn keep(mut conn: Conn, run_id: String, limit: Duration, lost: Cancellatio
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
+}
+
+#[derive(QueryableByName)]
+struct Held {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    held: Option<i64>,
+}
+
+async fn is_held(conn: &mut Conn) -> QueryResult<bool> {
+    let sql = "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) = CONNECTION_ID() AS SIGNED) AS held";
+    Ok(diesel::sql_query(sql).get_result::<Held>(conn).await?.held == Some(1))
 }

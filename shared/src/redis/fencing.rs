@@ -11,15 +11,43 @@ use crate::domain::CouponId;
 /// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
 /// data. A pass reads it before anything else and sends it with every write; a write whose
 /// generation is not the one in Redis does nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Generation(pub(super) String);
+
+/// Coupons asked about in one round trip.
+const COUPONS_AT_ONCE: usize = 500;
 
 impl Redis {
     /// The coupon's generation, if it has one.
     pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        let key = keys::generation(&self.prefix, coupon);
-        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
-        Ok(found.map(Generation))
+        Ok(self.generations(&[coupon]).await?.pop().flatten())
+    }
+
+    /// The generations of these coupons, in the order asked, in few round trips.
+    pub async fn generations(&self, coupons: &[CouponId]) -> Result<Vec<Option<Generation>>, RedisError> {
+        let mut found = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(COUPONS_AT_ONCE) {
+            let mut pipe = redis::pipe();
+            for coupon in some {
+                pipe.cmd("GET").arg(keys::generation(&self.prefix, *coupon));
+            }
+            let values: Vec<Option<String>> = pipe.query_async(&mut self.conn.clone()).await?;
+            found.extend(values.into_iter().map(|value| value.map(Generation)));
+        }
+        Ok(found)
+    }
+
+    /// The same, made now where a coupon has none.
+    pub async fn ensure_generations(&self, coupons: &[CouponId]) -> Result<Vec<Option<Generation>>, RedisError> {
+        for some in coupons.chunks(COUPONS_AT_ONCE) {
+            let mut pipe = redis::pipe();
+            for coupon in some {
+                let fresh = format!("{:032x}", rand::random::<u128>());
+                pipe.cmd("SET").arg(keys::generation(&self.prefix, *coupon)).arg(fresh).arg("NX").ignore();
+            }
+            pipe.query_async::<()>(&mut self.conn.clone()).await?;
+        }
+        self.generations(coupons).await
     }
 
     /// The coupon's generation, made now where it has none.

@@ -2,5 +2,7 @@
 
 mod changes;
 mod processes;
+mod recording;
+mod scale;
 mod silent_stops;
 mod sizes;

@@ -4,7 +4,7 @@
 use firstcome_testkit::{Fixture, LIMIT, World, eventually};
 
 /// Runs `INSERT … SELECT … FROM n`, where `n` has the numbers 1 to `most`.
-async fn insert(world: &World, most: u32, insert: &str, select: &str) {
+pub(crate) async fn insert(world: &World, most: u32, insert: &str, select: &str) {
     world
         .sql
         .query(&format!(
