@@ -224,11 +224,14 @@ pub struct DropReport {
     pub findings: Vec<Finding>,
 }
 
-/// Sealed drops whose rows were counted and were as many as they were sealed with.
+/// Drops of a run that it does not list one by one, since nothing was found in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Counted {
+pub struct Unlisted {
+    /// How many there are.
     pub drops: u64,
-    pub rows: u64,
+    /// How much of them was examined.
+    #[serde(flatten)]
+    pub examined: Examined,
 }
 
 /// One run of the reconciler.
@@ -261,12 +264,12 @@ pub struct Run {
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// Sealed drops that a deep pass only counted, and found right.
-    #[serde(default)]
-    pub counted: Counted,
-    /// The other drops it examined. A run that is read back lists those that something was found
-    /// in, that changed, or that were under way.
+    /// The drops it examined. Sealed ones that are right are not listed; and a run that is read
+    /// back lists only those that something was found in, that changed, or that were under way.
     pub drops: Vec<DropReport>,
+    /// The others.
+    #[serde(default)]
+    pub unlisted: Unlisted,
 }
 
 macro_rules! words {
@@ -290,13 +293,13 @@ impl Run {
 
     /// How many drops it examined, and how much in them.
     pub fn examined(&self) -> (u64, Examined) {
-        let counted = Examined { rows: self.counted.rows, ..Examined::default() };
-        let examined = self.drops.iter().map(|drop| drop.examined).fold(counted, |all, one| Examined {
+        let listed = self.drops.iter().map(|drop| drop.examined);
+        let examined = listed.fold(self.unlisted.examined, |all, one| Examined {
             users: all.users + one.users,
             rows: all.rows + one.rows,
             failed_claims: all.failed_claims + one.failed_claims,
         });
-        (self.drops.len() as u64 + self.counted.drops, examined)
+        (self.drops.len() as u64 + self.unlisted.drops, examined)
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ActionKind, Counted, DropReport, Examined, Finding, Kind, Numbers, Trigger};
+    use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Trigger, Unlisted};
 
     fn run(partial: bool, deep: bool, drops: &[(i64, usize, bool, bool)]) -> Run {
         let finding = Finding {
@@ -113,7 +113,7 @@ mod tests {
             finished_at: None,
             error: None,
             findings: Vec::new(),
-            counted: Counted::default(),
+            unlisted: Unlisted::default(),
             drops: drops.iter().map(report).collect(),
         }
     }

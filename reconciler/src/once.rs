@@ -81,7 +81,7 @@ fn print(run: &Run) {
     for drop in run.drops.iter().filter(is_news) {
         println!("{}", lines_of(drop));
     }
-    let unchanged = run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.counted.drops;
+    let unchanged = run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
     if unchanged > 0 {
         println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
     }

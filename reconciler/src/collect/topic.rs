@@ -31,7 +31,7 @@ pub struct Tail {
 
 /// Longest wait for one answer about the topic. Brokers that are gone must not hold up a pass, nor
 /// the end of the process, which waits for a blocked thread.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// A read without any progress for this long is given up, well after the longest answer should have
 /// come: librdkafka waits by the host's clock, and blocks for as long as that was set back.
@@ -129,13 +129,8 @@ impl TopicReader {
         }
     }
 
-    /// Longest wait for one answer.
-    pub(super) fn answer(&self) -> Duration {
-        self.limit.min(ANSWER)
-    }
-
     pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<Vec<Range>> {
-        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), self.answer())?;
+        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), ANSWER)?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
         for partition in topic.partitions() {
@@ -144,13 +139,13 @@ impl TopicReader {
         if wanted.count() == 0 {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
-        let committed = consumer.committed_offsets(wanted, self.answer())?;
+        let committed = consumer.committed_offsets(wanted, ANSWER)?;
         committed
             .elements()
             .iter()
             .map(|element| {
                 self.moves();
-                let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), self.answer())?;
+                let (low, end) = consumer.fetch_watermarks(&self.settings.topic, element.partition(), ANSWER)?;
                 let from = match element.offset() {
                     Offset::Offset(offset) => offset.max(low),
                     _ => low,

@@ -51,7 +51,7 @@ use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::Policy;
 use crate::record;
-use crate::report::{ActionKind, Counted, Kind, Run, Status, Trigger};
+use crate::report::{ActionKind, Kind, Run, Status, Trigger, Unlisted};
 use crate::stores::Stores;
 use memory::Memory;
 #[cfg(test)]
@@ -294,7 +294,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         finished_at: None,
         error: None,
         findings: Vec::new(),
-        counted: Counted::default(),
+        unlisted: Unlisted::default(),
         drops: Vec::new(),
     }
 }

@@ -50,8 +50,8 @@ impl Pass<'_> {
                 let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
                 let report = sealed_report(drop, rows);
                 if report.exact && !concerned.contains(&report.drop_id) {
-                    self.run.counted.drops += 1;
-                    self.run.counted.rows += report.examined.rows;
+                    self.run.unlisted.drops += 1;
+                    self.run.unlisted.examined.rows += report.examined.rows;
                 } else {
                     self.run.drops.push(report);
                 }

@@ -41,7 +41,10 @@ async fn sold_out(world: &World, quantity: u32) -> Coupon {
         )
         .await;
         let script = "for slot = ARGV[1], ARGV[2] do redis.call('ZADD', KEYS[1], slot, 'u-' .. slot) end";
-        world.redis.command::<()>(&["EVAL", script, "1", &users, &from.to_string(), &to.to_string()]).await;
+        for first in (from..=to).step_by(AT_ONCE as usize) {
+            let last = to.min(first + AT_ONCE - 1);
+            world.redis.command::<()>(&["EVAL", script, "1", &users, &first.to_string(), &last.to_string()]).await;
+        }
     }
     world.redis.command::<()>(&["SET", &world.redis.of_drop(id, drop, "count"), &quantity.to_string()]).await;
     coupon
