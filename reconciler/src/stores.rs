@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use firstcome_shared::config::wait_for;
 use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::processes::{ProcessRow, owner};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::safety::Unsafe;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ReconcileArgs;
@@ -21,6 +22,13 @@ pub struct Stores {
     pub db_settings: DbSettings,
     pub redis: Redis,
     pub topic: TopicReader,
+}
+
+impl Stores {
+    /// The same with a connection to Redis that ends with the server process.
+    pub async fn pinned(&self) -> Result<Self, RedisError> {
+        Ok(Self { redis: self.redis.pinned().await?, ..self.clone() })
+    }
 }
 
 /// Waits for the stores and refuses settings that lose promises.
@@ -46,5 +54,15 @@ pub async fn check(stores: &Stores, args: &ReconcileArgs, stop: &CancellationTok
         async || check_topic(&kafka, Duration::from_secs(5)).await,
     )
     .await?;
-    Ok(())
+    let own = ProcessRow {
+        role: "the reconciler".into(),
+        owner: owner(),
+        redis_prefix: Some(stores.redis.prefix().to_owned()),
+        topic: kafka.topic,
+        consumer_group: kafka.group,
+        publish_deadline_ms: 0,
+        fallback_deadline_ms: 0,
+    };
+    let others = stores.db.processes().await?;
+    others.iter().find_map(|other| own.disagreement(other)).map_or(Ok(()), |sentence| Err(anyhow::anyhow!(sentence)))
 }

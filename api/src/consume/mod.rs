@@ -31,6 +31,7 @@ use firstcome_shared::http::health::routes_of_loop;
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::http::{Limits, serve};
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::telemetry;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -61,6 +62,17 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     if unless_stopped(checked)?.is_none() {
         return Ok(());
     }
+
+    let process = ProcessRow {
+        role: "consume".into(),
+        owner: owner(),
+        redis_prefix: None,
+        topic: kafka.topic,
+        consumer_group: kafka.group,
+        publish_deadline_ms: 0,
+        fallback_deadline_ms: 0,
+    };
+    announce(db.clone(), process, shutdown.clone()).await;
 
     let health = Health::new();
     let router: Router = routes_of_loop(health.alive(), health.ready(&db), prometheus)

@@ -1,9 +1,11 @@
 //! Start-up: checks the stores, all at once, and builds what requests need.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,8 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
     let Some(((), (), partitions)) = unless_stopped(checked)? else { return Ok(None) };
     tracing::info!(partitions, "MySQL, Redis and Kafka answer and are set up safely");
 
+    announce(db.clone(), process(args), shutdown.clone()).await;
+
     let clock = Arc::new(Clock::default());
     clock.set(redis.time_ms().await.context("Redis does not tell its time")?);
     let catalogue = Arc::new(Catalogue::load(db.clone(), redis.clone()).await?);
@@ -57,4 +61,18 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         db,
         redis,
     }))
+}
+
+fn process(args: &ServeArgs) -> ProcessRow {
+    let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let kafka = args.kafka.settings();
+    ProcessRow {
+        role: "serve".into(),
+        owner: owner(),
+        redis_prefix: Some(args.redis.settings().prefix),
+        topic: kafka.topic,
+        consumer_group: kafka.group,
+        publish_deadline_ms: millis(args.publish.deadline()),
+        fallback_deadline_ms: millis(args.publish.backup_deadline()),
+    }
 }

@@ -71,8 +71,19 @@ impl World {
         migrate(url, brokers, &self.name, PARTITIONS).await;
     }
 
+    /// As the reconciler does, for every coupon there is.
     pub(crate) async fn open_gate(&self) {
-        self.redis.open_gate(&mut self.redis.dedicated().await.unwrap()).await.unwrap();
+        let gate = self.redis.gate().await.unwrap();
+        let life = match gate.life() {
+            Some(life) => life.clone(),
+            None => self.redis.begin_life(&gate).await.unwrap().unwrap(),
+        };
+        for row in self.sql("SELECT id FROM {db}.coupons").await {
+            let coupon = CouponId(row[0].parse().unwrap());
+            let generation = self.redis.ensure_generation(coupon).await.unwrap();
+            self.redis.open_coupon(coupon, &generation, &life).await.unwrap();
+        }
+        assert!(self.redis.open_gate(&life).await.unwrap());
     }
 
     /// The same with another setting, by its flag's name.

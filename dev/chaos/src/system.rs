@@ -76,8 +76,8 @@ impl SystemUnderTest {
     async fn open(&self, schedule: &Schedule) -> Result<Vec<Coupon>> {
         let all = schedule.processes;
         ensure!(until(READY, || self.supervisor.apis().len() == all).await, "the APIs did not start");
-        let canary = self.world.redis.own("canary");
-        while !self.redis().try_command::<bool>(&["EXISTS", &canary]).await? {
+        let epoch = self.world.redis.own("epoch");
+        while !self.redis().try_command::<bool>(&["EXISTS", &epoch]).await? {
             pause(50).await;
         }
         let mut coupons = Vec::new();

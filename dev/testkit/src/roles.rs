@@ -83,10 +83,10 @@ impl World {
     /// on is not theirs.
     pub async fn settled_daemon(&self) -> Running<Reconciler> {
         let daemon = self.daemon().await;
-        let canary = self.redis.own("canary");
+        let epoch = self.redis.own("epoch");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-            self.redis.command::<bool>(&["EXISTS", &canary]).await && self.sql.number(running).await == 0
+            self.redis.command::<bool>(&["EXISTS", &epoch]).await && self.sql.number(running).await == 0
         })
         .await;
         daemon

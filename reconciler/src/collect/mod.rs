@@ -21,7 +21,7 @@ use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::meta::DropMeta;
-use firstcome_shared::redis::reads::SlotPage;
+use firstcome_shared::redis::reads::{DropNumbers, SlotPage, is_about_data};
 
 pub use messages::{PersonMessage, PersonMessages};
 pub use topic::{Tail, TopicReader};
@@ -37,6 +37,16 @@ pub enum CollectError {
     Mysql(#[from] DbError),
 }
 
+impl CollectError {
+    /// What is wrong with what is stored of one drop; `None` where a store is away.
+    pub fn about_data(&self) -> Option<String> {
+        match self {
+            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
+            Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
+        }
+    }
+}
+
 /// What a pass reads before the drops, and all of them have in common.
 #[derive(Debug, Clone, Default)]
 pub struct PassContext {
@@ -49,8 +59,8 @@ pub struct PassContext {
     pub tail: Option<Tail>,
     /// Every unresolved dead letter.
     pub dead_letters: Vec<DeadLetter>,
-    /// The admission gate is closed, so Redis may be older than what it promised.
-    pub gate_closed: bool,
+    /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
+    pub unverified: HashSet<CouponId>,
 }
 
 /// A drop as a whole, with what is needed to page through it.
@@ -89,55 +99,64 @@ pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Err
     Ok((PassContext { read_at_ms, tail, dead_letters, ..PassContext::default() }, problem))
 }
 
-/// The headers of many drops in a few round trips.
+/// The headers of many drops in a few round trips. One that can't be read keeps no other back.
 pub async fn headers(
     stores: &Stores,
     drops: &[(Coupon, Drop)],
     context: &PassContext,
-) -> Result<Vec<DropHeader>, CollectError> {
+) -> Result<Vec<Result<DropHeader, CollectError>>, CollectError> {
     let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
-    let numbers = stores.redis.drop_numbers(&keys).await?;
-    let mut first_waiting = Vec::with_capacity(drops.len());
-    for (((_, drop), numbers), keys) in drops.iter().zip(&numbers).zip(&keys) {
-        let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
-        let limit = if numbers.waiting > 0 { left } else { 0 };
-        first_waiting.push(stores.redis.first_waiting(keys, limit).await?);
-    }
+    let numbers = stores.redis.drop_numbers(&keys).await;
     let highest_rows = stores.db.highest_slots(drops.iter().map(|(_, drop)| drop.id).collect()).await?;
     let mut headers = Vec::with_capacity(drops.len());
-    for (((coupon, drop), numbers), first_waiting) in drops.iter().zip(numbers).zip(first_waiting) {
-        // A counter far beyond the quantity is reported, not walked.
-        let quantity = i64::from(drop.quantity);
-        let row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
-        let upper = row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity));
-        let facts = DropFacts {
-            coupon: coupon.clone(),
-            drop: drop.clone(),
-            meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
-            count: numbers.count,
-            users: numbers.users,
-            free: numbers.free,
-            waiting: numbers.waiting,
-            first_waiting,
-            read_at_ms: context.read_at_ms,
-            tail_known: context.tail.is_some(),
-            gate_closed: context.gate_closed,
-        };
-        let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
-            stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
-        } else {
-            Vec::new()
-        };
-        headers.push(DropHeader {
-            generation: context.generations.get(&coupon.id).cloned(),
-            facts,
-            upper,
-            in_flight: by_slot(context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id))),
-            dead_letters: context.dead_letters.iter().filter(|letter| letter.is_of(coupon, drop)).cloned().collect(),
-            claimants,
+    for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
+        let highest_row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
+        headers.push(match numbers {
+            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, highest_row, context).await,
+            Err(error) => Err(error.into()),
         });
     }
     Ok(headers)
+}
+
+async fn header(
+    stores: &Stores,
+    (coupon, drop): (&Coupon, &Drop),
+    keys: &DropKeys,
+    numbers: DropNumbers,
+    highest_row: i64,
+    context: &PassContext,
+) -> Result<DropHeader, CollectError> {
+    let left = u64::from(drop.quantity).saturating_sub(numbers.users).min(WAITING_AT_MOST);
+    let first_waiting = stores.redis.first_waiting(keys, if numbers.waiting > 0 { left } else { 0 }).await?;
+    // A counter far beyond the quantity is reported, not walked.
+    let quantity = i64::from(drop.quantity);
+    let facts = DropFacts {
+        coupon: coupon.clone(),
+        drop: drop.clone(),
+        meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
+        count: numbers.count,
+        users: numbers.users,
+        free: numbers.free,
+        waiting: numbers.waiting,
+        first_waiting,
+        read_at_ms: context.read_at_ms,
+        tail_known: context.tail.is_some(),
+        gate_closed: context.unverified.contains(&coupon.id),
+    };
+    let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
+        stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
+    } else {
+        Vec::new()
+    };
+    Ok(DropHeader {
+        generation: context.generations.get(&coupon.id).cloned(),
+        facts,
+        upper: highest_row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
+        in_flight: by_slot(context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id))),
+        dead_letters: context.dead_letters.iter().filter(|letter| letter.is_of(coupon, drop)).cloned().collect(),
+        claimants,
+    })
 }
 
 /// Messages in order of slots, and of the topic where they name the same one: a page takes its part

@@ -49,7 +49,8 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     notify.public_url.get_or_insert_with(|| format!("http://{address}"));
     let notifier = Notifier::new(stores.db.clone(), &notify)?;
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
-    let losses = reconciler.memory.losses.clone();
+    let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());
+    reopening.memory.losses = reconciler.memory.losses.clone();
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let router = crate::http::router(stores.clone(), passes.clone(), args.http.token()?, metrics);
     let tasks = TaskTracker::new();
@@ -61,7 +62,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         stop.clone(),
     ));
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    tasks.spawn(redis_watch::watch(stores.redis.clone(), losses, passes.clone(), stop.clone()));
+    tasks.spawn(redis_watch::watch(reopening, notifier.clone(), stop.clone()));
     println!("listening on http://{address}");
     let scheduled = by_schedule(&stores.db, &passes, &notifier, &crons, missed, stop.clone()).await;
     stop.cancel();

@@ -1,61 +1,66 @@
-//! Watches Redis once a second, for what must not wait for the next scheduled pass: a closed gate,
-//! an emptied Redis.
+//! Watches Redis for losses, which must not wait for the next scheduled pass, and reopens admission
+//! after one, whatever pass is running.
 
 use std::time::Duration;
 
-use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::redis::Redis;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::runner::Passes;
-use crate::pass::Request;
-use crate::pass::memory::LossClock;
-use crate::report::{Status, Trigger};
+use super::runner;
+use crate::notify::Notifier;
+use crate::pass::{PassError, Reconciler, Request, new_run_id};
+use crate::report::{Run, Status, Trigger};
 
-/// How long to wait after a pass that failed.
+/// How long to wait after a reopening that failed: another store is away, most likely.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How often Redis is asked whether it still has what admission needs.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(250);
 
-/// Why Redis needs a pass at once; `None` while all is well.
-async fn trouble(redis: &Redis) -> Result<Option<&'static str>, RedisError> {
-    if !redis.gate_is_open().await? {
-        return Ok(Some("the admission gate is closed"));
-    }
-    Ok((!redis.has_canary().await?).then_some("Redis was emptied"))
-}
-
-/// Watches Redis until `stop`, and sets off a pass where something is gone.
-pub(super) async fn watch(redis: Redis, losses: LossClock, passes: Passes, stop: CancellationToken) {
+/// Watches Redis until `stop`.
+pub(super) async fn watch(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reachable = true;
+    // A reopening that failed may have opened the gate, and left coupons closed.
+    let mut unfinished = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match trouble(&redis).await {
-            Ok(None) => reachable = true,
-            Ok(Some(what)) => {
-                reachable = true;
-                losses.seen();
-                if let Ok((run_id, answer)) = passes.start(Request::new(Trigger::Startup)) {
-                    tracing::warn!(run_id, "{what}: admission is closed; verifying at once");
-                    let failed = !answer.await.is_ok_and(|ended| ended.is_ok_and(|run| run.status != Status::Failed));
-                    if failed {
-                        // Another store is away, most likely: no new pass every second.
-                        ticks.reset_after(AFTER_FAILURE);
-                    }
-                }
-            }
-            Err(error) => {
-                if reachable {
-                    tracing::warn!(%error, "Redis cannot be reached");
-                }
-                reachable = false;
-            }
+        if !unfinished && is_open(&reconciler.stores.redis, &mut reachable).await {
+            continue;
+        }
+        match reopen(&mut reconciler, &notifier, &stop).await {
+            Ok(run) => unfinished = run.status == Status::Failed,
+            Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
+            Err(error) => tracing::error!(%error, "admission cannot be reopened"),
+        }
+        if unfinished {
+            ticks.reset_after(AFTER_FAILURE);
         }
     }
+}
+
+/// `true` as well where Redis can't be reached: then there is nothing to reopen.
+async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
+    let gate = redis.gate_is_open().await;
+    if let Err(error) = &gate
+        && *reachable
+    {
+        tracing::warn!(%error, "Redis cannot be reached");
+    }
+    *reachable = gate.is_ok();
+    gate.unwrap_or(true)
+}
+
+async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &CancellationToken) -> Result<Run, PassError> {
+    let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
+    tracing::warn!(run_id, "admission is closed: Redis may have lost data; verifying at once");
+    let request = Request { reopening: true, ..Request::new(Trigger::Startup) };
+    let run = reconciler.pass(&request, &run_id, stop).await?;
+    runner::ended(&run, started, notifier).await;
+    Ok(run)
 }

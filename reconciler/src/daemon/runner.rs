@@ -100,12 +100,17 @@ impl PassLoop {
     async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
         let started = tokio::time::Instant::now();
         let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
-        crate::metrics::pass(&run, started.elapsed());
         self.drift.after(&run);
-        log(&run);
-        mail(&self.notifier, &run).await;
+        ended(&run, started, &self.notifier).await;
         Ok(run)
     }
+}
+
+/// What comes after every pass of a daemon.
+pub(super) async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
+    crate::metrics::pass(run, started.elapsed());
+    log(run);
+    mail(notifier, run).await;
 }
 
 /// Hands a run to the mails. What goes wrong there never touches the pass.

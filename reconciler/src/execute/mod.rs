@@ -20,6 +20,7 @@ use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,17 @@ pub enum ExecuteError {
     /// The process stops, or the pass lost its lock.
     #[error("the pass was stopped")]
     Stopped,
+}
+
+impl ExecuteError {
+    /// What is wrong with what is stored of one drop; `None` where a store is away.
+    pub fn about_data(&self) -> Option<String> {
+        match self {
+            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
+            Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
+            Self::Stopped => None,
+        }
+    }
 }
 
 /// What became of one repair, before the next comparison confirms it.
@@ -130,7 +142,11 @@ impl<'a> Executor<'a> {
                     if self.stop.is_cancelled() {
                         return Err(ExecuteError::Stopped);
                     }
-                    attempts.push(self.one(item).await?);
+                    // One that a store refuses keeps no other of the drop back.
+                    attempts.push(match self.one(item).await {
+                        Err(error) => Attempt::Changed(error.about_data().ok_or(error)?),
+                        Ok(attempt) => attempt,
+                    });
                 }
                 Ok(attempts)
             }

@@ -23,6 +23,15 @@ pub(super) fn general(kind: Kind, action: ActionKind, detail: String) -> Finding
     }
 }
 
+/// A drop of which a store holds what can't be read or is refused. The other store is whole, as far
+/// as is known, so nothing is lost; a person removes what does not belong there.
+pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &str) -> Finding {
+    let kind = if why.starts_with("Redis") { Kind::CountMismatch } else { Kind::Unissued };
+    let detail = format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
+    let of_drop = general(kind, ActionKind::Report, detail);
+    Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, ..of_drop }
+}
+
 /// A planned item of no drop of this pass.
 pub(super) fn of_no_drop(item: &Planned, coupon: Option<CouponId>, drop: Option<DropId>) -> Finding {
     Finding { coupon_id: coupon, drop_id: drop, ..finding(item, CouponId(0), DropId(0), Outcome::Skipped) }
@@ -105,6 +114,17 @@ impl Ledger {
         }
     }
 
+    /// Nothing is left that admission could trip over. A missing row, or a slot that nobody was
+    /// given yet, is nothing to admission.
+    pub(super) fn is_whole(&self) -> bool {
+        self.order.iter().all(|finding| match finding.result {
+            Outcome::Applied => true,
+            Outcome::Skipped => finding.kind != Kind::RedisLost,
+            _ if finding.action == ActionKind::Report => false,
+            _ => matches!(finding.kind, Kind::Unissued | Kind::Unfilled),
+        })
+    }
+
     pub(super) fn into_findings(self) -> Vec<Finding> {
         self.order
     }
@@ -117,11 +137,28 @@ fn add(detail: &mut String, more: Option<&str>) {
     }
 }
 
-/// Nothing is left in this drop that admission could trip over.
-pub(super) fn is_whole(drop: &DropReport) -> bool {
-    drop.findings
-        .iter()
-        .all(|f| matches!(f.result, Outcome::Applied) || (f.result == Outcome::Skipped && f.kind != Kind::RedisLost))
+/// What became of the admission gate, which was closed when the pass began.
+pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding {
+    let cause = "Redis is new, was restarted, or failed over; admission was closed";
+    let (result, end) = match (dry_run, is_open, all_verified) {
+        (true, ..) => (Outcome::Planned, ""),
+        (_, true, true) => (Outcome::Applied, "; every drop was verified and it is open again"),
+        (_, true, false) => (Outcome::Applied, "; what could be verified is open again"),
+        (_, false, _) => (Outcome::Failed, "; it stays closed, since not everything could be verified"),
+    };
+    let mut finding = general(Kind::RedisLost, ActionKind::GrantLicence, format!("{cause}{end}"));
+    finding.needs_person = result == Outcome::Failed;
+    finding.result = result;
+    tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
+    finding
+}
+
+/// A coupon that could not be verified after a loss.
+pub(super) fn closed_coupon(coupon: CouponId) -> Finding {
+    let detail =
+        "this coupon is closed: Redis lost data, and something is left in the coupon that admission could trip over";
+    let finding = general(Kind::RedisLost, ActionKind::GrantLicence, detail.to_owned());
+    Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
 }
 
 /// How a pass ended, by what it found.

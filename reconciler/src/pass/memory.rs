@@ -1,6 +1,7 @@
 //! What a process remembers between its passes. Losing it with the process costs time, never a
 //! promise.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::verified::Verified;
+use crate::record::How;
 use crate::report::Run;
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
@@ -17,12 +19,12 @@ const UNRECORDED_AT_MOST: usize = 120;
 /// What one pass leaves for the next.
 #[derive(Default)]
 pub struct Memory {
-    /// Shared with the watch over Redis, which often sees a loss first.
+    /// Shared by the passes and the reopening of a daemon.
     pub losses: LossClock,
     /// Shared with the terminal.
     pub progress: Arc<Progress>,
-    /// Runs that could not be recorded yet, since MySQL was away; and whether each was confirmed.
-    pub(super) unrecorded: Vec<(Run, bool)>,
+    /// Runs that could not be recorded yet, since MySQL was away; and how each was asked for.
+    pub(super) unrecorded: Vec<(Run, How)>,
     /// What need not be read whole again.
     pub(super) verified: Verified,
     consumer: Option<ConsumerPosition>,
@@ -56,9 +58,9 @@ impl Memory {
         }
     }
 
-    pub(super) fn keep_unrecorded(&mut self, run: Run, confirmed: bool) {
+    pub(super) fn keep_unrecorded(&mut self, run: Run, how: How) {
         if self.unrecorded.len() < UNRECORDED_AT_MOST {
-            self.unrecorded.push((run, confirmed));
+            self.unrecorded.push((run, how));
         }
     }
 }
@@ -66,25 +68,23 @@ impl Memory {
 /// Inaccuracy of timers, and what a message or a row may take on its way, beyond the deadlines.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Since when Redis is known to have lost something. Admissions from before the loss may still be
-/// in flight: to the topic until the publishing deadline has passed, then to the dead-letter table
-/// until its deadline has.
+/// Since when losses of Redis are known to this process. A loss belongs to a life of Redis, or to a
+/// drop that was lost within one. Admissions from before it may still be in flight: to the topic
+/// until the publishing deadline has passed, then to the dead-letter table until its deadline has.
 #[derive(Clone, Default)]
-pub struct LossClock(Arc<Mutex<Option<Instant>>>);
+pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
+
+/// Most losses remembered. Forgetting one only makes its wait begin anew.
+const LOSSES_AT_MOST: usize = 10_000;
 
 impl LossClock {
-    /// Notes a loss; the first one since the last [`LossClock::clear`] counts.
-    pub fn seen(&self) -> Instant {
-        *self.0.lock().get_or_insert_with(Instant::now)
-    }
-
-    /// Everything lost was rebuilt.
-    pub fn clear(&self) {
-        *self.0.lock() = None;
-    }
-
-    /// How long to wait until nothing from before the loss can be in flight.
-    pub(super) fn wait_needed(&self, longest_in_flight: Duration) -> Duration {
-        (self.seen() + longest_in_flight + MARGIN).saturating_duration_since(Instant::now())
+    /// How long to wait until nothing from before these losses can be in flight.
+    pub(super) fn wait_needed(&self, losses: Vec<String>, longest_in_flight: Duration) -> Duration {
+        let (mut known, now) = (self.0.lock(), Instant::now());
+        if known.len() > LOSSES_AT_MOST {
+            known.clear();
+        }
+        let latest = losses.into_iter().map(|loss| *known.entry(loss).or_insert(now)).max();
+        latest.map_or(Duration::ZERO, |seen| (seen + longest_in_flight + MARGIN).saturating_duration_since(now))
     }
 }

@@ -9,9 +9,9 @@
 //!
 //! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the
 //!    lock stops the pass. Correctness does not rest on it, since repairs are idempotent.
-//! 2. Read each coupon's *generation*, the *fencing token* of one life of Redis. Every write to
-//!    Redis carries it, so that a pass that planned before Redis was emptied can't write
-//!    afterwards.
+//! 2. Read the *epoch* of this life of Redis, and each coupon's *generation*: *fencing tokens*.
+//!    Every write to Redis carries the generation, so that a pass that planned before Redis was
+//!    emptied can't write afterwards. A pass that meets another life of Redis ends.
 //! 3. Collect the actual state in an order that makes it safe beside live traffic
 //!    ([`crate::collect`]).
 //! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair
@@ -22,9 +22,12 @@
 //! 6. Compare the repaired drops again, up to `ROUNDS` times. A repair counts as applied when its
 //!    difference is gone, not when its write returned. A closed drop that is exact is sealed; later
 //!    passes skip it.
-//! 7. Open the admission gate, where it was closed and nothing is left that admission could trip
+//!    A coupon that was closed is opened as soon as nothing is left in it that admission could trip
 //!    over.
-//! 8. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
+//! 7. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
+//!
+//! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after a
+//! loss it begins at once, whatever pass is running.
 //!
 //! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
 //! could not become a row) is part of the actual state: it is planned for like any other
@@ -43,14 +46,15 @@ use chrono::Utc;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::pass_lock::PassLock;
+use firstcome_shared::mysql::pass_lock::{PassLock, Work};
+use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::retention::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::Policy;
-use crate::record;
+use crate::record::{self, How};
 use crate::report::{ActionKind, Kind, Run, Status, Trigger, Unlisted};
 use crate::stores::Stores;
 use memory::Memory;
@@ -68,6 +72,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Compare sealed drops too.
     pub deep: bool,
+    /// Only coupons that are closed, beside other passes.
+    pub reopening: bool,
     /// An operator confirms: no repair limit.
     pub confirm: bool,
     /// How long to wait for another pass to end.
@@ -83,14 +89,15 @@ impl Request {
             drop: None,
             dry_run: false,
             deep: false,
+            reopening: false,
             confirm: false,
             patience: Duration::ZERO,
         }
     }
 
-    /// Whether it compares every drop that is not sealed: only then may the gate be opened.
+    /// Whether it compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
-        self.coupon.is_none() && self.drop.is_none()
+        self.coupon.is_none() && self.drop.is_none() && !self.reopening
     }
 
     /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young
@@ -125,6 +132,19 @@ enum Broken {
     LockLost,
     #[error("the process was told to stop")]
     Stopped,
+    #[error("Redis lost data, or was replaced, while the pass was running: what it read is out of date")]
+    AnotherLife,
+}
+
+impl Broken {
+    /// What is wrong with what is stored of one drop, where the others can be worked on.
+    fn of_one_drop(&self) -> Option<String> {
+        match self {
+            Self::Collect(error) => error.about_data(),
+            Self::Execute(error) => error.about_data(),
+            _ => None,
+        }
+    }
 }
 
 /// What may be repaired and when, and how long things are kept.
@@ -146,6 +166,15 @@ pub struct Settings {
 impl Settings {
     fn publish_deadline(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
+    }
+
+    /// The same with the deadlines of the slowest process of the API.
+    fn with_deadlines(&self, slowest: Deadlines) -> Self {
+        let mut settings = self.clone();
+        settings.policy.publish_deadline_ms = settings.policy.publish_deadline_ms.max(slowest.publish_ms);
+        let in_flight = Duration::from_millis(u64::try_from(slowest.in_flight_ms).unwrap_or_default());
+        settings.longest_in_flight = settings.longest_in_flight.max(in_flight);
+        settings
     }
 }
 
@@ -189,7 +218,8 @@ impl Reconciler {
     pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
         let mut run = blank(request, run_id);
-        let lock = match PassLock::take(&self.stores.db_settings, request.patience).await {
+        let work = if request.reopening { Work::Reopening } else { Work::Pass };
+        let lock = match PassLock::take(&self.stores.db_settings, work, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
@@ -212,7 +242,11 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
-        record::begin(&self.stores.db, run, request.confirm).await?;
+        // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
+        // it ends.
+        if !request.reopening {
+            record::begin(&self.stores.db, run, how(request)).await?;
+        }
         crash_point(Point::RunBegun);
         let working = stop.child_token();
         let watch = tokio::spawn({
@@ -222,10 +256,7 @@ impl Reconciler {
                 working.cancel();
             }
         });
-        let ended = match Pass::new(self, request, run, &working).await {
-            Ok(pass) => pass.go().await,
-            Err(error) => Err(error),
-        };
+        let ended = self.compare(request, run, &working).await;
         watch.abort();
         match ended {
             Err(Broken::Stopped | Broken::Execute(ExecuteError::Stopped)) if lock.lost().is_cancelled() => {
@@ -234,6 +265,12 @@ impl Reconciler {
             Err(Broken::Execute(ExecuteError::Stopped)) => Err(Broken::Stopped),
             other => other,
         }
+    }
+
+    async fn compare(&mut self, request: &Request, run: &mut Run, stop: &CancellationToken) -> Result<(), Broken> {
+        let stores = self.stores.pinned().await?;
+        let settings = self.settings.with_deadlines(stores.db.longest_deadlines().await?);
+        Pass::new(&stores, &settings, &mut self.memory, request, run, stop).go().await
     }
 
     async fn finish(&mut self, mut run: Run, request: &Request) -> Run {
@@ -246,7 +283,8 @@ impl Reconciler {
     async fn fail(&mut self, mut run: Run, request: &Request, error: &Broken) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = Status::Failed;
-        run.stopped = matches!(error, Broken::Stopped);
+        // A loss is told by the run that reopens admission.
+        run.stopped = matches!(error, Broken::Stopped | Broken::AnotherLife);
         run.error = Some(error.to_string());
         run.findings.push(findings::general(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
@@ -256,7 +294,7 @@ impl Reconciler {
 
     async fn record(&mut self, run: &Run, request: &Request) {
         crash_point(Point::RunDone);
-        self.record_or_keep(run, request.confirm).await;
+        self.record_or_keep(run, how(request)).await;
         crash_point(Point::RunRecorded);
         // After any pass: in a time of trouble the tables grow most.
         if !run.dry_run
@@ -268,17 +306,21 @@ impl Reconciler {
 
     /// Records runs that ended while MySQL was away.
     async fn record_leftovers(&mut self) {
-        for (run, confirmed) in std::mem::take(&mut self.memory.unrecorded) {
-            self.record_or_keep(&run, confirmed).await;
+        for (run, how) in std::mem::take(&mut self.memory.unrecorded) {
+            self.record_or_keep(&run, how).await;
         }
     }
 
-    async fn record_or_keep(&mut self, run: &Run, confirmed: bool) {
-        if let Err(error) = record::finish(&self.stores.db, run, confirmed).await {
+    async fn record_or_keep(&mut self, run: &Run, how: How) {
+        if let Err(error) = record::finish(&self.stores.db, run, how).await {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-            self.memory.keep_unrecorded(run.clone(), confirmed);
+            self.memory.keep_unrecorded(run.clone(), how);
         }
     }
+}
+
+fn how(request: &Request) -> How {
+    How { confirmed: request.confirm, is_beside_passes: request.reopening }
 }
 
 fn blank(request: &Request, run_id: &str) -> Run {

@@ -1,18 +1,18 @@
 //! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what
 //! was repaired.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::Broken;
-use super::findings::Ledger;
+use super::findings::{self, Ledger};
 use super::steps::Pass;
-use crate::collect::{self, DropHeader, PassContext};
+use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor};
 use crate::plan::{Action, Plan, Planner};
 use crate::report::{DropReport, Numbers};
@@ -35,7 +35,7 @@ impl Pass<'_> {
     /// in a deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
         let request = self.request;
-        if !request.dry_run {
+        if !request.dry_run && !request.reopening {
             execute::unseal_where_named(&self.stores.db).await?;
         }
         let mut catalogue = self.stores.db.catalogue().await?;
@@ -62,6 +62,7 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         let mut todo = drops;
         for round in 0..=ROUNDS {
+            self.must_be_same_life().await?;
             let Again { drops: again, too_young } = self.one_round(todo, round, &mut reports).await?;
             if again.is_empty() {
                 break;
@@ -69,48 +70,84 @@ impl Pass<'_> {
             if too_young {
                 self.sleep(self.settings.publish_deadline()).await?;
             }
-            let generations = std::mem::take(&mut self.context.generations);
-            self.context = PassContext { generations, ..self.fresh_context().await? };
+            self.context = self.fresh_context().await?;
             todo = again;
         }
         self.run.drops = reports.into_drops();
         Ok(())
     }
 
-    async fn one_round(&self, todo: Vec<(Coupon, Drop)>, round: usize, reports: &mut Reports) -> Result<Again, Broken> {
-        let progress = &self.memory.progress;
-        progress.drops.store(todo.len() as u64, Relaxed);
-        progress.drops_done.store(0, Relaxed);
+    async fn one_round(
+        &mut self,
+        todo: Vec<(Coupon, Drop)>,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Again, Broken> {
         let headers = collect::headers(self.stores, &todo, &self.context).await?;
         let mut again = Again::default();
-        let mut left = todo.into_iter().zip(headers);
-        loop {
-            let some: Vec<_> = left.by_ref().take(DROPS_AHEAD).collect();
-            if some.is_empty() {
-                return Ok(again);
+        self.memory.progress.drops.store(todo.len() as u64, Relaxed);
+        self.memory.progress.drops_done.store(0, Relaxed);
+        let mut headers: VecDeque<_> = headers.into();
+        let (mut ahead, mut repaired) = (VecDeque::new(), HashSet::new());
+        let mut drops = todo.into_iter().peekable();
+        while let Some(drop) = drops.next() {
+            if self.stop.is_cancelled() {
+                return Err(Broken::Stopped);
             }
-            let plans = self.plans_ahead(&some).await?;
-            let mut repaired = HashSet::new();
-            for ((drop, header), ahead) in some.into_iter().zip(plans) {
-                if self.stop.is_cancelled() {
-                    return Err(Broken::Stopped);
-                }
-                // A repair may have changed what was read of another drop of its coupon.
-                let plan = match ahead.filter(|_| !repaired.contains(&drop.0.id)) {
-                    Some(plan) => plan,
-                    None => self.plan(&header).await?,
-                };
-                let next = self.one_drop(&header, plan, round, reports).await?;
-                progress.drops_done.fetch_add(1, Relaxed);
-                again.too_young |= next.too_young;
-                if next.repaired {
-                    repaired.insert(drop.0.id);
-                }
-                if next.too_young || next.repaired {
-                    again.drops.push(drop);
-                }
+            let coupon = drop.0.id;
+            if ahead.is_empty() {
+                repaired.clear();
+                ahead = self.plans_ahead(headers.iter().take(DROPS_AHEAD)).await;
+            }
+            // A repair may have changed what was read of another drop of its coupon.
+            let plan = ahead.pop_front().flatten().filter(|_| !repaired.contains(&coupon));
+            // The boundary: what is stored of one drop keeps no other drop back.
+            let next = match self.one_drop_of(headers.pop_front(), plan, round, reports).await {
+                Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
+                Ok(next) => next,
+            };
+            self.memory.progress.drops_done.fetch_add(1, Relaxed);
+            again.too_young |= next.too_young;
+            if next.repaired {
+                repaired.insert(coupon);
+            }
+            if next.too_young || next.repaired {
+                again.drops.push(drop);
+            }
+            let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
+            if is_last && again.drops.last().is_none_or(|again| again.0.id != coupon) {
+                self.open_if_verified(coupon, reports.are_whole(coupon)).await?;
             }
         }
+        Ok(again)
+    }
+
+    async fn one_drop_of(
+        &self,
+        header: Option<Result<DropHeader, CollectError>>,
+        ahead: Option<Result<Plan, Broken>>,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Next, Broken> {
+        let Some(header) = header.transpose()? else { return Ok(Next { repaired: false, too_young: false }) };
+        let plan = match ahead {
+            Some(plan) => plan?,
+            None => self.plan(&header).await?,
+        };
+        self.one_drop(&header, plan, round, reports).await
+    }
+
+    /// Plans of drops of one page, read at the same time; `None` for larger ones, which are read on
+    /// their own.
+    async fn plans_ahead(
+        &self,
+        headers: impl Iterator<Item = &Result<DropHeader, CollectError>>,
+    ) -> VecDeque<Option<Result<Plan, Broken>>> {
+        let plans = headers.map(async |header| match header {
+            Ok(header) if header.upper() <= self.settings.page_slots => Some(self.plan(header).await),
+            _ => None,
+        });
+        futures_util::future::join_all(plans).await.into()
     }
 
     /// Compares one drop, and repairs it.
@@ -123,7 +160,7 @@ impl Pass<'_> {
     ) -> Result<Next, Broken> {
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
-        let (report, ledger) = reports.of(header, &plan);
+        let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.after = plan.numbers;
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
@@ -131,6 +168,7 @@ impl Pass<'_> {
         if self.request.dry_run || (plan.over_limit && !self.request.confirm) {
             ledger.planned(coupon, drop, &plan.items);
         } else if has_repairs && round < ROUNDS {
+            self.must_be_same_life().await?;
             let began = Instant::now();
             let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
             let attempts = executor.carry_out(&plan).await?;
@@ -172,16 +210,6 @@ impl Pass<'_> {
         Ok(plan)
     }
 
-    /// Plans of drops of one page, read at the same time; `None` for larger ones, which are read on
-    /// their own.
-    async fn plans_ahead(&self, drops: &[((Coupon, Drop), DropHeader)]) -> Result<Vec<Option<Plan>>, Broken> {
-        let plans = drops.iter().map(async |(_, header)| {
-            let is_small = header.upper() <= self.settings.page_slots;
-            if is_small { self.plan(header).await.map(Some) } else { Ok(None) }
-        });
-        futures_util::future::try_join_all(plans).await
-    }
-
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
         let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
@@ -213,14 +241,28 @@ struct Reports {
 }
 
 impl Reports {
-    fn of(&mut self, header: &DropHeader, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
+    fn of(&mut self, coupon: &Coupon, drop: &Drop, plan: &Plan) -> (&mut DropReport, &mut Ledger) {
         let next = self.drops.len();
-        let at = *self.index.entry(header.drop_id()).or_insert(next);
+        let at = *self.index.entry(drop.id).or_insert(next);
         if at == next {
-            self.drops.push((first_report(header, plan), Ledger::default()));
+            self.drops.push((first_report(coupon, drop, plan), Ledger::default()));
         }
         let (report, ledger) = &mut self.drops[at];
         (report, ledger)
+    }
+
+    /// Nothing is left in this coupon that admission could trip over.
+    fn are_whole(&self, coupon: CouponId) -> bool {
+        self.drops.iter().filter(|(report, _)| report.coupon_id == coupon).all(|(_, ledger)| ledger.is_whole())
+    }
+
+    /// What is stored of this drop can't be read, or the stores refuse its repair.
+    fn unworkable(&mut self, (coupon, drop): &(Coupon, Drop), why: &str) -> Next {
+        tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
+        let (report, ledger) = self.of(coupon, drop, &Plan::default());
+        report.exact = false;
+        ledger.note(findings::unworkable(coupon.id, drop.id, why));
+        Next { repaired: false, too_young: false }
     }
 
     fn into_drops(self) -> Vec<DropReport> {
@@ -231,12 +273,12 @@ impl Reports {
     }
 }
 
-fn first_report(header: &DropHeader, plan: &Plan) -> DropReport {
+fn first_report(coupon: &Coupon, drop: &Drop, plan: &Plan) -> DropReport {
     DropReport {
-        coupon_id: header.facts.coupon.id,
-        coupon_name: header.facts.coupon.name.clone(),
-        drop_id: header.drop_id(),
-        quantity: header.facts.drop.quantity,
+        coupon_id: coupon.id,
+        coupon_name: coupon.name.clone(),
+        drop_id: drop.id,
+        quantity: drop.quantity,
         exact: false,
         sealed: false,
         before: plan.numbers,

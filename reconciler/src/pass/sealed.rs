@@ -10,7 +10,7 @@ use super::Broken;
 use super::findings::general;
 use super::steps::Pass;
 use crate::execute;
-use crate::report::{ActionKind, DropReport, Examined, Kind, Numbers};
+use crate::report::{ActionKind, DropReport, Examined, Kind, Numbers, Outcome};
 
 /// Sealed drops read in one statement.
 const AT_ONCE: i64 = 500;
@@ -70,11 +70,17 @@ impl Pass<'_> {
 
     /// Who holds one of a coupon in a sealed drop must be among its claimants as long as other
     /// drops are to come.
-    async fn restore_claimants(&self) -> Result<(), Broken> {
+    async fn restore_claimants(&mut self) -> Result<(), Broken> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);
             if wanted && own.iter().any(|d| d.sealed_at.is_none()) {
-                execute::restore_claimants(&self.stores.db, &self.stores.redis, &coupon).await?;
+                let restored = execute::restore_claimants(&self.stores.db, &self.stores.redis, &coupon).await;
+                if let Err(error) = restored {
+                    let why = error.about_data().ok_or(error)?;
+                    let mut finding = general(Kind::MissingAdmission, ActionKind::Report, why);
+                    (finding.coupon_id, finding.result) = (Some(coupon.id), Outcome::Failed);
+                    self.run.findings.push(finding);
+                }
             }
         }
         Ok(())

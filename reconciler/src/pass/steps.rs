@@ -1,21 +1,26 @@
 //! The steps of one pass, and the state that they share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::pass_lock::{PassLock, Work};
+use firstcome_shared::redis::fencing::Generation;
+use firstcome_shared::redis::gate::{CouponFence, Life};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
-use super::{Broken, Reconciler, Request, Settings, findings};
-use crate::collect::{self, PassContext};
-use crate::execute;
-use crate::execute::fencing::{self, RedisProcess};
+use super::{Broken, Request, Settings, findings};
+use crate::collect::{self, DropHeader, PassContext};
+use crate::execute::{self, fencing};
 use crate::plan;
-use crate::report::{ActionKind, Kind, Outcome, Run};
+use crate::report::{ActionKind, Kind, Run};
 use crate::stores::Stores;
 
 /// One pass under way.
 pub(super) struct Pass<'a> {
+    /// With a connection to Redis that ends with the server process.
     pub(super) stores: &'a Stores,
     pub(super) settings: &'a Settings,
     pub(super) memory: &'a mut Memory,
@@ -23,37 +28,53 @@ pub(super) struct Pass<'a> {
     pub(super) run: &'a mut Run,
     pub(super) stop: &'a CancellationToken,
     pub(super) context: PassContext,
+    pub(super) gate: PassGate,
     pub(super) restored: execute::Restored,
-    redis_process: RedisProcess,
+}
+
+/// The admission gate, as far as this pass is concerned.
+#[derive(Default)]
+pub(super) struct PassGate {
+    /// The life of Redis that the pass works in; `None` in a dry run after a loss.
+    pub(super) life: Option<Life>,
+    pub(super) is_open: bool,
+    /// It was closed when the pass began.
+    pub(super) was_closed: bool,
+    /// A drop has opened of a coupon that this pass compares: its people met a closed gate.
+    has_begun: bool,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) async fn new(
-        reconciler: &'a mut Reconciler,
+    pub(super) fn new(
+        stores: &'a Stores,
+        settings: &'a Settings,
+        memory: &'a mut Memory,
         request: &'a Request,
         run: &'a mut Run,
         stop: &'a CancellationToken,
-    ) -> Result<Self, Broken> {
-        let Reconciler { stores, settings, memory } = reconciler;
-        let redis_process = RedisProcess::connect(&stores.redis).await?;
-        let (context, restored) = Default::default();
-        Ok(Self { stores, settings, memory, request, run, stop, context, restored, redis_process })
+    ) -> Self {
+        let (context, gate, restored) = Default::default();
+        Self { stores, settings, memory, request, run, stop, context, gate, restored }
     }
 
-    /// A full pass sets the canary before it reads anything: what is emptied from here on removes
-    /// the canary again.
     pub(super) async fn go(mut self) -> Result<(), Broken> {
-        let canary_was_missing = self.covers_everything() && fencing::set_canary(&self.stores.redis).await?;
+        let reopening = self.wait_for_reopening().await?;
         let ended = self.steps().await;
-        if ended.is_err() && canary_was_missing {
-            fencing::remove_canary(&self.stores.redis).await;
+        if let Some(lock) = reopening {
+            lock.release().await;
         }
         ended
     }
 
     async fn steps(&mut self) -> Result<(), Broken> {
-        let drops = self.drops_in_question().await?;
-        let has_begun = self.read_context(&drops).await?;
+        let mut drops = self.drops_in_question().await?;
+        let coupons = coupons_of(&drops);
+        self.enter_life(&coupons).await?;
+        let fences = fencing::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        if self.request.reopening {
+            drops.retain(|(coupon, _)| !self.is_verified(&fences, coupon.id));
+        }
+        self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
         if self.request.covers_everything() {
             self.report_loose_dead_letters(&drops);
@@ -62,12 +83,7 @@ impl<'a> Pass<'a> {
         if self.request.deep {
             self.count_sealed().await?;
         }
-        if !self.redis_process.gate_was_open {
-            self.reopen(has_begun).await?;
-        } else if self.covers_everything() {
-            self.memory.losses.clear();
-        }
-        Ok(())
+        self.report_gate().await
     }
 
     /// Whether every drop is compared, and repaired.
@@ -75,36 +91,100 @@ impl<'a> Pass<'a> {
         self.request.covers_everything() && !self.request.dry_run
     }
 
+    /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
+    /// as one takes that meets no trouble. It holds the lock of reopening from then on.
+    async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Broken> {
+        if self.request.reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
+            return Ok(None);
+        }
+        let patience = self.settings.longest_in_flight + Duration::from_secs(5);
+        let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
+        tokio::select! {
+            lock = lock => Ok(lock?),
+            () = self.stop.cancelled() => Err(Broken::Stopped),
+        }
+    }
+
+    /// Takes the life of Redis that stands, or begins one.
+    async fn enter_life(&mut self, coupons: &[CouponId]) -> Result<(), Broken> {
+        let redis = &self.stores.redis;
+        let gate = redis.gate().await?;
+        let life = match gate.life() {
+            None if !self.request.dry_run => {
+                Some(fencing::begin_life(redis, &gate, coupons).await?.ok_or(Broken::AnotherLife)?)
+            }
+            life => life.cloned(),
+        };
+        self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
+        Ok(())
+    }
+
+    fn is_verified(&self, fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
+        let verified = fences.get(&coupon).and_then(|fence| fence.verified.as_ref());
+        verified.is_some() && verified == self.gate.life.as_ref().map(|life| &life.epoch)
+    }
+
+    /// A pass that meets another life of Redis ends: what it read may be of the one before.
+    pub(super) async fn must_be_same_life(&self) -> Result<(), Broken> {
+        let now = self.stores.redis.gate().await?;
+        let epoch = |life: &Life| life.epoch.clone();
+        if now.life().map(epoch) == self.gate.life.as_ref().map(epoch) { Ok(()) } else { Err(Broken::AnotherLife) }
+    }
+
     /// Reads what all drops have in common. Where Redis lost something, not before every claim from
-    /// before the loss has reached the topic or the dead-letter table, or never will. Gives whether
-    /// any drop has opened.
-    async fn read_context(&mut self, drops: &[(Coupon, Drop)]) -> Result<bool, Broken> {
+    /// before the loss has reached the topic or the dead-letter table, or never will.
+    async fn read_context(
+        &mut self,
+        drops: &mut Vec<(Coupon, Drop)>,
+        mut fences: HashMap<CouponId, CouponFence>,
+    ) -> Result<(), Broken> {
         // Generations are read before the topic and kept for the whole pass: what Redis loses from
         // here on, the next pass rebuilds, after waiting for what may be in flight.
-        let generations = fencing::generations(&self.stores.redis, drops, self.request.dry_run).await?;
-        self.context = PassContext { generations, ..self.fresh_context().await? };
-        let headers = collect::headers(self.stores, drops, &self.context).await?;
-        let has_begun = headers.iter().any(|h| h.facts.has_opened());
-        let is_lost = headers.iter().any(|h| h.facts.has_opened() && h.facts.is_lost());
-        if !(is_lost || has_begun && !self.redis_process.gate_was_open) || self.request.dry_run {
-            return Ok(has_begun);
+        self.context.unverified =
+            fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect::<HashSet<_>>();
+        self.context.generations = generations(&fences);
+        self.context = self.fresh_context().await?;
+        if !self.context.unverified.is_empty() {
+            most_urgent_first(drops, self.context.read_at_ms);
         }
-        let wait = self.memory.losses.wait_needed(self.settings.longest_in_flight);
-        if !wait.is_zero() {
+        let headers = collect::headers(self.stores, drops, &self.context).await?;
+        self.gate.has_begun = headers.iter().flatten().any(|header| header.facts.has_opened());
+        let losses = self.losses(headers.iter().flatten());
+        let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
+        if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
             self.sleep(wait).await?;
             self.run.findings.retain(|finding| finding.kind != Kind::Stalled);
-            let generations = fencing::generations(&self.stores.redis, drops, false).await?;
-            self.context = PassContext { generations, ..self.fresh_context().await? };
+            self.run.error = None;
+            fences = fencing::fences(&self.stores.redis, &coupons_of(drops), false).await?;
+            self.context.generations = generations(&fences);
+            self.context = self.fresh_context().await?;
         }
-        Ok(has_begun)
+        Ok(())
     }
 
-    /// The context without generations. A topic that can't be read is reported, and the pass goes
+    /// What claims may still be in flight from before: the life before this one, for coupons that
+    /// are not verified; a drop that was lost within this life.
+    fn losses<'h>(&self, headers: impl Iterator<Item = &'h DropHeader>) -> Vec<String> {
+        let epoch = format!("{:?}", self.gate.life.as_ref().map(|life| &life.epoch));
+        let opened = headers.filter(|header| header.facts.has_opened());
+        let losses = opened.filter_map(|header| {
+            if header.facts.gate_closed {
+                Some(epoch.clone())
+            } else {
+                let lost = (header.drop_id(), &header.generation);
+                header.facts.is_lost().then(|| format!("{epoch} {lost:?}"))
+            }
+        });
+        losses.collect()
+    }
+
+    /// The context, with the fences that are known. A topic that can't be read is reported, and the pass goes
     /// on without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Broken> {
         let (mut context, kafka) = collect::context(self.stores).await?;
-        context.gate_closed = !self.redis_process.gate_was_open;
+        context.generations = std::mem::take(&mut self.context.generations);
+        context.unverified = std::mem::take(&mut self.context.unverified);
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             self.run.error = Some(detail.clone());
@@ -142,34 +222,78 @@ impl<'a> Pass<'a> {
         self.run.findings.extend(loose);
     }
 
-    /// Opens the gate again, if this pass compared everything and left nothing behind.
-    async fn reopen(&mut self, has_begun: bool) -> Result<(), Broken> {
-        let mut finding = findings::general(
-            Kind::RedisLost,
-            ActionKind::GrantLicence,
-            "Redis is new, was restarted, or failed over; admission was closed".to_owned(),
-        );
-        finding.needs_person = false;
-        let whole = self.run.error.is_none() && self.run.drops.iter().all(findings::is_whole);
-        finding.result = if self.request.dry_run {
-            Outcome::Planned
-        } else if !self.request.covers_everything() || !whole {
-            finding.detail.push_str("; it stays closed, since not everything could be verified");
-            finding.needs_person = true;
-            Outcome::Failed
-        } else if fencing::open_gate(&mut self.redis_process, &self.stores.redis).await? {
-            self.memory.losses.clear();
-            finding.detail.push_str("; every drop was verified and it is open again");
-            Outcome::Applied
-        } else {
-            finding.detail.push_str("; Redis changed while it was verified, so it stays closed until the next pass");
-            Outcome::Failed
+    /// Opens a coupon that was closed, if this pass compared all of it and left nothing behind that
+    /// admission could trip over; with the first one the gate opens.
+    pub(super) async fn open_if_verified(&mut self, coupon: CouponId, is_whole: bool) -> Result<(), Broken> {
+        // Without the tail, messages could hold what a lost Redis forgot.
+        let may_open = is_whole && self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
+        let Some(life) = self.gate.life.clone().filter(|_| may_open && self.context.unverified.contains(&coupon))
+        else {
+            return Ok(());
         };
-        tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
-        // A new Redis before the first drop is no news.
-        if has_begun || finding.result != Outcome::Applied {
-            self.run.findings.push(finding);
+        let Some(generation) = self.context.generations.get(&coupon) else { return Ok(()) };
+        if !fencing::open_coupon(&self.stores.redis, coupon, generation, &life).await? {
+            return Err(Broken::AnotherLife);
+        }
+        tracing::info!(%coupon, "the coupon is verified");
+        self.context.unverified.remove(&coupon);
+        self.open_gate(&life).await
+    }
+
+    async fn open_gate(&mut self, life: &Life) -> Result<(), Broken> {
+        if !self.gate.is_open {
+            if !fencing::open_gate(&self.stores.redis, life).await? {
+                return Err(Broken::AnotherLife);
+            }
+            self.gate.is_open = true;
+            tracing::info!("the admission gate is open");
         }
         Ok(())
     }
+
+    /// What became of the gate, and of the coupons that were closed.
+    async fn report_gate(&mut self) -> Result<(), Broken> {
+        let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
+        closed.sort_unstable();
+        // Where nothing was ever offered, nothing has to be verified.
+        let all_verified = closed.is_empty() && self.run.error.is_none() && self.request.coupon.is_none();
+        if let Some(life) = self.gate.life.clone().filter(|_| all_verified && !self.request.dry_run) {
+            self.open_gate(&life).await?;
+        }
+        let has_begun = self.gate.has_begun;
+        if self.gate.was_closed && (has_begun || !self.gate.is_open) {
+            self.run.findings.push(findings::gate(self.request.dry_run, self.gate.is_open, closed.is_empty()));
+        }
+        let told = self.gate.is_open && !self.request.dry_run && self.request.drop.is_none();
+        self.run.findings.extend(closed.into_iter().filter(|_| told).map(findings::closed_coupon));
+        Ok(())
+    }
+}
+
+fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {
+    let mut coupons: Vec<CouponId> = drops.iter().map(|(coupon, _)| coupon.id).collect();
+    coupons.sort_unstable();
+    coupons.dedup();
+    coupons
+}
+
+fn generations(fences: &HashMap<CouponId, CouponFence>) -> HashMap<CouponId, Generation> {
+    fences.iter().filter_map(|(coupon, fence)| Some((*coupon, fence.generation.clone()?))).collect()
+}
+
+/// How long before its opening a coupon counts as open.
+const SOON_MS: i64 = 10 * 60 * 1_000;
+
+/// The order of reopening: coupons that are open or about to open, the smaller ones first, so that
+/// no large one keeps others closed. The drops of a coupon stay together.
+fn most_urgent_first(drops: &mut [(Coupon, Drop)], now_ms: i64) {
+    let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
+    for (coupon, drop) in drops.iter() {
+        let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
+        let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
+        let of_coupon = urgency.entry(coupon.id).or_insert((true, 0));
+        of_coupon.0 &= is_later;
+        of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
+    }
+    drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }

@@ -5,6 +5,7 @@
 mod read;
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::retention::Kept;
 use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
@@ -13,23 +14,31 @@ use crate::report::{DropReport, Finding, Outcome, Run, Status};
 
 pub use read::{RunSummary, list, read};
 
+/// How a run was asked for, as far as its report does not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    pub confirmed: bool,
+    /// A reopening of the gate: a pass may be recorded at the same time.
+    pub is_beside_passes: bool,
+}
+
 /// Records that a run begins, under the pass lock.
-pub async fn begin(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
-    db.begin_run(row(run, confirmed, None)).await
+pub async fn begin(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
+    db.begin_run(row(run, how.confirmed, None)).await
 }
 
 /// Records how a run ended, with its findings; also where its beginning could not be recorded.
 ///
 /// # Errors
 /// [`DbError`]; nothing was recorded.
-pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
+pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // The findings have rows of their own.
     let bare = |d: &DropReport| DropReport { findings: Vec::new(), coupon_name: d.coupon_name.clone(), ..*d };
     let drops: Vec<DropReport> = run.drops.iter().filter(|d| is_kept(d)).take(REPORTS_AT_MOST).map(bare).collect();
     let drops = Some(to_json(&drops)?);
     let succeeded = (run.status != Status::Failed && !run.dry_run).then(|| finished_at.to_rfc3339());
-    db.finish_run(row(run, confirmed, drops), findings(run), succeeded).await
+    db.finish_run(row(run, how.confirmed, drops), findings(run, how), succeeded).await
 }
 
 /// Most reports of drops kept with a run, some 4 MB of JSON: far below `max_allowed_packet`. All
@@ -43,8 +52,8 @@ fn is_kept(drop: &DropReport) -> bool {
 
 /// A pass over everything compares what it left with what the last one left. Repairs are events of
 /// their run; and so is what is found in sealed drops, which the next pass does not look at.
-fn findings(run: &Run) -> Findings {
-    let is_full = !run.partial && !run.dry_run && run.status != Status::Failed;
+fn findings(run: &Run, how: How) -> Findings {
+    let is_full = !how.is_beside_passes && !run.partial && !run.dry_run && run.status != Status::Failed;
     let mut findings = Findings { own: Vec::new(), left: is_full.then(Vec::new) };
     let of_drops = run.drops.iter().flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
     for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
@@ -110,12 +119,6 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
 
 fn small(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// This process: host and process id.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}:{}", host.trim(), std::process::id())
 }
 
 /// Keeps an instant over restarts.

@@ -59,6 +59,13 @@ impl DbError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
+
+    /// It speaks of what was to be written or read, and not of MySQL: other rows can be.
+    pub fn is_about_data(&self) -> bool {
+        use diesel::result::Error::{DeserializationError, SerializationError};
+        let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
+        self.is_refusal() || matches!(self, Self::Query { source, .. } if unreadable(source))
+    }
 }
 
 /// How [`Db`] connects.
@@ -261,6 +268,10 @@ pub enum Refusal {
     BadData,
 }
 
+/// How MySQL begins to say so of data. The last two: text that the column's character set lacks.
+const BAD_DATA: [&str; 6] =
+    ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Cannot convert string"];
+
 /// Whether an error is a refusal. `None` means that the call may be tried again: MySQL is away,
 /// read-only, locked, or full.
 pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
@@ -274,8 +285,7 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
             let text = info.message();
             if text.starts_with("firstcome: slot") || text.starts_with("Out of range value for column 'slot'") {
                 Some(Refusal::SlotOutOfRange)
-            } else if ["Data too long", "Incorrect ", "Out of range", "firstcome: "].iter().any(|p| text.starts_with(p))
-            {
+            } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
                 Some(Refusal::BadData)
             } else {
                 None

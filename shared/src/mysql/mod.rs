@@ -12,6 +12,7 @@ pub mod issued;
 pub mod migrations;
 pub mod outbox;
 pub mod pass_lock;
+pub mod processes;
 pub mod promises;
 pub mod retention;
 pub mod runs;

@@ -1,4 +1,4 @@
-//! One pass at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
+//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
 //! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
 //! lock is gone with it).
 
@@ -7,12 +7,30 @@ use std::time::Duration;
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
 /// How often the lock's connection is tried out.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// What is done by one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    Pass,
+    /// Reopening of the admission gate, beside passes.
+    Reopening,
+}
+
+impl Work {
+    /// The lock's name, in front of the database's.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Pass => "firstcome-pass:",
+            Self::Reopening => "firstcome-reopening:",
+        }
+    }
+}
 
 /// The right to run a pass. Dropping it gives it back.
 pub struct PassLock {
@@ -22,14 +40,14 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock, waiting at most `wait`; `None` while another pass holds it.
-    pub async fn take(settings: &DbSettings, wait: Duration) -> Result<Option<Self>, DbError> {
+    /// Takes the lock, waiting at most `wait`; `None` while another holds it.
+    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
         // A future dropped here takes its connection with it.
         let what = "take the pass lock";
-        let got = tokio::time::timeout(limit, get_lock(&mut conn, "firstcome-pass:", seconds))
+        let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
             .await
             .map_err(|_| DbError::TimedOut { what, limit })?
             .map_err(|source| DbError::Query { what, source })?;
@@ -37,7 +55,8 @@ impl PassLock {
             return Ok(None);
         }
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = tokio::spawn(keep(conn, settings.limit, lost.clone(), release.clone()));
+        let keeper = keep(conn, work, settings.limit, lost.clone(), release.clone());
+        let keeper = tokio::spawn(keeper);
         Ok(Some(Self { lost, release, keeper }))
     }
 
@@ -63,13 +82,13 @@ impl Drop for PassLock {
 
 /// Asks again and again whether this connection still holds the lock, until it is released or lost:
 /// with its connection, or alone, as behind a proxy that gave the session another connection.
-async fn keep(mut conn: Conn, limit: Duration, lost: CancellationToken, release: CancellationToken) {
+async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationToken, release: CancellationToken) {
     loop {
         tokio::select! {
             () = release.cancelled() => break,
             () = tokio::time::sleep(BEAT) => {}
         }
-        let why = match tokio::time::timeout(limit, is_held(&mut conn)).await {
+        let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
             Ok(Ok(true)) => continue,
             Ok(Ok(false)) => "MySQL says that another connection holds it, or none".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -81,8 +100,9 @@ async fn keep(mut conn: Conn, limit: Duration, lost: CancellationToken, release:
     }
     // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
     // here and the lock with it.
-    let give_back =
-        diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))").execute(&mut conn);
+    let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
+        .bind::<Text, _>(work.prefix())
+        .execute(&mut conn);
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
@@ -94,7 +114,8 @@ struct Held {
     held: Option<i64>,
 }
 
-async fn is_held(conn: &mut Conn) -> QueryResult<bool> {
-    let sql = "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) = CONNECTION_ID() AS SIGNED) AS held";
-    Ok(diesel::sql_query(sql).get_result::<Held>(conn).await?.held == Some(1))
+async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
+    let sql = "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AS SIGNED) AS held";
+    let asked = diesel::sql_query(sql).bind::<Text, _>(work.prefix());
+    Ok(asked.get_result::<Held>(conn).await?.held == Some(1))
 }

@@ -1,12 +1,12 @@
-//! Admission, and the admission gate without which it is closed.
+//! Admission: who gets a slot. It is closed where the admission gate ([`super::gate`]) is.
 
-use redis::aio::ConnectionLike;
+use std::sync::Arc;
+
 use redis::{RedisError, Value};
 
 use super::Redis;
 use super::client::is_noscript;
 use super::keys::DropKeys;
-use super::safety::is_master;
 use crate::domain::{DropId, Slot, UserId};
 
 /// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
@@ -47,7 +47,8 @@ pub enum Admission {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// The gate is closed: Redis restarted, failed over, or was never verified. Nothing ran.
+    /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon is not
+    /// verified since. Nothing ran.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
     /// Redis could not be reached or did not answer in time. The script may have run.
@@ -70,56 +71,56 @@ impl Redis {
 
     /// Runs admission for several people in one call, as if they had come one after the other; as
     /// many replies, in their order, `None` where one person's can't be read. At most [`MAX_BATCH`]
-    /// people. Never sent twice.
+    /// people. Sent again only where nothing ran: by the epoch that is known here, the gate is
+    /// closed, and the epoch is another by now.
     pub async fn claim_all(
         &self,
         keys: &DropKeys,
         drop: DropId,
         users: &[&UserId],
     ) -> Result<Vec<Option<Reply>>, AdmissionError> {
+        let known = self.known_gate.load_full();
+        if known.open {
+            match self.call_script(&known.script, keys, drop, users).await {
+                Err(AdmissionError::Closed) => {}
+                Err(error) => {
+                    // A demoted server refuses writes. Promoted again, it may have older data.
+                    self.known_gate.store(Arc::default());
+                    return Err(error);
+                }
+                replies => return replies,
+            }
+        }
+        let is_open = self.gate().await?.is_open();
+        let now = self.known_gate.load_full();
+        if !is_open || known.open && now.script == known.script {
+            return Err(AdmissionError::Closed);
+        }
+        self.call_script(&now.script, keys, drop, users).await
+    }
+
+    async fn call_script(
+        &self,
+        script: &str,
+        keys: &DropKeys,
+        drop: DropId,
+        users: &[&UserId],
+    ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&*self.claim_hash).arg(7);
+        cmd.arg(script).arg(8);
         for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
             cmd.arg(key);
         }
-        cmd.arg(drop.0);
+        cmd.arg(&keys.verified).arg(drop.0);
         for user in users {
             cmd.arg(user.as_str());
         }
         match cmd.query_async::<Value>(&mut self.conn.clone()).await {
+            Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
             Ok(value) => read_replies(&value, drop, users.len()).ok_or(AdmissionError::Unexpected),
             Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Whether the gate is open: the script is there, and the server is a master. A connection to a
-    /// server that is none is replaced: the address may lead to the master by now.
-    pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
-        let (script, master) = self.gate(&mut self.connection()).await?;
-        if !master {
-            self.conn.replace();
-        }
-        Ok(script && master)
-    }
-
-    /// [`Redis::gate_is_open`] on a connection of the caller's.
-    pub async fn gate_is_open_on(&self, conn: &mut impl ConnectionLike) -> Result<bool, RedisError> {
-        let (script, master) = self.gate(conn).await?;
-        Ok(script && master)
-    }
-
-    async fn gate(&self, conn: &mut impl ConnectionLike) -> Result<(bool, bool), RedisError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).cmd("INFO").arg("replication");
-        let (script, replication): (Vec<bool>, String) = pipe.query_async(conn).await?;
-        Ok((script == [true], is_master(&replication)))
-    }
-
-    /// Opens admission on the server process behind `conn`. Only the reconciler may, and only after
-    /// it has verified every drop that is not sealed against that same process.
-    pub async fn open_gate(&self, conn: &mut impl ConnectionLike) -> Result<(), RedisError> {
-        redis::cmd("SCRIPT").arg("LOAD").arg(&*self.claim_text).query_async::<Value>(conn).await.map(|_| ())
     }
 }
 

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use arc_swap::ArcSwap;
+use redis::aio::ConnectionLike;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, ServerErrorKind};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::connection::SharedConnection;
+use super::gate::KnownGate;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
 
@@ -35,8 +37,8 @@ pub struct Redis {
     client: Client,
     timeout: Duration,
     pub(super) prefix: Arc<str>,
-    pub(super) claim_text: Arc<str>,
-    pub(super) claim_hash: Arc<str>,
+    pub(super) database: i64,
+    pub(super) known_gate: Arc<ArcSwap<KnownGate>>,
 }
 
 impl Redis {
@@ -48,14 +50,14 @@ impl Redis {
             .set_user_timeout(SILENT);
         let client = Client::open(settings.url.expose_secret().into_connection_info()?.set_tcp_settings(tcp))?;
         let conn = SharedConnection::new(client.clone(), settings.timeout)?;
-        let (text, hash) = claim_script(&settings.prefix, client.get_connection_info().redis_settings().db());
+        let database = client.get_connection_info().redis_settings().db();
         Ok(Self {
             conn,
             client,
             timeout: settings.timeout,
             prefix: settings.prefix.as_str().into(),
-            claim_text: text.into(),
-            claim_hash: hash.into(),
+            database,
+            known_gate: Arc::default(),
         })
     }
 
@@ -64,14 +66,14 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// A connection of its own, to one server process and no other: it does not come back by
-    /// itself. Opening the gate needs one, so that what was verified and what is opened are the
-    /// same process.
-    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// The same on a connection of its own, to one server process and no other: it does not come
+    /// back by itself. A pass uses one, so that what it read and what it writes to are the same life.
+    pub async fn pinned(&self) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
             .set_connection_timeout(Some(self.timeout));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        let conn = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Self { conn: SharedConnection::pinned(conn), ..self.clone() })
     }
 
     /// The names of a drop's keys.
@@ -130,12 +132,4 @@ impl Script {
 
 pub(super) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-/// Admission's text and hash for one installation. The key prefix and database stand in the text,
-/// so that two installations on one Redis have gates of their own.
-pub(super) fn claim_script(prefix: &str, database: i64) -> (String, String) {
-    let text = format!("-- admission gate of {prefix} in database {database}\n{}", include_str!("scripts/claim.lua"));
-    let hash = redis::Script::new(&text).get_hash().to_owned();
-    (text, hash)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Value};
 
 /// Errors of a server that is no master, or not one yet: the address may lead to another by now.
@@ -20,7 +20,14 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// A connection that all callers share. No command is sent twice by itself.
 #[derive(Clone)]
-pub struct SharedConnection(Arc<Shared>);
+pub struct SharedConnection(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Lasting(Arc<Shared>),
+    /// To one server process; it ends with it.
+    Pinned(MultiplexedConnection),
+}
 
 struct Shared {
     client: Client,
@@ -48,12 +55,18 @@ impl SharedConnection {
             .set_number_of_retries(1);
         let begun = Instant::now();
         let current = Current::new(&client, &config)?;
-        Ok(Self(Arc::new(Shared { client, config, current: ArcSwap::from_pointee(current), begun })))
+        Ok(Self(Kind::Lasting(Arc::new(Shared { client, config, current: ArcSwap::from_pointee(current), begun }))))
+    }
+
+    pub(super) fn pinned(conn: MultiplexedConnection) -> Self {
+        Self(Kind::Pinned(conn))
     }
 
     /// Goes on with a new connection: the address may lead to another server by now.
     pub(super) fn replace(&self) {
-        self.0.replace(&self.0.current.load_full());
+        if let Kind::Lasting(shared) = &self.0 {
+            shared.replace(&shared.current.load_full());
+        }
     }
 }
 
@@ -104,9 +117,13 @@ impl Shared {
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
-            let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
+            let shared = match &mut self.0 {
+                Kind::Lasting(shared) => shared,
+                Kind::Pinned(conn) => return conn.send_packed_command(cmd).await,
+            };
+            let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
             let result = used.manager.clone().send_packed_command(cmd).await;
-            self.0.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
+            shared.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
             result
         }
         .boxed()
@@ -119,15 +136,22 @@ impl ConnectionLike for SharedConnection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
-            let (used, sent_at_ms) = (self.0.current.load_full(), self.0.now_ms());
+            let shared = match &mut self.0 {
+                Kind::Lasting(shared) => shared,
+                Kind::Pinned(conn) => return conn.send_packed_commands(pipeline, offset, count).await,
+            };
+            let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
             let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
-            self.0.heed(&used, sent_at_ms, result.as_deref());
+            shared.heed(&used, sent_at_ms, result.as_deref());
             result
         }
         .boxed()
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        match &self.0 {
+            Kind::Lasting(shared) => shared.client.get_connection_info().redis_settings().db(),
+            Kind::Pinned(conn) => conn.get_db(),
+        }
     }
 }

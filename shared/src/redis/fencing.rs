@@ -1,7 +1,6 @@
 //! Fencing tokens in Redis: values by which a late writer is recognized, and its write refused. A
-//! *generation* fences one life of Redis, a *revision* the settings of a coupon. The *canary* is no
-//! token, but lost together with the data like a generation: it says that no key was emptied since
-//! the last pass over everything began.
+//! *generation* fences a coupon's keys, a *revision* its settings; an epoch ([`super::gate`]) the
+//! whole Redis.
 
 use redis::RedisError;
 
@@ -14,40 +13,12 @@ use crate::domain::CouponId;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Generation(pub(super) String);
 
-/// Coupons asked about in one round trip.
-const COUPONS_AT_ONCE: usize = 500;
-
 impl Redis {
     /// The coupon's generation, if it has one.
     pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        Ok(self.generations(&[coupon]).await?.pop().flatten())
-    }
-
-    /// The generations of these coupons, in the order asked, in few round trips.
-    pub async fn generations(&self, coupons: &[CouponId]) -> Result<Vec<Option<Generation>>, RedisError> {
-        let mut found = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(COUPONS_AT_ONCE) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                pipe.cmd("GET").arg(keys::generation(&self.prefix, *coupon));
-            }
-            let values: Vec<Option<String>> = pipe.query_async(&mut self.conn.clone()).await?;
-            found.extend(values.into_iter().map(|value| value.map(Generation)));
-        }
-        Ok(found)
-    }
-
-    /// The same, made now where a coupon has none.
-    pub async fn ensure_generations(&self, coupons: &[CouponId]) -> Result<Vec<Option<Generation>>, RedisError> {
-        for some in coupons.chunks(COUPONS_AT_ONCE) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                let fresh = format!("{:032x}", rand::random::<u128>());
-                pipe.cmd("SET").arg(keys::generation(&self.prefix, *coupon)).arg(fresh).arg("NX").ignore();
-            }
-            pipe.query_async::<()>(&mut self.conn.clone()).await?;
-        }
-        self.generations(coupons).await
+        let key = keys::generation(&self.prefix, coupon);
+        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
+        Ok(found.map(Generation))
     }
 
     /// The coupon's generation, made now where it has none.
@@ -70,22 +41,6 @@ impl Redis {
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(0),
             Err(error) => Err(error),
         }
-    }
-
-    /// Sets the canary; whether it was missing.
-    pub async fn set_canary(&self) -> Result<bool, RedisError> {
-        let key = keys::canary(&self.prefix);
-        let now = chrono::Utc::now().to_rfc3339();
-        redis::cmd("SET").arg(key).arg(now).arg("NX").query_async(&mut self.conn.clone()).await
-    }
-
-    /// Removes the canary, so that Redis counts as emptied.
-    pub async fn remove_canary(&self) -> Result<(), RedisError> {
-        redis::cmd("DEL").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
-    }
-
-    pub async fn has_canary(&self) -> Result<bool, RedisError> {
-        redis::cmd("EXISTS").arg(keys::canary(&self.prefix)).query_async(&mut self.conn.clone()).await
     }
 }
 

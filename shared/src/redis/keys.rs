@@ -12,7 +12,8 @@
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
-//! | `fc:canary` | string | set by every pass over everything; gone once Redis was emptied |
+//! | `fc:{C}:verified` | string | the epoch in which the coupon was verified; it is open only in that one |
+//! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: the life of Redis, and the server it was given to: a fencing token |
 //!
 //! Always: count = |users| + |free|.
 
@@ -33,6 +34,7 @@ pub struct DropKeys {
     pub claimants: String,
     pub generation: String,
     pub revision: String,
+    pub verified: String,
 }
 
 impl DropKeys {
@@ -49,6 +51,7 @@ impl DropKeys {
             claimants: claimants(prefix, coupon),
             generation: generation(prefix, coupon),
             revision: revision(prefix, coupon),
+            verified: verified(prefix, coupon),
         }
     }
 
@@ -63,10 +66,14 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
 }
 
-/// The installation's canary: as long as it is there, no key was emptied since the last pass over
-/// everything began. The gate alone does not show that, since `FLUSHALL` keeps the script cache.
-pub fn canary(prefix: &str) -> String {
-    format!("{prefix}:canary")
+/// The life of this installation's Redis.
+pub fn epoch(prefix: &str) -> String {
+    format!("{prefix}:epoch")
+}
+
+/// The epoch in which the coupon was verified.
+pub fn verified(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:verified")
 }
 
 pub fn generation(prefix: &str, coupon: CouponId) -> String {

@@ -1,4 +1,5 @@
-//! Redis: key names ([`keys`]), admission ([`admission`]), fencing tokens ([`fencing`]), the
+//! Redis: key names ([`keys`]), admission ([`admission`]) and its gate ([`gate`]), fencing tokens
+//! ([`fencing`]), the
 //! scripts repairs are made of ([`repair`]), reads ([`reads`]), and the checks that refuse a Redis
 //! that could forget ([`safety`]).
 
@@ -6,6 +7,7 @@ pub mod admission;
 mod client;
 mod connection;
 pub mod fencing;
+pub mod gate;
 pub mod keys;
 pub mod meta;
 pub mod reads;
@@ -13,5 +15,4 @@ pub mod repair;
 pub mod safety;
 
 pub use client::{Redis, RedisSettings};
-pub use redis::aio::MultiplexedConnection as Connection;
 pub use redis::{RedisError, Value};

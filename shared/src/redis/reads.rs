@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use redis::{FromRedisValue as _, RedisError, Value};
+use futures_util::future::join_all;
+use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
 use super::meta::DropMeta;
-use super::safety::is_master;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// What is left of a drop that admission knows.
@@ -57,21 +57,26 @@ impl Redis {
 
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
-        type Replies = (Vec<bool>, String, bool, Option<f64>, Option<u32>, Option<String>);
+        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>);
+        let mut gate = self.known_gate.load_full();
+        if !gate.open {
+            self.gate().await?;
+            gate = self.known_gate.load_full();
+        }
         let mut pipe = redis::pipe();
-        pipe.cmd("SCRIPT").arg("EXISTS").arg(&*self.claim_hash).cmd("INFO").arg("replication");
+        pipe.cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        let (script, replication, known, score, rank, claimant): Replies =
+        let (script, verified, known, score, rank, claimant): Replies =
             pipe.query_async(&mut self.connection()).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
             loaded: known,
-            trusted: script == [true] && is_master(&replication) && known,
+            trusted: gate.open && script == [true] && gate.has_epoch(verified.as_deref()) && known,
             slot,
             position: rank.map(|r| r + 1),
             claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
@@ -124,28 +129,53 @@ pub struct SlotPage {
 
 type RawNumbers = (HashMap<String, String>, Option<String>, u64, u64, u64, Vec<(String, f64)>, Vec<(String, f64)>);
 
-/// Drops read in one round trip.
+/// Drops asked for at the same time.
 const DROPS_AT_ONCE: usize = 200;
 
+/// Stands for every score that is no whole number, or too large to be counted by ones: no slot of
+/// any drop. `move.lua` and `withdraw.lua` know it.
+const NO_SLOT: i64 = -1;
+
+/// The slot of a score.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
+fn slot_of(score: f64) -> i64 {
+    let slot = score as i64;
+    if slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0 { slot } else { NO_SLOT }
+}
+
+/// Whether an error speaks of what a key holds, and not of Redis: other keys can be read.
+pub fn is_about_data(error: &RedisError) -> bool {
+    let of_a_key = |code: &str, detail: &str| {
+        code == "WRONGTYPE"
+            || code == "ERR"
+                && ["user_script", "not an integer", "not a valid float"].iter().any(|t| detail.contains(t))
+    };
+    matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType)
+        || error
+            .clone()
+            .into_server_errors()
+            .is_some_and(|errors| errors.iter().any(|(_, e)| of_a_key(e.code(), e.details().unwrap_or_default())))
+}
+
 impl Redis {
-    /// The numbers of many drops, in the order asked.
-    pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Result<Vec<DropNumbers>, RedisError> {
+    /// The numbers of many drops, in the order asked. One that can't be read keeps no other back.
+    pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
         let mut numbers = Vec::with_capacity(drops.len());
-        for chunk in drops.chunks(DROPS_AT_ONCE) {
-            let mut pipe = redis::pipe();
-            for keys in chunk {
-                pipe.cmd("HGETALL").arg(&keys.meta).cmd("GET").arg(&keys.count);
-                pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free).cmd("ZCARD").arg(&keys.waiting);
-                for set in [&keys.users, &keys.free] {
-                    pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0).arg("WITHSCORES");
-                }
-            }
-            let values: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
-            for raw in values.chunks_exact(7) {
-                numbers.push(read_numbers(redis::from_redis_value(Value::Array(raw.to_vec()))?));
-            }
+        for some in drops.chunks(DROPS_AT_ONCE) {
+            numbers.extend(join_all(some.iter().map(|keys| self.numbers_of(keys))).await);
         }
-        Ok(numbers)
+        numbers
+    }
+
+    /// In one transaction: a claim between two of these reads would look like a wrong counter.
+    async fn numbers_of(&self, keys: &DropKeys) -> Result<DropNumbers, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("HGETALL").arg(&keys.meta).cmd("GET").arg(&keys.count);
+        pipe.cmd("ZCARD").arg(&keys.users).cmd("ZCARD").arg(&keys.free).cmd("ZCARD").arg(&keys.waiting);
+        for set in [&keys.users, &keys.free] {
+            pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0).arg("WITHSCORES");
+        }
+        Ok(read_numbers(pipe.query_async(&mut self.connection()).await?))
     }
 
     /// Which of these drops Redis has, in the order asked.
@@ -171,14 +201,16 @@ impl Redis {
     /// back, which cost Redis more than the reading did (docs/PERFORMANCE.md).
     pub async fn slot_page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> Result<SlotPage, RedisError> {
         type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
+        // From above the last slot before: a score between two slots is on the later one's page.
+        let first = if from < 1 { "-inf".to_owned() } else { format!("({}", from - 1) };
         let to = to.map_or("+inf".to_owned(), |t| t.to_string());
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("GET").arg(&*keys.count);
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(from).arg(&to).arg("WITHSCORES");
-        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(from).arg(&to);
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.users).arg(&first).arg(&to).arg("WITHSCORES");
+        pipe.cmd("ZRANGEBYSCORE").arg(&keys.free).arg(&first).arg(&to);
         let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
-        #[allow(clippy::cast_possible_truncation)] // scores are slots; what a hand put there that is none is floored
-        let users = users.into_iter().map(|(user, score)| (score.floor() as i64, user)).collect();
+        let mut users: Vec<_> = users.into_iter().map(|(user, score)| (slot_of(score), user)).collect();
+        users.sort_by_key(|(slot, _)| *slot);
         Ok(SlotPage {
             count: count.and_then(|text| text.parse().ok()),
             users,
@@ -194,8 +226,7 @@ impl Redis {
         let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
         let scores: Vec<Option<f64>> =
             redis::cmd("ZMSCORE").arg(&keys.users).arg(names).query_async(&mut self.connection()).await?;
-        #[allow(clippy::cast_possible_truncation)]
-        let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), score?.floor() as i64)));
+        let found = people.iter().zip(scores).filter_map(|(user, score)| Some((user.clone(), slot_of(score?))));
         Ok(found.collect())
     }
 

@@ -16,8 +16,9 @@ const OLDEST: (u32, u32) = (7, 0);
 pub struct ServerFacts {
     /// Changes with every start of the process.
     pub run_id: String,
-    /// Changes with every fail-over and every start.
-    pub replication_id: String,
+    /// `master_replid2`: whose data it had when it was promoted; zeros where it never was. Not
+    /// `master_replid`, which also changes when the first replica comes.
+    pub promoted_from: String,
     /// `redis_version`.
     pub version: String,
     /// Whether it takes writes of its own.
@@ -32,6 +33,13 @@ pub enum Unsafe {
     Setting(String),
 }
 
+impl ServerFacts {
+    /// One server process from one promotion to the next.
+    pub(super) fn id(&self) -> String {
+        format!("{}:{}", self.run_id, self.promoted_from)
+    }
+}
+
 impl Redis {
     /// What the server behind `conn` says of itself.
     pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
@@ -44,7 +52,7 @@ impl Redis {
         let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
         Ok(ServerFacts {
             run_id: field("run_id"),
-            replication_id: field("master_replid"),
+            promoted_from: field("master_replid2"),
             version: field("redis_version"),
             is_master: is_master(&info),
         })
@@ -65,7 +73,7 @@ impl Redis {
 }
 
 /// Whether `INFO replication` speaks of a server that takes writes of its own.
-pub(super) fn is_master(replication: &str) -> bool {
+fn is_master(replication: &str) -> bool {
     replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
@@ -136,7 +144,7 @@ mod tests {
     }
 
     fn judged(version: &str, is_master: bool, appendonly: &str, policy: &str) -> Result<(), String> {
-        let facts = ServerFacts { run_id: "r".into(), replication_id: "i".into(), version: version.into(), is_master };
+        let facts = ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: version.into(), is_master };
         let config = [("appendonly", appendonly), ("maxmemory-policy", policy)];
         verdict(&facts, &config.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
     }

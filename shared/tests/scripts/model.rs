@@ -263,7 +263,7 @@ impl Model {
         if self.claimants.get(&person) == Some(&(DROP, from)) {
             self.claimants.remove(&person);
         }
-        if !self.is_held(from) && from <= quantity && from <= count {
+        if !self.is_held(from) && from >= 1 && from <= quantity && from <= count {
             self.free.insert(from);
         }
         if front {

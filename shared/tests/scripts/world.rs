@@ -55,7 +55,13 @@ impl World {
             waiting_list: start.waiting_list,
         };
         let keys = redis.keys(coupon, DROP);
-        redis.open_gate(&mut redis.connection()).await.unwrap();
+        let gate = redis.gate().await.unwrap();
+        let life = match gate.life() {
+            Some(life) => life.clone(),
+            None => redis.begin_life(&gate).await.unwrap().unwrap(),
+        };
+        assert!(redis.open_gate(&life).await.unwrap());
+        assert_eq!(redis.open_coupon(coupon, &generation, &life).await.unwrap(), Done::Applied(()));
         assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }
     }

@@ -65,7 +65,15 @@ impl Claims {
 
     async fn ask(&self, coupon: &Arc<CouponWithDrops>, user: UserId) -> Result<ClaimAnswer, ClaimRefusal> {
         let chosen = coupon.for_claim(self.clock.now()).ok_or(ClaimRefusal::NoDrop)?;
-        let reply = self.batches.ask(coupon, chosen, user.clone()).await?;
+        let reply = match self.batches.ask(coupon, chosen, user.clone()).await {
+            // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
+            Err(ClaimRefusal::NotAnswered(error))
+                if matches!(*error, AdmissionError::Closed) && chosen.drop.sealed_at.is_some() =>
+            {
+                return self.ask_mysql(coupon, chosen, user).await;
+            }
+            reply => reply?,
+        };
         match reply.admission {
             // This process's clock may have chosen the wrong drop; Redis's own time has come with
             // the reply. The first call admitted nobody then.

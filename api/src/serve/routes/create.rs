@@ -112,5 +112,5 @@ async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop]) -> Result<(), Redi
         let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(coupon, drop));
         redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
     }
-    Ok(())
+    redis.open_new_coupon(coupon.id, &generation).await
 }

@@ -54,6 +54,16 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_names_both() {
+    let world = World::new("disagree").await;
+    let (_api, _consumer) = (world.serve().await, world.consume().await);
+    for (variable, role) in [("REDIS_KEY_PREFIX", "serve"), ("KAFKA_GROUP", "consume")] {
+        let once = world.start("firstcome-reconciler", &["once"], &[(variable, "another")]);
+        refuses(&once, &[variable, "another", &world.setting(variable), role]).await;
+    }
+}
+
+#[tokio::test]
 async fn migrate_stops_with_the_name_of_the_store_that_does_not_answer() {
     let world = World::bare(Stores::shared().await, "migrate-missing").await;
     for (store, variable, value) in NOWHERE {

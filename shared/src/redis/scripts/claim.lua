@@ -1,9 +1,9 @@
 -- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
--- they had come one after the other. The admission gate is this script being in Redis's script cache: only the reconciler
--- loads it, after it has verified every drop that is not sealed.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times
+-- they had come one after the other. EPOCH stands before this text: only the reconciler loads it, once in each life of Redis,
+-- and a coupon that was not verified in that life is closed.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified
 -- ARGV  1 drop id  2.. user ids
--- Reply {Redis's time in ms, answer, answer, …}, one answer a person, in order:
+-- Reply 'closed' where the coupon is not verified, else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
 --   slot                            accepted
 --   0                               sold out
 --   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 where it is not known or of another drop
@@ -15,6 +15,7 @@
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
 local call, drop, people = redis.call, ARGV[1], #ARGV - 1
+if call('GET', KEYS[8]) ~= EPOCH then return 'closed' end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}

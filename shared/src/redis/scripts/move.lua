@@ -1,7 +1,7 @@
 -- Repair: gives a person another slot (from > 0), or a person who holds none their first (from =
 -- 0): the lowest free slot within the quantity, else the next number.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
--- ARGV  1 generation  2 drop id  3 user  4 from  5 quantity that the caller went by ('' for any)
+-- ARGV  1 generation  2 drop id  3 user  4 from (-1 for any score that is no slot)  5 quantity that the caller went by ('' for any)
 -- Reply {moved, slot} | {none, 0} no slot is left | {changed, slot or 0} the person is not where
 -- the caller saw them, or the quantity is another | {stale, 0}
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0} end
@@ -11,7 +11,8 @@ local quantity = tonumber(meta[1])
 local count = tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale', 0} end
 local current = tonumber(redis.call('ZSCORE', KEYS[3], user) or '0')
-if current ~= from or (ARGV[5] ~= '' and tonumber(ARGV[5]) ~= quantity) then return {'changed', current} end
+local no_slot = from == -1 and (current % 1 ~= 0 or math.abs(current) >= 2 ^ 52)
+if current ~= from and not no_slot or (ARGV[5] ~= '' and tonumber(ARGV[5]) ~= quantity) then return {'changed', current} end
 if from == 0 and meta[2] == 'coupon' then
     local elsewhere = redis.call('HGET', KEYS[6], user)
     if elsewhere then return {'changed', 0} end

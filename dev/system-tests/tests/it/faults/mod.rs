@@ -3,6 +3,7 @@
 mod clocks;
 mod cycles;
 mod disks;
+mod gate;
 mod judge;
 mod outages;
 mod second_store;

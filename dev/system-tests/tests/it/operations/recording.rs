@@ -6,7 +6,7 @@ use firstcome_drift::{Kind as Drift, StoreArgs};
 use firstcome_reconciler::collect::TopicReader;
 use firstcome_reconciler::report::{Finding, Run, Status};
 use firstcome_shared::mysql::DbSettings;
-use firstcome_shared::mysql::pass_lock::PassLock;
+use firstcome_shared::mysql::pass_lock::{PassLock, Work};
 use firstcome_testkit::{Fixture, LIMIT, Reconciler, Running, Session, World, eventually};
 
 use crate::drift::support::injector;
@@ -116,11 +116,11 @@ async fn the_pass_lock_does_not_wait_for_the_row_of_its_run_and_is_lost_with_its
     world.sql.query("INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at) VALUES ('r', 'cron', 0, 0, 'running', '', UTC_TIMESTAMP(3))").await;
     let mut finishing = Session::begin(&world.sql).await;
     finishing.run("SELECT * FROM reconcile_runs FOR UPDATE").await;
-    let lock = PassLock::take(&settings, Duration::ZERO).await.unwrap().unwrap();
+    let lock = PassLock::take(&settings, Work::Pass, Duration::ZERO).await.unwrap().unwrap();
     // Longer than MySQL waits for a row.
     let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
     assert!(lost.is_err(), "the run's row was written by another connection for long");
-    assert!(PassLock::take(&settings, Duration::ZERO).await.unwrap().is_none());
+    assert!(PassLock::take(&settings, Work::Pass, Duration::ZERO).await.unwrap().is_none());
     let holder = "SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))";
     let holder = world.sql.number(holder).await;
     world.sql.query(&format!("KILL {holder}")).await;

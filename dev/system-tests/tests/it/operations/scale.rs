@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use firstcome_reconciler::record;
+use firstcome_reconciler::record::{self, How};
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_testkit::scale::measured;
@@ -143,8 +143,8 @@ async fn rows_after_a_weekend(held: u32) -> f64 {
         run.run_id = format!("00000000-0000-0000-0000-{n:012}");
         run.started_at = first + TimeDelta::seconds(30) * n;
         run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
-        record::begin(&db, &run, false).await.unwrap();
-        record::finish(&db, &run, false).await.unwrap();
+        record::begin(&db, &run, How::default()).await.unwrap();
+        record::finish(&db, &run, How::default()).await.unwrap();
     }
     assert_eq!(findings().await - before, written, "and none of the others");
     world.sql.number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings").await as f64

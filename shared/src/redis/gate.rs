@@ -1,0 +1,264 @@
+//! The admission gate. It is each coupon's own, and rests on *epochs*, fencing tokens of one life of
+//! Redis.
+//!
+//! A life ends when Redis may have lost data: its process restarts, another one is promoted, a
+//! demoted one is promoted again, or it is emptied. `fc:epoch` names the epoch of the life and the
+//! server it was given to; in another server, or after another promotion, it names the wrong one.
+//! The text of `claim.lua` carries the epoch, stands only in the script cache of that server, and
+//! only the reconciler loads it. It admits to a coupon whose `verified` key has the same epoch. So
+//! what an older life left behind, in keys or in a process's memory, opens nothing.
+
+use std::sync::{Arc, LazyLock};
+
+use redis::{RedisError, Value};
+
+use super::Redis;
+use super::client::Script;
+use super::fencing::Generation;
+use super::keys;
+use super::repair::Done;
+use super::safety::ServerFacts;
+use crate::domain::CouponId;
+
+static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
+static OPEN_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
+static CLOSE_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/close_coupon.lua")));
+
+/// One life of Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Epoch(String);
+
+impl Epoch {
+    fn fresh() -> Self {
+        Self(format!("{:016x}", rand::random::<u64>()))
+    }
+}
+
+/// What `fc:epoch` says: `EPOCH SERVER new|open`. It is open once the script was loaded, so that a
+/// script that is missing then was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    pub epoch: Epoch,
+    server: String,
+    loaded: bool,
+}
+
+impl Life {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (epoch, server, state) = (words.next()?, words.next()?, words.next()?);
+        // It becomes part of a script's text.
+        let is_epoch = epoch.len() == 16 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_epoch && words.next().is_none()).then(|| Self {
+            epoch: Epoch(epoch.to_owned()),
+            server: server.to_owned(),
+            loaded: state == "open",
+        })
+    }
+
+    fn text(&self, state: &str) -> String {
+        format!("{} {} {state}", self.epoch.0, self.server)
+    }
+}
+
+/// The gate as it was read from one server.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    server: ServerFacts,
+    /// `fc:epoch`, whatever stands there.
+    text: String,
+    /// The life that stands, if it is this server's.
+    life: Option<Life>,
+    has_script: bool,
+}
+
+impl Gate {
+    /// Whether coupons that are verified in this life are open.
+    pub fn is_open(&self) -> bool {
+        self.life.is_some() && self.has_script && self.server.is_master
+    }
+
+    /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
+    pub fn life(&self) -> Option<&Life> {
+        self.life.as_ref().filter(|life| self.has_script || !life.loaded)
+    }
+
+    /// The epoch that stands in `fc:epoch`, also one of another life.
+    pub fn last_epoch(&self) -> Option<Epoch> {
+        Life::parse(&self.text).map(|life| life.epoch)
+    }
+}
+
+/// The gate as this process read it last: which script it calls. By default it is not known.
+#[derive(Default)]
+pub(super) struct KnownGate {
+    pub(super) epoch: Option<Epoch>,
+    pub(super) script: String,
+    /// This server is the one that was verified.
+    pub(super) open: bool,
+}
+
+impl KnownGate {
+    /// Whether a coupon that was verified in `verified` is open.
+    pub(super) fn has_epoch(&self, verified: Option<&str>) -> bool {
+        verified.is_some() && verified == self.epoch.as_ref().map(|epoch| epoch.0.as_str())
+    }
+}
+
+/// What a coupon's keys say of the life they belong to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CouponFence {
+    pub generation: Option<Generation>,
+    /// The epoch in which the coupon was verified.
+    pub verified: Option<Epoch>,
+}
+
+impl Redis {
+    /// Reads the gate. A connection to a server that is no master is replaced: the address may lead
+    /// to the master by now.
+    pub async fn gate(&self) -> Result<Gate, RedisError> {
+        let mut conn = self.connection();
+        let server = self.facts(&mut conn).await?;
+        let found = redis::cmd("GET").arg(keys::epoch(&self.prefix)).query_async::<Option<String>>(&mut conn).await;
+        let text = match found {
+            Ok(text) => text.unwrap_or_default(),
+            Err(error) if error.code() == Some("WRONGTYPE") => String::new(),
+            Err(error) => return Err(error),
+        };
+        let life = Life::parse(&text).filter(|life| life.server == server.id());
+        let script = life.as_ref().map(|life| self.claim_script(&life.epoch).1).unwrap_or_default();
+        let has_script = life.is_some() && {
+            let found: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&script).query_async(&mut conn).await?;
+            found == [true]
+        };
+        if !server.is_master {
+            self.conn.replace();
+        }
+        let gate = Gate { server, text, life, has_script };
+        let epoch = gate.life.as_ref().map(|life| life.epoch.clone());
+        self.known_gate.store(Arc::new(KnownGate { epoch, script, open: gate.is_open() }));
+        Ok(gate)
+    }
+
+    pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
+        Ok(self.gate().await?.is_open())
+    }
+
+    /// Begins a life on the server of `seen`, in which no coupon is verified. Where another process
+    /// was faster, it gives the life of that one; `None` where the server is another by now.
+    pub async fn begin_life(&self, seen: &Gate) -> Result<Option<Life>, RedisError> {
+        let fresh = Life { epoch: Epoch::fresh(), server: seen.server.id(), loaded: false };
+        let (key, args) = (keys::epoch(&self.prefix), [seen.text.clone(), fresh.text("new")]);
+        let now: String = BEGIN_LIFE.run(&mut self.connection(), &[&key], &args).await?;
+        Ok(Life::parse(&now).filter(|life| life.server == fresh.server))
+    }
+
+    /// Lets coupons open that are verified in this life. `false` where the life is over.
+    pub async fn open_gate(&self, life: &Life) -> Result<bool, RedisError> {
+        if self.facts(&mut self.connection()).await?.id() != life.server {
+            return Ok(false);
+        }
+        let (key, open) = (keys::epoch(&self.prefix), life.text("open"));
+        for before in [life.text("new"), open.clone()] {
+            let now: String = BEGIN_LIFE.run(&mut self.connection(), &[&key], &[before, open.clone()]).await?;
+            if now == open {
+                let text = self.claim_script(&life.epoch).0;
+                redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async::<Value>(&mut self.connection()).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The coupon is verified in this life: admission to it is open. `Stale`: its keys were lost
+    /// since `generation` was read, or the server is another by now.
+    pub async fn open_coupon(
+        &self,
+        coupon: CouponId,
+        generation: &Generation,
+        life: &Life,
+    ) -> Result<Done<()>, RedisError> {
+        if self.facts(&mut self.connection()).await?.id() != life.server {
+            return Ok(Done::Stale);
+        }
+        self.set_verified(coupon, generation, &life.epoch).await
+    }
+
+    /// Opens a coupon that was made just now, so that nobody can hold anything of it. Where the gate
+    /// is not known to this process the reconciler opens it.
+    pub async fn open_new_coupon(&self, coupon: CouponId, generation: &Generation) -> Result<(), RedisError> {
+        if let Some(life) = &self.gate().await?.life {
+            self.set_verified(coupon, generation, &life.epoch).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_verified(
+        &self,
+        coupon: CouponId,
+        generation: &Generation,
+        epoch: &Epoch,
+    ) -> Result<Done<()>, RedisError> {
+        let names = [keys::verified(&self.prefix, coupon), keys::generation(&self.prefix, coupon)];
+        let args = [generation.0.clone(), epoch.0.clone()];
+        let set: bool = OPEN_COUPON.run(&mut self.connection(), &[&names[0], &names[1]], &args).await?;
+        Ok(if set { Done::Applied(()) } else { Done::Stale })
+    }
+
+    /// Closes a coupon that was verified in an epoch that is over. A server that was demoted and
+    /// promoted again still has the script of that epoch.
+    pub async fn close_coupon(&self, coupon: CouponId, over: &Epoch) -> Result<(), RedisError> {
+        let key = keys::verified(&self.prefix, coupon);
+        CLOSE_COUPON.run(&mut self.connection(), &[&key], std::slice::from_ref(&over.0)).await
+    }
+
+    /// The fences of coupons, in the order asked. A key of the wrong type counts as missing.
+    pub async fn coupon_fences(&self, coupons: &[CouponId]) -> Result<Vec<CouponFence>, RedisError> {
+        let mut fences = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(500) {
+            let mut pipe = redis::pipe();
+            for coupon in some {
+                pipe.cmd("GET").arg(keys::generation(&self.prefix, *coupon));
+                pipe.cmd("GET").arg(keys::verified(&self.prefix, *coupon));
+            }
+            let found: Vec<Value> = pipe.ignore_errors().query_async(&mut self.connection()).await?;
+            let text = |value: Option<&Value>| match value {
+                Some(Value::BulkString(bytes)) => String::from_utf8(bytes.clone()).ok(),
+                _ => None,
+            };
+            fences.extend(found.chunks(2).map(|pair| CouponFence {
+                generation: text(pair.first()).map(Generation),
+                verified: text(pair.get(1)).map(Epoch),
+            }));
+        }
+        Ok(fences)
+    }
+
+    /// Admission's text and hash in one life of one installation. Key prefix and database stand in
+    /// the text, so that two installations on one Redis have gates of their own.
+    fn claim_script(&self, epoch: &Epoch) -> (String, String) {
+        let (prefix, database) = (&self.prefix, self.database);
+        let text = format!(
+            "-- admission gate of {prefix} in database {database}\nlocal EPOCH = '{}'\n{}",
+            epoch.0,
+            include_str!("scripts/claim.lua")
+        );
+        let hash = redis::Script::new(&text).get_hash().to_owned();
+        (text, hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_read_as_it_was_written_and_garbage_is_none() {
+        let life = Life { epoch: Epoch::fresh(), server: "run:replication".into(), loaded: true };
+        assert_eq!(Life::parse(&life.text("open")), Some(life.clone()));
+        for garbage in ["", "x", "0123456789abcdef run", "0123456789abcde' run open", "0123456789abcdef run open more"]
+        {
+            assert_eq!(Life::parse(garbage), None, "{garbage}");
+        }
+    }
+}
