@@ -44,6 +44,16 @@ impl Executor<'_> {
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
 
+    /// Once a coupon in a pass: it reads all its rows.
+    async fn restore_claimants(&self, generation: &Generation) -> Result<(), ExecuteError> {
+        let this = (self.facts.coupon.id, generation.clone());
+        if !self.restored.lock().contains(&this) {
+            super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
+            self.restored.lock().insert(this);
+        }
+        Ok(())
+    }
+
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
     pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
@@ -60,12 +70,7 @@ impl Executor<'_> {
             }
         }
         crash_point(Point::PeopleRebuilt);
-        let coupon = &self.facts.coupon;
-        let this = (coupon.id, generation.clone());
-        if !self.restored.lock().contains(&this) {
-            super::restore_claimants(self.db, self.redis, coupon).await?;
-            self.restored.lock().insert(this);
-        }
+        self.restore_claimants(&generation).await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -38,6 +39,14 @@ pub struct Progress {
     pub drops_done: AtomicU64,
     /// People and rows compared.
     pub compared: AtomicU64,
+}
+
+impl Progress {
+    /// A round over so many drops.
+    pub(super) fn begin(&self, drops: usize) {
+        self.drops.store(drops as u64, Relaxed);
+        self.drops_done.store(0, Relaxed);
+    }
 }
 
 /// The consumer's committed offset by partition, and since when it has been there.

@@ -85,8 +85,7 @@ impl Pass<'_> {
     ) -> Result<Again, Broken> {
         let headers = collect::headers(self.stores, &todo, &self.context).await?;
         let mut again = Again::default();
-        self.memory.progress.drops.store(todo.len() as u64, Relaxed);
-        self.memory.progress.drops_done.store(0, Relaxed);
+        self.memory.progress.begin(todo.len());
         let mut headers: VecDeque<_> = headers.into();
         let (mut ahead, mut repaired) = (VecDeque::new(), HashSet::new());
         let mut drops = todo.into_iter().peekable();
@@ -96,7 +95,7 @@ impl Pass<'_> {
             }
             let coupon = drop.0.id;
             if ahead.is_empty() {
-                repaired.clear();
+                repaired = HashSet::new();
                 ahead = self.plans_ahead(headers.iter().take(DROPS_AHEAD)).await;
             }
             // A repair may have changed what was read of another drop of its coupon.

@@ -1,6 +1,6 @@
-//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
-//! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
-//! lock is gone with it).
+//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's
+//! `GET_LOCK` on a connection of its own that never goes back to a pool (the lock would outlive the
+//! pass there) and whose death ends the pass (the lock is gone with it).
 
 use std::time::Duration;
 

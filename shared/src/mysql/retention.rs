@@ -30,8 +30,11 @@ pub struct Kept {
 /// Rows deleted in one statement: short locks, and millions are caught up with in a day.
 const AT_ONCE: u32 = 1_000;
 
+/// How long one of these is kept.
+type Time = fn(&Kept) -> Duration;
+
 /// What is deleted by its age alone, in the order of an index.
-const BY_AGE: &[(&str, fn(&Kept) -> Duration)] = &[
+const BY_AGE: &[(&str, Time)] = &[
     // A finding that is over and that no run refers to any more: see `delete_old_findings`.
     ("reconcile_findings WHERE seen_from IS NULL AND created_at < ? ORDER BY created_at", |kept| kept.runs),
     ("alerts WHERE status = 'resolved' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),

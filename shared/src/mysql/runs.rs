@@ -85,12 +85,7 @@ impl Db {
         findings: Findings,
         succeeded: Option<String>,
     ) -> Result<(), DbError> {
-        let id = run.id.clone();
-        let ended = self.run("find run", async move |conn| {
-            let ended = reconcile_runs::table.find(id).filter(reconcile_runs::finished_at.is_not_null());
-            ended.count().get_result::<i64>(conn).await
-        });
-        if ended.await? > 0 {
+        if self.has_ended(run.id.clone()).await? {
             return Ok(());
         }
         let kept = self.keep_findings(&run.id, findings).await?;
@@ -114,6 +109,14 @@ impl Db {
             .await
         })
         .await
+    }
+
+    async fn has_ended(&self, run: String) -> Result<bool, DbError> {
+        let ended = self.run("find run", async move |conn| {
+            let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
+            ended.count().get_result::<i64>(conn).await
+        });
+        Ok(ended.await? > 0)
     }
 
     /// The run that has not ended, in any process.
