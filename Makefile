@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench flame picture test crashes chaos soak lint setup
+.PHONY: help demo run rush drift bench flame picture test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -60,6 +60,12 @@ test: ## Every test, on real servers; set-up included
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup
 	@dev/test.sh
+
+scale: ## What must hold at any size, measured at full size, with targets (PROFILE=release; WHAT=words of tests' names)
+	@dev/setup.sh
+	@cargo build --profile $(PROFILE) --workspace --all-targets --locked
+	@$(programs)/firstcome-stack setup
+	@PROFILE=$(PROFILE) dev/scale.sh
 
 crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
 	@dev/setup.sh

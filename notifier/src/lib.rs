@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, DbError, alerts as shared_alerts, digest, outbox, refusal};
+use firstcome_shared::mysql::{Db, DbError, digest, refusal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -44,11 +44,6 @@ pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{Day, MissedRun};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
-
-/// How long sent and given-up mails are kept.
-const MAILS_KEPT: TimeDelta = TimeDelta::days(30);
-/// How long resolved alerts are kept.
-const ALERTS_KEPT: TimeDelta = TimeDelta::days(90);
 
 /// Name in `reconciler_state` of when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
@@ -191,12 +186,6 @@ impl Notifier {
         .await?;
         self.wake();
         Ok(())
-    }
-
-    /// Deletes mails and alerts that are old.
-    pub async fn delete_old(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        outbox::delete_finished(&self.db, now - MAILS_KEPT).await?;
-        Ok(shared_alerts::delete_resolved(&self.db, now - ALERTS_KEPT).await?)
     }
 
     /// Makes the sender read the outbox now.

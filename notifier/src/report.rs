@@ -228,6 +228,16 @@ pub struct DropReport {
     pub findings: Vec<Finding>,
 }
 
+/// Drops of a run that it does not list one by one, since nothing was found in them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unlisted {
+    /// How many there are.
+    pub drops: u64,
+    /// How much of them was examined.
+    #[serde(flatten)]
+    pub examined: Examined,
+}
+
 /// One run of the reconciler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -260,8 +270,12 @@ pub struct Run {
     /// Findings of no drop in particular: the gate, a store, a missed run.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// The drops it examined.
+    /// The drops it examined. Sealed ones that are right are not listed; and a run that is read
+    /// back lists only those that something was found in, that changed, or that were under way.
     pub drops: Vec<DropReport>,
+    /// The others.
+    #[serde(default)]
+    pub unlisted: Unlisted,
 }
 
 /// As the table of runs keeps it, so that a run reads the same wherever it is read.
@@ -298,6 +312,17 @@ impl Run {
     /// Every finding of the run, those of no drop first.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.drops.iter().flat_map(|drop| &drop.findings))
+    }
+
+    /// How many drops it examined, and how much in them.
+    pub fn examined(&self) -> (u64, Examined) {
+        let listed = self.drops.iter().map(|drop| drop.examined);
+        let examined = listed.fold(self.unlisted.examined, |all, one| Examined {
+            users: all.users + one.users,
+            rows: all.rows + one.rows,
+            failed_claims: all.failed_claims + one.failed_claims,
+        });
+        (self.drops.len() as u64 + self.unlisted.drops, examined)
     }
 }
 

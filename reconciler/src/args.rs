@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, secret};
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::retention::Kept;
 use firstcome_shared::redis::Redis;
 use secrecy::SecretString;
 
@@ -84,19 +85,30 @@ pub struct PolicyArgs {
     /// How long the keys of sealed drops stay in Redis, in seconds
     #[arg(long, env = "SEALED_KEYS_TTL_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub sealed_keys_ttl_seconds: u64,
-    /// How long runs that found nothing are kept in the table of runs, in seconds; those that found
-    /// something stay for a year
-    #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u32).range(1..))]
-    pub clean_runs_kept_seconds: u32,
     /// How long resolved rows of the dead-letter table are kept, in seconds; unresolved ones stay
     #[arg(long, env = "FAILED_CLAIMS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub failed_claims_kept_seconds: u32,
+    /// How long runs are kept that found nothing, or the same as the run before, in seconds
+    #[arg(long, env = "CLEAN_RUNS_KEPT_SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub clean_runs_kept_seconds: u64,
+    /// How long the other runs and their findings are kept, in seconds
+    #[arg(long, env = "RUNS_KEPT_SECONDS", default_value_t = 31_622_400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs_kept_seconds: u64,
+    /// How long alerts are kept after their end, in seconds
+    #[arg(long, env = "ALERTS_KEPT_SECONDS", default_value_t = 7_776_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub alerts_kept_seconds: u64,
+    /// How long mails are kept that were sent or given up, in seconds
+    #[arg(long, env = "MAILS_KEPT_SECONDS", default_value_t = 2_592_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub mails_kept_seconds: u64,
+    /// How long broken promises are kept after they were mended, in seconds
+    #[arg(long, env = "MENDED_PROMISES_KEPT_SECONDS", default_value_t = 31_622_400, value_parser = clap::value_parser!(u64).range(1..))]
+    pub mended_promises_kept_seconds: u64,
     /// A consumer that stands still for longer although messages wait is reported, in seconds
     #[arg(long, env = "CONSUMER_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub consumer_stall_seconds: u64,
 }
 
-/// Longest read of the topic's unread tail.
+/// Longest wait for a message of the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl ReconcileArgs {
@@ -123,8 +135,14 @@ impl ReconcileArgs {
             },
             longest_in_flight: self.publish.longest_in_flight(),
             sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
-            clean_runs_kept: Duration::from_secs(u64::from(of.clean_runs_kept_seconds)),
             failed_claims_kept: Duration::from_secs(u64::from(of.failed_claims_kept_seconds)),
+            kept: Kept {
+                clean_runs: Duration::from_secs(of.clean_runs_kept_seconds),
+                runs: Duration::from_secs(of.runs_kept_seconds),
+                alerts: Duration::from_secs(of.alerts_kept_seconds),
+                mails: Duration::from_secs(of.mails_kept_seconds),
+                mended_promises: Duration::from_secs(of.mended_promises_kept_seconds),
+            },
             stall_after: Duration::from_secs(of.consumer_stall_seconds),
             page_slots: i64::from(of.reconcile_page_slots),
         }

@@ -1,10 +1,14 @@
 //! The reconciler's metrics, for Prometheus.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use firstcome_shared::domain::{CouponId, DropId};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use parking_lot::Mutex;
 
-use crate::report::{Outcome, Run};
+use crate::report::{Outcome, Run, Status};
 
 /// Describes all metrics, those of mails too. Counters of failures start at zero, so that an alert
 /// sees the first.
@@ -30,7 +34,6 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "For how long the pass that runs now has been running"
     );
-    describe_gauge!("firstcome_drift", "Findings that the last pass left, by coupon and drop");
     describe_gauge!("firstcome_mails_waiting", "Mails in the outbox that are not sent yet");
     let success = "When a pass over everything last ended well, in Unix time";
     describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
@@ -46,12 +49,6 @@ pub(crate) fn pass(run: &Run, took: Duration) {
         counter!("firstcome_repairs_total", "kind" => finding.kind.as_str(), "result" => finding.result.as_str())
             .increment(1);
     }
-    for drop in &run.drops {
-        let left = drop.findings.iter().filter(|f| f.result != Outcome::Applied).count();
-        #[allow(clippy::cast_precision_loss)] // far below 2^52
-        gauge!("firstcome_drift", "coupon" => drop.coupon_id.to_string(), "drop" => drop.drop_id.to_string())
-            .set(left as f64);
-    }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
         gauge!("reconciler_last_success_timestamp_seconds")
@@ -64,7 +61,117 @@ pub(crate) fn pass_age(age: Duration) {
     gauge!("firstcome_pass_age_seconds").set(age.as_secs_f64());
 }
 
+/// What passes left in drops, as the series `firstcome_drift`. Not a gauge of the recorder, which
+/// would keep every drop there ever was: a series ends when nothing is left in its drop.
+#[derive(Debug, Default)]
+pub(crate) struct Drift(Mutex<BTreeMap<(CouponId, DropId), Left>>);
+
+#[derive(Debug)]
+struct Left {
+    findings: usize,
+    /// Only deep passes look at the drop.
+    sealed: bool,
+}
+
+impl Drift {
+    pub(crate) fn after(&self, run: &Run) {
+        if run.status == Status::Failed {
+            return;
+        }
+        let mut known = self.0.lock();
+        if !run.partial {
+            known.retain(|_, left| left.sealed && !run.deep);
+        }
+        for drop in &run.drops {
+            let findings = drop.findings.iter().filter(|f| f.result != Outcome::Applied).count();
+            let place = (drop.coupon_id, drop.drop_id);
+            if findings == 0 || (drop.sealed && drop.exact) {
+                known.remove(&place);
+            } else {
+                known.insert(place, Left { findings, sealed: drop.sealed });
+            }
+        }
+    }
+
+    pub(crate) fn render(&self) -> String {
+        let mut text = "# HELP firstcome_drift Findings that the last pass left, by coupon and drop\n# TYPE firstcome_drift gauge\n".to_owned();
+        for ((coupon, drop), left) in &*self.0.lock() {
+            // Writing to a `String` does not fail.
+            let _ = writeln!(text, "firstcome_drift{{coupon=\"{coupon}\",drop=\"{drop}\"}} {}", left.findings);
+        }
+        text
+    }
+}
+
 /// One stage of a pass took so long.
 pub(crate) fn stage(name: &'static str, took: Duration) {
     histogram!("firstcome_pass_stage_seconds", "stage" => name).record(took.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Trigger, Unlisted};
+
+    fn run(partial: bool, deep: bool, drops: &[(i64, usize, bool, bool)]) -> Run {
+        let finding = Finding {
+            kind: Kind::Unfilled,
+            coupon_id: None,
+            drop_id: None,
+            slot: None,
+            user_id: None,
+            action: ActionKind::Report,
+            result: Outcome::Skipped,
+            detail: String::new(),
+            needs_person: false,
+        };
+        let report = |&(drop, left, exact, sealed): &(i64, usize, bool, bool)| DropReport {
+            coupon_id: CouponId(1),
+            coupon_name: String::new(),
+            drop_id: DropId(drop),
+            quantity: 9,
+            exact,
+            sealed,
+            before: Numbers::default(),
+            after: Numbers::default(),
+            examined: Examined::default(),
+            findings: vec![finding.clone(); left],
+        };
+        Run {
+            run_id: String::new(),
+            trigger: Trigger::Cron,
+            dry_run: false,
+            deep,
+            partial,
+            stopped: false,
+            status: Status::Drift,
+            started_at: chrono::Utc::now(),
+            finished_at: None,
+            error: None,
+            findings: Vec::new(),
+            unlisted: Unlisted::default(),
+            drops: drops.iter().map(report).collect(),
+        }
+    }
+
+    #[test]
+    fn a_series_ends_with_what_is_left_in_its_drop() {
+        let drift = Drift::default();
+        let seen = |partial, deep, drops: &[_]| {
+            drift.after(&run(partial, deep, drops));
+            let text = drift.render();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("firstcome_drift{coupon=\"1\",drop="));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(false, false, &[(7, 2, false, false), (8, 0, true, false)]), ["\"7\"} 2"]);
+        assert_eq!(seen(true, false, &[(8, 1, true, false)]), ["\"7\"} 2", "\"8\"} 1"], "a pass over one drop");
+        assert_eq!(
+            seen(false, false, &[(8, 1, true, true)]),
+            [""; 0],
+            "one is not looked at, one closed below its quantity"
+        );
+        assert_eq!(seen(false, true, &[(9, 1, false, true)]), ["\"9\"} 1"], "a sealed drop with rows gone");
+        assert_eq!(seen(false, false, &[]), ["\"9\"} 1"], "only a deep pass looks at it again");
+        assert_eq!(seen(false, true, &[]), [""; 0]);
+    }
 }

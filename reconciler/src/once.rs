@@ -84,7 +84,7 @@ fn print(run: &Run) {
     for drop in run.drops.iter().filter(is_news) {
         println!("{}", lines_of(drop));
     }
-    let unchanged = run.drops.len() - run.drops.iter().filter(is_news).count();
+    let unchanged = run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
     if unchanged > 0 {
         println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
     }
@@ -105,11 +105,12 @@ fn print(run: &Run) {
     if total > SHOWN {
         println!("          … and {} more; `--json` shows all", total - SHOWN);
     }
-    let (users, rows) = run.drops.iter().fold((0, 0), |(u, r), d| (u + d.examined.users, r + d.examined.rows));
+    let (drops, examined) = run.examined();
     println!(
-        "{}: {} drops, {users} people and {rows} rows examined, {total} findings",
+        "{}: {drops} drops, {} people and {} rows examined, {total} findings",
         run.status.as_str(),
-        run.drops.len()
+        examined.users,
+        examined.rows
     );
     if let Some(error) = &run.error {
         println!("failed: {error}");

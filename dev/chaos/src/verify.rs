@@ -99,10 +99,18 @@ pub async fn notes(system: &SystemUnderTest) -> String {
 /// Whether all that a run found are failed claims that it has named and left for a person.
 async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     let sql = format!(
-        "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{run}'
-         AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL)"
+        "SELECT COUNT(*) FROM {} AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL)",
+        of_run(run)
     );
     Ok(number(system, &sql).await? == 0)
+}
+
+/// The findings of a run: its own, and those that an earlier pass over everything has written.
+fn of_run(run: &str) -> String {
+    format!(
+        "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' WHERE (f.run_id = r.id
+         OR (f.seen_from <= r.number AND (f.seen_to IS NULL OR f.seen_to > r.number)))"
+    )
 }
 
 async fn ids(system: &SystemUnderTest) -> Result<Vec<Vec<String>>> {
@@ -111,8 +119,8 @@ async fn ids(system: &SystemUnderTest) -> Result<Vec<Vec<String>>> {
 
 async fn findings(system: &SystemUnderTest, run: &str) -> String {
     let sql = format!(
-        "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '')
-         FROM reconcile_findings WHERE run_id = '{run}' LIMIT 5"
+        "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '') FROM {} LIMIT 5",
+        of_run(run)
     );
     let rows = system.world.sql.rows(&sql).await.unwrap_or_default();
     rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("; ")

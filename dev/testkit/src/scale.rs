@@ -12,7 +12,7 @@ pub async fn measured(
     what: &str,
     (at_most, unit): (f64, &str),
     [small, full]: [u32; 2],
-    measure: impl AsyncFn(u32) -> f64,
+    mut measure: impl AsyncFnMut(u32) -> f64,
 ) -> f64 {
     let text = |value: f64| format!("{} {unit}", (value * 100.0).round() / 100.0).trim().to_owned();
     let on_small = measure(small).await;

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger, Unlisted};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -63,6 +63,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         dry_run: false,
         deep: false,
         partial: false,
+        unlisted: Unlisted::default(),
         stopped: false,
         status,
         started_at: at(0),

@@ -266,10 +266,8 @@ fn closing(pass: &Pass<'_>) -> Section {
 }
 
 fn footer(run: &Run) -> Vec<String> {
-    let examined = run.drops.iter().fold([0; 3], |[users, rows, failed], drop| {
-        [users + drop.examined.users, rows + drop.examined.rows, failed + drop.examined.failed_claims]
-    });
-    let [users, rows, failed] = examined.map(wording::grouped);
+    let (drops, examined) = run.examined();
+    let [users, rows, failed] = [examined.users, examined.rows, examined.failed_claims].map(wording::grouped);
     // With a space that does not break.
     let took = run.finished_at.map(|end| format!(", took {:.1}\u{a0}s", (end - run.started_at).as_seconds_f64()));
     let trigger = match run.trigger {
@@ -287,7 +285,7 @@ fn footer(run: &Run) -> Vec<String> {
         ),
         format!(
             "Examined {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
-            wording::count(run.drops.len(), "drop", "drops")
+            wording::count(usize::try_from(drops).unwrap_or(usize::MAX), "drop", "drops")
         ),
         "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.".to_owned(),
     ]

@@ -264,8 +264,8 @@ async fn missed_runs_and_the_day_are_mailed() {
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100").await;
     desk.run(
-        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, heartbeat_at, finished_at, \
-         users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', '2026-12-01 04:00:00', \
+        "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at, finished_at, \
+         users_examined) VALUES ('r1', 'cron', 0, 0, 'repaired', 'me', '2026-12-01 04:00:00', \
          '2026-12-01 04:00:01', 100)",
     )
     .await;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::{
-    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
+    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger, Unlisted,
 };
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -68,6 +68,7 @@ pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
         dry_run: false,
         deep: false,
         partial: false,
+        unlisted: Unlisted::default(),
         stopped: false,
         status,
         started_at: at(0),

@@ -12,7 +12,7 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicReader;
-use super::topic::{Unread, read_to_the_ends};
+use super::topic::{ANSWER, Limit, Unread, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl TopicReader {
             &consumer,
             &self.settings.topic,
             ends,
-            Instant::now() + self.limit,
+            Limit::At(Instant::now() + self.limit),
             || {},
             |message| {
                 found.examined += 1;
@@ -106,10 +106,10 @@ impl TopicReader {
         for partition in partitions.keys() {
             by_time.add_partition_offset(topic, *partition, Offset::Offset(since.timestamp_millis()))?;
         }
-        let starts = consumer.offsets_for_times(by_time, self.answer())?;
+        let starts = consumer.offsets_for_times(by_time, ANSWER)?;
         let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
         for partition in partitions.keys().copied() {
-            let (low, end) = consumer.fetch_watermarks(topic, partition, self.answer())?;
+            let (low, end) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
             let start = match starts.find_partition(topic, partition).map(|e| e.offset()) {
                 Some(Offset::Offset(offset)) => offset.max(low),
                 _ => end,

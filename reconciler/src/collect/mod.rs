@@ -159,9 +159,17 @@ async fn header(
         generation: context.generations.get(&coupon.id).cloned(),
         facts,
         upper: highest_row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
-        in_flight: context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id)).cloned().unwrap_or_default(),
+        in_flight: by_slot(context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id))),
         claimants,
     })
+}
+
+/// Messages in order of slots, and of the topic where they name the same one: a page takes its part
+/// without looking at the others.
+fn by_slot(messages: Option<&Vec<InFlight>>) -> Vec<InFlight> {
+    let mut messages = messages.cloned().unwrap_or_default();
+    messages.sort_by_key(|message| message.slot);
+    messages
 }
 
 /// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
@@ -181,7 +189,6 @@ pub async fn page(
     ((from, to), seen): (Range, SlotPage),
 ) -> Result<Page, CollectError> {
     let (coupon, drop) = (header.facts.coupon.id, header.facts.drop.id);
-    let within = |slot: i64| slot >= from && to.is_none_or(|to| slot <= to);
     let low = Slot::try_from(from.max(1)).unwrap_or(Slot::MAX);
     let high = to.map_or(Slot::MAX, |to| Slot::try_from(to.max(0)).unwrap_or(Slot::MAX));
     let users: Vec<(i64, UserId)> =
@@ -202,7 +209,7 @@ pub async fn page(
         users,
         free: seen.free,
         rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
-        in_flight: header.in_flight.iter().filter(|m| within(i64::from(m.slot))).cloned().collect(),
+        in_flight: header.in_flight_between(from, to).to_vec(),
         dead_letters,
         claimants_wrong,
         ..Page::default()
@@ -260,6 +267,21 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
 }
 
 impl DropHeader {
+    fn in_flight_between(&self, from: i64, to: Option<i64>) -> &[InFlight] {
+        let until = |end: i64| self.in_flight.partition_point(|message| i64::from(message.slot) < end);
+        &self.in_flight[until(from)..to.map_or(self.in_flight.len(), |to| until(to + 1))]
+    }
+
+    /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.
+    pub fn is_quiet(&self) -> bool {
+        self.facts.tail_known && self.in_flight.is_empty() && self.facts.failed_claims == 0
+    }
+
+    /// Highest slot that anything is known of.
+    pub fn upper(&self) -> i64 {
+        self.upper
+    }
+
     /// The ranges of slots to read, in order. The last one has no end.
     pub fn ranges(&self, page_slots: i64) -> Vec<Range> {
         if self.is_untouched() {

@@ -42,7 +42,7 @@ pub struct Unread {
 
 /// Longest wait for one answer about the topic. Brokers that are gone must not hold up a pass, nor
 /// the end of the process, which waits for a blocked thread.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// A read without any progress for this long is given up, well after the longest answer should have
 /// come: librdkafka waits by the host's clock, and blocks for as long as that was set back.
@@ -61,7 +61,7 @@ pub struct TopicReader {
 }
 
 impl TopicReader {
-    /// A reader that takes at most `limit` for one read.
+    /// A reader that gives up when no message comes for as long as `limit`.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
@@ -108,7 +108,6 @@ impl TopicReader {
     }
 
     fn read_blocking(&self, consumer: &BaseConsumer) -> anyhow::Result<Tail> {
-        let deadline = Instant::now() + self.limit;
         let (ranges, problems) = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
         let mut tail = Tail { partitions: ranges, problems, ..Tail::default() };
@@ -124,7 +123,7 @@ impl TopicReader {
             consumer,
             &self.settings.topic,
             unread,
-            deadline,
+            Limit::WithoutMessage(self.limit),
             || self.moves(),
             |message| {
                 tail.unread += 1;
@@ -141,14 +140,9 @@ impl TopicReader {
         }
     }
 
-    /// Longest wait for one answer.
-    pub(super) fn answer(&self) -> Duration {
-        self.limit.min(ANSWER)
-    }
-
     /// The partitions, and what is wrong with them.
     pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<(Vec<Unread>, Vec<String>)> {
-        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), self.answer())?;
+        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), ANSWER)?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
         for partition in topic.partitions() {
@@ -157,12 +151,12 @@ impl TopicReader {
         if wanted.count() == 0 {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
-        let committed = consumer.committed_offsets(wanted, self.answer())?;
+        let committed = consumer.committed_offsets(wanted, ANSWER)?;
         let (mut ranges, mut problems) = (Vec::new(), Vec::new());
         for element in committed.elements() {
             self.moves();
             let partition = element.partition();
-            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, self.answer())?;
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, ANSWER)?;
             let committed = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
             let (from, problem) = unread_from(committed, low, end);
             problems.extend(problem.map(|what| format!("partition {partition} of the topic: {what}")));
@@ -209,21 +203,41 @@ impl Reading {
     }
 }
 
+/// When reading is given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    At(Instant),
+    /// After so long without a message. As long as messages come the end comes nearer, and a pass
+    /// that gave up would have to begin again: where Redis lost its data, everything stays closed
+    /// until the whole tail was read.
+    WithoutMessage(Duration),
+}
+
+impl Limit {
+    fn is_over(self, last_message: Instant) -> bool {
+        match self {
+            Self::At(deadline) => Instant::now() > deadline,
+            Self::WithoutMessage(limit) => last_message.elapsed() > limit,
+        }
+    }
+}
+
 /// Hands every message of the assigned partitions to `take`, up to each partition's end. Gives how
-/// many partitions were not read to their end before the deadline. Errors that librdkafka gets over
+/// many partitions were not read to their end within the limit. Errors that librdkafka gets over
 /// by itself, old ones too, end nothing, unless no message comes for a while.
 pub(super) fn read_to_the_ends(
     consumer: &BaseConsumer,
     topic: &str,
     ranges: impl IntoIterator<Item = Unread>,
-    deadline: Instant,
+    limit: Limit,
     is_alive: impl Fn(),
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<usize, KafkaError> {
     let reading = |it: Unread| (it.partition, Reading { next: it.from, end: it.end, was_early: false });
     let mut open: HashMap<i32, Reading> = ranges.into_iter().map(reading).collect();
     let mut trouble: Option<(Instant, KafkaError)> = None;
-    while !open.is_empty() && Instant::now() <= deadline {
+    let mut last = Instant::now();
+    while !open.is_empty() && !limit.is_over(last) {
         is_alive();
         match consumer.poll(POLL) {
             None => {}
@@ -247,7 +261,7 @@ pub(super) fn read_to_the_ends(
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {
-                trouble = None;
+                (trouble, last) = (None, Instant::now());
                 let Some(reading) = open.get_mut(&message.partition()) else { continue };
                 if message.offset() < reading.end {
                     take(&message);

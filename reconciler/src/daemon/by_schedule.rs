@@ -168,11 +168,7 @@ impl BySchedule {
                 Attempt::Failed(error.to_string())
             }
         };
-        let is_done = attempt == Attempt::Ran;
         self.schedules[at].note(attempt, now, now);
-        if is_done && let Err(error) = self.notifier.delete_old(now).await {
-            tracing::warn!(error = format!("{error:#}"), "old mails and alerts stay for another day");
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Drift;
 use crate::notify::Notifier;
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
@@ -31,6 +32,7 @@ pub struct Passes {
     current: Current,
     pub progress: Arc<Progress>,
     jobs: mpsc::Sender<Job>,
+    drift: Arc<Drift>,
 }
 
 impl Passes {
@@ -38,9 +40,10 @@ impl Passes {
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Arc::new(Mutex::new(None));
+        let drift = Arc::<Drift>::default();
         let progress = Arc::clone(&reconciler.memory.progress);
-        let passes = Self { current: Arc::clone(&current), progress, jobs: sender };
-        (passes, PassLoop { reconciler, notifier, jobs, current })
+        let passes = Self { current: Arc::clone(&current), progress, jobs: sender, drift: Arc::clone(&drift) };
+        (passes, PassLoop { reconciler, notifier, jobs, current, drift })
     }
 
     /// Starts a pass; gives its id and where its answer will come.
@@ -61,6 +64,11 @@ impl Passes {
         }
     }
 
+    /// What the passes left.
+    pub(crate) fn drift(&self) -> Arc<Drift> {
+        Arc::clone(&self.drift)
+    }
+
     /// The pass that runs now.
     pub fn current(&self) -> Option<String> {
         self.current.lock().as_ref().map(|(run_id, _)| run_id.clone())
@@ -78,6 +86,7 @@ pub struct PassLoop {
     notifier: Notifier,
     jobs: mpsc::Receiver<Job>,
     current: Current,
+    drift: Arc<Drift>,
 }
 
 impl PassLoop {
@@ -103,6 +112,7 @@ impl PassLoop {
     async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
         let started = tokio::time::Instant::now();
         let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
+        self.drift.after(&run);
         ended(&run, started, &self.notifier).await;
         Ok(run)
     }
@@ -127,16 +137,16 @@ pub async fn mail(notifier: &Notifier, run: &Run) {
 }
 
 fn log(run: &Run) {
-    let (users, rows) = run.drops.iter().fold((0, 0), |(u, r), d| (u + d.examined.users, r + d.examined.rows));
+    let (drops, examined) = run.examined();
     let findings = run.all_findings().count();
     tracing::info!(
         run_id = run.run_id,
         trigger = run.trigger.as_str(),
         status = run.status.as_str(),
         dry_run = run.dry_run,
-        drops = run.drops.len(),
-        users,
-        rows,
+        drops,
+        users = examined.users,
+        rows = examined.rows,
         findings,
         "pass ended"
     );

@@ -12,14 +12,17 @@ mod rows;
 
 pub(crate) use drops::{delete_resolved_dead_letters, make_ahead, mend, restore_claimants, seal, unseal_where_named};
 
+use std::collections::HashSet;
+
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
@@ -74,16 +77,37 @@ pub struct Executor<'a> {
     pub(crate) generation: Option<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
+    restored: &'a Restored,
 }
+
+/// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
+/// all rows of the coupon, so it is done once, not for each of its drops.
+pub type Restored = Mutex<HashSet<(CouponId, Generation)>>;
 
 /// Repairs carried out in one statement or script.
 const AT_ONCE: usize = 500;
 
 impl<'a> Executor<'a> {
-    pub fn new(stores: &'a Stores, header: &'a DropHeader, run_id: &'a str, stop: &'a CancellationToken) -> Self {
+    pub fn new(
+        stores: &'a Stores,
+        header: &'a DropHeader,
+        restored: &'a Restored,
+        run_id: &'a str,
+        stop: &'a CancellationToken,
+    ) -> Self {
         let Stores { db, redis, .. } = stores;
         let keys = redis.keys(header.facts.coupon.id, header.drop_id());
-        Self { db, redis, facts: &header.facts, run_id, stop, keys, generation: header.generation.clone(), left: 0 }
+        Self {
+            db,
+            redis,
+            facts: &header.facts,
+            run_id,
+            stop,
+            keys,
+            generation: header.generation.clone(),
+            left: 0,
+            restored,
+        }
     }
 
     /// Carries out every repair in order; one answer for each item of the plan.

@@ -48,6 +48,16 @@ impl Executor<'_> {
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
 
+    /// Once a coupon in a pass: it reads all its rows.
+    async fn restore_claimants(&self, generation: &Generation) -> Result<(), ExecuteError> {
+        let this = (self.facts.coupon.id, generation.clone());
+        if !self.restored.lock().contains(&this) {
+            super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
+            self.restored.lock().insert(this);
+        }
+        Ok(())
+    }
+
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
     pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
@@ -68,7 +78,7 @@ impl Executor<'_> {
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
             return Ok(Attempt::Changed(EMPTIED.into()));
         }
-        super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
+        self.restore_claimants(&generation).await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };

@@ -6,6 +6,7 @@ mod reconcile;
 mod runs;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -101,7 +102,11 @@ fn contract() -> OpenApiRouter<App> {
 }
 
 pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
-    let (db, redis) = (stores.db.clone(), stores.redis.clone());
+    let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
+    let render = Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render() + &drift.render()
+    });
     let app = App { stores, passes };
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi);
@@ -124,7 +129,7 @@ pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: Promethe
     ops.route_layer(from_fn_with_state(token, require))
         .with_state(app)
         .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
-        .merge(health::routes(checks, metrics))
+        .merge(health::routes_with(check(async || Ok(())), checks, render))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(16 * 1024))

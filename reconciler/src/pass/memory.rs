@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::verified::Verified;
 use crate::collect::Unread;
+use crate::record::How;
 use crate::report::Run;
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
@@ -23,11 +25,13 @@ pub struct Memory {
     pub losses: LossClock,
     /// Shared with the terminal.
     pub progress: Arc<Progress>,
-    /// Runs that could not be recorded yet, since MySQL was away; and whether each was confirmed.
-    pub(super) unrecorded: Vec<(Run, bool)>,
     /// The consumer's committed offset by partition with unread messages, and since when it has
     /// been there.
     consumer: HashMap<i32, (i64, Instant)>,
+    /// Runs that could not be recorded yet, since MySQL was away; and how each was asked for.
+    pub(super) unrecorded: Vec<(Run, How)>,
+    /// What need not be read whole again.
+    pub(super) verified: Verified,
 }
 
 /// How far a pass is, for the terminal and the endpoint.
@@ -56,6 +60,12 @@ impl Progress {
             std::future::pending::<()>().await;
         }
     }
+
+    /// A round over so many drops.
+    pub(super) fn begin(&self, drops: usize) {
+        self.drops.store(drops as u64, Relaxed);
+        self.drops_done.store(0, Relaxed);
+    }
 }
 
 impl Memory {
@@ -81,9 +91,9 @@ impl Memory {
         (stuck, longest)
     }
 
-    pub(super) fn keep_unrecorded(&mut self, run: Run, confirmed: bool) {
+    pub(super) fn keep_unrecorded(&mut self, run: Run, how: How) {
         if self.unrecorded.len() < UNRECORDED_AT_MOST {
-            self.unrecorded.push((run, confirmed));
+            self.unrecorded.push((run, how));
         }
     }
 }

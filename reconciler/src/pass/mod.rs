@@ -38,6 +38,7 @@ pub mod memory;
 mod rounds;
 mod sealed;
 mod steps;
+mod verified;
 
 use std::time::Duration;
 
@@ -47,13 +48,14 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
 use firstcome_shared::mysql::processes::Deadlines;
+use firstcome_shared::mysql::retention::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::Policy;
-use crate::record;
-use crate::report::{ActionKind, Kind, Run, Status, Trigger};
+use crate::record::{self, How};
+use crate::report::{ActionKind, Kind, Run, Status, Trigger, Unlisted};
 use crate::stores::Stores;
 use memory::Memory;
 #[cfg(test)]
@@ -153,10 +155,10 @@ pub struct Settings {
     pub longest_in_flight: Duration,
     /// How long keys of sealed drops stay in Redis.
     pub sealed_keys_ttl: Duration,
-    /// How long runs that found nothing are kept in the table of runs.
-    pub clean_runs_kept: Duration,
     /// How long resolved dead letters are kept.
     pub failed_claims_kept: Duration,
+    /// How long things are kept in the tables of passes and mails.
+    pub kept: Kept,
     /// A consumer whose offsets stand still for longer, with messages unread, is reported.
     pub stall_after: Duration,
     /// Slots compared at a time.
@@ -219,7 +221,7 @@ impl Reconciler {
         must_exist(&self.stores, request).await?;
         let mut run = blank(request, run_id);
         let work = if request.reopening { Work::Reopening } else { Work::Pass };
-        let lock = match PassLock::take(&self.stores.db_settings, work, run_id, request.patience).await {
+        let lock = match PassLock::take(&self.stores.db_settings, work, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
@@ -245,7 +247,7 @@ impl Reconciler {
         // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
         // it ends.
         if !request.reopening {
-            record::begin(&self.stores.db, run, request.confirm).await?;
+            record::begin(&self.stores.db, run, how(request)).await?;
             self.memory.progress.begins(&run.run_id);
         }
         crash_point(Point::RunBegun);
@@ -295,30 +297,33 @@ impl Reconciler {
 
     async fn record(&mut self, run: &Run, request: &Request) {
         crash_point(Point::RunDone);
-        self.record_or_keep(run, request.confirm).await;
+        self.record_or_keep(run, how(request)).await;
         crash_point(Point::RunRecorded);
-        // Only after a good pass: the last good one stays known through any time of trouble.
-        if run.status == Status::Clean
-            && !run.dry_run
-            && let Err(error) = record::delete_old(&self.stores.db, self.settings.clean_runs_kept).await
+        // After any pass: in a time of trouble the tables grow most.
+        if !run.dry_run
+            && let Err(error) = record::delete_old(&self.stores.db, self.settings.kept).await
         {
-            tracing::warn!(%error, "old runs stay in the table until the next pass");
+            tracing::warn!(%error, "what is old stays in the tables until the next pass");
         }
     }
 
     /// Records runs that ended while MySQL was away.
     async fn record_leftovers(&mut self) {
-        for (run, confirmed) in std::mem::take(&mut self.memory.unrecorded) {
-            self.record_or_keep(&run, confirmed).await;
+        for (run, how) in std::mem::take(&mut self.memory.unrecorded) {
+            self.record_or_keep(&run, how).await;
         }
     }
 
-    async fn record_or_keep(&mut self, run: &Run, confirmed: bool) {
-        if let Err(error) = record::finish(&self.stores.db, run, confirmed).await {
+    async fn record_or_keep(&mut self, run: &Run, how: How) {
+        if let Err(error) = record::finish(&self.stores.db, run, how).await {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-            self.memory.keep_unrecorded(run.clone(), confirmed);
+            self.memory.keep_unrecorded(run.clone(), how);
         }
     }
+}
+
+fn how(request: &Request) -> How {
+    How { confirmed: request.confirm, is_beside_passes: request.reopening }
 }
 
 fn blank(request: &Request, run_id: &str) -> Run {
@@ -334,6 +339,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
         finished_at: None,
         error: None,
         findings: Vec::new(),
+        unlisted: Unlisted::default(),
         drops: Vec::new(),
     }
 }

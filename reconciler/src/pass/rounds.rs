@@ -1,7 +1,7 @@
 //! The drops of a pass, one after the other, in rounds: plan and repair, then compare again what
 //! was repaired.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -26,6 +26,10 @@ pub(crate) const ROUNDS: usize = 5;
 /// Pages that each store is asked for at once. One leaves Redis waiting while its answer is read;
 /// more only takes memory.
 const AHEAD: usize = 2;
+
+/// Small drops that are read at the same time: most of a pass over thousands of them is waiting for
+/// answers.
+const DROPS_AHEAD: usize = 8;
 
 impl Pass<'_> {
     /// The drops that this pass compares: those not sealed; sealed ones that a dead letter names;
@@ -60,32 +64,7 @@ impl Pass<'_> {
         let mut todo = drops;
         for round in 0..=ROUNDS {
             self.must_be_same_life().await?;
-            let headers = collect::headers(self.stores, &todo, &self.context).await?;
-            let mut again = Vec::new();
-            let mut too_young = false;
-            self.memory.progress.drops.store(todo.len() as u64, Relaxed);
-            self.memory.progress.drops_done.store(0, Relaxed);
-            let mut drops = todo.into_iter().zip(headers).peekable();
-            while let Some((drop, header)) = drops.next() {
-                if self.stop.is_cancelled() {
-                    return Err(Broken::Stopped);
-                }
-                // The boundary: what is stored of one drop keeps no other drop back.
-                let next = match self.one_drop_of(header, round, &mut reports).await {
-                    Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
-                    Ok(next) => next,
-                };
-                self.memory.progress.drops_done.fetch_add(1, Relaxed);
-                too_young |= next.too_young;
-                let coupon = drop.0.id;
-                if next.too_young || next.repaired {
-                    again.push(drop);
-                }
-                let is_last = drops.peek().is_none_or(|(next, _)| next.0.id != coupon);
-                if is_last && again.last().is_none_or(|again: &(Coupon, Drop)| again.0.id != coupon) {
-                    self.open_if_verified(coupon, reports.are_whole(coupon)).await?;
-                }
-            }
+            let Again { drops: again, too_young } = self.one_round(todo, round, &mut reports).await?;
             if again.is_empty() {
                 break;
             }
@@ -99,23 +78,89 @@ impl Pass<'_> {
         Ok(())
     }
 
+    async fn one_round(
+        &mut self,
+        todo: Vec<(Coupon, Drop)>,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Again, Broken> {
+        let headers = collect::headers(self.stores, &todo, &self.context).await?;
+        let mut again = Again::default();
+        self.memory.progress.begin(todo.len());
+        let mut headers: VecDeque<_> = headers.into();
+        let (mut ahead, mut repaired) = (VecDeque::new(), HashSet::new());
+        let mut drops = todo.into_iter().peekable();
+        while let Some(drop) = drops.next() {
+            if self.stop.is_cancelled() {
+                return Err(Broken::Stopped);
+            }
+            let coupon = drop.0.id;
+            if ahead.is_empty() {
+                repaired = HashSet::new();
+                ahead = self.plans_ahead(headers.iter().take(DROPS_AHEAD)).await;
+            }
+            // A repair may have changed what was read of another drop of its coupon.
+            let plan = ahead.pop_front().flatten().filter(|_| !repaired.contains(&coupon));
+            // The boundary: what is stored of one drop keeps no other drop back.
+            let next = match self.one_drop_of(headers.pop_front(), plan, round, reports).await {
+                Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
+                Ok(next) => next,
+            };
+            self.memory.progress.drops_done.fetch_add(1, Relaxed);
+            again.too_young |= next.too_young;
+            if next.repaired {
+                repaired.insert(coupon);
+            }
+            if next.too_young || next.repaired {
+                again.drops.push(drop);
+            }
+            let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
+            if is_last && again.drops.last().is_none_or(|again| again.0.id != coupon) {
+                self.open_if_verified(coupon, reports.are_whole(coupon)).await?;
+            }
+        }
+        Ok(again)
+    }
+
     async fn one_drop_of(
         &self,
-        header: Result<DropHeader, CollectError>,
+        header: Option<Result<DropHeader, CollectError>>,
+        ahead: Option<Result<Plan, Broken>>,
         round: usize,
         reports: &mut Reports,
     ) -> Result<Next, Broken> {
-        self.one_drop(&header?, round, reports).await
+        let Some(header) = header.transpose()? else { return Ok(Next { repaired: false, too_young: false }) };
+        let plan = match ahead {
+            Some(plan) => plan?,
+            None => self.plan(&header).await?,
+        };
+        self.one_drop(&header, plan, round, reports).await
+    }
+
+    /// Plans of drops of one page, read at the same time; `None` for larger ones, which are read on
+    /// their own.
+    async fn plans_ahead(
+        &self,
+        headers: impl Iterator<Item = &Result<DropHeader, CollectError>>,
+    ) -> VecDeque<Option<Result<Plan, Broken>>> {
+        let plans = headers.map(async |header| match header {
+            Ok(header) if header.upper() <= self.settings.page_slots => Some(self.plan(header).await),
+            _ => None,
+        });
+        futures_util::future::join_all(plans).await.into()
     }
 
     /// Compares one drop, and repairs it.
-    async fn one_drop(&self, header: &DropHeader, round: usize, reports: &mut Reports) -> Result<Next, Broken> {
+    async fn one_drop(
+        &self,
+        header: &DropHeader,
+        plan: Plan,
+        round: usize,
+        reports: &mut Reports,
+    ) -> Result<Next, Broken> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
-        let began = Instant::now();
-        let plan = self.plan(header).await?;
-        crate::metrics::stage("look", began.elapsed());
         let held_back = self.held_back(header.drop_id(), &plan).await?;
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
@@ -129,7 +174,8 @@ impl Pass<'_> {
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
             let began = Instant::now();
-            let attempts = Executor::new(self.stores, header, &self.run.run_id, self.stop).carry_out(&plan).await?;
+            let mut executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+            let attempts = executor.carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
             next.repaired = true;
@@ -167,6 +213,10 @@ impl Pass<'_> {
     /// Redis the ones after. Each page is still read from Redis first, and they are compared in
     /// order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
+        let began = Instant::now();
+        if let Some(plan) = self.unchanged(header).await? {
+            return Ok(plan);
+        }
         let mut planner = Planner::new(self.settings.policy, &header.facts);
         let stores = self.stores;
         let ranges = header.ranges(self.settings.page_slots).into_iter();
@@ -178,7 +228,10 @@ impl Pass<'_> {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
         }
-        Ok(planner.finish())
+        let plan = planner.finish();
+        self.memory.verified.note(header, &plan, self.settings.page_slots);
+        crate::metrics::stage("look", began.elapsed());
+        Ok(plan)
     }
 
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
@@ -186,6 +239,13 @@ impl Pass<'_> {
         let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
         closed.is_some_and(|at| at.saturating_add(in_flight) < header.facts.read_at_ms)
     }
+}
+
+/// The drops of the next round.
+#[derive(Default)]
+struct Again {
+    drops: Vec<(Coupon, Drop)>,
+    too_young: bool,
 }
 
 /// Why a drop is compared once more.

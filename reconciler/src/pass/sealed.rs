@@ -1,5 +1,7 @@
 //! Sealed drops: passes skip them, unless a dead letter names one, or the pass is deep.
 
+use std::collections::HashSet;
+
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::sealed::SealedDrop;
@@ -33,18 +35,25 @@ impl Pass<'_> {
         }
     }
 
-    /// The other sealed drops: their rows are counted against what they were sealed with.
+    /// The other sealed drops: their rows are counted against what they were sealed with. Those
+    /// that are right leave a number, unless an alert is open on them: their report ends it.
     pub(super) async fn count_sealed(&mut self) -> Result<(), Broken> {
+        let compared: HashSet<DropId> = self.run.drops.iter().map(|drop| drop.drop_id).collect();
+        let concerned = self.stores.db.drops_of_open_alerts().await?;
         let mut after = 0;
         loop {
             let page = self.sealed_page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
             let counts = self.stores.db.rows_by_drop(page.iter().map(|drop| DropId(drop.id)).collect()).await?;
-            for drop in page {
-                if !self.run.drops.iter().any(|d| d.drop_id.0 == drop.id) {
-                    let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
-                    self.run.drops.push(sealed_report(&drop, rows));
+            for drop in page.iter().filter(|drop| !compared.contains(&DropId(drop.id))) {
+                let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
+                let report = sealed_report(drop, rows);
+                if report.exact && !concerned.contains(&report.drop_id) {
+                    self.run.unlisted.drops += 1;
+                    self.run.unlisted.examined.rows += report.examined.rows;
+                } else {
+                    self.run.drops.push(report);
                 }
             }
         }

@@ -30,6 +30,7 @@ pub(super) struct Pass<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) context: PassContext,
     pub(super) gate: PassGate,
+    pub(super) restored: execute::Restored,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -53,8 +54,8 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate) = (PassContext::default(), PassGate::default());
-        Self { stores, settings, memory, request, run, stop, context, gate }
+        let (context, gate, restored) = Default::default();
+        Self { stores, settings, memory, request, run, stop, context, gate, restored }
     }
 
     pub(super) async fn go(mut self) -> Result<(), Broken> {
@@ -101,7 +102,7 @@ impl<'a> Pass<'a> {
             return Ok(None);
         }
         let patience = self.settings.longest_in_flight + Duration::from_secs(5);
-        let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, &self.run.run_id, patience);
+        let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
         tokio::select! {
             lock = lock => Ok(lock?),
             () = self.stop.cancelled() => Err(Broken::Stopped),

@@ -1,41 +1,54 @@
-//! What a pass did, in MySQL: one row a run, one a finding.
+//! What a pass did, in MySQL: one row a run, and one a finding for all passes in a row that see it.
+//! A drop without findings that did not change leaves nothing, so that the tables grow with what
+//! happens, and not with passes and drops.
 
 mod read;
 
-use std::time::Duration;
-
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
+use firstcome_shared::mysql::retention::Kept;
+use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{DropReport, Finding, Outcome, Run};
+use crate::report::{DropReport, Finding, Outcome, Run, Status};
 
 pub use read::{RunSummary, list, read};
 
+/// How a run was asked for, as far as its report does not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    pub confirmed: bool,
+    /// A reopening of the gate: a pass may be recorded at the same time.
+    pub is_beside_passes: bool,
+}
+
 /// Records that a run begins, under the pass lock.
-pub async fn begin(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
-    db.begin_run(row(run, confirmed, None, run.started_at.naive_utc())).await
+pub async fn begin(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
+    db.begin_run(row(run, how.confirmed, None)).await
 }
 
 /// Records how a run ended, with its findings; also where its beginning could not be recorded.
 ///
 /// # Errors
 /// [`DbError`]; nothing was recorded.
-pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
+pub async fn finish(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // The findings have rows of their own.
-    let drops: Vec<DropReport> = run.drops.iter().map(|d| DropReport { findings: Vec::new(), ..d.clone() }).collect();
+    let bare = |d: &DropReport| DropReport { findings: Vec::new(), coupon_name: d.coupon_name.clone(), ..*d };
+    let drops: Vec<DropReport> = run.drops.iter().filter(|d| is_kept(d)).take(REPORTS_AT_MOST).map(bare).collect();
     let drops = Some(to_json(&drops)?);
-    let findings = run.all_findings().map(|finding| finding_row(&run.run_id, finding)).collect();
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    db.finish_run(row(run, confirmed, drops, finished_at.naive_utc()), findings, succeeded).await
+    db.finish_run(row(run, how.confirmed, drops), findings(run, how), succeeded).await
 }
 
-/// Deletes old runs; those that found nothing after `kept`.
-pub async fn delete_old(db: &Db, kept: Duration) -> Result<(), DbError> {
-    db.delete_old_runs(kept).await
+/// Most reports of drops kept with a run, some 4 MB of JSON: far below `max_allowed_packet`. All
+/// findings are kept anyway.
+const REPORTS_AT_MOST: usize = 10_000;
+
+/// Something was found in the drop, it changed, or it is under way.
+fn is_kept(drop: &DropReport) -> bool {
+    !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }
 
 /// Notes how many repairs of a drop were held back.
@@ -48,8 +61,30 @@ pub async fn held_back(db: &Db, drop: DropId) -> Result<Option<usize>, DbError> 
     Ok(db.held_back(drop).await?.map(|repairs| repairs as usize))
 }
 
-fn row(run: &Run, confirmed: bool, drops: Option<String>, heartbeat_at: NaiveDateTime) -> RunRow {
-    let total = |of: fn(&DropReport) -> u64| i64::try_from(run.drops.iter().map(of).sum::<u64>()).unwrap_or(i64::MAX);
+/// A pass over everything compares what it left with what the last one left. Repairs are events of
+/// their run; and so is what is found in sealed drops, which the next pass does not look at.
+fn findings(run: &Run, how: How) -> Findings {
+    let is_full = !how.is_beside_passes && !run.partial && !run.dry_run && run.status != Status::Failed;
+    let mut findings = Findings { own: Vec::new(), left: is_full.then(Vec::new) };
+    let of_drops = run.drops.iter().flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
+    for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
+        let row = finding_row(&run.run_id, finding);
+        match &mut findings.left {
+            Some(left) if !sealed && finding.result != Outcome::Applied => left.push(row),
+            _ => findings.own.push(row),
+        }
+    }
+    findings
+}
+
+/// Deletes a bounded part of what passes left long ago.
+pub async fn delete_old(db: &Db, kept: Kept) -> Result<(), DbError> {
+    db.delete_old(kept).await
+}
+
+fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
+    let (drops_examined, examined) = run.examined();
+    let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let with = |outcome: Outcome| small(run.all_findings().filter(|f| f.result == outcome).count());
     RunRow {
         id: run.run_id.clone(),
@@ -60,18 +95,21 @@ fn row(run: &Run, confirmed: bool, drops: Option<String>, heartbeat_at: NaiveDat
         status: run.status.as_str().to_owned(),
         owner: owner(),
         started_at: run.started_at.naive_utc(),
-        heartbeat_at,
         finished_at: run.finished_at.map(|at| at.naive_utc()),
-        drops_examined: small(run.drops.len()),
-        users_examined: total(|d| d.examined.users),
-        rows_examined: total(|d| d.examined.rows),
-        failed_claims_examined: total(|d| d.examined.failed_claims),
+        drops_examined: u32::try_from(drops_examined).unwrap_or(u32::MAX),
+        users_examined: total(examined.users),
+        rows_examined: total(examined.rows),
+        failed_claims_examined: total(examined.failed_claims),
         attempted: with(Outcome::Applied) + with(Outcome::Failed),
         applied: with(Outcome::Applied),
         skipped: with(Outcome::Skipped),
         failed: with(Outcome::Failed),
         error: run.error.clone(),
         drops,
+        number: None,
+        drops_hash: None,
+        drops_run: None,
+        nothing_new: false,
     }
 }
 

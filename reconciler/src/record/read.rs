@@ -1,11 +1,13 @@
 //! Reading runs back, for the endpoint.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::runs::{FindingRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, Examined, Finding, Kind, Outcome, Run, Status, Trigger, Unlisted};
 
 /// A run as lists show it.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
@@ -83,7 +85,19 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,
         findings: Vec::new(),
+        unlisted: Unlisted::default(),
     };
+    let (drops, listed) = run.examined();
+    let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
+    run.unlisted = Unlisted {
+        drops: u64::from(row.drops_examined).saturating_sub(drops),
+        examined: Examined {
+            users: less(row.users_examined, listed.users),
+            rows: less(row.rows_examined, listed.rows),
+            failed_claims: less(row.failed_claims_examined, listed.failed_claims),
+        },
+    };
+    let places: HashMap<_, _> = run.drops.iter().enumerate().map(|(at, report)| (report.drop_id, at)).collect();
     for row in findings {
         let finding = Finding {
             kind: word(&row.kind, Kind::Stalled),
@@ -96,8 +110,8 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
             result: word(&row.result, Outcome::Skipped),
             detail: row.detail.unwrap_or_default(),
         };
-        match run.drops.iter_mut().find(|d| Some(d.drop_id) == finding.drop_id) {
-            Some(report) => report.findings.push(finding),
+        match finding.drop_id.and_then(|drop| places.get(&drop)) {
+            Some(at) => run.drops[*at].findings.push(finding),
             None => run.findings.push(finding),
         }
     }

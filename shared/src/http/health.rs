@@ -43,8 +43,11 @@ pub fn routes_with_notes<S: Clone + Send + Sync + 'static>(
     notes: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, metrics)
+    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, rendered(metrics))
 }
+
+/// The text that `/metrics` answers.
+pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// [`routes`] for a service whose work is a loop: `/healthz` answers 503 when `alive` says that the
 /// loop stands still, so that the supervisor starts it anew.
@@ -53,19 +56,31 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
+    routes_with(alive, checks, rendered(metrics))
+}
+
+/// The same for a service that writes its `/metrics` itself.
+pub fn routes_with<S: Clone + Send + Sync + 'static>(
+    alive: Check,
+    checks: Vec<(&'static str, Check)>,
+    metrics: Render,
+) -> Router<S> {
     all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, metrics)
 }
 
-fn all_routes<S: Clone + Send + Sync + 'static>(
-    alive: Check,
-    readiness: Readiness,
-    metrics: PrometheusHandle,
-) -> Router<S> {
+fn rendered(metrics: PrometheusHandle) -> Render {
+    Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render()
+    })
+}
+
+fn all_routes<S: Clone + Send + Sync + 'static>(alive: Check, readiness: Readiness, metrics: Render) -> Router<S> {
     let readiness = Arc::new(readiness);
     Router::new()
         .route("/healthz", get(async move || healthy(&alive).await))
         .route("/readyz", get(async move || readiness.answer().await))
-        .route("/metrics", get(async move || render(&metrics)))
+        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics())))
 }
 
 /// How long an answer of `/readyz` is given again: anybody may ask, and each asks the stores.
@@ -118,9 +133,4 @@ async fn ask(checks: &[(&'static str, Check)]) -> (Map<String, Value>, bool) {
         (name.to_owned(), answer.map_or_else(Value::from, |()| "ok".into()))
     };
     (answers.into_iter().map(part).collect(), ok)
-}
-
-fn render(metrics: &PrometheusHandle) -> Response {
-    metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
 }

@@ -1,6 +1,6 @@
 //! The table `alerts`: what the people on duty know of, one row a drift, across restarts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
@@ -329,6 +329,22 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
     Ok(newest.into_iter().find(|alert| alert.id == id))
 }
 
+impl Db {
+    /// Drops with an alert that fires or owes a notice, or with a broken promise: the next pass
+    /// that sees them says more.
+    pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
+        self.run("drops of open alerts", async |conn| {
+            let mut found: HashSet<DropId> =
+                open_or_seen(conn, &[]).await?.into_iter().filter_map(|alert| alert.drop_id).collect();
+            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+            let broken: Vec<i64> = broken.select(broken_promises::drop_id).distinct().load(conn).await?;
+            found.extend(broken.into_iter().map(DropId));
+            Ok(found)
+        })
+        .await
+    }
+}
+
 /// Takes an alert on, if it fires.
 pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("acknowledge an alert", async move |conn| {
@@ -350,16 +366,6 @@ pub async fn silence(db: &Db, drop: DropId, until: DateTime<Utc>, by: String) ->
             .execute(conn)
             .await
             .map(|_| ())
-    })
-    .await
-}
-
-/// Deletes alerts that were resolved before then.
-pub async fn delete_resolved(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
-    db.run_within(super::outbox::DELETE_LIMIT, "delete old alerts", async move |conn| {
-        let is_old = alerts::resolved_at.lt(before.naive_utc());
-        let resolved = alerts::status.eq(AlertState::Resolved.as_str()).and(is_old);
-        diesel::delete(alerts::table.filter(resolved)).execute(conn).await.map(|_| ())
     })
     .await
 }

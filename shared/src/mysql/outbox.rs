@@ -2,7 +2,6 @@
 //! sends it, so that two never send the same; a lease that ran out belongs to a sender that died.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
@@ -82,9 +81,6 @@ pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
     Ok(rows > 0)
 }
 
-/// For the daily deletion of what is old: there may be much of it.
-pub(super) const DELETE_LIMIT: Duration = Duration::from_secs(30);
-
 /// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
     // No attempt and no lease is so far ahead: the clock that set it has been set back since.
@@ -134,7 +130,7 @@ pub(super) const UNTRIED: &str = "no mail server was set for days";
 
 /// Gives up mails from before then that were never tried. Gives how many.
 pub async fn give_up_untried(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
-    db.run_within(DELETE_LIMIT, "give up old mails", async move |conn| {
+    db.run_within(std::time::Duration::from_secs(30), "give up old mails", async move |conn| {
         let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
         let is_old = mail_outbox::attempts.eq(0).and(mail_outbox::created_at.lt(before.naive_utc()));
         diesel::update(mail_outbox::table.filter(is_open.and(is_old)))
@@ -180,14 +176,4 @@ pub async fn waiting(db: &Db) -> Result<i64, DbError> {
 pub(super) async fn count_waiting(conn: &mut Conn) -> QueryResult<i64> {
     let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
     mail_outbox::table.filter(is_open).count().get_result(conn).await
-}
-
-/// Deletes mails that were made before then and were sent or given up.
-pub async fn delete_finished(db: &Db, before: DateTime<Utc>) -> Result<(), DbError> {
-    db.run_within(DELETE_LIMIT, "delete old mails", async move |conn| {
-        let is_finished = mail_outbox::sent_at.is_not_null().or(mail_outbox::given_up_at.is_not_null());
-        let old = is_finished.and(mail_outbox::created_at.lt(before.naive_utc()));
-        diesel::delete(mail_outbox::table.filter(old)).execute(conn).await.map(|_| ())
-    })
-    .await
 }

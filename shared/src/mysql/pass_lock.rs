@@ -1,6 +1,6 @@
-//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's `GET_LOCK` on a connection of its own that never
-//! goes back to a pool (the lock would outlive the pass there) and whose death ends the pass (the
-//! lock is gone with it).
+//! One pass, and one reopening of the admission gate, at a time in the whole system: MySQL's
+//! `GET_LOCK` on a connection of its own that never goes back to a pool (the lock would outlive the
+//! pass there) and whose death ends the pass (the lock is gone with it).
 
 use std::fmt;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
 use chrono::NaiveDateTime;
+use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
-use diesel::{OptionalExtension as _, QueryableByName};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
@@ -42,13 +42,8 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock for the run `run_id`, waiting at most `wait`; `None` while another holds it.
-    pub async fn take(
-        settings: &DbSettings,
-        work: Work,
-        run_id: &str,
-        wait: Duration,
-    ) -> Result<Option<Self>, DbError> {
+    /// Takes the lock, waiting at most `wait`; `None` while another holds it.
+    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> Result<Option<Self>, DbError> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
@@ -62,7 +57,7 @@ impl PassLock {
             return Ok(None);
         }
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = keep(conn, work, run_id.to_owned(), settings.limit, lost.clone(), release.clone());
+        let keeper = keep(conn, work, settings.limit, lost.clone(), release.clone());
         let keeper = tokio::spawn(keeper);
         Ok(Some(Self { lost, release, keeper }))
     }
@@ -134,41 +129,23 @@ impl Db {
     }
 }
 
-/// Tries out the lock's connection until the lock is released or lost, and shows on the run's row
-/// that the pass is alive.
-async fn keep(
-    mut conn: Conn,
-    work: Work,
-    run_id: String,
-    limit: Duration,
-    lost: CancellationToken,
-    release: CancellationToken,
-) {
+/// Asks again and again whether this connection still holds the lock, until it is released or lost:
+/// with its connection, or alone, as behind a proxy that gave the session another connection.
+async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationToken, release: CancellationToken) {
     loop {
         tokio::select! {
             () = release.cancelled() => break,
             () = tokio::time::sleep(BEAT) => {}
         }
-        let beat = diesel::sql_query(
-            "UPDATE reconcile_runs SET heartbeat_at = UTC_TIMESTAMP(3) WHERE id = ? \
-             AND IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID()",
-        )
-        .bind::<Text, _>(&run_id)
-        .bind::<Text, _>(work.prefix())
-        .execute(&mut conn);
-        match tokio::time::timeout(limit, beat).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the connection that holds the pass lock is gone");
-                lost.cancel();
-                return;
-            }
-            Err(_) => {
-                tracing::warn!(?limit, "MySQL does not answer on the connection that holds the pass lock");
-                lost.cancel();
-                return;
-            }
-        }
+        let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
+            Ok(Ok(true)) => continue,
+            Ok(Ok(false)) => "MySQL says that another connection holds it, or none".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("MySQL does not answer within {limit:?}"),
+        };
+        tracing::warn!(why, "the pass lock is lost");
+        lost.cancel();
+        return;
     }
     // Asked for, so that the next one finds it free at once. Where this fails, the connection ends
     // here and the lock with it.
@@ -178,4 +155,16 @@ async fn keep(
     if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
+}
+
+#[derive(QueryableByName)]
+struct Held {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    held: Option<i64>,
+}
+
+async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
+    let sql = "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AS SIGNED) AS held";
+    let asked = diesel::sql_query(sql).bind::<Text, _>(work.prefix());
+    Ok(asked.get_result::<Held>(conn).await?.held == Some(1))
 }

@@ -1,16 +1,14 @@
 //! Runs of the reconciler, a row each, with their findings; and small facts that outlive a restart.
 
-use std::time::Duration;
-
-use chrono::{NaiveDateTime, TimeDelta, Utc};
+use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::Datetime;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
-use super::schema::{reconcile_findings, reconcile_runs, reconciler_state};
+pub use super::findings::{FindingRow, Findings};
+use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
-use crate::domain::{CouponId, UserId};
 
 /// Name of the instant (RFC 3339) at which a pass of the reconciler last ended well.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
@@ -29,7 +27,6 @@ pub struct RunRow {
     pub status: String,
     pub owner: String,
     pub started_at: NaiveDateTime,
-    pub heartbeat_at: NaiveDateTime,
     pub finished_at: Option<NaiveDateTime>,
     pub drops_examined: u32,
     pub users_examined: i64,
@@ -40,32 +37,19 @@ pub struct RunRow {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
+    /// Reports of drops, as JSON; `None` where another run has the same.
     pub drops: Option<String>,
+    /// Its number among the passes over everything.
+    pub number: Option<u64>,
+    pub drops_hash: Option<i64>,
+    /// The run that has the same reports.
+    pub drops_run: Option<String>,
+    /// Clean, or the same as the pass before.
+    pub nothing_new: bool,
 }
 
-#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
-#[diesel(table_name = reconcile_findings)]
-pub struct FindingRow {
-    pub run_id: String,
-    pub coupon_id: Option<i64>,
-    pub drop_id: Option<i64>,
-    pub kind: String,
-    pub slot: Option<i64>,
-    pub user_id: Option<String>,
-    pub action: String,
-    pub result: String,
-    pub detail: Option<String>,
-    pub needs_person: bool,
-}
-
-const FINDINGS_AT_ONCE: usize = 500;
-
-/// Runs deleted in one statement: short locks, and thousands of runs are caught up with in a few
-/// passes.
-const DELETED_AT_ONCE: u32 = 500;
-
-/// Runs that found something are the memory of `explain` and stay for this long.
-const RUNS_WITH_FINDINGS_KEPT: Duration = Duration::from_secs(366 * 86_400);
+/// Reports of drops that are shorter, in bytes, are written with each run.
+const SHORT: usize = 1_000;
 
 impl Db {
     /// Records that a run begins. The caller holds the pass lock, so any other run that is still
@@ -90,27 +74,33 @@ impl Db {
     }
 
     /// Records how a run ended, with its findings; also where its beginning could not be recorded.
-    /// `succeeded` is the instant that counts as the last success.
+    /// `succeeded` is the instant that counts as the last success. The findings come first, in
+    /// small statements, and the run's row last: nobody waits for it meanwhile.
     ///
     /// # Errors
-    /// [`DbError`]; nothing was recorded.
+    /// [`DbError`]; the run is still under way, and this may be called again.
     pub async fn finish_run(
         &self,
-        run: RunRow,
-        findings: Vec<FindingRow>,
+        mut run: RunRow,
+        findings: Findings,
         succeeded: Option<String>,
     ) -> Result<(), DbError> {
-        self.run_within(Duration::from_secs(60), "finish run", async move |conn| {
+        if self.has_ended(run.id.clone()).await? {
+            return Ok(());
+        }
+        let kept = self.keep_findings(&run.id, findings).await?;
+        run.number = kept.number;
+        run.nothing_new = kept.nothing_new || run.status == "clean";
+        self.run("finish run", async move |conn| {
             conn.transaction(async |conn| {
-                let known: i64 = reconcile_runs::table.find(&run.id).count().get_result(conn).await?;
-                if known == 0 {
-                    diesel::insert_into(reconcile_runs::table).values(&run).execute(conn).await?;
-                } else {
-                    diesel::update(reconcile_runs::table.find(&run.id)).set(&run).execute(conn).await?;
-                }
-                for chunk in findings.chunks(FINDINGS_AT_ONCE) {
-                    diesel::insert_into(reconcile_findings::table).values(chunk).execute(conn).await?;
-                }
+                refer_to_the_same_drops(conn, &mut run).await?;
+                diesel::insert_into(reconcile_runs::table)
+                    .values(&run)
+                    .on_conflict(diesel::dsl::DuplicatedKeys)
+                    .do_update()
+                    .set(&run)
+                    .execute(conn)
+                    .await?;
                 match &succeeded {
                     Some(at) => set_state(conn, LAST_SUCCESS_AT, at).await,
                     None => Ok(()),
@@ -121,24 +111,12 @@ impl Db {
         .await
     }
 
-    /// Deletes runs that began longer ago: `kept` for those that found nothing, a year for the
-    /// others (with their findings).
-    pub async fn delete_old_runs(&self, kept: Duration) -> Result<(), DbError> {
-        self.run("delete old runs", async move |conn| {
-            for (of, kept) in
-                [("status = 'clean'", kept), ("status NOT IN ('clean', 'running')", RUNS_WITH_FINDINGS_KEPT)]
-            {
-                let sql = format!(
-                    "DELETE FROM reconcile_runs WHERE {of} AND started_at < ? ORDER BY started_at LIMIT {DELETED_AT_ONCE}"
-                );
-                // Longer than time itself: nothing is old.
-                let before = TimeDelta::from_std(kept).ok().and_then(|kept| Utc::now().checked_sub_signed(kept));
-                let Some(before) = before else { continue };
-                diesel::sql_query(sql).bind::<Datetime, _>(before.naive_utc()).execute(conn).await?;
-            }
-            Ok(())
-        })
-        .await
+    async fn has_ended(&self, run: String) -> Result<bool, DbError> {
+        let ended = self.run("find run", async move |conn| {
+            let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
+            ended.count().get_result::<i64>(conn).await
+        });
+        Ok(ended.await? > 0)
     }
 
     /// The run that has not ended, in any process.
@@ -174,40 +152,19 @@ impl Db {
         limit: u32,
         after: i64,
     ) -> Result<Option<(RunRow, Vec<(i64, FindingRow)>)>, DbError> {
-        self.run("read run", async move |conn| {
+        let row = self.run("read run", async move |conn| {
             let row: Option<RunRow> =
                 reconcile_runs::table.find(&id).select(RunRow::as_select()).first(conn).await.optional()?;
-            let Some(row) = row else { return Ok(None) };
-            let findings = reconcile_findings::table
-                .filter(reconcile_findings::run_id.eq(&id).and(reconcile_findings::id.gt(after)))
-                .order(reconcile_findings::id)
-                .limit(i64::from(limit))
-                .select((reconcile_findings::id, FindingRow::as_select()))
-                .load(conn)
-                .await?;
-            Ok(Some((row, findings)))
-        })
-        .await
-    }
-
-    /// The first thousand findings about a person and a coupon, each with the instant when it was
-    /// recorded.
-    pub async fn findings_about(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> Result<Vec<(FindingRow, NaiveDateTime)>, DbError> {
-        let user = user.as_str().to_owned();
-        self.run("findings about a person", async move |conn| {
-            reconcile_findings::table
-                .filter(reconcile_findings::coupon_id.eq(coupon.0).and(reconcile_findings::user_id.eq(user)))
-                .order(reconcile_findings::id)
-                .limit(1_000)
-                .select((FindingRow::as_select(), reconcile_findings::created_at))
-                .load(conn)
-                .await
-        })
-        .await
+            let Some(mut row) = row else { return Ok(None) };
+            if let Some(same) = &row.drops_run {
+                let drops = reconcile_runs::table.find(same).select(reconcile_runs::drops);
+                row.drops = drops.first(conn).await.optional()?.flatten();
+            }
+            Ok(Some(row))
+        });
+        let Some(row) = row.await? else { return Ok(None) };
+        let findings = self.findings_of((row.id.clone(), row.number), limit, after).await?;
+        Ok(Some((row, findings)))
     }
 
     /// The fact of this name, where there is one.
@@ -221,6 +178,29 @@ impl Db {
     pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
         self.run("write state", async move |conn| set_state(conn, name, &value).await).await
     }
+}
+
+/// Where the pass before said the same of its drops, the run refers to the run that has it.
+async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
+    let (Some(number), Some(drops)) = (run.number, run.drops.as_deref().filter(|json| json.len() > SHORT)) else {
+        return Ok(());
+    };
+    let hash = Sha256::digest(drops);
+    run.drops_hash = Some(i64::from_be_bytes(std::array::from_fn(|at| hash[at])));
+    let before: Option<(String, Option<String>, Option<i64>)> = reconcile_runs::table
+        .filter(reconcile_runs::number.lt(number))
+        .order(reconcile_runs::number.desc())
+        .select((reconcile_runs::id, reconcile_runs::drops_run, reconcile_runs::drops_hash))
+        .first(conn)
+        .await
+        .optional()?;
+    if let Some((id, same, hash)) = before
+        && hash == run.drops_hash
+    {
+        run.drops_run = Some(same.unwrap_or(id));
+        run.drops = None;
+    }
+    Ok(())
 }
 
 /// A value as the JSON that a column holds.

@@ -94,7 +94,6 @@ diesel::table! {
         status -> Text,
         owner -> Text,
         started_at -> Datetime,
-        heartbeat_at -> Datetime,
         finished_at -> Nullable<Datetime>,
         drops_examined -> Unsigned<Integer>,
         users_examined -> BigInt,
@@ -106,6 +105,10 @@ diesel::table! {
         failed -> Unsigned<Integer>,
         error -> Nullable<Text>,
         drops -> Nullable<Text>,
+        number -> Nullable<Unsigned<BigInt>>,
+        drops_hash -> Nullable<BigInt>,
+        drops_run -> Nullable<Text>,
+        nothing_new -> Bool,
     }
 }
 
@@ -123,6 +126,9 @@ diesel::table! {
         detail -> Nullable<Text>,
         needs_person -> Bool,
         created_at -> Datetime,
+        seen_from -> Nullable<Unsigned<BigInt>>,
+        seen_to -> Nullable<Unsigned<BigInt>>,
+        content -> Nullable<BigInt>,
     }
 }
 

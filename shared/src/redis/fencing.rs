@@ -10,7 +10,7 @@ use crate::domain::CouponId;
 /// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
 /// data. A pass reads it before anything else and sends it with every write; a write whose
 /// generation is not the one in Redis does nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Generation(pub(super) String);
 
 impl Redis {

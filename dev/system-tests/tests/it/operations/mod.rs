@@ -4,5 +4,7 @@ mod catalogue;
 mod changes;
 mod processes;
 mod promotion;
+mod recording;
+mod scale;
 mod silent_stops;
 mod sizes;

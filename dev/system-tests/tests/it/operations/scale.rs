@@ -1,0 +1,191 @@
+//! Passes over much, small in `make test`, at full size in `make scale`.
+#![allow(clippy::cast_precision_loss)] // counts and milliseconds
+
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use firstcome_reconciler::record::{self, How};
+use firstcome_reconciler::report::{Run, Status};
+use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_testkit::scale::measured;
+use firstcome_testkit::{Coupon, World, coupon_body, eventually, open_world};
+
+use super::sizes::insert;
+
+/// Longest wait for one pass at full size.
+const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// Slots written or read in one statement.
+const AT_ONCE: u32 = 5_000;
+
+/// A coupon of which everybody holds one, put straight into both stores.
+async fn sold_out(world: &World, quantity: u32) -> Coupon {
+    let api = world.serve().await;
+    let mut body = coupon_body("Large", quantity, 0);
+    body["once_per"] = "drop".into();
+    let coupon = api.create_coupon(&body).await;
+    let (id, drop) = (coupon.id, coupon.drop);
+    let users = world.redis.of_drop(id, drop, "users");
+    for from in (1..=quantity).step_by(100_000) {
+        let to = quantity.min(from + 99_999);
+        let limit = format!("SELECT MIN(slot_limit) FROM slot_limits WHERE drop_id = {drop} AND slot_limit >= {to}");
+        let limit = world.sql.number(&limit).await;
+        let columns =
+            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
+        let below = from - 1;
+        insert(
+            world,
+            to - below,
+            columns,
+            &format!("{drop}, i + {below}, {id}, CONCAT('u-', i + {below}), 'consumer', {limit}, {drop}"),
+        )
+        .await;
+        let script = "for slot = ARGV[1], ARGV[2] do redis.call('ZADD', KEYS[1], slot, 'u-' .. slot) end";
+        for first in (from..=to).step_by(AT_ONCE as usize) {
+            let last = to.min(first + AT_ONCE - 1);
+            world.redis.command::<()>(&["EVAL", script, "1", &users, &first.to_string(), &last.to_string()]).await;
+        }
+    }
+    world.redis.command::<()>(&["SET", &world.redis.of_drop(id, drop, "count"), &quantity.to_string()]).await;
+    coupon
+}
+
+/// A pass in a process of its own: the run, and the most memory it took, in MB.
+async fn pass(world: &World) -> (Run, f64) {
+    let process = world.start("firstcome-reconciler", &["once", "--json"], &[]);
+    let status = format!("/proc/{}/status", process.pid());
+    let mut peak = 0.0_f64;
+    eventually("the pass ends", PATIENCE, async || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let most = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+        let kilobytes: f64 = most.trim().trim_end_matches(" kB").parse().unwrap_or(0.0);
+        peak = peak.max(kilobytes / 1_024.0);
+        process.status().is_some()
+    })
+    .await;
+    let run = serde_json::from_str(&process.all_stdout().await).unwrap_or_else(|e| panic!("{e}: {}", process.log()));
+    (run, peak)
+}
+
+fn seconds(run: &Run) -> f64 {
+    (run.finished_at.expect("it ended") - run.started_at).as_seconds_f64()
+}
+
+/// Reads every admission and every row of a drop and compares nothing.
+async fn scan(world: &World, coupon: &Coupon, quantity: u32) -> f64 {
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let began = Instant::now();
+    for from in (1..=quantity).step_by(AT_ONCE as usize) {
+        let to = from + AT_ONCE - 1;
+        let page: Vec<(String, f64)> =
+            world.redis.command(&["ZRANGEBYSCORE", &users, &from.to_string(), &to.to_string(), "WITHSCORES"]).await;
+        let rows = format!(
+            "SELECT slot, user_id, claimed_at FROM issued_coupons WHERE drop_id = {} AND slot BETWEEN {from} AND {to} ORDER BY slot",
+            coupon.drop
+        );
+        assert_eq!(page.len(), world.sql.query(&rows).await.len());
+    }
+    began.elapsed().as_secs_f64()
+}
+
+#[tokio::test]
+async fn one_large_drop_costs_a_pass_little_more_than_a_scan_and_no_memory() {
+    let sizes = [20_000, 10_000_000];
+    let mut memory = Vec::new();
+    let what = "one drop of 10,000,000: clean pass ÷ bare scan";
+    measured(what, (1.5, ""), sizes, async |quantity| {
+        let world = World::new("large").await;
+        world.open().await;
+        let (_, empty) = pass(&world).await;
+        let coupon = sold_out(&world, quantity).await;
+        let (run, peak) = pass(&world).await;
+        assert_eq!((run.status, run.drops[0].examined.rows), (Status::Clean, u64::from(quantity)), "{run:#?}");
+        memory.push(peak - empty);
+        seconds(&run) / scan(&world, &coupon, quantity).await
+    })
+    .await;
+    let mut memory = memory.into_iter();
+    let what = "one drop of 10,000,000: memory of a clean pass over that of an empty one";
+    let most = measured(what, (50.0, "MB"), sizes, async |_| memory.next().unwrap_or(0.0)).await;
+    assert!(most < 100.0, "{most} MB");
+}
+
+/// Passes in 60 hours, one each 30 s.
+const WEEKEND: i32 = 7_200;
+
+#[tokio::test]
+async fn what_the_repair_limit_holds_for_a_weekend_is_written_once() {
+    let what = "10,000 repairs held by the repair limit for a weekend of 30 s passes: rows of runs and findings";
+    let rows = measured(what, (100_000.0, ""), [200, 10_000], rows_after_a_weekend).await;
+    assert!(rows < 20_000.0, "{rows}");
+}
+
+async fn rows_after_a_weekend(held: u32) -> f64 {
+    let (world, api) = open_world("weekend").await;
+    for setting in ["RECONCILE_BRAKE_PERCENT", "RECONCILE_BRAKE_AT_LEAST"] {
+        world.set(setting, "0");
+    }
+    let coupon = api.open_coupon(held).await;
+    let (id, drop) = (coupon.id, coupon.drop);
+    let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+    insert(&world, held, columns, &format!("{drop}, i, {id}, CONCAT('u-', i), 'consumer'")).await;
+    let findings = async || world.sql.number("SELECT COUNT(*) FROM reconcile_findings").await;
+    let before = findings().await;
+    let (mut run, _) = pass(&world).await;
+    let written = findings().await - before;
+    assert_eq!((run.status, written), (Status::Braked, i64::from(held)));
+    // The same run again and again, at its time.
+    let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 2, limit: Duration::from_secs(5) };
+    let db = Db::new(&settings).unwrap();
+    let passes = if firstcome_testkit::scale::is_full() { WEEKEND } else { 20 };
+    let first = run.started_at - TimeDelta::seconds(30) * passes;
+    for n in 0..passes {
+        run.run_id = format!("00000000-0000-0000-0000-{n:012}");
+        run.started_at = first + TimeDelta::seconds(30) * n;
+        run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
+        record::begin(&db, &run, How::default()).await.unwrap();
+        record::finish(&db, &run, How::default()).await.unwrap();
+    }
+    assert_eq!(findings().await - before, written, "and none of the others");
+    world.sql.number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings").await as f64
+}
+
+#[tokio::test]
+async fn a_pass_costs_what_is_open_and_not_what_ever_was() {
+    let what = "100,000 coupons (1,000 open), 1,000,000 sealed drops: a pass";
+    let took = measured(what, (3.0, "s"), [2_000, 100_000], pass_beside_what_is_over).await;
+    assert!(took < 30.0, "{took} s");
+}
+
+/// One coupon in a hundred is open, and has ten rows; ten sealed drops a coupon.
+async fn pass_beside_what_is_over(coupons: u32) -> f64 {
+    let world = World::new("over").await;
+    world.open().await;
+    insert(
+        &world,
+        coupons,
+        "INSERT INTO coupons (id, name, quantity, once_per)",
+        "1000 + i, CONCAT('c ', i), 100, 'drop'",
+    )
+    .await;
+    let sealed = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows)";
+    for day in 1..=10 {
+        let date = format!("'2026-01-{day:02}'");
+        insert(&world, coupons, sealed, &format!("1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0"))
+            .await;
+    }
+    let open = coupons / 100;
+    insert(
+        &world,
+        open,
+        "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)",
+        "1000 + i, '2026-02-01', '2026-02-01', 100",
+    )
+    .await;
+    world.sql.query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) SELECT d.id, s.slot, d.coupon_id, CONCAT('u-', s.slot), 'consumer' FROM drops d JOIN (WITH RECURSIVE n (slot) AS (SELECT 1 UNION ALL SELECT slot + 1 FROM n WHERE slot < 10) SELECT slot FROM n) s WHERE d.sealed_at IS NULL").await;
+    let (loading, _) = pass(&world).await;
+    assert_eq!((loading.status, &loading.error), (Status::Repaired, &None), "Redis did not have them");
+    let (run, _) = pass(&world).await;
+    assert_eq!((run.status, run.drops.len()), (Status::Clean, open as usize));
+    seconds(&run)
+}

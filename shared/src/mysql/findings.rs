@@ -1,0 +1,265 @@
+//! Findings of runs. One that stays is one row, however many passes see it: passes over everything
+//! are numbered, and a row says from which number to before which it was seen. Repairs, and the
+//! findings of other runs, belong to their run alone.
+
+use std::collections::HashMap;
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use sha2::{Digest as _, Sha256};
+
+use super::schema::{reconcile_findings, reconcile_runs};
+use super::{Db, DbError};
+use crate::domain::{CouponId, UserId};
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = reconcile_findings)]
+pub struct FindingRow {
+    pub run_id: String,
+    pub coupon_id: Option<i64>,
+    pub drop_id: Option<i64>,
+    pub kind: String,
+    pub slot: Option<i64>,
+    pub user_id: Option<String>,
+    pub action: String,
+    pub result: String,
+    pub detail: Option<String>,
+    pub needs_person: bool,
+}
+
+impl FindingRow {
+    /// What it says, hashed, without what changes by itself (ages, lags).
+    fn content(&self) -> i64 {
+        let detail = self.detail.as_deref().unwrap_or_default();
+        // A dead letter without slot and person is told apart by its number alone.
+        let is_named = self.slot.is_some() || self.user_id.is_some() || self.kind != "failed_claim";
+        let detail = detail.chars().filter(|c| !(is_named && c.is_ascii_digit())).collect::<String>();
+        let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
+        let said = (&self.kind, &self.action, &self.result, detail, self.needs_person);
+        let hash = Sha256::digest(format!("{place:?} {said:?}"));
+        i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+    }
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = reconcile_findings)]
+struct NewFinding {
+    #[diesel(embed)]
+    row: FindingRow,
+    seen_from: Option<u64>,
+    seen_to: Option<u64>,
+    content: Option<i64>,
+}
+
+/// The findings of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// Of this run alone.
+    pub own: Vec<FindingRow>,
+    /// What a pass over everything left as it is; compared with what the last one left. `None` for
+    /// another run.
+    pub left: Option<Vec<FindingRow>>,
+}
+
+/// What became of the findings of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// The run's number among the passes over everything.
+    pub(super) number: Option<u64>,
+    /// No finding came, went, or is of this run alone.
+    pub(super) nothing_new: bool,
+}
+
+/// Findings written, compared or deleted in one statement.
+const AT_ONCE: usize = 500;
+
+/// Findings compared in one statement.
+const READ_AT_ONCE: i64 = 5_000;
+
+impl Db {
+    /// Writes the findings of a run that has no row yet, or is under way, in small statements.
+    /// After an error it may be called again.
+    pub(super) async fn keep_findings(&self, run_id: &str, findings: Findings) -> Result<Kept, DbError> {
+        self.delete_findings_of(run_id.to_owned()).await?;
+        let is_full = findings.left.is_some();
+        let number = if is_full { Some(self.next_number().await?) } else { None };
+        let own = findings.own.into_iter().map(|row| NewFinding {
+            row,
+            seen_from: number,
+            seen_to: number.map(|n| n + 1),
+            content: None,
+        });
+        let mut new: Vec<NewFinding> = own.collect();
+        let mut gone = Vec::new();
+        if let Some(left) = findings.left {
+            let mut open = self.open_findings().await?;
+            for row in left {
+                let content = row.content();
+                if open.get_mut(&content).and_then(Vec::pop).is_none() {
+                    new.push(NewFinding { row, seen_from: number, seen_to: None, content: Some(content) });
+                }
+            }
+            gone = open.into_values().flatten().collect();
+        }
+        let nothing_new = is_full && new.is_empty() && gone.is_empty();
+        self.write_findings(new).await?;
+        self.end_findings(gone, number).await?;
+        Ok(Kept { number, nothing_new })
+    }
+
+    async fn write_findings(&self, mut new: Vec<NewFinding>) -> Result<(), DbError> {
+        while !new.is_empty() {
+            let some: Vec<NewFinding> = new.drain(..AT_ONCE.min(new.len())).collect();
+            self.run("write findings", async move |conn| {
+                diesel::insert_into(reconcile_findings::table).values(some).execute(conn).await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn end_findings(&self, gone: Vec<i64>, number: Option<u64>) -> Result<(), DbError> {
+        for some in gone.chunks(AT_ONCE) {
+            let some = some.to_vec();
+            self.run("end findings", async move |conn| {
+                diesel::update(reconcile_findings::table.filter(reconcile_findings::id.eq_any(some)))
+                    .set(reconcile_findings::seen_to.eq(number))
+                    .execute(conn)
+                    .await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What an attempt that failed half-way has written.
+    async fn delete_findings_of(&self, run_id: String) -> Result<(), DbError> {
+        loop {
+            let run_id = run_id.clone();
+            let deleted = self.run("delete findings of a run", async move |conn| {
+                let sql = format!("DELETE FROM reconcile_findings WHERE run_id = ? LIMIT {READ_AT_ONCE}");
+                diesel::sql_query(sql).bind::<diesel::sql_types::Text, _>(run_id).execute(conn).await
+            });
+            if deleted.await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn next_number(&self) -> Result<u64, DbError> {
+        let last = self.run("number a pass", async |conn| {
+            reconcile_runs::table.select(diesel::dsl::max(reconcile_runs::number)).first::<Option<u64>>(conn).await
+        });
+        Ok(last.await?.unwrap_or(0) + 1)
+    }
+
+    /// The findings that the last pass over everything left: content and ids.
+    async fn open_findings(&self) -> Result<HashMap<i64, Vec<i64>>, DbError> {
+        let mut open: HashMap<i64, Vec<i64>> = HashMap::new();
+        let mut after = 0;
+        loop {
+            let page = self.run("findings that stay", async move |conn| {
+                reconcile_findings::table
+                    .filter(reconcile_findings::seen_to.is_null().and(reconcile_findings::content.is_not_null()))
+                    .filter(reconcile_findings::id.gt(after))
+                    .order(reconcile_findings::id)
+                    .limit(READ_AT_ONCE)
+                    .select((reconcile_findings::id, reconcile_findings::content.assume_not_null()))
+                    .load::<(i64, i64)>(conn)
+                    .await
+            });
+            let page = page.await?;
+            let Some((last, _)) = page.last() else { return Ok(open) };
+            after = *last;
+            for (id, content) in page {
+                open.entry(content).or_default().push(id);
+            }
+        }
+    }
+
+    /// At most `limit` findings of a run after the finding `after`, each with its number.
+    pub(super) async fn findings_of(
+        &self,
+        (run_id, number): (String, Option<u64>),
+        limit: u32,
+        after: i64,
+    ) -> Result<Vec<(i64, FindingRow)>, DbError> {
+        self.run("findings of a run", async move |conn| {
+            let next = reconcile_findings::table
+                .filter(reconcile_findings::id.gt(after))
+                .order(reconcile_findings::id)
+                .limit(i64::from(limit))
+                .select((reconcile_findings::id, FindingRow::as_select()));
+            let Some(number) = number else {
+                return next.filter(reconcile_findings::run_id.eq(run_id)).load(conn).await;
+            };
+            let seen = next.filter(reconcile_findings::seen_from.le(number));
+            // Two queries, each on the index of `seen_to`.
+            let mut found: Vec<(i64, FindingRow)> =
+                seen.filter(reconcile_findings::seen_to.is_null()).load(conn).await?;
+            found.extend(seen.filter(reconcile_findings::seen_to.gt(number)).load::<(i64, FindingRow)>(conn).await?);
+            found.sort_unstable_by_key(|(id, _)| *id);
+            found.truncate(limit as usize);
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The first thousand findings about a person and a coupon, each with the instant when it was
+    /// recorded.
+    pub async fn findings_about(
+        &self,
+        coupon: CouponId,
+        user: &UserId,
+    ) -> Result<Vec<(FindingRow, NaiveDateTime)>, DbError> {
+        let user = user.as_str().to_owned();
+        self.run("findings about a person", async move |conn| {
+            reconcile_findings::table
+                .filter(reconcile_findings::coupon_id.eq(coupon.0).and(reconcile_findings::user_id.eq(user)))
+                .order(reconcile_findings::id)
+                .limit(1_000)
+                .select((FindingRow::as_select(), reconcile_findings::created_at))
+                .load(conn)
+                .await
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_that_only_grows_older_stays_the_same() {
+        let row = |slot: Option<i64>, user: &str, detail: &str| {
+            let [kind, action, result] = ["failed_claim", "report", "skipped"].map(str::to_owned);
+            let (run_id, user_id, detail) = (String::new(), Some(user.to_owned()), Some(detail.to_owned()));
+            let user_id = user_id.filter(|user| !user.is_empty());
+            FindingRow {
+                run_id,
+                coupon_id: None,
+                drop_id: Some(7),
+                kind,
+                slot,
+                user_id,
+                action,
+                result,
+                detail,
+                needs_person: true,
+            }
+            .content()
+        };
+        let first = row(Some(3), "u-1", "admitted 34 s ago, no row");
+        assert_eq!(first, row(Some(3), "u-1", "admitted 64 s ago, no row"));
+        for (what, other) in [
+            ("slot", row(Some(4), "u-1", "admitted 34 s ago, no row")),
+            ("person", row(Some(3), "u-2", "admitted 34 s ago, no row")),
+            ("words", row(Some(3), "u-1", "its slot is taken")),
+        ] {
+            assert_ne!(first, other, "{what}");
+        }
+        assert_ne!(row(None, "", "entry 7 cannot be read"), row(None, "", "entry 8 cannot be read"));
+    }
+}
