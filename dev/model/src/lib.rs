@@ -7,8 +7,8 @@
 //! - [`sealing`]: claims on a drop that is sealed.
 //!
 //! Each has protocols with one rule left out. Each of those must be caught, or the model would show
-//! nothing. Sold-out answers are not here: each is computed by Redis, and nothing is remembered that
-//! could be out of date (docs/decisions/0010-micro-batches.md).
+//! nothing. Sold-out answers have no lease and are not here: Redis computes each of them
+//! (docs/decisions/0010-micro-batches.md).
 
 pub mod claims;
 pub mod gate;
@@ -44,8 +44,8 @@ pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     add(&mut all, "claims", true, claims::cases::right());
     add(&mut all, "claims", false, claims::cases::wrong());
-    add(&mut all, "gate", true, gate::right());
-    add(&mut all, "gate", false, gate::wrong());
+    add(&mut all, "gate", true, gate::cases::right());
+    add(&mut all, "gate", false, gate::cases::wrong());
     add(&mut all, "revisions", true, revisions::right());
     add(&mut all, "revisions", false, revisions::wrong());
     add(&mut all, "sealing", true, sealing::right());

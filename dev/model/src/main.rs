@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         good &= is_right == broken.is_none();
         let Some((property, steps)) = broken else { continue };
         println!("    not: {property}");
-        steps.iter().for_each(|step| println!("    {step}"));
+        for step in steps {
+            println!("    {step}");
+        }
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,5 +1,5 @@
-//! A drop that is sealed: Redis's clock says closed, and open again when it is set right. Passes skip
-//! a sealed drop, so that a claim which only Redis has would be lost in silence.
+//! A drop that is sealed: Redis's clock says closed, and open again when it is set right. Passes
+//! skip a sealed drop, so that a claim which only Redis has would be lost in silence.
 
 use stateright::{Model, Property};
 
