@@ -1,137 +1,87 @@
-//! The protocol as a model: two slots, three people, everything that can go wrong at every moment.
-//! All states are explored.
+//! The protocol as models, all of whose states are explored. What does not interact is in models of
+//! its own, so that each stays small:
 //!
-//! - [`redis`]: what the scripts do, one atomic step each.
-//! - [`state`]: everything there is: Redis, topic, consumer, rows, reconcilers, and who was
-//!   promised what.
-//! - [`step`]: what can happen next, the faults among it.
-//! - [`pass`]: what a reconciler reads, plans and does.
-//! - [`cases`]: the protocols that are explored.
-//! - [`heal`]: the same system left alone once the faults are over. It must become exact from every
-//!   state.
+//! - [`claims`]: a claim on its way from Redis to its row, passes, and every store failing.
+//! - [`gate`]: which coupons are open after which loss of Redis.
+//! - [`revisions`]: operators, passes and rebuilds that write a coupon's settings.
+//! - [`sealing`]: claims on a drop that is sealed.
 //!
-//! [`Wrong`] has protocols with one rule left out. Each must be caught, or the model would show
-//! nothing.
+//! Each has protocols with one rule left out. Each of those must be caught, or the model would show
+//! nothing. Sold-out answers have no lease and are not here: Redis computes each of them
+//! (docs/decisions/0010-micro-batches.md).
 
-pub mod cases;
-pub mod heal;
-pub mod pass;
-pub mod redis;
-pub mod state;
-pub mod step;
+pub mod claims;
+pub mod gate;
+pub mod revisions;
+pub mod sealing;
 
-use stateright::{Model, Property};
+use std::fmt::Debug;
+use std::hash::Hash;
 
-pub use state::State;
-pub use step::Step;
+use stateright::{Checker, HasDiscoveries, Model};
 
-/// People. One more than there are slots.
-pub const PEOPLE: usize = 3;
-pub const SLOTS: u8 = 2;
+/// A property that is broken, and the shortest history that breaks it.
+pub type Broken = (&'static str, Vec<String>);
 
-/// A person, from 0.
-pub type Person = u8;
-/// A slot, from 1; 0 is none.
-pub type Slot = u8;
-
-/// How often each fault may happen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Faults {
-    /// An API process, the consumer or a reconciler dies between two of its steps.
-    pub crashes: u8,
-    /// Messages already committed are delivered once more.
-    pub repeats: u8,
-    /// A message is not acknowledged in time: it gets to the topic or not, and the dead-letter table
-    /// keeps the claim or is away too.
-    pub lost: u8,
-    /// Redis restarts with everything it had.
-    pub restarts: u8,
-    /// Redis restarts with what it had at an earlier moment.
-    pub gone_back: u8,
-    /// Redis is emptied in the same process: its script cache stays.
-    pub flushes: u8,
+/// A protocol to be explored.
+pub struct Case {
+    /// `claims: …`
+    pub name: String,
+    /// No rule is left out.
+    pub is_right: bool,
+    explore: Box<dyn FnOnce() -> (usize, Option<Broken>)>,
 }
 
-/// A rule that a wrong protocol leaves out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrong {
-    /// Redis keeps the gate open when it goes back in time.
-    GateKept,
-    /// A reconciler rebuilds a lost Redis at once, with messages still on their way to the topic.
-    NoWait,
-    /// A reconciler reads the generation when it reads the drop, not before it waits and reads the
-    /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
-    GenerationReadLate,
-    /// The consumer commits offsets before the rows.
-    CommitFirst,
-    /// A drop is loaded without looking at the generation.
-    LoadUnchecked,
-    /// A lost drop is loaded and settled before people are put back.
-    SettleFirst,
-    /// A lost drop is loaded before the people of the dead-letter table are put back.
-    BackupLate,
-    /// A person is answered `accepted` although neither the topic nor the dead-letter table holds it.
-    ToldUnheld,
-    /// A retry is answered `already_claimed` although nobody has made sure that the topic or the
-    /// dead-letter table holds it.
-    RetryToldUnheld,
-}
-
-/// The protocol, with the faults it is to withstand.
-#[derive(Debug, Clone)]
-pub struct Protocol {
-    pub faults: Faults,
-    pub reconcilers: usize,
-    /// A rule left out.
-    pub wrong: Option<Wrong>,
-}
-
-impl Protocol {
-    /// Whether this protocol leaves a rule out.
-    pub fn is(&self, wrong: Wrong) -> bool {
-        self.wrong == Some(wrong)
+impl Case {
+    /// The number of states, and what is broken in one of them.
+    pub fn explore(self) -> (usize, Option<Broken>) {
+        (self.explore)()
     }
 }
 
-/// Nobody is given a slot that is promised, on the topic or issued to somebody else.
-pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
-/// A slot is promised to one person, and a person is promised one slot, unless the first promise is
-/// listed as broken.
-pub const ONE_EACH: &str = "one slot a person, one person a slot";
-/// Rows belong to people admitted by Redis, one each.
-pub const ROWS_ADMITTED: &str = "rows only for who was admitted, one each";
-/// Whatever Redis forgets, a promise is on the topic, in the dead-letter table, or a row.
-pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
-/// Left alone, every promise has its row, and every slot is issued.
-pub const HEALS: &str = "left alone, it becomes exact";
+/// All protocols.
+pub fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    add(&mut all, "claims", true, claims::cases::right());
+    add(&mut all, "claims", false, claims::cases::wrong());
+    add(&mut all, "gate", true, gate::cases::right());
+    add(&mut all, "gate", false, gate::cases::wrong());
+    add(&mut all, "revisions", true, revisions::right());
+    add(&mut all, "revisions", false, revisions::wrong());
+    add(&mut all, "sealing", true, sealing::right());
+    add(&mut all, "sealing", false, sealing::wrong());
+    all
+}
 
-impl Model for Protocol {
-    type State = State;
-    type Action = Step;
+fn add<N: Debug, M>(all: &mut Vec<Case>, of: &str, is_right: bool, cases: Vec<(N, M)>)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
+{
+    all.extend(cases.into_iter().map(|(name, model)| Case {
+        name: format!("{of}: {name:?}"),
+        is_right,
+        explore: Box::new(move || explore(model, is_right)),
+    }));
+}
 
-    fn init_states(&self) -> Vec<State> {
-        vec![State::open(self)]
-    }
-
-    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        step::possible(self, state, steps);
-    }
-
-    fn next_state(&self, last: &State, step: Step) -> Option<State> {
-        let mut next = last.clone();
-        step::take(self, &mut next, step);
-        next.tidy();
-        (next != *last).then_some(next)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always(NEVER_UNVERIFIED, |_, state: &State| !state.admitted_blindly),
-            Property::always(ONE_EACH, |_, state: &State| state.promises_agree()),
-            Property::always(ROWS_ADMITTED, |_, state: &State| state.rows_are_admitted()),
-            Property::always(HELD_TWICE, |_, state: &State| state.promises_are_held()),
-            Property::always(HEALS, heal::becomes_exact),
-            Property::sometimes("everything is issued", |_, state: &State| state.rows.iter().all(Option::is_some)),
-        ]
-    }
+fn explore<M>(model: M, is_right: bool) -> (usize, Option<Broken>)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
+{
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).threads(2).spawn_bfs().join();
+    let mut found = checker.discoveries();
+    let mut properties = checker.model().properties().into_iter().map(|property| (property.name, property.expectation));
+    let broken = properties.find_map(|(name, expectation)| {
+        let path = found.remove(name);
+        if expectation.discovery_is_failure() {
+            Some((name, path?.into_actions().iter().map(|step| format!("{step:?}")).collect()))
+        } else {
+            (path.is_none() && is_right).then(|| (name, vec!["it never happens".to_owned()]))
+        }
+    });
+    (checker.unique_state_count(), broken)
 }

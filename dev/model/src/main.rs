@@ -1,41 +1,26 @@
-//! `firstcome-model`: explores every protocol and prints what was found.
+//! `firstcome-model [words of names]`: explores the protocols and prints what was found.
 
 use std::process::ExitCode;
 
-use firstcome_model::{Protocol, State, Step, cases};
-use stateright::{Checker, HasDiscoveries, Model, Path};
-
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
     let mut good = true;
-    for (name, protocol) in cases::right() {
-        let (states, broken) = explore(protocol);
-        println!("{name}: {states} states, {}", if broken.is_some() { "BROKEN" } else { "every promise holds" });
-        print(broken.as_ref());
-        good &= broken.is_none();
-    }
-    for (wrong, protocol) in cases::wrong() {
-        let (_, broken) = explore(protocol);
-        println!("{wrong:?}: {}", if broken.is_some() { "caught" } else { "NOT CAUGHT" });
-        print(broken.as_ref());
-        good &= broken.is_some();
+    for case in firstcome_model::cases().into_iter().filter(|case| words.iter().all(|word| case.name.contains(word))) {
+        let (name, is_right) = (case.name.clone(), case.is_right);
+        let (states, broken) = case.explore();
+        let verdict = match (is_right, &broken) {
+            (true, None) => "every promise holds",
+            (true, Some(_)) => "BROKEN",
+            (false, None) => "NOT CAUGHT",
+            (false, Some(_)) => "caught",
+        };
+        println!("{name}: {states} states, {verdict}");
+        good &= is_right == broken.is_none();
+        let Some((property, steps)) = broken else { continue };
+        println!("    not: {property}");
+        for step in steps {
+            println!("    {step}");
+        }
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-type Broken = (&'static str, Path<State, Step>);
-
-/// The number of states and the shortest history that breaks a promise.
-fn explore(protocol: Protocol) -> (usize, Option<Broken>) {
-    let checker = protocol.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let mut failures = checker.discoveries().into_iter();
-    let broken = failures.find(|(name, _)| checker.model().property(name).expectation.discovery_is_failure());
-    (checker.unique_state_count(), broken)
-}
-
-fn print(broken: Option<&Broken>) {
-    let Some((name, path)) = broken else { return };
-    println!("    not: {name}");
-    for step in path.clone().into_actions() {
-        println!("    {step:?}");
-    }
 }

@@ -1,8 +1,8 @@
 //! Everything there is at one moment.
 
-use crate::pass::Reconciler;
-use crate::redis::Redis;
-use crate::{Faults, Person, Protocol, SLOTS, Slot};
+use super::pass::Reconciler;
+use super::redis::Redis;
+use super::{Faults, Person, Protocol, SLOTS, Slot};
 
 /// A person and a slot: an admission, a message, a promise.
 pub type Claim = (Person, Slot);

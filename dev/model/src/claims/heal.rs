@@ -1,10 +1,10 @@
 //! The system left alone: no more faults, everybody asks again, the reconciler passes. It must
 //! become exact.
 
-use crate::pass::Reconciler;
-use crate::state::State;
-use crate::step::End;
-use crate::{PEOPLE, Protocol, Step, step};
+use super::pass::Reconciler;
+use super::state::State;
+use super::step::End;
+use super::{PEOPLE, Protocol, Step, step};
 
 /// Rounds until nothing changes any more. Each has a pass, and a lost Redis takes three.
 const ROUNDS: usize = 8;
@@ -42,7 +42,7 @@ fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
 fn one_round(protocol: &Protocol, state: &mut State) {
     while state.in_hand.is_some() || !state.tail().is_empty() {
         let mut steps = Vec::new();
-        step::possible(&Protocol { faults: crate::Faults::default(), ..protocol.clone() }, state, &mut steps);
+        step::possible(&Protocol { faults: super::Faults::default(), ..protocol.clone() }, state, &mut steps);
         let consumer = [Step::Fetch, Step::WriteRow, Step::Commit];
         let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else { break };
         step::take(protocol, state, next);

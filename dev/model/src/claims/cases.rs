@@ -1,7 +1,7 @@
 //! The protocols that are explored: the right one under the faults it is to withstand, and each
 //! wrong one.
 
-use crate::{Faults, Protocol, Wrong};
+use super::{Faults, Protocol, Wrong};
 
 const NONE: Faults = Faults { crashes: 0, repeats: 0, lost: 0, restarts: 0, gone_back: 0, flushes: 0 };
 

@@ -1,6 +1,6 @@
 //! What Redis holds of the drop, and what each script does to it in one step.
 
-use crate::{PEOPLE, Person, SLOTS, Slot};
+use super::{PEOPLE, Person, SLOTS, Slot};
 
 /// The drop's keys and its coupon's generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -1,9 +1,9 @@
 //! What can happen next.
 
-use crate::pass::Reconciler;
-use crate::redis::{Admission, Redis};
-use crate::state::{InHand, State};
-use crate::{PEOPLE, Person, Protocol, Wrong};
+use super::pass::Reconciler;
+use super::redis::{Admission, Redis};
+use super::state::{InHand, State};
+use super::{PEOPLE, Person, Protocol, Wrong};
 
 /// One atomic step of somebody, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,8 +1,8 @@
 //! A reconciler's pass: what it sees, what it plans, and its repairs, each one atomic step.
 
-use crate::redis::Moved;
-use crate::state::{Claim, State};
-use crate::{Person, Protocol, SLOTS, Slot, Wrong};
+use super::redis::Moved;
+use super::state::{Claim, State};
+use super::{Person, Protocol, SLOTS, Slot, Wrong};
 
 /// Where a reconciler is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

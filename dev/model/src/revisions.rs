@@ -1,0 +1,372 @@
+//! A coupon's settings: operators, passes and rebuilds that write its quantity to MySQL and Redis,
+//! each held still between any two steps, beside claims and losses of Redis.
+
+use stateright::{Model, Property};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    /// Redis comes back with what it had at an earlier moment.
+    pub gone_back: u8,
+    /// Redis is emptied.
+    pub flushes: u8,
+    /// Somebody who writes dies.
+    pub deaths: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// Redis does not compare revisions.
+    NotCompared,
+    /// MySQL commits a change although a later revision was taken.
+    CommitNotCompared,
+    /// A quantity is not lowered in Redis before MySQL.
+    LoweredLate,
+    /// The revision is kept in `meta`: a drop that is not loaded has none.
+    SeenInMeta,
+    /// A coupon opens after a loss with the revision that Redis came back with.
+    OpenAtOldRevision,
+}
+
+/// The protocol of the settings.
+#[derive(Debug, Clone)]
+pub struct Revisions {
+    pub faults: Faults,
+    /// To which quantity each operator changes the coupon.
+    pub changes: Vec<u8>,
+    /// Passes at the same time.
+    pub passes: usize,
+    pub wrong: Option<Wrong>,
+}
+
+const QUANTITY: u8 = 2;
+const MOST: u8 = 3;
+/// Attempts of one operator at a change.
+const ATTEMPTS: u8 = 2;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Redis {
+    /// The highest revision seen, kept beside `meta`.
+    seen: u8,
+    /// `meta`; `None` where the drop is not loaded.
+    quantity: Option<u8>,
+    count: u8,
+}
+
+/// Settings of a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Settings {
+    revision: u8,
+    quantity: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Writer {
+    /// An operator's change to a quantity.
+    Change {
+        to: u8,
+        attempts: u8,
+        stage: Change,
+    },
+    Pass(Pass),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Change {
+    Take,
+    Lower(Settings),
+    Commit(Settings),
+    Restore(Settings),
+    Write(Settings),
+    /// It lost against a later revision after its commit.
+    Follow,
+    Done,
+    /// Not acknowledged: the reconciler has to see to it.
+    GivenUp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Pass {
+    Idle,
+    /// Begun in this life of Redis.
+    Write(u8, Settings),
+    Open(u8),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    redis: Redis,
+    copy: Option<Redis>,
+    /// Which life of Redis this is, and whether the coupon is open in it.
+    life: u8,
+    open: bool,
+    mysql: Settings,
+    /// Slots promised.
+    given: u8,
+    writers: Vec<Writer>,
+    faults: Faults,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    Claim,
+    Writer(usize),
+    Dies(usize),
+    Copy,
+    GoBack,
+    Flush,
+}
+
+impl State {
+    fn take_revision(&mut self) -> Settings {
+        self.mysql.revision = self.mysql.revision.max(self.redis.seen) + 1;
+        self.mysql
+    }
+
+    fn lose(&mut self, redis: Redis) {
+        (self.redis, self.open) = (redis, false);
+        self.life += 1;
+    }
+}
+
+impl Revisions {
+    fn is(&self, wrong: Wrong) -> bool {
+        self.wrong == Some(wrong)
+    }
+
+    /// `write_meta.lua`: whether the revision is not outdated.
+    fn write_meta(&self, redis: &mut Redis, to: Settings) -> bool {
+        if to.revision < redis.seen && !self.is(Wrong::NotCompared) {
+            return false;
+        }
+        if redis.quantity.is_some() || !self.is(Wrong::SeenInMeta) {
+            redis.seen = to.revision;
+        }
+        redis.quantity = redis.quantity.map(|_| to.quantity);
+        true
+    }
+
+    fn change(&self, state: &mut State, to: u8, attempts: u8, stage: Change) -> (u8, Change) {
+        let again = if attempts < ATTEMPTS { Change::Take } else { Change::Done };
+        let next = match stage {
+            Change::Take => {
+                let read = state.take_revision();
+                let lowers = to < read.quantity && !self.is(Wrong::LoweredLate);
+                return (attempts + 1, if lowers { Change::Lower(read) } else { Change::Commit(read) });
+            }
+            Change::Lower(read) => {
+                let redis = &mut state.redis;
+                match redis.quantity {
+                    _ if read.revision < redis.seen && !self.is(Wrong::NotCompared) => again,
+                    Some(quantity) if to >= redis.count => {
+                        (redis.seen, redis.quantity) = (read.revision, Some(quantity.min(to)));
+                        Change::Commit(read)
+                    }
+                    // Refused, and nothing was changed.
+                    _ => Change::Done,
+                }
+            }
+            Change::Commit(read) => {
+                if state.mysql.revision != read.revision && !self.is(Wrong::CommitNotCompared) {
+                    if to < read.quantity { Change::Restore(read) } else { again }
+                } else if to < state.given && !self.is(Wrong::LoweredLate) {
+                    // Rows above the quantity.
+                    Change::Restore(read)
+                } else {
+                    state.mysql = Settings { revision: state.mysql.revision + 1, quantity: to };
+                    Change::Write(state.mysql)
+                }
+            }
+            Change::Restore(read) => {
+                self.write_meta(&mut state.redis, read);
+                again
+            }
+            Change::Write(made) if self.write_meta(&mut state.redis, made) => Change::Done,
+            Change::Write(_) if attempts > ATTEMPTS => Change::GivenUp,
+            Change::Write(_) => Change::Follow,
+            Change::Follow => return (attempts + 1, Change::Write(state.take_revision())),
+            ended => ended,
+        };
+        (attempts, next)
+    }
+
+    fn pass(&self, state: &mut State, pass: Pass) -> Pass {
+        match pass {
+            Pass::Idle => {
+                let matches = state.redis.quantity == Some(state.mysql.quantity);
+                match (matches, state.open) {
+                    (true, true) => Pass::Idle,
+                    (true, false) if self.is(Wrong::OpenAtOldRevision) => Pass::Open(state.life),
+                    _ => Pass::Write(state.life, state.take_revision()),
+                }
+            }
+            Pass::Write(life, settings) => {
+                let is_latest = settings.revision >= state.redis.seen || self.is(Wrong::NotCompared);
+                if state.redis.quantity.is_none() && is_latest {
+                    (state.redis.seen, state.redis.quantity) = (settings.revision, Some(settings.quantity));
+                    Pass::Open(life)
+                } else if self.write_meta(&mut state.redis, settings) {
+                    Pass::Open(life)
+                } else {
+                    Pass::Idle
+                }
+            }
+            Pass::Open(life) => {
+                if !state.open && life == state.life {
+                    (state.redis.count, state.open) = (state.given, true);
+                }
+                Pass::Idle
+            }
+        }
+    }
+
+    fn writer(&self, state: &mut State, at: usize) {
+        state.writers[at] = match state.writers[at] {
+            Writer::Change { to, attempts, stage } => {
+                let (attempts, stage) = self.change(state, to, attempts, stage);
+                Writer::Change { to, attempts, stage }
+            }
+            Writer::Pass(pass) => Writer::Pass(self.pass(state, pass)),
+        };
+    }
+
+    fn take(&self, state: &mut State, step: Step) {
+        match step {
+            Step::Claim => {
+                state.redis.count += 1;
+                state.given = state.given.max(state.redis.count);
+            }
+            Step::Writer(at) => self.writer(state, at),
+            Step::Dies(at) => {
+                state.faults.deaths -= 1;
+                state.writers[at] = match state.writers[at] {
+                    Writer::Change { to, attempts, .. } => Writer::Change { to, attempts, stage: Change::GivenUp },
+                    Writer::Pass(_) => Writer::Pass(Pass::Idle),
+                };
+            }
+            Step::Copy => state.copy = Some(state.redis),
+            Step::GoBack => {
+                state.faults.gone_back -= 1;
+                if let Some(copy) = state.copy.take() {
+                    state.lose(copy);
+                }
+            }
+            Step::Flush => {
+                state.faults.flushes -= 1;
+                state.lose(Redis::default());
+            }
+        }
+        state.writers.sort_unstable();
+        if state.faults.gone_back == 0 {
+            state.copy = None;
+        }
+    }
+
+    /// Left alone, MySQL's settings are Redis's, and the coupon is open.
+    fn heals(&self, state: &State) -> bool {
+        let mut state = state.clone();
+        // Operators first, then passes: what one is about to do, the other has to bear.
+        for _ in 0..12 {
+            for at in (0..state.writers.len()).rev() {
+                self.writer(&mut state, at);
+            }
+        }
+        state.open && state.redis.quantity == Some(state.mysql.quantity)
+    }
+}
+
+/// MySQL would refuse the row of a promise above the quantity.
+pub const WITHIN: &str = "no slot above MySQL's quantity is promised";
+/// What an operator was answered holds for the next claim.
+pub const ACKNOWLEDGED: &str = "when every change is acknowledged, Redis has MySQL's quantity";
+/// A change that died half-way is made good.
+pub const HEALS: &str = "left alone, Redis has MySQL's quantity";
+
+impl Model for Revisions {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        let change = |to: &u8| Writer::Change { to: *to, attempts: 0, stage: Change::Take };
+        let mut writers: Vec<Writer> = self.changes.iter().map(change).collect();
+        writers.extend(vec![Writer::Pass(Pass::Idle); self.passes]);
+        vec![State {
+            redis: Redis { seen: 1, quantity: Some(QUANTITY), count: 0 },
+            copy: None,
+            life: 1,
+            open: true,
+            mysql: Settings { revision: 1, quantity: QUANTITY },
+            given: 0,
+            writers,
+            faults: self.faults,
+        }]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let left = state.redis.quantity.is_some_and(|quantity| state.redis.count < quantity.min(MOST));
+        steps.extend((state.open && left).then_some(Step::Claim));
+        let ended = |stage| matches!(stage, Change::Done | Change::GivenUp);
+        for (at, writer) in state.writers.iter().enumerate() {
+            let (goes_on, is_under_way) = match writer {
+                Writer::Change { stage, .. } => (!ended(*stage), !ended(*stage)),
+                Writer::Pass(pass) => (state.mysql.revision < 12, *pass != Pass::Idle),
+            };
+            steps.extend((goes_on || is_under_way).then_some(Step::Writer(at)));
+            steps.extend((is_under_way && state.faults.deaths > 0).then_some(Step::Dies(at)));
+        }
+        let Faults { gone_back, flushes, .. } = state.faults;
+        steps.extend((gone_back > 0 && state.copy.is_none()).then_some(Step::Copy));
+        steps.extend((gone_back > 0 && state.copy.is_some()).then_some(Step::GoBack));
+        steps.extend((flushes > 0).then_some(Step::Flush));
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut next = last.clone();
+        self.take(&mut next, step);
+        (next != *last).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let acknowledged = |_: &Self, state: &State| {
+            let at_rest = |writer: &Writer| {
+                matches!(writer, Writer::Change { stage: Change::Done, .. } | Writer::Pass(Pass::Idle))
+            };
+            !state.open || !state.writers.iter().all(at_rest) || state.redis.quantity == Some(state.mysql.quantity)
+        };
+        vec![
+            Property::always(WITHIN, |_, state: &State| state.given <= state.mysql.quantity),
+            Property::always(ACKNOWLEDGED, acknowledged),
+            Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
+            Property::sometimes("a change is made", |_, state: &State| state.mysql.quantity != QUANTITY),
+        ]
+    }
+}
+
+const NONE: Faults = Faults { gone_back: 0, flushes: 0, deaths: 0 };
+
+fn protocol(changes: &[u8], passes: usize, faults: Faults) -> Revisions {
+    Revisions { faults, changes: changes.to_vec(), passes, wrong: None }
+}
+
+/// The right protocol under the faults it is to withstand.
+pub fn right() -> Vec<(&'static str, Revisions)> {
+    let gone_back = Faults { gone_back: 1, ..NONE };
+    vec![
+        ("an operator raises, another lowers, one dies", protocol(&[3, 1], 1, Faults { deaths: 1, ..NONE })),
+        ("two operators lower, Redis goes back in time", protocol(&[1, 2], 1, gone_back)),
+        ("an operator raises and another undoes it, Redis goes back in time", protocol(&[3, 2], 1, gone_back)),
+        ("two daemons and an operator, Redis is emptied", protocol(&[3], 2, Faults { flushes: 1, ..NONE })),
+    ]
+}
+
+/// Each rule left out, with the faults under which that shows.
+pub fn wrong() -> Vec<(Wrong, Revisions)> {
+    let emptied = Faults { flushes: 1, ..NONE };
+    let cases = [
+        (Wrong::NotCompared, protocol(&[3, 2], 0, NONE)),
+        (Wrong::CommitNotCompared, protocol(&[3, 1], 0, NONE)),
+        (Wrong::LoweredLate, protocol(&[1], 0, NONE)),
+        (Wrong::SeenInMeta, protocol(&[3], 1, emptied)),
+        (Wrong::OpenAtOldRevision, protocol(&[3, 2], 1, Faults { gone_back: 1, ..NONE })),
+    ];
+    cases.map(|(wrong, protocol)| (wrong, Revisions { wrong: Some(wrong), ..protocol })).into()
+}

@@ -1,0 +1,186 @@
+//! A drop that is sealed: Redis's clock says closed, and open again when it is set right. Passes
+//! skip a sealed drop, so that a claim which only Redis has would be lost in silence.
+
+use stateright::{Model, Property};
+
+const PEOPLE: usize = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// A slot of a sealed drop is taken to be durable, also one that was given just now.
+    SealedIsDurable,
+    /// A dead letter does not unseal its drop.
+    NeverUnsealed,
+}
+
+/// The protocol of sealing.
+#[derive(Debug, Clone)]
+pub struct Sealing {
+    /// How often Redis's clock jumps past the end of the window, or back.
+    pub clock_jumps: u8,
+    /// How often Kafka does not acknowledge, and the dead-letter table keeps the claim.
+    pub lost: u8,
+    pub wrong: Option<Wrong>,
+}
+
+/// Where a person's claim is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Claim {
+    None,
+    /// In Redis and in an API's hands.
+    Admitted,
+    Topic,
+    DeadLetter,
+    Row,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    /// By Redis's clock.
+    closed: bool,
+    sealed: bool,
+    /// What the API believes: read earlier.
+    seen_sealed: bool,
+    /// A pass has found the drop exact.
+    sealing: bool,
+    claims: [Claim; PEOPLE],
+    promised: [bool; PEOPLE],
+    clock_jumps: u8,
+    lost: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    Ask(usize),
+    Publish(usize),
+    /// Kafka is away.
+    Keep(usize),
+    Consume(usize),
+    /// The API reads the catalogue.
+    Read,
+    Pass,
+    Clock,
+}
+
+impl Sealing {
+    fn is(&self, wrong: Wrong) -> bool {
+        self.wrong == Some(wrong)
+    }
+
+    /// A new claim, or a retry. A retry is promised where the person has a row, else published.
+    fn ask(&self, state: &mut State, person: usize) {
+        let claim = &mut state.claims[person];
+        if *claim == Claim::None && !state.closed {
+            *claim = Claim::Admitted;
+        }
+        let durable = *claim == Claim::Row || (state.seen_sealed && self.is(Wrong::SealedIsDurable));
+        state.promised[person] |= *claim != Claim::None && durable;
+    }
+
+    fn pass(&self, state: &mut State) {
+        let rows = state.claims.iter().all(|claim| matches!(claim, Claim::None | Claim::Row));
+        if std::mem::take(&mut state.sealing) {
+            state.sealed = true;
+        } else if state.sealed && (!state.claims.contains(&Claim::DeadLetter) || self.is(Wrong::NeverUnsealed)) {
+            // It is skipped.
+        } else {
+            state.sealed = false;
+            state.sealing = state.closed && rows;
+            for claim in state.claims.iter_mut().filter(|claim| matches!(claim, Claim::DeadLetter | Claim::Admitted)) {
+                *claim = Claim::Row;
+            }
+        }
+    }
+
+    fn take(&self, state: &mut State, step: Step) {
+        match step {
+            Step::Ask(person) => self.ask(state, person),
+            Step::Publish(person) => (state.claims[person], state.promised[person]) = (Claim::Topic, true),
+            Step::Keep(person) => {
+                state.lost -= 1;
+                (state.claims[person], state.promised[person]) = (Claim::DeadLetter, true);
+            }
+            Step::Consume(person) => state.claims[person] = Claim::Row,
+            Step::Read => state.seen_sealed = state.sealed,
+            Step::Pass => self.pass(state),
+            Step::Clock => {
+                state.clock_jumps -= 1;
+                state.closed = !state.closed;
+            }
+        }
+    }
+
+    fn heals(&self, state: &State) -> bool {
+        let mut state = state.clone();
+        for claim in state.claims.iter_mut().filter(|claim| **claim == Claim::Topic) {
+            *claim = Claim::Row;
+        }
+        (0..3).for_each(|_| self.pass(&mut state));
+        (0..PEOPLE).all(|person| !state.promised[person] || state.claims[person] == Claim::Row)
+    }
+}
+
+pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
+pub const HEALS: &str = "left alone, every promise has its row";
+
+impl Model for Sealing {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            closed: false,
+            sealed: false,
+            seen_sealed: false,
+            sealing: false,
+            claims: [Claim::None; PEOPLE],
+            promised: [false; PEOPLE],
+            clock_jumps: self.clock_jumps,
+            lost: self.lost,
+        }]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        for person in 0..PEOPLE {
+            steps.push(Step::Ask(person));
+            match state.claims[person] {
+                Claim::Admitted => {
+                    steps.push(Step::Publish(person));
+                    steps.extend((state.lost > 0).then_some(Step::Keep(person)));
+                }
+                Claim::Topic => steps.push(Step::Consume(person)),
+                _ => {}
+            }
+        }
+        steps.extend([Step::Read, Step::Pass]);
+        steps.extend((state.clock_jumps > 0).then_some(Step::Clock));
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut next = last.clone();
+        self.take(&mut next, step);
+        (next != *last).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let held = |_: &Self, state: &State| {
+            (0..PEOPLE).all(|person| !state.promised[person] || state.claims[person] > Claim::Admitted)
+        };
+        vec![
+            Property::always(HELD_TWICE, held),
+            Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
+            Property::sometimes("the drop is sealed", |_, state: &State| state.sealed),
+        ]
+    }
+}
+
+/// The right protocol under the faults it is to withstand.
+pub fn right() -> Vec<(&'static str, Sealing)> {
+    vec![("a clock jumps, Kafka is away", Sealing { clock_jumps: 3, lost: 1, wrong: None })]
+}
+
+/// Each rule left out.
+pub fn wrong() -> Vec<(Wrong, Sealing)> {
+    let rules = [Wrong::SealedIsDurable, Wrong::NeverUnsealed];
+    rules.map(|wrong| (wrong, Sealing { clock_jumps: 2, lost: 1, wrong: Some(wrong) })).into()
+}
