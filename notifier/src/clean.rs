@@ -52,7 +52,7 @@ pub(super) fn detail(text: &str, people: &HashSet<&str>) -> String {
 
 /// Characters a user id may have.
 fn is_id_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-')
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
 }
 
 fn masked_word(word: &str, people: &HashSet<&str>) -> String {
@@ -63,10 +63,16 @@ fn masked_word(word: &str, people: &HashSet<&str>) -> String {
         person(word)
     } else if hide(bare) {
         format!("{}{}", person(bare), &word[bare.len()..])
+    } else if let Some((before, after)) = word.split_once(BETWEEN) {
+        let sign = &word[before.len()..word.len() - after.len()];
+        format!("{}{sign}{}", masked_word(before, people), masked_word(after, people))
     } else {
         word.to_owned()
     }
 }
+
+/// Signs that an id may have, and that may as well stand before or after one.
+const BETWEEN: [char; 3] = ['|', ':', '='];
 
 /// Every run of digits becomes one `#`.
 pub(super) fn without_numbers(text: &str) -> String {
@@ -114,6 +120,7 @@ mod tests {
         assert_eq!(masked("slot 3 is held by customer-4711."), "slot 3 is held by c•••11.");
         assert_eq!(masked("u-3 and u-33"), "u••• and u-33");
         assert_eq!(masked("payload of bob@example.com, twice"), "payload of b•••@e•••, twice");
+        assert_eq!(masked("user=u-3: not u-3|4"), "user=u•••: not u•••|4");
         assert_eq!(person("not an id"), "•••");
     }
 }

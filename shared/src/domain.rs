@@ -31,7 +31,7 @@ impl fmt::Display for DropId {
     }
 }
 
-/// A person, as the gateway or the token names them: 1–64 characters of `A–Z a–z 0–9 . _ @ + -`.
+/// A person, as the gateway or the token names them: 1–64 characters of `A–Z a–z 0–9 . _ @ + - | : =`.
 ///
 /// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for
 /// keys and rows.
@@ -42,7 +42,7 @@ pub struct UserId(String);
 
 /// Why a text is not a user id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -; this one {0}")]
+#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + - | : =; this one {0}")]
 pub struct BadUserId(String);
 
 impl UserId {
@@ -61,7 +61,7 @@ impl UserId {
     }
 
     fn fits(c: char) -> bool {
-        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-')
+        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
     }
 
     /// The id in full. Not for logs or mails: see [`UserId::masked`].
@@ -160,10 +160,10 @@ mod tests {
 
     #[test]
     fn user_ids_are_checked_at_the_edge() {
-        for good in ["u", "u-37", "A.b_c@d+e-9", &"x".repeat(64)] {
+        for good in ["u", "u-37", "A.b_c@d+e-9", "auth0|5f7c", "urn:sub=1", &"x".repeat(64)] {
             assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
         }
-        for bad in ["", " ", "a b", "ü", "a/b", "a:b", "a\n", "<b>", &"x".repeat(65)] {
+        for bad in ["", " ", "a b", "ü", "a/b", "a;b", "a\n", "<b>", &"x".repeat(65)] {
             assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
         }
     }

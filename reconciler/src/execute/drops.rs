@@ -6,6 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::drops;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::meta::DropMeta;
 
 use super::ExecuteError;
 use crate::stores::Stores;
@@ -37,6 +38,18 @@ pub(crate) async fn seal(
 ) -> Result<(), ExecuteError> {
     stores.db.seal_drop(drop, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
     stores.redis.expire_drop(&stores.redis.keys(coupon, drop), keys_ttl).await?;
+    Ok(())
+}
+
+/// Writes the settings of a coupon's drops anew, in a revision of its own. A lost Redis may have come
+/// back with an older revision: a write that was held up through the loss would undo a later one.
+pub(crate) async fn renew_settings(stores: &Stores, coupon: CouponId) -> Result<(), ExecuteError> {
+    let seen = stores.redis.revision(coupon).await?;
+    let Some((coupon, drops)) = stores.db.take_revision(coupon, seen).await? else { return Ok(()) };
+    for drop in drops.iter().filter(|drop| drop.sealed_at.is_none()) {
+        let (keys, meta) = (stores.redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
+        stores.redis.write_meta(&keys, coupon.revision, &meta).await?;
+    }
     Ok(())
 }
 

@@ -11,14 +11,8 @@ use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::{Redis, RedisError};
 
-/// Begins a life of Redis after a loss. Coupons that were verified in the life before are closed
-/// first: a server that was demoted and promoted again still has that life's script.
-pub(crate) async fn begin_life(redis: &Redis, seen: &Gate, coupons: &[CouponId]) -> Result<Option<Life>, RedisError> {
-    if let Some(over) = &seen.last_epoch() {
-        for coupon in coupons {
-            redis.close_coupon(*coupon, over).await?;
-        }
-    }
+/// Begins a life of Redis after a loss. `None`: the server is another by now.
+pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life>, RedisError> {
     redis.begin_life(seen).await
 }
 

@@ -10,7 +10,9 @@ mod law;
 mod redis;
 mod rows;
 
-pub(crate) use drops::{delete_resolved_dead_letters, make_ahead, mend, restore_claimants, seal, unseal_where_named};
+pub(crate) use drops::{
+    delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal, unseal_where_named,
+};
 
 use std::collections::HashSet;
 

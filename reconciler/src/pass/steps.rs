@@ -70,8 +70,13 @@ impl<'a> Pass<'a> {
     async fn steps(&mut self) -> Result<(), Broken> {
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
-        self.enter_life(&coupons).await?;
+        self.enter_life().await?;
         let fences = fencing::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        // One that died after it had opened a coupon left the gate closed.
+        let is_any_open = coupons.iter().any(|coupon| self.is_verified(&fences, *coupon));
+        if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
+            self.open_gate(&life).await?;
+        }
         if self.request.reopening {
             drops.retain(|(coupon, _)| !self.is_verified(&fences, coupon.id));
         }
@@ -110,13 +115,11 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes the life of Redis that stands, or begins one.
-    async fn enter_life(&mut self, coupons: &[CouponId]) -> Result<(), Broken> {
+    async fn enter_life(&mut self) -> Result<(), Broken> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => {
-                Some(fencing::begin_life(redis, &gate, coupons).await?.ok_or(Broken::AnotherLife)?)
-            }
+            None if !self.request.dry_run => Some(fencing::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
             life => life.cloned(),
         };
         self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
@@ -251,6 +254,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         };
         let Some(generation) = self.context.generations.get(&coupon) else { return Ok(()) };
+        execute::renew_settings(self.stores, coupon).await?;
         if !fencing::open_coupon(&self.stores.redis, coupon, generation, &life).await? {
             return Err(Broken::AnotherLife);
         }

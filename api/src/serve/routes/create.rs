@@ -13,6 +13,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{Earlier, IdempotencyKey};
+use firstcome_shared::redis::gate::Life;
 use firstcome_shared::redis::meta::DropMeta;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
@@ -114,9 +115,10 @@ async fn make_once(
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
     let now = services.clock.now();
+    let life = services.redis.life().await;
     let Some(key) = key else {
         return match db.create_coupon(body.check(now)?, now).await {
-            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
+            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
             Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
         };
     };
@@ -126,7 +128,7 @@ async fn make_once(
         return repeated(services, earlier).await;
     }
     match db.create_coupon_once(key, body.check(now)?, now).await.map_err(away)? {
-        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
+        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
         Err(earlier) => repeated(services, earlier).await,
     }
 }
@@ -142,9 +144,9 @@ async fn repeated(services: &Services, earlier: Earlier) -> Result<Arc<CouponWit
 }
 
 /// Makes a new coupon known to admission and to this process.
-async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<CouponWithDrops> {
+async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>, life: Option<Life>) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
-    if let Err(error) = load(&services.redis, &coupon, &drops).await {
+    if let Err(error) = load(&services.redis, &coupon, &drops, life).await {
         tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
     }
     // The client may ask this process for the coupon next; other processes look it up when they are
@@ -153,11 +155,12 @@ async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<Co
     seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| None)))
 }
 
-async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop]) -> Result<(), RedisError> {
+async fn load(redis: &Redis, coupon: &Coupon, drops: &[Drop], life: Option<Life>) -> Result<(), RedisError> {
     let generation = redis.ensure_generation(coupon.id).await?;
     for drop in drops {
         let (keys, meta) = (redis.keys(coupon.id, drop.id), DropMeta::of(coupon, drop));
         redis.load_drop(&keys, &generation, coupon.revision, &meta).await?;
     }
-    redis.open_new_coupon(coupon.id, &generation).await
+    let Some(life) = life else { return Ok(()) };
+    redis.open_new_coupon(coupon.id, &generation, &life).await
 }

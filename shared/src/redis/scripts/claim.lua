@@ -1,6 +1,6 @@
 -- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
--- they had come one after the other. EPOCH stands before this text: only the reconciler loads it, once in each life of Redis,
--- and a coupon that was not verified in that life is closed.
+-- they had come one after the other. EPOCH and PROMOTION stand before this text: only the reconciler loads it, once in each life
+-- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was promoted again since.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified
 -- ARGV  1 drop id  2.. user ids
 -- Reply 'closed' where the coupon is not verified, else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
@@ -16,6 +16,7 @@
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
 local call, drop, people = redis.call, ARGV[1], #ARGV - 1
 if call('GET', KEYS[8]) ~= EPOCH then return 'closed' end
+if not string.find(call('INFO', 'replication'), 'master_replid2:' .. PROMOTION, 1, true) then return 'closed' end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}
