@@ -235,7 +235,8 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let proxy = mysql().await.proxy().await.unwrap();
     let url = mysql().await.database_url_via(&proxy, &desk.database);
     let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
-    let notifier = Notifier::with_clock(Db::new(&settings).unwrap(), &desk.args, desk.clock.clone()).unwrap();
+    let db = Db::new(&settings).unwrap();
+    let notifier = Notifier::with_clock(db.clone(), &desk.args, desk.clock.clone()).unwrap();
     notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
 
     proxy.set(Fault::Cut).await.unwrap();
@@ -249,6 +250,10 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     assert!(subject.starts_with("[firstcome] action needed: MySQL cannot be used"), "{subject}");
 
     proxy.set(Fault::Pass).await.unwrap();
+    // The pool pauses after a connection that failed.
+    while db.ping().await.is_err() {
+        tokio::task::yield_now().await;
+    }
     let now = desk.clock.turn(TimeDelta::minutes(2));
     notifier.after_pass(&clean("r6"), now).await.unwrap();
     notifier.flush(SOON).await.unwrap();

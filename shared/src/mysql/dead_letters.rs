@@ -6,123 +6,19 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text, Unsigned};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
-use sha2::{Digest as _, Sha256};
 
 use super::issued::push_text;
 use super::schema::failed_claims;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, Slot, UserId};
-use crate::event::ClaimEvent;
 
-/// Where a message came from. Its hash keeps a message that is read twice to one row, and tells it
-/// from another message on the same offset of a topic that was made anew.
-#[derive(Debug, Clone)]
-pub struct Source {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    /// The message's own time, in milliseconds, where it has one.
-    pub timestamp_ms: Option<i64>,
-}
+mod keep;
 
-/// A claim that the consumer could not turn into a row.
-#[derive(Debug, Clone)]
-pub struct FailedClaim {
-    /// The coupon, where it could be read.
-    pub coupon_id: Option<i64>,
-    /// The drop, where it could be read.
-    pub drop_id: Option<i64>,
-    /// The slot, however wrong.
-    pub slot: Option<i64>,
-    /// The person, where the id has the form of one.
-    pub user_id: Option<UserId>,
-    /// When they were admitted, where it could be read.
-    pub claimed_at: Option<DateTime<Utc>>,
-    pub payload: Vec<u8>,
-    /// Why: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`, `already_has_one`,
-    /// `unknown_drop`, `bad_data`.
-    pub reason: &'static str,
-    pub error: String,
-    pub source: Source,
-}
-
-impl FailedClaim {
-    fn source_hash(&self) -> Vec<u8> {
-        let mut hash = Sha256::new();
-        hash.update(self.source.topic.as_bytes());
-        hash.update([0]);
-        hash.update(self.source.partition.to_be_bytes());
-        hash.update(self.source.offset.to_be_bytes());
-        hash.update(self.source.timestamp_ms.unwrap_or(-1).to_be_bytes());
-        hash.update(&self.payload);
-        hash.finalize().to_vec()
-    }
-}
-
-/// Keeps failed claims; one that is kept already counts another attempt.
-pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    for claim in failed {
-        diesel::insert_into(failed_claims::table)
-            .values((
-                failed_claims::coupon_id.eq(claim.coupon_id),
-                failed_claims::drop_id.eq(claim.drop_id),
-                failed_claims::slot.eq(claim.slot),
-                failed_claims::user_id.eq(claim.user_id.as_ref().map(UserId::as_str)),
-                failed_claims::claimed_at.eq(claim.claimed_at.map(|at| at.naive_utc())),
-                failed_claims::payload.eq(&claim.payload),
-                failed_claims::reason.eq(claim.reason),
-                failed_claims::error.eq(&claim.error),
-                failed_claims::source_partition.eq(claim.source.partition),
-                failed_claims::source_offset.eq(claim.source.offset),
-                failed_claims::source_hash.eq(claim.source_hash()),
-            ))
-            .on_conflict(diesel::dsl::DuplicatedKeys)
-            .do_update()
-            .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
-}
-
-/// The word for an admission that Kafka has not acknowledged in time.
-pub const UNPUBLISHED: &str = "unpublished";
-
-/// Keeps admissions that Kafka has not acknowledged, in one statement; one that is kept already
-/// counts another attempt.
-///
-/// # Errors
-/// Of the connection; none is kept then.
-pub async fn keep_unpublished(conn: &mut Conn, claims: &[ClaimEvent]) -> QueryResult<()> {
-    let rows = claims.iter().map(|claim| {
-        let payload = claim.encode().into_bytes();
-        let source_hash = Sha256::new().chain_update(UNPUBLISHED).chain_update([0]).chain_update(&payload).finalize();
-        (
-            failed_claims::coupon_id.eq(claim.coupon_id.0),
-            failed_claims::drop_id.eq(claim.drop_id.0),
-            failed_claims::slot.eq(i64::from(claim.slot)),
-            failed_claims::user_id.eq(claim.user_id.as_str()),
-            failed_claims::claimed_at.eq(claim.claimed_at.naive_utc()),
-            failed_claims::payload.eq(payload),
-            failed_claims::reason.eq(UNPUBLISHED),
-            failed_claims::error.eq("Kafka had not acknowledged it when the answer was due"),
-            failed_claims::source_hash.eq(source_hash.to_vec()),
-        )
-    });
-    let rows: Vec<_> = rows.collect();
-    diesel::insert_into(failed_claims::table)
-        .values(rows)
-        .on_conflict(diesel::dsl::DuplicatedKeys)
-        .do_update()
-        .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
-        .execute(conn)
-        .await
-        .map(|_| ())
-}
+pub use keep::{FailedClaim, Source, UNPUBLISHED, keep, keep_unpublished};
 
 /// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]

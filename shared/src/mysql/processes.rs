@@ -59,10 +59,12 @@ impl ProcessRow {
     pub fn disagreement(&self, other: &Self) -> Option<String> {
         let prefix = |row: &Self| row.redis_prefix.clone();
         let both_prefixes = prefix(self).zip(prefix(other));
-        let differing =
-            [("KAFKA_TOPIC", &self.topic, &other.topic), ("KAFKA_GROUP", &self.consumer_group, &other.consumer_group)];
+        // The API has no use for the group.
+        let group = [&self.role, &other.role].iter().all(|role| *role != "serve");
+        let group = group.then_some(("KAFKA_GROUP", &self.consumer_group, &other.consumer_group));
+        let differing = std::iter::once(("KAFKA_TOPIC", &self.topic, &other.topic)).chain(group);
         let prefixes = both_prefixes.as_ref().map(|(own, theirs)| ("REDIS_KEY_PREFIX", own, theirs));
-        let (setting, own, theirs) = differing.into_iter().chain(prefixes).find(|(_, own, theirs)| own != theirs)?;
+        let (setting, own, theirs) = differing.chain(prefixes).find(|(_, own, theirs)| own != theirs)?;
         Some(format!(
             "{setting} is {own} here and {theirs} in {} ({}), which works on the same database: give all programs the \
              same, and start this one again a minute after the other has stopped",

@@ -44,6 +44,10 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
             if args == ["consume"] && store == "Redis" {
                 continue;
             }
+            // The API starts without Kafka: it keeps claims in MySQL meanwhile.
+            if args == ["serve"] && store == "Kafka" {
+                continue;
+            }
             let env = [(variable, value), ("STARTUP_WAIT_SECONDS", "1")];
             started.push((store, world.start(program, args, &env)));
         }

@@ -5,6 +5,7 @@ mod changes;
 mod processes;
 mod promotion;
 mod recording;
+mod reopening;
 mod scale;
 mod silent_stops;
 mod sizes;

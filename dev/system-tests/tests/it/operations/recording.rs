@@ -76,10 +76,10 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     for (at, state) in ["resolved", "told", "firing"].iter().enumerate() {
         world.sql.query(&format!("{alert} (999, 'old-{at}', 'k', '{state}', '', '', '2020-01-01', '2020-01-01', IF('{state}' = 'resolved', '2020-01-01', NULL))")).await;
     }
-    let mail = "INSERT INTO mail_outbox (kind, recipient, subject, message_id, body_text, body_html, created_at, next_attempt_at, sent_at, given_up_at)";
+    let mail = "INSERT INTO mail_outbox (kind, recipient, subject, message_id, body_text, body_html, attempts, created_at, next_attempt_at, sent_at, given_up_at)";
     let of = |sent: &str, given_up: &str| {
         format!(
-            "SELECT 'old', 'a@b', '', '', '', '', '2020-01-01', UTC_TIMESTAMP(3) + INTERVAL 1 HOUR, {sent}, {given_up}"
+            "SELECT 'old', 'a@b', '', '', '', '', 1, '2020-01-01', UTC_TIMESTAMP(3) + INTERVAL 1 HOUR, {sent}, {given_up}"
         )
     };
     for (sent, given_up) in [("'2020-01-01'", "NULL"), ("NULL", "'2020-01-01'"), ("NULL", "NULL")] {

@@ -1,0 +1,87 @@
+//! Odd names, many findings, and links: a mail stays harmless and readable.
+
+use super::*;
+
+#[test]
+fn a_name_can_do_no_harm() {
+    let names = [
+        "a\r\nBcc: victim@example.com",
+        "<img src=x onerror=alert(1)><b>&amp;\"'",
+        "evil\u{202e}gnp.exe\u{2066}",
+        "{{ 7*7 }} {% include x %}",
+        "tab\tnull\0bell\u{7}",
+        "",
+    ];
+    for name in names {
+        let mut run = failed_claims();
+        run.drops[0].coupon_name = name.to_owned();
+        run.drops[0].findings[1].detail = name.to_owned();
+        let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+        assert!(!mail.subject.chars().any(char::is_control), "{:?}", mail.subject);
+        for text in [&mail.subject, &mail.text, &mail.html] {
+            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{name:?}");
+            assert!(!text.contains(['\u{202e}', '\u{2066}']), "{name:?}");
+            assert!(!text.contains("\nBcc:"), "{name:?}");
+        }
+        assert!(!mail.html.contains("<img") && !mail.html.contains("<b>"), "{name:?}");
+    }
+}
+
+#[test]
+fn a_long_name_leaves_room_for_what_happened() {
+    let mut run = repaired();
+    run.drops[0].coupon_name = "한정판 ".repeat(50);
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    assert!(mail.subject.contains("100 of 100 issued (3 reissued)"), "{}", mail.subject);
+}
+
+#[test]
+fn no_person_is_named_in_full() {
+    let mut run = failed_claims();
+    run.drops[0].findings[1].detail = "the row on slot 100 is customer-00037's, not customer-00100's".to_owned();
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    for text in [&mail.subject, &mail.text, &mail.html] {
+        assert!(!text.contains("customer-"), "{text}");
+    }
+    assert!(mail.text.contains("c•••37"));
+}
+
+#[test]
+fn ten_thousand_findings_make_a_mail_of_readable_length() {
+    let issued =
+        (1..=10_000).map(|slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row and no message")).collect();
+    let run = run("0193a1f2-7c00-7d31-8000-0000000000a9", Status::Repaired, vec![drop_report(1, WINTER, 7, issued)]);
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    assert!(mail.subject.contains("(10,000 reissued)"), "{}", mail.subject);
+    assert!(mail.text.contains("10,000 × reissued: no row and no message (slots 1–10000)"), "{}", mail.text);
+    assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
+}
+
+/// GitHub's anchors are the headings in lower case with spaces as dashes; each heading of a mail's
+/// word is the word itself.
+#[test]
+fn every_section_that_a_mail_names_is_there() {
+    let operations = include_str!("../../../../docs/OPERATIONS.md");
+    let kinds = [
+        "unissued",
+        "failed_claim",
+        "missing_admission",
+        "count_mismatch",
+        "slot_conflict",
+        "over_admitted",
+        "unfilled",
+        "redis_lost",
+        "stalled",
+        "run_failed",
+        "braked",
+        "broken_promise",
+        "run_missed",
+        "mysql_unreachable",
+    ];
+    for word in kinds {
+        assert!(
+            operations.lines().any(|line| line == format!("### {word}")),
+            "docs/OPERATIONS.md has no section {word}"
+        );
+    }
+}
