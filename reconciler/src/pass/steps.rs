@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
     /// before the loss has reached the topic or the dead-letter table, or never will.
     async fn read_context(
         &mut self,
-        drops: &mut Vec<(Coupon, Drop)>,
+        drops: &mut [(Coupon, Drop)],
         mut fences: HashMap<CouponId, CouponFence>,
     ) -> Result<(), Broken> {
         // Generations are read before the topic and kept for the whole pass: what Redis loses from
