@@ -31,7 +31,8 @@ impl fmt::Display for DropId {
     }
 }
 
-/// A person, as the gateway or the token names them: 1–64 characters of `A–Z a–z 0–9 . _ @ + - | : =`.
+/// A person, as the gateway or the token names them: 1–64 characters of
+/// `A–Z a–z 0–9 . _ @ + - | : =`.
 ///
 /// `Debug` masks it, so that a log line can't leak one by accident; `Display` gives it whole, for
 /// keys and rows.

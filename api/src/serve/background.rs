@@ -82,12 +82,8 @@ async fn make_drops(services: &Services) {
     }
 }
 
-/// How often the admission gate is read: a master that was demoted and promoted again is closed
-/// within this time.
-const GATE_EVERY: Duration = Duration::from_millis(250);
-
 async fn watch_redis(services: &Services) -> &'static str {
-    let mut ticks = every(GATE_EVERY);
+    let mut ticks = every(WATCH_EVERY);
     let mut last = None;
     loop {
         ticks.tick().await;

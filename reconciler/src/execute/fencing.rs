@@ -8,7 +8,6 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::gate::{CouponFence, Gate, Life};
 use firstcome_shared::redis::reads::is_about_data;
-use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::{Redis, RedisError};
 
 /// Begins a life of Redis after a loss. `None`: the server is another by now.
@@ -16,14 +15,14 @@ pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life
     redis.begin_life(seen).await
 }
 
-/// Opens a coupon that was verified, and with the first one the gate. `false`: Redis lost data since.
+/// Opens a coupon that was verified. `false`: Redis lost data since.
 pub(crate) async fn open_coupon(
     redis: &Redis,
     coupon: CouponId,
     generation: &Generation,
     life: &Life,
 ) -> Result<bool, RedisError> {
-    Ok(matches!(redis.open_coupon(coupon, generation, life).await?, Done::Applied(())))
+    redis.open_coupon(coupon, generation, life).await
 }
 
 /// Opens the gate to the coupons that are verified. `false`: Redis lost data since.

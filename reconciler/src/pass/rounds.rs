@@ -115,8 +115,9 @@ impl Pass<'_> {
                 again.drops.push(drop);
             }
             let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
-            if is_last && again.drops.last().is_none_or(|again| again.0.id != coupon) {
-                self.open_if_verified(coupon, reports.are_whole(coupon)).await?;
+            let is_done = is_last && again.drops.last().is_none_or(|again| again.0.id != coupon);
+            if is_done && self.context.unverified.contains(&coupon) && reports.are_whole(coupon) {
+                self.open_verified(coupon).await?;
             }
         }
         Ok(again)

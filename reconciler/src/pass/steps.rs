@@ -1,6 +1,6 @@
 //! The steps of one pass, and the state that they share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -134,8 +134,8 @@ impl<'a> Pass<'a> {
     /// A pass that meets another life of Redis ends: what it read may be of the one before.
     pub(super) async fn must_be_same_life(&self) -> Result<(), Broken> {
         let now = self.stores.redis.gate().await?;
-        let epoch = |life: &Life| life.epoch.clone();
-        if now.life().map(epoch) == self.gate.life.as_ref().map(epoch) { Ok(()) } else { Err(Broken::AnotherLife) }
+        let (now, own) = (now.life(), self.gate.life.as_ref());
+        if now.map(|life| &life.epoch) == own.map(|life| &life.epoch) { Ok(()) } else { Err(Broken::AnotherLife) }
     }
 
     /// Reads what all drops have in common. Where Redis lost something, not before every claim from
@@ -147,8 +147,7 @@ impl<'a> Pass<'a> {
     ) -> Result<(), Broken> {
         // Generations are read before the topic and kept for the whole pass: what Redis loses from
         // here on, the next pass rebuilds, after waiting for what may be in flight.
-        self.context.unverified =
-            fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect::<HashSet<_>>();
+        self.context.unverified = fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect();
         self.context.generations = generations(&fences);
         self.context = self.fresh_context().await?;
         if !self.context.unverified.is_empty() {
@@ -186,8 +185,8 @@ impl<'a> Pass<'a> {
         losses.collect()
     }
 
-    /// The context, with the fences that are known. A topic that can't be read is reported, and the pass goes
-    /// on without it.
+    /// The context, with the fences that are known. A topic that can't be read is reported, and the
+    /// pass goes on without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Broken> {
         let (mut context, kafka) = collect::context(self.stores).await?;
         context.generations = std::mem::take(&mut self.context.generations);
@@ -244,15 +243,12 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Opens a coupon that was closed, if this pass compared all of it and left nothing behind that
-    /// admission could trip over; with the first one the gate opens.
-    pub(super) async fn open_if_verified(&mut self, coupon: CouponId, is_whole: bool) -> Result<(), Broken> {
+    /// Opens a coupon that was closed and in which nothing is left that admission could trip over,
+    /// if this pass compared all of it; with the first one the gate opens.
+    pub(super) async fn open_verified(&mut self, coupon: CouponId) -> Result<(), Broken> {
         // Without the tail, messages could hold what a lost Redis forgot.
-        let may_open = is_whole && self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
-        let Some(life) = self.gate.life.clone().filter(|_| may_open && self.context.unverified.contains(&coupon))
-        else {
-            return Ok(());
-        };
+        let may_open = self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
+        let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
         let Some(generation) = self.context.generations.get(&coupon) else { return Ok(()) };
         execute::renew_settings(self.stores, coupon).await?;
         if !fencing::open_coupon(&self.stores.redis, coupon, generation, &life).await? {

@@ -102,7 +102,8 @@ impl Db {
 
     /// The live coupons, in order of their numbers: those with a drop that is not sealed, and daily
     /// ones that are not over. Each has its unsealed drops and, where none has been open for a
-    /// while, the last that has opened, in order of opening. What this costs depends on how many are live.
+    /// while, the last that has opened, in order of opening. What this costs depends on how many
+    /// are live.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         // A day's margin for zones.
         let today = (Utc::now().date_naive() - TimeDelta::days(1)).to_string();

@@ -1,7 +1,5 @@
 //! Admission: who gets a slot. It is closed where the admission gate ([`super::gate`]) is.
 
-use std::sync::Arc;
-
 use redis::{RedisError, Value};
 
 use super::Redis;
@@ -83,12 +81,7 @@ impl Redis {
         if known.open {
             match self.call_script(&known.script, keys, drop, users).await {
                 Err(AdmissionError::Closed) => {}
-                Err(error) => {
-                    // A demoted server refuses writes. Promoted again, it may have older data.
-                    self.known_gate.store(Arc::default());
-                    return Err(error);
-                }
-                replies => return replies,
+                other => return other,
             }
         }
         let is_open = self.gate().await?.is_open();

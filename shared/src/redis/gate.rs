@@ -17,7 +17,6 @@ use super::Redis;
 use super::client::Script;
 use super::fencing::Generation;
 use super::keys;
-use super::repair::Done;
 use super::safety::ServerFacts;
 use crate::domain::CouponId;
 
@@ -127,7 +126,14 @@ impl Redis {
             Err(error) => return Err(error),
         };
         let life = Life::parse(&text).filter(|life| life.server == server.id());
-        let script = life.as_ref().map(|life| self.claim_script(life).1).unwrap_or_default();
+        let epoch = life.as_ref().map(|life| life.epoch.clone());
+        let known = self.known_gate.load();
+        let script = match &life {
+            // Hashing the text again would cost more than the questions.
+            Some(_) if known.epoch == epoch => known.script.clone(),
+            Some(life) => self.claim_script(life).1,
+            None => String::new(),
+        };
         let has_script = life.is_some() && {
             let found: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(&script).query_async(&mut conn).await?;
             found == [true]
@@ -136,7 +142,6 @@ impl Redis {
             self.conn.replace();
         }
         let gate = Gate { server, text, life, has_script };
-        let epoch = gate.life.as_ref().map(|life| life.epoch.clone());
         self.known_gate.store(Arc::new(KnownGate { epoch, script, open: gate.is_open() }));
         Ok(gate)
     }
@@ -172,16 +177,16 @@ impl Redis {
         Ok(now == open)
     }
 
-    /// The coupon is verified in this life: admission to it is open. `Stale`: its keys were lost
+    /// The coupon is verified in this life: admission to it is open. `false`: its keys were lost
     /// since `generation` was read, or the server is another by now.
     pub async fn open_coupon(
         &self,
         coupon: CouponId,
         generation: &Generation,
         life: &Life,
-    ) -> Result<Done<()>, RedisError> {
+    ) -> Result<bool, RedisError> {
         if self.facts(&mut self.connection()).await?.id() != life.server {
-            return Ok(Done::Stale);
+            return Ok(false);
         }
         self.set_verified(coupon, generation, &life.epoch).await
     }
@@ -202,16 +207,10 @@ impl Redis {
         Ok(())
     }
 
-    async fn set_verified(
-        &self,
-        coupon: CouponId,
-        generation: &Generation,
-        epoch: &Epoch,
-    ) -> Result<Done<()>, RedisError> {
+    async fn set_verified(&self, coupon: CouponId, generation: &Generation, epoch: &Epoch) -> Result<bool, RedisError> {
         let names = [keys::verified(&self.prefix, coupon), keys::generation(&self.prefix, coupon)];
         let args = [generation.0.clone(), epoch.0.clone()];
-        let set: bool = OPEN_COUPON.run(&mut self.connection(), &[&names[0], &names[1]], &args).await?;
-        Ok(if set { Done::Applied(()) } else { Done::Stale })
+        OPEN_COUPON.run(&mut self.connection(), &[&names[0], &names[1]], &args).await
     }
 
     /// The fences of coupons, in the order asked. A key of the wrong type counts as missing.

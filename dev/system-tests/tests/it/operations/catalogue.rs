@@ -8,11 +8,11 @@ use firstcome_testkit::{Api, LIMIT, Running, World, eventually};
 
 use super::sizes::insert;
 
-/// So many coupons, ten sealed drops each; one in a hundred has an open drop too.
-async fn installation(coupons: u32) -> World {
-    let world = World::new("catalogue").await;
+/// Puts so many coupons into the tables, with ten sealed drops each; one in a hundred has an open
+/// drop too.
+pub(super) async fn fill(world: &World, coupons: u32) {
     insert(
-        &world,
+        world,
         coupons,
         "INSERT INTO coupons (id, name, quantity, once_per)",
         "1000 + i, CONCAT('c ', i), 100, 'drop'",
@@ -22,11 +22,10 @@ async fn installation(coupons: u32) -> World {
     for day in 1..=10 {
         let date = format!("'2026-01-{day:02}'");
         let values = format!("1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0");
-        insert(&world, coupons, sealed, &values).await;
+        insert(world, coupons, sealed, &values).await;
     }
     let open = "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)";
-    insert(&world, coupons / 100, open, "1000 + i, '2026-02-01', '2026-02-01', 100").await;
-    world
+    insert(world, coupons / 100, open, "1000 + i, '2026-02-01', '2026-02-01', 100").await;
 }
 
 async fn metric(api: &Running<Api>, name: &str) -> f64 {
@@ -37,7 +36,8 @@ async fn metric(api: &Running<Api>, name: &str) -> f64 {
 
 /// Seconds of a start, the best of some refreshes in milliseconds, memory in MB.
 async fn measure(coupons: u32) -> [f64; 3] {
-    let world = installation(coupons).await;
+    let world = World::new("catalogue").await;
+    fill(&world, coupons).await;
     let began = Instant::now();
     let api = world.serve_with(&[("CATALOGUE_REFRESH_MS", "50")]).await;
     let start = began.elapsed().as_secs_f64();

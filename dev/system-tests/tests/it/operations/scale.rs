@@ -10,6 +10,7 @@ use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_testkit::scale::measured;
 use firstcome_testkit::{Coupon, World, coupon_body, eventually, open_world};
 
+use super::catalogue::fill;
 use super::sizes::insert;
 
 /// Longest wait for one pass at full size.
@@ -161,31 +162,11 @@ async fn a_pass_costs_what_is_open_and_not_what_ever_was() {
 async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     let world = World::new("over").await;
     world.open().await;
-    insert(
-        &world,
-        coupons,
-        "INSERT INTO coupons (id, name, quantity, once_per)",
-        "1000 + i, CONCAT('c ', i), 100, 'drop'",
-    )
-    .await;
-    let sealed = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows)";
-    for day in 1..=10 {
-        let date = format!("'2026-01-{day:02}'");
-        insert(&world, coupons, sealed, &format!("1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0"))
-            .await;
-    }
-    let open = coupons / 100;
-    insert(
-        &world,
-        open,
-        "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)",
-        "1000 + i, '2026-02-01', '2026-02-01', 100",
-    )
-    .await;
+    fill(&world, coupons).await;
     world.sql.query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) SELECT d.id, s.slot, d.coupon_id, CONCAT('u-', s.slot), 'consumer' FROM drops d JOIN (WITH RECURSIVE n (slot) AS (SELECT 1 UNION ALL SELECT slot + 1 FROM n WHERE slot < 10) SELECT slot FROM n) s WHERE d.sealed_at IS NULL").await;
     let (loading, _) = pass(&world).await;
     assert_eq!((loading.status, &loading.error), (Status::Repaired, &None), "Redis did not have them");
     let (run, _) = pass(&world).await;
-    assert_eq!((run.status, run.drops.len()), (Status::Clean, open as usize));
+    assert_eq!((run.status, run.drops.len()), (Status::Clean, coupons as usize / 100));
     seconds(&run)
 }

@@ -117,7 +117,9 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
     let wrong = |url: String| DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_secs(10) };
     let nobody = world.sql.url().replace("//root", "//nobody");
     let nowhere = world.sql.url().replace(world.database(), "nowhere");
-    for url in [nobody, nowhere] {
+    world.sql.query("CREATE USER old@'%' IDENTIFIED WITH sha256_password BY ''").await;
+    let old_plugin = world.sql.url().replace("//root", "//old");
+    for url in [nobody, nowhere, old_plugin] {
         let refused = Db::new(&wrong(url.clone())).unwrap().ping().await.unwrap_err();
         assert!(matches!(refused, DbError::Refused(_)), "{url}: {refused:?}");
         assert!(matches!(Db::dedicated(&wrong(url)).await, Err(DbError::Refused(_))));
