@@ -9,7 +9,7 @@ use firstcome_shared::http::{Problem, json};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::runs::unavailable;
+use super::runs::{unavailable, within};
 use super::{App, invalid};
 use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 
@@ -38,7 +38,7 @@ pub(super) async fn list(
     if let Some(other) = query.status.as_deref().filter(|s| !["firing", "resolved", "told"].contains(s)) {
         return Err(invalid(format!("status is firing, resolved or told, not {other:?}")));
     }
-    let page = notify::list(&app.stores.db, query.status, query.before, query.limit.unwrap_or(100)).await;
+    let page = notify::list(&app.stores.db, query.status, query.before, within(query.limit, 100, 500)?).await;
     page.map(Json).map_err(unavailable)
 }
 

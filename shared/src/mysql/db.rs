@@ -17,7 +17,7 @@ use diesel_async::pooled_connection::{
 use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use mysql_async::{DriverError, Opts};
+use mysql_async::Opts;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
@@ -234,6 +234,12 @@ pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
     let url = as_given(url);
     let mut conn = match Conn::establish(&url).await {
         Err(ConnectionError::CouldntSetupConfiguration(answer)) => return Err(why_refused(&url, &answer).await),
+        // MySQL asks users that it does not know for a password in any of its ways, drawn at random.
+        Err(ConnectionError::BadConnection(reason)) if reason.starts_with("Unknown authentication plugin") => {
+            return Err(ConnectionError::InvalidConnectionUrl(format!(
+                "{reason} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
+            )));
+        }
         other => other?,
     };
     // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers
@@ -265,12 +271,6 @@ async fn why_refused(url: &str, answer: &diesel::result::Error) -> ConnectionErr
     match again {
         Some(mysql_async::Error::Server(error)) if DOES_NOT_LET_IN.contains(&error.code) => {
             ConnectionError::InvalidConnectionUrl(error.to_string())
-        }
-        // MySQL asks users that it does not know for a password in any of its ways.
-        Some(mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. })) => {
-            ConnectionError::InvalidConnectionUrl(format!(
-                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
-            ))
         }
         _ => ConnectionError::BadConnection(answer.to_string()),
     }
