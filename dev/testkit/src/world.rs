@@ -67,6 +67,13 @@ impl Stores {
         self
     }
 
+    /// A MySQL by an address that the test can lead elsewhere.
+    #[must_use]
+    pub fn with_mysql_at(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.mysql);
+        self
+    }
+
     /// A Kafka of the test's own.
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {

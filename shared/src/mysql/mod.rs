@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod catalogue;
 pub mod change;
+mod connect;
 mod db;
 pub mod dead_letters;
 pub mod digest;
@@ -25,4 +26,5 @@ pub mod sealed;
 /// of drops or people has no bound of its own.
 pub(crate) const MOST_VALUES: usize = 10_000;
 
-pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings, Refusal, refusal};
+pub use connect::Conn;
+pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};

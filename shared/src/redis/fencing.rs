@@ -2,10 +2,16 @@
 //! *generation* fences a coupon's keys, a *revision* its settings; an epoch ([`super::gate`]) the
 //! whole Redis.
 
+use std::sync::LazyLock;
+
 use redis::RedisError;
 
+use super::client::Script;
 use super::{Redis, keys};
 use crate::domain::CouponId;
+
+static ENSURE_GENERATION: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/ensure_generation.lua")));
 
 /// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
 /// data. A pass reads it before anything else and sends it with every write; a write whose
@@ -14,33 +20,31 @@ use crate::domain::CouponId;
 pub struct Generation(pub(super) String);
 
 impl Redis {
-    /// The coupon's generation, if it has one.
+    /// The coupon's generation, if it has one. A key of the wrong type counts as missing.
     pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
-        let key = keys::generation(&self.prefix, coupon);
-        let found: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.conn.clone()).await?;
-        Ok(found.map(Generation))
+        Ok(self.text(&keys::generation(&self.prefix, coupon)).await?.map(Generation))
     }
 
     /// The coupon's generation, made now where it has none.
     pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
         let key = keys::generation(&self.prefix, coupon);
-        let fresh = format!("{:032x}", rand::random::<u128>());
-        let mut pipe = redis::pipe();
-        pipe.atomic().cmd("SET").arg(&key).arg(&fresh).arg("NX").ignore().cmd("GET").arg(&key);
-        let (now,): (String,) = pipe.query_async(&mut self.conn.clone()).await?;
-        Ok(Generation(now))
+        let fresh = [format!("{:032x}", rand::random::<u128>())];
+        Ok(Generation(ENSURE_GENERATION.run(&mut self.connection(), &[&key], &fresh).await?))
+    }
+
+    /// A key that holds a text. What no program of ours wrote there counts as nothing, as the scripts
+    /// read it.
+    pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
+        match redis::cmd("GET").arg(key).query_async(&mut self.connection()).await {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+            found => found,
+        }
     }
 
     /// The highest revision of the coupon whose settings were written here; 0 where none is known.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let key = keys::revision(&self.prefix, coupon);
-        let found = redis::cmd("GET").arg(key).query_async::<Option<String>>(&mut self.conn.clone()).await;
-        match found {
-            // As the scripts read it: what no program of ours wrote there counts as never seen.
-            Ok(text) => Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0)),
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(0),
-            Err(error) => Err(error),
-        }
+        let text = self.text(&keys::revision(&self.prefix, coupon)).await?;
+        Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0))
     }
 }
 

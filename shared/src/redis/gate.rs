@@ -119,12 +119,7 @@ impl Redis {
     pub async fn gate(&self) -> Result<Gate, RedisError> {
         let mut conn = self.connection();
         let server = self.facts(&mut conn).await?;
-        let found = redis::cmd("GET").arg(keys::epoch(&self.prefix)).query_async::<Option<String>>(&mut conn).await;
-        let text = match found {
-            Ok(text) => text.unwrap_or_default(),
-            Err(error) if error.code() == Some("WRONGTYPE") => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = self.text(&keys::epoch(&self.prefix)).await?.unwrap_or_default();
         let life = Life::parse(&text).filter(|life| life.server == server.id());
         let epoch = life.as_ref().map(|life| life.epoch.clone());
         let known = self.known_gate.load();

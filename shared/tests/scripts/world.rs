@@ -14,7 +14,7 @@ use firstcome_shared::redis::{Redis, RedisSettings};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
 
-const DROP: DropId = DropId(3);
+pub(crate) const DROP: DropId = DropId(3);
 
 /// A drop in words, as Redis has it or as the model says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,12 +28,17 @@ pub(crate) struct Shown {
 }
 
 pub(crate) struct World {
-    redis: Redis,
-    keys: DropKeys,
+    pub(crate) redis: Redis,
+    pub(crate) keys: DropKeys,
     coupon: CouponId,
-    generation: Generation,
+    pub(crate) generation: Generation,
     meta: DropMeta,
     generations: u32,
+}
+
+pub(crate) fn connect(url: &str) -> Redis {
+    let timeout = Duration::from_secs(10);
+    Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout }).unwrap()
 }
 
 fn user(person: Person) -> UserId {
@@ -42,8 +47,7 @@ fn user(person: Person) -> UserId {
 
 impl World {
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
-        let timeout = Duration::from_secs(10);
-        let redis = Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout }).unwrap();
+        let redis = connect(url);
         let coupon = CouponId(coupon);
         let generation = redis.ensure_generation(coupon).await.unwrap();
         let meta = DropMeta {
