@@ -1,7 +1,7 @@
 //! People who ask until they are answered, and every answer they got.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use firstcome_histories::Recorder;
@@ -30,6 +30,8 @@ struct Answers {
     /// The last answer of each that was one of the contract's yes and no.
     settled: HashMap<Person, Answer>,
     outside: Vec<String>,
+    /// People who hold something, by what they were told, and asked in vain what it is.
+    denied: Vec<(Person, String)>,
 }
 
 /// Which of the coupons they want, and their number.
@@ -92,6 +94,39 @@ impl<'a> Clients<'a> {
         self.ask_all(self.everyone(people)).await
     }
 
+    /// People ask what they hold, so many at a time, for ever.
+    pub async fn poll(&self, schedule: &Schedule) {
+        futures_util::future::join_all((0..schedule.pollers).map(|_| self.poll_alone(schedule.people))).await;
+        std::future::pending::<()>().await;
+    }
+
+    async fn poll_alone(&self, people: u32) {
+        loop {
+            let coupon = rand::random_range(0..self.coupons.len());
+            self.look_up((coupon, rand::random_range(0..people))).await;
+            pause(20).await;
+        }
+    }
+
+    /// Whoever was told yes is told the same slot here, or that it is not known at the moment.
+    async fn look_up(&self, person: Person) {
+        let apis = self.system.supervisor.apis();
+        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
+        let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
+        let coupon = &self.coupons[person.0];
+        let Ok(reply) = self.api.moved_to(api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
+        let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
+        match (reply.status, held) {
+            (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
+                let denied = format!("was told of slot {slot}, and then {}", reply.text);
+                self.answers.lock().denied.push((person, denied));
+            }
+            (200, _) => {}
+            (503, _) if reply.retry_after().is_some() => {}
+            _ => self.system.object(format!("a question was answered {} {}", reply.status, reply.text)),
+        }
+    }
+
     async fn ask_all(&self, people: impl Iterator<Item = Person>) -> bool {
         use futures_util::StreamExt as _;
         let asked = futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
@@ -123,10 +158,14 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in the order in which they came, and what is wrong with those that are not in
-    /// the contract.
-    pub fn into_answers(self) -> (Vec<Answered>, Vec<String>) {
-        let Answers { all, outside, .. } = self.answers.into_inner();
+    /// Every answer in the order in which they came, and what is wrong with them: those that are not
+    /// in the contract, and those that deny a promise to people who are not listed as `(coupon,
+    /// name)`.
+    pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
+        let Answers { all, mut outside, denied, .. } = self.answers.into_inner();
+        let named = denied.into_iter().map(|((coupon, number), what)| ((coupon, format!("u-{number}")), what));
+        let wrong = named.filter(|(person, _)| !listed.contains(person));
+        outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)
     }
 }

@@ -4,24 +4,48 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
-int clock_gettime(clockid_t id, struct timespec *now)
+static time_t offset_now(void)
 {
-    static int (*real)(clockid_t, struct timespec *);
     static int file = -2;
     long long offset;
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(id, now);
-    if (result != 0 || id != CLOCK_REALTIME)
-        return result;
     if (file == -2) {
         const char *path = getenv("FIRSTCOME_TEST_CLOCK");
         file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     }
-    if (file >= 0 && pread(file, &offset, sizeof offset, 0) == sizeof offset)
-        now->tv_sec += offset;
-    return 0;
+    return file >= 0 && pread(file, &offset, sizeof offset, 0) == sizeof offset ? offset : 0;
+}
+
+int clock_gettime(clockid_t id, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, now);
+    if (result == 0 && id == CLOCK_REALTIME)
+        now->tv_sec += offset_now();
+    return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone)
+{
+    static int (*real)(struct timeval *, void *);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "gettimeofday");
+    int result = real(now, zone);
+    if (result == 0)
+        now->tv_sec += offset_now();
+    return result;
+}
+
+time_t time(time_t *now)
+{
+    struct timespec at = {0};
+    clock_gettime(CLOCK_REALTIME, &at);
+    if (now)
+        *now = at.tv_sec;
+    return at.tv_sec;
 }
