@@ -13,8 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::runner::{PassResult, Passes};
 use super::schedule::{self, Attempt, Event, Schedule};
 use crate::notify::{MissedRun, Notifier};
-use crate::pass::{PassError, Request};
-use crate::record;
+use crate::pass::{Due, PassError, Request};
 use crate::report::{Status, Trigger};
 
 pub(super) struct BySchedule {
@@ -78,17 +77,19 @@ impl BySchedule {
             let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == Event::Reconcile;
             match self.schedules[at].due_since(now) {
                 Some(due) if self.schedules[at].event == Event::Digest => self.digest(at, due, now).await,
-                due if due.is_some() || is_first => self.begin(self.schedules[at].event, now),
+                due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}
             }
         }
     }
 
-    fn begin(&mut self, event: Event, began: DateTime<Utc>) {
+    fn begin(&mut self, at: usize, is_due: bool, began: DateTime<Utc>) {
         if self.under_way.is_some() {
             return;
         }
-        let request = Request { deep: event == Event::Deep, ..Request::new(self.trigger) };
+        let event = self.schedules[at].event;
+        let due = Due { last: is_due.then_some(self.schedules[at].last), counts_for: event.counts_for() };
+        let request = Request { deep: event == Event::Deep, due: Some(due), ..Request::new(self.trigger) };
         match self.passes.start(request) {
             Ok((run_id, answer)) => {
                 tracing::debug!(run_id, schedule = event.setting(), "pass begins");
@@ -106,22 +107,23 @@ impl BySchedule {
             Some(Ok(run)) if run.status == Status::Failed => Attempt::Failed(run.error.unwrap_or_default()),
             Some(Ok(_)) => Attempt::Ran,
             Some(Err(error @ PassError::NotFound(_))) => Attempt::Failed(error.to_string()),
+            Some(Err(PassError::Made)) => return self.recall(event, now).await,
             Some(Err(PassError::Busy)) | None => Attempt::Busy,
         };
         if attempt == Attempt::Busy {
             self.note_holder(event).await;
         }
-        // A deep pass examined what the other would have.
-        let done = |schedule: &&mut Schedule| {
-            schedule.event == event
-                || event == Event::Deep && schedule.event == Event::Reconcile && attempt == Attempt::Ran
-        };
-        for schedule in self.schedules.iter_mut().filter(done) {
+        let counted: &[_] = if attempt == Attempt::Ran { event.counts_for() } else { &[event.state_name()] };
+        for schedule in self.schedules.iter_mut().filter(|schedule| counted.contains(&schedule.event.state_name())) {
             schedule.note(attempt.clone(), began, now);
-            if attempt == Attempt::Ran
-                && let Err(error) = record::remember(&self.db, schedule.event.state_name(), now).await
-            {
-                tracing::warn!(%error, schedule = schedule.event.setting(), "that it ran could not be noted");
+        }
+    }
+
+    /// Another process has made the run.
+    async fn recall(&mut self, event: Event, now: DateTime<Utc>) {
+        for schedule in &mut self.schedules {
+            if event.counts_for().contains(&schedule.event.state_name()) {
+                schedule.recall(&self.db, now).await;
             }
         }
     }

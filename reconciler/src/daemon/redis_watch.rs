@@ -16,7 +16,7 @@ use crate::report::{Run, Status, Trigger};
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How often Redis is asked whether it still has what admission needs.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Watches Redis until `stop`.
 pub(super) async fn watch(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {

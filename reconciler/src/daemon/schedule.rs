@@ -39,11 +39,23 @@ impl Event {
     }
 
     /// Name in `reconciler_state` of when it last ran, in any process.
-    pub fn state_name(self) -> &'static str {
+    pub const fn state_name(self) -> &'static str {
         match self {
             Self::Reconcile => "last_run:reconcile",
             Self::Deep => "last_run:deep",
             Self::Digest => LAST_DIGEST,
+        }
+    }
+
+    /// Names of the schedules that have run when its pass ended: a deep pass examines what the
+    /// other would have.
+    pub fn counts_for(self) -> &'static [&'static str] {
+        const RECONCILE: &str = Event::Reconcile.state_name();
+        const DEEP: &str = Event::Deep.state_name();
+        match self {
+            Self::Reconcile => &[RECONCILE],
+            Self::Deep => &[DEEP, RECONCILE],
+            Self::Digest => &[LAST_DIGEST],
         }
     }
 }
@@ -89,7 +101,7 @@ pub struct Schedule {
     pub event: Event,
     cron: Cron,
     /// When its run last ended, in any process, as far as is known.
-    last: DateTime<Utc>,
+    pub last: DateTime<Utc>,
     /// When the last attempt began, if it failed. Failures have their own mail.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,

@@ -1,5 +1,7 @@
 //! Drops as a whole: made ahead of their opening, sealed, unsealed.
 
+use std::collections::HashSet;
+
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
@@ -7,6 +9,7 @@ use firstcome_shared::drops;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::meta::DropMeta;
+use futures_util::future::try_join_all;
 
 use super::ExecuteError;
 use crate::stores::Stores;
@@ -41,16 +44,41 @@ pub(crate) async fn seal(
     Ok(())
 }
 
-/// Writes the settings of a coupon's drops anew, in a revision of its own. A lost Redis may have come
-/// back with an older revision: a write that was held up through the loss would undo a later one.
-pub(crate) async fn renew_settings(stores: &Stores, coupon: CouponId) -> Result<(), ExecuteError> {
-    let seen = stores.redis.revision(coupon).await?;
-    let Some((coupon, drops)) = stores.db.take_revision(coupon, seen).await? else { return Ok(()) };
-    for drop in drops.iter().filter(|drop| drop.sealed_at.is_none()) {
-        let (keys, meta) = (stores.redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
-        stores.redis.write_meta(&keys, coupon.revision, &meta).await?;
+/// Whether a coupon that an operator is changing right now is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    None,
+    Waits,
+}
+
+/// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
+/// have come back with an older revision: a write that was held up through the loss would undo a
+/// later one. Gives the coupons that were not left out.
+pub(crate) async fn renew_settings(
+    stores: &Stores,
+    coupons: &[CouponId],
+    patience: Patience,
+) -> Result<HashSet<CouponId>, ExecuteError> {
+    let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
+    let seen = coupons.iter().copied().zip(seen);
+    let mut taken = Vec::new();
+    match patience {
+        Patience::None => taken = stores.db.take_revisions(seen.collect()).await?,
+        Patience::Waits => {
+            for (coupon, seen) in seen {
+                taken.extend(stores.db.take_revision(coupon, seen).await?);
+            }
+        }
     }
-    Ok(())
+    let mut settings = Vec::new();
+    for (coupon, drops) in &taken {
+        let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+        settings.extend(
+            unsealed.map(|drop| (stores.redis.keys(coupon.id, drop.id), coupon.revision, DropMeta::of(coupon, drop))),
+        );
+    }
+    try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
+    Ok(taken.iter().map(|(coupon, _)| coupon.id).collect())
 }
 
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after

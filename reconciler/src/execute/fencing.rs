@@ -9,20 +9,20 @@ use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::gate::{CouponFence, Gate, Life};
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
+use futures_util::future::join_all;
 
 /// Begins a life of Redis after a loss. `None`: the server is another by now.
 pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life>, RedisError> {
     redis.begin_life(seen).await
 }
 
-/// Opens a coupon that was verified. `false`: Redis lost data since.
-pub(crate) async fn open_coupon(
+/// Opens coupons that were verified. `false`: Redis lost data since.
+pub(crate) async fn open_coupons(
     redis: &Redis,
-    coupon: CouponId,
-    generation: &Generation,
+    coupons: &[(CouponId, Generation)],
     life: &Life,
 ) -> Result<bool, RedisError> {
-    redis.open_coupon(coupon, generation, life).await
+    redis.open_coupons(coupons, life).await
 }
 
 /// Opens the gate to the coupons that are verified. `false`: Redis lost data since.
@@ -40,14 +40,22 @@ pub(crate) async fn fences(
     dry_run: bool,
 ) -> Result<HashMap<CouponId, CouponFence>, RedisError> {
     let mut fences: HashMap<_, _> = coupons.iter().copied().zip(redis.coupon_fences(coupons).await?).collect();
-    let missing = fences.iter_mut().filter(|(_, fence)| fence.generation.is_none() && !dry_run);
-    for (coupon, fence) in missing {
-        fence.generation = match redis.ensure_generation(*coupon).await {
-            Ok(generation) => Some(generation),
-            // A key of another type by that name: nothing of this coupon can be repaired.
-            Err(error) if is_about_data(&error) => None,
-            Err(error) => return Err(error),
-        };
+    let is_missing = |coupon: &&CouponId| fences[*coupon].generation.is_none() && !dry_run;
+    let missing: Vec<CouponId> = coupons.iter().filter(is_missing).copied().collect();
+    for some in missing.chunks(AT_ONCE) {
+        let made = join_all(some.iter().map(|coupon| redis.ensure_generation(*coupon))).await;
+        for (coupon, made) in some.iter().zip(made) {
+            let generation = match made {
+                Ok(generation) => Some(generation),
+                // A key of another type by that name: nothing of this coupon can be repaired.
+                Err(error) if is_about_data(&error) => None,
+                Err(error) => return Err(error),
+            };
+            fences.entry(*coupon).or_default().generation = generation;
+        }
     }
     Ok(fences)
 }
+
+/// Coupons asked for at the same time.
+const AT_ONCE: usize = 500;

@@ -11,7 +11,8 @@ mod redis;
 mod rows;
 
 pub(crate) use drops::{
-    delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal, unseal_where_named,
+    Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal,
+    unseal_where_named,
 };
 
 use std::collections::HashSet;
@@ -25,6 +26,7 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
@@ -76,7 +78,7 @@ pub struct Executor<'a> {
     pub(crate) run_id: &'a str,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
-    pub(crate) generation: Option<Generation>,
+    pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
     restored: &'a Restored,
@@ -106,7 +108,7 @@ impl<'a> Executor<'a> {
             run_id,
             stop,
             keys,
-            generation: header.generation.clone(),
+            generation: OnceCell::new_with(header.generation.clone()),
             left: 0,
             restored,
         }
@@ -167,7 +169,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    async fn one(&mut self, item: &Planned) -> Result<Attempt, ExecuteError> {
+    async fn one(&self, item: &Planned) -> Result<Attempt, ExecuteError> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::Rebuild(holdings) => self.rebuild(holdings).await,

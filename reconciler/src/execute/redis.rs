@@ -19,16 +19,12 @@ const PROMOTED_AT_ONCE: u32 = 1_000;
 const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
 impl Executor<'_> {
-    async fn generation(&mut self) -> Result<Generation, ExecuteError> {
-        if let Some(known) = &self.generation {
-            return Ok(known.clone());
-        }
-        let made = self.redis.ensure_generation(self.facts.coupon.id).await?;
-        self.generation = Some(made.clone());
-        Ok(made)
+    async fn generation(&self) -> Result<Generation, ExecuteError> {
+        let made = self.generation.get_or_try_init(|| self.redis.ensure_generation(self.facts.coupon.id));
+        Ok(made.await?.clone())
     }
 
-    pub(super) async fn write_meta(&mut self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn write_meta(&self) -> Result<Attempt, ExecuteError> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };
@@ -60,7 +56,7 @@ impl Executor<'_> {
 
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
-    pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn rebuild(&self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
@@ -103,7 +99,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn repair_count(&mut self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn repair_count(&self) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.repair_count(&self.keys, &generation).await? {
             Done::Applied(0) => Attempt::Done(None),
@@ -113,7 +109,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn put_back(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
             .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
@@ -132,7 +128,7 @@ impl Executor<'_> {
 
     /// Another slot, with its row; without one, the head of the waiting list and the list of broken
     /// promises.
-    pub(super) async fn move_person(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn move_person(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
@@ -162,7 +158,7 @@ impl Executor<'_> {
         }
     }
 
-    pub(super) async fn withdraw(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn withdraw(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, false).await? {
             Done::Applied(()) => Attempt::Done(None),
@@ -171,7 +167,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn bring_to_front(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn bring_to_front(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let person = |item: &Planned| match &item.action {
             Action::ToFront { user, slot } => Some((user.clone(), *slot)),
             _ => None,
@@ -186,7 +182,7 @@ impl Executor<'_> {
     }
 
     /// `false`: Redis was emptied meanwhile.
-    async fn put_to_front(&mut self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
+    async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
         let (generation, once_per) = (self.generation().await?, self.facts.once_per());
         for some in people.chunks(AT_ONCE) {
             if let Done::Stale = self.redis.to_front(&self.keys, &generation, once_per, some).await? {
@@ -236,7 +232,7 @@ impl Executor<'_> {
     }
 
     pub(super) async fn readmit(
-        &mut self,
+        &self,
         id: i64,
         user: &UserId,
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
@@ -260,7 +256,7 @@ impl Executor<'_> {
     }
 
     /// What became of each; `None` where Redis was emptied meanwhile.
-    pub(super) async fn put_back_all(&mut self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
+    pub(super) async fn put_back_all(&self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
         let generation = self.generation().await?;
         let once_per = self.facts.once_per();
         Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, holdings).await? {

@@ -8,13 +8,15 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::{Claim, IssuedRow};
 use firstcome_shared::redis::repair::{Holding, PutBack};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::mpsc;
 
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 
 impl Executor<'_> {
     /// Rows for many people, one statement for all of them.
-    pub(super) async fn issue(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn issue(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let claim = |item: &Planned| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None };
         let rows: Vec<(Claim, Option<i64>)> = run.iter().filter_map(claim).map(|claim| (claim, None)).collect();
         self.write_rows(&rows).await
@@ -62,36 +64,71 @@ impl Executor<'_> {
         })
     }
 
-    /// Dead letters become rows in their slots, in batches. Everybody is put back first, so that
-    /// the counter is repaired once, and not for each.
-    pub(super) async fn issue_dead_letters(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
+    /// next people are put back. Nobody is put back later than necessary, since a slot that is
+    /// skipped closes the drop until all are and the counter is repaired, once.
+    pub(super) async fn issue_dead_letters(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let letters: Vec<Letter> = run.iter().filter_map(Letter::of).collect();
-        let mut attempts: Vec<Option<Attempt>> = vec![None; letters.len()];
+        let batches: Vec<&[Letter]> = letters.chunks(AT_ONCE).collect();
+        let (decided, mut to_write) = mpsc::channel(batches.len().max(1));
+        let written = stream::poll_fn(|context| to_write.poll_recv(context))
+            .map(|(at, attempts)| self.write_letters(batches[at], attempts))
+            .buffered(WRITERS)
+            .try_concat();
+        // Both to their ends: an error of the writers must not keep the counter from being repaired.
+        let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);
+        admitted.and(written)
+    }
+
+    /// Puts people back, and hands on the number of each batch with what is decided in it already.
+    async fn admit_letters(
+        &self,
+        batches: &[&[Letter<'_>]],
+        decided: mpsc::Sender<(usize, Vec<Option<Attempt>>)>,
+    ) -> Result<(), ExecuteError> {
+        let held = stream::iter(0..batches.len()).map(|at| self.resolve_letters_held(at, batches[at]));
+        let mut held = std::pin::pin!(held.buffered(2));
         let mut slots_were_skipped = false;
-        for (some, attempts) in letters.chunks(AT_ONCE).zip(attempts.chunks_mut(AT_ONCE)) {
+        while let Some((at, mut attempts)) = held.try_next().await? {
             self.must_go_on()?;
-            let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
-            attempts.clone_from_slice(&self.resolve_held(&people).await?);
-            slots_were_skipped |= self.admit_in_slots(some, attempts).await?;
+            slots_were_skipped |= self.admit_in_slots(batches[at], &mut attempts).await?;
+            if decided.send((at, attempts)).await.is_err() {
+                break;
+            }
         }
         if slots_were_skipped {
             self.repair_count().await?;
         }
-        for (some, attempts) in letters.chunks(AT_ONCE).zip(attempts.chunks_mut(AT_ONCE)) {
-            self.must_go_on()?;
-            let open = some.iter().zip(attempts.iter()).filter(|(_, attempt)| attempt.is_none());
-            let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
-            let mut written = self.write_rows(&rows).await?.into_iter();
-            crash_point(Point::RowReissued);
-            attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
-        }
+        Ok(())
+    }
+
+    async fn resolve_letters_held(
+        &self,
+        at: usize,
+        some: &[Letter<'_>],
+    ) -> Result<(usize, Vec<Option<Attempt>>), ExecuteError> {
+        let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
+        Ok((at, self.resolve_held(&people).await?))
+    }
+
+    async fn write_letters(
+        &self,
+        some: &[Letter<'_>],
+        mut attempts: Vec<Option<Attempt>>,
+    ) -> Result<Vec<Attempt>, ExecuteError> {
+        self.must_go_on()?;
+        let open = some.iter().zip(&attempts).filter(|(_, attempt)| attempt.is_none());
+        let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
+        let mut written = self.write_rows(&rows).await?.into_iter();
+        crash_point(Point::RowReissued);
+        attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
         Ok(attempts.into_iter().map(|attempt| attempt.unwrap_or(Attempt::Reported)).collect())
     }
 
     /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
     /// Gives whether a slot was skipped, perhaps: one beyond the counter frees those below it.
     async fn admit_in_slots(
-        &mut self,
+        &self,
         letters: &[Letter<'_>],
         attempts: &mut [Option<Attempt>],
     ) -> Result<bool, ExecuteError> {
@@ -113,7 +150,7 @@ impl Executor<'_> {
         Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
     }
 
-    pub(super) async fn resolve_duplicates(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn resolve_duplicates(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let duplicate =
             |item: &'_ Planned| if let Action::ResolveDuplicate { id, .. } = &item.action { Some(*id) } else { None };
         let letters: Vec<_> = run.iter().filter_map(|item| Some((duplicate(item)?, item.user.as_ref()?))).collect();
@@ -154,6 +191,9 @@ impl Executor<'_> {
         Ok(self.db.list_broken_promise(drop, user, slot, reason, self.run_id).await?)
     }
 }
+
+/// Batches whose rows are written at the same time.
+const WRITERS: usize = 2;
 
 /// A dead letter that becomes a row.
 struct Letter<'p> {

@@ -90,7 +90,7 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
             Err(Problem::unavailable(format!("the pass could not begin: {error}")))
         }
         Ok(Ok(_)) => Ok(accepted(run_id)),
-        Ok(Err(PassError::Busy)) => {
+        Ok(Err(PassError::Busy | PassError::Made)) => {
             let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))
         }

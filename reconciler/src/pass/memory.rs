@@ -111,6 +111,11 @@ pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
 const LOSSES_AT_MOST: usize = 10_000;
 
 impl LossClock {
+    /// Notes a loss when it is first seen.
+    pub(super) fn note(&self, loss: String) {
+        self.0.lock().entry(loss).or_insert_with(Instant::now);
+    }
+
     /// How long to wait until nothing from before these losses can be in flight.
     pub(super) fn wait_needed(&self, losses: Vec<String>, longest_in_flight: Duration) -> Duration {
         let (mut known, now) = (self.0.lock(), Instant::now());

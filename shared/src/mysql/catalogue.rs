@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Datetime, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, json};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -112,13 +112,7 @@ impl Db {
 
     /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
     pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("read coupons", async move |conn| {
-            let list =
-                serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
-            select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), list)
-                .await
-        })
-        .await
+        self.run("read coupons", async move |conn| select_listed(conn, json(&ids)?).await).await
     }
 
     /// The first coupons with numbers above `after`, `limit` at most, in order of their numbers.
@@ -149,6 +143,28 @@ impl Db {
                     .await?;
                 let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
                 Ok(Some((coupon, drops_of(conn, id.0).await?)))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// The same for many coupons, each with what [`Db::catalogue`] gives of it. One that another
+    /// transaction is changing is left out: it keeps no other waiting.
+    pub async fn take_revisions(&self, seen: Vec<(CouponId, u64)>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("take revisions", async move |conn| {
+            conn.transaction(async |conn| {
+                let wanted = coupons::table.filter(coupons::id.eq_any(seen.iter().map(|(coupon, _)| coupon.0)));
+                let free: Vec<i64> = wanted.select(coupons::id).for_update().skip_locked().load(conn).await?;
+                let taken: Vec<_> = seen.iter().filter(|(coupon, _)| free.contains(&coupon.0)).collect();
+                diesel::sql_query(
+                    "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', seen BIGINT UNSIGNED PATH '$[1]')) j \
+                     STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = j.id SET c.revision = GREATEST(c.revision, j.seen) + 1",
+                )
+                .bind::<Text, _>(json(&taken)?)
+                .execute(conn)
+                .await?;
+                select_listed(conn, json(&free)?).await
             })
             .await
         })
@@ -197,7 +213,15 @@ impl Db {
 const LIVE: &str =
     "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id FROM coupons WHERE daily_until >= ?";
 const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
-const UNSEALED: &str = "SELECT * FROM drops WHERE sealed_at IS NULL";
+const UNSEALED: &str =
+    "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at FROM drops WHERE sealed_at IS NULL";
+
+/// No more than is read: the virtual columns would be worked out anew for each row.
+const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision";
+
+async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
+    select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), ids).await
+}
 
 /// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
 ///
@@ -209,11 +233,12 @@ async fn select_coupons(
     parameter: String,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
-    let found: Vec<CouponRow> =
-        diesel::sql_query(format!("SELECT c.* FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"))
-            .bind::<Text, _>(&parameter)
-            .load(conn)
-            .await?;
+    let found: Vec<CouponRow> = diesel::sql_query(format!(
+        "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
+    ))
+    .bind::<Text, _>(&parameter)
+    .load(conn)
+    .await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -241,12 +266,11 @@ async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let ids = serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
     diesel::sql_query(format!(
         "SELECT d.* FROM ({LISTED}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
          WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
     ))
-    .bind::<Text, _>(ids)
+    .bind::<Text, _>(json(&ids)?)
     .bind::<Datetime, _>(now)
     .load(conn)
     .await
@@ -297,8 +321,7 @@ pub(super) async fn insert_coupon(
     new: &NewCoupon,
     now: DateTime<Utc>,
 ) -> QueryResult<(Coupon, Vec<Drop>)> {
-    let schedule =
-        serde_json::to_string(&new.schedule).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    let schedule = json(&new.schedule)?;
     diesel::insert_into(coupons::table)
         .values((
             coupons::name.eq(&new.name),

@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use futures_util::future::try_join_all;
 use redis::{RedisError, Value};
 
 use super::Redis;
@@ -172,18 +173,14 @@ impl Redis {
         Ok(now == open)
     }
 
-    /// The coupon is verified in this life: admission to it is open. `false`: its keys were lost
-    /// since `generation` was read, or the server is another by now.
-    pub async fn open_coupon(
-        &self,
-        coupon: CouponId,
-        generation: &Generation,
-        life: &Life,
-    ) -> Result<bool, RedisError> {
+    /// These coupons are verified in this life: admission to them is open. `false`: the keys of one
+    /// were lost since its generation was read, or the server is another by now.
+    pub async fn open_coupons(&self, coupons: &[(CouponId, Generation)], life: &Life) -> Result<bool, RedisError> {
         if self.facts(&mut self.connection()).await?.id() != life.server {
             return Ok(false);
         }
-        self.set_verified(coupon, generation, &life.epoch).await
+        let opened = coupons.iter().map(|(coupon, generation)| self.set_verified(*coupon, generation, &life.epoch));
+        Ok(try_join_all(opened).await?.iter().all(|opened| *opened))
     }
 
     /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life` was

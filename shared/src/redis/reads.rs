@@ -117,6 +117,13 @@ pub struct DropNumbers {
     pub highest: i64,
 }
 
+impl DropNumbers {
+    /// There is nothing that admission could work on.
+    pub fn are_lost(&self) -> bool {
+        self.meta.is_none() || self.count.is_none() || self.count > Some(0) && self.users == 0 && self.free == 0
+    }
+}
+
 /// A range of slots at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {

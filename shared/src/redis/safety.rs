@@ -43,11 +43,9 @@ impl ServerFacts {
 impl Redis {
     /// What the server behind `conn` says of itself.
     pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
-        let mut info = String::new();
-        for section in ["server", "replication"] {
-            let text: String = redis::cmd("INFO").arg(section).query_async(conn).await?;
-            info.push_str(&text);
-        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let info = pipe.query_async::<[String; 2]>(conn).await?.concat();
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
         Ok(ServerFacts {

@@ -65,7 +65,7 @@ impl World {
             None => redis.begin_life(&gate).await.unwrap().unwrap(),
         };
         assert!(redis.open_gate(&life).await.unwrap());
-        assert!(redis.open_coupon(coupon, &generation, &life).await.unwrap());
+        assert!(redis.open_coupons(&[(coupon, generation.clone())], &life).await.unwrap());
         assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }
     }
