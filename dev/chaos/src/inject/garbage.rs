@@ -172,7 +172,14 @@ impl<'a> Found<'a> {
              (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
              ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
         );
-        self.put = self.system.world.sql.rows(&letters).await.is_ok();
+        // MySQL may be slow, or away because of another fault.
+        for _ in 0..20 {
+            self.put = self.system.world.sql.rows(&letters).await.is_ok();
+            if self.put {
+                break;
+            }
+            pause(500).await;
+        }
         vec![Place::DeadLetters(format!("reason = '{BY_HAND}'"))]
     }
 
