@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
     }
 
-    /// 4 faults for each of 3 processes, 2, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL, 6
-    /// of garbage.
+    /// 4 faults for each of 3 processes, 2, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
+    /// 6 of garbage.
     const KINDS: usize = 4 * 3 + 9 * 3 + 8 + 6 + 6;
 }
