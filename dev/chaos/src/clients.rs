@@ -158,9 +158,9 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in the order in which they came, and what is wrong with them: those that are not
-    /// in the contract, and those that deny a promise to people who are not listed as `(coupon,
-    /// name)`.
+    /// Every answer in the order in which they came, and what is wrong with them: those that are
+    /// not in the contract, and those that deny a promise to people who are not listed as
+    /// `(coupon, name)`.
     pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
         let Answers { all, mut outside, denied, .. } = self.answers.into_inner();
         let named = denied.into_iter().map(|((coupon, number), what)| ((coupon, format!("u-{number}")), what));

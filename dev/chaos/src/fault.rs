@@ -150,9 +150,10 @@ pub enum Fault {
         wire: Wire,
         ms: u64,
     },
-    /// The host of a server dies without a word: connections stay open and silent for ever, new ones
-    /// hang for `ms`; then the address leads to another host. `process` too: the server's process is
-    /// gone with its host; else only the way to it, and it keeps its ends of the connections open.
+    /// The host of a server dies without a word: connections stay open and silent for ever, new
+    /// ones hang for `ms`; then the address leads to another host. With `process` the server's
+    /// process is gone with its host; else only the way to it, and it keeps its ends of the
+    /// connections open.
     Silent {
         store: Store,
         process: bool,
@@ -215,8 +216,8 @@ pub enum Fault {
     MysqlDiskFull {
         ms: u64,
     },
-    /// Somebody puts garbage into a store. The product removes it, or names it; then a person removes
-    /// it, but not before `ms`.
+    /// Somebody puts garbage into a store. The product removes it, or names it; then a person
+    /// removes it, but not before `ms`.
     Garbage {
         junk: Junk,
         ms: u64,

@@ -119,7 +119,9 @@ fn is_now(coupon: &Coupon, quantity: u64, recorder: &Recorder) {
 /// Somebody may put them into Redis by hand, and they may be given a slot.
 fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     for coupon in system.coupons() {
-        ODD_PEOPLE.into_iter().for_each(|name| drop(recorder.invoke(id(coupon.id), Some(id(coupon.drop)), name)));
+        for name in ODD_PEOPLE {
+            drop(recorder.invoke(id(coupon.id), Some(id(coupon.drop)), name));
+        }
     }
 }
 

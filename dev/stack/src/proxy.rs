@@ -21,9 +21,9 @@ pub enum Fault {
     Delay(Duration),
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay open and new ones are taken, but nothing passes in either direction, and the
-    /// server hears of new ones when the fault ends. What was kept back passes then, as after a
-    /// network partition: a late request still reaches the server.
+    /// Connections stay open and new ones are taken, but nothing passes in either direction, and
+    /// the server hears of new ones when the fault ends. What was kept back passes then, as after
+    /// a network partition: a late request still reaches the server.
     BlackHole,
     /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A
     /// connection that lost a reply is closed when the fault ends, as it would hand out replies to

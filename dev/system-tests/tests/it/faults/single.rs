@@ -141,9 +141,9 @@ faults! {
     a_redis_host_out_of_reach_whose_connections_stay_breaks_no_promise: silent(Store::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
     a_redis_whose_clock_steps_forwards_closes_early_and_breaks_no_promise:
-        [Fault::RedisClock { seconds: HOURS, ms: MS }], [Refused("closed".into())];
+        [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
     a_redis_whose_clock_steps_back_opens_late_and_breaks_no_promise:
-        [Fault::RedisClock { seconds: -HOURS, ms: MS }], [Refused("not_open".into())];
+        [Fault::RedisClock { seconds: -HOURS, ms: 2 * MS }], [Refused("not_open".into())];
 
     // MySQL: claims do not need it.
     a_mysql_killed_in_mid_rush_loses_no_promise:
@@ -193,7 +193,6 @@ faults! {
     people_of_another_type_are_named: wrong_type(Key::Users), [Refusals];
     free_slots_of_another_type_are_named: wrong_type(Key::Free), [Refusals];
     a_waiting_list_of_another_type_is_named: wrong_type(Key::Waiting), [Refusals];
-    claimants_of_another_type_are_named: wrong_type(Key::Claimants), [Refusals];
 
     // Two at once: no yes before a second store beside Redis has the claim.
     with_kafka_and_mysql_down_nobody_is_promised_anything_and_a_retry_has_its_slot:
@@ -205,6 +204,14 @@ faults! {
 async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
     let people_who_ask = Schedule { operators: 2, pollers: 8, processes: 2, ..schedule(vec![], vec![NoneListed]) };
     survives("operators", &people_who_ask).await;
+}
+
+/// More people than the repair limit lets a pass put back into them by itself would wait for a
+/// person who confirms.
+#[tokio::test]
+async fn claimants_of_another_type_are_named() {
+    let named = schedule(wrong_type(Key::Claimants).into(), vec![Refusals]);
+    survives("claimants", &Schedule { quantity: 40, people: 60, ..named }).await;
 }
 
 /// Redis forgets people whose claims only the dead-letter table has by then.
