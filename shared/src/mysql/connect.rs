@@ -10,8 +10,8 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::BigInt;
 use diesel::{ConnectionError, ConnectionResult, QueryResult};
 use diesel_async::pooled_connection::PoolableConnection as _;
-use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
-use mysql_async::Opts;
+use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
+use mysql_async::{DriverError, Opts, OptsBuilder};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
@@ -125,50 +125,42 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// A connection outside the pool, set up alike: for locks that live as long as their connection.
+/// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
+/// block each other. wait_timeout: a process that stands still, or whose host is gone without a word,
+/// holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up. The
+/// default is eight hours. lc_messages: diesel passes an error's text on and not its number, and
+/// [`super::refusal`] reads the text.
+const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
+     SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
+     SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
+
+/// A connection outside the pool, set up alike: for locks that live as long as their connection. Made
+/// without diesel, which drops what kind of error there was; with its options.
 pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
-    let url = as_given(url);
-    let mut conn = match Conn::establish(&url).await {
-        Err(ConnectionError::CouldntSetupConfiguration(answer)) => return Err(why_refused(&url, &answer).await),
-        // MySQL asks users that it does not know for a password in any of its ways, drawn at random.
-        Err(ConnectionError::BadConnection(reason)) if reason.starts_with("Unknown authentication plugin") => {
-            return Err(ConnectionError::InvalidConnectionUrl(format!(
-                "{reason} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
-            )));
-        }
-        other => other?,
-    };
-    // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers
-    // don't block each other. wait_timeout: a process that stands still, or whose host is gone
-    // without a word, holds the locks of its transaction and its GET_LOCK until MySQL gives its
-    // connection up. The default is eight hours. lc_messages: diesel passes an error's text on and
-    // not its number, and [`refusal`] reads the text.
-    conn.batch_execute(
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
-         SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'",
-    )
-    .await
-    .map_err(ConnectionError::CouldntSetupConfiguration)?;
-    Ok(conn)
+    let opts =
+        Opts::from_url(&as_given(url)).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
+    let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);
+    Conn::try_from(mysql_async::Conn::new(opts).await.map_err(why_not)?).await
 }
 
 /// Access to the database denied, access denied, unknown database, access denied without a
 /// password.
 const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
 
-/// Tells a wrong password or database, which is a wrong URL, from a server that is busy or stops, by
-/// the number of its answer. diesel has dropped that, so this asks once more.
-async fn why_refused(url: &str, answer: &diesel::result::Error) -> ConnectionError {
-    let again = match Opts::from_url(url) {
-        Ok(opts) => mysql_async::Conn::new(opts).await.err(),
-        Err(error) => Some(error.into()),
-    };
-    match again {
-        Some(mysql_async::Error::Server(error)) if DOES_NOT_LET_IN.contains(&error.code) => {
+/// Tells a wrong user, password or database, which is a wrong URL, from a server that is busy or
+/// stops.
+fn why_not(error: mysql_async::Error) -> ConnectionError {
+    match error {
+        mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
             ConnectionError::InvalidConnectionUrl(error.to_string())
         }
-        _ => ConnectionError::BadConnection(answer.to_string()),
+        // MySQL asks users that it does not know for a password in any of its ways.
+        mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
+            ConnectionError::InvalidConnectionUrl(format!(
+                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
+            ))
+        }
+        other => ConnectionError::BadConnection(other.to_string()),
     }
 }
 
