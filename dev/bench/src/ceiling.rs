@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use firstcome_load::launch::{Coupon, Installation};
-use firstcome_shared::code::new_code;
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, new_code};
 use firstcome_shared::redis::keys::DropKeys;
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;

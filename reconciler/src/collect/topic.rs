@@ -25,7 +25,6 @@ pub struct Tail {
     pub by_drop: HashMap<DropId, Vec<InFlight>>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
-    /// By partition.
     pub partitions: Vec<Unread>,
     /// What a person should know of the topic itself.
     pub problems: Vec<String>,

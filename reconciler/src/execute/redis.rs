@@ -1,13 +1,15 @@
-//! Repairs in Redis.
+//! Repairs in Redis, and the fencing tokens that it loses together with its data or its process.
 
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::UserId;
+use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::dead_letters::Resolution;
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::gate::{CouponFence, Gate, Generation, Life};
+use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::{Done, Holding, PutBack};
+use firstcome_shared::redis::{Redis, RedisError};
 
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
@@ -268,4 +270,46 @@ impl Executor<'_> {
             _ => None,
         })
     }
+}
+
+/// Begins a life of Redis after a loss. `None`: the server is another by now.
+pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life>, RedisError> {
+    redis.begin_life(seen).await
+}
+
+/// Opens a coupon that was verified. `false`: Redis lost data since.
+pub(crate) async fn open_coupon(
+    redis: &Redis,
+    coupon: CouponId,
+    generation: &Generation,
+    life: &Life,
+) -> Result<bool, RedisError> {
+    redis.open_coupon(coupon, generation, life).await
+}
+
+/// Opens the gate to the coupons that are verified. `false`: Redis lost data since.
+pub(crate) async fn open_gate(redis: &Redis, life: &Life) -> Result<bool, RedisError> {
+    crash_point(Point::GateDue);
+    let is_open = redis.open_gate(life).await?;
+    crash_point(Point::GateOpened);
+    Ok(is_open)
+}
+
+/// The fences of coupons; a generation is made where there is none, but for a dry run.
+pub(crate) async fn fences(
+    redis: &Redis,
+    coupons: &[CouponId],
+    dry_run: bool,
+) -> Result<HashMap<CouponId, CouponFence>, RedisError> {
+    let mut fences: HashMap<_, _> = coupons.iter().copied().zip(redis.coupon_fences(coupons).await?).collect();
+    let missing = fences.iter_mut().filter(|(_, fence)| fence.generation.is_none() && !dry_run);
+    for (coupon, fence) in missing {
+        fence.generation = match redis.ensure_generation(*coupon).await {
+            Ok(generation) => Some(generation),
+            // A key of another type by that name: nothing of this coupon can be repaired.
+            Err(error) if is_about_data(&error) => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(fences)
 }

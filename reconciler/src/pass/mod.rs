@@ -38,7 +38,6 @@ pub mod memory;
 mod rounds;
 mod sealed;
 mod steps;
-mod verified;
 
 use std::time::Duration;
 

@@ -6,15 +6,14 @@ use std::time::Duration;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::gate::{CouponFence, Life};
+use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
 use super::{Broken, Request, Settings, findings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, DropHeader, PassContext};
-use crate::execute::{self, fencing};
+use crate::execute;
 use crate::plan;
 use crate::report::{ActionKind, Kind, Run};
 use crate::stores::Stores;
@@ -71,7 +70,7 @@ impl<'a> Pass<'a> {
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
-        let fences = fencing::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         // One that died after it had opened a coupon left the gate closed.
         let is_any_open = coupons.iter().any(|coupon| self.is_verified(&fences, *coupon));
         if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
@@ -119,7 +118,7 @@ impl<'a> Pass<'a> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => Some(fencing::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
+            None if !self.request.dry_run => Some(execute::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
             life => life.cloned(),
         };
         self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
@@ -162,7 +161,7 @@ impl<'a> Pass<'a> {
             self.sleep(wait).await?;
             self.run.findings.retain(|finding| finding.kind != Kind::Stalled);
             self.run.error = None;
-            fences = fencing::fences(&self.stores.redis, &coupons_of(drops), false).await?;
+            fences = execute::fences(&self.stores.redis, &coupons_of(drops), false).await?;
             self.context.generations = generations(&fences);
             self.context = self.fresh_context().await?;
         }
@@ -251,7 +250,7 @@ impl<'a> Pass<'a> {
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
         let Some(generation) = self.context.generations.get(&coupon) else { return Ok(()) };
         execute::renew_settings(self.stores, coupon).await?;
-        if !fencing::open_coupon(&self.stores.redis, coupon, generation, &life).await? {
+        if !execute::open_coupon(&self.stores.redis, coupon, generation, &life).await? {
             return Err(Broken::AnotherLife);
         }
         tracing::info!(%coupon, "the coupon is verified");
@@ -261,7 +260,7 @@ impl<'a> Pass<'a> {
 
     async fn open_gate(&mut self, life: &Life) -> Result<(), Broken> {
         if !self.gate.is_open {
-            if !fencing::open_gate(&self.stores.redis, life).await? {
+            if !execute::open_gate(&self.stores.redis, life).await? {
                 return Err(Broken::AnotherLife);
             }
             self.gate.is_open = true;
