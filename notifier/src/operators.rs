@@ -27,7 +27,6 @@ pub struct AlertPage {
 /// Why an operator's request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertError {
-    /// There is no such alert.
     #[error("there is no alert {0}")]
     NotFound(i64),
     /// It does not fire.
@@ -59,7 +58,6 @@ pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u
     Ok(AlertPage { alerts, next_before })
 }
 
-/// One alert.
 pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
     alerts::find(db, id).await?.ok_or(AlertError::NotFound(id))
 }

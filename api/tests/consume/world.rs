@@ -57,7 +57,6 @@ impl World {
         Self { mysql, database: name, db, kafka }
     }
 
-    /// With one coupon.
     pub(crate) async fn with_coupon(quantity: Slot, once_per: OncePer) -> (Self, (CouponId, DropId)) {
         let world = Self::new().await;
         let drop = world.coupon(quantity, once_per).await;

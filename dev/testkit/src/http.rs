@@ -145,7 +145,6 @@ impl Api {
         }
     }
 
-    /// The request of [`Api::claim`].
     pub fn claim_request(&self, coupon: i64, user: &str) -> RequestBuilder {
         self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 use firstcome_stack::{
-    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, with_database,
+    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, Tables, with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -103,9 +103,13 @@ impl World {
 
     /// On these servers, migrated.
     pub async fn on(stores: Stores, name: &str) -> Self {
+        static TABLES: Tables = Tables::new();
         let world = Self::bare(stores, name).await;
-        let migrate = world.start("firstcome-api", &["migrate"], &[]);
-        assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        let migrate = async || {
+            let migrate = world.start("firstcome-api", &["migrate"], &[]);
+            assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        };
+        TABLES.migrated(world.sql.url(), migrate).await.unwrap();
         world
     }
 

@@ -23,7 +23,6 @@ pub struct Tail {
     pub(super) messages: Arc<Messages>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
-    /// By partition.
     pub partitions: Vec<Unread>,
     /// What a person should know of the topic itself.
     pub problems: Vec<String>,

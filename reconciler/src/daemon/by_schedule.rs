@@ -10,8 +10,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::runner::{PassResult, Passes};
 use super::schedule::{self, Attempt, Event, Schedule};
+use super::{PassResult, Passes};
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Request};
 use crate::report::{Status, Trigger};

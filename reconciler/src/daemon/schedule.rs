@@ -160,7 +160,6 @@ impl Schedule {
         }
     }
 
-    /// Notes how an attempt ended.
     pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             Attempt::Ran => {

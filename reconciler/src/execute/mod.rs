@@ -3,14 +3,13 @@
 //! it may run twice, at any moment, beside live traffic and another reconciler. The test at the end
 //! fails where another room calls a function that writes.
 
-mod drops;
-pub mod fencing;
 #[cfg(test)]
 mod law;
 mod redis;
 mod rows;
 
-pub(crate) use drops::{
+pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
+pub(crate) use rows::{
     Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal,
     unseal_where_named,
 };
@@ -21,7 +20,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::fencing::Generation;
+use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};

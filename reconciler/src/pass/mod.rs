@@ -40,7 +40,6 @@ mod order;
 mod rounds;
 mod sealed;
 mod steps;
-mod verified;
 
 use std::time::Duration;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::gate::{CouponFence, Life};
+use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
@@ -15,7 +14,7 @@ use super::order::most_urgent_first;
 use super::{Broken, Request, Settings, findings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
-use crate::execute::{self, Patience, fencing};
+use crate::execute::{self, Patience};
 use crate::plan;
 use crate::report::{ActionKind, Kind, Run};
 use crate::stores::Stores;
@@ -72,7 +71,7 @@ impl<'a> Pass<'a> {
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
-        let fences = fencing::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         // One that died after it had opened a coupon left the gate closed.
         let is_any_open = coupons.iter().any(|coupon| self.is_verified(&fences, *coupon));
         if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
@@ -120,7 +119,7 @@ impl<'a> Pass<'a> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => Some(fencing::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
+            None if !self.request.dry_run => Some(execute::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
             life => life.cloned(),
         };
         self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
@@ -167,7 +166,7 @@ impl<'a> Pass<'a> {
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
             self.sleep(wait).await?;
-            fences = fencing::fences(&self.stores.redis, &coupons_of(drops), false).await?;
+            fences = execute::fences(&self.stores.redis, &coupons_of(drops), false).await?;
         }
         // Generations are read before the topic and kept for the whole pass: what Redis loses from
         // here on, the next pass rebuilds, after waiting for what may be in flight.
@@ -270,7 +269,7 @@ impl<'a> Pass<'a> {
         let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
         let renewed = execute::renew_settings(self.stores, &ids, patience).await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
-        if !fencing::open_coupons(&self.stores.redis, &fenced, &life).await? {
+        if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Broken::AnotherLife);
         }
         for (coupon, _) in &fenced {
@@ -282,7 +281,7 @@ impl<'a> Pass<'a> {
 
     async fn open_gate(&mut self, life: &Life) -> Result<(), Broken> {
         if !self.gate.is_open {
-            if !fencing::open_gate(&self.stores.redis, life).await? {
+            if !execute::open_gate(&self.stores.redis, life).await? {
                 return Err(Broken::AnotherLife);
             }
             self.gate.is_open = true;

@@ -1,6 +1,26 @@
 //! What both services' `/openapi.json` have in common.
 
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response};
+
+// Served by `health` and the routers; these only describe it.
+
+/// Whether the process runs
+#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It runs")))]
+pub const fn healthz() {}
+
+#[utoipa::path(get, path = "/metrics", tag = "service", responses(
+    (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
+))]
+pub const fn metrics() {}
+
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
+pub const fn openapi_json() {}
+
+/// A token in `Authorization: Bearer`.
+pub fn bearer(description: &str) -> SecurityScheme {
+    SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build())
+}
 
 /// Gives every error of the contract's routes its form, and the refusal without a token where a
 /// route needs one, so that no route has to repeat them.

@@ -93,9 +93,7 @@ impl Alert {
 /// A promise that could not be kept and was not mended since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPromise {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// The drop.
     pub drop_id: DropId,
     /// The person, in full.
     pub user_id: String,
@@ -323,7 +321,6 @@ pub async fn list(
     .await
 }
 
-/// One alert.
 pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
     Ok(newest.into_iter().find(|alert| alert.id == id))

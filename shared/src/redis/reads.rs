@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 
 use super::Redis;
+use super::keys::DropMeta;
 use super::keys::{self, DropKeys};
-use super::meta::DropMeta;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// What is left of a drop that admission knows.
@@ -143,7 +143,6 @@ const DROPS_AT_ONCE: usize = 200;
 /// any drop. `move.lua` and `withdraw.lua` know it.
 const NO_SLOT: i64 = -1;
 
-/// The slot of a score.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
 fn slot_of(score: f64) -> i64 {
     let slot = score as i64;

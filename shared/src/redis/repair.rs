@@ -10,9 +10,9 @@ use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
-use super::fencing::Generation;
+use super::gate::Generation;
+use super::keys::DropMeta;
 use super::keys::{self, DropKeys};
-use super::meta::DropMeta;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));

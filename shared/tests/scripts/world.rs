@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Holding};
 use firstcome_shared::redis::{Redis, RedisSettings};
 

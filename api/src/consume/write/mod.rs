@@ -16,7 +16,7 @@ use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, SlotLimits, in
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
 use self::classify::{ClaimVerdict, classify};
-use crate::consume::read::decode::Record;
+use crate::consume::read::source::Record;
 
 /// The result of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -214,7 +214,7 @@ mod tests {
     use firstcome_stack::{MysqlOptions, MysqlServer};
 
     use super::*;
-    use crate::consume::read::decode::tests::record;
+    use crate::consume::read::source::tests::record;
 
     async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         loop {

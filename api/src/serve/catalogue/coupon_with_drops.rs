@@ -28,7 +28,6 @@ struct Extra {
 pub(crate) struct DropWithKeys<'a> {
     pub(crate) drop: &'a Drop,
     pub(crate) keys: &'a DropKeys,
-    /// How many rows the drop was sealed with.
     pub(crate) sealed_rows: Option<u32>,
 }
 

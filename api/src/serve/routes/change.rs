@@ -17,8 +17,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Lowered};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -97,7 +96,7 @@ async fn apply(services: &Services, id: CouponId, change: CouponChange) -> Resul
         let in_redis = change.quantity.is_some() || change.paused.is_some();
         let taken = take_revision(services, id, in_redis).await;
         let taken = taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
-        let (coupon, drops) = taken.ok_or_else(no_such_coupon)?;
+        let (coupon, drops) = taken.ok_or_else(|| no_such_coupon(id))?;
         let attempt = ChangeAttempt::new(services, coupon, drops, change.clone());
         if let Some(revision) = attempt.run().await? {
             tracing::info!(coupon = %id, ?change, revision, "a coupon was changed");

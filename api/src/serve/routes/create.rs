@@ -14,7 +14,7 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{Earlier, IdempotencyKey};
 use firstcome_shared::redis::gate::Life;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};

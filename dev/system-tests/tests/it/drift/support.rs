@@ -51,7 +51,6 @@ pub(crate) async fn everything(world: &World) -> Everything {
 /// A finding, by what it is about.
 pub(crate) type Found = (Kind, Option<i64>, Option<String>);
 
-/// What a run found, each with its outcome.
 pub(crate) fn found(run: &Run) -> BTreeMap<Found, Outcome> {
     run.all_findings().map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result)).collect()
 }
