@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -64,8 +65,14 @@ pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
 
 /// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is
 /// now.
-pub async fn acknowledge(db: &Db, id: i64, by: &str, now: DateTime<Utc>) -> Result<ListedAlert, AlertError> {
-    alerts::acknowledge(db, id, name(by)?, now).await?;
+pub async fn acknowledge(
+    db: &Db,
+    id: i64,
+    by: &str,
+    now: DateTime<Utc>,
+    operator: Operator,
+) -> Result<ListedAlert, AlertError> {
+    alerts::acknowledge(db, id, name(by)?, now, operator).await?;
     let now = alert(db, id).await?;
     if now.alert.state == State::Firing { Ok(now) } else { Err(AlertError::NotFiring(id)) }
 }
@@ -78,13 +85,14 @@ pub async fn silence(
     until: DateTime<Utc>,
     by: &str,
     now: DateTime<Utc>,
+    operator: Operator,
 ) -> Result<ListedAlert, AlertError> {
     let by = name(by)?;
     if until > now + TimeDelta::days(30) {
         return Err(AlertError::TooLong);
     }
     let drop_id = alert(db, id).await?.alert.drop_id.ok_or(AlertError::NoDrop(id))?;
-    alerts::silence(db, drop_id, until, by).await?;
+    alerts::silence(db, drop_id, until, by, operator).await?;
     alert(db, id).await
 }
 

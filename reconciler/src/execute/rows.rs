@@ -243,16 +243,18 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
 }
 
 /// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
-/// while.
+/// while. `false`: an operator has moved its closing meanwhile.
 pub(crate) async fn seal(
     stores: &Stores,
-    (coupon, drop): (CouponId, DropId),
+    drop: &Drop,
     rows: u64,
     keys_ttl: std::time::Duration,
-) -> Result<(), ExecuteError> {
-    stores.db.seal_drop(drop, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
-    stores.redis.expire_drop(&stores.redis.keys(coupon, drop), keys_ttl).await?;
-    Ok(())
+) -> Result<bool, ExecuteError> {
+    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
+    if sealed {
+        stores.redis.expire_drop(&stores.redis.keys(drop.coupon_id, drop.id), keys_ttl).await?;
+    }
+    Ok(sealed)
 }
 
 /// Whether a coupon that an operator is changing right now is waited for.

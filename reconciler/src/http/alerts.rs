@@ -1,11 +1,12 @@
 //! Alerts: list, acknowledge, silence.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::http::{Problem, json};
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -68,10 +69,12 @@ pub(super) struct Acknowledge {
 pub(super) async fn acknowledge(
     State(app): State<App>,
     Path(id): Path<String>,
+    Extension(operator): Extension<Operator>,
     body: Bytes,
 ) -> Result<Json<ListedAlert>, Problem> {
     let body: Acknowledge = json::read(&body).map_err(invalid)?;
-    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    let now = Utc::now();
+    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, now, operator).await.map(Json).map_err(refused)
 }
 
 /// Until when, and who.
@@ -104,10 +107,12 @@ pub(super) struct Silence {
 pub(super) async fn silence(
     State(app): State<App>,
     Path(id): Path<String>,
+    Extension(operator): Extension<Operator>,
     body: Bytes,
 ) -> Result<Json<ListedAlert>, Problem> {
     let body: Silence = json::read(&body).map_err(invalid)?;
-    notify::silence(&app.stores.db, number(&id)?, body.until, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    let (db, now) = (&app.stores.db, Utc::now());
+    notify::silence(db, number(&id)?, body.until, &body.by, now, operator).await.map(Json).map_err(refused)
 }
 
 fn number(id: &str) -> Result<i64, Problem> {

@@ -47,9 +47,11 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::retention::Kept;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
@@ -77,6 +79,8 @@ pub struct Request {
     pub reopening: bool,
     /// An operator confirms: no repair limit.
     pub confirm: bool,
+    /// Who asked by the endpoint.
+    pub by: Option<Operator>,
     /// How long to wait for another pass to end.
     pub patience: Duration,
     /// The schedule that is due.
@@ -103,6 +107,7 @@ impl Request {
             deep: false,
             reopening: false,
             confirm: false,
+            by: None,
             patience: Duration::ZERO,
             due: None,
         }
@@ -286,7 +291,7 @@ impl Reconciler {
         // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
         // it ends.
         if !request.reopening {
-            record::begin(&self.stores.db, run, how(request)).await?;
+            record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);
         }
         crash_point(Point::RunBegun);
@@ -359,6 +364,13 @@ impl Reconciler {
             self.memory.keep_unrecorded(run.clone(), how);
         }
     }
+}
+
+/// Who asked for the pass, and for what.
+fn asked(request: &Request) -> Option<(Operator, Act)> {
+    let operator = request.by.clone()?;
+    let detail = json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
+    Some((operator, Act { action: "reconcile", coupon: request.coupon, drop: request.drop, detail }))
 }
 
 fn how(request: &Request) -> How {

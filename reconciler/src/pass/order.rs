@@ -65,7 +65,7 @@ mod tests {
             let (name, once_per, schedule) = (String::new(), OncePer::Drop, None);
             let coupon = Coupon { id, name, quantity, once_per, waiting_list: 0, paused: false, revision: 1, schedule };
             let (id, coupon_id, local_date, closes_at, sealed_at) = (DropId(number), id, None, None, None);
-            (coupon, Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at })
+            (coupon, Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early: false })
         })
         .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
@@ -21,14 +21,16 @@ pub struct SealedDrop {
 }
 
 impl Db {
-    /// Seals a drop with as many rows as were verified.
-    pub async fn seal_drop(&self, id: DropId, rows: u32) -> Result<(), DbError> {
+    /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
+    /// saw it close, since an operator has moved that meanwhile, or it is sealed already.
+    pub async fn seal_drop(&self, id: DropId, closes_at: Option<DateTime<Utc>>, rows: u32) -> Result<bool, DbError> {
         self.run("seal drop", async move |conn| {
-            diesel::update(drops::table.find(id.0).filter(drops::sealed_at.is_null()))
+            let unsealed = drops::table.find(id.0).filter(drops::sealed_at.is_null());
+            let sealed = diesel::update(unsealed.filter(drops::closes_at.eq(closes_at.map(|at| at.naive_utc()))))
                 .set((drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows)))
                 .execute(conn)
-                .await
-                .map(|_| ())
+                .await?;
+            Ok(sealed > 0)
         })
         .await
     }

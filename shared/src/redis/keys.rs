@@ -106,6 +106,9 @@ pub struct DropMeta {
     /// In which scope one person may hold one.
     pub once_per: OncePer,
     pub waiting_list: u32,
+    /// An operator closed it before its time: nobody is promoted any more but those with a broken
+    /// promise.
+    pub closed_early: bool,
 }
 
 impl DropMeta {
@@ -118,6 +121,7 @@ impl DropMeta {
             paused: coupon.paused,
             once_per: coupon.once_per,
             waiting_list: coupon.waiting_list,
+            closed_early: drop.closed_early,
         }
     }
 
@@ -131,6 +135,7 @@ impl DropMeta {
             ("paused", u8::from(self.paused).to_string()),
             ("once_per", self.once_per.as_str().to_owned()),
             ("waiting_list", self.waiting_list.to_string()),
+            ("closed_early", u8::from(self.closed_early).to_string()),
         ]
         .into_iter()
         .flat_map(|(field, value)| [field.to_owned(), value])
@@ -148,6 +153,7 @@ impl DropMeta {
             paused: fields.get("paused").is_some_and(|p| p == "1"),
             once_per: fields.get("once_per")?.parse().ok()?,
             waiting_list: fields.get("waiting_list")?.parse().ok()?,
+            closed_early: fields.get("closed_early").is_some_and(|early| early == "1"),
         })
     }
 }
@@ -183,6 +189,7 @@ mod tests {
                 paused: true,
                 once_per: OncePer::Drop,
                 waiting_list: 2,
+                closed_early: closes_at_ms.is_some(),
             };
             let fields: HashMap<_, _> = meta.fields().chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect();
             assert_eq!(DropMeta::read(&fields), Some(meta));

@@ -56,6 +56,7 @@ impl World {
             paused: false,
             once_per: start.once_per,
             waiting_list: start.waiting_list,
+            closed_early: false,
         };
         let keys = redis.keys(coupon, DROP);
         let gate = redis.gate().await.unwrap();

@@ -209,6 +209,7 @@ mod tests {
     use firstcome_shared::domain::OncePer;
     use firstcome_shared::event::ClaimEvent;
     use firstcome_shared::mysql::catalogue::NewCoupon;
+    use firstcome_shared::mysql::ops_actions::Operator;
     use firstcome_shared::mysql::{DbSettings, migrations};
     use firstcome_shared::schedule::Schedule;
     use firstcome_stack::{MysqlOptions, MysqlServer};
@@ -234,7 +235,7 @@ mod tests {
         let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
         let (name, once_per) = ("Winter".into(), OncePer::Coupon);
         let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule };
-        let (coupon, drops) = db.create_coupon(new, Utc::now()).await.unwrap();
+        let (coupon, drops) = db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
         (mysql, db, coupon.id, drops[0].id)
     }
 

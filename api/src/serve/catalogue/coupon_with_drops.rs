@@ -129,6 +129,7 @@ pub(crate) mod tests {
             opens_at: at(opens),
             closes_at: Some(at(closes)),
             quantity: 10,
+            closed_early: false,
             sealed_at: None,
         });
         let coupon = Coupon {

@@ -4,7 +4,9 @@ mod change;
 pub(crate) mod claim;
 mod coupons;
 mod create;
+mod etag;
 mod extract;
+mod issued;
 pub(crate) mod middleware;
 mod openapi;
 mod refusals;
@@ -49,6 +51,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
+        .routes(routes!(issued::issued))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
@@ -119,6 +122,7 @@ mod tests {
             "get /v1/coupons",
             "get /v1/coupons/{id}",
             "patch /v1/coupons/{id}",
+            "get /v1/coupons/{id}/issued",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
             "get /healthz",
@@ -132,8 +136,13 @@ mod tests {
     #[test]
     fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
         let json = document();
-        for (path, method) in [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch")] {
-            assert!(json["paths"][path][method]["security"][0]["ops"].is_array(), "{method} {path}");
+        for (path, method) in
+            [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch"), ("/v1/coupons/{id}/issued", "get")]
+        {
+            let operation = &json["paths"][path][method];
+            assert!(operation["security"][0]["ops"].is_array(), "{method} {path}");
+            let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());
+            assert_eq!(codes, [true, method != "get"], "{method} {path}");
         }
         assert_eq!(json["components"]["securitySchemes"]["ops"]["scheme"], "bearer");
         let text = json.to_string();

@@ -163,7 +163,7 @@ async fn rows_after_a_weekend(held: u32) -> f64 {
         run.run_id = format!("00000000-0000-0000-0000-{n:012}");
         run.started_at = first + TimeDelta::seconds(30) * n;
         run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
-        record::begin(&db, &run, How::default()).await.unwrap();
+        record::begin(&db, &run, How::default(), None).await.unwrap();
         record::finish(&db, &run, How::default()).await.unwrap();
     }
     assert_eq!(findings().await - before, written, "and none of the others");
