@@ -26,11 +26,11 @@ status=0
 if [ $# -gt 0 ]; then
     RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} run "$@" 2>&1 | tee "$logs/all" || status=$?
 else
-    { failed=0; half others || failed=$?; schedules || failed=$?; exit $failed; } >"$logs/others" 2>&1 &
+    { failed=0; RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)} half others || failed=$?; schedules || failed=$?; exit $failed; } >"$logs/others" 2>&1 &
     others=$!
     # Cargo lets go of the build folder with the first test.
     tail --pid="$others" -n +1 -F "$logs/others" 2>/dev/null | grep -qm1 '^ *Running ' || true
-    RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((4 * $(nproc)))} half system --tests 2>&1 | tee "$logs/system" || status=$?
+    RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))} half system --tests 2>&1 | tee "$logs/system" || status=$?
     wait "$others" || status=$?
     cat "$logs/others"
 fi

@@ -70,9 +70,11 @@ impl Tables {
         Self(OnceCell::const_new())
     }
 
-    /// Runs `migrate` on an empty database; from the second on it finds its tables there.
+    /// Runs `migrate`. From the second empty database on it finds its tables there.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
-        if let Some(statements) = self.0.get() {
+        if let Some(statements) = self.0.get()
+            && query(url, "SHOW TABLES").await?.is_empty()
+        {
             let mut connection = Conn::from_url(url).await?;
             for statement in statements {
                 connection.query_drop(statement).await.with_context(|| format!("MySQL refused {statement}"))?;
