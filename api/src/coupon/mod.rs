@@ -246,8 +246,8 @@ async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bo
     while let Some(path) = next {
         let (page, link) = client.get_ops(&path).await?;
         let rows = page["issued"].as_array().map_or(&[] as &[Value], Vec::as_slice);
-        let text =
-            if json { rows.iter().map(|row| format!("{row}\n")).collect() } else { table::winners(rows, &mut of) };
+        let lines = || rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect();
+        let text = if json { lines() } else { table::winners(rows, &mut of) };
         print(&text)?;
         next = link;
     }

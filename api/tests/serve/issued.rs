@@ -16,7 +16,7 @@ async fn fill(world: &World, (coupon, drop): (i64, i64), rows: u32) {
     let numbers = format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
     let row = format!("{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer'");
     let select = format!("SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {row} FROM n");
-    world.sql(&*format!("{insert} {numbers} {select}")).await;
+    world.sql(&format!("{insert} {numbers} {select}")).await;
 }
 
 /// All pages from this one on.
@@ -39,7 +39,7 @@ async fn pages_and_csv_have_every_row_by_drop_and_slot() {
     let schedule =
         json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
     let (id, today) = api.make(with(with(open(5_000), "schedule", schedule), "once_per", "drop")).await;
-    let drops = world.sql(&*format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id")).await;
+    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id")).await;
     let last: i64 = drops.last().unwrap()[0].parse().unwrap();
     let (other, other_drop) = api.make(open(5)).await;
     fill(&world, (id, today), 4_500).await;
@@ -95,8 +95,8 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
         ("?limit=10001", (400, "invalid")),
         ("?after_slot=-1", (400, "invalid")),
         ("?slot=1", (400, "invalid")),
-        (&*format!("?drop_id={drop}&after_drop_id={drop}"), (400, "invalid")),
-        (&*format!("?drop_id={foreign}"), (404, "not_found")),
+        (&format!("?drop_id={drop}&after_drop_id={drop}"), (400, "invalid")),
+        (&format!("?drop_id={foreign}"), (404, "not_found")),
     ] {
         for accept in ["application/json", "text/csv"] {
             assert_eq!(ask(&api, &format!("{path}{query}"), accept).await.code(), expected, "{query}");
@@ -107,7 +107,7 @@ async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
     assert_eq!(api.get(&path).await.code(), (401, "unauthorized"));
     assert_eq!(ask(&api, &path, "*/*").await.json["issued"][0]["user_id"], "=HYPERLINK(1)");
     let csv = ask(&api, &path, "text/csv").await;
-    assert!(csv.json.as_str().unwrap().contains(&*format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")), "{csv:?}");
+    assert!(csv.json.as_str().unwrap().contains(&format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")), "{csv:?}");
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Durati
     Ok((took, seen))
 }
 
-/// What the admission script does by itself, with so many people a call and [`CALLS`] calls under
+/// What the admission script does by itself, with so many people a call and `CALLS` calls under
 /// way: claims a second, and the microseconds of CPU that each takes Redis.
 pub async fn script(
     installation: &Installation,

@@ -1,9 +1,12 @@
 /* Preloaded into one process: its wall clock is off by as many seconds as the file FIRSTCOME_TEST_CLOCK says. What measures time
-   (CLOCK_MONOTONIC) is left alone, and so are librdkafka's waits, which the kernel times by its own clock. */
+   (CLOCK_MONOTONIC) is left alone. `gettimeofday` and `time` are stepped for Redis only, which reads its clock by them: librdkafka
+   makes deadlines of them for waits that the kernel times by its own clock, and those would last as long as the step. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,22 +33,29 @@ int clock_gettime(clockid_t id, struct timespec *now)
     return result;
 }
 
+static int is_redis(void)
+{
+    return strcmp(program_invocation_short_name, "redis-server") == 0;
+}
+
 int gettimeofday(struct timeval *now, void *zone)
 {
     static int (*real)(struct timeval *, void *);
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "gettimeofday");
     int result = real(now, zone);
-    if (result == 0)
+    if (result == 0 && is_redis())
         now->tv_sec += offset_now();
     return result;
 }
 
 time_t time(time_t *now)
 {
-    struct timespec at = {0};
-    clock_gettime(CLOCK_REALTIME, &at);
+    static time_t (*real)(time_t *);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "time");
+    time_t at = real(NULL) + (is_redis() ? offset_now() : 0);
     if (now)
-        *now = at.tv_sec;
-    return at.tv_sec;
+        *now = at;
+    return at;
 }

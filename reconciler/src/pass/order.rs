@@ -39,7 +39,7 @@ pub(super) fn portions(drops: Vec<(Coupon, Drop)>, closed: &HashSet<CouponId>) -
         let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
         match portions.last_mut() {
             Some(last) if last.len() + of_coupon.len() <= most && slots <= TOGETHER.1 => {
-                last.extend_from_slice(of_coupon)
+                last.extend_from_slice(of_coupon);
             }
             _ => {
                 portions.push(of_coupon.to_vec());

@@ -135,7 +135,8 @@ fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn fingerprint(token: &str) -> String {
-    Sha256::digest(token)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(token).into();
+    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Middleware: lets only requests with a token pass that allows them; handlers find the

@@ -43,13 +43,11 @@ impl Db {
                 if page.has_more || which.drop.is_some() {
                     break;
                 }
-                match next_drop(conn, which.coupon, drop).await? {
-                    Some(next) => (drop, after, page.has_more) = (next, 0, true),
-                    None => {
-                        page.has_more = false;
-                        break;
-                    }
-                }
+                let Some(next) = next_drop(conn, which.coupon, drop).await? else {
+                    page.has_more = false;
+                    break;
+                };
+                (drop, after, page.has_more) = (next, 0, true);
             }
             page.rows.truncate(limit);
             Ok(Some(page))

@@ -24,7 +24,7 @@ async fn come_and_go(world: &World, redis: Redis, name: char, done: &AtomicBool)
         let user: UserId = format!("{name}-{number}").parse().unwrap();
         let admission = redis.claim(&world.keys, DROP, &user).await.unwrap().admission;
         let Admission::Accepted(slot) = admission else { panic!("{admission:?}") };
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let from = i64::from(slot);
             let freed = redis.withdraw(&world.keys, &world.generation, DROP, &user, from, false).await.unwrap();
             assert_eq!(freed, Done::Applied(()));

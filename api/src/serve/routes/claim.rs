@@ -130,18 +130,16 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        match inner.as_claim(&request) {
-            Some((id, user)) => Box::pin(async move {
+        if let Some((id, user)) = inner.as_claim(&request) {
+            return Box::pin(async move {
                 let work = inner.claim(id, user);
                 Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
-            }),
-            None => {
-                if let Some(peer) = self.peer {
-                    request.extensions_mut().insert(peer);
-                }
-                Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) })
-            }
+            });
         }
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
+        Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) })
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
 mod tests {
     use super::*;
 
-    fn with(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn with(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
@@ -57,7 +57,7 @@ mod tests {
         let good: [(&[&'static str], _); 4] =
             [(&["\"7\""], Ok(Some(7))), (&[" \"0\" "], Ok(Some(0))), (&["*"], Ok(None)), (&[], Ok(None))];
         for (values, wanted) in good {
-            assert_eq!(if_match(&with(IF_MATCH, values)).map_err(|problem| problem.code()), wanted, "{values:?}");
+            assert_eq!(if_match(&with(&IF_MATCH, values)).map_err(|problem| problem.code()), wanted, "{values:?}");
         }
         let bad: [&[&'static str]; 10] = [
             &["7"],
@@ -72,17 +72,17 @@ mod tests {
             &["\""],
         ];
         for values in bad {
-            assert_eq!(if_match(&with(IF_MATCH, values)).unwrap_err().code(), "invalid", "{values:?}");
+            assert_eq!(if_match(&with(&IF_MATCH, values)).unwrap_err().code(), "invalid", "{values:?}");
         }
     }
 
     #[test]
     fn if_none_match_names_any_of_several_tags() {
         for values in [&["\"7\""] as &[&'static str], &["W/\"7\""], &["\"6\", \"7\""], &["\"6\"", "\"7\""], &["*"]] {
-            assert!(is_known(&with(IF_NONE_MATCH, values), 7), "{values:?}");
+            assert!(is_known(&with(&IF_NONE_MATCH, values), 7), "{values:?}");
         }
         for values in [&["\"6\""] as &[&'static str], &["7"], &["\"77\""], &[]] {
-            assert!(!is_known(&with(IF_NONE_MATCH, values), 7), "{values:?}");
+            assert!(!is_known(&with(&IF_NONE_MATCH, values), 7), "{values:?}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a change asks for.
 
+#![allow(clippy::option_option)] // a field that is not named, null, or a value
+
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use firstcome_shared::domain::Slot;
 use firstcome_shared::http::Problem;
