@@ -88,7 +88,7 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
     let id = fixture.api.open_coupon(3).await.id.to_string();
     let (good, nobody, tls) = (("API_URL", base), ("API_URL", "http://127.0.0.1:1"), ("API_URL", "https://x"));
     for (env, args, code, says) in [
-        (vec![good], vec!["show", "4711"], 1, "no such coupon"),
+        (vec![good], vec!["show", "4711"], 1, "there is no coupon 4711"),
         (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
         (vec![good], vec!["create", "--name", "x", "--quantity", "1", "--opens-at", "soon"], 1, "instant"),
         (vec![good, ("OPS_TOKEN", "wrong")], vec!["pause", &id], 1, "set it as the API has it"),
