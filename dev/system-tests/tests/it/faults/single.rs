@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 /// Each with servers of its own, which the next schedule uses again.
 static WORKERS: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 /// So many workers at most.
-static TURNS: Semaphore = Semaphore::const_new(5);
+static TURNS: Semaphore = Semaphore::const_new(3);
 
 /// When faults begin: some people have their rows by then.
 const AT_MS: u64 = 700;
