@@ -257,6 +257,6 @@ async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bo
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    // A pipe that is closed: whoever read it has seen enough.
+    // The reader has closed the pipe: it has seen enough.
     written.map_err(|_| Failure::OutputClosed)
 }

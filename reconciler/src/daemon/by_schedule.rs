@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::mysql::Db;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{self, Attempt, Event, Schedule};
+use super::schedule::{self, Attempt, Event, Missed, Schedule};
 use super::{PassResult, Passes};
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Request};
@@ -22,8 +22,6 @@ pub(super) struct BySchedule {
     notifier: Notifier,
     /// The deep one first: its pass does what the other would have done.
     schedules: Vec<Schedule>,
-    /// How late is missed.
-    tolerance: TimeDelta,
     /// A pass runs at the start, late or not.
     trigger: Trigger,
     under_way: Option<UnderWay>,
@@ -37,14 +35,8 @@ struct UnderWay {
 }
 
 impl BySchedule {
-    pub(super) fn new(
-        db: Db,
-        passes: Passes,
-        notifier: Notifier,
-        schedules: Vec<Schedule>,
-        tolerance: TimeDelta,
-    ) -> Self {
-        Self { db, passes, notifier, schedules, tolerance, trigger: Trigger::Startup, under_way: None }
+    pub(super) fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<Schedule>) -> Self {
+        Self { db, passes, notifier, schedules, trigger: Trigger::Startup, under_way: None }
     }
 
     pub(super) async fn run(mut self, crons: &[(Event, &str)], stop: CancellationToken) -> anyhow::Result<()> {
@@ -69,8 +61,9 @@ impl BySchedule {
         crate::metrics::pass_age(self.passes.age());
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
-            let is_late = self.schedules[at].missed_since(now, self.tolerance).is_some();
-            if is_late || self.schedules[at].due_since(now).is_some() {
+            let is_late = self.schedules[at].missed_since(now).is_some();
+            // Nobody else runs one beside a pass of this process, which tells itself how it ended.
+            if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some()) {
                 self.schedules[at].recall(&self.db, now).await;
             }
             self.mail_missed(at, now).await;
@@ -143,18 +136,18 @@ impl BySchedule {
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        let Some(expected_at) = self.schedules[at].missed_since(now, self.tolerance) else { return };
-        if self.schedules[at].is_mailed {
+        if self.schedules[at].untold(now).is_none() {
             return;
         }
         self.note_holder(self.schedules[at].event).await;
         let schedule = &mut self.schedules[at];
-        let (setting, because) = (schedule.event.setting(), schedule.because.clone());
-        let missed = MissedRun { schedule: setting.to_owned(), expected_at, noticed_at: now, because };
-        match self.notifier.missed_run(missed).await {
+        let Some(Missed { due, because }) = schedule.untold(now) else { return };
+        let setting = schedule.event.setting();
+        let missed = MissedRun { schedule: setting.to_owned(), expected_at: due, noticed_at: now, because };
+        match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
-                tracing::warn!(schedule = setting, due = %expected_at.to_rfc3339(), because = schedule.because, "a scheduled run is late");
-                schedule.is_mailed = true;
+                tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
+                schedule.told(now);
             }
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");

@@ -43,9 +43,10 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         (Event::Digest, args.schedules.digest_cron.as_str()),
     ];
     // Once it listens, a MySQL that is away does not end it.
+    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
     let mut schedules = Vec::with_capacity(crons.len());
     for (event, text) in crons {
-        schedules.push(Schedule::load(&stores.db, event, text).await?);
+        schedules.push(Schedule::load(&stores.db, event, text, tolerance).await?);
     }
     let listener = TcpListener::bind(args.http.listen_addr)
         .await
@@ -74,8 +75,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     tasks.spawn(redis_watch::watch_admission(stores.redis.clone(), notifier.clone(), stop.clone()));
     tasks.spawn(wake::watch(stores.redis.clone(), passes.clone(), stop.clone()));
     println!("listening on http://{address}");
-    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let scheduled = BySchedule::new(stores.db, passes, notifier, schedules, tolerance).run(&crons, stop.clone()).await;
+    let scheduled = BySchedule::new(stores.db, passes, notifier, schedules).run(&crons, stop.clone()).await;
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {

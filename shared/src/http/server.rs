@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{Request, Response};
-use axum::{BoxError, Extension, Router};
+use axum::{BoxError, Router};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1::Builder;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -50,7 +50,14 @@ impl Default for Limits {
 
 /// Serves `router` until `shutdown`, then finishes the requests under way and closes.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let with_peer = move |peer: SocketAddr| TowerToHyperService::new(router.clone().layer(Extension(Peer(peer))));
+    let routes = TowerToHyperService::new(router);
+    let with_peer = move |peer| {
+        let routes = routes.clone();
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request)
+        })
+    };
     serve_by(listener, with_peer, limits, shutdown).await;
 }
 

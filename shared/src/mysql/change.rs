@@ -80,8 +80,8 @@ impl Db {
                     .bind::<BigInt, _>(id.0)
                     .execute(conn)
                     .await?;
-                let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(Revision::NoCoupon) };
-                Ok(Revision::Taken(coupon, drops_of(conn, id.0).await?))
+                let taken = settings(conn, id).await?;
+                Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| Revision::Taken(coupon, drops)))
             })
             .await
         })

@@ -11,8 +11,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _
 use super::dead_letters::{Resolution, resolve};
 use super::schema::{issued_coupons, slot_limits};
 use super::{Conn, Db, DbError, MOST_VALUES};
-use crate::domain::new_code;
-use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId, new_code};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {

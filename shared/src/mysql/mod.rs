@@ -31,7 +31,8 @@ pub(crate) const MOST_VALUES: usize = 10_000;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};
 
-/// A list as the one parameter of a query (`JSON_TABLE`).
-fn json(list: &impl serde::Serialize) -> diesel::QueryResult<String> {
-    serde_json::to_string(list).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+/// A value as the JSON that a column holds, or a list as the one parameter of a query
+/// (`JSON_TABLE`).
+fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
+    serde_json::to_string(value).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
 }

@@ -209,9 +209,7 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
 
 /// A value as the JSON that a column holds.
 pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
-    let what = "write JSON";
-    serde_json::to_string(value)
-        .map_err(|error| DbError::Query { what, source: diesel::result::Error::SerializationError(Box::new(error)) })
+    super::json(value).map_err(|source| DbError::Query { what: "write JSON", source })
 }
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {

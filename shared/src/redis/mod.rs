@@ -1,6 +1,6 @@
-//! Redis: key names ([`keys`]), admission ([`admission`]), its gate and fencing tokens ([`gate`]), the
-//! scripts repairs are made of ([`repair`]), reads ([`reads`]), and the checks that refuse a Redis
-//! that could forget ([`safety`]).
+//! Redis: key names ([`keys`]), admission ([`admission`]), its gate and fencing tokens ([`gate`]),
+//! the scripts repairs are made of ([`repair`]), reads ([`reads`]), and the checks that refuse a
+//! Redis that could forget ([`safety`]).
 
 pub mod admission;
 pub mod client;

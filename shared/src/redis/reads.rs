@@ -8,8 +8,7 @@ use futures_util::future::join_all;
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 
 use super::Redis;
-use super::keys::DropMeta;
-use super::keys::{self, DropKeys};
+use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// What is left of a drop that admission knows.

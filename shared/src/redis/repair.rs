@@ -11,8 +11,7 @@ use redis::RedisError;
 use super::Redis;
 use super::client::Script;
 use super::gate::Generation;
-use super::keys::DropMeta;
-use super::keys::{self, DropKeys};
+use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));

@@ -1,5 +1,5 @@
-//! The Kafka consumer, and its messages decoded. One thread polls it; it is paused while a batch can't
-//! be written, and closes without hanging.
+//! The Kafka consumer, and its messages decoded. One thread polls it; it is paused while a batch
+//! can't be written, and closes without hanging.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

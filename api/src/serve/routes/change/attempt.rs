@@ -9,12 +9,11 @@ use firstcome_shared::mysql::change::CouponChange;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Lowered, Withheld};
 
 use super::body::Wanted;
-use super::windows::{self, WindowPlan, is_open};
+use super::windows::{self, WindowPlan, is_not_closed};
 use crate::serve::routes::refusals::mysql_unavailable;
 use crate::serve::state::Services;
 
@@ -44,7 +43,7 @@ impl<'a> ChangeAttempt<'a> {
     ) -> Result<Self, Problem> {
         let plan = windows::plan(&coupon, &all, &wanted.windows, now)?;
         let with_keys = |drop: &Drop| (drop.clone(), services.redis.keys(coupon.id, drop.id));
-        let mut open: Vec<_> = all.iter().filter(|drop| is_open(drop, now)).map(with_keys).collect();
+        let mut open: Vec<_> = all.iter().filter(|drop| is_not_closed(drop, now)).map(with_keys).collect();
         open.sort_unstable_by_key(|(drop, _)| drop.id);
         Ok(Self { services, coupon, all, wanted, now, open, plan })
     }

@@ -25,8 +25,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::change::Revision;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::Done;
 
 use self::attempt::ChangeAttempt;

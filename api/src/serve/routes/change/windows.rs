@@ -65,7 +65,7 @@ fn close_at(
     if closes_at.is_some_and(|at| at <= now) {
         return Err(impossible("closes_at is over; to close at once, send close_now"));
     }
-    let not_closed: Vec<_> = drops.iter().filter(|drop| is_open(drop, now)).collect();
+    let not_closed: Vec<_> = drops.iter().filter(|drop| is_not_closed(drop, now)).collect();
     if not_closed.is_empty() {
         return Err(impossible("it is closed already, and does not open again; make a new coupon"));
     }
@@ -132,6 +132,6 @@ fn close_now(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>, plan: &mut Win
 }
 
 /// Neither sealed nor closed.
-pub(super) fn is_open(drop: &Drop, now: DateTime<Utc>) -> bool {
+pub(super) fn is_not_closed(drop: &Drop, now: DateTime<Utc>) -> bool {
     drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| closes > now)
 }
