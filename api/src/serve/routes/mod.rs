@@ -4,8 +4,8 @@ mod change;
 pub(crate) mod claim;
 mod coupons;
 mod create;
-mod etag;
-mod extract;
+pub(super) mod etag;
+pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
@@ -30,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::middleware::{RequestGuard, guarded};
+use crate::serve::page;
 use crate::serve::state::App;
 
 pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, guard: Arc<RequestGuard>) -> Router {
@@ -38,6 +39,7 @@ pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, g
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
     routes
         .route("/openapi.json", get(openapi))
+        .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
         .merge(health::routes_with_notes(readiness(app), notes(app), prometheus))
         .fallback(no_such_route)
