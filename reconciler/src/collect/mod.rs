@@ -10,6 +10,7 @@
 
 mod messages;
 mod promises;
+mod revocations;
 pub mod snapshot;
 mod topic;
 
@@ -18,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::fencing::Generation;
 use firstcome_shared::redis::keys::DropKeys;
@@ -28,7 +30,7 @@ pub use messages::{PersonMessage, PersonMessages};
 pub use topic::{Tail, TopicReader, Unread};
 
 use crate::stores::Stores;
-use snapshot::{DeadLetter, DropFacts, InFlight, Page, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Row};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
@@ -105,6 +107,7 @@ pub async fn headers(
     let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
     let numbers = stores.redis.drop_numbers(&keys).await;
     let ids: Vec<DropId> = drops.iter().map(|(_, drop)| drop.id).collect();
+    let revocations = stores.db.count_revocations(ids.clone()).await?;
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
@@ -112,9 +115,11 @@ pub async fn headers(
     for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
         let highest_row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
         let letters = dead_letters.get(&drop.id).copied().unwrap_or(0);
+        let revoked = revocations.get(&drop.id).copied().unwrap_or(0);
         headers.push(match numbers {
             Ok(numbers) => {
-                header(stores, (coupon, drop), keys, numbers, (highest_row, letters), &with_promises, context).await
+                header(stores, (coupon, drop), keys, numbers, (highest_row, letters, revoked), &with_promises, context)
+                    .await
             }
             Err(error) => Err(error.into()),
         });
@@ -127,7 +132,7 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    (highest_row, failed_claims): (i64, u64),
+    (highest_row, failed_claims, revoked): (i64, u64, u64),
     with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
@@ -135,7 +140,7 @@ async fn header(
     let first_waiting = stores.redis.first_waiting(keys, if numbers.waiting > 0 { left } else { 0 }).await?;
     // A counter far beyond the quantity is reported, not walked.
     let quantity = i64::from(drop.quantity);
-    let facts = DropFacts {
+    let mut facts = DropFacts {
         coupon: coupon.clone(),
         drop: drop.clone(),
         meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
@@ -148,8 +153,12 @@ async fn header(
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
         promises: promises::promises(stores, coupon, drop, with_promises).await?,
+        revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
     };
+    if revoked > 0 && !facts.is_lost() {
+        facts.revocations = revocations::half(stores, &facts, keys).await?;
+    }
     let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
         stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
     } else {
@@ -263,6 +272,9 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
         .map(|row| (UserId::from_store(row.user_id), (DropId(row.drop_id), row.slot)))
         .collect();
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
+    let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
+    let revoked = stores.db.revocations_of_people(coupon, &people).await?;
+    page.revoked = Revocations::new(revoked, once_per, drop);
     Ok(())
 }
 

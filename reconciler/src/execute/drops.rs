@@ -28,24 +28,27 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
     Ok(())
 }
 
-/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
-/// while.
+/// Marks a drop as verified exact, unless anything of it was revoked meanwhile. Passes skip it from now
+/// on, and its keys leave Redis after a while.
 pub(crate) async fn seal(
     stores: &Stores,
     (coupon, drop): (CouponId, DropId),
-    rows: u64,
+    (rows, revocations): (u64, u64),
     keys_ttl: std::time::Duration,
-) -> Result<(), ExecuteError> {
-    stores.db.seal_drop(drop, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
-    stores.redis.expire_drop(&stores.redis.keys(coupon, drop), keys_ttl).await?;
-    Ok(())
+) -> Result<bool, ExecuteError> {
+    let sealed = stores.db.seal_drop(drop, u32::try_from(rows).unwrap_or(u32::MAX), revocations).await?;
+    if sealed {
+        stores.redis.expire_drop(&stores.redis.keys(coupon, drop), keys_ttl).await?;
+    }
+    Ok(sealed)
 }
 
-/// Writes the settings of a coupon's drops anew, in a revision of its own. A lost Redis may have come
+/// Before a coupon opens after a loss: its revocations, and the settings of its drops anew, in a revision of its own. A lost Redis may have come
 /// back with an older revision: a write that was held up through the loss would undo a later one.
 pub(crate) async fn renew_settings(stores: &Stores, coupon: CouponId) -> Result<(), ExecuteError> {
     let seen = stores.redis.revision(coupon).await?;
     let Some((coupon, drops)) = stores.db.take_revision(coupon, seen).await? else { return Ok(()) };
+    super::restore_revocations(&stores.db, &stores.redis, &coupon).await?;
     for drop in drops.iter().filter(|drop| drop.sealed_at.is_none()) {
         let (keys, meta) = (stores.redis.keys(coupon.id, drop.id), DropMeta::of(&coupon, drop));
         stores.redis.write_meta(&keys, coupon.revision, &meta).await?;

@@ -106,6 +106,7 @@ impl Executor<'_> {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
                 Some(words) if words.get(i) == Some(&PutBack::Taken) => Some("its slot is another's by now"),
+                Some(words) if words.get(i) == Some(&PutBack::Revoked) => Some("it is revoked by now"),
                 Some(_) => None,
             };
             attempts[*at] = refused.map(|why| Attempt::Changed(why.into()));

@@ -184,8 +184,8 @@ impl Pass<'_> {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
         }
         if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
-            execute::seal(self.stores, (coupon, drop), plan.numbers.rows, self.settings.sealed_keys_ttl).await?;
-            report.sealed = true;
+            let verified = (plan.numbers.rows, header.facts.revocations.number);
+            report.sealed = execute::seal(self.stores, (coupon, drop), verified, self.settings.sealed_keys_ttl).await?;
         }
         Ok(next)
     }

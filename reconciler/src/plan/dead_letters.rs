@@ -15,6 +15,11 @@ impl Planner<'_> {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
+                Some(user) if page.revoked.voids_at(user, letter.claimed_at) => {
+                    let detail = format!("{}: its claim was given back or revoked", name(letter));
+                    let action = Action::ResolveRevoked { id: letter.id };
+                    self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
+                }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
                     let detail = format!("{}: another one of its person is dealt with", name(letter));
                     self.duplicate(letter, user, detail);

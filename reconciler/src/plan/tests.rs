@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Promises, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
 use crate::report::Kind;
 
 mod properties;
@@ -107,6 +107,7 @@ impl World {
             failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
+            revocations: DropRevocations::default(),
             promises: self.promises(),
             gate_closed: self.gate_closed,
         }
@@ -266,7 +267,7 @@ impl World {
                     }
                 }
             }
-            Action::Report => {}
+            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
         }
     }
 

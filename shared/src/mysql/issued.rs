@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::dead_letters::{Resolution, resolve};
+use super::revoked::take_out_void;
 use super::schema::{issued_coupons, slot_limits};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::code::new_code;
@@ -56,7 +57,8 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none.
+/// Inserts claims as one multi-row statement: all of them, or none. Those that are revoked are taken out
+/// again; gives how many rows stand. To be called in a transaction.
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
@@ -66,7 +68,7 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: 
         return Ok(0);
     }
     conn.batch_execute(&statement(claims, limits, by, Utc::now().naive_utc())).await?;
-    Ok(claims.len())
+    Ok(claims.len() - take_out_void(conn, claims).await?)
 }
 
 /// From so many rows on, one query for their limits costs less than the schema's query for each

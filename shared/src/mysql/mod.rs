@@ -17,6 +17,7 @@ pub mod pass_lock;
 pub mod processes;
 pub mod promises;
 pub mod retention;
+pub mod revoked;
 pub mod runs;
 pub mod schema;
 pub mod sealed;

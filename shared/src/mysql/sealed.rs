@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use chrono::Utc;
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::dead_letters::list;
-use super::schema::{drops, failed_claims};
+use super::schema::{drops, failed_claims, revoked_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -21,14 +21,27 @@ pub struct SealedDrop {
 }
 
 impl Db {
-    /// Seals a drop with as many rows as were verified.
-    pub async fn seal_drop(&self, id: DropId, rows: u32) -> Result<(), DbError> {
+    /// Seals a drop with as many rows as were verified, unless anything of it was revoked since there were
+    /// so many revocations. Whether it is sealed.
+    ///
+    /// A revocation holds its drop by a foreign key: it is either committed before the drop is locked
+    /// here, and counted, or it unseals the drop afterwards.
+    pub async fn seal_drop(&self, id: DropId, rows: u32, revocations: u64) -> Result<bool, DbError> {
         self.run("seal drop", async move |conn| {
-            diesel::update(drops::table.find(id.0).filter(drops::sealed_at.is_null()))
-                .set((drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows)))
-                .execute(conn)
-                .await
-                .map(|_| ())
+            conn.transaction(async |conn| {
+                let drop = || drops::table.find(id.0).filter(drops::sealed_at.is_null());
+                drop().select(drops::id).for_update().load::<i64>(conn).await?;
+                let own = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(id.0));
+                if u64::try_from(own.count().get_result::<i64>(conn).await?) != Ok(revocations) {
+                    return Ok(false);
+                }
+                diesel::update(drop())
+                    .set((drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows)))
+                    .execute(conn)
+                    .await
+                    .map(|_| true)
+            })
+            .await
         })
         .await
     }

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod meta;
 pub mod reads;
 pub mod repair;
+pub mod revoking;
 pub mod safety;
 pub mod wake;
 

@@ -198,6 +198,7 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
         Err(ClaimRefusal::Refused(refused)) => match refused {
             Admission::SoldOut => "sold_out",
             Admission::Paused => "paused",
+            Admission::Revoked => "revoked",
             Admission::NotOpen(_) => "not_open",
             Admission::Closed(_) => "closed",
             Admission::Unloaded => "unloaded",
@@ -213,8 +214,12 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
         Err(ClaimRefusal::NotDurable) => "not_held",
         Err(ClaimRefusal::SealedUnknown) => "mysql_error",
         Err(ClaimRefusal::Work(WorkError::TooMany)) => "shed",
-        Err(ClaimRefusal::Work(WorkError::Panicked) | ClaimRefusal::Coupon(_) | ClaimRefusal::StandingUnknown) => {
-            "unexpected"
-        }
+        Err(
+            ClaimRefusal::Work(WorkError::Panicked)
+            | ClaimRefusal::Coupon(_)
+            | ClaimRefusal::NothingHeld
+            | ClaimRefusal::HalfRevoked
+            | ClaimRefusal::StandingUnknown,
+        ) => "unexpected",
     }
 }

@@ -10,6 +10,7 @@ mod issued;
 mod micro_batch;
 pub(crate) mod my_claim;
 pub(crate) mod publisher;
+pub(crate) mod revoke;
 
 use std::sync::Arc;
 
@@ -65,6 +66,10 @@ pub(crate) enum ClaimRefusal {
     NotDurable,
     /// MySQL did not say who holds a slot of a sealed drop.
     SealedUnknown,
+    /// There is nothing to give back or revoke.
+    NothingHeld,
+    /// MySQL has the revocation; its slot may not be free yet.
+    HalfRevoked,
     /// The stores that answered do not know enough to say where a claim stands.
     StandingUnknown,
     Work(WorkError),

@@ -8,6 +8,7 @@ mod extract;
 pub(crate) mod middleware;
 mod openapi;
 mod refusals;
+mod revoke;
 mod validate;
 mod view;
 
@@ -49,12 +50,13 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
+        .routes(routes!(revoke::revoke))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
         .routes(routes!(claim::claim))
-        .routes(routes!(claim::mine))
+        .routes(routes!(claim::mine, revoke::give_back))
         .merge(for_operators)
 }
 
@@ -121,6 +123,8 @@ mod tests {
             "patch /v1/coupons/{id}",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
+            "delete /v1/coupons/{id}/claims/me",
+            "post /v1/coupons/{id}/people/{user_id}/revoke",
             "get /healthz",
             "get /readyz",
             "get /metrics",
@@ -132,7 +136,11 @@ mod tests {
     #[test]
     fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
         let json = document();
-        for (path, method) in [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch")] {
+        for (path, method) in [
+            ("/v1/coupons", "post"),
+            ("/v1/coupons/{id}", "patch"),
+            ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
+        ] {
             assert!(json["paths"][path][method]["security"][0]["ops"].is_array(), "{method} {path}");
         }
         assert_eq!(json["components"]["securitySchemes"]["ops"]["scheme"], "bearer");
