@@ -41,6 +41,9 @@ pub struct Schedule {
     pub crowd_ms: u64,
     /// So many in a hundred ask again as soon as they are answered.
     pub repeat_percent: u32,
+    /// So many in a hundred of those who are promised a slot give it back, or an operator revokes it.
+    #[serde(default)]
+    pub revoke_percent: u32,
     /// Processes of each kind.
     pub processes: usize,
     /// Settings of our processes that differ from those of every schedule.
@@ -86,6 +89,8 @@ impl Schedule {
             people,
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
+            // More people ask than there are slots and revocations together.
+            revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
             processes: EACH,
             settings: BTreeMap::new(),
             faults,
@@ -104,6 +109,7 @@ impl Schedule {
             people: 100,
             crowd_ms: 4_000,
             repeat_percent: 20,
+            revoke_percent: 0,
             processes: 1,
             settings: IMPATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             faults,
@@ -164,7 +170,14 @@ fn fault(rng: &mut StdRng) -> Fault {
 /// Crash points of a kind of process (`shared/src/crash.rs`), those that a schedule can reach.
 fn points(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Api => &["claim_asked", "claim_admitted", "claim_sent", "claim_published"],
+        Role::Api => &[
+            "claim_asked",
+            "claim_admitted",
+            "claim_sent",
+            "claim_published",
+            "revocation_written",
+            "revocation_released",
+        ],
         Role::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
         Role::Reconciler => &[
             "run_begun",
@@ -191,6 +204,9 @@ impl fmt::Display for Schedule {
         )?;
         if *waiting_list > 0 {
             write!(out, ", {waiting_list} may wait")?;
+        }
+        if self.revoke_percent > 0 {
+            write!(out, ", {} % give it back or are revoked", self.revoke_percent)?;
         }
         for timed in &self.faults {
             write!(out, "\n  {:>5} ms  {}", timed.at_ms, timed.fault)?;
