@@ -83,10 +83,10 @@ impl Planner<'_> {
     }
 
     pub(super) fn decide_on(&mut self, page: &Page) {
-        if !page.revoked.is_empty() {
-            self.decide_on_valid(&page.without_void());
-        } else {
+        if page.revoked.is_empty() {
             self.decide_on_valid(page);
+        } else {
+            self.decide_on_valid(&page.without_void());
         }
     }
 

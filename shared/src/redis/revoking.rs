@@ -90,12 +90,16 @@ impl Redis {
         let slots: Vec<Option<i64>> = scores.into_iter().map(|score| score.map(super::reads::slot_of)).collect();
         let held: Vec<i64> = slots.iter().flatten().copied().collect();
         let times: HashMap<i64, i64> = self.admission_times(keys, &held).await?;
-        let of = |((one, known), (slot, place)): ((&Revocation, Option<String>), (Option<i64>, Option<f64>))| Banned {
-            is_known: known.is_some_and(|text| is_known(&text, one)),
-            slot: slot.map(|slot| (slot, times.get(&slot).copied())),
-            waits: place.is_some(),
-        };
-        Ok(all.iter().zip(known).zip(slots.into_iter().zip(places)).map(of).collect())
+        let mut found = Vec::with_capacity(all.len());
+        for (at, one) in all.iter().enumerate() {
+            let slot = slots.get(at).copied().flatten();
+            found.push(Banned {
+                is_known: known.get(at).and_then(Option::as_ref).is_some_and(|text| is_known(text, one)),
+                slot: slot.map(|slot| (slot, times.get(&slot).copied())),
+                waits: places.get(at).is_some_and(Option::is_some),
+            });
+        }
+        Ok(found)
     }
 }
 

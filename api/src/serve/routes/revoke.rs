@@ -87,15 +87,15 @@ pub(crate) async fn revoke(
 ) -> Result<Json<Revoked>, Problem> {
     let id = coupon_id(&id).ok_or_else(no_such_coupon)?;
     let user: UserId = user.parse().map_err(|_| invalid("user_id: not a user id"))?;
-    let reason = text("reason", body.reason, LONGEST.0)?;
-    let by = text("by", body.by, LONGEST.1)?;
+    let reason = text("reason", &body.reason, LONGEST.0)?;
+    let by = text("by", &body.by, LONGEST.1)?;
     let drop = body.drop_id.map(DropId);
     let order = Order { drop, reason, by, may_claim_again: body.may_claim_again };
     tracing::info!(coupon = %id, by = order.by, reason = order.reason, "an operator revokes a claim");
     Ok(Json(app.claims.revoke(id, user, order).await?))
 }
 
-fn text(field: &str, text: String, most: usize) -> Result<String, Problem> {
+fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
     let length = text.trim().chars().count();
     if (1..=most).contains(&length) {
         Ok(text.trim().to_owned())
