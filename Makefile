@@ -61,11 +61,12 @@ test: ## Every test, on real servers; set-up included
 	@target/debug/firstcome-stack setup
 	@dev/test.sh
 
-scale: ## What must hold at any size, measured at full size, with targets (PROFILE=release; WHAT=words of tests' names)
+# The targets are those of a release build, so that is what it builds unless PROFILE is set.
+scale: ## What must hold at any size, measured at full size, with targets (WHAT=words of tests' names; PROFILE=dev)
 	@dev/setup.sh
-	@cargo build --profile $(PROFILE) --workspace --all-targets --locked
-	@$(programs)/firstcome-stack setup
-	@PROFILE=$(PROFILE) dev/scale.sh
+	@profile=$${PROFILE:-release}; cargo build --profile $$profile --workspace --all-targets --locked; \
+		target/$${profile/dev/debug}/firstcome-stack setup
+	@dev/scale.sh
 
 crashes: ## Every crash point, again and again, on real servers, with a table (CYCLES=100: half an hour)
 	@dev/setup.sh

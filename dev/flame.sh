@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where the API's time goes, as flame graphs: of losers (a drop that is sold out), and of winners (a drop that lasts).
+# Where the API's time goes, as flame graphs: of sold-out claims, and of winners (a drop that lasts).
 # Installs perf (Debian) and inferno (crates) where they are missing; writes target/flame/*.svg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,5 +39,5 @@ flame() {
     say "$out/$name.svg"
 }
 
-flame losers ceilings 6
+flame sold_out ceilings 6
 flame winners claims 8

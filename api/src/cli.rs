@@ -7,6 +7,7 @@ use firstcome_shared::config::LogArgs;
 use tokio::runtime::Builder;
 
 use crate::consume::{self, ConsumeArgs};
+use crate::coupon::{self, CouponArgs};
 use crate::migrate::{self, MigrateArgs};
 use crate::serve::{self, ServeArgs};
 
@@ -29,6 +30,8 @@ enum Command {
     Consume(Box<ConsumeArgs>),
     /// Make the tables and, where it is missing, the topic; does nothing the second time
     Migrate(Box<MigrateArgs>),
+    /// Make, see and change coupons, by the API
+    Coupon(Box<CouponArgs>),
 }
 
 /// Runs what the command line asks for. An ordinary function: each program that awaits an async
@@ -45,7 +48,7 @@ pub fn main() -> ExitCode {
     let runtime = Builder::new_multi_thread().enable_all().build();
     let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(cli.run()));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("firstcome-api: {error:#}");
             ExitCode::FAILURE
@@ -54,12 +57,14 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) -> anyhow::Result<ExitCode> {
         let shutdown = firstcome_shared::shutdown::on_signal()?;
         match self.command {
-            Command::Serve(args) => serve::run(*args, shutdown).await,
-            Command::Consume(args) => consume::run(*args, shutdown).await,
-            Command::Migrate(args) => migrate::run(*args, shutdown).await,
+            Command::Serve(args) => serve::run(*args, shutdown).await?,
+            Command::Consume(args) => consume::run(*args, shutdown).await?,
+            Command::Migrate(args) => migrate::run(*args, shutdown).await?,
+            Command::Coupon(args) => return Ok(coupon::run(*args).await),
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for one answer of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
 
-/// How to wait for a store.
 pub(crate) struct StoreWait<'a> {
     limit: Duration,
     shutdown: &'a CancellationToken,

@@ -58,7 +58,6 @@ pub struct NotifyArgs {
 /// Where mails are sent: all of it, or none.
 #[derive(Debug, Clone)]
 pub struct Sending {
-    /// The server.
     pub server: SmtpServer,
     /// Timeout for one mail, all steps together.
     pub limit: Duration,

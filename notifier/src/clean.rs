@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use firstcome_shared::domain::UserId;
+use firstcome_shared::domain::{UserId, is_invisible};
 
 /// Longest part of a text that is taken over, in characters, unless said otherwise.
 pub(super) const LONGEST: usize = 300;
@@ -19,15 +19,6 @@ pub(super) fn line(text: &str, longest: usize) -> String {
     }
     let kept: String = single.chars().take(longest.saturating_sub(1)).collect();
     format!("{}…", kept.trim_end())
-}
-
-/// Characters that show nothing but change what is around them: direction marks and overrides,
-/// joiners, soft hyphens, tags, and what stands at the edges of Unicode.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180e}'
-        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffd}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A person's id as a mail may show it.

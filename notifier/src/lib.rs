@@ -9,7 +9,6 @@ pub mod alerts;
 mod args;
 mod clean;
 mod clock;
-mod message;
 mod operators;
 mod outage;
 mod record;

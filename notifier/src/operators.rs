@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,7 +28,6 @@ pub struct AlertPage {
 /// Why an operator's request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AlertError {
-    /// There is no such alert.
     #[error("there is no alert {0}")]
     NotFound(i64),
     /// It does not fire.
@@ -59,15 +59,20 @@ pub async fn list(db: &Db, status: Option<String>, before: Option<i64>, limit: u
     Ok(AlertPage { alerts, next_before })
 }
 
-/// One alert.
 pub async fn alert(db: &Db, id: i64) -> Result<ListedAlert, AlertError> {
     alerts::find(db, id).await?.ok_or(AlertError::NotFound(id))
 }
 
 /// Takes an alert on: it is not mailed again until it changes or is over. Gives the alert as it is
 /// now.
-pub async fn acknowledge(db: &Db, id: i64, by: &str, now: DateTime<Utc>) -> Result<ListedAlert, AlertError> {
-    alerts::acknowledge(db, id, name(by)?, now).await?;
+pub async fn acknowledge(
+    db: &Db,
+    id: i64,
+    by: &str,
+    now: DateTime<Utc>,
+    operator: Operator,
+) -> Result<ListedAlert, AlertError> {
+    alerts::acknowledge(db, id, name(by)?, now, operator).await?;
     let now = alert(db, id).await?;
     if now.alert.state == State::Firing { Ok(now) } else { Err(AlertError::NotFiring(id)) }
 }
@@ -80,13 +85,14 @@ pub async fn silence(
     until: DateTime<Utc>,
     by: &str,
     now: DateTime<Utc>,
+    operator: Operator,
 ) -> Result<ListedAlert, AlertError> {
     let by = name(by)?;
     if until > now + TimeDelta::days(30) {
         return Err(AlertError::TooLong);
     }
     let drop_id = alert(db, id).await?.alert.drop_id.ok_or(AlertError::NoDrop(id))?;
-    alerts::silence(db, drop_id, until, by).await?;
+    alerts::silence(db, drop_id, until, by, operator).await?;
     alert(db, id).await
 }
 

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::alerts::{Policy, is_repair};
-use super::message::Envelope;
 use super::render::{self, Rendered};
+use super::send::Envelope;
 use super::send::Sender;
 use super::{Notifier, elapsed, record};
 use crate::report::Run;

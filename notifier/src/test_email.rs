@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::args::{NotifyArgs, Sending};
-use super::message::Envelope;
 use super::render::{self, Rendered};
+use super::send::Envelope;
 use super::smtp::{Encryption, SendError, Step};
 
 /// Sends a test mail to each of `ALERT_TO` and says what it does, line by line. Whether all were

@@ -191,16 +191,24 @@ pub struct HttpArgs {
     /// Address to listen on
     #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
     pub listen_addr: SocketAddr,
-    /// Token of the operators, at least 32 characters
+    /// Token of the operators, at least 32 characters; two by a comma while it is being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]
     pub ops_token: SecretString,
+    /// Token that reads and changes nothing; not set: there is none
+    #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
+    pub ops_view_token: Option<SecretString>,
 }
 
 impl HttpArgs {
     /// The token, checked.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
-        OpsToken::new(self.ops_token.clone()).map_err(anyhow::Error::msg)
+        let token = OpsToken::new(self.ops_token.clone());
+        token.and_then(|token| token.with_view(self.ops_view_token.as_ref())).map_err(anyhow::Error::msg)
     }
+}
+
+fn ops_view_token(text: &str) -> Result<(), String> {
+    ops_token(text).map_err(|why| why.replace("OPS_TOKEN", "OPS_VIEW_TOKEN"))
 }
 
 fn ops_token(text: &str) -> Result<(), String> {

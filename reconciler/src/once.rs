@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::daemon::runner::mail;
+use crate::daemon::mail;
 use crate::notify::Notifier;
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};

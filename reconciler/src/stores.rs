@@ -25,9 +25,10 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The same with a connection to Redis that ends with the server process.
+    /// The same for one pass: with a connection to Redis that ends with the server process, and no row
+    /// of a MySQL that is read-only.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
-        Ok(Self { redis: self.redis.pinned().await?, ..self.clone() })
+        Ok(Self { redis: self.redis.pinned().await?, db: self.db.of_primary(), ..self.clone() })
     }
 }
 

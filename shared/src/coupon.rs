@@ -44,6 +44,8 @@ pub struct Drop {
     pub closes_at: Option<DateTime<Utc>>,
     /// How many it gives out.
     pub quantity: Slot,
+    /// An operator closed it before its time: nobody is promoted from its waiting list any more.
+    pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
 }
@@ -108,6 +110,7 @@ mod tests {
             opens_at: at(opens),
             closes_at: Some(at(closes)),
             quantity: 1,
+            closed_early: false,
             sealed_at: None,
         }
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::coupon::{Coupon, Drop};
 use crate::mysql::{Db, DbError};
-use crate::redis::meta::DropMeta;
+use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
 use crate::schedule::Schedule;
 

@@ -4,7 +4,6 @@
 //!
 //! Only this crate knows key names, table names and the form of the event.
 
-pub mod code;
 pub mod config;
 pub mod coupon;
 pub mod crash;

@@ -100,7 +100,7 @@ impl Schedule {
                 opens_at: opens_at.trunc_subsecs(3),
                 closes_at: closes_at.map(|at| at.trunc_subsecs(3)),
             }],
-            Self::Daily { time_zone, opens, closes, first_day, last_day } => {
+            Self::Daily { time_zone, first_day, last_day, .. } => {
                 let today = now.with_timezone(time_zone).date_naive();
                 let start = (today - TimeDelta::days(2)).max(*first_day);
                 let horizon = (today + TimeDelta::days(DAYS_AHEAD)).max(*first_day);
@@ -108,11 +108,36 @@ impl Schedule {
                 start
                     .iter_days()
                     .take_while(|day| *day <= end)
-                    .filter_map(|day| daily_drop(*time_zone, day, *opens, *closes))
+                    .filter_map(|day| self.drop_on(day))
                     .filter(|drop| drop.closes_at.is_none_or(|closes| closes > now))
                     .collect()
             }
         }
+    }
+
+    /// The drop of one local date; `None` where there is none that day.
+    pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
+        match self {
+            Self::Once { .. } => self.drops_from(DateTime::UNIX_EPOCH).pop().filter(|drop| drop.local_date == day),
+            Self::Daily { time_zone, opens, closes, first_day, last_day } => {
+                let runs = day >= *first_day && last_day.is_none_or(|last| day <= last);
+                if runs { daily_drop(*time_zone, day, *opens, *closes) } else { None }
+            }
+        }
+    }
+
+    /// The next openings from `now` on, at most so many, in order.
+    pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
+        let (zone, first_day) = match self {
+            Self::Once { .. } => {
+                return self.drops_from(now).into_iter().filter(|drop| drop.opens_at >= now).take(at_most).collect();
+            }
+            Self::Daily { time_zone, first_day, .. } => (time_zone, first_day),
+        };
+        let today = now.with_timezone(zone).date_naive();
+        // A zone skips a day once in a century.
+        let days = (today - TimeDelta::days(1)).max(*first_day).iter_days().take(at_most + 9);
+        days.filter_map(|day| self.drop_on(day)).filter(|drop| drop.opens_at >= now).take(at_most).collect()
     }
 }
 
@@ -140,7 +165,7 @@ fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
 }
 
 /// Instants as people write them, refused in words that say what is missing.
-mod instants {
+pub mod instants {
     use chrono::{DateTime, NaiveDateTime, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};
 
@@ -155,27 +180,27 @@ mod instants {
         })
     }
 
-    pub(super) fn one<'de, D: Deserializer<'de>>(d: D) -> Result<DateTime<Utc>, D::Error> {
+    pub fn one<'de, D: Deserializer<'de>>(d: D) -> Result<DateTime<Utc>, D::Error> {
         read(&String::deserialize(d)?).map_err(D::Error::custom)
     }
 
-    pub(super) fn or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    pub fn or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DateTime<Utc>>, D::Error> {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| read(&text)).transpose().map_err(D::Error::custom)
     }
 }
 
-mod wall_clock {
+pub mod wall_clock {
     use chrono::{NaiveTime, Timelike as _};
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
-    pub(super) fn serialize<S: Serializer>(time: &NaiveTime, s: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(time: &NaiveTime, s: S) -> Result<S::Ok, S::Error> {
         let form = if time.second() == 0 { "%H:%M" } else { "%H:%M:%S" };
         s.collect_str(&time.format(form))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {
         let text = String::deserialize(d)?;
         NaiveTime::parse_from_str(&text, "%H:%M")
             .or_else(|_| NaiveTime::parse_from_str(&text, "%H:%M:%S"))

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::read::batch::{BatchLimits, NextBatch};
-use super::read::decode::Record;
 use super::read::group::{Group, InFlightBatch, WriteOutcome};
+use super::read::source::Record;
 use super::read::source::Source;
 use super::watch::lag::LagWatch;
 use super::watch::report::{self, Health};

@@ -42,6 +42,9 @@ pub struct HttpArgs {
     /// being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: SecretString,
+    /// Token that reads what operators see and changes nothing; not set: there is none
+    #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true)]
+    pub ops_view_token: Option<SecretString>,
     /// Most connections at a time; more wait until one closes
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,

@@ -34,7 +34,9 @@ pub struct Server {
 impl Server {
     /// Waits for the stores, checks them, and listens. `None` where `shutdown` came first.
     pub async fn bind(args: ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        let token = OpsToken::new(args.http.ops_token.clone()).map_err(anyhow::Error::msg)?;
+        let token = OpsToken::new(args.http.ops_token.clone());
+        let token =
+            token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref())).map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
         fd_limit::raise(args.http.max_connections);
@@ -69,7 +71,8 @@ impl Server {
             tokio::time::sleep(delay).await;
             closing.cancel();
         });
-        let serving = http::serve_by(self.listener, self.routes, self.limits, close.clone());
+        let routes = self.routes;
+        let serving = http::serve_by(self.listener, move |peer| routes.of(peer), self.limits, close.clone());
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::redis::Redis;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -16,11 +17,14 @@ use super::catalogue::coupon_with_drops::Clock;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::Claims;
 use super::claim::durability::Durability;
-use super::claim::fallback::Fallback;
 use super::claim::in_flight::InFlightLimit;
+use super::claim::publisher::Fallback;
 use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
+
+/// Lists of holders sent at a time. Each may last as long as its client reads.
+const EXPORTS: usize = 4;
 
 /// `None` where `shutdown` came while a store was waited for.
 pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Services>> {
@@ -57,6 +61,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         catalogue,
         remaining: RemainingCache::default(),
         change_locks: ChangeLocks::default(),
+        exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,
         clock,
         mysql,

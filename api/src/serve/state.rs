@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::Redis;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Identity;
@@ -21,6 +21,8 @@ pub(crate) struct Services {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
     pub(crate) change_locks: ChangeLocks,
+    /// Lists of holders that may be sent at a time.
+    pub(crate) exports: Arc<Semaphore>,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) mysql: Bulkheads,

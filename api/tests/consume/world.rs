@@ -9,6 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::catalogue::NewCoupon;
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer};
@@ -57,7 +58,6 @@ impl World {
         Self { mysql, database: name, db, kafka }
     }
 
-    /// With one coupon.
     pub(crate) async fn with_coupon(quantity: Slot, once_per: OncePer) -> (Self, (CouponId, DropId)) {
         let world = Self::new().await;
         let drop = world.coupon(quantity, once_per).await;
@@ -86,7 +86,7 @@ impl World {
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
         let schedule = Schedule::Once { opens_at: Utc::now() - TimeDelta::hours(1), closes_at: None };
         let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule };
-        let (coupon, drops) = self.db.create_coupon(new, Utc::now()).await.unwrap();
+        let (coupon, drops) = self.db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
         (coupon.id, drops[0].id)
     }
 

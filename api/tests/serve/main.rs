@@ -4,7 +4,9 @@
 mod admission;
 mod bulkheads;
 mod catalogue;
+mod changes;
 mod defences;
+mod issued;
 mod operators;
 mod people;
 mod promises;
@@ -13,4 +15,5 @@ mod sold_out;
 mod stores_away;
 #[path = "../support/mod.rs"]
 mod support;
+mod who;
 mod world;

@@ -29,7 +29,9 @@ async fn a_claim_is_accepted_then_issued_with_its_code() {
     world.sql("UPDATE {db}.broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
     assert_eq!(api.mine(id, "u-9").await.json, nothing);
 
-    assert_eq!(api.mine(4_711, "u-1").await.code(), (404, "not_found"));
+    let missing = api.mine(4_711, "u-1").await;
+    assert_eq!((missing.code(), &missing.json["detail"]), ((404, "not_found"), &json!("there is no coupon 4711")));
+    assert_eq!(api.get("/v1/coupons/04711").await.json["detail"], "there is no coupon \"04711\"");
     assert_eq!(api.get(&format!("/v1/coupons/{id}/claims/me")).await.code(), (401, "unauthorized"));
 }
 

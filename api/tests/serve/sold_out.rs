@@ -13,7 +13,7 @@ async fn sold_out(api: &Api, body: Value) -> (i64, i64) {
     for user in ["u-1", "u-2"] {
         assert_eq!(api.claim(id, user).await.code(), (202, "accepted"));
     }
-    assert_eq!(api.claim(id, "loser").await.code(), (409, "sold_out"));
+    assert_eq!(api.claim(id, "late").await.code(), (409, "sold_out"));
     (id, drop)
 }
 

@@ -83,7 +83,7 @@ impl World {
         for row in self.sql("SELECT id FROM {db}.coupons").await {
             let coupon = CouponId(row[0].parse().unwrap());
             let generation = self.redis.ensure_generation(coupon).await.unwrap();
-            self.redis.open_coupon(coupon, &generation, &life).await.unwrap();
+            self.redis.open_coupons(&[(coupon, generation)], &life).await.unwrap();
         }
         assert!(self.redis.open_gate(&life).await.unwrap());
     }

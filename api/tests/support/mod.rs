@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
-use firstcome_stack::{MysqlServer, Stack, StackOptions};
+use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
 
 /// Makes the tables and the topic, as `firstcome-api migrate` does.
 pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: &str, partitions: i32) {
+    static TABLES: Tables = Tables::new();
+    let url = database_url.clone();
     let args = MigrateArgs {
         mysql: MysqlArgs { database_url: database_url.into(), database_pool_size: 2, database_timeout_ms: 20_000 },
         kafka: KafkaArgs { kafka_brokers, kafka_topic: topic.to_owned(), kafka_group: "unused".into() },
@@ -42,7 +44,7 @@ pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: 
         kafka_replication: 1,
         start: StartArgs { startup_wait_seconds: 30 },
     };
-    migrate::run(args, CancellationToken::new()).await.unwrap();
+    TABLES.migrated(&url, async || migrate::run(args, CancellationToken::new()).await.unwrap()).await.unwrap();
 }
 
 /// Arguments as the command line reads them.

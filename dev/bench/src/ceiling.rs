@@ -2,16 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use firstcome_load::launch::{Coupon, Installation};
-use firstcome_shared::code::new_code;
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_load::measure::server_cpu;
+use firstcome_shared::domain::{CouponId, DropId, UserId, new_code};
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::{Redis, RedisSettings};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::prelude::Queryable as _;
-use tokio::process::Command;
 
 /// Rows in one statement.
 const ROWS: u32 = 1_000;
+
+/// Calls of the admission script under way: Redis never waits for the next.
+const CALLS: usize = 4;
 
 /// Writes the rows of slots `from..=to` straight into the product's table, many in one statement,
 /// one statement after the other, each durable before the next; gives how long it took.
@@ -109,42 +113,29 @@ pub async fn scan(installation: &Installation, coupon: Coupon) -> Result<(Durati
     Ok((took, seen))
 }
 
-/// Runs per second of the admission script, by redis-benchmark.
+/// What the admission script does by itself, with so many people a call and `CALLS` calls under
+/// way: claims a second, and the microseconds of CPU that each takes Redis.
 pub async fn script(
     installation: &Installation,
     coupon: Coupon,
-    runs: u32,
-    connections: usize,
-    pipelined: u32,
-) -> Result<f64> {
-    let url = installation.setting("REDIS_URL").to_owned();
-    let port = url.rsplit(':').next().context("no port")?.trim_end_matches('/').to_owned();
-    let hash = gate(installation);
-    let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
-    let names = [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times];
-    let output = Command::new("redis-benchmark")
-        .args(["-h", "127.0.0.1", "-p", &port, "--csv", "-r", "100000000"])
-        .args(["-n", &runs.to_string(), "-c", &connections.to_string(), "-P", &pipelined.to_string()])
-        .args(["EVALSHA", &hash, "7"])
-        .args(names)
-        .args([&coupon.drop.to_string(), "b-__rand_int__"])
-        .output()
-        .await
-        .context("redis-benchmark (Debian: redis-tools)")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().rfind(|line| line.contains("EVALSHA")).with_context(|| {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        format!("redis-benchmark gave no result ({}): {text}{errors}", output.status)
-    })?;
-    let number =
-        line.rsplit_once("EVALSHA").and_then(|(_, rest)| rest.split('"').find(|part| part.parse::<f64>().is_ok()));
-    Ok(number.context("no number in redis-benchmark's result")?.parse()?)
+    claims: u32,
+    people: usize,
+    crowd: &str,
+) -> Result<(f64, f64)> {
+    let url = installation.setting("REDIS_URL").to_owned().into();
+    let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(5) })?;
+    let drop = DropId(coupon.drop);
+    let keys = redis.keys(CouponId(coupon.id), drop);
+    let name = crowd.replace(' ', "-");
+    let crowd: Vec<UserId> = (0..claims).map(|number| format!("{name}-{number}").parse()).collect::<Result<_, _>>()?;
+    let calls = crowd.chunks(people).map(|users| {
+        let (redis, keys) = (&redis, &keys);
+        async move { redis.claim_all(keys, drop, &users.iter().collect::<Vec<_>>()).await }
+    });
+    let cpu = || server_cpu(&installation.servers.stack)[1];
+    let (begun, before) = (Instant::now(), cpu());
+    stream::iter(calls).buffer_unordered(CALLS).try_for_each(|_| std::future::ready(Ok(()))).await?;
+    let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu() - before);
+    Ok((f64::from(claims) / took, cpu * 1e6 / f64::from(claims)))
 }
-
-/// The hash under which Redis knows this installation's admission script.
-fn gate(installation: &Installation) -> String {
-    let text = format!("-- admission gate of {} in database 0\n{}", installation.setting("REDIS_KEY_PREFIX"), CLAIM);
-    redis::Script::new(&text).get_hash().to_owned()
-}
-
-const CLAIM: &str = include_str!("../../../shared/src/redis/scripts/claim.lua");

@@ -1,7 +1,7 @@
 //! People who ask until they are answered, and every answer they got.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use firstcome_histories::Recorder;
@@ -30,6 +30,10 @@ struct Answers {
     /// The last answer of each that was one of the contract's yes and no.
     settled: HashMap<Person, Answer>,
     outside: Vec<String>,
+    /// People who hold something, by what they were told, and asked in vain what it is.
+    denied: Vec<(Person, String)>,
+    /// Those who give it back, or whose claim an operator revokes, from before they ask.
+    revoked: HashSet<Person>,
 }
 
 /// Which of the coupons they want, and their number.
@@ -54,7 +58,7 @@ impl<'a> Clients<'a> {
     pub async fn come(&self, schedule: &Schedule) {
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // So many that those who are left still want more than there are slots.
-        let most = schedule.people.saturating_sub(schedule.quantity) / 2;
+        let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone(schedule.people).map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
@@ -89,12 +93,15 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// What a person was promised goes back.
+    /// What a person was promised goes back, or their place on the waiting list.
     async fn until_revoked(&self, person: Person, by_operator: bool) {
-        let answer = self.answers.lock().settled.get(&person).cloned();
-        if answer.is_none_or(|answer| answer.promised().is_none()) {
+        let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
+        let mut answers = self.answers.lock();
+        if !answers.settled.get(&person).is_some_and(holds) {
             return;
         }
+        answers.revoked.insert(person);
+        drop(answers);
         let mut wait = 50;
         while !self.revoke(person, by_operator).await {
             pause(wait).await;
@@ -123,6 +130,40 @@ impl<'a> Clients<'a> {
     /// Everyone asks once more; true when all were answered.
     pub async fn all_ask_again(&self, people: u32) -> bool {
         self.ask_all(self.everyone(people)).await
+    }
+
+    /// People ask what they hold, so many at a time, for ever.
+    pub async fn poll(&self, schedule: &Schedule) {
+        futures_util::future::join_all((0..schedule.pollers).map(|_| self.poll_alone(schedule.people))).await;
+        std::future::pending::<()>().await;
+    }
+
+    async fn poll_alone(&self, people: u32) {
+        loop {
+            let coupon = rand::random_range(0..self.coupons.len());
+            self.look_up((coupon, rand::random_range(0..people))).await;
+            pause(20).await;
+        }
+    }
+
+    /// Whoever was told yes is told the same slot here, or that it is not known at the moment.
+    async fn look_up(&self, person: Person) {
+        let apis = self.system.supervisor.apis();
+        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
+        let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
+        let coupon = &self.coupons[person.0];
+        let Ok(reply) = self.api.moved_to(api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
+        let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
+        let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
+        match (reply.status, held) {
+            (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
+                let denied = format!("was told of slot {slot}, and then {}", reply.text);
+                self.answers.lock().denied.push((person, denied));
+            }
+            (200, _) => {}
+            (503, _) if reply.retry_after().is_some() => {}
+            _ => self.system.object(format!("a question was answered {} {}", reply.status, reply.text)),
+        }
     }
 
     async fn ask_all(&self, people: impl Iterator<Item = Person>) -> bool {
@@ -158,10 +199,14 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Every answer in the order in which they came, and what is wrong with those that are not in
-    /// the contract.
-    pub fn into_answers(self) -> (Vec<Answered>, Vec<String>) {
-        let Answers { all, outside, .. } = self.answers.into_inner();
+    /// Every answer in the order in which they came, and what is wrong with them: those that are
+    /// not in the contract, and those that deny a promise to people who are not listed as
+    /// `(coupon, name)`.
+    pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
+        let Answers { all, mut outside, denied, .. } = self.answers.into_inner();
+        let named = denied.into_iter().map(|((coupon, number), what)| ((coupon, format!("u-{number}")), what));
+        let wrong = named.filter(|(person, _)| !listed.contains(person));
+        outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)
     }
 }

@@ -22,6 +22,8 @@ pub enum Expect {
     NoPromise,
     /// Some claims are answered `unavailable`.
     Refusals,
+    /// While a fault is on, nobody is admitted, and everybody new is answered with this code.
+    Refused(String),
     /// While a fault is on, people are admitted, and Kafka acknowledges each claim in time.
     Queued,
     /// While a fault is on, people are admitted, and Kafka acknowledges none in time.
@@ -61,6 +63,11 @@ impl Expect {
                 "admitted unqueued",
                 |answer| queued(answer) == Some(false),
                 is_refusal_or_admission,
+            ),
+            Self::Refused(code) => shown.all_meanwhile(
+                code,
+                |answer| answer.is(code),
+                |answer| answer.is_accepted() || matches!(answer, Answer::Problem(..500, _)),
             ),
             Self::Refusals => {
                 let refused = shown.answers.iter().any(|answered| answered.answer.is("unavailable"));
@@ -158,12 +165,16 @@ mod tests {
 
     #[test]
     fn each_expectation_holds_where_it_is_shown_and_nowhere_else() {
-        use Expect::{AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Unavailable, Unqueued};
+        use Expect::{
+            AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable, Unqueued,
+        };
         let (yes, late, no) = (vec![accepted(true); 3], vec![accepted(false); 3], vec![refused(); 3]);
+        let closed = vec![Answer::Problem(410, "closed".into()); 3];
         let again = vec![Answer::Already { drop: 1, slot: 1 }];
         let cases = [
             (Unavailable, &no, &yes),
             (Refusals, &no, &yes),
+            (Refused("closed".into()), &closed, &yes),
             (NoPromise, &no, &again),
             (Queued, &yes, &late),
             (Unqueued, &late, &yes),

@@ -60,6 +60,47 @@ pub enum Wire {
     HalfClose,
 }
 
+/// What somebody puts into a store by hand that is none of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Junk {
+    /// People on scores that are no slots.
+    Scores,
+    /// People, on slots and in line, with names that nobody can have.
+    Names,
+    /// Free slots that are none.
+    Free,
+    /// Messages that are no claims.
+    Messages,
+    /// Dead letters of which no row can be made.
+    DeadLetters,
+}
+
+/// A key of a drop or of its coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    Meta,
+    Count,
+    Users,
+    Free,
+    Waiting,
+    Claimants,
+}
+
+impl Key {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Count => "count",
+            Self::Users => "users",
+            Self::Free => "free",
+            Self::Waiting => "waiting",
+            Self::Claimants => "claimants",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
@@ -109,6 +150,15 @@ pub enum Fault {
         wire: Wire,
         ms: u64,
     },
+    /// The host of a server dies without a word: connections stay open and silent for ever, new
+    /// ones hang for `ms`; then the address leads to another host. With `process` the server's
+    /// process is gone with its host; else only the way to it, and it keeps its ends of the
+    /// connections open.
+    Silent {
+        store: Store,
+        process: bool,
+        ms: u64,
+    },
     /// Redis is killed and comes back without so many percent of what the schedule wrote to its
     /// append-only file.
     TruncatedAof {
@@ -122,6 +172,16 @@ pub enum Fault {
     /// A replica whose link was cut `lag_ms` before takes the place of the master.
     StaleReplica {
         lag_ms: u64,
+    },
+    /// The master takes over the data of a replica that stopped following `lag_ms` before, and is
+    /// promoted again in the same process.
+    Demotion {
+        lag_ms: u64,
+    },
+    /// Redis's clock is wrong by so many seconds for `ms`.
+    RedisClock {
+        seconds: i64,
+        ms: u64,
     },
     /// Redis's disk is full (its files may not grow): it ends itself, and is started again after
     /// `ms`.
@@ -144,8 +204,27 @@ pub enum Fault {
     MysqlDeadlocks {
         ms: u64,
     },
+    /// MySQL answers a ping, and no statement on the table of rows. (Another client has locked it.)
+    MysqlTableHangs {
+        ms: u64,
+    },
+    /// MySQL answers questions, and no statement that writes.
+    MysqlWritesHang {
+        ms: u64,
+    },
     /// MySQL's disk is full (its files may not grow).
     MysqlDiskFull {
+        ms: u64,
+    },
+    /// Somebody puts garbage into a store. The product removes it, or names it; then a person
+    /// removes it, but not before `ms`.
+    Garbage {
+        junk: Junk,
+        ms: u64,
+    },
+    /// Somebody overwrites a key with one of another type; then as above.
+    WrongType {
+        key: Key,
         ms: u64,
     },
     /// Somebody's row and admission are deleted by hand, everywhere. No seed draws it: nothing can
@@ -154,6 +233,17 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The kind of process that it happens to.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Self::Kill { role, .. }
+            | Self::Freeze { role, .. }
+            | Self::Crash { role, .. }
+            | Self::Clock { role, .. } => Some(*role),
+            _ => None,
+        }
+    }
+
     /// A name for counting, without durations.
     pub fn name(&self) -> String {
         match self {
@@ -174,6 +264,23 @@ impl Fault {
                 };
                 format!("{} wire {what}", store.name())
             }
+            Self::Silent { store, process: true, .. } => format!("{} host dead without a word", store.name()),
+            Self::Silent { store, process: false, .. } => format!("{} host out of reach", store.name()),
+            Self::Demotion { .. } => "redis demoted and promoted again".into(),
+            Self::RedisClock { .. } => "clock step of redis".into(),
+            Self::MysqlTableHangs { .. } => "mysql table hangs".into(),
+            Self::MysqlWritesHang { .. } => "mysql writes hang".into(),
+            Self::Garbage { junk, .. } => {
+                let what = match junk {
+                    Junk::Scores => "on odd scores",
+                    Junk::Names => "in names",
+                    Junk::Free => "among free slots",
+                    Junk::Messages => "on the topic",
+                    Junk::DeadLetters => "among dead letters",
+                };
+                format!("garbage {what}")
+            }
+            Self::WrongType { .. } => "key of another type".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
             Self::Flush => "redis FLUSHALL".into(),
             Self::OldCopy { .. } => "redis back from an old copy".into(),
@@ -198,11 +305,17 @@ impl fmt::Display for Fault {
             Self::Clock { number, seconds, ms, .. } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
             Self::OldCopy { age_ms } => write!(out, " of {age_ms} ms before"),
-            Self::StaleReplica { lag_ms } => write!(out, ", {lag_ms} ms behind"),
+            Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => write!(out, ", {lag_ms} ms behind"),
+            Self::RedisClock { seconds, ms } => write!(out, " by {seconds} s for {ms} ms"),
+            Self::WrongType { key, ms } => write!(out, " in place of `{}` for {ms} ms or more", key.name()),
+            Self::Garbage { ms, .. } => write!(out, " for {ms} ms or more"),
             Self::Flush | Self::EveryCopyDeleted => Ok(()),
             Self::KillServer { ms, .. }
             | Self::FreezeServer { ms, .. }
             | Self::Wire { ms, .. }
+            | Self::Silent { ms, .. }
+            | Self::MysqlTableHangs { ms }
+            | Self::MysqlWritesHang { ms }
             | Self::RedisDiskFull { ms }
             | Self::RedisMemory { ms }
             | Self::MysqlReadOnly { ms }

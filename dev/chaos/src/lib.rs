@@ -7,6 +7,7 @@
 //! - [`inject()`]: makes a fault happen and says whether it took effect.
 //! - [`clients`]: people who ask until they are answered, recorded in a history
 //!   (`firstcome-histories`).
+//! - [`operators`]: two of them, who change coupons all the time.
 //! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end.
 //! - [`campaign`]: many schedules; [`mod@shrink`]: which faults a failure needs; [`report`]: a
 //!   summary.
@@ -17,6 +18,7 @@ pub mod clients;
 pub mod expect;
 pub mod fault;
 pub mod inject;
+pub mod operators;
 pub mod report;
 pub mod resources;
 pub mod run;

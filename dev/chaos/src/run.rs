@@ -1,5 +1,6 @@
 //! One schedule from begin to judgement: faults on, healed, exact, judged.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use serde::Serialize;
 
 use crate::clients::{Answered, Clients};
 use crate::expect::{Evidence, Expect};
-use crate::inject::{Effect, inject, pause};
+use crate::fault::Fault;
+use crate::inject::{Effect, ODD_PEOPLE, inject, pause};
+use crate::operators::Operators;
 use crate::schedule::{Schedule, Timed};
 use crate::servers::Servers;
 use crate::system::SystemUnderTest;
@@ -71,6 +74,9 @@ pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> 
     for coupon in system.coupons() {
         announce(coupon, schedule, &recorder);
     }
+    if schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::Garbage { .. })) {
+        announce_odd_people(&system, &recorder);
+    }
     let played = tokio::select! {
         played = play(&system, schedule, &recorder) => played,
         () = system.supervise() => unreachable!("processes are supervised for ever"),
@@ -86,7 +92,8 @@ pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> 
         Verdict::Unknown(why) => wrong.push(format!("nothing is shown: {why}")),
         Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
     }
-    let none_may_break = schedule.faults.len() == 1 || schedule.expect.contains(&Expect::NoneListed);
+    wrong.extend(system.objections());
+    let none_may_break = schedule.faults.len() <= 1 || schedule.expect.contains(&Expect::NoneListed);
     if none_may_break && judgement.figures.broken > 0 {
         wrong.push(format!("{} promises were broken, though listed", judgement.figures.broken));
     }
@@ -101,8 +108,21 @@ pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> 
 
 /// Records what a coupon's drop is.
 pub(crate) fn announce(coupon: &Coupon, schedule: &Schedule, recorder: &Recorder) {
-    let once_per = if schedule.once_per == "coupon" { OncePer::Coupon } else { OncePer::Drop };
-    recorder.drop_is(id(coupon.drop), id(coupon.id), u64::from(schedule.quantity), once_per);
+    is_now(coupon, schedule.quantity.into(), recorder);
+}
+
+fn is_now(coupon: &Coupon, quantity: u64, recorder: &Recorder) {
+    let once_per = if coupon.body["once_per"] == "coupon" { OncePer::Coupon } else { OncePer::Drop };
+    recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
+}
+
+/// Somebody may put them into Redis by hand, and they may be given a slot.
+fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
+    for coupon in system.coupons() {
+        for name in ODD_PEOPLE {
+            drop(recorder.invoke(id(coupon.id), Some(id(coupon.drop)), name));
+        }
+    }
 }
 
 fn of_figures(figures: &Figures) -> Ran {
@@ -129,14 +149,19 @@ struct Played {
 /// Faults, healing, and the wait until everything is exact.
 async fn play(system: &SystemUnderTest, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
     let clients = Clients::new(system, system.coupons().to_vec(), recorder.clone());
+    let operators = Operators::new(system, schedule);
     let (hits, healed, exact) = tokio::select! {
-        ended = until_healed_and_exact(system, schedule, &clients) => ended?,
+        ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
+        () = operators.work() => unreachable!("pauses are ended for ever"),
         () = watch_rows(system, recorder) => unreachable!("rows are watched for ever"),
+        () = clients.poll(schedule) => unreachable!("people ask for ever"),
     };
-    let (answers, mut wrong) = clients.into_answers();
-    for coupon in system.coupons() {
-        record_end_of(system, coupon, recorder).await?;
+    let mut listed = HashSet::new();
+    for (number, coupon) in system.coupons().iter().enumerate() {
+        let people = record_end_of(system, coupon, recorder).await?;
+        listed.extend(people.into_iter().map(|person| (number, person)));
     }
+    let (answers, mut wrong) = clients.into_answers(&listed);
     let exact_after = exact.as_ref().ok().map(|at| at.saturating_duration_since(healed));
     wrong.extend(exact.err().map(|why| format!("not exact within {DEADLINE:?} after healing: {why}")));
     Ok(Played { hits, exact_after, answers, wrong })
@@ -148,12 +173,14 @@ async fn until_healed_and_exact(
     system: &SystemUnderTest,
     schedule: &Schedule,
     clients: &Clients<'_>,
+    operators: &Operators<'_>,
 ) -> Result<Healed> {
     let broken = async {
         let faults = futures_util::future::try_join_all(schedule.faults.iter().map(|timed| at_its_time(system, timed)));
-        let hits = faults.await?;
+        let (hits, ()) = tokio::join!(faults, operators.until_people_came());
         system.heal().await?;
-        anyhow::Ok((hits, Instant::now()))
+        operators.stop().await;
+        anyhow::Ok((hits?, Instant::now()))
     };
     // People without an answer when everything has healed go on asking, until the deadline.
     let answered = async {
@@ -173,7 +200,8 @@ async fn until_healed_and_exact(
 async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
     loop {
         for coupon in system.coupons() {
-            if let Ok(rows) = rows(system, coupon).await {
+            if let Ok((quantity, rows)) = rows(system, coupon).await {
+                is_now(coupon, quantity, recorder);
                 recorder.read(id(coupon.drop), rows);
             }
         }
@@ -193,9 +221,17 @@ pub(crate) fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<Vec<Row>> {
-    let rows = firstcome_testkit::try_rows(&system.world.sql, coupon.drop).await?;
-    Ok(rows.into_iter().map(|(slot, person)| Row { slot: slot.into(), person }).collect())
+/// A drop's quantity and its rows at one instant.
+async fn rows(system: &SystemUnderTest, coupon: &Coupon) -> Result<(u64, Vec<Row>)> {
+    let both = format!(
+        "SELECT d.quantity, i.slot, i.user_id FROM drops d LEFT JOIN issued_coupons i ON i.drop_id = d.id WHERE d.id = {}",
+        coupon.drop
+    );
+    let found = system.world.sql.rows(&both).await?;
+    let quantity = found.first().context("the drop is gone")?[0].parse()?;
+    let rows = found.into_iter().filter(|row| row[1] != "NULL");
+    let rows = rows.map(|mut row| Ok(Row { slot: row[1].parse()?, person: row.swap_remove(2) }));
+    Ok((quantity, rows.collect::<Result<_>>()?))
 }
 
 /// Waits until stores agree, everybody was answered, and a pass that began after that found
@@ -208,7 +244,7 @@ async fn until_exact(
 ) -> std::result::Result<Instant, String> {
     let mut why = String::new();
     while healed.elapsed() < DEADLINE {
-        match verify::exact(system, schedule.quantity).await {
+        match verify::exact(system).await {
             Ok(()) => {
                 let at = Instant::now();
                 // A retry is always safe: everyone hears the same as before, and a pass finds
@@ -230,11 +266,18 @@ async fn until_exact(
     Err(why)
 }
 
-/// Records the rows of a drop at the end, and the people that the system lists.
-pub(crate) async fn record_end_of(system: &SystemUnderTest, coupon: &Coupon, recorder: &Recorder) -> Result<()> {
-    for (person, slot) in verify::listed(system, coupon).await? {
-        recorder.broken(id(coupon.drop), &person, slot);
+/// Records the rows of a drop at the end, and the people that the system lists, whom it gives.
+pub(crate) async fn record_end_of(
+    system: &SystemUnderTest,
+    coupon: &Coupon,
+    recorder: &Recorder,
+) -> Result<Vec<String>> {
+    let listed = verify::listed(system, coupon).await?;
+    let (quantity, rows) = rows(system, coupon).await?;
+    for (person, slot) in &listed {
+        recorder.broken(id(coupon.drop), person, *slot);
     }
-    recorder.finally(id(coupon.drop), rows(system, coupon).await?);
-    Ok(())
+    is_now(coupon, quantity, recorder);
+    recorder.finally(id(coupon.drop), rows);
+    Ok(listed.into_iter().map(|(person, _)| person).collect())
 }

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
 use crate::expect::Expect;
-use crate::fault::{Fault, Role, Store, Wire};
+use crate::fault::{Fault, Junk, Key, Role, Store, Wire};
 
 /// Processes of each kind in a drawn schedule.
 const EACH: usize = 2;
@@ -44,8 +44,14 @@ pub struct Schedule {
     /// So many in a hundred of those who are promised a slot give it back, or an operator revokes it.
     #[serde(default)]
     pub revoke_percent: u32,
-    /// Processes of each kind.
+    /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.
     pub processes: usize,
+    /// So many operators change the coupons all the time.
+    #[serde(default)]
+    pub operators: u32,
+    /// So many people ask all the time what they hold.
+    #[serde(default)]
+    pub pollers: u32,
     /// Settings of our processes that differ from those of every schedule.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -67,7 +73,7 @@ pub struct Timed {
 
 impl Schedule {
     /// Draws the schedule of a seed. A third of the seeds has a single fault, the others up to
-    /// five.
+    /// five. Half of them have operators.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -92,6 +98,8 @@ impl Schedule {
             // More people ask than there are slots and revocations together.
             revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
             processes: EACH,
+            operators: if rng.random_bool(0.5) { 2 } else { 0 },
+            pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
             settings: BTreeMap::new(),
             faults,
             expect: Vec::new(),
@@ -111,10 +119,17 @@ impl Schedule {
             repeat_percent: 20,
             revoke_percent: 0,
             processes: 1,
+            operators: 0,
+            pollers: 0,
             settings: IMPATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             faults,
             expect,
         }
+    }
+
+    /// The most that an operator raises a quantity to: fewer than people ask.
+    pub fn most(&self) -> u32 {
+        self.quantity + (self.people - self.quantity) / 2
     }
 
     /// When the last fault is over at the latest, if none waits for another: milliseconds since the
@@ -129,7 +144,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     let store = |rng: &mut StdRng| *[Store::Redis, Store::Mysql, Store::Kafka].choose(rng).unwrap_or(&Store::Redis);
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
-    match rng.random_range(0..25) {
+    match rng.random_range(0..36) {
         0..=2 => Fault::Kill { role: role(rng), number, ms },
         3..=4 => {
             // A consumer frozen for longer than its session loses its partitions, and goes on with
@@ -163,7 +178,28 @@ fn fault(rng: &mut StdRng) -> Fault {
         21 => [Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
         22 => Fault::MysqlReadOnly { ms },
         23 => [Fault::MysqlLocks { ms }, Fault::MysqlDeadlocks { ms }].choose(rng).cloned().unwrap_or(Fault::Flush),
-        _ => Fault::MysqlDiskFull { ms },
+        24 => Fault::MysqlDiskFull { ms },
+        // Longer than the processes wait for anything, a consumer's session included.
+        25..=27 => Fault::Silent { store: store(rng), process: rng.random_bool(0.5), ms: ms + 6_000 },
+        28 => Fault::Demotion { lag_ms: rng.random_range(300..=2_500) },
+        29 => {
+            // The windows are half an hour away.
+            let step = *[-7_200, -7_200, -90, 90, 7_200, 7_200].choose(rng).unwrap_or(&90);
+            Fault::RedisClock { seconds: step, ms: ms + 1_000 }
+        }
+        30..=31 => {
+            let ms = if rng.random_bool(0.5) { ms } else { ms + 5_000 };
+            if rng.random_bool(0.5) { Fault::MysqlTableHangs { ms } } else { Fault::MysqlWritesHang { ms } }
+        }
+        32 => {
+            // Without its claimants a coupon of more than 50 waits for a person who confirms.
+            let all = [Key::Meta, Key::Count, Key::Users, Key::Free, Key::Waiting];
+            Fault::WrongType { key: *all.choose(rng).unwrap_or(&Key::Users), ms: ms + 2_000 }
+        }
+        _ => {
+            let all = [Junk::Scores, Junk::Names, Junk::Free, Junk::Messages, Junk::DeadLetters];
+            Fault::Garbage { junk: *all.choose(rng).unwrap_or(&Junk::Scores), ms }
+        }
     }
 }
 
@@ -197,7 +233,7 @@ fn points(role: Role) -> &'static [&'static str] {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, .. } = self;
+        let Self { seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, operators, pollers, .. } = self;
         write!(
             out,
             "seed {seed}: {coupons} × {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}"
@@ -207,6 +243,12 @@ impl fmt::Display for Schedule {
         }
         if self.revoke_percent > 0 {
             write!(out, ", {} % give it back or are revoked", self.revoke_percent)?;
+        }
+        if *operators > 0 {
+            write!(out, ", {operators} operators")?;
+        }
+        if *pollers > 0 {
+            write!(out, ", {pollers} poll")?;
         }
         for timed in &self.faults {
             write!(out, "\n  {:>5} ms  {}", timed.at_ms, timed.fault)?;
@@ -240,6 +282,7 @@ mod tests {
         assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
     }
 
-    /// 4 faults for each of 3 processes, 2 and 5 for each of 3 servers, 6 of Redis, 4 of MySQL.
-    const KINDS: usize = 4 * 3 + 7 * 3 + 6 + 4;
+    /// 4 faults for each of 3 processes, 2, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
+    /// 6 of garbage.
+    const KINDS: usize = 4 * 3 + 9 * 3 + 8 + 6 + 6;
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use firstcome_stack::{
     Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer,
 };
-use firstcome_testkit::Keys;
+use firstcome_testkit::{Clock, Clocks, Keys};
 use tokio::sync::Mutex;
 
 use crate::fault::Store;
@@ -18,10 +18,17 @@ use crate::fault::Store;
 /// A lock wait ends after this long, so that schedules see it happen.
 const LOCK_WAIT_SECONDS: u64 = 2;
 
+fn redis_options(clock: &Clock) -> RedisOptions {
+    RedisOptions { env: clock.env().into(), ..RedisOptions::default() }
+}
+
 /// Redis, MySQL and Kafka, and a proxy before each.
 pub struct Servers {
     redis: SyncMutex<Arc<RedisServer>>,
     first_redis: Arc<RedisServer>,
+    /// That of every Redis here.
+    pub(crate) redis_clock: Clock,
+    _clocks: Clocks,
     pub mysql: MysqlServer,
     /// Kafka; all of its clients go through the proxy.
     pub kafka: KafkaServer,
@@ -35,8 +42,10 @@ pub struct Servers {
 impl Servers {
     pub async fn start() -> Result<Self> {
         let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
+        let clocks = Clocks::new()?;
+        let redis_clock = clocks.clock("redis")?;
         let (redis, mysql, kafka) = tokio::try_join!(
-            RedisServer::start(RedisOptions::default()),
+            RedisServer::start(redis_options(&redis_clock)),
             MysqlServer::start(MysqlOptions { extra_args: vec![wait] }),
             KafkaServer::start_behind_proxy(KafkaOptions::default()),
         )?;
@@ -46,11 +55,18 @@ impl Servers {
             mysql_proxy: mysql.proxy().await?,
             redis: SyncMutex::new(Arc::clone(&redis)),
             first_redis: redis,
+            redis_clock,
+            _clocks: clocks,
             mysql,
             kafka: kafka.0,
             kafka_proxy: kafka.1,
             busy: Default::default(),
         })
+    }
+
+    /// Starts a replica of the master behind this port.
+    pub async fn replica(&self, of: u16) -> Result<RedisServer> {
+        RedisServer::start(RedisOptions { replica_of: Some(of), ..redis_options(&self.redis_clock) }).await
     }
 
     /// The Redis that is the master now.
@@ -138,7 +154,10 @@ impl Servers {
     pub async fn restore(&self) -> Result<()> {
         for store in [Store::Redis, Store::Mysql, Store::Kafka] {
             self.proxy(store).set(Fault::Pass).await?;
+            // Those of hosts that went silent would stay for good.
+            self.proxy(store).cut_now().await;
         }
+        self.redis_clock.set(0)?;
         if !Arc::ptr_eq(&self.redis(), &self.first_redis) {
             self.promote(Arc::clone(&self.first_redis)).await?;
         }

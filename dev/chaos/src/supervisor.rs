@@ -47,7 +47,7 @@ impl Supervisor {
         let mut clocks = None;
         let mut processes = Vec::new();
         for role in [Role::Api, Role::Consumer, Role::Reconciler] {
-            for number in 0..schedule.processes {
+            for number in 0..how_many(schedule, role) {
                 let mut clock = None;
                 if stepped(role, number) {
                     let clocks = if let Some(clocks) = &clocks { clocks } else { clocks.insert(Clocks::new()?) };
@@ -81,6 +81,12 @@ impl Supervisor {
         let apis = self.processes.iter().filter(|process| process.role == Role::Api);
         apis.filter_map(Supervised::address).collect()
     }
+}
+
+/// Daemons are two always, except where a fault takes a process of a schedule that has one of each.
+fn how_many(schedule: &Schedule, role: Role) -> usize {
+    let taken = schedule.faults.iter().any(|timed| timed.fault.role() == Some(Role::Reconciler));
+    if role == Role::Reconciler && !taken { schedule.processes.max(2) } else { schedule.processes }
 }
 
 impl Supervised {

@@ -1,6 +1,8 @@
 //! The system under test of one schedule: a database, keys and a topic of its own, our processes,
 //! and open coupons.
 
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use serde_json::json;
 use crate::fault::{Fault, Store};
 use crate::inject::redis::{Replica, follow};
 use crate::inject::{pause, until};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Timed};
 use crate::servers::Servers;
 use crate::supervisor::Supervisor;
 
@@ -28,6 +30,8 @@ pub struct SystemUnderTest {
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
     coupons: Vec<Coupon>,
     written_before: u64,
+    /// What was seen to be wrong while the schedule ran.
+    wrong: Mutex<BTreeSet<String>>,
 }
 
 /// Of the processes of every schedule: passes every second, and no waiting that a schedule need not
@@ -60,13 +64,15 @@ impl SystemUnderTest {
             replica: tokio::sync::Mutex::default(),
             coupons: Vec::new(),
             written_before: 0,
+            wrong: Mutex::default(),
         };
         system.coupons = tokio::select! {
             opened = system.open(schedule) => opened?,
             () = system.supervise() => anyhow::bail!("supervision ended"),
             () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
         };
-        if schedule.faults.iter().any(|timed| matches!(timed.fault, Fault::StaleReplica { .. })) {
+        let needs_replica = |timed: &Timed| matches!(timed.fault, Fault::StaleReplica { .. } | Fault::Demotion { .. });
+        if schedule.faults.iter().any(needs_replica) {
             *system.replica.lock().await = Some(follow(&system).await?);
         }
         system.written_before = std::fs::metadata(system.servers.append_only_file()?)?.len();
@@ -112,6 +118,15 @@ impl SystemUnderTest {
     /// The open coupons, at least one.
     pub fn coupons(&self) -> &[Coupon] {
         &self.coupons
+    }
+
+    /// Notes something that must not be.
+    pub(crate) fn object(&self, what: String) {
+        self.wrong.lock().insert(what);
+    }
+
+    pub(crate) fn objections(&self) -> Vec<String> {
+        self.wrong.lock().iter().cloned().collect()
     }
 
     /// Length of Redis's append-only file when the schedule began, bytes.

@@ -12,10 +12,14 @@ use crate::system::SystemUnderTest;
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
 /// and nothing is left over.
-pub async fn exact(system: &SystemUnderTest, quantity: u32) -> Result<()> {
+pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
-        firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, quantity).await?;
+        let quantity = number(system, &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop)).await?;
+        firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, u32::try_from(quantity)?).await?;
     }
+    let early =
+        number(system, "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL AND closes_at > UTC_TIMESTAMP()");
+    ensure!(early.await? == 0, "a drop is sealed while its window is open");
     // Those of people who are listed by name are left for a person.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)

@@ -38,7 +38,6 @@ const COPIES: usize = 5;
 /// What a consumer counts when a message is refused.
 const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
 
-/// How large the demo is.
 #[derive(Debug, Clone)]
 pub struct Size {
     pub quantity: u32,

@@ -11,11 +11,8 @@ use crate::proof::Proof;
 
 #[derive(Debug)]
 pub struct Outcome {
-    /// The answers.
     pub tally: Tally,
-    /// What the tables hold.
     pub proof: Proof,
-    /// The mails that went out.
     pub mails: Vec<Mail>,
     /// A pass of the reconciler after everything, as the endpoint gave it.
     pub last_pass: Value,
@@ -31,7 +28,6 @@ impl Outcome {
         self.proof.exact() && self.tally.contradictions.is_empty() && self.complaints.is_empty()
     }
 
-    /// The table at the end.
     pub fn table(&self) -> String {
         let (tally, proof) = (&self.tally, &self.proof);
         let mut rows = table::asked(tally);

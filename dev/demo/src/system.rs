@@ -12,10 +12,8 @@ use firstcome_load::terminal::step;
 use firstcome_stack::{MailOptions, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The topic of claims.
 pub const TOPIC: &str = "coupon-claims";
 
-/// How the system is started.
 #[derive(Debug, Clone)]
 pub struct SystemOptions {
     /// API processes. The first listens on port 8080 where that is free.
@@ -75,7 +73,6 @@ impl System {
         Ok(Self { apis, consumers, reconciler, installation, servers })
     }
 
-    /// The API's ops routes.
     pub fn api(&self) -> Result<Ops> {
         self.installation.ops(self.apis.first().context("no API runs")?)
     }
@@ -84,7 +81,6 @@ impl System {
         self.installation.ops(&self.reconciler)
     }
 
-    /// Where the APIs are.
     pub fn targets(&self) -> Result<Vec<Target>> {
         self.apis.iter().map(Service::target).collect()
     }

@@ -37,7 +37,6 @@ pub struct Injected {
     pub stall: Option<Stall>,
 }
 
-/// Makes drift in one drop.
 pub struct Injector {
     pub(crate) db: Db,
     pub(crate) db_settings: DbSettings,
@@ -63,12 +62,10 @@ impl Injector {
         Ok(Self { db, db_settings, redis, kafka, coupon, drop, keys, used: HashSet::new(), made_up: 0 })
     }
 
-    /// The coupon and the drop.
     pub fn target(&self) -> (CouponId, DropId) {
         (self.coupon.id, self.drop.id)
     }
 
-    /// Runs one Redis command.
     pub(crate) async fn redis<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T> {
         cmd.query_async(&mut self.redis.connection()).await.context("Redis refused")
     }

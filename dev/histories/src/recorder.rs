@@ -59,12 +59,10 @@ impl Recorder {
         Pending { recorder: self.clone(), op, open: true }
     }
 
-    /// All rows of a drop were read.
     pub fn read(&self, drop: u64, rows: Vec<Row>) {
         self.write(Event::Read { drop, rows });
     }
 
-    /// The rows of a drop were counted.
     pub fn counted(&self, drop: u64, rows: u64) {
         self.write(Event::Counted { drop, rows });
     }

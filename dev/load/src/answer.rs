@@ -54,7 +54,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The content of a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
     pub drop_id: i64,

@@ -92,7 +92,6 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A request.
 #[derive(Debug)]
 pub struct Call<'a> {
     pub method: &'static str,

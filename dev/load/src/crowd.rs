@@ -48,7 +48,6 @@ impl Crowd {
         Ok(Self { prefix: prefix.to_owned(), order, people })
     }
 
-    /// How many people there are.
     pub fn people(&self) -> u32 {
         self.people
     }
@@ -63,7 +62,6 @@ impl Crowd {
         self.order.get(request).copied()
     }
 
-    /// The user id of a person.
     pub fn user_id(&self, person: u32) -> String {
         format!("{}{person:06}", self.prefix)
     }

@@ -23,7 +23,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// connection was waiting.
 const LATE: Duration = Duration::from_millis(10);
 
-/// How the load is made.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where to ask; connections are spread over all of them.
@@ -32,7 +31,6 @@ pub struct Plan {
     pub crowd: Crowd,
     /// Connections at a time, each with one request under way: that many ask at once.
     pub connections: usize,
-    /// How people prove who they are.
     pub identity: Identity,
     /// Requests a second, by the clock and not by the answers (open loop); without it each
     /// connection asks again as soon as it was answered (closed loop).

@@ -51,7 +51,6 @@ pub struct IdentityArgs {
     pub jwt_audience: Option<String>,
 }
 
-/// How people prove who they are.
 #[derive(Clone)]
 pub enum Identity {
     /// `X-User-Id`.

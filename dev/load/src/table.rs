@@ -55,7 +55,6 @@ pub fn progress(progress: &Progress, expected: u64) -> String {
     )
 }
 
-/// A tally and more rows.
 pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
     let mut text = of_rows(rows_of(tally).into_iter().chain(more));
     for line in tally.contradictions.iter().take(20) {
@@ -65,7 +64,6 @@ pub fn of_tally_with(tally: &Tally, more: Vec<(String, String)>) -> String {
     text
 }
 
-/// The same as rows.
 pub fn rows_of(tally: &Tally) -> Vec<(String, String)> {
     let mut rows = asked(tally);
     for (who, latency) in [("winners", &tally.winners), ("everybody else", &tally.others)] {

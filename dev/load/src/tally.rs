@@ -33,7 +33,6 @@ impl Progress {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }
 
-    /// How many answers came so far.
     pub fn total(&self) -> u64 {
         Kind::ALL.iter().map(|kind| self.count(*kind)).sum()
     }
@@ -126,7 +125,6 @@ pub struct Latency {
     pub max_ms: f64,
 }
 
-/// Everything that came back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     pub people: u32,
@@ -214,7 +212,6 @@ impl Tally {
         }
     }
 
-    /// How many answers of a kind came.
     pub fn count(&self, kind: Kind) -> u64 {
         self.answers.get(&kind).copied().unwrap_or(0)
     }

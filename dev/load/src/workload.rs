@@ -17,7 +17,6 @@ use crate::launch::beside_this_program;
 use crate::measure::cpu_seconds;
 use crate::tally::{Progress, Tally};
 
-/// The program that runs a workload.
 const PROGRAM: &str = "firstcome-crowd";
 
 /// What a crowd is to do. Each request is sent once, whatever the answer.
@@ -63,7 +62,6 @@ impl Workload {
         Self { prefix: prefix.to_owned(), ..self }
     }
 
-    /// How many requests it comes to.
     pub fn requests(&self) -> u32 {
         self.people * self.requests_per_person
     }

@@ -58,15 +58,7 @@ impl KafkaOptions {
         let port = instance.port();
         let advertised = self.advertised_port.unwrap_or(port);
         let controller = instance.ports.get(1).map(ReservedPort::number).context("Kafka has no controller port")?;
-        let mut text = format!(
-            "{fixed}\
-             log.dirs={dir}\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n",
-            fixed = include_str!("kafka.properties"),
-            dir = instance.data.display(),
-        );
+        let mut text = fetch::kafka_properties(&instance.data, [port, advertised, controller]);
         for (name, value) in &self.extra_properties {
             writeln!(text, "{name}={value}")?;
         }
@@ -90,9 +82,7 @@ impl Kind for KafkaOptions {
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let properties = instance.dir.join("server.properties");
         fs::write(&properties, self.properties(instance)?)?;
-        let mut command = fetch::kafka()?.java("kafka.Kafka");
-        command.push(properties.into());
-        Ok(command)
+        fetch::kafka()?.broker(&properties)
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {

@@ -21,9 +21,9 @@ pub enum Fault {
     Delay(Duration),
     /// Connections are closed, new ones refused.
     Cut,
-    /// Connections stay open and new ones are taken, but nothing passes in either direction. What
-    /// was kept back passes when the fault ends, as after a network partition: a late request still
-    /// reaches the server.
+    /// Connections stay open and new ones are taken, but nothing passes in either direction, and
+    /// the server hears of new ones when the fault ends. What was kept back passes then, as after
+    /// a network partition: a late request still reaches the server.
     BlackHole,
     /// Requests reach the server, its replies are thrown away: "it ran, and nobody knows". A
     /// connection that lost a reply is closed when the fault ends, as it would hand out replies to
@@ -88,7 +88,7 @@ impl FaultProxy {
         let (to, counting) = (upstream.clone(), counts.clone());
         let listener = Listener::new(move |client| {
             let number = counting.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-            session(client, to.load(Ordering::Relaxed), number, watching.clone(), counting.clone())
+            session(client, to.clone(), number, watching.clone(), counting.clone())
         })?;
         listener.open().await?;
         Ok(Self { listener, fault, upstream, counts })
@@ -146,8 +146,17 @@ impl std::fmt::Debug for FaultProxy {
     }
 }
 
-async fn session(client: TcpStream, upstream: u16, number: u64, fault: watch::Receiver<Now>, counts: Arc<Counts>) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
+async fn session(
+    client: TcpStream,
+    upstream: Arc<AtomicU16>,
+    number: u64,
+    mut fault: watch::Receiver<Now>,
+    counts: Arc<Counts>,
+) {
+    if fault.wait_for(|now| now.on(number) != Fault::BlackHole).await.is_err() {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream.load(Ordering::Relaxed))).await else { return };
     let _ = server.set_nodelay(true);
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();

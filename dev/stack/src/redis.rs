@@ -24,6 +24,8 @@ pub struct RedisOptions {
     /// More arguments of `redis-server`, such as `["--maxmemory", "10mb"]`; they win over the
     /// others.
     pub extra_args: Vec<String>,
+    /// Its environment, beside the one it inherits.
+    pub env: Vec<(&'static str, String)>,
 }
 
 impl Default for RedisOptions {
@@ -34,6 +36,7 @@ impl Default for RedisOptions {
             maxmemory_policy: "noeviction".into(),
             replica_of: None,
             extra_args: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -65,7 +68,9 @@ impl Kind for RedisOptions {
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
-        let mut command: CommandLine = vec!["redis-server".into(), "--dir".into(), instance.data.clone().into()];
+        let mut command: CommandLine = vec!["env".into()];
+        command.extend(self.env.iter().map(|(name, value)| format!("{name}={value}").into()));
+        command.extend(["redis-server".into(), "--dir".into(), instance.data.clone().into()]);
         let port = instance.port().to_string();
         let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"];
         command.extend(fixed.map(Into::into));

@@ -176,7 +176,6 @@ impl Api {
         }
     }
 
-    /// The request of [`Api::claim`].
     pub fn claim_request(&self, coupon: i64, user: &str) -> RequestBuilder {
         self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }
@@ -211,15 +210,27 @@ impl Api {
 
     /// An operator changes a coupon.
     pub async fn patch(&self, coupon: i64, change: &Value) -> Reply {
-        Http::send(self.http.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change)).await
+        self.try_patch(coupon, change).await.expect("an answer")
+    }
+
+    /// The same where no answer may come.
+    pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<Reply, String> {
+        let request = self.http.ops(Method::PATCH, &format!("/v1/coupons/{coupon}")).json(change);
+        Http::try_send(request).await.map_err(|error| error.to_string())
     }
 
     /// What a person holds.
     pub async fn me(&self, coupon: i64, user: &str) -> Value {
-        let path = format!("/v1/coupons/{coupon}/claims/me");
-        let reply = Http::send(self.http.request(Method::GET, &path).header("x-user-id", user)).await;
+        let reply = self.try_me(coupon, user).await.expect("an answer");
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.body
+    }
+
+    /// The same whatever the answer, where one comes.
+    pub async fn try_me(&self, coupon: i64, user: &str) -> Result<Reply, String> {
+        let path = format!("/v1/coupons/{coupon}/claims/me");
+        let request = self.http.request(Method::GET, &path).header("x-user-id", user);
+        Http::try_send(request).await.map_err(|error| error.to_string())
     }
 }
 

@@ -35,12 +35,15 @@ impl Topic {
         self.send(FutureRecord { partition, ..FutureRecord::to(&self.name).key(key).payload(payload) }).await
     }
 
-    /// Sends the same bytes so many times.
-    pub async fn produce_many(&self, times: u32, payload: &[u8]) {
+    /// Sends many messages without keys.
+    pub async fn produce_many(&self, payloads: impl Iterator<Item: AsRef<[u8]>>) {
         let producer: FutureProducer =
             self.config().set("linger.ms", "20").set("queue.buffering.max.messages", "0").create().unwrap();
-        let record = || FutureRecord::<str, [u8]>::to(&self.name).payload(payload);
-        let sent = (0..times).map(|_| producer.send_result(record()).map_err(|(error, _)| error).unwrap());
+        let send = |payload: &[u8]| {
+            let record = FutureRecord::<str, [u8]>::to(&self.name).payload(payload);
+            producer.send_result(record).map_err(|(error, _)| error).unwrap()
+        };
+        let sent = payloads.map(|payload| send(payload.as_ref()));
         for delivered in sent.collect::<Vec<_>>() {
             delivered.await.unwrap().map_err(|(error, _)| error).unwrap();
         }

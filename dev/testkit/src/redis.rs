@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use firstcome_stack::RedisServer;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, FromRedisValue, RedisResult, ToRedisArgs};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, ToRedisArgs};
+
+/// For an answer of a Redis that may be broken.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The keys under one prefix of a Redis.
 #[derive(Debug, Clone)]
@@ -22,7 +26,14 @@ impl Keys {
     }
 
     async fn connection(&self) -> MultiplexedConnection {
-        self.client.get_multiplexed_async_connection().await.unwrap()
+        self.try_connection().await.unwrap()
+    }
+
+    /// Patient: on a busy machine the client's half second passes before Redis had a turn.
+    async fn try_connection(&self) -> RedisResult<MultiplexedConnection> {
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     pub async fn run<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
@@ -40,7 +51,7 @@ impl Keys {
         for word in words {
             cmd.arg(word);
         }
-        cmd.query_async(&mut self.client.get_multiplexed_async_connection().await?).await
+        cmd.query_async(&mut self.try_connection().await?).await
     }
 
     /// Redis's clock, Unix milliseconds.

@@ -86,7 +86,8 @@ impl World {
         let epoch = self.redis.own("epoch");
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-            self.redis.command::<bool>(&["EXISTS", &epoch]).await && self.sql.number(running).await == 0
+            let has_begun = daemon.process.log().contains("pass ended");
+            has_begun && self.redis.command::<bool>(&["EXISTS", &epoch]).await && self.sql.number(running).await == 0
         })
         .await;
         daemon

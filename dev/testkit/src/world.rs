@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 use firstcome_stack::{
-    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, with_database,
+    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, Tables, with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -67,6 +67,13 @@ impl Stores {
         self
     }
 
+    /// A MySQL by an address that the test can lead elsewhere.
+    #[must_use]
+    pub fn with_mysql_at(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.mysql);
+        self
+    }
+
     /// A Kafka of the test's own.
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
@@ -96,9 +103,13 @@ impl World {
 
     /// On these servers, migrated.
     pub async fn on(stores: Stores, name: &str) -> Self {
+        static TABLES: Tables = Tables::new();
         let world = Self::bare(stores, name).await;
-        let migrate = world.start("firstcome-api", &["migrate"], &[]);
-        assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        let migrate = async || {
+            let migrate = world.start("firstcome-api", &["migrate"], &[]);
+            assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        };
+        TABLES.migrated(world.sql.url(), migrate).await.unwrap();
         world
     }
 

@@ -91,7 +91,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>
     }
     let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|alert| !seen.contains(&alert.fingerprint)).collect();
     not_seen.sort_by(|a, b| (a.drop_id, &a.kind, &a.fingerprint).cmp(&(b.drop_id, &b.kind, &b.fingerprint)));
-    let repaired = observe::repaired(run, &memory.broken);
+    let repaired = super::repaired(run, &memory.broken);
     for alert in not_seen {
         if alert.kind != REPAIRED {
             judge.not_seen(alert, &mut verdict);
@@ -109,7 +109,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: Policy, now: DateTime<Utc>
 
 /// The fingerprints of a run's repairs.
 pub(crate) fn repair_fingerprints(run: &Run, broken: &[BrokenPromise]) -> Vec<String> {
-    observe::repaired(run, broken).into_keys().map(|(_, drop)| observe::repair_fingerprint(drop)).collect()
+    super::repaired(run, broken).into_keys().map(|(_, drop)| super::repair_fingerprint(drop)).collect()
 }
 
 struct Judge<'a> {
@@ -258,7 +258,7 @@ impl Judge<'_> {
 
     /// What was repaired in a drop, as of now.
     fn repair_alert(&self, coupon_id: Option<CouponId>, drop_id: Option<DropId>) -> Alert {
-        let fingerprint = observe::repair_fingerprint(drop_id);
+        let fingerprint = super::repair_fingerprint(drop_id);
         let known = self.memory.alerts.get(&fingerprint);
         let recent = known.filter(|known| self.now - known.last_seen_at < self.policy.cooldown);
         Alert {
@@ -276,7 +276,7 @@ impl Judge<'_> {
     /// often.
     fn repairs(&self, mut alert: Alert, in_this_pass: u32, verdict: &mut AlertVerdict) {
         // Judged again after a timeout, this run is counted already.
-        let run = observe::hash([self.run.run_id.clone()]);
+        let run = super::hash([self.run.run_id.clone()]);
         let is_counted = alert.content_hash == run;
         alert.content_hash = run;
         if self.may_mail(&alert) {

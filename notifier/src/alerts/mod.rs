@@ -11,23 +11,22 @@
 //! mails were silenced is mailed when the silence ends.
 
 mod judge;
-mod observe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
+use sha2::{Digest as _, Sha256};
 
-use crate::report::Kind;
+use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
+use crate::{clean, wording};
 
 pub use firstcome_shared::mysql::alerts::{Alert, AlertState as State, BrokenPromise};
 
 pub(super) use judge::repair_fingerprints;
 pub use judge::{AlertVerdict, Earlier, Notice, NoticeReason, Policy, judge};
-pub(super) use observe::is_repair;
-pub use observe::{Observation, observe};
 
 /// What an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,3 +72,201 @@ pub struct AlertMemory {
 
 /// The kind of a row that counts the repairs of a drop and their mails. It never fires.
 const REPAIRED: &str = "repaired";
+
+/// One problem, or one piece of information.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    pub about: About,
+    /// The coupon, where it concerns one.
+    pub coupon_id: Option<CouponId>,
+    /// The drop, where it concerns one.
+    pub drop_id: Option<DropId>,
+    /// What the drift is: hexadecimal SHA-256.
+    pub fingerprint: String,
+    /// What a mail would say of it, without what changes by itself (ages, lags): hexadecimal
+    /// SHA-256.
+    pub content_hash: String,
+    /// One line for a person, without anyone's full id.
+    pub summary: String,
+    /// The findings it was gathered from.
+    pub findings: Vec<Finding>,
+}
+
+type Key = (About, Option<CouponId>, Option<DropId>, String);
+
+/// Everything that was not repaired, most pressing first.
+pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
+    let broken_people = people(broken);
+    let mut groups: BTreeMap<Key, Vec<Finding>> = BTreeMap::new();
+    // Nobody is woken for a process that stopped in the middle of a pass: the next pass does it
+    // all.
+    if run.status == Status::Failed && !run.stopped {
+        groups.insert((About::RunFailed, None, None, String::new()), vec![failed_run(run)]);
+    }
+    for (coupon, drop, finding) in placed(run) {
+        if is_broken(finding, drop, &broken_people) {
+            continue;
+        }
+        if let Some(about) = about(finding) {
+            let reason = if about == About::Stalled { clean::without_numbers(&finding.detail) } else { String::new() };
+            groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
+        }
+    }
+    for promise in broken.iter().filter(|promise| run.drops.iter().any(|d| d.drop_id == promise.drop_id)) {
+        let key = (About::BrokenPromise, Some(promise.coupon_id), Some(promise.drop_id), String::new());
+        groups.entry(key).or_default().push(as_finding(promise));
+    }
+    let named = run.all_findings().filter_map(|finding| finding.user_id.as_deref());
+    let everyone: HashSet<&str> = named.chain(broken.iter().map(|promise| promise.user_id.as_str())).collect();
+    groups.into_iter().map(|(key, findings)| observation(key, findings, &everyone)).collect()
+}
+
+/// Where something was repaired (`None` stands for no drop), and how much. That the admission gate
+/// was opened again is no repair: [`crate::Notifier::admission`] mails a gate that stays closed.
+pub(super) fn repaired(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<CouponId>, Option<DropId>), u32> {
+    let broken = people(broken);
+    let mut places = BTreeMap::new();
+    for (coupon, drop, finding) in placed(run) {
+        if is_repair(finding) && finding.action != ActionKind::GrantLicence && !is_broken(finding, drop, &broken) {
+            *places.entry((coupon, drop)).or_default() += 1;
+        }
+    }
+    places
+}
+
+/// What all repairs in one drop have in common.
+pub(super) fn repair_fingerprint(drop: Option<DropId>) -> String {
+    hash([format!("repaired/{:?}", drop.map(|d| d.0))])
+}
+
+/// Repaired, and nothing of it needs a person.
+pub(crate) fn is_repair(finding: &Finding) -> bool {
+    finding.result == Outcome::Applied && !finding.needs_person
+}
+
+/// Every finding with its coupon and drop. A finding outside the drops' reports belongs to no drop,
+/// even if it names one: no pass would report on that drop to say that it is over.
+fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
+    // A pass that failed has its error as a finding too.
+    let is_error = |finding: &Finding| run.error.as_ref() == Some(&finding.detail);
+    let loose = run.findings.iter().filter(move |finding| !is_error(finding)).map(|finding| (None, None, finding));
+    let of_drops = run
+        .drops
+        .iter()
+        .flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.coupon_id), Some(drop.drop_id), finding)));
+    loose.chain(of_drops)
+}
+
+fn about(finding: &Finding) -> Option<About> {
+    match (finding.kind, finding.result) {
+        (Kind::Stalled, Outcome::Applied) if !finding.needs_person => None,
+        (Kind::Stalled, _) => Some(About::Stalled),
+        // This was no dry run, so the repair limit held it back. One confirmation releases all of a
+        // drop.
+        (_, Outcome::Planned) => Some(About::Braked),
+        (kind, _) if finding.needs_person => Some(About::Left(kind)),
+        (kind, Outcome::Failed) => Some(About::Left(kind)),
+        (Kind::Unfilled, Outcome::Skipped) if finding.action == ActionKind::Report => Some(About::ClosedBelowQuantity),
+        _ => None,
+    }
+}
+
+fn observation(
+    (about, coupon_id, drop_id, reason): Key,
+    mut findings: Vec<Finding>,
+    everyone: &HashSet<&str>,
+) -> Observation {
+    findings.sort_by(|a, b| (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail)));
+    let class = match about {
+        About::Left(_) => "left",
+        About::ClosedBelowQuantity => "information",
+        _ => "",
+    };
+    let place = (coupon_id.map(|c| c.0), drop_id.map(|d| d.0));
+    Observation {
+        fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
+        content_hash: content(about, &findings),
+        summary: wording::summary(about, &findings, everyone),
+        about,
+        coupon_id,
+        drop_id,
+        findings,
+    }
+}
+
+/// What makes a new mail necessary. Texts with ages or lags in them change with every pass, so
+/// numbers don't count there.
+fn content(about: About, findings: &[Finding]) -> String {
+    if about == About::RunFailed {
+        // "Redis cannot be reached: refused", then "… timed out", is one failure.
+        let what = findings.first().map(|f| f.detail.split(':').next().unwrap_or_default().to_owned());
+        return hash(what);
+    }
+    if about == About::Braked {
+        // How much is held back changes while people claim; a mail is worth it once it has doubled.
+        let mut kinds: HashMap<Kind, u32> = HashMap::new();
+        for finding in findings {
+            *kinds.entry(finding.kind).or_default() += 1;
+        }
+        let mut kinds: Vec<_> = kinds.into_iter().map(|(kind, n)| format!("{} {}", kind.as_str(), n.ilog2())).collect();
+        kinds.sort();
+        return hash(kinds);
+    }
+    hash(findings.iter().map(|f| {
+        let detail = match (f.kind, f.slot, &f.user_id) {
+            // Names the entry of the dead-letter table. Of many, only their number changes.
+            (Kind::FailedClaim, None, None) if f.detail.starts_with("failed claim ") => f.detail.clone(),
+            (_, None, None) => clean::without_numbers(&f.detail),
+            _ => String::new(),
+        };
+        format!("{} {:?} {:?} {} {}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str(), detail)
+    }))
+}
+
+pub(super) fn hash(lines: impl IntoIterator<Item = String>) -> String {
+    let mut hash = Sha256::new();
+    for line in lines {
+        hash.update(line.as_bytes());
+        hash.update(b"\n");
+    }
+    format!("{:x}", hash.finalize())
+}
+
+fn failed_run(run: &Run) -> Finding {
+    Finding {
+        kind: Kind::Stalled,
+        coupon_id: None,
+        drop_id: None,
+        slot: None,
+        user_id: None,
+        action: ActionKind::Report,
+        result: Outcome::Failed,
+        detail: run.error.clone().unwrap_or_else(|| "the log has the reason".to_owned()),
+        needs_person: true,
+    }
+}
+
+fn as_finding(promise: &BrokenPromise) -> Finding {
+    Finding {
+        kind: Kind::OverAdmitted,
+        coupon_id: Some(promise.coupon_id),
+        drop_id: Some(promise.drop_id),
+        slot: promise.slot,
+        user_id: Some(promise.user_id.clone()),
+        action: ActionKind::Report,
+        result: Outcome::Skipped,
+        detail: promise.reason.clone(),
+        needs_person: true,
+    }
+}
+
+type People<'a> = HashSet<(DropId, &'a str)>;
+
+fn people(broken: &[BrokenPromise]) -> People<'_> {
+    broken.iter().map(|promise| (promise.drop_id, promise.user_id.as_str())).collect()
+}
+
+/// A person in the list of broken promises is mailed there, and only there.
+fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &People<'_>) -> bool {
+    drop.zip(finding.user_id.as_deref()).is_some_and(|person| broken.contains(&person))
+}

@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 pub use firstcome_shared::mysql::digest::{Day, OpenAlert, SealedDrop};
 
 use super::groups::cells;
+use super::lead::duration;
+use super::letter::Links;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
-use super::links::Links;
 use super::notices::WHY;
 use super::pass::time;
-use super::subject::duration;
 use crate::{clean, wording};
 
 /// Lines of a list.

@@ -1,18 +1,14 @@
 //! Mails as text: subject, plain text, HTML. Nothing here decides what is mailed.
 
-mod advice;
 mod daily;
 mod groups;
 mod lead;
 mod letter;
-mod links;
 mod notices;
 mod pass;
-mod subject;
 
 pub use daily::{Day, OpenAlert, SealedDrop, daily};
-pub use letter::Rendered;
-pub use links::Links;
+pub use letter::{Links, Rendered};
 pub use notices::{
     MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test,
 };

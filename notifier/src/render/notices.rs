@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::groups::cells;
+use super::lead::duration;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
-use super::links::{Links, once};
+use super::letter::{Links, once};
 use super::pass::time;
-use super::subject::duration;
 use crate::clean;
 
 /// A run that should have been and was not.

@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::advice::advice;
 use super::groups::{Placed, cells, changes, open_label, reasons};
+use super::lead::advice;
+use super::lead::{duration, subject};
 use super::lead::{lead, summary};
+use super::letter::Links;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
-use super::links::Links;
-use super::subject::{duration, subject};
 use crate::alerts::{About, Alert, AlertVerdict, Notice, is_repair};
 use crate::report::{ActionKind, DropReport, Run, Trigger};
 use crate::{clean, wording};
@@ -124,7 +124,6 @@ fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
     pass.run.all_findings().chain(notice).filter_map(|finding| finding.user_id.as_deref()).collect()
 }
 
-/// "98 of 100 issued".
 pub(super) fn issued(report: &DropReport) -> String {
     let (rows, quantity) = (wording::grouped(report.after.rows), wording::grouped(u64::from(report.quantity)));
     format!("{rows} of {quantity} issued")

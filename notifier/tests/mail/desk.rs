@@ -9,8 +9,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_stack::{Mail, MailOptions, MailSink, MysqlOptions, MysqlServer, Tls};
+use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls};
 use mail_parser::{Message, MessageParser};
+use secrecy::ExposeSecret as _;
 use tokio::sync::OnceCell;
 
 use crate::world::at;
@@ -22,10 +23,11 @@ pub(crate) const B: &str = "b@example.org";
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
 static DATABASES: AtomicU32 = AtomicU32::new(1);
 
 pub(crate) async fn mysql() -> &'static MysqlServer {
-    MYSQL.get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap()).await
+    MYSQL.get_or_init(async || MysqlServer::start(StackOptions::without_fsync().mysql).await.unwrap()).await
 }
 
 /// A clock that stands still until it is turned.
@@ -64,7 +66,8 @@ impl Desk {
         mysql().await.query(&format!("CREATE DATABASE {database}")).await.unwrap();
         let url = mysql().await.database_url(&database);
         let settings = DbSettings { url: url.into(), pool_size: 4, limit: Duration::from_secs(10) };
-        migrations::migrate(&settings).await.unwrap();
+        let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
+        TABLES.migrated(settings.url.expose_secret(), migrate).await.unwrap();
         let sink = MailSink::start(MailOptions { folder: None, tls }).await.unwrap();
         let args = args(Some(&sink.url()), recipients);
         let db = Db::new(&settings).unwrap();

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use firstcome_notifier::report::Run;
 use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
+use firstcome_shared::mysql::ops_actions::Operator;
 
 use crate::desk::{A, Desk};
 use crate::mailed::{clean, drift};
@@ -39,14 +40,14 @@ async fn alerts_are_listed_by_page_and_status() {
 async fn an_acknowledged_alert_is_not_repeated_and_its_end_is_told() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
-    let taken = acknowledge(&desk.db, 1, "  Kim\r\n", desk.clock.now()).await.unwrap();
+    let taken = acknowledge(&desk.db, 1, "  Kim\r\n", desk.clock.now(), Operator::default()).await.unwrap();
     assert_eq!((taken.alert.acknowledged_by.as_deref(), taken.alert.acknowledged_at), (Some("Kim"), Some(at(0))));
     desk.clock.turn(TimeDelta::days(1));
     desk.pass(&drift("r2", &[3])).await;
     assert_eq!(desk.subjects(A).len(), 1);
     desk.pass(&clean("r3")).await;
     assert_eq!(desk.subjects(A).len(), 2);
-    let over = acknowledge(&desk.db, 1, "Kim", desk.clock.now()).await;
+    let over = acknowledge(&desk.db, 1, "Kim", desk.clock.now(), Operator::default()).await;
     assert!(matches!(over, Err(AlertError::NotFiring(1))));
 }
 
@@ -56,12 +57,12 @@ async fn a_silence_is_the_drops_and_ends_by_itself_or_by_hand() {
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;
     let until = desk.clock.now() + TimeDelta::hours(8);
-    let silenced = silence(&desk.db, 1, until, "Kim", desk.clock.now()).await.unwrap();
+    let silenced = silence(&desk.db, 1, until, "Kim", desk.clock.now(), Operator::default()).await.unwrap();
     assert_eq!((silenced.silenced_until, silenced.silenced_by.as_deref()), (Some(until), Some("Kim")));
     desk.clock.turn(TimeDelta::hours(5));
     desk.pass(&drift("r2", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 1);
-    silence(&desk.db, 1, desk.clock.now(), "Kim", desk.clock.now()).await.unwrap();
+    silence(&desk.db, 1, desk.clock.now(), "Kim", desk.clock.now(), Operator::default()).await.unwrap();
     desk.pass(&drift("r3", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 2);
 }
@@ -71,10 +72,10 @@ async fn what_makes_no_sense_is_refused_with_the_reason() {
     let desk = Desk::new(A).await;
     desk.pass(&failed("r1")).await;
     let now = desk.clock.now();
-    assert!(matches!(acknowledge(&desk.db, 99, "Kim", now).await, Err(AlertError::NotFound(99))));
-    assert!(matches!(silence(&desk.db, 99, now, "Kim", now).await, Err(AlertError::NotFound(99))));
-    assert!(matches!(acknowledge(&desk.db, 1, " \u{202e} ", now).await, Err(AlertError::NoName)));
-    assert!(matches!(silence(&desk.db, 1, now, "Kim", now).await, Err(AlertError::NoDrop(1))));
-    let far = silence(&desk.db, 1, now + TimeDelta::days(31), "Kim", now).await;
+    assert!(matches!(acknowledge(&desk.db, 99, "Kim", now, Operator::default()).await, Err(AlertError::NotFound(99))));
+    assert!(matches!(silence(&desk.db, 99, now, "Kim", now, Operator::default()).await, Err(AlertError::NotFound(99))));
+    assert!(matches!(acknowledge(&desk.db, 1, " \u{202e} ", now, Operator::default()).await, Err(AlertError::NoName)));
+    assert!(matches!(silence(&desk.db, 1, now, "Kim", now, Operator::default()).await, Err(AlertError::NoDrop(1))));
+    let far = silence(&desk.db, 1, now + TimeDelta::days(31), "Kim", now, Operator::default()).await;
     assert!(matches!(far, Err(AlertError::TooLong)));
 }

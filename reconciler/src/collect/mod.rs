@@ -9,28 +9,30 @@
 //! is looked up in Redis once more.
 
 mod messages;
-mod promises;
 mod revocations;
 pub mod snapshot;
+mod tail;
 mod topic;
 
 use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::reads::{DropNumbers, SlotPage, is_about_data};
 
 pub use messages::{PersonMessage, PersonMessages};
 pub use topic::{Tail, TopicReader, Unread};
 
 use crate::stores::Stores;
-use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
+use tail::{Extent, Messages};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
@@ -38,6 +40,8 @@ pub enum CollectError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
+    #[error("the file of unread messages cannot be read: {0}")]
+    Messages(#[from] io::Error),
 }
 
 impl CollectError {
@@ -46,6 +50,7 @@ impl CollectError {
         match self {
             Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
+            Self::Messages(_) => None,
         }
     }
 }
@@ -59,7 +64,7 @@ pub struct PassContext {
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
-    pub tail: Option<Tail>,
+    pub tail: Option<Arc<Tail>>,
     /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
     pub unverified: HashSet<CouponId>,
 }
@@ -72,7 +77,8 @@ pub struct DropHeader {
     pub facts: DropFacts,
     /// Highest slot that anything is known of.
     upper: i64,
-    in_flight: Vec<InFlight>,
+    /// Where it has any.
+    messages: Option<Arc<Messages>>,
     /// Of a drop that Redis lost: those whom the coupon's claimants still name in it. Admission
     /// would answer them `already_claimed`.
     claimants: Vec<(i64, UserId)>,
@@ -92,7 +98,7 @@ const WAITING_AT_MOST: u64 = 1_000;
 pub async fn context(stores: &Stores) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
     let (tail, problem) = match stores.topic.read().await {
-        Ok(tail) => (Some(tail), None),
+        Ok(tail) => (Some(Arc::new(tail)), None),
         Err(error) => (None, Some(error)),
     };
     Ok((PassContext { read_at_ms, tail, ..PassContext::default() }, problem))
@@ -111,20 +117,35 @@ pub async fn headers(
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
+    let sizes = drops.iter().map(|(_, drop)| (drop.id, drop.quantity)).collect();
+    let messages = match &context.tail {
+        Some(tail) => tail.messages.extents(sizes).await?,
+        None => vec![Extent::default(); drops.len()],
+    };
     let mut headers = Vec::with_capacity(drops.len());
-    for (((coupon, drop), numbers), keys) in drops.iter().zip(numbers).zip(&keys) {
-        let highest_row = highest_rows.get(&drop.id).map_or(0, |slot| i64::from(*slot));
-        let letters = dead_letters.get(&drop.id).copied().unwrap_or(0);
-        let revoked = revocations.get(&drop.id).copied().unwrap_or(0);
+    for ((((coupon, drop), numbers), keys), messages) in drops.iter().zip(numbers).zip(&keys).zip(messages) {
+        let highest_row = highest_rows.get(&drop.id).copied().unwrap_or(0);
+        let known = Known {
+            highest: i64::from(highest_row.max(messages.highest)),
+            messages: context.tail.as_ref().filter(|_| messages.any).map(|tail| Arc::clone(&tail.messages)),
+            failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
+            revoked: revocations.get(&drop.id).copied().unwrap_or(0),
+        };
         headers.push(match numbers {
-            Ok(numbers) => {
-                header(stores, (coupon, drop), keys, numbers, (highest_row, letters, revoked), &with_promises, context)
-                    .await
-            }
+            Ok(numbers) => header(stores, (coupon, drop), keys, numbers, known, &with_promises, context).await,
             Err(error) => Err(error.into()),
         });
     }
     Ok(headers)
+}
+
+/// What is known of a drop outside Redis.
+struct Known {
+    /// The highest slot with a row, or one of the drop's with a message.
+    highest: i64,
+    messages: Option<Arc<Messages>>,
+    failed_claims: u64,
+    revoked: u64,
 }
 
 async fn header(
@@ -132,7 +153,7 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    (highest_row, failed_claims, revoked): (i64, u64, u64),
+    Known { highest, messages, failed_claims, revoked }: Known,
     with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
@@ -152,7 +173,7 @@ async fn header(
         failed_claims,
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
-        promises: promises::promises(stores, coupon, drop, with_promises).await?,
+        promises: promises(stores, coupon, drop, with_promises).await?,
         revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
     };
@@ -167,18 +188,10 @@ async fn header(
     Ok(DropHeader {
         generation: context.generations.get(&coupon.id).cloned(),
         facts,
-        upper: highest_row.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
-        in_flight: by_slot(context.tail.as_ref().and_then(|t| t.by_drop.get(&drop.id))),
+        upper: highest.max(numbers.count.unwrap_or(0).min(quantity)).max(numbers.highest.min(quantity)),
+        messages,
         claimants,
     })
-}
-
-/// Messages in order of slots, and of the topic where they name the same one: a page takes its part
-/// without looking at the others.
-fn by_slot(messages: Option<&Vec<InFlight>>) -> Vec<InFlight> {
-    let mut messages = messages.cloned().unwrap_or_default();
-    messages.sort_by_key(|message| message.slot);
-    messages
 }
 
 /// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
@@ -209,8 +222,9 @@ pub async fn page(
         }
     };
     let rows = async { Ok::<_, CollectError>(stores.db.rows_on_slots(drop, (low, high)).await?) };
-    let (rows, claimants_wrong, dead_letters) =
-        tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)))?;
+    let messages = async { Ok::<_, CollectError>(header.messages_on((from, to)).await?) };
+    let (rows, claimants_wrong, dead_letters, in_flight) =
+        tokio::try_join!(rows, claimants, dead_letters(stores, header, (from, to)), messages)?;
     let mut page = Page {
         from,
         to,
@@ -218,7 +232,7 @@ pub async fn page(
         users,
         free: seen.free,
         rows: rows.into_iter().map(|(slot, user, claimed_at)| Row { slot, user, claimed_at }).collect(),
-        in_flight: header.in_flight_between(from, to).to_vec(),
+        in_flight,
         dead_letters,
         claimants_wrong,
         ..Page::default()
@@ -273,20 +287,24 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
         .collect();
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
-    let revoked = stores.db.revocations_of_people(coupon, &people).await?;
-    page.revoked = Revocations::new(revoked, once_per, drop);
+    // The last read: who was revoked since the first one has lost a row or a slot by it.
+    if !people.is_empty() && stores.db.has_revocations(coupon).await? {
+        let revoked = stores.db.revocations_of_people(coupon, &people).await?;
+        page.revoked = Revocations::new(revoked, once_per, drop);
+    }
     Ok(())
 }
 
 impl DropHeader {
-    fn in_flight_between(&self, from: i64, to: Option<i64>) -> &[InFlight] {
-        let until = |end: i64| self.in_flight.partition_point(|message| i64::from(message.slot) < end);
-        &self.in_flight[until(from)..to.map_or(self.in_flight.len(), |to| until(to + 1))]
+    async fn messages_on(&self, (from, to): Range) -> io::Result<Vec<InFlight>> {
+        let Some(messages) = &self.messages else { return Ok(Vec::new()) };
+        let slot = |number: i64| Slot::try_from(number.max(0)).unwrap_or(Slot::MAX);
+        messages.page((self.drop_id(), self.facts.drop.quantity), (slot(from), to.map(slot))).await
     }
 
     /// Nothing of this drop is on its way or among the dead letters, as far as the topic is known.
     pub fn is_quiet(&self) -> bool {
-        self.facts.tail_known && self.in_flight.is_empty() && self.facts.failed_claims == 0
+        self.facts.tail_known && self.messages.is_none() && self.facts.failed_claims == 0
     }
 
     /// Highest slot that anything is known of.
@@ -315,7 +333,7 @@ impl DropHeader {
         self.upper == 0
             && self.facts.users == 0
             && self.facts.free == 0
-            && self.in_flight.is_empty()
+            && self.messages.is_none()
             && self.facts.failed_claims == 0
             && self.claimants.is_empty()
     }
@@ -335,5 +353,43 @@ impl DropHeader {
 
     pub fn drop_id(&self) -> DropId {
         self.facts.drop.id
+    }
+}
+
+/// A drop's broken promises, compared with its rows and its waiting list, page by page; what is as it
+/// should be is only counted. Redis is read after MySQL, so that a person promoted meanwhile is seen
+/// on a slot.
+async fn promises(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: &Drop,
+    with_promises: &HashSet<DropId>,
+) -> Result<Promises, CollectError> {
+    let mut promises = Promises::default();
+    if !with_promises.contains(&drop.id) {
+        return Ok(promises);
+    }
+    let keys = stores.redis.keys(coupon.id, drop.id);
+    let mut after = String::new();
+    loop {
+        let page = stores.db.open_promises(drop.id, after).await?;
+        let Some((last, _)) = page.last() else { return Ok(promises) };
+        after = last.to_string();
+        let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
+        let rows = stores.db.rows_of_people(coupon.id, &people).await?;
+        // Where one each is allowed, a row in another drop is the one that they may hold.
+        let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
+        let held: HashSet<&str> = rows.iter().filter(|r| counts(r.drop_id)).map(|r| r.user_id.as_str()).collect();
+        let out = stores.redis.out_of_line(&keys, coupon.once_per, &people).await?;
+        for ((user, slot), out) in page.into_iter().zip(out) {
+            if held.contains(user.as_str()) {
+                promises.kept.push(user);
+                continue;
+            }
+            promises.open += 1;
+            if out {
+                promises.out_of_line.push((user, slot));
+            }
+        }
     }
 }

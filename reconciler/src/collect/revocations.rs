@@ -14,8 +14,12 @@ use crate::stores::Stores;
 /// An API that has just begun to revoke is about to do the other steps.
 const UNDER_WAY_MS: i64 = 500;
 
-/// Those of which a step is missing, page by page, and how many are too young to be judged. Rows are read before Redis: a claim that Redis still
-/// has, and that was revoked when MySQL was read, is not one that came later.
+/// Most revocations that one round of a pass finishes; the next one does more.
+const MOST_HALF: usize = 10_000;
+
+/// Those of which a step is missing, page by page, and how many are too young to be judged. Rows are
+/// read before Redis: a claim that Redis still has, and that was revoked when MySQL was read, is not
+/// one that came later.
 pub(super) async fn half(stores: &Stores, facts: &DropFacts, keys: &DropKeys) -> Result<DropRevocations, CollectError> {
     let (coupon, drop, once_per) = (facts.coupon.id, facts.drop.id, facts.once_per());
     let (mut found, mut after) = (DropRevocations::default(), 0);
@@ -42,8 +46,10 @@ pub(super) async fn half(stores: &Stores, facts: &DropFacts, keys: &DropKeys) ->
             let has_row = rows.get(user.as_str()).is_some_and(|rows| rows.iter().any(void));
             let admitted = banned.slot.filter(|(_, at)| revocation.voids(*at)).map(|(slot, _)| slot);
             let waits = banned.waits && revocation.again_from.is_none();
-            if !banned.is_known || has_row || admitted.is_some() || waits || revocation.is_to_be_ended() {
-                found.half.push(HalfRevoked { revocation, user, admitted, has_row });
+            let is_left = has_row || admitted.is_some() || waits || banned.is_named;
+            let is_half = is_left || !banned.is_known || revocation.is_to_be_ended();
+            if is_half && found.half.len() < MOST_HALF {
+                found.half.push(HalfRevoked { revocation, user, admitted, has_row, is_named: banned.is_named });
             }
         }
     }

@@ -71,6 +71,8 @@ pub struct HalfRevoked {
     pub admitted: Option<i64>,
     /// The row of the void claim is there.
     pub has_row: bool,
+    /// The coupon's claimants name its person, who is on no slot of the drop.
+    pub is_named: bool,
 }
 
 impl DropFacts {
@@ -205,7 +207,9 @@ impl Page {
         page.rows.retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
         page.in_flight.retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
         page.claimants_wrong.retain(|user| !revoked.voids(user, None));
-        page.claimants_on_gaps.retain(|(_, user)| !revoked.voids(user, None));
+        // They do not tell a claim from the one before it. What was promised has a row, a message or a
+        // dead letter besides.
+        page.claimants_on_gaps.retain(|(_, user)| !revoked.name(user));
         page
     }
 

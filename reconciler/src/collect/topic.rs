@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::domain::DropId;
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -15,17 +14,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::snapshot::InFlight;
+use super::tail::{IN_MEMORY, Messages, TailWriter};
 
 /// The messages that the consumer has not committed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Tail {
-    /// By drop. Messages that are no claims are left to the consumer, which makes dead letters of
-    /// them.
-    pub by_drop: HashMap<DropId, Vec<InFlight>>,
+    /// Messages that are no claims are left to the consumer, which makes dead letters of them.
+    pub(super) messages: Arc<Messages>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
-    /// By partition.
     pub partitions: Vec<Unread>,
     /// What a person should know of the topic itself.
     pub problems: Vec<String>,
@@ -119,6 +116,7 @@ impl TopicReader {
             assignment.add_partition_offset(&self.settings.topic, range.partition, Offset::Offset(range.from))?;
         }
         consumer.assign(&assignment)?;
+        let (mut writer, mut kept) = (TailWriter::new(IN_MEMORY), Ok(()));
         let read = read_to_the_ends(
             consumer,
             &self.settings.topic,
@@ -127,13 +125,15 @@ impl TopicReader {
             || self.moves(),
             |message| {
                 tail.unread += 1;
-                if let Ok(event) = ClaimEvent::decode(message.payload().unwrap_or_default()) {
-                    let claim = InFlight { slot: event.slot, user: event.user_id, claimed_at: event.claimed_at };
-                    tail.by_drop.entry(event.drop_id).or_default().push(claim);
+                let event = ClaimEvent::decode(message.payload().unwrap_or_default());
+                if let (Ok(event), Ok(())) = (event, &kept) {
+                    kept = writer.push(&event);
                 }
             },
         );
         consumer.unassign()?;
+        kept.with_context(|| format!("{} cannot take what memory has no room for", std::env::temp_dir().display()))?;
+        tail.messages = Arc::new(writer.finish());
         match read? {
             0 => Ok(tail),
             left => bail!("the topic's unread messages could not be read in time; {left} partitions are left"),

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::mysql::Db;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::runner::{PassResult, Passes};
-use super::schedule::{self, Attempt, Event, Schedule};
+use super::schedule::{self, Attempt, Event, Missed, Schedule};
+use super::{PassResult, Passes};
 use crate::notify::{MissedRun, Notifier};
-use crate::pass::{PassError, Request};
-use crate::record;
+use crate::pass::{Due, PassError, Request};
 use crate::report::{Status, Trigger};
 
 pub(super) struct BySchedule {
@@ -23,8 +22,6 @@ pub(super) struct BySchedule {
     notifier: Notifier,
     /// The deep one first: its pass does what the other would have done.
     schedules: Vec<Schedule>,
-    /// How late is missed.
-    tolerance: TimeDelta,
     /// A pass runs at the start, late or not.
     trigger: Trigger,
     under_way: Option<UnderWay>,
@@ -38,14 +35,8 @@ struct UnderWay {
 }
 
 impl BySchedule {
-    pub(super) fn new(
-        db: Db,
-        passes: Passes,
-        notifier: Notifier,
-        schedules: Vec<Schedule>,
-        tolerance: TimeDelta,
-    ) -> Self {
-        Self { db, passes, notifier, schedules, tolerance, trigger: Trigger::Startup, under_way: None }
+    pub(super) fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<Schedule>) -> Self {
+        Self { db, passes, notifier, schedules, trigger: Trigger::Startup, under_way: None }
     }
 
     pub(super) async fn run(mut self, crons: &[(Event, &str)], stop: CancellationToken) -> anyhow::Result<()> {
@@ -70,25 +61,28 @@ impl BySchedule {
         crate::metrics::pass_age(self.passes.age());
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
-            let is_late = self.schedules[at].missed_since(now, self.tolerance).is_some();
-            if is_late || self.schedules[at].due_since(now).is_some() {
+            let is_late = self.schedules[at].missed_since(now).is_some();
+            // Nobody else runs one beside a pass of this process, which tells itself how it ended.
+            if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some()) {
                 self.schedules[at].recall(&self.db, now).await;
             }
             self.mail_missed(at, now).await;
             let is_first = self.trigger == Trigger::Startup && self.schedules[at].event == Event::Reconcile;
             match self.schedules[at].due_since(now) {
                 Some(due) if self.schedules[at].event == Event::Digest => self.digest(at, due, now).await,
-                due if due.is_some() || is_first => self.begin(self.schedules[at].event, now),
+                due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
                 _ => {}
             }
         }
     }
 
-    fn begin(&mut self, event: Event, began: DateTime<Utc>) {
+    fn begin(&mut self, at: usize, is_due: bool, began: DateTime<Utc>) {
         if self.under_way.is_some() {
             return;
         }
-        let request = Request { deep: event == Event::Deep, ..Request::new(self.trigger) };
+        let event = self.schedules[at].event;
+        let due = Due { last: is_due.then_some(self.schedules[at].last), counts_for: event.counts_for() };
+        let request = Request { deep: event == Event::Deep, due: Some(due), ..Request::new(self.trigger) };
         match self.passes.start(request) {
             Ok((run_id, answer)) => {
                 tracing::debug!(run_id, schedule = event.setting(), "pass begins");
@@ -106,22 +100,23 @@ impl BySchedule {
             Some(Ok(run)) if run.status == Status::Failed => Attempt::Failed(run.error.unwrap_or_default()),
             Some(Ok(_)) => Attempt::Ran,
             Some(Err(error @ PassError::NotFound(_))) => Attempt::Failed(error.to_string()),
+            Some(Err(PassError::Made)) => return self.recall(event, now).await,
             Some(Err(PassError::Busy)) | None => Attempt::Busy,
         };
         if attempt == Attempt::Busy {
             self.note_holder(event).await;
         }
-        // A deep pass examined what the other would have.
-        let done = |schedule: &&mut Schedule| {
-            schedule.event == event
-                || event == Event::Deep && schedule.event == Event::Reconcile && attempt == Attempt::Ran
-        };
-        for schedule in self.schedules.iter_mut().filter(done) {
+        let counted: &[_] = if attempt == Attempt::Ran { event.counts_for() } else { &[event.state_name()] };
+        for schedule in self.schedules.iter_mut().filter(|schedule| counted.contains(&schedule.event.state_name())) {
             schedule.note(attempt.clone(), began, now);
-            if attempt == Attempt::Ran
-                && let Err(error) = record::remember(&self.db, schedule.event.state_name(), now).await
-            {
-                tracing::warn!(%error, schedule = schedule.event.setting(), "that it ran could not be noted");
+        }
+    }
+
+    /// Another process has made the run.
+    async fn recall(&mut self, event: Event, now: DateTime<Utc>) {
+        for schedule in &mut self.schedules {
+            if event.counts_for().contains(&schedule.event.state_name()) {
+                schedule.recall(&self.db, now).await;
             }
         }
     }
@@ -141,18 +136,18 @@ impl BySchedule {
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        let Some(expected_at) = self.schedules[at].missed_since(now, self.tolerance) else { return };
-        if self.schedules[at].is_mailed {
+        if self.schedules[at].untold(now).is_none() {
             return;
         }
         self.note_holder(self.schedules[at].event).await;
         let schedule = &mut self.schedules[at];
-        let (setting, because) = (schedule.event.setting(), schedule.because.clone());
-        let missed = MissedRun { schedule: setting.to_owned(), expected_at, noticed_at: now, because };
-        match self.notifier.missed_run(missed).await {
+        let Some(Missed { due, because }) = schedule.untold(now) else { return };
+        let setting = schedule.event.setting();
+        let missed = MissedRun { schedule: setting.to_owned(), expected_at: due, noticed_at: now, because };
+        match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
-                tracing::warn!(schedule = setting, due = %expected_at.to_rfc3339(), because = schedule.because, "a scheduled run is late");
-                schedule.is_mailed = true;
+                tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
+                schedule.told(now);
             }
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");

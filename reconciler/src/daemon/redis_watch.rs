@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use firstcome_shared::redis::Redis;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::runner;
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::{Run, Status, Trigger};
@@ -16,7 +16,7 @@ use crate::report::{Run, Status, Trigger};
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How often Redis is asked whether it still has what admission needs.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Watches Redis until `stop`.
 pub(super) async fn watch(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
@@ -61,6 +61,23 @@ async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &Cancell
     tracing::warn!(run_id, "admission is closed: Redis may have lost data; verifying at once");
     let request = Request { reopening: true, ..Request::new(Trigger::Startup) };
     let run = reconciler.pass(&request, &run_id, stop).await?;
-    runner::ended(&run, started, notifier).await;
+    super::ended(&run, started, notifier).await;
     Ok(run)
+}
+
+/// Tells the notifier once a second whether admission is open, until `stop`. A Redis that does not
+/// answer admits nobody.
+pub(super) async fn watch_admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let is_open = redis.gate_is_open().await.unwrap_or(false);
+        if let Err(error) = notifier.admission(is_open, Utc::now()).await {
+            tracing::debug!(error = format!("{error:#}"), "the mail about admission is not in the outbox yet");
+        }
+    }
 }

@@ -39,11 +39,23 @@ impl Event {
     }
 
     /// Name in `reconciler_state` of when it last ran, in any process.
-    pub fn state_name(self) -> &'static str {
+    pub const fn state_name(self) -> &'static str {
         match self {
             Self::Reconcile => "last_run:reconcile",
             Self::Deep => "last_run:deep",
             Self::Digest => LAST_DIGEST,
+        }
+    }
+
+    /// Names of the schedules that have run when its pass ended: a deep pass examines what the
+    /// other would have.
+    pub fn counts_for(self) -> &'static [&'static str] {
+        const RECONCILE: &str = Event::Reconcile.state_name();
+        const DEEP: &str = Event::Deep.state_name();
+        match self {
+            Self::Reconcile => &[RECONCILE],
+            Self::Deep => &[DEEP, RECONCILE],
+            Self::Digest => &[LAST_DIGEST],
         }
     }
 }
@@ -83,31 +95,52 @@ const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after an attempt that failed, where the schedule itself is not sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
+/// A run that was not made in time, and why, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    pub due: DateTime<Utc>,
+    pub because: Option<String>,
+}
+
 /// One schedule, with what is due and what was done.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pub event: Event,
     cron: Cron,
+    /// How late is missed.
+    tolerance: TimeDelta,
     /// When its run last ended, in any process, as far as is known.
-    last: DateTime<Utc>,
+    pub last: DateTime<Utc>,
     /// When the last attempt began, if it failed. Failures have their own mail.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
     /// Why it has not run yet.
     pub because: Option<String>,
     /// That it is late was mailed.
-    pub is_mailed: bool,
+    is_mailed: bool,
+    /// A run that ended, but too late, and nobody was told while it was due.
+    ended_late: Option<Missed>,
 }
 
 impl Schedule {
     /// A schedule whose run last ended at `last`.
-    pub fn new(event: Event, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
+    pub fn new(event: Event, text: &str, last: DateTime<Utc>, tolerance: TimeDelta) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
-        Ok(Self { event, cron, last, failed_from: None, retry_at: None, because: None, is_mailed: false })
+        Ok(Self {
+            event,
+            cron,
+            tolerance,
+            last,
+            failed_from: None,
+            retry_at: None,
+            because: None,
+            is_mailed: false,
+            ended_late: None,
+        })
     }
 
     /// As it stands in MySQL; one that never ran counts from now.
-    pub(super) async fn load(db: &Db, event: Event, text: &str) -> anyhow::Result<Self> {
+    pub(super) async fn load(db: &Db, event: Event, text: &str, tolerance: TimeDelta) -> anyhow::Result<Self> {
         let last = if let Some(at) = record::recall(db, event.state_name()).await? {
             at
         } else {
@@ -115,7 +148,7 @@ impl Schedule {
             record::remember(db, event.state_name(), now).await?;
             now
         };
-        Self::new(event, text, last)
+        Self::new(event, text, last, tolerance)
     }
 
     /// The first run that is due and has not been made.
@@ -124,13 +157,26 @@ impl Schedule {
         (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
     }
 
-    /// The first run that should have been and is later than `tolerance`. One that was tried and
+    /// The first run that should have been and is later than tolerated. One that was tried and
     /// failed is not late.
-    pub fn missed_since(&self, now: DateTime<Utc>, tolerance: TimeDelta) -> Option<DateTime<Utc>> {
+    pub fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from =
             self.failed_from.filter(|_| self.event == Event::Reconcile).map_or(self.last, |at| at.max(self.last));
         let due = self.cron.find_next_occurrence(&from, false).ok()?;
-        (due + tolerance < now).then_some(due)
+        (due + self.tolerance < now).then_some(due)
+    }
+
+    /// What nobody was told yet.
+    pub fn untold(&self, now: DateTime<Utc>) -> Option<Missed> {
+        let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
+        self.ended_late.clone().or_else(|| is_due().map(|due| Missed { due, because: self.because.clone() }))
+    }
+
+    /// `untold` was mailed.
+    pub fn told(&mut self, now: DateTime<Utc>) {
+        if self.ended_late.take().is_none() {
+            self.is_mailed = self.missed_since(now).is_some();
+        }
     }
 
     /// A clock that was set back must not silence the schedule until it has caught up.
@@ -142,18 +188,25 @@ impl Schedule {
     /// Another process may have made the run. An instant from the future is another clock's mistake.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) {
         match record::recall(db, self.event.state_name()).await {
-            Ok(Some(at)) if at <= now && at > self.last => self.note(Attempt::Ran, at, at),
+            Ok(Some(at)) if at <= now && at > self.last => self.ran(at),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, schedule = self.event.setting(), "when it last ran cannot be read"),
         }
     }
 
-    /// Notes how an attempt ended.
+    /// A run ended.
+    fn ran(&mut self, ended: DateTime<Utc>) {
+        (self.last, self.failed_from, self.retry_at) = (ended, None, None);
+        (self.because, self.is_mailed) = (None, false);
+    }
+
+    /// How an attempt of this process ended. A process that was held still in mid-pass ends it late,
+    /// maybe before anybody looked at the time.
     pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             Attempt::Ran => {
-                (self.last, self.failed_from, self.because, self.is_mailed) = (ended, None, None, false);
-                None
+                self.ended_late = self.untold(ended);
+                return self.ran(ended);
             }
             Attempt::Busy => Some(ended + AFTER_BUSY),
             Attempt::Failed(reason) => {
@@ -189,8 +242,12 @@ mod tests {
         DateTime::from_str(text).unwrap()
     }
 
+    fn schedule(event: Event, text: &str, last: &str) -> Schedule {
+        Schedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
+    }
+
     fn deep() -> Schedule {
-        Schedule::new(Event::Deep, "0 0 3 * * *", at("2026-01-01T03:00:05Z")).unwrap()
+        schedule(Event::Deep, "0 0 3 * * *", "2026-01-01T03:00:05Z")
     }
 
     #[test]
@@ -203,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_run_is_missed_once_it_is_later_than_tolerated() {
-        let missed = |now| deep().missed_since(at(now), TimeDelta::minutes(5));
+        let missed = |now| deep().missed_since(at(now));
         assert_eq!(missed("2026-01-01T23:00:00Z"), None);
         assert_eq!(missed("2026-01-02T03:04:00Z"), None);
         assert_eq!(missed("2026-01-02T03:06:00Z"), Some(at("2026-01-02T03:00:00Z")));
@@ -223,31 +280,48 @@ mod tests {
             schedule.note(Attempt::Busy, tried, tried);
             assert_eq!(schedule.due_since(tried + TimeDelta::seconds(4)), None, "not at once again");
         }
-        assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z"), TimeDelta::minutes(5)), due);
+        assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z")), due);
         let tried = at("2026-01-02T03:10:00Z");
         schedule.note(Attempt::Failed("MySQL is away".into()), tried, tried);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
         assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
-        assert_eq!(schedule.missed_since(tried, TimeDelta::minutes(5)), due, "no other mail says that it is lost");
+        assert_eq!(schedule.missed_since(tried), due, "no other mail says that it is lost");
         schedule.note(Attempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
-        assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z"), TimeDelta::minutes(5)), None);
+        assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
     }
 
     #[test]
     fn a_frequent_pass_that_fails_is_not_late_and_one_that_hangs_is() {
-        let mut schedule = Schedule::new(Event::Reconcile, "*/10 * * * * *", at("2026-01-01T03:00:00Z")).unwrap();
-        let tolerance = TimeDelta::minutes(5);
+        let mut schedule = schedule(Event::Reconcile, "*/10 * * * * *", "2026-01-01T03:00:00Z");
         let tried = at("2026-01-01T04:00:00Z");
         schedule.note(Attempt::Failed("Redis is away".into()), tried, tried);
-        assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1), tolerance), None);
-        assert!(schedule.missed_since(tried + TimeDelta::minutes(6), tolerance).is_some());
+        assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
+        assert!(schedule.missed_since(tried + TimeDelta::minutes(6)).is_some());
         assert!(schedule.due_since(tried + TimeDelta::seconds(10)).is_some(), "its own next time is sooner");
     }
 
     #[test]
+    fn a_run_that_ended_too_late_is_told_once() {
+        let mut schedule = deep();
+        let due = at("2026-01-02T03:00:00Z");
+        let (began, ended) = (due, at("2026-01-02T03:06:00Z"));
+        schedule.note(Attempt::Ran, began, ended);
+        assert_eq!(schedule.untold(ended), Some(Missed { due, because: None }), "nobody looked while it was due");
+        schedule.told(ended);
+        assert_eq!(schedule.untold(ended), None);
+        let mut schedule = deep();
+        assert!(schedule.untold(ended).is_some(), "while it is due");
+        schedule.told(ended);
+        assert_eq!(schedule.untold(ended), None, "once");
+        schedule.note(Attempt::Ran, began, ended);
+        assert_eq!(schedule.untold(ended), None, "it was told before it ended");
+        assert!(schedule.untold(at("2026-01-03T03:06:00Z")).is_some(), "the next one");
+    }
+
+    #[test]
     fn a_clock_that_was_set_back_silences_nothing() {
-        let mut schedule = Schedule::new(Event::Reconcile, "*/30 * * * * *", at("2026-01-01T05:00:00Z")).unwrap();
+        let mut schedule = schedule(Event::Reconcile, "*/30 * * * * *", "2026-01-01T05:00:00Z");
         schedule.note(Attempt::Busy, at("2026-01-01T05:00:00Z"), at("2026-01-01T05:00:00Z"));
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);

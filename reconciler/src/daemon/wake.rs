@@ -8,7 +8,7 @@ use firstcome_shared::redis::Redis;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::runner::Passes;
+use super::Passes;
 use crate::pass::{PassError, Request};
 use crate::report::Trigger;
 

@@ -3,18 +3,17 @@
 //! it may run twice, at any moment, beside live traffic and another reconciler. The test at the end
 //! fails where another room calls a function that writes.
 
-mod drops;
-pub mod fencing;
 #[cfg(test)]
 mod law;
 mod redis;
 mod revocations;
 mod rows;
 
-pub(crate) use drops::{
-    delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal, unseal_where_named,
+pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
+pub(crate) use rows::{
+    Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal,
+    unseal_where_named,
 };
-pub(crate) use revocations::restore_revocations;
 
 use std::collections::HashSet;
 
@@ -23,12 +22,13 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::fencing::Generation;
+use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::Given;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::DropHeader;
@@ -80,7 +80,7 @@ pub struct Executor<'a> {
     pub(crate) run_id: &'a str,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
-    pub(crate) generation: Option<Generation>,
+    pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
     restored: &'a Restored,
@@ -110,7 +110,7 @@ impl<'a> Executor<'a> {
             run_id,
             stop,
             keys,
-            generation: header.generation.clone(),
+            generation: OnceCell::new_with(header.generation.clone()),
             left: 0,
             restored,
         }
@@ -171,7 +171,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    async fn one(&mut self, item: &Planned) -> Result<Attempt, ExecuteError> {
+    async fn one(&self, item: &Planned) -> Result<Attempt, ExecuteError> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::Rebuild(holdings) => self.rebuild(holdings).await,

@@ -1,14 +1,17 @@
-//! Repairs in Redis.
+//! Repairs in Redis, and the fencing tokens that it loses together with its data or its process.
 
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::UserId;
+use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::Claim;
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::gate::{CouponFence, Gate, Generation, Life};
+use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::reads::is_about_data;
 use firstcome_shared::redis::repair::{Done, Given, Holding, PutBack};
+use firstcome_shared::redis::{Redis, RedisError};
+use futures_util::future::join_all;
 
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
@@ -20,16 +23,12 @@ const PROMOTED_AT_ONCE: u32 = 1_000;
 const EMPTIED: &str = "Redis was emptied meanwhile; the next pass looks again";
 
 impl Executor<'_> {
-    async fn generation(&mut self) -> Result<Generation, ExecuteError> {
-        if let Some(known) = &self.generation {
-            return Ok(known.clone());
-        }
-        let made = self.redis.ensure_generation(self.facts.coupon.id).await?;
-        self.generation = Some(made.clone());
-        Ok(made)
+    async fn generation(&self) -> Result<Generation, ExecuteError> {
+        let made = self.generation.get_or_try_init(|| self.redis.ensure_generation(self.facts.coupon.id));
+        Ok(made.await?.clone())
     }
 
-    pub(super) async fn write_meta(&mut self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn write_meta(&self) -> Result<Attempt, ExecuteError> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
             return Ok(Attempt::Changed("the drop is gone".into()));
         };
@@ -61,9 +60,9 @@ impl Executor<'_> {
 
     /// Everything known goes back, then the counter is made to add up, and only then does `meta`
     /// let admission see the drop.
-    pub(super) async fn rebuild(&mut self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn rebuild(&self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
-        super::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
+        super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {
@@ -105,7 +104,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn repair_count(&mut self) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn repair_count(&self) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.repair_count(&self.keys, &generation).await? {
             Done::Applied(0) => Attempt::Done(None),
@@ -115,7 +114,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn put_back(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
             .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
@@ -135,7 +134,7 @@ impl Executor<'_> {
 
     /// Another slot, with its row; without one, the head of the waiting list and the list of broken
     /// promises.
-    pub(super) async fn move_person(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn move_person(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
@@ -165,7 +164,7 @@ impl Executor<'_> {
         }
     }
 
-    pub(super) async fn withdraw(&mut self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn withdraw(&self, user: &UserId, from: i64) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         Ok(match self.redis.withdraw(&self.keys, &generation, self.drop_id(), user, from, false).await? {
             Done::Applied(()) => Attempt::Done(None),
@@ -174,7 +173,7 @@ impl Executor<'_> {
         })
     }
 
-    pub(super) async fn bring_to_front(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn bring_to_front(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let person = |item: &Planned| match &item.action {
             Action::ToFront { user, slot } => Some((user.clone(), *slot)),
             _ => None,
@@ -189,7 +188,7 @@ impl Executor<'_> {
     }
 
     /// `false`: Redis was emptied meanwhile.
-    async fn put_to_front(&mut self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
+    async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
         let (generation, scope) = (self.generation().await?, (self.drop_id(), self.facts.once_per()));
         for some in people.chunks(AT_ONCE) {
             if let Done::Stale = self.redis.to_front(&self.keys, &generation, scope, some).await? {
@@ -239,7 +238,7 @@ impl Executor<'_> {
     }
 
     pub(super) async fn readmit(
-        &mut self,
+        &self,
         id: i64,
         user: &UserId,
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
@@ -264,7 +263,7 @@ impl Executor<'_> {
     }
 
     /// What became of each; `None` where Redis was emptied meanwhile.
-    pub(super) async fn put_back_all(&mut self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
+    pub(super) async fn put_back_all(&self, holdings: &[Holding]) -> Result<Option<Vec<PutBack>>, ExecuteError> {
         let generation = self.generation().await?;
         let once_per = self.facts.once_per();
         Ok(match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, holdings).await? {
@@ -273,3 +272,52 @@ impl Executor<'_> {
         })
     }
 }
+
+/// Begins a life of Redis after a loss. `None`: the server is another by now.
+pub(crate) async fn begin_life(redis: &Redis, seen: &Gate) -> Result<Option<Life>, RedisError> {
+    redis.begin_life(seen).await
+}
+
+/// Opens coupons that were verified. `false`: Redis lost data since.
+pub(crate) async fn open_coupons(
+    redis: &Redis,
+    coupons: &[(CouponId, Generation)],
+    life: &Life,
+) -> Result<bool, RedisError> {
+    redis.open_coupons(coupons, life).await
+}
+
+/// Opens the gate to the coupons that are verified. `false`: Redis lost data since.
+pub(crate) async fn open_gate(redis: &Redis, life: &Life) -> Result<bool, RedisError> {
+    crash_point(Point::GateDue);
+    let is_open = redis.open_gate(life).await?;
+    crash_point(Point::GateOpened);
+    Ok(is_open)
+}
+
+/// The fences of coupons; a generation is made where there is none, but for a dry run.
+pub(crate) async fn fences(
+    redis: &Redis,
+    coupons: &[CouponId],
+    dry_run: bool,
+) -> Result<HashMap<CouponId, CouponFence>, RedisError> {
+    let mut fences: HashMap<_, _> = coupons.iter().copied().zip(redis.coupon_fences(coupons).await?).collect();
+    let is_missing = |coupon: &&CouponId| fences[*coupon].generation.is_none() && !dry_run;
+    let missing: Vec<CouponId> = coupons.iter().filter(is_missing).copied().collect();
+    for some in missing.chunks(FENCES_AT_ONCE) {
+        let made = join_all(some.iter().map(|coupon| redis.ensure_generation(*coupon))).await;
+        for (coupon, made) in some.iter().zip(made) {
+            let generation = match made {
+                Ok(generation) => Some(generation),
+                // A key of another type by that name: nothing of this coupon can be repaired.
+                Err(error) if is_about_data(&error) => None,
+                Err(error) => return Err(error),
+            };
+            fences.entry(*coupon).or_default().generation = generation;
+        }
+    }
+    Ok(fences)
+}
+
+/// Coupons asked for at the same time.
+const FENCES_AT_ONCE: usize = 500;

@@ -1,6 +1,9 @@
 //! Revocations that a crash or a loss of Redis has left half done, and their dead letters.
 
+use std::collections::HashSet;
+
 use firstcome_shared::coupon::Coupon;
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::Redis;
@@ -10,7 +13,7 @@ use crate::collect::snapshot::HalfRevoked;
 
 impl Executor<'_> {
     /// The steps of revoking from the one on that is missing (docs/decisions/0013-revoking.md).
-    pub(super) async fn revoke(&mut self, half: &HalfRevoked) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<Attempt, ExecuteError> {
         let (revocation, once_per) = (&half.revocation, self.facts.once_per());
         if half.has_row {
             self.db.take_out_row(revocation.clone(), once_per).await?;
@@ -25,7 +28,7 @@ impl Executor<'_> {
         Ok(Attempt::Done(None))
     }
 
-    pub(super) async fn resolve_revoked(&mut self, id: i64) -> Result<Attempt, ExecuteError> {
+    pub(super) async fn resolve_revoked(&self, id: i64) -> Result<Attempt, ExecuteError> {
         let detail = "its claim was given back or revoked".to_owned();
         self.resolve(Resolution { id, how: "revoked", detail }).await?;
         Ok(Attempt::Done(None))
@@ -34,7 +37,7 @@ impl Executor<'_> {
 
 /// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put back
 /// after a loss, and before it opens.
-pub(crate) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
     let mut after = 0;
     loop {
         let page = db.revocations_after(coupon.id, None, after).await?;
@@ -43,4 +46,18 @@ pub(crate) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon)
         let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
         redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
     }
+}
+
+/// [`restore_revocations`] for coupons of which few have any.
+pub(super) async fn restore_revocations_of(
+    db: &Db,
+    redis: &Redis,
+    coupons: impl Iterator<Item = &Coupon> + Clone,
+) -> Result<(), ExecuteError> {
+    let with_any = db.coupons_with_revocations(coupons.clone().map(|coupon| coupon.id).collect()).await?;
+    let with_any: HashSet<CouponId> = with_any.into_iter().collect();
+    for coupon in coupons.filter(|coupon| with_any.contains(&coupon.id)) {
+        restore_revocations(db, redis, coupon).await?;
+    }
+    Ok(())
 }

@@ -1,20 +1,30 @@
-//! Repairs in MySQL.
+//! Repairs in MySQL, and drops as a whole: made ahead of their opening, sealed, unsealed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use chrono::Utc;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{OncePer, Slot, UserId};
-use firstcome_shared::mysql::DbError;
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::drops;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::{Claim, IssuedRow};
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Holding, PutBack};
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::mpsc;
 
+use super::revocations::restore_revocations_of;
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
+use crate::stores::Stores;
 
 impl Executor<'_> {
     /// Rows for many people, one statement for all of them.
-    pub(super) async fn issue(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn issue(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let claim = |item: &Planned| if let Action::Issue(claim) = &item.action { Some(claim.clone()) } else { None };
         let rows: Vec<(Claim, Option<i64>)> = run.iter().filter_map(claim).map(|claim| (claim, None)).collect();
         self.write_rows(&rows).await
@@ -62,36 +72,71 @@ impl Executor<'_> {
         })
     }
 
-    /// Dead letters become rows in their slots, in batches. Everybody is put back first, so that
-    /// the counter is repaired once, and not for each.
-    pub(super) async fn issue_dead_letters(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    /// Dead letters become rows in their slots, in batches: while the rows of some are written, the
+    /// next people are put back. Nobody is put back later than necessary, since a slot that is
+    /// skipped closes the drop until all are and the counter is repaired, once.
+    pub(super) async fn issue_dead_letters(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let letters: Vec<Letter> = run.iter().filter_map(Letter::of).collect();
-        let mut attempts: Vec<Option<Attempt>> = vec![None; letters.len()];
+        let batches: Vec<&[Letter]> = letters.chunks(AT_ONCE).collect();
+        let (decided, mut to_write) = mpsc::channel(batches.len().max(1));
+        let written = stream::poll_fn(|context| to_write.poll_recv(context))
+            .map(|(at, attempts)| self.write_letters(batches[at], attempts))
+            .buffered(WRITERS)
+            .try_concat();
+        // Both to their ends: an error of the writers must not keep the counter from being repaired.
+        let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);
+        admitted.and(written)
+    }
+
+    /// Puts people back, and hands on the number of each batch with what is decided in it already.
+    async fn admit_letters(
+        &self,
+        batches: &[&[Letter<'_>]],
+        decided: mpsc::Sender<(usize, Vec<Option<Attempt>>)>,
+    ) -> Result<(), ExecuteError> {
+        let held = stream::iter(0..batches.len()).map(|at| self.resolve_letters_held(at, batches[at]));
+        let mut held = std::pin::pin!(held.buffered(2));
         let mut slots_were_skipped = false;
-        for (some, attempts) in letters.chunks(AT_ONCE).zip(attempts.chunks_mut(AT_ONCE)) {
+        while let Some((at, mut attempts)) = held.try_next().await? {
             self.must_go_on()?;
-            let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
-            attempts.clone_from_slice(&self.resolve_held(&people).await?);
-            slots_were_skipped |= self.admit_in_slots(some, attempts).await?;
+            slots_were_skipped |= self.admit_in_slots(batches[at], &mut attempts).await?;
+            if decided.send((at, attempts)).await.is_err() {
+                break;
+            }
         }
         if slots_were_skipped {
             self.repair_count().await?;
         }
-        for (some, attempts) in letters.chunks(AT_ONCE).zip(attempts.chunks_mut(AT_ONCE)) {
-            self.must_go_on()?;
-            let open = some.iter().zip(attempts.iter()).filter(|(_, attempt)| attempt.is_none());
-            let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
-            let mut written = self.write_rows(&rows).await?.into_iter();
-            crash_point(Point::RowReissued);
-            attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
-        }
+        Ok(())
+    }
+
+    async fn resolve_letters_held(
+        &self,
+        at: usize,
+        some: &[Letter<'_>],
+    ) -> Result<(usize, Vec<Option<Attempt>>), ExecuteError> {
+        let people: Vec<_> = some.iter().map(|letter| (letter.id, &letter.claim.user_id)).collect();
+        Ok((at, self.resolve_held(&people).await?))
+    }
+
+    async fn write_letters(
+        &self,
+        some: &[Letter<'_>],
+        mut attempts: Vec<Option<Attempt>>,
+    ) -> Result<Vec<Attempt>, ExecuteError> {
+        self.must_go_on()?;
+        let open = some.iter().zip(&attempts).filter(|(_, attempt)| attempt.is_none());
+        let rows: Vec<_> = open.map(|(letter, _)| (letter.claim.clone(), Some(letter.id))).collect();
+        let mut written = self.write_rows(&rows).await?.into_iter();
+        crash_point(Point::RowReissued);
+        attempts.iter_mut().filter(|attempt| attempt.is_none()).for_each(|attempt| *attempt = written.next());
         Ok(attempts.into_iter().map(|attempt| attempt.unwrap_or(Attempt::Reported)).collect())
     }
 
     /// Gives people in Redis the slots of their dead letters, where none has been decided on yet.
     /// Gives whether a slot was skipped, perhaps: one beyond the counter frees those below it.
     async fn admit_in_slots(
-        &mut self,
+        &self,
         letters: &[Letter<'_>],
         attempts: &mut [Option<Attempt>],
     ) -> Result<bool, ExecuteError> {
@@ -114,7 +159,7 @@ impl Executor<'_> {
         Ok(words.is_some_and(|words| words.contains(&PutBack::Applied)))
     }
 
-    pub(super) async fn resolve_duplicates(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+    pub(super) async fn resolve_duplicates(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let duplicate =
             |item: &'_ Planned| if let Action::ResolveDuplicate { id, .. } = &item.action { Some(*id) } else { None };
         let letters: Vec<_> = run.iter().filter_map(|item| Some((duplicate(item)?, item.user.as_ref()?))).collect();
@@ -156,6 +201,9 @@ impl Executor<'_> {
     }
 }
 
+/// Batches whose rows are written at the same time.
+const WRITERS: usize = 2;
+
 /// A dead letter that becomes a row.
 struct Letter<'p> {
     id: i64,
@@ -177,4 +225,123 @@ impl<'p> Letter<'p> {
 
 fn issued(id: i64, slot: Slot) -> Resolution {
     Resolution { id, how: "issued", detail: format!("issued in slot {slot}") }
+}
+
+/// Makes the drops that schedules ask for, and brings the catalogue up to date.
+pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Drop>)]) -> Result<(), DbError> {
+    for (coupon, own) in catalogue {
+        match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
+            Ok(0) => {}
+            Ok(made) => {
+                tracing::info!(coupon_id = coupon.id.0, made, "drops made ahead");
+                if let Some((_, fresh)) = stores.db.coupon(coupon.id).await? {
+                    *own = fresh;
+                }
+            }
+            Err(error) => tracing::warn!(coupon_id = coupon.id.0, %error, "drops could not be made ahead"),
+        }
+    }
+    Ok(())
+}
+
+/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
+/// while. `false`: an operator has moved its closing meanwhile, or something of it was revoked.
+pub(crate) async fn seal(
+    stores: &Stores,
+    drop: &Drop,
+    (rows, revocations): (u64, u64),
+    keys_ttl: std::time::Duration,
+) -> Result<bool, ExecuteError> {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
+    if sealed {
+        stores.redis.expire_drop(&stores.redis.keys(drop.coupon_id, drop.id), keys_ttl).await?;
+    }
+    Ok(sealed)
+}
+
+/// Whether a coupon that an operator is changing right now is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    None,
+    Waits,
+}
+
+/// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
+/// have come back with an older revision: a write that was held up through the loss would undo a
+/// later one. Before them their revocations: they open next. Gives the coupons that were not left out.
+pub(crate) async fn renew_settings(
+    stores: &Stores,
+    coupons: &[CouponId],
+    patience: Patience,
+) -> Result<HashSet<CouponId>, ExecuteError> {
+    let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
+    let seen = coupons.iter().copied().zip(seen);
+    let mut taken = Vec::new();
+    match patience {
+        Patience::None => taken = stores.db.take_revisions(seen.collect()).await?,
+        Patience::Waits => {
+            for (coupon, seen) in seen {
+                taken.extend(stores.db.take_revision(coupon, seen).await?);
+            }
+        }
+    }
+    let mut settings = Vec::new();
+    for (coupon, drops) in &taken {
+        let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+        settings.extend(
+            unsealed.map(|drop| (stores.redis.keys(coupon.id, drop.id), coupon.revision, DropMeta::of(coupon, drop))),
+        );
+    }
+    restore_revocations_of(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
+    try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
+    Ok(taken.iter().map(|(coupon, _)| coupon.id).collect())
+}
+
+/// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
+/// all.
+pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
+    let unsealed = db.unseal_drops_of_dead_letters().await? + db.unseal_drops_of_broken_promises().await?;
+    if unsealed > 0 {
+        tracing::warn!(unsealed, "sealed drops are compared again: a dead letter or a broken promise is of them");
+    }
+    Ok(())
+}
+
+/// Deletes dead letters that were resolved long ago.
+pub(crate) async fn delete_resolved_dead_letters(db: &Db, kept: std::time::Duration) -> Result<(), DbError> {
+    let deleted = db.delete_resolved_dead_letters(kept).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "dead letters that were resolved long ago are deleted");
+    }
+    Ok(())
+}
+
+/// Notes that broken promises are mended: their people have rows by now, in whatever way they came.
+pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(), DbError> {
+    if !people.is_empty() {
+        tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");
+    }
+    db.mend_broken_promises(drop, people).await
+}
+
+/// Rows read at a time.
+const ROWS_AT_ONCE: i64 = 5_000;
+
+/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis
+/// included: else they could get a second one in the next drop.
+///
+/// # Errors
+/// [`ExecuteError`]; some may have been added.
+pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+    if coupon.once_per != OncePer::Coupon {
+        return Ok(());
+    }
+    let mut after = String::new();
+    loop {
+        let people = db.holders_after(coupon.id, after.clone(), ROWS_AT_ONCE).await?;
+        let Some((last, ..)) = people.last() else { return Ok(()) };
+        after.clone_from(last);
+        redis.add_claimants(coupon.id, &people).await?;
+    }
 }

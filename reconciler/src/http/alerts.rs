@@ -1,15 +1,16 @@
 //! Alerts: list, acknowledge, silence.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::http::{Problem, json};
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::runs::unavailable;
+use super::runs::{unavailable, within};
 use super::{App, invalid};
 use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 
@@ -38,7 +39,7 @@ pub(super) async fn list(
     if let Some(other) = query.status.as_deref().filter(|s| !["firing", "resolved", "told"].contains(s)) {
         return Err(invalid(format!("status is firing, resolved or told, not {other:?}")));
     }
-    let page = notify::list(&app.stores.db, query.status, query.before, query.limit.unwrap_or(100)).await;
+    let page = notify::list(&app.stores.db, query.status, query.before, within(query.limit, 100, 500)?).await;
     page.map(Json).map_err(unavailable)
 }
 
@@ -68,10 +69,12 @@ pub(super) struct Acknowledge {
 pub(super) async fn acknowledge(
     State(app): State<App>,
     Path(id): Path<String>,
+    Extension(operator): Extension<Operator>,
     body: Bytes,
 ) -> Result<Json<ListedAlert>, Problem> {
     let body: Acknowledge = json::read(&body).map_err(invalid)?;
-    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    let now = Utc::now();
+    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, now, operator).await.map(Json).map_err(refused)
 }
 
 /// Until when, and who.
@@ -104,10 +107,12 @@ pub(super) struct Silence {
 pub(super) async fn silence(
     State(app): State<App>,
     Path(id): Path<String>,
+    Extension(operator): Extension<Operator>,
     body: Bytes,
 ) -> Result<Json<ListedAlert>, Problem> {
     let body: Silence = json::read(&body).map_err(invalid)?;
-    notify::silence(&app.stores.db, number(&id)?, body.until, &body.by, Utc::now()).await.map(Json).map_err(refused)
+    let (db, now) = (&app.stores.db, Utc::now());
+    notify::silence(db, number(&id)?, body.until, &body.by, now, operator).await.map(Json).map_err(refused)
 }
 
 fn number(id: &str) -> Result<i64, Problem> {

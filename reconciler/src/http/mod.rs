@@ -12,16 +12,15 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::health::{self, check};
-use firstcome_shared::http::openapi::with_problems;
+use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::daemon::runner::Passes;
+use crate::daemon::Passes;
 use crate::stores::Stores;
 
 /// What the routes work with.
@@ -45,33 +44,18 @@ pub(crate) struct App {
         (name = "service", description = "For the people who run the process")
     ),
     components(schemas(Problem)),
-    paths(healthz, readyz, metrics, openapi_json),
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
     modifiers(&OpsSecurity)
 )]
 struct Api;
 
-/// Whether the process runs
-#[allow(dead_code)] // served by the code that all services share; these four only describe it
-#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It runs")))]
-const fn healthz() {}
-
 /// Whether passes can run
-#[allow(dead_code)]
+#[allow(dead_code)] // served by the code that all services share; this only describes it
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
     (status = 200, description = "MySQL and Redis answer"),
     (status = 503, description = "One does not; the body says which")
 ))]
 const fn readyz() {}
-
-#[allow(dead_code)]
-#[utoipa::path(get, path = "/metrics", tag = "service", responses(
-    (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
-))]
-const fn metrics() {}
-
-#[allow(dead_code)]
-#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
-const fn openapi_json() {}
 
 /// 400. The sentence names the field.
 fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
@@ -81,10 +65,9 @@ fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
 struct OpsSecurity;
 
 impl utoipa::Modify for OpsSecurity {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        if let Some(components) = openapi.components.as_mut() {
-            let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The OPS_TOKEN"));
-            components.add_security_scheme("ops", SecurityScheme::Http(bearer.build()));
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        if let Some(components) = document.components.as_mut() {
+            components.add_security_scheme("ops", openapi::bearer("The OPS_TOKEN"));
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `POST /v1/reconcile`.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::{Problem, json};
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -58,7 +59,11 @@ pub(super) struct Started {
         (status = 503, description = "`unavailable`: the pass could not begin, or the process is stopping"),
     )
 )]
-pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
+pub(super) async fn reconcile(
+    State(app): State<App>,
+    Extension(operator): Extension<Operator>,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let body: Body =
         if body.iter().all(u8::is_ascii_whitespace) { Body::default() } else { json::read(&body).map_err(invalid)? };
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
@@ -71,6 +76,7 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
         dry_run: body.dry_run,
         deep: body.deep,
         confirm: body.confirm,
+        by: Some(operator),
         ..Request::new(Trigger::Endpoint)
     };
     // Before the answer: a 202 must not lead to a run that never was.
@@ -90,7 +96,7 @@ pub(super) async fn reconcile(State(app): State<App>, body: Bytes) -> Result<Res
             Err(Problem::unavailable(format!("the pass could not begin: {error}")))
         }
         Ok(Ok(_)) => Ok(accepted(run_id)),
-        Ok(Err(PassError::Busy)) => {
+        Ok(Err(PassError::Busy | PassError::Made)) => {
             let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))
         }

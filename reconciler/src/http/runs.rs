@@ -7,6 +7,7 @@ use axum::extract::{Path, Query, State};
 use firstcome_shared::http::Problem;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::{App, invalid};
 use crate::pass::memory::Progress;
@@ -68,7 +69,10 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Runs>, Problem> {
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
-    let limit = query.limit.unwrap_or(20).clamp(1, 200);
+    let limit = within(query.limit, 20, 200)?;
+    if query.before.as_deref().is_some_and(|id| run_id(id).is_none()) {
+        return Err(invalid("before must be the id of a run"));
+    }
     let runs = record::list(&app.stores.db, limit, query.before).await.map_err(unavailable)?;
     let runs = runs.into_iter().map(|run| ListedRun { progress: progress(&app, &run.run_id), run }).collect();
     Ok(Json(Runs { runs }))
@@ -114,14 +118,28 @@ pub(super) async fn read(
     query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<RunPage>, Problem> {
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
-    let limit = query.limit.unwrap_or(1_000).clamp(1, 10_000);
+    let limit = within(query.limit, 1_000, 10_000)?;
+    let no_such = || Problem::not_found(format!("there is no run {id:?}"));
+    run_id(&id).ok_or_else(no_such)?;
     let read = record::read(&app.stores.db, id.clone(), limit, query.after.unwrap_or(0)).await.map_err(unavailable)?;
     match read {
         Some((run, next_after)) => Ok(Json(RunPage { run, next_after, progress: progress(&app, &id) })),
         // Its beginning is recorded under the lock, a moment after it was started.
         None if app.passes.current().as_deref() == Some(&id) => Err(Problem::unavailable("the run is just beginning")),
-        None => Err(Problem::not_found(format!("there is no run {id:?}"))),
+        None => Err(no_such()),
     }
+}
+
+/// The id of a run, if it is one. Another text would be compared in another character set than the
+/// column's, which MySQL refuses.
+fn run_id(text: &str) -> Option<Uuid> {
+    text.parse().ok()
+}
+
+/// The limit of a page.
+pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
+    let limit = limit.unwrap_or(usual);
+    if (1..=most).contains(&limit) { Ok(limit) } else { Err(invalid(format!("limit must be from 1 to {most}"))) }
 }
 
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over

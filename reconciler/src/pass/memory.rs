@@ -3,17 +3,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use firstcome_shared::domain::DropId;
+use firstcome_shared::redis::gate::Generation;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::verified::Verified;
-use crate::collect::Unread;
+use super::Broken;
+use super::steps::Pass;
+use crate::collect::{DropHeader, Unread};
+use crate::plan::Plan;
 use crate::record::How;
-use crate::report::Run;
+use crate::report::{Examined, Run, Trigger};
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
 const UNRECORDED_AT_MOST: usize = 120;
@@ -111,6 +116,11 @@ pub struct LossClock(Arc<Mutex<HashMap<String, Instant>>>);
 const LOSSES_AT_MOST: usize = 10_000;
 
 impl LossClock {
+    /// Notes a loss when it is first seen.
+    pub(super) fn note(&self, loss: String) {
+        self.0.lock().entry(loss).or_insert_with(Instant::now);
+    }
+
     /// How long to wait until nothing from before these losses can be in flight.
     pub(super) fn wait_needed(&self, losses: Vec<String>, longest_in_flight: Duration) -> Duration {
         let (mut known, now) = (self.0.lock(), Instant::now());
@@ -119,6 +129,96 @@ impl LossClock {
         }
         let latest = losses.into_iter().map(|loss| *known.entry(loss).or_insert(now)).max();
         latest.map_or(Duration::ZERO, |seen| (seen + longest_in_flight + MARGIN).saturating_duration_since(now))
+    }
+}
+
+/// A smaller drop is read as quickly as its rows are counted. In pages.
+const LARGE: i64 = 10;
+
+/// However little changes, a drop is read whole after so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Large drops that were compared whole and are exact. A scheduled pass does not read such a drop
+/// again as long as its numbers stay: count, people, free slots, waiting list, settings and rows.
+/// Else an open-ended coupon that is sold out would be read whole, twice a minute, for ever.
+///
+/// It is safe, since every admission, return, promotion and repair changes one of Redis's numbers,
+/// or the number of rows with them, and what is on its way or among the dead letters makes a pass
+/// read the whole. What keeps all numbers can only be a change by hand. Passes that somebody asks
+/// for and deep ones read everything, and so does a scheduled one after [`AGAIN_AFTER`].
+#[derive(Default)]
+pub(super) struct Verified(Mutex<HashMap<DropId, Known>>);
+
+struct Known {
+    seen: Seen,
+    plan: Plan,
+    at: Instant,
+}
+
+/// What changes whenever anything of the drop does, but for its rows.
+#[derive(PartialEq)]
+struct Seen {
+    generation: Option<Generation>,
+    count: Option<i64>,
+    numbers: [u64; 3],
+    upper: i64,
+    quantity: u32,
+    revision: u64,
+}
+
+impl Seen {
+    fn of(header: &DropHeader) -> Self {
+        let facts = &header.facts;
+        Self {
+            generation: header.generation.clone(),
+            count: facts.count,
+            numbers: [facts.users, facts.free, facts.waiting],
+            upper: header.upper(),
+            quantity: facts.drop.quantity,
+            revision: facts.coupon.revision,
+        }
+    }
+}
+
+impl Verified {
+    /// Notes what a whole comparison came to.
+    pub(super) fn note(&self, header: &DropHeader, plan: &Plan, page_slots: i64) {
+        let mut known = self.0.lock();
+        known.remove(&header.drop_id());
+        if is_large(header, page_slots) && plan.exact && plan.items.is_empty() && plan.young == 0 && header.is_quiet() {
+            // Drops that no pass looks at any more go with their age.
+            known.retain(|_, known| known.at.elapsed() < AGAIN_AFTER);
+            let known_now = Known { seen: Seen::of(header), plan: plan.clone(), at: Instant::now() };
+            known.insert(header.drop_id(), known_now);
+        }
+    }
+
+    fn plan(&self, header: &DropHeader) -> Option<Plan> {
+        let known = self.0.lock();
+        let known = known.get(&header.drop_id())?;
+        (known.at.elapsed() < AGAIN_AFTER && known.seen == Seen::of(header)).then(|| known.plan.clone())
+    }
+}
+
+fn is_large(header: &DropHeader, page_slots: i64) -> bool {
+    header.upper() >= LARGE * page_slots
+}
+
+impl Pass<'_> {
+    /// The plan of a drop that need not be read whole, after counting its rows.
+    pub(super) async fn unchanged(&self, header: &DropHeader) -> Result<Option<Plan>, Broken> {
+        let facts = &header.facts;
+        let may_skip = self.request.trigger == Trigger::Cron
+            && !self.request.deep
+            && !facts.gate_closed
+            && !facts.is_closed()
+            && facts.meta_matches == Some(true)
+            && facts.revocations.half.is_empty()
+            && header.is_quiet();
+        let Some(plan) = self.memory.verified.plan(header).filter(|_| may_skip) else { return Ok(None) };
+        let rows = self.stores.db.count_rows(header.drop_id(), header.upper()).await?;
+        let examined = Examined { rows, ..Examined::default() };
+        Ok((rows == plan.numbers.rows).then_some(Plan { examined, ..plan }))
     }
 }
 

@@ -27,7 +27,8 @@
 //! 7. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
 //!
 //! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after a
-//! loss it begins at once, whatever pass is running.
+//! loss it begins at once, whatever pass is running. It goes through a few coupons at a time, all
+//! rounds of them, so that what comes before the first opens does not depend on how many there are.
 //!
 //! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
 //! could not become a row) is part of the actual state: it is planned for like any other
@@ -35,20 +36,22 @@
 
 mod findings;
 pub mod memory;
+mod order;
 mod rounds;
 mod sealed;
 mod steps;
-mod verified;
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::retention::Kept;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::CollectError;
@@ -76,8 +79,21 @@ pub struct Request {
     pub reopening: bool,
     /// An operator confirms: no repair limit.
     pub confirm: bool,
+    /// Who asked by the endpoint.
+    pub by: Option<Operator>,
     /// How long to wait for another pass to end.
     pub patience: Duration,
+    /// The schedule that is due.
+    pub due: Option<Due>,
+}
+
+/// A schedule's run that is due, in every process that has the schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// When the schedule's run last ended, as far as the process knew; `None` where it runs anyway.
+    pub last: Option<DateTime<Utc>>,
+    /// The schedules that have run with it, by their names in `reconciler_state`; its own first.
+    pub counts_for: &'static [&'static str],
 }
 
 impl Request {
@@ -91,7 +107,9 @@ impl Request {
             deep: false,
             reopening: false,
             confirm: false,
+            by: None,
             patience: Duration::ZERO,
+            due: None,
         }
     }
 
@@ -112,6 +130,9 @@ impl Request {
 pub enum PassError {
     #[error("another pass is running")]
     Busy,
+    /// Another process has made the run that was due.
+    #[error("another process has made it")]
+    Made,
     /// No such drop or coupon.
     #[error("{0}")]
     NotFound(String),
@@ -219,21 +240,44 @@ impl Reconciler {
     /// Runs one pass and records it. A pass that fails is a [`Run`] too, with status `failed`.
     pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
-        let mut run = blank(request, run_id);
+        let run = blank(request, run_id);
         let work = if request.reopening { Work::Reopening } else { Work::Pass };
         let lock = match PassLock::take(&self.stores.db_settings, work, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
         };
+        let ended = if self.was_made(request).await {
+            Err(PassError::Made)
+        } else {
+            Ok(self.recorded(&lock, request, run, stop).await)
+        };
+        lock.release().await;
+        ended
+    }
+
+    /// Whether another process has made the run that is due, while this one waited for the lock.
+    async fn was_made(&self, request: &Request) -> bool {
+        let Some(Due { last: Some(last), counts_for: [own, ..] }) = request.due else { return false };
+        let made = record::recall(&self.stores.db, own).await.ok().flatten();
+        // An instant from the future is another clock's mistake.
+        made.is_some_and(|at| at > last && at <= Utc::now())
+    }
+
+    async fn recorded(&mut self, lock: &PassLock, request: &Request, mut run: Run, stop: &CancellationToken) -> Run {
         self.record_leftovers().await;
-        let ended = self.under_lock(&lock, request, &mut run, stop).await;
-        let run = match ended {
+        let run = match self.under_lock(lock, request, &mut run, stop).await {
             Ok(()) => self.finish(run, request).await,
             Err(error) => self.fail(run, request, &error).await,
         };
-        lock.release().await;
-        Ok(run)
+        // Before the lock is free: another process looks there once it has the lock.
+        let made = request.due.as_ref().filter(|_| run.status != Status::Failed);
+        for name in made.into_iter().flat_map(|due| due.counts_for) {
+            if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
+                tracing::warn!(%error, name, "that it ran could not be noted");
+            }
+        }
+        run
     }
 
     /// The work stops when the lock is lost, too, but never in the middle of a repair.
@@ -247,7 +291,7 @@ impl Reconciler {
         // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
         // it ends.
         if !request.reopening {
-            record::begin(&self.stores.db, run, how(request)).await?;
+            record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);
         }
         crash_point(Point::RunBegun);
@@ -320,6 +364,13 @@ impl Reconciler {
             self.memory.keep_unrecorded(run.clone(), how);
         }
     }
+}
+
+/// Who asked for the pass, and for what.
+fn asked(request: &Request) -> Option<(Operator, Act)> {
+    let operator = request.by.clone()?;
+    let detail = json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
+    Some((operator, Act { action: "reconcile", coupon: request.coupon, drop: request.drop, detail }))
 }
 
 fn how(request: &Request) -> How {

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::Broken;
 use super::findings::{self, Ledger};
+use super::order::portions;
 use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
-use crate::execute::{self, Executor};
+use crate::execute::{self, Executor, Patience};
 use crate::plan::{Action, Plan, Planner};
 use crate::record;
 use crate::report::{DropReport, Numbers};
@@ -61,21 +62,44 @@ impl Pass<'_> {
     /// Compares and repairs the drops, and adds their reports to the run.
     pub(super) async fn compare_and_repair(&mut self, drops: Vec<(Coupon, Drop)>) -> Result<(), Broken> {
         let mut reports = Reports::default();
-        let mut todo = drops;
-        for round in 0..=ROUNDS {
-            self.must_be_same_life().await?;
-            let Again { drops: again, too_young } = self.one_round(todo, round, &mut reports).await?;
-            if again.is_empty() {
-                break;
-            }
-            if too_young {
-                self.sleep(self.settings.publish_deadline()).await?;
-            }
-            self.context = self.fresh_context().await?;
-            todo = again;
+        self.memory.progress.begin(drops.len());
+        let mut put_off = Vec::new();
+        for portion in portions(drops, &self.context.unverified) {
+            put_off.extend(self.one_portion(portion, &mut reports).await?);
+        }
+        for coupon in put_off {
+            self.open_verified(&[coupon], Patience::Waits).await?;
         }
         self.run.drops = reports.into_drops();
         Ok(())
+    }
+
+    /// Gives the coupons that are verified and could not be opened yet.
+    async fn one_portion(
+        &mut self,
+        mut todo: Vec<(Coupon, Drop)>,
+        reports: &mut Reports,
+    ) -> Result<Vec<CouponId>, Broken> {
+        let is_closed = todo.first().is_some_and(|(coupon, _)| self.context.unverified.contains(&coupon.id));
+        let mut verified = Vec::new();
+        for round in 0..=ROUNDS {
+            self.must_be_same_life().await?;
+            let again = self.one_round(todo, round, reports).await?;
+            self.open_verified(&again.verified, Patience::None).await?;
+            verified.extend(again.verified);
+            if again.drops.is_empty() {
+                break;
+            }
+            if again.too_young {
+                self.sleep(self.settings.publish_deadline()).await?;
+            }
+            // Nobody is admitted to a closed coupon, so its messages stay those that were read.
+            if again.too_young || !is_closed {
+                self.context = self.fresh_context().await?;
+            }
+            todo = again.drops;
+        }
+        Ok(verified.into_iter().filter(|coupon| self.context.unverified.contains(coupon)).collect())
     }
 
     async fn one_round(
@@ -86,7 +110,6 @@ impl Pass<'_> {
     ) -> Result<Again, Broken> {
         let headers = collect::headers(self.stores, &todo, &self.context).await?;
         let mut again = Again::default();
-        self.memory.progress.begin(todo.len());
         let mut headers: VecDeque<_> = headers.into();
         let (mut ahead, mut repaired) = (VecDeque::new(), HashSet::new());
         let mut drops = todo.into_iter().peekable();
@@ -106,7 +129,7 @@ impl Pass<'_> {
                 Err(error) => reports.unworkable(&drop, &error.of_one_drop().ok_or(error)?),
                 Ok(next) => next,
             };
-            self.memory.progress.drops_done.fetch_add(1, Relaxed);
+            self.memory.progress.drops_done.fetch_add(u64::from(round == 0), Relaxed);
             again.too_young |= next.too_young;
             if next.repaired {
                 repaired.insert(coupon);
@@ -117,7 +140,7 @@ impl Pass<'_> {
             let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
             let is_done = is_last && again.drops.last().is_none_or(|again| again.0.id != coupon);
             if is_done && self.context.unverified.contains(&coupon) && reports.are_whole(coupon) {
-                self.open_verified(coupon).await?;
+                again.verified.push(coupon);
             }
         }
         Ok(again)
@@ -184,8 +207,8 @@ impl Pass<'_> {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
         }
         if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
-            let verified = (plan.numbers.rows, header.facts.revocations.number);
-            report.sealed = execute::seal(self.stores, (coupon, drop), verified, self.settings.sealed_keys_ttl).await?;
+            let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
+            report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
         Ok(next)
     }
@@ -235,10 +258,12 @@ impl Pass<'_> {
         Ok(plan)
     }
 
+    /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.
     fn old_enough_to_seal(&self, header: &DropHeader) -> bool {
         let closed = header.facts.drop.closes_at.map(|at| at.timestamp_millis());
         let in_flight = i64::try_from(self.settings.longest_in_flight.as_millis()).unwrap_or(i64::MAX);
-        closed.is_some_and(|at| at.saturating_add(in_flight) < header.facts.read_at_ms)
+        let now_ms = header.facts.read_at_ms.min(chrono::Utc::now().timestamp_millis());
+        closed.is_some_and(|at| at.saturating_add(in_flight) < now_ms)
     }
 }
 
@@ -247,6 +272,8 @@ impl Pass<'_> {
 struct Again {
     drops: Vec<(Coupon, Drop)>,
     too_young: bool,
+    /// Coupons that were closed, and in which nothing is left to compare.
+    verified: Vec<CouponId>,
 }
 
 /// Why a drop is compared once more.
@@ -263,6 +290,7 @@ struct Next {
 struct Reports {
     drops: Vec<(DropReport, Ledger)>,
     index: HashMap<DropId, usize>,
+    of_coupon: HashMap<CouponId, Vec<usize>>,
 }
 
 impl Reports {
@@ -271,6 +299,7 @@ impl Reports {
         let at = *self.index.entry(drop.id).or_insert(next);
         if at == next {
             self.drops.push((first_report(coupon, drop, plan), Ledger::default()));
+            self.of_coupon.entry(coupon.id).or_default().push(at);
         }
         let (report, ledger) = &mut self.drops[at];
         (report, ledger)
@@ -278,7 +307,7 @@ impl Reports {
 
     /// Nothing is left in this coupon that admission could trip over.
     fn are_whole(&self, coupon: CouponId) -> bool {
-        self.drops.iter().filter(|(report, _)| report.coupon_id == coupon).all(|(_, ledger)| ledger.is_whole())
+        self.of_coupon.get(&coupon).into_iter().flatten().all(|at| self.drops[*at].1.is_whole())
     }
 
     /// What is stored of this drop can't be read, or the stores refuse its repair.

@@ -6,15 +6,15 @@ use std::time::Duration;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::pass_lock::{PassLock, Work};
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::gate::{CouponFence, Life};
+use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
+use super::order::most_urgent_first;
 use super::{Broken, Request, Settings, findings};
 use crate::collect::snapshot::DeadLetter;
-use crate::collect::{self, DropHeader, PassContext};
-use crate::execute::{self, fencing};
+use crate::collect::{self, PassContext};
+use crate::execute::{self, Patience};
 use crate::plan;
 use crate::report::{ActionKind, Kind, Run};
 use crate::stores::Stores;
@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
         let mut drops = self.drops_in_question().await?;
         let coupons = coupons_of(&drops);
         self.enter_life().await?;
-        let fences = fencing::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
+        let fences = execute::fences(&self.stores.redis, &coupons, self.request.dry_run).await?;
         // One that died after it had opened a coupon left the gate closed.
         let is_any_open = coupons.iter().any(|coupon| self.is_verified(&fences, *coupon));
         if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
@@ -82,10 +82,10 @@ impl<'a> Pass<'a> {
         }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
+        self.compare_and_repair(drops).await?;
         if self.request.covers_everything() {
             self.report_loose_dead_letters().await?;
         }
-        self.compare_and_repair(drops).await?;
         if self.request.deep {
             self.count_sealed().await?;
         }
@@ -119,11 +119,20 @@ impl<'a> Pass<'a> {
         let redis = &self.stores.redis;
         let gate = redis.gate().await?;
         let life = match gate.life() {
-            None if !self.request.dry_run => Some(fencing::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
+            None if !self.request.dry_run => Some(execute::begin_life(redis, &gate).await?.ok_or(Broken::AnotherLife)?),
             life => life.cloned(),
         };
         self.gate = PassGate { life, is_open: gate.is_open(), was_closed: !gate.is_open(), has_begun: false };
+        if self.gate.was_closed {
+            // The wait begins here, not after what is read first.
+            self.memory.losses.note(self.loss_of_life());
+        }
         Ok(())
+    }
+
+    /// The loss that ended the life before this one.
+    fn loss_of_life(&self) -> String {
+        format!("{:?}", self.gate.life.as_ref().map(|life| &life.epoch))
     }
 
     fn is_verified(&self, fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
@@ -145,49 +154,51 @@ impl<'a> Pass<'a> {
         drops: &mut [(Coupon, Drop)],
         mut fences: HashMap<CouponId, CouponFence>,
     ) -> Result<(), Broken> {
-        // Generations are read before the topic and kept for the whole pass: what Redis loses from
-        // here on, the next pass rebuilds, after waiting for what may be in flight.
         self.context.unverified = fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect();
-        self.context.generations = generations(&fences);
-        self.context = self.fresh_context().await?;
+        let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
-            most_urgent_first(drops, self.context.read_at_ms);
+            most_urgent_first(drops, now_ms);
         }
-        let headers = collect::headers(self.stores, drops, &self.context).await?;
-        self.gate.has_begun = headers.iter().flatten().any(|header| header.facts.has_opened());
-        let losses = self.losses(headers.iter().flatten());
+        let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
+        self.gate.has_begun = !opened.is_empty();
+        let losses = self.losses(&opened, &fences).await;
         let wait = self.memory.losses.wait_needed(losses, self.settings.longest_in_flight);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(?wait, "Redis lost drops or its scripts: waiting for what may still be on its way");
             self.sleep(wait).await?;
-            self.run.findings.retain(|finding| finding.kind != Kind::Stalled);
-            self.run.error = None;
-            fences = fencing::fences(&self.stores.redis, &coupons_of(drops), false).await?;
-            self.context.generations = generations(&fences);
-            self.context = self.fresh_context().await?;
+            fences = execute::fences(&self.stores.redis, &coupons_of(drops), false).await?;
         }
+        // Generations are read before the topic and kept for the whole pass: what Redis loses from
+        // here on, the next pass rebuilds, after waiting for what may be in flight.
+        self.context.generations = generations(&fences);
+        self.context = self.fresh_context().await?;
         Ok(())
     }
 
     /// What claims may still be in flight from before: the life before this one, for coupons that
     /// are not verified; a drop that was lost within this life.
-    fn losses<'h>(&self, headers: impl Iterator<Item = &'h DropHeader>) -> Vec<String> {
-        let epoch = format!("{:?}", self.gate.life.as_ref().map(|life| &life.epoch));
-        let opened = headers.filter(|header| header.facts.has_opened());
-        let losses = opened.filter_map(|header| {
-            if header.facts.gate_closed {
-                Some(epoch.clone())
-            } else {
-                let lost = (header.drop_id(), &header.generation);
-                header.facts.is_lost().then(|| format!("{epoch} {lost:?}"))
+    async fn losses(&self, opened: &[&(Coupon, Drop)], fences: &HashMap<CouponId, CouponFence>) -> Vec<String> {
+        let life = self.loss_of_life();
+        let keys: Vec<_> = opened.iter().map(|(coupon, drop)| self.stores.redis.keys(coupon.id, drop.id)).collect();
+        let numbers = self.stores.redis.drop_numbers(&keys).await;
+        let mut losses = Vec::new();
+        for ((coupon, drop), numbers) in opened.iter().zip(numbers) {
+            if self.context.unverified.contains(&coupon.id) {
+                losses.push(life.clone());
             }
-        });
-        losses.collect()
+            if numbers.is_ok_and(|numbers| numbers.are_lost()) {
+                let generation = fences.get(&coupon.id).and_then(|fence| fence.generation.as_ref());
+                losses.push(format!("{life} {:?}", (drop.id, generation)));
+            }
+        }
+        losses
     }
 
     /// The context, with the fences that are known. A topic that can't be read is reported, and the
     /// pass goes on without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Broken> {
+        // Two of them would take twice the memory.
+        self.context.tail = None;
         let (mut context, kafka) = collect::context(self.stores).await?;
         context.generations = std::mem::take(&mut self.context.generations);
         context.unverified = std::mem::take(&mut self.context.unverified);
@@ -243,25 +254,34 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Opens a coupon that was closed and in which nothing is left that admission could trip over,
-    /// if this pass compared all of it; with the first one the gate opens.
-    pub(super) async fn open_verified(&mut self, coupon: CouponId) -> Result<(), Broken> {
+    /// Opens coupons that were closed and in which nothing is left that admission could trip over,
+    /// if this pass compared all of them; with the first one the gate opens. Without patience, one
+    /// that an operator is changing stays closed.
+    pub(super) async fn open_verified(&mut self, coupons: &[CouponId], patience: Patience) -> Result<(), Broken> {
         // Without the tail, messages could hold what a lost Redis forgot.
         let may_open = self.run.error.is_none() && !self.request.dry_run && self.request.drop.is_none();
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else { return Ok(()) };
-        let Some(generation) = self.context.generations.get(&coupon) else { return Ok(()) };
-        execute::renew_settings(self.stores, coupon).await?;
-        if !fencing::open_coupon(&self.stores.redis, coupon, generation, &life).await? {
+        let fenced = |coupon: &CouponId| Some((*coupon, self.context.generations.get(coupon)?.clone()));
+        let mut fenced: Vec<_> = coupons.iter().filter_map(fenced).collect();
+        if fenced.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
+        let renewed = execute::renew_settings(self.stores, &ids, patience).await?;
+        fenced.retain(|(coupon, _)| renewed.contains(coupon));
+        if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Broken::AnotherLife);
         }
-        tracing::info!(%coupon, "the coupon is verified");
-        self.context.unverified.remove(&coupon);
-        self.open_gate(&life).await
+        for (coupon, _) in &fenced {
+            tracing::info!(%coupon, "the coupon is verified");
+            self.context.unverified.remove(coupon);
+        }
+        if fenced.is_empty() { Ok(()) } else { self.open_gate(&life).await }
     }
 
     async fn open_gate(&mut self, life: &Life) -> Result<(), Broken> {
         if !self.gate.is_open {
-            if !fencing::open_gate(&self.stores.redis, life).await? {
+            if !execute::open_gate(&self.stores.redis, life).await? {
                 return Err(Broken::AnotherLife);
             }
             self.gate.is_open = true;
@@ -298,21 +318,4 @@ fn coupons_of(drops: &[(Coupon, Drop)]) -> Vec<CouponId> {
 
 fn generations(fences: &HashMap<CouponId, CouponFence>) -> HashMap<CouponId, Generation> {
     fences.iter().filter_map(|(coupon, fence)| Some((*coupon, fence.generation.clone()?))).collect()
-}
-
-/// How long before its opening a coupon counts as open.
-const SOON_MS: i64 = 10 * 60 * 1_000;
-
-/// The order of reopening: coupons that are open or about to open, the smaller ones first, so that
-/// no large one keeps others closed. The drops of a coupon stay together.
-fn most_urgent_first(drops: &mut [(Coupon, Drop)], now_ms: i64) {
-    let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
-    for (coupon, drop) in drops.iter() {
-        let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
-        let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
-        let of_coupon = urgency.entry(coupon.id).or_insert((true, 0));
-        of_coupon.0 &= is_later;
-        of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
-    }
-    drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }

@@ -6,12 +6,13 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
 
+use super::page::Sorted;
 use super::{Action, Planner, for_example};
 use crate::collect::snapshot::{DeadLetter, Page};
 use crate::report::Kind;
 
 impl Planner<'_> {
-    pub(super) fn dead_letters(&mut self, page: &Page) {
+    pub(super) fn dead_letters(&mut self, page: &Page, sorted: &Sorted) {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
@@ -24,20 +25,20 @@ impl Planner<'_> {
                     let detail = format!("{}: another one of its person is dealt with", name(letter));
                     self.duplicate(letter, user, detail);
                 }
-                Some(user) => self.dead_letter(page, letter, user),
+                Some(user) => self.dead_letter(page, sorted, letter, user),
             }
         }
     }
 
-    fn dead_letter(&mut self, page: &Page, letter: &DeadLetter, user: &UserId) {
+    fn dead_letter(&mut self, page: &Page, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
         let before = self.items.len();
-        self.decide(page, letter, user);
+        self.decide(page, sorted, letter, user);
         if self.items[before..].iter().all(|item| !matches!(item.action, Action::Report)) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
 
-    fn decide(&mut self, page: &Page, letter: &DeadLetter, user: &UserId) {
+    fn decide(&mut self, page: &Page, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
         let scope_is_coupon = self.facts.once_per() == OncePer::Coupon;
         if page.has_row.get(user).is_some_and(|(drop, _)| scope_is_coupon || *drop == self.facts.drop.id) {
             let detail = format!("{}: its person holds one already", name(letter));
@@ -47,11 +48,11 @@ impl Planner<'_> {
         // Redis has the slot that they were promised; else it is the slot that the dead letter
         // names, if nobody holds it.
         let admitted = page.now_on_slot.get(user).copied();
-        let row_is_anothers = |slot: i64| page.rows.iter().any(|row| i64::from(row.slot) == slot && row.user != *user);
-        let on_the_way = |slot: i64| page.in_flight.iter().any(|m| i64::from(m.slot) == slot && m.user != *user);
+        let row_is_anothers = |slot: i64| sorted.rows.get(&slot).is_some_and(|row| row.user != *user);
+        let on_the_way = |slot: i64| sorted.in_flight.get(&slot).is_some_and(|on| on.iter().any(|m| m.user != *user));
         let anothers = |slot: i64| {
             row_is_anothers(slot)
-                || page.users.iter().any(|(s, on)| *s == slot && on != user)
+                || sorted.owners(slot).iter().any(|on| *on != user)
                 || (self.facts.is_lost() && on_the_way(slot))
         };
         let in_its_slot = admitted
@@ -94,8 +95,10 @@ impl Planner<'_> {
     /// person gives their slot away. Where there is a message of theirs, that was put back already.
     fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            let claimed_at_ms = letter.claimed_at.map(|at| at.timestamp_millis());
-            self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
+            // As its row says.
+            let claimed_at_ms = letter.claimed_at.map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
+            let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
+            self.rebuild.push(Holding { user, slot, claimed_at_ms, certain: false });
         }
     }
 

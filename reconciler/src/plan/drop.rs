@@ -35,7 +35,7 @@ impl Planner<'_> {
         Plan {
             sealable: exact && self.sealable(),
             exact,
-            left: self.left(),
+            left: self.promotable(),
             repairs,
             // While the gate is closed nobody is admitted, and comparing is what it waits for.
             over_limit: repairs > limit && !self.policy.confirmed && !self.facts.gate_closed,
@@ -104,6 +104,9 @@ impl Planner<'_> {
             let (kind, detail) = match half {
                 half if half.has_row => (Kind::RevokedRow, "it is revoked, and its row is there"),
                 half if half.admitted.is_some() => (Kind::RevokedAdmission, "it is revoked, and Redis still has it"),
+                half if half.is_named => {
+                    (Kind::RevokedAdmission, "it is revoked, and the coupon's list of claimants still has it")
+                }
                 half if half.revocation.is_to_be_ended() => {
                     (Kind::RevokedAdmission, "it is revoked, and its person can't claim again yet, though they may")
                 }
@@ -152,7 +155,7 @@ impl Planner<'_> {
         if left == 0 {
             return;
         }
-        if self.facts.waiting > 0 {
+        if self.facts.waiting > 0 && !self.is_cut_off() {
             if self.facts.coupon.paused && self.facts.is_closed() {
                 let detail = format!(
                     "closed while paused, with {left} slots left and {} people waiting: they get them once it is no \
@@ -161,7 +164,8 @@ impl Planner<'_> {
                 );
                 self.push(Kind::Unfilled, None, None, Action::Report, detail);
             } else if !self.facts.coupon.paused {
-                let people = self.facts.first_waiting.iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+                let people =
+                    self.facts.first_waiting.iter().take(usize::try_from(self.promotable()).unwrap_or(usize::MAX));
                 for user in people.cloned().collect::<Vec<_>>() {
                     let detail = format!("{left} slots are left and {} people wait", self.facts.waiting);
                     let action = Action::Promote { user: user.clone() };
@@ -173,7 +177,13 @@ impl Planner<'_> {
             && self.people_without_row == 0
             && self.numbers.in_flight == 0
         {
-            let detail = format!("closed with {left} of {} slots left, and nobody waits", self.facts.drop.quantity);
+            let quantity = self.facts.drop.quantity;
+            let detail = match self.facts.waiting {
+                0 => format!("closed with {left} of {quantity} slots left, and nobody waits"),
+                waiting => format!(
+                    "closed by an operator with {left} of {quantity} slots left; {waiting} people who waited get none"
+                ),
+            };
             self.items.push(Planned {
                 kind: Kind::Unfilled,
                 slot: None,
@@ -183,6 +193,17 @@ impl Planner<'_> {
                 needs_person: false,
             });
         }
+    }
+
+    /// An operator closed it, and of those who wait nobody was promised anything.
+    fn is_cut_off(&self) -> bool {
+        self.facts.drop.closed_early && self.facts.is_closed() && self.facts.promises.open == 0
+    }
+
+    /// How many people of the waiting list get a slot that is left.
+    pub(super) fn promotable(&self) -> u64 {
+        let cut = self.facts.drop.closed_early && self.facts.is_closed();
+        self.left().min(if cut { self.facts.promises.open } else { u64::MAX })
     }
 
     fn only_reports(&self) -> bool {
@@ -202,7 +223,7 @@ impl Planner<'_> {
             && self.facts.tail_known
             && self.numbers.in_flight == 0
             && self.numbers.failed_claims == 0
-            && !(self.facts.waiting > 0 && self.left() > 0)
+            && !(self.facts.waiting > 0 && self.promotable() > 0)
     }
 }
 

@@ -15,10 +15,10 @@ use crate::report::Kind;
 const CLOCK_AHEAD_MS: i64 = 60 * 60 * 1_000;
 
 /// A page sorted by slot.
-struct Sorted<'p> {
+pub(super) struct Sorted<'p> {
     owners: HashMap<i64, Vec<&'p UserId>>,
-    rows: HashMap<i64, &'p Row>,
-    in_flight: HashMap<i64, Vec<&'p InFlight>>,
+    pub(super) rows: HashMap<i64, &'p Row>,
+    pub(super) in_flight: HashMap<i64, Vec<&'p InFlight>>,
     failed: HashSet<(i64, &'p UserId)>,
     page: &'p Page,
 }
@@ -42,7 +42,7 @@ impl<'p> Sorted<'p> {
         }
     }
 
-    fn owners(&self, slot: i64) -> &[&'p UserId] {
+    pub(super) fn owners(&self, slot: i64) -> &[&'p UserId] {
         self.owners.get(&slot).map_or(&[], Vec::as_slice)
     }
 
@@ -105,7 +105,7 @@ impl Planner<'_> {
         if self.facts.is_lost() || self.facts.gate_closed || page.count > 0 {
             self.unheld_messages(page, &sorted, &mut restored);
         }
-        self.dead_letters(page);
+        self.dead_letters(page, &sorted);
         self.claimants(page, &sorted, &mut restored);
         self.free_and_gaps(page, &sorted, &restored);
     }

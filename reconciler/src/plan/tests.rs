@@ -96,6 +96,7 @@ impl World {
                 opens_at: opens,
                 closes_at: Some(closes),
                 quantity: self.quantity,
+                closed_early: false,
                 sealed_at: None,
             },
             meta_matches: self.meta,

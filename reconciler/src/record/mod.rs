@@ -6,6 +6,7 @@ mod read;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::retention::Kept;
 use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
@@ -23,9 +24,13 @@ pub struct How {
     pub is_beside_passes: bool,
 }
 
-/// Records that a run begins, under the pass lock.
-pub async fn begin(db: &Db, run: &Run, how: How) -> Result<(), DbError> {
-    db.begin_run(row(run, how.confirmed, None)).await
+/// Records that a run begins, under the pass lock, and which operator asked for it.
+pub async fn begin(db: &Db, run: &Run, how: How, asked: Option<(Operator, Act)>) -> Result<(), DbError> {
+    let asked = asked.map(|(by, mut act)| {
+        act.detail["run_id"] = run.run_id.clone().into();
+        (by, act)
+    });
+    db.begin_run(row(run, how.confirmed, None), asked).await
 }
 
 /// Records how a run ended, with its findings; also where its beginning could not be recorded.

@@ -8,6 +8,7 @@ mod start;
 use std::time::Duration;
 
 use clap::Args;
+use mysql_async::UrlError;
 use secrecy::SecretString;
 
 use crate::kafka::KafkaSettings;
@@ -138,10 +139,23 @@ pub struct StartArgs {
     pub startup_wait_seconds: u64,
 }
 
+/// A wrong URL is refused here and not asked for until the start gives up.
 fn mysql_url(text: &str) -> Result<(), String> {
-    let rest = text.strip_prefix("mysql://").ok_or("it must begin with mysql://")?;
-    let named = rest.split_once('/').map(|(_, db)| db.split('?').next().unwrap_or("")).is_some_and(|db| !db.is_empty());
-    if named { Ok(()) } else { Err("it must name a database: mysql://user:password@host:3306/database".into()) }
+    if !text.starts_with("mysql://") {
+        return Err("it must begin with mysql://".into());
+    }
+    let opts = mysql_async::Opts::from_url(text).map_err(|error| match error {
+        UrlError::UnknownParameter { param } => format!("it has a parameter that is not known here: {param:?}"),
+        UrlError::InvalidParamValue { param, .. } => format!("its parameter {param:?} has a value that does not fit"),
+        _ => "it must look like mysql://user:password@host:3306/database".into(),
+    })?;
+    if opts.ssl_opts().is_some() {
+        return Err("connections to MySQL are not encrypted yet: leave require_ssl out, on a private network".into());
+    }
+    if opts.db_name().is_none_or(str::is_empty) {
+        return Err("it must name a database: mysql://user:password@host:3306/database".into());
+    }
+    Ok(())
 }
 
 fn redis_url(text: &str) -> Result<(), String> {
@@ -200,7 +214,16 @@ mod tests {
     fn wrong_addresses_are_refused_with_what_is_wanted() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
         assert!(mysql_url("postgres://x/y").unwrap_err().contains("mysql://"));
-        assert!(mysql_url("mysql://root@127.0.0.1:3306/").unwrap_err().contains("database"));
+        for (bad, said) in [
+            ("mysql://root@127.0.0.1:3306/", "name a database"),
+            ("mysql://root@127.0.0.1/d?require_ssl=true", "require_ssl"),
+            ("mysql://root@127.0.0.1/d?pool=3", "\"pool\""),
+            ("mysql://root@127.0.0.1/d?tcp_nodelay=maybe", "\"tcp_nodelay\""),
+            ("mysql://root@127.0.0.1:99999/d", "must look like"),
+            ("mysql:///d", "must look like"),
+        ] {
+            assert!(mysql_url(bad).unwrap_err().contains(said), "{bad}: {:?}", mysql_url(bad));
+        }
         assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
         assert!(redis_url("127.0.0.1").is_err());
         assert!(brokers("a:9092,b:9092").is_ok());

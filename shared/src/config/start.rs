@@ -16,7 +16,6 @@ pub enum StartError {
     /// The store did not answer in time.
     #[error("{store} did not answer within {waited:?} of start-up: {reason}")]
     Missing {
-        /// Which store.
         store: &'static str,
         /// How long this process waited.
         waited: Duration,

@@ -1,22 +1,44 @@
-//! The operators' token.
+//! The operators' tokens, and who asks with one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::Problem;
+use crate::mysql::ops_actions::Operator;
 
-/// Shortest `OPS_TOKEN`, in characters.
+/// Shortest token, in characters.
 pub const MIN_TOKEN_CHARS: usize = 32;
 
-/// The token that ops routes ask for; while it is being replaced, the old and the new one.
+/// Longest `X-Operator`, in bytes.
+const MAX_NAME: usize = 100;
+
+/// The other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// The tokens that ops routes ask for; of each, while it is being replaced, the old and the new
+/// one.
 #[derive(Clone)]
-pub struct OpsToken(Arc<[SecretString]>);
+pub struct OpsToken {
+    all: Arc<[SecretString]>,
+    /// With these one may read, and change nothing.
+    view: Arc<[SecretString]>,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    All,
+    View,
+}
 
 impl OpsToken {
     /// Takes a token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two by a comma.
@@ -25,45 +47,107 @@ impl OpsToken {
     /// With what is wrong, never with the token.
     #[allow(clippy::needless_pass_by_value, reason = "a secret is given away, not lent")]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        let tokens: Vec<&str> = token.expose_secret().split(',').collect();
-        if tokens.len() > 2 {
-            return Err("OPS_TOKEN may hold two tokens by a comma, not more".into());
-        }
-        for token in &tokens {
-            let chars = token.len();
-            if chars < MIN_TOKEN_CHARS {
-                return Err(format!(
-                    "OPS_TOKEN has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
-                ));
-            }
-            if !token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err("OPS_TOKEN may hold printable ASCII characters without spaces only".into());
-            }
-        }
-        Ok(Self(tokens.into_iter().map(SecretString::from).collect()))
+        Ok(Self { all: read("OPS_TOKEN", &token)?, view: Arc::default() })
     }
 
-    fn matches(&self, given: &str) -> bool {
-        // Each is compared, so that the time does not say which one was close.
-        let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given.as_bytes());
-        self.0.iter().map(matches).fold(Choice::from(0), |any, one| any | one).into()
+    /// The same, and others that only read.
+    pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
+        let Some(token) = token else { return Ok(self) };
+        let view = read("OPS_VIEW_TOKEN", token)?;
+        if view.iter().any(|token| matches(&self.all, token.expose_secret()).into()) {
+            return Err("OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into());
+        }
+        Ok(Self { view, ..self })
+    }
+
+    fn allows(&self, given: &str) -> Option<Allowed> {
+        let (all, view) = (matches(&self.all, given), matches(&self.view, given));
+        if all.into() {
+            Some(Allowed::All)
+        } else if view.into() {
+            Some(Allowed::View)
+        } else {
+            None
+        }
+    }
+
+    /// Who asks, where the request may be worked.
+    fn judge(&self, request: &Request) -> Result<Operator, Problem> {
+        let token = bearer(request.headers())?;
+        let allowed = token.and_then(|token| self.allows(token)).zip(token);
+        let (allowed, token) = allowed.ok_or_else(|| {
+            let detail = "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+        })?;
+        if allowed == Allowed::View && !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "read_only", detail));
+        }
+        let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        Ok(Operator { name: name(request.headers())?, token: fingerprint(token), from })
     }
 }
 
-/// Middleware: lets only requests with `Authorization: Bearer $OPS_TOKEN` pass.
-pub async fn require(State(token): State<OpsToken>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
-    if given.is_some_and(|given| token.matches(given)) {
-        next.run(request).await
-    } else {
-        let detail = "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response()
+fn read(name: &str, token: &SecretString) -> Result<Arc<[SecretString]>, String> {
+    let tokens: Vec<&str> = token.expose_secret().split(',').collect();
+    if tokens.len() > 2 {
+        return Err(format!("{name} may hold two tokens by a comma, not more"));
+    }
+    for token in &tokens {
+        let chars = token.len();
+        if chars < MIN_TOKEN_CHARS {
+            return Err(format!(
+                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
+            ));
+        }
+        if !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(format!("{name} may hold printable ASCII characters without spaces only"));
+        }
+    }
+    Ok(tokens.into_iter().map(SecretString::from).collect())
+}
+
+/// Each is compared, so that the time does not say which one was close.
+fn matches(tokens: &[SecretString], given: &str) -> Choice {
+    let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given.as_bytes());
+    tokens.iter().map(matches).fold(Choice::from(0), |any, one| any | one)
+}
+
+/// The token that a request brings. Of two, a proxy in front may have checked the other one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(Problem::bad_request("invalid", "send one Authorization header, not several"));
+    }
+    let value = first.and_then(|value| value.to_str().ok()).and_then(|value| value.split_once(' '));
+    Ok(value.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()))
+}
+
+fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("x-operator") else { return Ok(None) };
+    let text = |value: &HeaderValue| String::from_utf8(value.as_bytes().to_vec()).ok();
+    let name = text(value).filter(|name| name.len() <= MAX_NAME && !name.chars().any(char::is_control));
+    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    let bad =
+        || Problem::bad_request("invalid", format!("X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8"));
+    name.ok_or_else(bad).map(Some)
+}
+
+fn fingerprint(token: &str) -> String {
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(token).into();
+    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+}
+
+/// Middleware: lets only requests with a token pass that allows them; handlers find the
+/// [`Operator`] in the extensions.
+pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
+    match token.judge(&request) {
+        Ok(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -81,18 +165,25 @@ mod tests {
             let refused = OpsToken::new(wrong.clone().into()).err().unwrap();
             assert!(!refused.contains("aaa") && !refused.contains("secret"), "{wrong}: {refused}");
         }
+        let viewed = |view: &str| OpsToken::new(a.clone().into()).unwrap().with_view(Some(&view.into())).err();
+        assert!(viewed("secret").unwrap().contains("OPS_VIEW_TOKEN"));
+        assert!(viewed(&a).unwrap().contains("another token"));
+        assert_eq!(viewed(&b), None);
     }
 
     #[test]
-    fn only_the_whole_token_matches() {
-        let token = OpsToken::new("a".repeat(32).into()).unwrap();
-        assert!(token.matches(&"a".repeat(32)));
-        for wrong in ["", "a", &"a".repeat(31), &"a".repeat(33), &"b".repeat(32)] {
-            assert!(!token.matches(wrong));
+    fn only_a_whole_token_allows_anything() {
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|letter| letter.repeat(32));
+        let one = OpsToken::new(a.clone().into()).unwrap();
+        assert_eq!(one.allows(&a), Some(Allowed::All));
+        for wrong in ["", "a", &"a".repeat(31), &"a".repeat(33), &b] {
+            assert_eq!(one.allows(wrong), None);
         }
-        let (a, b) = ("a".repeat(32), "b".repeat(32));
-        let two = OpsToken::new(format!("{a},{b}").into()).unwrap();
-        assert!(two.matches(&a) && two.matches(&b));
-        assert!(!two.matches(&format!("{a},{b}")) && !two.matches(""));
+        let two =
+            OpsToken::new(format!("{a},{b}").into()).unwrap().with_view(Some(&format!("{c},{d}").into())).unwrap();
+        for (token, allowed) in [(&a, Allowed::All), (&b, Allowed::All), (&c, Allowed::View), (&d, Allowed::View)] {
+            assert_eq!(two.allows(token), Some(allowed));
+        }
+        assert_eq!((two.allows(&format!("{a},{b}")), two.allows("")), (None, None));
     }
 }

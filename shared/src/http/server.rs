@@ -2,6 +2,7 @@
 //! slow clients would hold sockets for ever.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::http::{Request, Response};
 use axum::{BoxError, Router};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1::Builder;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
+
+use super::ops::Peer;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
@@ -47,13 +50,26 @@ impl Default for Limits {
 
 /// Serves `router` until `shutdown`, then finishes the requests under way and closes.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
-    serve_by(listener, TowerToHyperService::new(router), limits, shutdown).await;
+    let routes = TowerToHyperService::new(router);
+    let with_peer = move |peer| {
+        let routes = routes.clone();
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request)
+        })
+    };
+    serve_by(listener, with_peer, limits, shutdown).await;
 }
 
-/// [`serve`], for a service that answers some requests before any router is asked.
-pub async fn serve_by<S, B>(listener: TcpListener, service: S, limits: Limits, shutdown: CancellationToken)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+/// [`serve`], for services that answer some requests before any router is asked, one for each
+/// connection.
+pub async fn serve_by<S, B>(
+    listener: TcpListener,
+    service_for: impl Fn(SocketAddr) -> S,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
@@ -77,12 +93,12 @@ where
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let Some((stream, slot)) = accepted else { continue };
+        let Some((stream, peer, slot)) = accepted else { continue };
         // A client that reads nothing keeps hyper from reading its next head, so that no timer of
         // hyper's runs.
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream.as_mut().set_write_timeout_pinned(Some(limits.header_read));
-        let service = service.clone();
+        let service = service_for(peer);
         let watcher = graceful.watcher();
         let builder = builder.clone();
         tokio::spawn(async move {
@@ -110,14 +126,14 @@ fn is_write_timeout(error: &hyper::Error) -> bool {
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "no TCP_NODELAY on a connection");
             }
-            Some((stream, slot))
+            Some((stream, peer, slot))
         }
         Err(error) => {
             // Out of file descriptors, mostly: a short pause keeps the loop from spinning while

@@ -89,7 +89,9 @@ impl KafkaSettings {
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "5")
-            .set("queued.max.messages.kbytes", "16384")
+            // A message takes several times its bytes once it was fetched: some 10 MB in all.
+            .set("queued.max.messages.kbytes", "2048")
+            .set("fetch.message.max.bytes", "131072")
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS);
         config
     }

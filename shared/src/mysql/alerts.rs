@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
+use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
+use super::ops_actions::{Act, Operator};
 use super::schema::{alerts, broken_promises, drops, reconciler_state};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
@@ -93,9 +95,7 @@ impl Alert {
 /// A promise that could not be kept and was not mended since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokenPromise {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// The drop.
     pub drop_id: DropId,
     /// The person, in full.
     pub user_id: String,
@@ -323,7 +323,6 @@ pub async fn list(
     .await
 }
 
-/// One alert.
 pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
     Ok(newest.into_iter().find(|alert| alert.id == id))
@@ -346,26 +345,43 @@ impl Db {
 }
 
 /// Takes an alert on, if it fires.
-pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>) -> Result<(), DbError> {
+pub async fn acknowledge(db: &Db, id: i64, by: String, now: DateTime<Utc>, operator: Operator) -> Result<(), DbError> {
     db.run("acknowledge an alert", async move |conn| {
-        let firing = alerts::id.eq(id).and(alerts::status.eq(AlertState::Firing.as_str()));
-        diesel::update(alerts::table.filter(firing))
-            .set((alerts::acknowledged_at.eq(now.naive_utc()), alerts::acknowledged_by.eq(by)))
-            .execute(conn)
-            .await
-            .map(|_| ())
+        conn.transaction(async |conn| {
+            let firing = alerts::id.eq(id).and(alerts::status.eq(AlertState::Firing.as_str()));
+            let changed = diesel::update(alerts::table.filter(firing))
+                .set((alerts::acknowledged_at.eq(now.naive_utc()), alerts::acknowledged_by.eq(&by)))
+                .execute(conn)
+                .await?;
+            if changed > 0 {
+                let detail = json!({"alert_id": id, "by": by});
+                operator.did(conn, Act { action: "acknowledge", detail, ..Act::default() }).await?;
+            }
+            Ok(())
+        })
+        .await
     })
     .await
 }
 
 /// Silences the mails of a drop until then.
-pub async fn silence(db: &Db, drop: DropId, until: DateTime<Utc>, by: String) -> Result<(), DbError> {
+pub async fn silence(
+    db: &Db,
+    drop: DropId,
+    until: DateTime<Utc>,
+    by: String,
+    operator: Operator,
+) -> Result<(), DbError> {
     db.run("silence a drop", async move |conn| {
-        diesel::update(drops::table.filter(drops::id.eq(drop.0)))
-            .set((drops::silenced_until.eq(until.naive_utc()), drops::silenced_by.eq(by)))
-            .execute(conn)
-            .await
-            .map(|_| ())
+        conn.transaction(async |conn| {
+            diesel::update(drops::table.filter(drops::id.eq(drop.0)))
+                .set((drops::silenced_until.eq(until.naive_utc()), drops::silenced_by.eq(&by)))
+                .execute(conn)
+                .await?;
+            let detail = json!({"until": until, "by": by});
+            operator.did(conn, Act { action: "silence", drop: Some(drop), detail, ..Act::default() }).await
+        })
+        .await
     })
     .await
 }

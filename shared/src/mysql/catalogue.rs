@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Text, Unsigned};
+use diesel::sql_types::{BigInt, Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
 
+use super::ops_actions::{Act, Operator};
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, json};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -45,7 +47,7 @@ impl From<CouponRow> for Coupon {
 
 #[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = drops)]
-struct DropRow {
+pub(super) struct DropRow {
     id: i64,
     coupon_id: i64,
     local_date: Option<NaiveDate>,
@@ -53,6 +55,7 @@ struct DropRow {
     closes_at: Option<NaiveDateTime>,
     quantity: u32,
     sealed_at: Option<NaiveDateTime>,
+    closed_early: bool,
 }
 
 impl From<DropRow> for Drop {
@@ -64,6 +67,7 @@ impl From<DropRow> for Drop {
             opens_at: row.opens_at.and_utc(),
             closes_at: row.closes_at.map(|at| at.and_utc()),
             quantity: row.quantity,
+            closed_early: row.closed_early,
             sealed_at: row.sealed_at.map(|at| at.and_utc()),
         }
     }
@@ -85,9 +89,14 @@ impl Db {
     ///
     /// # Errors
     /// [`DbError`]; nothing was made.
-    pub async fn create_coupon(&self, new: NewCoupon, now: DateTime<Utc>) -> Result<(Coupon, Vec<Drop>), DbError> {
+    pub async fn create_coupon(
+        &self,
+        new: NewCoupon,
+        now: DateTime<Utc>,
+        by: Operator,
+    ) -> Result<(Coupon, Vec<Drop>), DbError> {
         let create =
-            async move |conn: &mut Conn| conn.transaction(async |conn| insert_coupon(conn, &new, now).await).await;
+            async move |conn: &mut Conn| conn.transaction(async |conn| insert_coupon(conn, &new, now, &by).await).await;
         self.run("create coupon", create).await
     }
 
@@ -112,13 +121,7 @@ impl Db {
 
     /// Those of these coupons that exist, as [`Db::catalogue`] gives live ones.
     pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("read coupons", async move |conn| {
-            let list =
-                serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
-            select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), list)
-                .await
-        })
-        .await
+        self.run("read coupons", async move |conn| select_listed(conn, json(&ids)?).await).await
     }
 
     /// The first coupons with numbers above `after`, `limit` at most, in order of their numbers.
@@ -135,20 +138,22 @@ impl Db {
         self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect()).await
     }
 
-    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as
-    /// they are at that revision. A revision is a fencing token: with it one may write the coupon's
-    /// settings to Redis, until somebody takes a later one. Then neither that write nor the commit
-    /// of a change ([`Db::change_coupon`]) takes effect.
-    pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("take revision", async move |conn| {
+    /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One that
+    /// another transaction is changing is left out: it keeps no other waiting.
+    pub async fn take_revisions(&self, seen: Vec<(CouponId, u64)>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("take revisions", async move |conn| {
             conn.transaction(async |conn| {
-                diesel::sql_query("UPDATE coupons SET revision = GREATEST(revision, ?) + 1 WHERE id = ?")
-                    .bind::<Unsigned<BigInt>, _>(seen)
-                    .bind::<BigInt, _>(id.0)
-                    .execute(conn)
-                    .await?;
-                let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
-                Ok(Some((coupon, drops_of(conn, id.0).await?)))
+                let wanted = coupons::table.filter(coupons::id.eq_any(seen.iter().map(|(coupon, _)| coupon.0)));
+                let free: Vec<i64> = wanted.select(coupons::id).for_update().skip_locked().load(conn).await?;
+                let taken: Vec<_> = seen.iter().filter(|(coupon, _)| free.contains(&coupon.0)).collect();
+                diesel::sql_query(
+                    "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', seen BIGINT UNSIGNED PATH '$[1]')) j \
+                     STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = j.id SET c.revision = GREATEST(c.revision, j.seen) + 1",
+                )
+                .bind::<Text, _>(json(&taken)?)
+                .execute(conn)
+                .await?;
+                select_listed(conn, json(&free)?).await
             })
             .await
         })
@@ -175,6 +180,11 @@ impl Db {
                     .await
                     .optional()?;
                 let Some(coupon) = found.map(Coupon::from) else { return Ok(None) };
+                // Nor the days: a caller may have read the coupon before them, and its drops after.
+                let is_planned = |drop: &&PlannedDrop| {
+                    coupon.schedule.as_ref().is_some_and(|schedule| schedule.drop_on(drop.local_date) == Some(**drop))
+                };
+                let planned: Vec<PlannedDrop> = planned.iter().filter(is_planned).copied().collect();
                 let before: Vec<DropId> = drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
                 insert_drops(conn, id, coupon.quantity, &planned).await?;
                 let made = drops_of(conn, id.0).await?.into_iter().filter(|d| !before.contains(&d.id)).collect();
@@ -197,7 +207,14 @@ impl Db {
 const LIVE: &str =
     "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id FROM coupons WHERE daily_until >= ?";
 const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
-const UNSEALED: &str = "SELECT * FROM drops WHERE sealed_at IS NULL";
+const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
+
+/// No more than is read: the virtual columns would be worked out anew for each row.
+const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision";
+
+async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
+    select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), ids).await
+}
 
 /// Coupons with their drops. `which` gives their ids and `unsealed` their unsealed drops.
 ///
@@ -209,11 +226,12 @@ async fn select_coupons(
     parameter: String,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     // STRAIGHT_JOIN: an optimizer without statistics might begin with all coupons there are.
-    let found: Vec<CouponRow> =
-        diesel::sql_query(format!("SELECT c.* FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"))
-            .bind::<Text, _>(&parameter)
-            .load(conn)
-            .await?;
+    let found: Vec<CouponRow> = diesel::sql_query(format!(
+        "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
+    ))
+    .bind::<Text, _>(&parameter)
+    .load(conn)
+    .await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -241,12 +259,11 @@ async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let ids = serde_json::to_string(&ids).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
     diesel::sql_query(format!(
         "SELECT d.* FROM ({LISTED}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
          WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
     ))
-    .bind::<Text, _>(ids)
+    .bind::<Text, _>(json(&ids)?)
     .bind::<Datetime, _>(now)
     .load(conn)
     .await
@@ -296,9 +313,9 @@ pub(super) async fn insert_coupon(
     conn: &mut Conn,
     new: &NewCoupon,
     now: DateTime<Utc>,
+    by: &Operator,
 ) -> QueryResult<(Coupon, Vec<Drop>)> {
-    let schedule =
-        serde_json::to_string(&new.schedule).map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    let schedule = json(&new.schedule)?;
     diesel::insert_into(coupons::table)
         .values((
             coupons::name.eq(&new.name),
@@ -312,6 +329,11 @@ pub(super) async fn insert_coupon(
     let id = last_insert_id(conn).await?;
     insert_drops(conn, CouponId(id), new.quantity, &new.schedule.drops_from(now)).await?;
     let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
+    let detail = json!({
+        "name": new.name, "quantity": new.quantity, "once_per": new.once_per, "waiting_list": new.waiting_list,
+        "schedule": new.schedule,
+    });
+    by.did(conn, Act { action: "create_coupon", coupon: Some(coupon.id), detail, ..Act::default() }).await?;
     Ok((coupon, drops_of(conn, id).await?))
 }
 
@@ -338,12 +360,12 @@ async fn insert_drops(conn: &mut Conn, coupon: CouponId, quantity: Slot, planned
     Ok(())
 }
 
-async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
+pub(super) async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
     let row = coupons::table.find(id).select(CouponRow::as_select()).first(conn).await.optional()?;
     Ok(row.map(Coupon::from))
 }
 
-async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
+pub(super) async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
     let rows: Vec<DropRow> = drops::table
         .filter(drops::coupon_id.eq(coupon))
         .order(drops::opens_at)

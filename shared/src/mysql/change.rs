@@ -1,12 +1,18 @@
-//! An operator's changes to a coupon, in one transaction.
+//! Revisions of a coupon, and an operator's changes to it, each in one transaction.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::{Map, Value, json};
 
-use super::schema::{coupons, drops};
-use super::{Db, DbError};
+use super::catalogue::{DropRow, coupon_row, drops_of};
+use super::ops_actions::{Act, Operator};
+use super::schema::{coupons, drops, failed_claims, issued_coupons, revoked_coupons};
+use super::{Conn, Db, DbError};
+use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, Slot};
+use crate::schedule::Schedule;
 
 /// What is to change; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,13 +21,78 @@ pub struct CouponChange {
     pub paused: Option<bool>,
     /// Quantity of every drop that is not closed, and of those made from now on.
     pub quantity: Option<Slot>,
+    pub waiting_list: Option<u32>,
+    pub schedule: Option<Schedule>,
+    pub drops: Vec<DropChange>,
+}
+
+/// What becomes of a drop's window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropChange {
+    pub id: DropId,
+    /// `None`: the drop goes.
+    pub to: Option<Window>,
+    /// Leave it as it is where it has claims: they may have come by hand.
+    pub unless_claimed: bool,
+}
+
+/// From when to when a drop is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub opens_at: DateTime<Utc>,
+    pub closes_at: Option<DateTime<Utc>>,
+    pub closed_early: bool,
+}
+
+/// What became of [`Db::take_revision_if`].
+#[derive(Debug)]
+pub enum Revision {
+    /// The coupon with the revision that was taken, and its drops.
+    Taken(Coupon, Vec<Drop>),
+    /// It has this one; none was taken.
+    Another(u64),
+    NoCoupon,
 }
 
 impl Db {
-    /// Changes a coupon and its drops that are not closed at `now`, and gives the revision that
-    /// this made. `revision` is the caller's, from [`Db::take_revision`], and `expected` says which
-    /// drops there are and how large: where that is no longer so (another operator or a repair took
-    /// a later one, or a drop was made meanwhile) nothing changes and `None` is given.
+    /// Takes the coupon's next revision, above `seen` too, and gives the coupon and its drops as
+    /// they are at that revision. A revision is a fencing token: with it one may write the coupon's
+    /// settings to Redis, until somebody takes a later one. Then neither that write nor the commit
+    /// of a change ([`Db::change_coupon`]) takes effect.
+    pub async fn take_revision(&self, id: CouponId, seen: u64) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+        Ok(match self.take_revision_if(id, seen, None).await? {
+            Revision::Taken(coupon, drops) => Some((coupon, drops)),
+            Revision::Another(_) | Revision::NoCoupon => None,
+        })
+    }
+
+    /// [`Db::take_revision`], only where the coupon has that revision.
+    pub async fn take_revision_if(&self, id: CouponId, seen: u64, only: Option<u64>) -> Result<Revision, DbError> {
+        self.run("take revision", async move |conn| {
+            conn.transaction(async |conn| {
+                let locked = coupons::table.find(id.0).select(coupons::revision).for_update();
+                let Some(found) = locked.first::<u64>(conn).await.optional()? else { return Ok(Revision::NoCoupon) };
+                if only.is_some_and(|only| only != found) {
+                    return Ok(Revision::Another(found));
+                }
+                diesel::sql_query("UPDATE coupons SET revision = GREATEST(revision, ?) + 1 WHERE id = ?")
+                    .bind::<Unsigned<BigInt>, _>(seen)
+                    .bind::<BigInt, _>(id.0)
+                    .execute(conn)
+                    .await?;
+                let taken = settings(conn, id).await?;
+                Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| Revision::Taken(coupon, drops)))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Changes a coupon and its drops that are not closed at `now`, and gives them as this made
+    /// them, with the revision that it made. `revision` is the caller's, from
+    /// [`Db::take_revision`], and `expected` are those drops, in order of their numbers: where they
+    /// are others now (another operator or a repair took a later revision, or a drop was made
+    /// meanwhile) nothing changes and `None` is given.
     ///
     /// # Errors
     /// [`DbError`]. A [`super::Refusal::BadData`] means that a slot above the quantity is issued,
@@ -31,45 +102,120 @@ impl Db {
         id: CouponId,
         revision: u64,
         change: CouponChange,
-        mut expected: Vec<(DropId, Slot)>,
+        expected: Vec<Drop>,
         now: DateTime<Utc>,
-    ) -> Result<Option<u64>, DbError> {
-        expected.sort_unstable();
+        by: Operator,
+    ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("change coupon", async move |conn| {
             conn.transaction(async |conn| {
                 let locked: Option<u64> =
                     coupons::table.find(id.0).select(coupons::revision).for_update().first(conn).await.optional()?;
-                let found: Vec<(i64, Slot)> = drops::table
+                let found: Vec<DropRow> = drops::table
                     .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
                     .filter(drops::closes_at.is_null().or(drops::closes_at.gt(now.naive_utc())))
                     .order(drops::id)
-                    .select((drops::id, drops::quantity))
+                    .select(DropRow::as_select())
                     .for_update()
                     .load(conn)
                     .await?;
-                if locked != Some(revision) || !found.iter().copied().eq(expected.iter().map(|(d, q)| (d.0, *q))) {
+                if locked != Some(revision) || !found.into_iter().map(Drop::from).eq(expected.iter().cloned()) {
                     return Ok(None);
                 }
-                let made = revision + 1;
-                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(made)).execute(conn).await?;
-                if let Some(name) = &change.name {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::name.eq(name)).execute(conn).await?;
-                }
-                if let Some(paused) = change.paused {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::paused.eq(paused)).execute(conn).await?;
-                }
+                let before = settings(conn, id).await?;
+                diesel::update(coupons::table.find(id.0)).set(coupons::revision.eq(revision + 1)).execute(conn).await?;
+                change_fields(conn, id, &change).await?;
                 if let Some(quantity) = change.quantity {
-                    diesel::update(coupons::table.find(id.0)).set(coupons::quantity.eq(quantity)).execute(conn).await?;
-                    let ids: Vec<i64> = found.iter().map(|(drop, _)| *drop).collect();
-                    diesel::update(drops::table.filter(drops::id.eq_any(ids)))
+                    diesel::update(drops::table.filter(drops::id.eq_any(expected.iter().map(|drop| drop.id.0))))
                         .set(drops::quantity.eq(quantity))
                         .execute(conn)
                         .await?;
                 }
-                Ok(Some(made))
+                for one in &change.drops {
+                    change_drop(conn, one).await?;
+                }
+                let after = settings(conn, id).await?;
+                let detail = difference(before.as_ref(), after.as_ref());
+                by.did(conn, Act { action: "change_coupon", coupon: Some(id), detail, ..Act::default() }).await?;
+                Ok(after)
             })
             .await
         })
         .await
     }
+}
+
+async fn change_fields(conn: &mut Conn, id: CouponId, change: &CouponChange) -> QueryResult<()> {
+    let coupon = || coupons::table.find(id.0);
+    if let Some(name) = &change.name {
+        diesel::update(coupon()).set(coupons::name.eq(name)).execute(conn).await?;
+    }
+    if let Some(paused) = change.paused {
+        diesel::update(coupon()).set(coupons::paused.eq(paused)).execute(conn).await?;
+    }
+    if let Some(quantity) = change.quantity {
+        diesel::update(coupon()).set(coupons::quantity.eq(quantity)).execute(conn).await?;
+    }
+    if let Some(waiting_list) = change.waiting_list {
+        diesel::update(coupon()).set(coupons::waiting_list.eq(waiting_list)).execute(conn).await?;
+    }
+    if let Some(schedule) = &change.schedule {
+        diesel::update(coupon()).set(coupons::schedule.eq(super::json(schedule)?)).execute(conn).await?;
+    }
+    Ok(())
+}
+
+async fn change_drop(conn: &mut Conn, change: &DropChange) -> QueryResult<()> {
+    if change.unless_claimed && has_claims(conn, change.id).await? {
+        return Ok(());
+    }
+    let drop = drops::table.find(change.id.0);
+    let Some(to) = change.to else { return diesel::delete(drop).execute(conn).await.map(|_| ()) };
+    diesel::update(drop)
+        .set((
+            drops::opens_at.eq(to.opens_at.naive_utc()),
+            drops::closes_at.eq(to.closes_at.map(|at| at.naive_utc())),
+            drops::closed_early.eq(to.closed_early),
+        ))
+        .execute(conn)
+        .await
+        .map(|_| ())
+}
+
+async fn has_claims(conn: &mut Conn, drop: DropId) -> QueryResult<bool> {
+    let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
+    let letters =
+        failed_claims::table.filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0)));
+    let rows: Option<i64> = rows.select(issued_coupons::drop_id).first(conn).await.optional()?;
+    let letters: Option<i64> = letters.select(failed_claims::id).first(conn).await.optional()?;
+    let revoked = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(drop.0)).select(revoked_coupons::id);
+    let revoked: Option<i64> = revoked.first(conn).await.optional()?;
+    Ok(rows.is_some() || letters.is_some() || revoked.is_some())
+}
+
+async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, Vec<Drop>)>> {
+    let Some(coupon) = coupon_row(conn, id.0).await? else { return Ok(None) };
+    Ok(Some((coupon, drops_of(conn, id.0).await?)))
+}
+
+/// What differs, each field with what it was and what it is.
+fn difference(before: Option<&(Coupon, Vec<Drop>)>, after: Option<&(Coupon, Vec<Drop>)>) -> Value {
+    let (before, after) = (before.map(fields).unwrap_or_default(), after.map(fields).unwrap_or_default());
+    let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+    let changed = names.filter(|name| before.get(*name) != after.get(*name));
+    changed.map(|name| (name.clone(), json!({"from": before.get(name), "to": after.get(name)}))).collect()
+}
+
+fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
+    let drop = |d: &Drop| {
+        let window = json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
+        (format!("drop {}", d.id), window)
+    };
+    let own = [
+        ("name", json!(coupon.name)),
+        ("quantity", json!(coupon.quantity)),
+        ("paused", json!(coupon.paused)),
+        ("waiting_list", json!(coupon.waiting_list)),
+        ("schedule", json!(coupon.schedule)),
+    ];
+    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(drops.iter().map(drop)).collect()
 }

@@ -4,26 +4,18 @@
 //! caller only awaits, and a connection that ran out of time is thrown away.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool::managed::{Object, Pool, PoolError};
 use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
-use diesel::{ConnectionError, ConnectionResult, QueryResult};
-use diesel_async::pooled_connection::deadpool::{Hook, HookError, Object, Pool, PoolError};
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, RecyclingMethod,
-};
-use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel::{ConnectionError, QueryResult};
+use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use mysql_async::{DriverError, Opts};
-use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::Instant;
 
-/// The connection that queries run on.
-pub type Conn = AsyncMysqlConnection;
+use super::connect::{Conn, Connecting, establish};
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
 /// has the same trait, private.)
@@ -54,6 +46,10 @@ pub enum DbError {
     /// MySQL, or the connection to it, answered with an error.
     #[error("MySQL: {what}: {source}")]
     Query { what: &'static str, source: diesel::result::Error },
+    /// The server may be a primary that was demoted, and its rows old ([`Db::of_primary`]). A write
+    /// may have taken effect.
+    #[error("MySQL: {what}: this server is read-only; DATABASE_URL must lead to the one that takes writes")]
+    ReadOnly { what: &'static str },
     /// The task of the call panicked: a bug.
     #[error("MySQL: {what}: the task failed")]
     Panicked { what: &'static str },
@@ -87,43 +83,23 @@ pub struct DbSettings {
 /// A pool of connections to MySQL, and the only way to run a query.
 #[derive(Clone)]
 pub struct Db {
-    pool: Pool<Conn>,
+    pool: Pool<Connecting>,
     limit: Duration,
+    of_primary: bool,
 }
-
-/// A connection idle for longer than this is tried out before it is used: servers close idle
-/// connections, and restart.
-const IDLE: Duration = Duration::from_secs(5);
-
-/// How long that trial may take. Where the host died without a word, each idle connection costs a
-/// caller this much, not the whole time limit.
-const TRIAL: Duration = Duration::from_secs(1);
 
 impl Db {
     /// A pool that connects when first used.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
-        let mut config = ManagerConfig::<Conn>::default();
-        let connecting = Connecting::default();
-        config.custom_setup = Box::new(move |url| connecting.clone().establish(url.to_owned()).boxed());
-        config.recycling_method = RecyclingMethod::Fast;
-        let manager = AsyncDieselConnectionManager::new_with_config(settings.url.expose_secret(), config);
-        let pool = Pool::builder(manager)
-            .max_size(settings.pool_size)
-            .pre_recycle(Hook::async_fn(|conn: &mut Conn, metrics| {
-                let idle = metrics.last_used() > IDLE;
-                async move {
-                    if !idle {
-                        return Ok(());
-                    }
-                    match tokio::time::timeout(TRIAL, conn.batch_execute("DO 0")).await {
-                        Ok(tried) => tried.map_err(|e| HookError::message(e.to_string())),
-                        Err(_) => Err(HookError::message("no answer")),
-                    }
-                }
-                .boxed()
-            }))
-            .build()?;
-        Ok(Self { pool, limit: settings.limit })
+        let pool = Pool::builder(Connecting::new(settings.url.clone())).max_size(settings.pool_size).build()?;
+        Ok(Self { pool, limit: settings.limit, of_primary: false })
+    }
+
+    /// The same, but every answer is one of a primary: a call on a server that is read-only when it
+    /// ends is [`DbError::ReadOnly`]. For a pass, which must not take an old row for what there is.
+    #[must_use]
+    pub fn of_primary(&self) -> Self {
+        Self { of_primary: true, ..self.clone() }
     }
 
     /// Runs `op` on a connection of the pool, in a task of its own: when the caller is dropped, the
@@ -153,7 +129,7 @@ impl Db {
         T: Send + 'static,
     {
         let op: Op = Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed());
-        let task = tokio::spawn(attempt(self.pool.clone(), limit, what, op));
+        let task = tokio::spawn(attempt(self.clone(), limit, what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
         answer.downcast().map(|answer| *answer).map_err(|_| DbError::Panicked { what })
     }
@@ -171,109 +147,28 @@ type AnyValue = Box<dyn Any + Send>;
 /// deadpool's code around it is compiled once, not once a query.
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
-async fn attempt(pool: Pool<Conn>, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
-    let mut conn = match tokio::time::timeout(limit, pool.get()).await {
-        Ok(Ok(conn)) => conn,
-        Ok(Err(PoolError::Backend(ManagerError::ConnectionError(error)))) => return Err(no_connection(&error)),
+async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
+    let mut pooled = match tokio::time::timeout(limit, db.pool.get()).await {
+        Ok(Ok(pooled)) => pooled,
+        Ok(Err(PoolError::Backend(error))) => return Err(no_connection(&error)),
         Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
         Err(_) => return Err(DbError::Unreachable(format!("no connection within {limit:?}"))),
     };
-    match tokio::time::timeout(limit, op(&mut conn)).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => {
-            if !leaves_connection_usable(&source) {
-                drop(Object::take(conn));
-            }
-            Err(DbError::Query { what, source })
-        }
-        Err(_) => {
-            drop(Object::take(conn));
-            Err(DbError::TimedOut { what, limit })
-        }
-    }
-}
-
-/// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
-/// out of time one after the other, and each would begin a connection just before it does.
-const RECONNECT_AFTER: Duration = Duration::from_millis(250);
-
-/// A pool's attempts to connect.
-#[derive(Clone, Default)]
-struct Connecting {
-    failed_at: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Connecting {
-    async fn establish(self, url: String) -> ConnectionResult<Conn> {
-        if self.failed_at.lock().is_some_and(|at| at.elapsed() < RECONNECT_AFTER) {
-            return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
-        }
-        let mut attempt = Attempt { connecting: self, failed: true };
-        let conn = establish(url).await?;
-        attempt.failed = false;
-        Ok(conn)
-    }
-}
-
-/// Notes a failure when dropped: also where the caller's time is up.
-struct Attempt {
-    connecting: Connecting,
-    failed: bool,
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if self.failed {
-            *self.connecting.failed_at.lock() = Some(Instant::now());
-        }
-    }
-}
-
-/// A connection outside the pool, set up alike: for locks that live as long as their connection.
-pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
-    let url = as_given(url);
-    let mut conn = match Conn::establish(&url).await {
-        Err(ConnectionError::CouldntSetupConfiguration(answer)) => return Err(why_refused(&url, &answer).await),
-        other => other?,
+    let answer = async {
+        let value = op(&mut pooled.conn).await?;
+        // Asked afterwards: what was read of a server that takes writes now was not old.
+        let is_believed = !db.of_primary || pooled.takes_writes().await?;
+        Ok((value, is_believed))
     };
-    // Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers
-    // don't block each other. wait_timeout: a process that stands still, or whose host is gone
-    // without a word, holds the locks of its transaction and its GET_LOCK until MySQL gives its
-    // connection up. The default is eight hours. lc_messages: diesel passes an error's text on and
-    // not its number, and [`refusal`] reads the text.
-    conn.batch_execute(
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-         SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
-         SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'",
-    )
-    .await
-    .map_err(ConnectionError::CouldntSetupConfiguration)?;
-    Ok(conn)
-}
-
-/// Access to the database denied, access denied, unknown database, access denied without a
-/// password.
-const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
-
-/// Tells a wrong password or database, which is a wrong URL, from a server that is busy or stops, by
-/// the number of its answer. diesel has dropped that, so this asks once more.
-async fn why_refused(url: &str, answer: &diesel::result::Error) -> ConnectionError {
-    let again = match Opts::from_url(url) {
-        Ok(opts) => mysql_async::Conn::new(opts).await.err(),
-        Err(error) => Some(error.into()),
+    let error = match tokio::time::timeout(limit, answer).await {
+        Ok(Ok((value, true))) => return Ok(value),
+        Ok(Ok((_, false))) => DbError::ReadOnly { what },
+        Ok(Err(source)) if leaves_connection_usable(&source) => return Err(DbError::Query { what, source }),
+        Ok(Err(source)) => DbError::Query { what, source },
+        Err(_) => DbError::TimedOut { what, limit },
     };
-    match again {
-        Some(mysql_async::Error::Server(error)) if DOES_NOT_LET_IN.contains(&error.code) => {
-            ConnectionError::InvalidConnectionUrl(error.to_string())
-        }
-        // MySQL asks users that it does not know for a password in any of its ways.
-        Some(mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. })) => {
-            ConnectionError::InvalidConnectionUrl(format!(
-                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
-            ))
-        }
-        _ => ConnectionError::BadConnection(answer.to_string()),
-    }
+    drop(Object::take(pooled));
+    Err(error)
 }
 
 fn no_connection(error: &ConnectionError) -> DbError {
@@ -281,17 +176,6 @@ fn no_connection(error: &ConnectionError) -> DbError {
         ConnectionError::InvalidConnectionUrl(reason) => DbError::Refused(reason.clone()),
         other => DbError::Unreachable(other.to_string()),
     }
-}
-
-/// By default mysql_async asks a server at a loopback address for its socket file and goes on
-/// through that, which need not be the same server: behind a tunnel or a proxy it is another one,
-/// or none. The URL means what it says.
-fn as_given(mut url: String) -> String {
-    if !url.contains("prefer_socket=") {
-        url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str("prefer_socket=false");
-    }
-    url
 }
 
 /// Errors after which the connection certainly waits for the next command. Any other may be an I/O
@@ -373,6 +257,8 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test]
@@ -399,12 +285,5 @@ mod tests {
         futures_util::future::join_all(crowd).await;
         let connections = connections.await.unwrap();
         assert!(connections <= 12, "{connections}");
-    }
-
-    #[test]
-    fn an_address_is_used_as_given() {
-        assert_eq!(as_given("mysql://h/d".into()), "mysql://h/d?prefer_socket=false");
-        assert_eq!(as_given("mysql://h/d?a=b".into()), "mysql://h/d?a=b&prefer_socket=false");
-        assert_eq!(as_given("mysql://h/d?prefer_socket=true".into()), "mysql://h/d?prefer_socket=true");
     }
 }

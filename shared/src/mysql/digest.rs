@@ -38,11 +38,8 @@ pub struct OpenAlert {
 /// A drop that was verified exact after closing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedDrop {
-    /// The coupon.
     pub coupon_id: CouponId,
-    /// Its name.
     pub coupon_name: String,
-    /// The drop.
     pub drop_id: DropId,
     /// How many it offered.
     pub quantity: u32,
@@ -59,7 +56,6 @@ pub struct Day {
     pub to: DateTime<Utc>,
     /// What needs a person, oldest first; the first of them.
     pub open: Vec<OpenAlert>,
-    /// How many there are.
     pub open_total: u64,
     /// Promises that could not be kept and were not mended since.
     pub broken: u64,
@@ -71,7 +67,6 @@ pub struct Day {
     pub findings: Vec<(String, u64, u64)>,
     /// Drops verified exact; the first of them.
     pub sealed: Vec<SealedDrop>,
-    /// How many there were.
     pub sealed_total: u64,
     /// People, rows and failed claims that runs examined.
     pub examined: [u64; 3],

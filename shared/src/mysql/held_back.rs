@@ -29,7 +29,6 @@ impl Db {
         .await
     }
 
-    /// How many were noted.
     pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
         self.run("repairs held back", async move |conn| {
             held_back::table.find(drop.0).select(held_back::repairs).first(conn).await.optional()

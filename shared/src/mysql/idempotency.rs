@@ -7,6 +7,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use sha2::{Digest as _, Sha256};
 
 use super::catalogue::{NewCoupon, insert_coupon};
+use super::ops_actions::Operator;
 use super::schema::idempotency_keys;
 use super::{Conn, Db, DbError, Refusal, refusal};
 use crate::coupon::{Coupon, Drop};
@@ -51,10 +52,11 @@ impl Db {
         key: IdempotencyKey,
         new: NewCoupon,
         now: DateTime<Utc>,
+        by: Operator,
     ) -> Result<Result<(Coupon, Vec<Drop>), Earlier>, DbError> {
         self.run("create coupon", async move |conn| {
             let made = conn.transaction(async |conn| {
-                let made = insert_coupon(conn, &new, now).await?;
+                let made = insert_coupon(conn, &new, now, &by).await?;
                 // The same request at the same time waits here for the other's commit.
                 diesel::insert_into(idempotency_keys::table)
                     .values((

@@ -4,14 +4,17 @@
 pub mod alerts;
 pub mod catalogue;
 pub mod change;
+mod connect;
 mod db;
 pub mod dead_letters;
 pub mod digest;
 mod findings;
 pub mod held_back;
+pub mod holders;
 pub mod idempotency;
 pub mod issued;
 pub mod migrations;
+pub mod ops_actions;
 pub mod outbox;
 pub mod pass_lock;
 pub mod processes;
@@ -21,9 +24,17 @@ pub mod revoked;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
+pub mod void;
 
 /// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list
 /// of drops or people has no bound of its own.
 pub(crate) const MOST_VALUES: usize = 10_000;
 
-pub use db::{AsyncFunc, Conn, Db, DbError, DbSettings, Refusal, refusal};
+pub use connect::Conn;
+pub use db::{AsyncFunc, Db, DbError, DbSettings, Refusal, refusal};
+
+/// A value as the JSON that a column holds, or a list as the one parameter of a query
+/// (`JSON_TABLE`).
+fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
+    serde_json::to_string(value).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+}

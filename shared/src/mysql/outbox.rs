@@ -35,7 +35,6 @@ pub struct NewMail<'a> {
     pub thread_refs: Option<&'a str>,
     /// Plain text.
     pub body_text: &'a str,
-    /// HTML.
     pub body_html: &'a str,
 }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::connect::IS_PRIMARY;
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
 use chrono::NaiveDateTime;
@@ -130,7 +131,8 @@ impl Db {
 }
 
 /// Asks again and again whether this connection still holds the lock, until it is released or lost:
-/// with its connection, or alone, as behind a proxy that gave the session another connection.
+/// with its connection, or alone, as behind a proxy that gave the session another connection. On a
+/// primary that was demoted it is worth nothing: others take theirs elsewhere.
 async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationToken, release: CancellationToken) {
     loop {
         tokio::select! {
@@ -139,7 +141,7 @@ async fn keep(mut conn: Conn, work: Work, limit: Duration, lost: CancellationTok
         }
         let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
             Ok(Ok(true)) => continue,
-            Ok(Ok(false)) => "MySQL says that another connection holds it, or none".to_owned(),
+            Ok(Ok(false)) => "MySQL says that another connection holds it, or none, or that it is read-only".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("MySQL does not answer within {limit:?}"),
         };
@@ -164,7 +166,36 @@ struct Held {
 }
 
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
-    let sql = "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AS SIGNED) AS held";
+    let sql = format!(
+        "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AND {IS_PRIMARY} AS SIGNED) AS held"
+    );
     let asked = diesel::sql_query(sql).bind::<Text, _>(work.prefix());
     Ok(asked.get_result::<Held>(conn).await?.held == Some(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel_async::SimpleAsyncConnection as _;
+    use firstcome_stack::{MysqlOptions, MysqlServer};
+
+    use super::*;
+
+    /// Longer than many beats.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_lock_that_is_lost_on_a_connection_that_lives_is_noticed() {
+        let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        let settings =
+            DbSettings { url: server.database_url("firstcome").into(), pool_size: 1, limit: Duration::from_secs(10) };
+        for loss in ["DO RELEASE_ALL_LOCKS()", "SET GLOBAL super_read_only = ON"] {
+            let mut conn = Db::dedicated(&settings).await.unwrap();
+            assert!(get_lock(&mut conn, Work::Pass.prefix(), 5).await.unwrap());
+            assert!(is_held(&mut conn, Work::Pass).await.unwrap());
+            conn.batch_execute(loss).await.unwrap();
+            let lost = CancellationToken::new();
+            let keeping = keep(conn, Work::Pass, settings.limit, lost.clone(), CancellationToken::new());
+            assert!(tokio::time::timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(), "{loss}");
+        }
+    }
 }

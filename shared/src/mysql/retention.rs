@@ -17,7 +17,7 @@ use super::{Db, DbError};
 pub struct Kept {
     /// Runs that found nothing new.
     pub clean_runs: Duration,
-    /// Other runs, and findings that are over.
+    /// Other runs, findings that are over, and what operators did.
     pub runs: Duration,
     /// Alerts that are over.
     pub alerts: Duration,
@@ -41,6 +41,7 @@ const BY_AGE: &[(&str, Time)] = &[
     ("alerts WHERE status = 'told' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),
     ("mail_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
     ("mail_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
+    ("ops_actions WHERE at < ? ORDER BY at", |kept| kept.runs),
     ("broken_promises WHERE mended_at < ? ORDER BY mended_at", |kept| kept.mended_promises),
 ];
 

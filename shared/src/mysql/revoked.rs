@@ -1,15 +1,16 @@
 //! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so are
 //! void wherever a copy of them still is.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Datetime, Nullable, Text, Unsigned};
-use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
 
-use super::issued::{Claim, push_text};
+use super::ops_actions::{Act, Operator};
 use super::schema::{drops, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -61,6 +62,8 @@ pub struct NewRevocation {
     pub by: String,
     pub may_claim_again: bool,
     pub once_per: OncePer,
+    /// Who revokes, for the record; `None`: the person.
+    pub operator: Option<Operator>,
 }
 
 impl NewRevocation {
@@ -69,95 +72,13 @@ impl NewRevocation {
     }
 }
 
-#[derive(QueryableByName)]
-struct VoidFor {
-    #[diesel(sql_type = Text)]
-    user_id: String,
-    #[diesel(sql_type = BigInt)]
-    person_scope: i64,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    again_from: Option<NaiveDateTime>,
-}
-
-#[derive(QueryableByName)]
-struct Any {
-    #[allow(dead_code)] // that there is one says it
-    #[diesel(sql_type = BigInt)]
-    found: i64,
-}
-
-/// A revocation and its age.
-#[derive(QueryableByName)]
-struct Aged {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = BigInt)]
-    age_ms: i64,
-}
-
-/// Takes claims that are revoked out of the rows that were just inserted, in the same transaction; gives
-/// their number. After the insert, and with a locking read: a revocation that is being written has
-/// inserted itself before it looked for a row, so one of the two waits for the other and sees it.
-pub(super) async fn take_out_void(conn: &mut Conn, claims: &[Claim]) -> QueryResult<usize> {
-    let mut by_coupon: BTreeMap<CouponId, Vec<&Claim>> = BTreeMap::new();
-    for claim in claims {
-        by_coupon.entry(claim.coupon_id).or_default().push(claim);
-    }
-    let mut taken = 0;
-    for (coupon, claims) in by_coupon {
-        // Nearly every coupon has none, and then this locks nothing.
-        let any = format!("SELECT 1 AS found FROM revoked_coupons WHERE coupon_id = {coupon} LIMIT 1 FOR SHARE");
-        if diesel::sql_query(any).load::<Any>(conn).await?.is_empty() {
-            continue;
-        }
-        let void = void_among(conn, coupon, &claims).await?;
-        if !void.is_empty() {
-            let mut sql = String::from("DELETE FROM issued_coupons WHERE (drop_id, slot) IN (");
-            for (i, claim) in void.iter().enumerate() {
-                // Writing to a `String` does not fail.
-                let _ = write!(sql, "{}({},{})", if i > 0 { "," } else { "" }, claim.drop_id, claim.slot);
-            }
-            sql.push(')');
-            conn.batch_execute(&sql).await?;
-            taken += void.len();
-        }
-    }
-    Ok(taken)
-}
-
-/// Those of these claims of a coupon that are revoked. Locks what it reads until the transaction ends.
-pub async fn void_among<'c>(conn: &mut Conn, coupon: CouponId, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
-    let mut void = Vec::new();
-    for claims in claims.chunks(MOST_VALUES) {
-        let mut sql = format!(
-            "SELECT user_id, person_scope, again_from FROM revoked_coupons WHERE coupon_id = {coupon} AND user_id IN ("
-        );
-        for (i, claim) in claims.iter().enumerate() {
-            sql.push_str(if i > 0 { "," } else { "" });
-            push_text(&mut sql, claim.user_id.as_str());
-        }
-        sql.push_str(") FOR SHARE");
-        let found: Vec<VoidFor> = diesel::sql_query(sql).load(conn).await?;
-        let mut of_person: HashMap<&str, Vec<&VoidFor>> = HashMap::new();
-        for one in &found {
-            of_person.entry(&one.user_id).or_default().push(one);
-        }
-        let is_void = |claim: &Claim, one: &VoidFor| {
-            let admitted = claim.claimed_at.map(|at| at.naive_utc());
-            (one.person_scope == 0 || one.person_scope == claim.drop_id.0)
-                && one.again_from.is_none_or(|from| admitted.is_some_and(|at| at <= from))
-        };
-        let of = |claim: &Claim| of_person.get(claim.user_id.as_str()).map_or(&[][..], Vec::as_slice);
-        void.extend(claims.iter().filter(|claim| of(claim).iter().any(|one| is_void(claim, one))));
-    }
-    Ok(void)
-}
+const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
     /// Writes a revocation that voids every claim of its person in its scope, and moves their row into it;
     /// one that stands already is given instead. All of it, or nothing.
     ///
-    /// The revocation comes first and the row after it: see [`take_out_void`].
+    /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
         self.run("revoke", async move |conn| conn.transaction(async |conn| revoke_in(conn, &new).await).await).await
     }
@@ -204,20 +125,20 @@ impl Db {
         Ok(found)
     }
 
-    /// How many revocations each of these drops has; those without one are left out.
-    pub async fn count_revocations(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, u64>, DbError> {
-        self.run("count revocations", async move |conn| {
-            let mut counts = HashMap::new();
-            for some in drops.chunks(MOST_VALUES) {
-                let found: Vec<(i64, i64)> = revoked_coupons::table
-                    .filter(revoked_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
-                    .group_by(revoked_coupons::drop_id)
-                    .select((revoked_coupons::drop_id, diesel::dsl::count_star()))
+    /// Those of these coupons that have a revocation.
+    pub async fn coupons_with_revocations(&self, coupons: Vec<CouponId>) -> Result<Vec<CouponId>, DbError> {
+        self.run("coupons with revocations", async move |conn| {
+            let mut found = Vec::new();
+            for some in coupons.chunks(MOST_VALUES) {
+                let ids: Vec<i64> = revoked_coupons::table
+                    .filter(revoked_coupons::coupon_id.eq_any(some.iter().map(|coupon| coupon.0)))
+                    .select(revoked_coupons::coupon_id)
+                    .distinct()
                     .load(conn)
                     .await?;
-                counts.extend(found.into_iter().map(|(drop, n)| (DropId(drop), u64::try_from(n).unwrap_or(0))));
+                found.extend(ids.into_iter().map(CouponId));
             }
-            Ok(counts)
+            Ok(found)
         })
         .await
     }
@@ -238,64 +159,75 @@ impl Db {
                 .filter(revoked_coupons::coupon_id.eq(coupon.0).and(revoked_coupons::id.gt(after)))
                 .order(revoked_coupons::id)
                 .limit(Self::REVOCATIONS_AT_ONCE)
-                .select(Revocation::as_select())
+                .select((Revocation::as_select(), sql::<BigInt>(AGE_MS)))
                 .into_boxed();
             if let Some(drop) = drop {
                 query = query.filter(revoked_coupons::drop_id.eq(drop.0));
             }
-            let page: Vec<Revocation> = query.load(conn).await?;
-            let ([first, ..], [.., last]) = (&page[..], &page[..]) else { return Ok(Vec::new()) };
-            let ages: Vec<Aged> = diesel::sql_query(
-                "SELECT id, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 AS age_ms \
-                 FROM revoked_coupons WHERE id BETWEEN ? AND ? AND coupon_id = ?",
-            )
-            .bind::<BigInt, _>(first.id)
-            .bind::<BigInt, _>(last.id)
-            .bind::<BigInt, _>(coupon.0)
-            .load(conn)
-            .await?;
-            let ages: HashMap<i64, i64> = ages.into_iter().map(|aged| (aged.id, aged.age_ms)).collect();
-            let age = |one: &Revocation| ages.get(&one.id).copied().unwrap_or(0);
-            Ok(page.into_iter().map(|one| (age(&one), one)).map(|(age, one)| (one, age)).collect())
+            query.load(conn).await
         })
         .await
     }
 }
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
-    let (coupon, user, scope) = (new.coupon.0, new.user.as_str(), new.scope());
+    let is_new = open_one(conn, new, false).await?.is_none();
     diesel::sql_query(
-        "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again, person_scope) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+        "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+         VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
     )
-    .bind::<BigInt, _>(coupon)
+    .bind::<BigInt, _>(new.coupon.0)
     .bind::<BigInt, _>(new.drop.0)
     .bind::<Nullable<Unsigned<diesel::sql_types::Integer>>, _>(new.slot)
-    .bind::<Text, _>(user)
+    .bind::<Text, _>(new.user.as_str())
     .bind::<Text, _>(&new.reason)
     .bind::<Text, _>(&new.by)
     .bind::<Bool, _>(new.may_claim_again)
-    .bind::<BigInt, _>(scope)
     .execute(conn)
     .await?;
-    let of_person = revoked_coupons::coupon_id.eq(coupon).and(revoked_coupons::user_id.eq(user));
-    let open: Vec<Revocation> = revoked_coupons::table
-        .filter(of_person.and(revoked_coupons::again_from.is_null()))
-        .select(Revocation::as_select())
-        .for_update()
-        .load(conn)
-        .await?;
-    let here = |one: &Revocation| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0;
-    let mut revocation = open.into_iter().find(here).ok_or(diesel::result::Error::NotFound)?;
-    move_row(conn, &mut revocation, scope).await?;
-    close_promises(conn, &revocation, scope).await?;
-    // It is short of a row, and perhaps somebody waits for it.
-    let sealed = drops::table.find(revocation.drop_id).filter(drops::sealed_at.is_not_null());
-    diesel::update(sealed)
-        .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
-        .execute(conn)
-        .await?;
+    let mut revocation = open_one(conn, new, true).await?.ok_or(diesel::result::Error::NotFound)?;
+    move_row(conn, &mut revocation, new.scope()).await?;
+    close_promises(conn, &revocation, new.scope()).await?;
+    unseal(conn, revocation.drop_id).await?;
+    if let Some(operator) = new.operator.as_ref().filter(|_| is_new) {
+        operator.did(conn, act(&revocation)).await?;
+    }
     Ok(revocation)
+}
+
+/// The revocation that stands in this scope.
+async fn open_one(conn: &mut Conn, new: &NewRevocation, lock: bool) -> QueryResult<Option<Revocation>> {
+    let of_person = revoked_coupons::coupon_id.eq(new.coupon.0).and(revoked_coupons::user_id.eq(new.user.as_str()));
+    let open = revoked_coupons::table
+        .filter(of_person.and(revoked_coupons::again_from.is_null()))
+        .select(Revocation::as_select());
+    let open = if lock { open.for_update().load(conn).await? } else { open.load(conn).await? };
+    Ok(open.into_iter().find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
+}
+
+/// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it counts
+/// revocations: it either sees this one, or has sealed by now.
+async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
+    let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
+    if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
+        diesel::update(drops::table.find(drop))
+            .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+fn act(revocation: &Revocation) -> Act {
+    let Revocation { coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again, .. } = revocation;
+    Act {
+        action: "revoke",
+        coupon: Some(CouponId(*coupon_id)),
+        drop: Some(DropId(*drop_id)),
+        detail: json!({
+            "user_id": user_id, "slot": slot, "reason": reason, "by": revoked_by, "may_claim_again": may_claim_again,
+        }),
+    }
 }
 
 /// Moves the person's row into the revocation, if that voids it.
@@ -377,6 +309,11 @@ impl Revocations {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether anything of this person was revoked.
+    pub fn name(&self, user: &UserId) -> bool {
+        self.0.contains_key(user.as_str())
     }
 
     /// Whether a claim that was admitted then (Unix milliseconds) is void.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 pub use super::findings::{FindingRow, Findings};
+use super::ops_actions::{Act, Operator};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
 
@@ -54,7 +55,7 @@ const SHORT: usize = 1_000;
 impl Db {
     /// Records that a run begins. The caller holds the pass lock, so any other run that is still
     /// "running" died.
-    pub async fn begin_run(&self, run: RunRow) -> Result<(), DbError> {
+    pub async fn begin_run(&self, run: RunRow, asked: Option<(Operator, Act)>) -> Result<(), DbError> {
         self.run("begin run", async move |conn| {
             conn.transaction(async |conn| {
                 diesel::update(reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING)))
@@ -65,10 +66,13 @@ impl Db {
                     ))
                     .execute(conn)
                     .await?;
-                diesel::insert_into(reconcile_runs::table).values(&run).execute(conn).await
+                diesel::insert_into(reconcile_runs::table).values(&run).execute(conn).await?;
+                match asked {
+                    Some((operator, act)) => operator.did(conn, act).await,
+                    None => Ok(()),
+                }
             })
             .await
-            .map(|_| ())
         })
         .await
     }
@@ -205,9 +209,7 @@ async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResu
 
 /// A value as the JSON that a column holds.
 pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
-    let what = "write JSON";
-    serde_json::to_string(value)
-        .map_err(|error| DbError::Query { what, source: diesel::result::Error::SerializationError(Box::new(error)) })
+    super::json(value).map_err(|source| DbError::Query { what: "write JSON", source })
 }
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {

@@ -25,6 +25,7 @@ diesel::table! {
         created_at -> Datetime,
         sealed_at -> Nullable<Datetime>,
         sealed_rows -> Nullable<Unsigned<Integer>>,
+        closed_early -> Bool,
         silenced_until -> Nullable<Datetime>,
         silenced_by -> Nullable<Text>,
     }
@@ -49,6 +50,20 @@ diesel::table! {
         claimed_at -> Datetime,
         issued_at -> Datetime,
         issued_by -> Text,
+    }
+}
+
+diesel::table! {
+    ops_actions (id) {
+        id -> BigInt,
+        at -> Datetime,
+        operator -> Nullable<Text>,
+        token -> Text,
+        from_addr -> Nullable<Text>,
+        action -> Text,
+        coupon_id -> Nullable<BigInt>,
+        drop_id -> Nullable<BigInt>,
+        detail -> Text,
     }
 }
 

@@ -122,6 +122,10 @@ impl Redis {
 /// One reply a person, `None` for one that the script can't have given; `None` in all where this is
 /// no reply of the script.
 fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<Reply>>> {
+    if let Value::Int(now_ms) = value {
+        let sold_out = Reply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None };
+        return Some(vec![Some(sold_out); people]);
+    }
     let Value::Array(items) = value else { return None };
     let (Value::Int(now_ms), answers) = items.split_first()? else { return None };
     if answers.len() != people {

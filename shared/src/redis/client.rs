@@ -1,16 +1,22 @@
 //! The connection that every use of Redis goes through, and the scripts' texts and hashes. Each
 //! script stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use redis::aio::ConnectionLike;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, ServerErrorKind};
+use futures_util::FutureExt as _;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::{
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline, RedisError, RedisFuture,
+    ServerErrorKind, Value,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::connection::SharedConnection;
 use super::gate::KnownGate;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
@@ -91,10 +97,51 @@ impl Redis {
         Ok(seconds * 1_000 + micros / 1_000)
     }
 
+    /// What the server behind `conn` says of itself.
+    pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let info = pipe.query_async::<[String; 2]>(conn).await?.concat();
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
+        Ok(ServerFacts {
+            run_id: field("run_id"),
+            promoted_from: field("master_replid2"),
+            version: field("redis_version"),
+            is_master: is_master(&info),
+        })
+    }
+
     /// Asks Redis for a sign of life.
     pub async fn ping(&self) -> Result<(), RedisError> {
         redis::cmd("PING").query_async(&mut self.connection()).await
     }
+}
+
+/// What a Redis server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// Changes with every start of the process.
+    pub run_id: String,
+    /// `master_replid2`: whose data it had when it was promoted; zeros where it never was. Not
+    /// `master_replid`, which also changes when the first replica comes.
+    pub promoted_from: String,
+    /// `redis_version`.
+    pub version: String,
+    /// Whether it takes writes of its own.
+    pub is_master: bool,
+}
+
+impl ServerFacts {
+    /// One server process from one promotion to the next.
+    pub(super) fn id(&self) -> String {
+        format!("{}:{}", self.run_id, self.promoted_from)
+    }
+}
+
+/// Whether `INFO replication` speaks of a server that takes writes of its own.
+fn is_master(replication: &str) -> bool {
+    replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
 /// A script that may load itself: everything but admission.
@@ -132,4 +179,151 @@ impl Script {
 
 pub(super) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Errors of a server that is no master, or not one yet: the address may lead to another by now.
+const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
+
+/// The least time between two replacements, so that a server that goes on refusing is not flooded
+/// with connections.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A connection that all callers share. It comes back by itself, also from a host that died without a
+/// word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
+/// asking the same server. No command is sent twice by itself.
+#[derive(Clone)]
+pub struct SharedConnection(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Lasting(Arc<Shared>),
+    /// To one server process; it ends with it.
+    Pinned(MultiplexedConnection),
+}
+
+struct Shared {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: ArcSwap<Current>,
+    begun: Instant,
+}
+
+/// One connection to one server.
+struct Current {
+    manager: ConnectionManager,
+    made_at: Instant,
+    /// When the last reply came, in milliseconds since [`Shared::begun`].
+    heard_at_ms: AtomicU64,
+}
+
+impl SharedConnection {
+    /// The connection is made at first use.
+    pub(super) fn new(client: Client, timeout: Duration) -> Result<Self, RedisError> {
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(1);
+        let begun = Instant::now();
+        let current = Current::new(&client, &config)?;
+        Ok(Self(Kind::Lasting(Arc::new(Shared { client, config, current: ArcSwap::from_pointee(current), begun }))))
+    }
+
+    pub(super) fn pinned(conn: MultiplexedConnection) -> Self {
+        Self(Kind::Pinned(conn))
+    }
+
+    /// Goes on with a new connection: the address may lead to another server by now.
+    pub(super) fn replace(&self) {
+        if let Kind::Lasting(shared) = &self.0 {
+            shared.replace(&shared.current.load_full());
+        }
+    }
+}
+
+impl Current {
+    fn new(client: &Client, config: &ConnectionManagerConfig) -> Result<Self, RedisError> {
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        Ok(Self { manager, made_at: Instant::now(), heard_at_ms: AtomicU64::new(0) })
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Draws the conclusion from what came of a command. An error without a code is the client's own:
+    /// it sees by itself that a connection is lost, but not that one is silent.
+    fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
+        let wrong = |code: &str| WRONG_SERVER.contains(&code);
+        let (came, server_is_wrong) = match answer {
+            Ok(replies) => (true, replies.iter().any(|r| matches!(r, Value::ServerError(e) if wrong(e.code())))),
+            Err(error) => (error.code().is_some(), error.code().is_some_and(wrong)),
+        };
+        let is_silent = || used.heard_at_ms.load(Ordering::Relaxed) < sent_at_ms;
+        if server_is_wrong || answer.is_err_and(|error| !came && error.is_timeout() && is_silent()) {
+            self.replace(used);
+        } else if came {
+            used.heard_at_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn replace(&self, used: &Arc<Current>) {
+        if used.made_at.elapsed() < SETTLED {
+            return;
+        }
+        match Current::new(&self.client, &self.config) {
+            Ok(fresh) => {
+                let before = self.current.compare_and_swap(used, Arc::new(fresh));
+                if Arc::ptr_eq(&before, used) {
+                    tracing::warn!("Redis is silent or no master: connecting anew");
+                }
+            }
+            Err(error) => tracing::error!(%error, "no new connection to Redis can be made"),
+        }
+    }
+}
+
+impl ConnectionLike for SharedConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let shared = match &mut self.0 {
+                Kind::Lasting(shared) => shared,
+                Kind::Pinned(conn) => return conn.send_packed_command(cmd).await,
+            };
+            let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
+            let result = used.manager.clone().send_packed_command(cmd).await;
+            shared.heed(&used, sent_at_ms, result.as_ref().map(std::slice::from_ref));
+            result
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let shared = match &mut self.0 {
+                Kind::Lasting(shared) => shared,
+                Kind::Pinned(conn) => return conn.send_packed_commands(pipeline, offset, count).await,
+            };
+            let (used, sent_at_ms) = (shared.current.load_full(), shared.now_ms());
+            let result = used.manager.clone().send_packed_commands(pipeline, offset, count).await;
+            shared.heed(&used, sent_at_ms, result.as_deref());
+            result
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.0 {
+            Kind::Lasting(shared) => shared.client.get_connection_info().redis_settings().db(),
+            Kind::Pinned(conn) => conn.get_db(),
+        }
+    }
 }

@@ -11,13 +11,11 @@
 
 use std::sync::{Arc, LazyLock};
 
+use futures_util::future::try_join_all;
 use redis::{RedisError, Value};
 
-use super::Redis;
-use super::client::Script;
-use super::fencing::Generation;
-use super::keys;
-use super::safety::ServerFacts;
+use super::client::{Script, ServerFacts};
+use super::{Redis, keys};
 use crate::domain::CouponId;
 
 static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
@@ -109,7 +107,6 @@ impl KnownGate {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CouponFence {
     pub generation: Option<Generation>,
-    /// The epoch in which the coupon was verified.
     pub verified: Option<Epoch>,
 }
 
@@ -119,12 +116,7 @@ impl Redis {
     pub async fn gate(&self) -> Result<Gate, RedisError> {
         let mut conn = self.connection();
         let server = self.facts(&mut conn).await?;
-        let found = redis::cmd("GET").arg(keys::epoch(&self.prefix)).query_async::<Option<String>>(&mut conn).await;
-        let text = match found {
-            Ok(text) => text.unwrap_or_default(),
-            Err(error) if error.code() == Some("WRONGTYPE") => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = self.text(&keys::epoch(&self.prefix)).await?.unwrap_or_default();
         let life = Life::parse(&text).filter(|life| life.server == server.id());
         let epoch = life.as_ref().map(|life| life.epoch.clone());
         let known = self.known_gate.load();
@@ -177,18 +169,14 @@ impl Redis {
         Ok(now == open)
     }
 
-    /// The coupon is verified in this life: admission to it is open. `false`: its keys were lost
-    /// since `generation` was read, or the server is another by now.
-    pub async fn open_coupon(
-        &self,
-        coupon: CouponId,
-        generation: &Generation,
-        life: &Life,
-    ) -> Result<bool, RedisError> {
+    /// These coupons are verified in this life: admission to them is open. `false`: the keys of one
+    /// were lost since its generation was read, or the server is another by now.
+    pub async fn open_coupons(&self, coupons: &[(CouponId, Generation)], life: &Life) -> Result<bool, RedisError> {
         if self.facts(&mut self.connection()).await?.id() != life.server {
             return Ok(false);
         }
-        self.set_verified(coupon, generation, &life.epoch).await
+        let opened = coupons.iter().map(|(coupon, generation)| self.set_verified(*coupon, generation, &life.epoch));
+        Ok(try_join_all(opened).await?.iter().all(|opened| *opened))
     }
 
     /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life` was
@@ -248,6 +236,49 @@ impl Redis {
         let hash = redis::Script::new(&text).get_hash().to_owned();
         (text, hash)
     }
+}
+
+static ENSURE_GENERATION: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/ensure_generation.lua")));
+
+/// Fencing token of one life of a coupon in Redis: a random value that is lost together with the
+/// data. A pass reads it before anything else and sends it with every write; a write whose
+/// generation is not the one in Redis does nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Generation(pub(super) String);
+
+impl Redis {
+    /// The coupon's generation, if it has one. A key of the wrong type counts as missing.
+    pub async fn generation(&self, coupon: CouponId) -> Result<Option<Generation>, RedisError> {
+        Ok(self.text(&keys::generation(&self.prefix, coupon)).await?.map(Generation))
+    }
+
+    /// The coupon's generation, made now where it has none.
+    pub async fn ensure_generation(&self, coupon: CouponId) -> Result<Generation, RedisError> {
+        let key = keys::generation(&self.prefix, coupon);
+        let fresh = [format!("{:032x}", rand::random::<u128>())];
+        Ok(Generation(ENSURE_GENERATION.run(&mut self.connection(), &[&key], &fresh).await?))
+    }
+
+    /// A key that holds a text. What no program of ours wrote there counts as nothing, as the scripts
+    /// read it.
+    pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
+        match redis::cmd("GET").arg(key).query_async(&mut self.connection()).await {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+            found => found,
+        }
+    }
+
+    /// The highest revision of the coupon whose settings were written here; 0 where none is known.
+    pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
+        let text = self.text(&keys::revision(&self.prefix, coupon)).await?;
+        Ok(text.filter(|text| text.len() <= 15).and_then(|text| digits(&text)).unwrap_or(0))
+    }
+}
+
+/// A number of digits only; Rust's own parser takes a sign too.
+fn digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use futures_util::future::join_all;
 use redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
 
 use super::Redis;
-use super::keys::{self, DropKeys};
-use super::meta::DropMeta;
+use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// What is left of a drop that admission knows.
@@ -117,6 +116,13 @@ pub struct DropNumbers {
     pub highest: i64,
 }
 
+impl DropNumbers {
+    /// There is nothing that admission could work on.
+    pub fn are_lost(&self) -> bool {
+        self.meta.is_none() || self.count.is_none() || self.count > Some(0) && self.users == 0 && self.free == 0
+    }
+}
+
 /// A range of slots at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {
@@ -136,7 +142,6 @@ const DROPS_AT_ONCE: usize = 200;
 /// any drop. `move.lua` and `withdraw.lua` know it.
 const NO_SLOT: i64 = -1;
 
-/// The slot of a score.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
 pub(super) fn slot_of(score: f64) -> i64 {
     let slot = score as i64;

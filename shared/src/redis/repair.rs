@@ -10,14 +10,14 @@ use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
-use super::fencing::Generation;
-use super::keys::{self, DropKeys};
-use super::meta::DropMeta;
+use super::gate::Generation;
+use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/load_drop.lua")));
 static WRITE_META: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/write_meta.lua")));
 static LOWER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lower.lua")));
+static WITHHOLD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/withhold.lua")));
 static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
 static REPAIR_COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/move.lua")));
@@ -42,6 +42,18 @@ pub enum Lowered {
     Yes,
     /// So many are given out already; nothing was changed.
     GivenOut(Slot),
+    /// A newer revision of the coupon was seen; nothing was changed.
+    Outdated,
+    Unloaded,
+}
+
+/// What became of [`Redis::withhold`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    /// It stands still until its settings are written again.
+    Yes,
+    /// It has opened, or somebody holds a slot or waits; nothing was changed.
+    InUse,
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
     Unloaded,
@@ -126,6 +138,18 @@ impl Redis {
             "below_given_out" => Lowered::GivenOut(count),
             "outdated" => Lowered::Outdated,
             _ => Lowered::Unloaded,
+        })
+    }
+
+    /// Keeps a drop that has not opened, and has nobody, from opening, ahead of MySQL.
+    pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
+        let names = [&*keys.meta, &keys.count, &keys.users, &keys.waiting, &keys.revision];
+        let word: String = WITHHOLD.run(&mut self.conn.clone(), &names, &[revision.to_string()]).await?;
+        Ok(match word.as_str() {
+            "withheld" => Withheld::Yes,
+            "in_use" => Withheld::InUse,
+            "outdated" => Withheld::Outdated,
+            _ => Withheld::Unloaded,
         })
     }
 

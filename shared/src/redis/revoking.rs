@@ -24,6 +24,8 @@ pub struct Banned {
     pub slot: Option<(i64, Option<i64>)>,
     /// Its person is on the drop's waiting list.
     pub waits: bool,
+    /// The coupon's claimants name the drop for its person, who is on no slot of it.
+    pub is_named: bool,
 }
 
 /// The field of a person in the coupon's hash.
@@ -77,16 +79,17 @@ impl Redis {
         once_per: OncePer,
         all: &[Revocation],
     ) -> Result<Vec<Banned>, RedisError> {
-        type Replies = (Vec<Option<String>>, Vec<Option<f64>>, Vec<Option<f64>>);
+        type Replies = (Vec<Option<String>>, Vec<Option<String>>, Vec<Option<f64>>, Vec<Option<f64>>);
         if all.is_empty() {
             return Ok(Vec::new());
         }
         let fields: Vec<String> = all.iter().map(|one| field(once_per, DropId(one.drop_id), &one.user_id)).collect();
         let people: Vec<&str> = all.iter().map(|one| one.user_id.as_str()).collect();
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(&keys.revoked).arg(&fields).cmd("ZMSCORE").arg(&keys.users).arg(&people);
-        pipe.cmd("ZMSCORE").arg(&keys.waiting).arg(&people);
-        let (known, scores, places): Replies = pipe.query_async(&mut self.connection()).await?;
+        // Claimants first: who is admitted in between is on a slot by then.
+        pipe.cmd("HMGET").arg(&keys.revoked).arg(&fields).cmd("HMGET").arg(&keys.claimants).arg(&people);
+        pipe.cmd("ZMSCORE").arg(&keys.users).arg(&people).cmd("ZMSCORE").arg(&keys.waiting).arg(&people);
+        let (known, named, scores, places): Replies = pipe.query_async(&mut self.connection()).await?;
         let slots: Vec<Option<i64>> = scores.into_iter().map(|score| score.map(super::reads::slot_of)).collect();
         let held: Vec<i64> = slots.iter().flatten().copied().collect();
         let times: HashMap<i64, i64> = self.admission_times(keys, &held).await?;
@@ -97,10 +100,16 @@ impl Redis {
                 is_known: known.get(at).and_then(Option::as_ref).is_some_and(|text| is_known(text, one)),
                 slot: slot.map(|slot| (slot, times.get(&slot).copied())),
                 waits: places.get(at).is_some_and(Option::is_some),
+                is_named: slot.is_none() && names(named.get(at).and_then(Option::as_deref), one.drop_id),
             });
         }
         Ok(found)
     }
+}
+
+/// Whether an entry of the claimants is of this drop.
+fn names(entry: Option<&str>, drop: i64) -> bool {
+    entry.and_then(|entry| entry.split_once(':')).is_some_and(|(of, _)| of.parse() == Ok(drop))
 }
 
 fn is_known(text: &str, revocation: &Revocation) -> bool {

@@ -6,24 +6,11 @@ use std::collections::HashMap;
 use redis::RedisError;
 
 use super::Redis;
+use super::client::ServerFacts;
 
 /// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
 /// replicas.
 const OLDEST: (u32, u32) = (7, 0);
-
-/// What a Redis server says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFacts {
-    /// Changes with every start of the process.
-    pub run_id: String,
-    /// `master_replid2`: whose data it had when it was promoted; zeros where it never was. Not
-    /// `master_replid`, which also changes when the first replica comes.
-    pub promoted_from: String,
-    /// `redis_version`.
-    pub version: String,
-    /// Whether it takes writes of its own.
-    pub is_master: bool,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {
@@ -33,31 +20,7 @@ pub enum Unsafe {
     Setting(String),
 }
 
-impl ServerFacts {
-    /// One server process from one promotion to the next.
-    pub(super) fn id(&self) -> String {
-        format!("{}:{}", self.run_id, self.promoted_from)
-    }
-}
-
 impl Redis {
-    /// What the server behind `conn` says of itself.
-    pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
-        let mut info = String::new();
-        for section in ["server", "replication"] {
-            let text: String = redis::cmd("INFO").arg(section).query_async(conn).await?;
-            info.push_str(&text);
-        }
-        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
-        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
-        Ok(ServerFacts {
-            run_id: field("run_id"),
-            promoted_from: field("master_replid2"),
-            version: field("redis_version"),
-            is_master: is_master(&info),
-        })
-    }
-
     /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica,
     /// replicas of which none need follow, or too old.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
@@ -70,11 +33,6 @@ impl Redis {
         let replication: String = redis::cmd("INFO").arg("replication").query_async(&mut conn).await?;
         fenced(connected_replicas(&replication), &config).map_err(Unsafe::Setting)
     }
-}
-
-/// Whether `INFO replication` speaks of a server that takes writes of its own.
-fn is_master(replication: &str) -> bool {
-    replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
 /// Longest that a master may go on writing after its replicas were cut off, in seconds: less than

@@ -5,6 +5,8 @@
 
 mod command;
 mod model;
+mod promotion;
+mod reads;
 mod world;
 
 use std::cell::{Cell, RefCell};

@@ -149,11 +149,15 @@ impl Model {
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
         self.revoked.insert(person, (number, ended));
+        let names_drop = self.claimants.get(&person).is_some_and(|(drop, _)| *drop == DROP);
         if ended {
+            if names_drop && !self.users.contains_key(&person) && self.meta.is_some() {
+                self.claimants.remove(&person);
+            }
             return "ended";
         }
         self.waiting.retain(|(_, waits)| *waits != person);
-        if self.claimants.get(&person).is_some_and(|(drop, _)| *drop == DROP) {
+        if names_drop {
             self.claimants.remove(&person);
         }
         let Some(slot) = self.users.remove(&person) else { return "open" };
@@ -262,10 +266,12 @@ impl Model {
 
     fn put_back(&mut self, (person, slot, certain): (Person, u32, bool)) -> PutBack {
         let slot = i64::from(slot);
-        if self.is_banned(person) {
+        let before = self.users.get(&person).copied();
+        // The world says when only of those that are certain.
+        let is_doubtful = self.revoked.contains_key(&person) && !certain && before != Some(slot);
+        if self.is_banned(person) || is_doubtful {
             return PutBack::Revoked;
         }
-        let before = self.users.get(&person).copied();
         if before == Some(slot) {
             if !self.once_per_coupon() || self.claimants.get(&person) == Some(&(DROP, slot)) {
                 return PutBack::Same;

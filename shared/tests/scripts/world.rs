@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::fencing::Generation;
-use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::gate::Generation;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Given, Holding};
 use firstcome_shared::redis::{Redis, RedisSettings};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
 
-const DROP: DropId = DropId(3);
+pub(crate) const DROP: DropId = DropId(3);
 
 /// Before every claim, also those that are put back.
 pub(crate) const ENDED_AT_MS: i64 = 3;
@@ -32,10 +31,10 @@ pub(crate) struct Shown {
 }
 
 pub(crate) struct World {
-    redis: Redis,
-    keys: DropKeys,
+    pub(crate) redis: Redis,
+    pub(crate) keys: DropKeys,
     coupon: CouponId,
-    generation: Generation,
+    pub(crate) generation: Generation,
     meta: DropMeta,
     generations: u32,
 }
@@ -49,14 +48,18 @@ fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
     }
 }
 
+pub(crate) fn connect(url: &str) -> Redis {
+    let timeout = Duration::from_secs(10);
+    Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout }).unwrap()
+}
+
 fn user(person: Person) -> UserId {
     person.to_string().parse().unwrap()
 }
 
 impl World {
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
-        let timeout = Duration::from_secs(10);
-        let redis = Redis::new(&RedisSettings { url: url.into(), prefix: "t".into(), timeout }).unwrap();
+        let redis = connect(url);
         let coupon = CouponId(coupon);
         let generation = redis.ensure_generation(coupon).await.unwrap();
         let meta = DropMeta {
@@ -66,6 +69,7 @@ impl World {
             paused: false,
             once_per: start.once_per,
             waiting_list: start.waiting_list,
+            closed_early: false,
         };
         let keys = redis.keys(coupon, DROP);
         let gate = redis.gate().await.unwrap();
@@ -74,7 +78,7 @@ impl World {
             None => redis.begin_life(&gate).await.unwrap().unwrap(),
         };
         assert!(redis.open_gate(&life).await.unwrap());
-        assert!(redis.open_coupon(coupon, &generation, &life).await.unwrap());
+        assert!(redis.open_coupons(&[(coupon, generation.clone())], &life).await.unwrap());
         assert_eq!(redis.load_drop(&keys, &generation, 1, &meta).await.unwrap(), Done::Applied(true));
         Self { redis, keys, coupon, generation, meta, generations: 1 }
     }

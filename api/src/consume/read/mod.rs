@@ -1,6 +1,5 @@
 //! From Kafka to batches of decoded messages.
 
 pub(crate) mod batch;
-pub(crate) mod decode;
 pub(crate) mod group;
 pub(crate) mod source;

@@ -13,11 +13,11 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, SlotLimits, insert, of_people, on_slots};
-use firstcome_shared::mysql::revoked::void_among;
+use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
 use self::classify::{ClaimVerdict, classify};
-use crate::consume::read::decode::Record;
+use crate::consume::read::source::Record;
 
 /// The result of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -135,14 +135,8 @@ impl BatchWrite {
     }
 
     async fn leave_out_void<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
-        let mut by_coupon: BTreeMap<CouponId, Vec<&Claim>> = BTreeMap::new();
-        for (_, claim) in claims {
-            by_coupon.entry(claim.coupon_id).or_default().push(claim);
-        }
-        let mut void = Vec::new();
-        for (coupon, claims) in by_coupon {
-            void.extend(void_among(conn, coupon, &claims).await?);
-        }
+        let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+        let void = void_among(conn, &bare).await?;
         self.done.revoked += void.len() as u64;
         let is_valid = |(_, claim): &&Pair<'a>| !void.iter().any(|one| std::ptr::eq(*one, *claim));
         Ok(claims.iter().filter(is_valid).copied().collect())
@@ -233,12 +227,13 @@ mod tests {
     use firstcome_shared::domain::OncePer;
     use firstcome_shared::event::ClaimEvent;
     use firstcome_shared::mysql::catalogue::NewCoupon;
+    use firstcome_shared::mysql::ops_actions::Operator;
     use firstcome_shared::mysql::{DbSettings, migrations};
     use firstcome_shared::schedule::Schedule;
     use firstcome_stack::{MysqlOptions, MysqlServer};
 
     use super::*;
-    use crate::consume::read::decode::tests::record;
+    use crate::consume::read::source::tests::record;
 
     async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         loop {
@@ -258,7 +253,7 @@ mod tests {
         let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
         let (name, once_per) = ("Winter".into(), OncePer::Coupon);
         let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule };
-        let (coupon, drops) = db.create_coupon(new, Utc::now()).await.unwrap();
+        let (coupon, drops) = db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
         (mysql, db, coupon.id, drops[0].id)
     }
 

@@ -139,11 +139,27 @@ fn shared_secret(secret: &SecretString) -> Result<DecodingKey, String> {
     Ok(DecodingKey::from_secret(bytes))
 }
 
+/// A key of 2,048 bits has as many in its modulus alone.
+const MIN_RSA_BYTES: usize = 2048 / 8;
+
+/// How many keys a PEM file holds, and how many bytes they have.
+fn pem_size(pem: &[u8]) -> (usize, usize) {
+    let text = String::from_utf8_lossy(pem);
+    let is_mark = |line: &&str| line.starts_with("-----");
+    let keys = text.lines().filter(|line| line.starts_with("-----BEGIN ")).count();
+    let base64: usize = text.lines().filter(|line| !is_mark(line)).map(|line| line.trim().len()).sum();
+    (keys, base64 * 3 / 4)
+}
+
 fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> {
     let name = path.display();
     let pem = std::fs::read(path).map_err(|error| format!("JWT_PUBLIC_KEY_FILE {name} cannot be read: {error}"))?;
     if String::from_utf8_lossy(&pem).contains("PRIVATE KEY") {
         return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a private key: give this process the public one only"));
+    }
+    let (keys, bytes) = pem_size(&pem);
+    if keys > 1 {
+        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds {keys} keys: one is used, so give one"));
     }
     let key = match algorithm.family() {
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&pem),
@@ -151,8 +167,13 @@ fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, String> 
         _ => DecodingKey::from_rsa_pem(&pem),
     };
     // One trial finds a key that has only the outer form, before the first person does.
-    key.and_then(|key| jsonwebtoken::crypto::verify("", b"", &key, algorithm).map(|_| key))
-        .map_err(|_| format!("JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"))
+    let key = key
+        .and_then(|key| jsonwebtoken::crypto::verify("", b"", &key, algorithm).map(|_| key))
+        .map_err(|_| format!("JWT_PUBLIC_KEY_FILE {name} holds no public key in PEM form that fits {algorithm:?}"))?;
+    if algorithm.family() == AlgorithmFamily::Rsa && bytes < MIN_RSA_BYTES {
+        return Err(format!("JWT_PUBLIC_KEY_FILE {name} holds a key that is too weak: RSA needs 2048 bits or more"));
+    }
+    Ok(key)
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ struct Extra {
 pub(crate) struct DropWithKeys<'a> {
     pub(crate) drop: &'a Drop,
     pub(crate) keys: &'a DropKeys,
-    /// How many rows the drop was sealed with.
     pub(crate) sealed_rows: Option<u32>,
 }
 
@@ -130,6 +129,7 @@ pub(crate) mod tests {
             opens_at: at(opens),
             closes_at: Some(at(closes)),
             quantity: 10,
+            closed_early: false,
             sealed_at: None,
         });
         let coupon = Coupon {

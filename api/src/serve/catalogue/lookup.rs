@@ -99,7 +99,7 @@ impl Lookup {
             }
             for request in requests.drain(..) {
                 let answer = match &found {
-                    Some(found) => found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon),
+                    Some(found) => found.get(&request.id).cloned().ok_or(LookupError::NoSuchCoupon(request.id)),
                     None => Err(LookupError::Unavailable),
                 };
                 // The client may be gone.

@@ -33,7 +33,7 @@ pub(crate) type Snapshot = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 /// Why a coupon was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {
-    NoSuchCoupon,
+    NoSuchCoupon(CouponId),
     /// MySQL could not be asked.
     Unavailable,
 }
@@ -91,7 +91,7 @@ impl Catalogue {
             return Ok(Arc::clone(found));
         }
         if id.0 < 1 {
-            return Err(LookupError::NoSuchCoupon);
+            return Err(LookupError::NoSuchCoupon(id));
         }
         self.lookup.find(id, self.mysql_up()).await
     }

@@ -13,8 +13,8 @@ use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::fallback::Fallback;
 use super::issued::IssuedClaims;
+use super::publisher::Fallback;
 use super::publisher::Publisher;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
@@ -107,7 +107,6 @@ impl Durability {
     }
 }
 
-/// One admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct AdmissionId {
     drop: DropId,

@@ -7,6 +7,7 @@ use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::redis::RedisError;
@@ -18,6 +19,8 @@ use super::ClaimRefusal;
 use super::admit::Claims;
 use super::my_claim::drop_to_show;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+
+const ATTEMPTS: usize = 3;
 
 /// A claim that was given back or revoked.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,11 +34,14 @@ pub(crate) struct Revoked {
 }
 
 /// Who asks to revoke, and why.
+#[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) drop: Option<DropId>,
     pub(crate) reason: String,
     pub(crate) by: String,
     pub(crate) may_claim_again: bool,
+    /// `None`: the person gives it back.
+    pub(crate) operator: Option<Operator>,
 }
 
 impl Claims {
@@ -61,24 +67,33 @@ impl Claims {
         let record = self.questions.person(coupon.coupon.id, &user).await.map_err(unknown)?;
         let standing = self.redis.standing(shown.keys, &user).await.map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
-        let (drop, slot) = match held(once_per, shown.drop, &record, &standing)? {
+        let held = held(once_per, shown.drop, &record, &standing)?;
+        // Where one each is allowed in the coupon, it may be of another drop.
+        if order.drop.is_some_and(|named| named != held.drop()) {
+            return Err(ClaimRefusal::NothingHeld);
+        }
+        let (drop, slot) = match held {
             Held::Claim(drop, slot) => (drop, slot),
             Held::Revoked(earlier) => return self.finish(coupon, earlier.clone()).await,
         };
-        let Order { reason, by, may_claim_again, .. } = order;
+        let Order { reason, by, may_claim_again, operator, .. } = order;
         let coupon_id = coupon.coupon.id;
-        let new = NewRevocation { coupon: coupon_id, drop, slot, user, reason, by, may_claim_again, once_per };
+        let new =
+            NewRevocation { coupon: coupon_id, drop, slot, user, reason, by, may_claim_again, once_per, operator };
         let revocation = self.write(new).await?;
         crash_point(Point::RevocationWritten);
         self.finish(coupon, revocation).await
     }
 
-    /// Twice where MySQL chose this transaction to end a deadlock with a consumer.
+    /// Again where MySQL chose this transaction to end a deadlock with a consumer.
     async fn write(&self, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
-        match self.questions.revoke(new.clone()).await {
-            Err(DbError::Query { .. }) => self.questions.revoke(new).await.map_err(unknown),
-            other => other.map_err(unknown),
+        for _ in 1..ATTEMPTS {
+            match self.questions.revoke(new.clone()).await {
+                Err(DbError::Query { .. }) => {}
+                other => return other.map_err(unknown),
+            }
         }
+        self.questions.revoke(new).await.map_err(unknown)
     }
 
     /// The steps after MySQL has the revocation. Those that were done already change nothing.
@@ -130,6 +145,15 @@ enum Held<'a> {
     Claim(DropId, Option<Slot>),
     /// Nothing any more.
     Revoked(&'a Revocation),
+}
+
+impl Held<'_> {
+    fn drop(&self) -> DropId {
+        match self {
+            Self::Claim(drop, _) => *drop,
+            Self::Revoked(earlier) => DropId(earlier.drop_id),
+        }
+    }
 }
 
 fn held<'a>(

@@ -5,6 +5,7 @@
 //! answers.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -14,6 +15,7 @@ use axum::response::IntoResponse as _;
 use axum::{Json, Router};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::Peer;
 use firstcome_shared::redis::admission::Admission;
 use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
@@ -94,7 +96,10 @@ pub(crate) async fn mine(
 /// The router with the fast path before it. A service of hyper's, which is called by reference:
 /// nothing is cloned for a claim.
 #[derive(Clone)]
-pub(crate) struct FastPath(Arc<Inner>);
+pub(crate) struct FastPath {
+    inner: Arc<Inner>,
+    peer: Option<Peer>,
+}
 
 struct Inner {
     app: App,
@@ -110,7 +115,12 @@ type Answer = Response<Either<Full<Bytes>, Body>>;
 impl FastPath {
     pub(crate) fn new(app: &App, routes: Router, guard: Arc<RequestGuard>) -> Self {
         let sold_out = serde_json::to_vec(&refused(Admission::SoldOut)).unwrap_or_default().into();
-        Self(Arc::new(Inner { app: App::clone(app), routes, guard, sold_out }))
+        Self { inner: Arc::new(Inner { app: App::clone(app), routes, guard, sold_out }), peer: None }
+    }
+
+    /// The service of one connection.
+    pub(crate) fn of(&self, peer: SocketAddr) -> Self {
+        Self { inner: Arc::clone(&self.inner), peer: Some(Peer(peer)) }
     }
 }
 
@@ -119,15 +129,18 @@ impl Service<Request<Incoming>> for FastPath {
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Answer, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let inner = Arc::clone(&self.0);
-        match inner.as_claim(&request) {
-            Some((id, user)) => Box::pin(async move {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let inner = Arc::clone(&self.inner);
+        if let Some((id, user)) = inner.as_claim(&request) {
+            return Box::pin(async move {
                 let work = inner.claim(id, user);
                 Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
-            }),
-            None => Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) }),
+            });
         }
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
+        Box::pin(async move { Ok(inner.routes.clone().oneshot(request).await?.map(Either::Right)) })
     }
 }
 

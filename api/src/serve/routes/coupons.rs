@@ -6,13 +6,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::LINK;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::etag;
 use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
 use crate::serve::catalogue::LookupError;
@@ -22,16 +24,30 @@ use crate::serve::state::{App, Services};
 /// See one coupon
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
-    params(("id" = i64, Path, description = "Number of the coupon")),
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you have: 304 while the settings are so"),
+    ),
     responses(
         (status = 200, description = "The coupon. How much is left is up to a fifth of a second old; what another process \
-            changed is shown after CATALOGUE_REFRESH_MS at the latest", body = CouponView),
+            changed is shown after CATALOGUE_REFRESH_MS at the latest", body = CouponView,
+            headers(("ETag" = String, description = "Its revision, in quotes"))),
+        (status = 304, description = "Its settings are those that you have"),
         (status = 404, description = "`not_found`"),
         (status = 503, description = "`unavailable`"),
     )
 )]
-pub(crate) async fn one(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Json<CouponView>, Problem> {
-    show_one(&app, &*app.catalogue.find(id).await?).await
+pub(crate) async fn one(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let coupon = app.catalogue.find(id).await?;
+    let revision = coupon.coupon.revision;
+    if etag::is_known(&headers, revision) {
+        return Ok((StatusCode::NOT_MODIFIED, etag::of(revision)).into_response());
+    }
+    Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
 /// Which coupons to list.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::OncePer;
@@ -13,8 +14,9 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{Earlier, IdempotencyKey};
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Life;
-use firstcome_shared::redis::meta::DropMeta;
+use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};
@@ -75,9 +77,13 @@ impl NewCouponBody {
 /// key is remembered for a week.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters"),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+    ),
     responses(
-        (status = 201, description = "The coupon, as it is now; `Location` names it", body = CouponView),
+        (status = 201, description = "The coupon, as it is now; `Location` names it", body = CouponView,
+            headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 400, description = "`invalid`: the sentence names the field; nothing was made"),
         (status = 401, description = "`unauthorized`"),
         (status = 413, description = "`too_large`"),
@@ -88,14 +94,15 @@ impl NewCouponBody {
 )]
 pub(crate) async fn create(
     State(app): State<App>,
+    Extension(by): Extension<Operator>,
     headers: HeaderMap,
     Body(body): Body<NewCouponBody>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CouponView>), Problem> {
+) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
-    let made = app.in_flight.run_unlimited(async move { make_once(&services, body, key).await }).await??;
+    let made = app.in_flight.run_unlimited(async move { make_once(&services, body, key, by).await }).await??;
     let location = format!("/v1/coupons/{}", made.coupon.id);
-    Ok((StatusCode::CREATED, [(LOCATION, location)], show_one(&app, &made).await?))
+    Ok(([(LOCATION, location)], show_one(&app, &made, StatusCode::CREATED).await).into_response())
 }
 
 /// The request's key, with what it asks for: bodies that say the same are the same.
@@ -112,12 +119,13 @@ async fn make_once(
     services: &Services,
     body: NewCouponBody,
     key: Option<IdempotencyKey>,
+    by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
     let now = services.clock.now();
     let life = services.redis.life().await;
     let Some(key) = key else {
-        return match db.create_coupon(body.check(now)?, now).await {
+        return match db.create_coupon(body.check(now)?, now, by).await {
             Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
             Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
         };
@@ -127,7 +135,7 @@ async fn make_once(
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
-    match db.create_coupon_once(key, body.check(now)?, now).await.map_err(away)? {
+    match db.create_coupon_once(key, body.check(now)?, now, by).await.map_err(away)? {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
         Err(earlier) => repeated(services, earlier).await,
     }

@@ -10,7 +10,6 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::{Problem, json};
 use serde::de::DeserializeOwned;
 
-use super::refusals::no_such_coupon;
 use crate::serve::state::App;
 
 /// Largest body, in bytes. Only operators' requests have one that is read.
@@ -30,8 +29,24 @@ impl FromRequestParts<App> for CouponPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let text = Path::<String>::from_request_parts(parts, app).await;
-        text.ok().and_then(|Path(text)| coupon_id(&text)).map(Self).ok_or_else(no_such_coupon)
+        let text =
+            Path::<String>::from_request_parts(parts, app).await.map_or_else(|_| String::new(), |Path(text)| text);
+        coupon_id(&text).map(Self).ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
+    }
+}
+
+/// The coupon and the person that a path names.
+pub(crate) struct PersonPath(pub(crate) CouponId, pub(crate) UserId);
+
+impl FromRequestParts<App> for PersonPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
+        let Path((id, user)) = path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
+        let id = coupon_id(&id).ok_or_else(|| Problem::not_found(format!("there is no coupon {id:?}")))?;
+        let user = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
+        Ok(Self(id, user))
     }
 }
 

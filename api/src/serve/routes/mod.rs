@@ -4,7 +4,9 @@ mod change;
 pub(crate) mod claim;
 mod coupons;
 mod create;
+mod etag;
 mod extract;
+mod issued;
 pub(crate) mod middleware;
 mod openapi;
 mod refusals;
@@ -51,6 +53,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .routes(routes!(create::create))
         .routes(routes!(change::change))
         .routes(routes!(revoke::revoke))
+        .routes(routes!(issued::issued))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
@@ -121,6 +124,7 @@ mod tests {
             "get /v1/coupons",
             "get /v1/coupons/{id}",
             "patch /v1/coupons/{id}",
+            "get /v1/coupons/{id}/issued",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
             "delete /v1/coupons/{id}/claims/me",
@@ -139,9 +143,13 @@ mod tests {
         for (path, method) in [
             ("/v1/coupons", "post"),
             ("/v1/coupons/{id}", "patch"),
+            ("/v1/coupons/{id}/issued", "get"),
             ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
         ] {
-            assert!(json["paths"][path][method]["security"][0]["ops"].is_array(), "{method} {path}");
+            let operation = &json["paths"][path][method];
+            assert!(operation["security"][0]["ops"].is_array(), "{method} {path}");
+            let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());
+            assert_eq!(codes, [true, method != "get"], "{method} {path}");
         }
         assert_eq!(json["components"]["securitySchemes"]["ops"]["scheme"], "bearer");
         let text = json.to_string();

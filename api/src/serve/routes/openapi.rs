@@ -1,8 +1,8 @@
 //! `/openapi.json` is made from the handlers. Here is what no handler says.
 
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::openapi::{self, bearer};
 use utoipa::Modify;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 
 /// The document without the handlers that the router adds.
@@ -20,7 +20,7 @@ use utoipa::openapi::{Components, OpenApi};
         (name = "service", description = "For the people who run the process")
     ),
     components(schemas(Problem)),
-    paths(healthz, readyz, metrics, openapi_json),
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
     modifiers(&Security)
 )]
 pub(super) struct Description;
@@ -28,11 +28,8 @@ pub(super) struct Description;
 struct Security;
 
 impl Modify for Security {
-    fn modify(&self, openapi: &mut OpenApi) {
-        let bearer = |text: &str| {
-            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build())
-        };
-        let components = openapi.components.get_or_insert_with(Components::new);
+    fn modify(&self, document: &mut OpenApi) {
+        let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
         let person = "With USER_AUTH=jwt, a token whose `sub` is the person. With USER_AUTH=trusted-header the gateway in \
             front sets `X-User-Id` instead, and nobody else can.";
@@ -40,26 +37,11 @@ impl Modify for Security {
     }
 }
 
-/// Whether the process runs
-#[allow(dead_code)] // served by the code that all services share; these four only describe it
-#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It runs")))]
-const fn healthz() {}
-
 /// Whether a claim would be worked
-#[allow(dead_code)]
+#[allow(dead_code)] // served by the code that all services share; this only describes it
 #[utoipa::path(get, path = "/readyz", tag = "service", responses(
     (status = 200, description = "Redis answers and admission is open; `notes` says which other store is away. Up to a \
         fifth of a second old"),
     (status = 503, description = "Admission is closed; the body says why")
 ))]
 const fn readyz() {}
-
-#[allow(dead_code)]
-#[utoipa::path(get, path = "/metrics", tag = "service", responses(
-    (status = 200, description = "Figures in Prometheus's text form", content_type = "text/plain")
-))]
-const fn metrics() {}
-
-#[allow(dead_code)]
-#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, description = "This document")))]
-const fn openapi_json() {}

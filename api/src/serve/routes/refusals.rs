@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use chrono::SecondsFormat;
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
@@ -70,7 +71,7 @@ impl From<WorkError> for Problem {
 impl From<LookupError> for Problem {
     fn from(error: LookupError) -> Self {
         match error {
-            LookupError::NoSuchCoupon => no_such_coupon(),
+            LookupError::NoSuchCoupon(id) => no_such_coupon(id),
             LookupError::Unavailable => {
                 Self::unavailable("whether there is such a coupon is not known right now; try again")
             }
@@ -78,8 +79,8 @@ impl From<LookupError> for Problem {
     }
 }
 
-pub(crate) fn no_such_coupon() -> Problem {
-    Problem::not_found("there is no such coupon")
+pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
+    Problem::not_found(format!("there is no coupon {id}"))
 }
 
 /// 503 for an operator's request. `doubt` says what may have happened all the same.

@@ -1,19 +1,21 @@
 //! `DELETE /v1/coupons/{id}/claims/me` and `POST /v1/coupons/{id}/people/{user_id}/revoke`.
 
-use axum::Json;
-use axum::extract::{Path, State};
-use firstcome_shared::domain::{DropId, UserId};
+use axum::extract::State;
+use axum::{Extension, Json};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::extract::{Body, CouponPath, Person, coupon_id, invalid};
-use super::refusals::no_such_coupon;
+use super::extract::{Body, CouponPath, Person, PersonPath};
+use super::validate;
 use crate::serve::claim::revoke::{Order, Revoked};
 use crate::serve::state::App;
 
 /// Longest reason and name, in characters.
-const LONGEST: (usize, usize) = (200, 100);
+const MAX_REASON_CHARS: usize = 200;
+const MAX_BY_CHARS: usize = 100;
 
 /// What an operator revokes, and why.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -57,7 +59,7 @@ pub(crate) async fn give_back(
     CouponPath(id): CouponPath,
 ) -> Result<Json<Revoked>, Problem> {
     let (reason, by) = ("given back".to_owned(), user.to_string());
-    let order = Order { drop: None, reason, by, may_claim_again: false };
+    let order = Order { drop: None, reason, by, may_claim_again: false, operator: None };
     Ok(Json(app.claims.revoke(id, user, order).await?))
 }
 
@@ -68,7 +70,8 @@ pub(crate) async fn give_back(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(
         ("id" = i64, Path, description = "Number of the coupon"),
-        ("user_id" = String, Path, description = "The person"),
+        ("user_id" = String, Path, description = "The person, percent-encoded"),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
     ),
     responses(
         (status = 200, description = "It is revoked, and goes to the next", body = Revoked),
@@ -82,24 +85,13 @@ pub(crate) async fn give_back(
 )]
 pub(crate) async fn revoke(
     State(app): State<App>,
-    Path((id, user)): Path<(String, String)>,
+    PersonPath(id, user): PersonPath,
+    Extension(operator): Extension<Operator>,
     Body(body): Body<RevokeBody>,
 ) -> Result<Json<Revoked>, Problem> {
-    let id = coupon_id(&id).ok_or_else(no_such_coupon)?;
-    let user: UserId = user.parse().map_err(|_| invalid("user_id: not a user id"))?;
-    let reason = text("reason", &body.reason, LONGEST.0)?;
-    let by = text("by", &body.by, LONGEST.1)?;
-    let drop = body.drop_id.map(DropId);
-    let order = Order { drop, reason, by, may_claim_again: body.may_claim_again };
-    tracing::info!(coupon = %id, by = order.by, reason = order.reason, "an operator revokes a claim");
+    let reason = validate::text("reason", &body.reason, MAX_REASON_CHARS)?;
+    let by = validate::text("by", &body.by, MAX_BY_CHARS)?;
+    let (drop, may_claim_again) = (body.drop_id.map(DropId), body.may_claim_again);
+    let order = Order { drop, reason, by, may_claim_again, operator: Some(operator) };
     Ok(Json(app.claims.revoke(id, user, order).await?))
-}
-
-fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
-    let length = text.trim().chars().count();
-    if (1..=most).contains(&length) {
-        Ok(text.trim().to_owned())
-    } else {
-        Err(invalid(format!("{field}: give 1 to {most} characters")))
-    }
 }

@@ -1,6 +1,6 @@
 //! Validation of operators' input, for creating and changing coupons.
 
-use firstcome_shared::domain::Slot;
+use firstcome_shared::domain::{Slot, is_invisible};
 use firstcome_shared::http::Problem;
 
 use crate::serve::routes::extract::invalid;
@@ -13,20 +13,28 @@ pub(crate) const MAX_WAITING: u32 = 1_000_000;
 const MAX_NAME_CHARS: usize = 200;
 
 /// A name without space around it.
-pub(crate) fn name(text: &str) -> Result<String, Problem> {
-    let name = text.trim();
-    // Names appear in mails' subjects and in terminals: no line breaks, no characters that reverse
-    // the text.
-    let unfit = |c: char| {
-        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+pub(crate) fn name(name: &str) -> Result<String, Problem> {
+    text("name", name, MAX_NAME_CHARS)
+}
+
+/// A line of text without space around it.
+pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
+    let text = text.trim();
+    // They appear in mails' subjects, in terminals and on pages: no line breaks, nothing that
+    // reverses the text, and no two names that look alike. An emoji may have its joiner and selector.
+    let is_unfit = |c: char| {
+        let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)
     };
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
-        return Err(invalid(format!("name must have 1 to {MAX_NAME_CHARS} characters")));
+    if text.is_empty() || text.chars().count() > most {
+        return Err(invalid(format!("{field} must have 1 to {most} characters")));
     }
-    if name.chars().any(unfit) {
-        return Err(invalid("name must not hold control characters"));
+    if let Some(unfit) = text.chars().find(|c| is_unfit(*c)) {
+        let detail =
+            format!("{field} must not hold control or invisible characters: it holds U+{:04X}", u32::from(unfit));
+        return Err(invalid(detail));
     }
-    Ok(name.to_owned())
+    Ok(text.to_owned())
 }
 
 pub(crate) fn quantity(number: i64) -> Result<Slot, Problem> {
@@ -52,8 +60,14 @@ mod tests {
     fn names_are_trimmed_and_can_break_neither_a_mail_nor_a_terminal() {
         assert_eq!(name("  Winter coupon · 겨울 ").unwrap(), "Winter coupon · 겨울");
         assert_eq!(name(&"ü".repeat(200)).unwrap().chars().count(), 200);
-        for bad in ["", "   ", &"x".repeat(201), "a\nb", "a\r\nBcc: x", "a\u{0}", "a\u{202e}b", "\u{1b}[31m"] {
+        for good in ["❤\u{fe0f} Valentine", "👩\u{200d}👧 family", "عيد مبارك"] {
+            assert_eq!(name(good).unwrap(), good);
+        }
+        for bad in ["", "   ", &"x".repeat(201), "a\nb", "a\r\nBcc: x", "a\u{0}", "\u{1b}[31m"] {
             assert_eq!(name(bad).unwrap_err().code(), "invalid", "{bad:?}");
+        }
+        for invisible in "\u{202e}\u{200b}\u{200f}\u{61c}\u{ad}\u{e0041}\u{3164}\u{2800}\u{feff}".chars() {
+            assert_eq!(name(&format!("a{invisible}b")).unwrap_err().code(), "invalid", "{invisible:?}");
         }
     }
 

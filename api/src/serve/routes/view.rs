@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
@@ -13,6 +16,7 @@ use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
@@ -33,6 +37,9 @@ pub(crate) struct CouponView {
     waiting_list: u32,
     /// Whether an operator has stopped admission.
     paused: bool,
+    /// Counts the changes of its settings; also its `ETag`, in quotes. What is left of a drop is no
+    /// part of it.
+    revision: u64,
     /// When it opens; null for a coupon whose drops are put in by hand.
     schedule: Option<Schedule>,
     /// The drop that is open, else the last that has opened; null before the first.
@@ -98,6 +105,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
             once_per: coupon.once_per,
             waiting_list: coupon.waiting_list,
             paused: coupon.paused,
+            revision: coupon.revision,
             schedule: coupon.schedule.clone(),
             current_drop: with_drops.current(now).map(drop),
             next_drop: with_drops.next(now).map(drop),
@@ -106,9 +114,11 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// One coupon as it is now.
-pub(crate) async fn show_one(services: &Services, coupon: &CouponWithDrops) -> Result<Json<CouponView>, Problem> {
-    show(services, &[coupon]).await.pop().map(Json).ok_or_else(Problem::internal)
+/// One coupon as it is now, with its `ETag`. Not to be kept: a browser that revalidates by the tag
+/// would go on showing what was left.
+pub(crate) async fn show_one(services: &Services, coupon: &CouponWithDrops, status: StatusCode) -> Response {
+    let Some(view) = show(services, &[coupon]).await.pop() else { return Problem::internal().into_response() };
+    (status, etag::of(view.revision), [(CACHE_CONTROL, "no-store")], Json(view)).into_response()
 }
 
 fn drop_view(coupon: &Coupon, chosen: DropWithKeys, stock: Option<Stock>, now: DateTime<Utc>) -> DropView {

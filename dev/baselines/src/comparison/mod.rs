@@ -28,7 +28,6 @@ const TURNS: usize = 3;
 /// A slow one is measured no more after this.
 const ENOUGH: Duration = Duration::from_secs(15);
 
-/// How large the rush is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RushSize {
     pub requests: u32,
@@ -38,7 +37,6 @@ pub struct RushSize {
     pub killed: u32,
 }
 
-/// All that was measured, side by side.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
     pub size: RushSize,
@@ -49,11 +47,9 @@ pub struct Comparison {
     pub runs: Vec<DesignRun>,
 }
 
-/// What a rush on one design came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesignRun {
     pub design: Design,
-    /// The crowd's answers.
     pub tally: Tally,
     pub rows: u64,
     /// Rows above the quantity.
@@ -95,7 +91,6 @@ pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Res
     Ok(done)
 }
 
-/// The one in the middle.
 fn middle<T>(mut runs: Vec<T>, by: impl Fn(&T) -> f64) -> Option<T> {
     runs.sort_by(|a, b| by(a).total_cmp(&by(b)));
     let at = runs.len() / 2;

@@ -30,7 +30,6 @@ pub struct Picture {
     pub readme: PathBuf,
 }
 
-/// What is read of the bench's report.
 #[derive(Deserialize)]
 struct Report {
     comparison: Option<Comparison>,
@@ -164,7 +163,6 @@ fn words(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
     let _ = write!(svg, r#"<text x="{x:.0}" y="{y:.0}" class="{class}">{text}</text>"#);
 }
 
-/// The table of the README.
 fn table(comparison: &Comparison) -> String {
     let size = &comparison.size;
     let mut text = format!(

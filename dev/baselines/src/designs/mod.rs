@@ -20,7 +20,6 @@ pub use consumer::consume;
 pub use front::listen;
 pub use sql::{failed_table, prepare};
 
-/// Which design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Design {
@@ -85,24 +84,23 @@ impl Design {
     pub fn title(self) -> &'static str {
         match self {
             Self::A => "count rows, then insert",
-            Self::B => "… under a lock in the process",
-            Self::C => "… under a lock in Redis",
+            Self::B => "count rows under a lock in the process",
+            Self::C => "count rows under a lock in Redis",
             Self::D => "SELECT … FOR UPDATE on the stock row",
-            Self::CLook | Self::DLook => "… looks before it locks",
+            Self::CLook => "look, then a lock in Redis, then insert",
+            Self::DLook => "look, then SELECT … FOR UPDATE",
             Self::E => "Redis INCR, then insert in the request",
-            Self::EFirst => "… INCR first, holders not looked up",
+            Self::EFirst => "INCR first, holders not looked up",
             Self::F => "SADD, INCR, Kafka, insert by insert",
             Self::G => "WATCH, SCARD, MULTI SADD, Kafka",
             Self::H => "Firstcome",
         }
     }
 
-    /// Whether rows come by a consumer.
     pub fn has_consumer(self) -> bool {
         matches!(self, Self::F | Self::G | Self::H)
     }
 
-    /// Its table of rows.
     pub fn table(self) -> String {
         format!("rows_{}", self.word().replace('-', "_"))
     }
@@ -138,14 +136,12 @@ pub struct DesignArgs {
 }
 
 impl DesignArgs {
-    /// Its topic and group.
     pub fn kafka(&self) -> KafkaSettings {
         let topic = self.topic.clone();
         KafkaSettings { brokers: self.brokers.clone(), group: format!("{topic}-issuer"), topic }
     }
 }
 
-/// The answer to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
     /// Yes, with a number.
@@ -155,7 +151,6 @@ enum Reply {
     SoldOut,
 }
 
-/// A way to issue coupons.
 trait Issuer: Send + Sync + 'static {
     fn claim(&self, user: &UserId) -> impl Future<Output = Result<Reply>> + Send;
 }

@@ -12,7 +12,6 @@ const CONNECTIONS: usize = 32;
 /// MySQL's word for a second row where one is allowed.
 const DUPLICATE: u16 = 1062;
 
-/// Rows of one design.
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     pub(super) pool: Pool,
@@ -55,7 +54,6 @@ impl Rows {
         Ok((count, has_row != 0))
     }
 
-    /// Whether this person has a row.
     pub(super) async fn has_row(&self, conn: &mut Conn, user: &str) -> Result<bool> {
         Ok(conn.exec_first::<u8, _, _>(&self.has_row, (user,)).await?.is_some())
     }

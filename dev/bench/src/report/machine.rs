@@ -4,7 +4,6 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// The machine at the start of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// When the run began, UTC.

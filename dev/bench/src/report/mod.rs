@@ -53,7 +53,6 @@ pub enum Target {
 }
 
 impl Target {
-    /// Whether a value meets it.
     pub fn met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
@@ -112,7 +111,6 @@ impl Report {
         self.measurements.iter().filter(|measurement| measurement.target.is_some())
     }
 
-    /// Writes `report.json`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;

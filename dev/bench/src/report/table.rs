@@ -60,7 +60,6 @@ fn targets(report: &Report) -> Table {
     table
 }
 
-/// A measurement's value with its unit.
 fn value(measurement: &Measurement) -> String {
     format!("{} {}", number(measurement.value), measurement.unit).trim_end().to_owned()
 }
@@ -88,7 +87,6 @@ fn target(measurement: &Measurement) -> String {
     }
 }
 
-/// Whether it is met.
 fn verdict(measurement: &Measurement) -> &'static str {
     match measurement.target {
         Some(Target::Shown) | None => "",

@@ -7,6 +7,7 @@ use firstcome_load::tally::{Latency, Tally};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::admission::MAX_BATCH;
 use firstcome_shared::redis::keys::DropKeys;
 
 use super::median;
@@ -29,18 +30,10 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("ceilings").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     let mut measurements = sold_out(bench, &installation, &api, size).await?;
-    step("the admission script by redis-benchmark");
-    for policy in ["always", "everysec"] {
-        bench.fsync(policy).await?;
-        for pipelined in [1, 16] {
-            measurements.push(admitted(&installation, &api, size, policy, pipelined).await?);
-        }
+    step("the admission script by itself");
+    for people in [1, 16, MAX_BATCH] {
+        measurements.extend(by_itself(&installation, &api, size, people).await?);
     }
-    bench.fsync("always").await?;
-    let gone = installation.coupon(&api, 1).await?;
-    script(&installation, gone, 10, 1, 1).await?;
-    let rate = script(&installation, gone, size.many_requests, size.connections, 1).await?;
-    measurements.push(Measurement::of(PART, "script, sold out, by redis-benchmark", rate, "/s"));
     step("rows straight into MySQL");
     let coupon = installation.coupon(&api, size.missing).await?;
     let took = insert_rows(&installation, coupon, 1, size.missing).await?.as_secs_f64();
@@ -145,21 +138,18 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
         )))
 }
 
-/// How many people a second the script admits.
-async fn admitted(
-    installation: &Installation,
-    api: &Service,
-    size: &Size,
-    policy: &str,
-    pipelined: u32,
-) -> Result<Measurement> {
-    let coupon = installation.coupon(api, 10_000_000).await?;
-    let rate = script(installation, coupon, size.many_requests, size.connections, pipelined).await?;
+/// How many people a second the script admits, and refuses once all is given out.
+async fn by_itself(installation: &Installation, api: &Service, size: &Size, people: usize) -> Result<[Measurement; 2]> {
+    let coupon = installation.coupon(api, size.many_requests).await?;
+    let measured = async |what: &str| {
+        let (rate, cpu) = script(installation, coupon, size.many_requests, people, what).await?;
+        let what = format!("the script alone, {what}, {people} people a call");
+        anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU a claim", cpu))
+    };
+    let measurements = [measured("everyone wins").await?, measured("sold out").await?];
     let mut redis = installation.redis().await?;
     let keys = DropKeys::new(installation.setting("REDIS_KEY_PREFIX"), CouponId(coupon.id), DropId(coupon.drop));
     let admitted: u32 = redis::cmd("ZCARD").arg(&keys.users).query_async(&mut redis).await?;
-    // Names are random, so some come twice.
-    ensure!(admitted > size.many_requests / 2, "the script admitted {admitted} only of {}", size.many_requests);
-    let what = format!("script, everyone wins, by redis-benchmark, {policy}, pipeline {pipelined}");
-    Ok(Measurement::of(PART, what, rate, "/s"))
+    ensure!(admitted == size.many_requests, "the script admitted {admitted} of {}", size.many_requests);
+    Ok(measurements)
 }

@@ -65,7 +65,6 @@ async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
     Ok(best.1)
 }
 
-/// A message for every slot.
 pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Result<()> {
     let (brokers, topic) =
         (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());

@@ -42,7 +42,6 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     ])
 }
 
-/// Peak memory of a service.
 #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
 fn most_mb(service: &Service) -> Result<f64> {
     Ok(memory_kb(service.pid(), "VmHWM")? as f64 / 1024.0)

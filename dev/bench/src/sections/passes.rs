@@ -23,7 +23,6 @@ const PART: &str = "passes";
 const TURNS: usize = 3;
 const OPEN: usize = 10;
 
-/// One pass, as it was measured.
 struct Pass {
     seconds: f64,
     memory_mb: f64,

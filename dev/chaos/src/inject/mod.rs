@@ -1,7 +1,10 @@
 //! Makes a fault happen, undoes it after its time, and says whether it really took effect.
 
+mod garbage;
 mod mysql;
 pub(crate) mod redis;
+
+pub(crate) use garbage::ODD_PEOPLE;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -66,15 +69,22 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             Ok(Effect::of(during, true, "held still"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
+        Fault::Silent { store, process, ms } => silence(system, *store, *process, *ms).await,
         Fault::TruncatedAof { percent } => redis::truncate(system, *percent).await,
         Fault::Flush => redis::flush(system).await,
         Fault::OldCopy { age_ms } => redis::old_copy(system, *age_ms).await,
         Fault::StaleReplica { lag_ms } => redis::stale_replica(system, *lag_ms).await,
+        Fault::Demotion { lag_ms } => redis::demote(system, *lag_ms).await,
+        Fault::RedisClock { seconds, ms } => redis::clock(system, *seconds, *ms).await,
         Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
         Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
         Fault::MysqlReadOnly { ms } => mysql::read_only(system, *ms).await,
         Fault::MysqlLocks { ms } => mysql::locks(system, *ms).await,
         Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, *ms).await,
+        Fault::MysqlTableHangs { ms } => mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await,
+        Fault::MysqlWritesHang { ms } => mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await,
+        Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
+        Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system).await,
     }
@@ -151,6 +161,23 @@ async fn disturb(system: &SystemUnderTest, store: Store, wire: Wire, ms: u64) ->
             Effect::of(during, before.open > 0, format!("{} connections hit", before.open))
         }
     })
+}
+
+async fn silence(system: &SystemUnderTest, store: Store, process: bool, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(store).await;
+    let proxy = system.servers.proxy(store);
+    let open = proxy.counters().open;
+    proxy.set(Proxied::BlackHole).await?;
+    proxy.strand_now();
+    if process {
+        system.servers.kill(store).await?;
+    }
+    let during = lasting(ms).await;
+    if process {
+        system.servers.start_again(store).await?;
+    }
+    proxy.set(Proxied::Pass).await?;
+    Ok(Effect::of(during, open > 0, format!("{open} connections silent for good")))
 }
 
 /// Waits for so long, and says when that was.

@@ -74,6 +74,21 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
+/// Another client's lock lets no statement of some kind go on.
+pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Mysql).await;
+    let mut other = other_client(system).await?;
+    other.query_drop(lock).await?;
+    let during = lasting(ms).await;
+    let waiting =
+        "SELECT COUNT(*) FROM performance_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%lock'";
+    let waiting = number(system, waiting).await;
+    other.query_drop("UNLOCK TABLES").await?;
+    other.disconnect().await?;
+    let waiting = waiting?;
+    Ok(Effect::of(during, waiting > 0, format!("{waiting} statements waited at the end")))
+}
+
 /// Its files may not grow: it ends itself when it can't write its log, and is started again.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Store::Mysql).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_stack::{Fault as Proxied, FaultProxy, RedisOptions, RedisServer};
+use firstcome_stack::{Fault as Proxied, FaultProxy, RedisServer};
 use firstcome_testkit::{Keys, OldCopy};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -17,7 +17,12 @@ async fn people(system: &SystemUnderTest) -> Result<u64> {
     let redis = system.redis();
     let mut people = 0;
     for coupon in system.coupons() {
-        people += redis.try_command::<u64>(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "users")]).await?;
+        let users = redis.of_drop(coupon.id, coupon.drop, "users");
+        people += match redis.try_command::<u64>(&["ZCARD", &users]).await {
+            // Garbage stands there.
+            Err(error) if error.code() == Some("WRONGTYPE") => 0,
+            people => people?,
+        };
     }
     Ok(people)
 }
@@ -68,32 +73,70 @@ pub(crate) struct Replica {
 /// Starts a replica of the master and waits until it has everything.
 pub(crate) async fn follow(system: &SystemUnderTest) -> Result<Replica> {
     let link = FaultProxy::start(system.servers.redis().port()).await?;
-    let server = RedisServer::start(RedisOptions { replica_of: Some(link.port()), ..RedisOptions::default() }).await?;
-    let replica = Keys::new(&server.url(), "");
-    let begun = Instant::now();
+    let server = system.servers.replica(link.port()).await?;
+    until_it_follows(&server).await?;
+    Ok(Replica { server, link })
+}
+
+async fn until_it_follows(server: &RedisServer) -> Result<()> {
+    let (replica, begun) = (Keys::new(&server.url(), ""), Instant::now());
     loop {
         let state: String = replica.try_command(&["INFO", "replication"]).await?;
         if state.contains("master_link_status:up") {
-            return Ok(Replica { server, link });
+            return Ok(());
         }
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {state}");
         pause(20).await;
     }
 }
 
+/// A replica that follows the master no more, and is `lag_ms` behind it.
+async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
+    let ready = system.replica.lock().await.take();
+    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system).await? };
+    link.set(Proxied::Cut).await?;
+    Keys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
+    pause(lag_ms).await;
+    Ok(server)
+}
+
 /// A replica that no longer hears of the master takes its place.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Store::Redis).await;
-    let ready = system.replica.lock().await.take();
-    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system).await? };
+    let server = left_behind(system, lag_ms).await?;
     let master = system.servers.redis();
-    link.set(Proxied::Cut).await?;
-    pause(lag_ms).await;
     let before = people(system).await?;
-    Keys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
     system.servers.promote(Arc::new(server)).await?;
     master.kill().await?;
     Ok(forgotten(before, people(system).await?))
+}
+
+/// The master takes over the older data of a replica, and is promoted again in the same process.
+pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let older = left_behind(system, lag_ms).await?;
+    let master = system.servers.redis();
+    let before = people(system).await?;
+    let begun = Instant::now();
+    let command = Keys::new(&master.url(), "");
+    command.try_command::<()>(&["REPLICAOF", "127.0.0.1", &older.port().to_string()]).await?;
+    until_it_follows(&master).await?;
+    command.try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
+    let after = people(system).await?;
+    Ok(Effect { during: begun..Instant::now(), ..forgotten(before, after) })
+}
+
+/// Its clock, by which windows open and close, is off by so many seconds.
+pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Store::Redis).await;
+    let redis = system.redis();
+    let time = async || anyhow::Ok(redis.try_command::<(i64, i64)>(&["TIME"]).await?.0);
+    let before = time().await?;
+    system.servers.redis_clock.set(seconds)?;
+    let stepped = time().await? - before;
+    let during = lasting(ms).await;
+    system.servers.redis_clock.set(0)?;
+    Ok(Effect::of(during, (stepped - seconds).abs() < 5, format!("it stepped by {stepped} s")))
 }
 
 /// Its files may not grow: with `appendfsync always` Redis ends itself rather than promise what it

@@ -52,7 +52,8 @@ impl Injector {
         let (coupon, drop) = self.target();
         let (slot, user, once_per) = (Some(*slot), user.clone(), self.coupon.once_per);
         let (reason, by) = ("drift".to_owned(), "drift".to_owned());
-        let new = NewRevocation { coupon, drop, slot, user, reason, by, may_claim_again: false, once_per };
+        let (may_claim_again, operator) = (false, None);
+        let new = NewRevocation { coupon, drop, slot, user, reason, by, may_claim_again, once_per, operator };
         Ok(self.db.revoke(new).await?)
     }
 

@@ -31,7 +31,6 @@ pub struct Installation {
     programs: PathBuf,
 }
 
-/// A coupon with its one drop.
 #[derive(Debug, Clone, Copy)]
 pub struct Coupon {
     pub id: i64,
@@ -85,7 +84,6 @@ impl Installation {
         Ok(installation)
     }
 
-    /// A value of its settings.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }
@@ -165,12 +163,10 @@ impl Installation {
         }
     }
 
-    /// A connection to its database.
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {
         connection(self.setting("DATABASE_URL")).await
     }
 
-    /// A connection to Redis.
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.setting("REDIS_URL"))?;
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));

@@ -77,7 +77,6 @@ impl Service {
         self.pid
     }
 
-    /// Where it listens.
     pub fn target(&self) -> Result<Target> {
         self.url.as_deref().with_context(|| format!("{} did not print where it listens", self.name))?.parse()
     }
@@ -93,7 +92,6 @@ impl Service {
         Ok(text)
     }
 
-    /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);

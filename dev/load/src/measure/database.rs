@@ -58,7 +58,6 @@ impl Database {
         Ok(row.context("MySQL does not count questions")?.1.parse()?)
     }
 
-    /// The rows of a coupon.
     pub async fn rows(&mut self, coupon: i64) -> Result<Vec<Row>> {
         let sql = "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM issued_coupons WHERE coupon_id = ?";
         let rows: Vec<(i64, u32, String, bool)> =

@@ -14,20 +14,16 @@ pub struct Meter {
     cpu: [f64; 3],
 }
 
-/// What it came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Statements that clients sent.
     pub mysql_statements: u64,
-    /// CPU seconds of MySQL.
     pub mysql_cpu: f64,
     /// Commands that Redis ran, those inside scripts too.
     pub redis_commands: u64,
     /// The same by command.
     pub redis_by_command: BTreeMap<String, u64>,
-    /// CPU seconds of Redis.
     pub redis_cpu: f64,
-    /// CPU seconds of Kafka.
     pub kafka_cpu: f64,
 }
 
@@ -49,7 +45,6 @@ impl Meter {
         self.mysql.leave_out(statements);
     }
 
-    /// What it came to.
     pub async fn stop(mut self, stack: &Stack) -> Result<Cost> {
         let after = server_cpu(stack);
         let mysql_statements = self.statements().await?;

@@ -20,7 +20,6 @@ const NEAR: f64 = 0.7;
 /// One late request in so many is worth a word.
 const MANY: u64 = 100;
 
-/// Everything that is known afterwards.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// When it ended, UTC.
@@ -36,7 +35,6 @@ pub struct Report {
     /// Requests a second of this tool, over as many connections, against a server that does
     /// nothing.
     pub ceiling_per_second: f64,
-    /// The crowd's answers.
     pub tally: Tally,
     /// MySQL's statements during the rush, everybody's, where the database was given.
     pub mysql_statements: Option<u64>,
@@ -125,7 +123,6 @@ impl Report {
         warnings
     }
 
-    /// The table for the terminal.
     fn table(&self) -> String {
         let mut text = table::of_tally_with(&self.tally, self.more());
         for warning in self.warnings() {

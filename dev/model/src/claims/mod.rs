@@ -29,7 +29,6 @@ pub use step::Step;
 pub const PEOPLE: usize = 3;
 pub const SLOTS: u8 = 2;
 
-/// A person, from 0.
 pub type Person = u8;
 /// A slot, from 1; 0 is none.
 pub type Slot = u8;

@@ -36,7 +36,6 @@ pub enum Moved {
 }
 
 impl Redis {
-    /// Who is on a slot.
     pub fn on(&self, slot: Slot) -> impl Iterator<Item = Person> {
         let users = self.users;
         (0_u8..).zip(users).filter(move |(_, held)| *held == slot).map(|(person, _)| person)

@@ -101,12 +101,10 @@ impl State {
         }
     }
 
-    /// The slot that a person has a row for.
     pub fn row_of(&self, person: Person) -> Option<Slot> {
         (1..).zip(self.rows).find(|(_, row)| *row == Some(person)).map(|(slot, _)| slot)
     }
 
-    /// Who has the row of a slot.
     pub fn row_on(&self, slot: Slot) -> Option<Person> {
         self.rows[usize::from(slot) - 1]
     }

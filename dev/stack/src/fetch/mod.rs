@@ -9,7 +9,7 @@ mod redis;
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
-pub(crate) use self::kafka::kafka;
+pub(crate) use self::kafka::{kafka, properties as kafka_properties};
 pub(crate) use self::mysql::mysql;
 pub(crate) use self::redis::redis;
 use crate::progress;
@@ -26,7 +26,7 @@ pub async fn setup() -> Result<()> {
         Ok(())
     });
     let kafka = spawn_blocking(|| {
-        kafka()?.log_template()?;
+        kafka()?.classes()?;
         progress::step("kafka", format!("ready ({})", kafka::VERSION));
         Ok(())
     });

@@ -76,6 +76,23 @@ async fn black_hole_holds_everything_and_lets_it_pass_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place() {
+    let (server, proxy, mut wire) = start().await;
+    proxy.set(Fault::BlackHole).await.unwrap();
+    proxy.strand_now();
+    server.kill().await.unwrap();
+    let mut new = Wire::connect(proxy.port()).await.unwrap();
+    new.say("INCR b").await.unwrap();
+    wire.say("INCR a").await.unwrap();
+    let other = RedisServer::start(RedisOptions::default()).await.unwrap();
+    proxy.set_upstream(other.port());
+    proxy.set(Fault::Pass).await.unwrap();
+    assert_eq!(new.hear().await.unwrap(), ":1");
+    assert_eq!(redis(other.port(), "EXISTS a b").await.unwrap(), ":1");
+    assert_eq!(proxy.counters().open, 2, "the old one is open still");
+}
+
+#[tokio::test]
 async fn dropped_replies_mean_that_it_ran_and_nobody_knows() {
     let (server, proxy, mut wire) = start().await;
     proxy.set(Fault::DropReplies).await.unwrap();

@@ -21,7 +21,16 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         schedule: None,
     };
     let (id, coupon_id) = (DropId(1), CouponId(1));
-    let drop = Drop { id, coupon_id, local_date: None, opens_at: at, closes_at: None, quantity, sealed_at: None };
+    let drop = Drop {
+        id,
+        coupon_id,
+        local_date: None,
+        opens_at: at,
+        closes_at: None,
+        quantity,
+        closed_early: false,
+        sealed_at: None,
+    };
     DropFacts {
         coupon,
         drop,

@@ -3,7 +3,8 @@
 -- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was promoted again since.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked
 -- ARGV  1 drop id  2.. user ids
--- Reply 'closed' where the coupon is not verified, else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
+-- Reply 'closed' where the coupon is not verified; Redis's time in ms where it is sold out for all of them;
+-- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
 --   slot                            accepted
 --   0                               sold out
 --   {'already', drop, slot, at}     holds one; at: instant of admission in ms, 0 where it is not known or of another drop
@@ -59,6 +60,11 @@ if not refusal and waiting == 0 and next_number <= quantity then
     doubt = call('ZCOUNT', KEYS[3], next_number, math.min(next_number + people - 1, quantity)) > 0
 end
 local taken = 0 -- of `lowest`
+local places_to_wait = tonumber(meta[6]) or 0
+-- Then nobody of this call changes anything.
+local nothing_left = not refusal and waiting == 0 and free == 0 and next_number > quantity
+    and math.max(places_to_wait, quantity - users) <= 0
+local sold_out = 0 -- how many are told so
 
 -- The next slot, nil where none is left, or 'unverified'.
 local function next_slot()
@@ -102,6 +108,9 @@ for i = 1, people do
         answer = d and {'already', d, tonumber(s), 0} or 'unverified'
     elseif refusal then
         answer = refusal
+    elseif nothing_left then
+        answer = 0
+        sold_out = sold_out + 1
     else
         local slot = nil
         if waiting == 0 then slot = next_slot() end
@@ -125,7 +134,7 @@ for i = 1, people do
                 place = call('ZRANK', KEYS[5], user)
                 if place then place = place + 1 end
             end
-            if not place and waiting < math.max(tonumber(meta[6]) or 0, quantity - users) then
+            if not place and waiting < math.max(places_to_wait, quantity - users) then
                 -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only
                 -- not given yet.
                 last_place = last_place or math.max(0, tonumber(call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0))
@@ -142,6 +151,7 @@ for i = 1, people do
     reply[i + 1] = answer
 end
 
+if sold_out == people then return now end
 if #held > 0 then
     local slots = {}
     for i, answer in ipairs(held) do slots[i] = string.format('%.0f', answer[3]) end

@@ -3,8 +3,8 @@
 -- ARGV 1 generation 2 drop id 3 once_per 4.. fours: user, slot, claimed_at_ms ('' if unknown),
 -- certain
 -- Reply {stale} or one word each: applied | same | taken (another person is on that slot) | revoked
--- (the claim is void); nothing was changed by the last three. `certain` = '1' means that a row says so: they get the slot even if another is on
--- it, who is moved next. Until then two people on one slot keep count ~= |users| + |free|, so
+-- (the claim is void); nothing was changed by the last three. `certain` = '1' means that a row says
+-- so: they get the slot even if another is on it, who is moved next. Until then two people on one slot keep count ~= |users| + |free|, so
 -- admission is closed. A slot above count raises count to it. Slots skipped over that way leave
 -- count ~= |users| + |free|, so admission stays closed until `repair_count` has put them among the
 -- free ones.
@@ -17,7 +17,8 @@ for i = 4, #ARGV, 4 do
     local reply = 'applied'
     local ban = redis.call('HGET', KEYS[7], ARGV[3] == 'coupon' and user or ARGV[2] .. ':' .. user)
     local ended = ban and tonumber(string.match(ban, '^%d+:(%d+)$') or '')
-    if ban and (not ended or (at ~= '' and tonumber(at) <= ended)) then
+    -- A claim of unknown instant may be the one that was revoked.
+    if ban and (not ended or (at == '' and current ~= slot) or (at ~= '' and tonumber(at) <= ended)) then
         reply = 'revoked'
     elseif current == slot then
         if claimed then reply = 'same' end

@@ -18,7 +18,17 @@ for i = 2, #pairs_in_page, 2 do
     used[tonumber(pairs_in_page[i])] = true
     redis.call('ZREM', KEYS[4], pairs_in_page[i])
 end
-for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], from, to)) do used[tonumber(slot)] = true end
+-- What is no slot is not free either: nobody could be given it.
+if from == 1 then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(1') end
+local free_in_page = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. from - 1, to, 'WITHSCORES')
+for i = 1, #free_in_page, 2 do
+    local slot = tonumber(free_in_page[i + 1])
+    if free_in_page[i] == free_in_page[i + 1] and slot % 1 == 0 then
+        used[slot] = true
+    else
+        redis.call('ZREM', KEYS[4], free_in_page[i])
+    end
+end
 local freed = 0
 for slot = from, math.min(to, highest, quantity) do
     if not used[slot] then

@@ -24,10 +24,10 @@ redis.call('HSET', KEYS[9], field, over == '' and id or id .. ':' .. over)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local void = slot and (over == '' or (at and at <= tonumber(over)))
-if over == '' then
-    redis.call('ZREM', KEYS[8], user)
-    if claimed and string.match(claimed, '^(%d+):') == drop then redis.call('HDEL', KEYS[6], user) end
-end
+if over == '' then redis.call('ZREM', KEYS[8], user) end
+-- Without its other half it is no admission. Where the drop is loaded: else its other half may have expired.
+local names_drop = claimed and string.match(claimed, '^(%d+):') == drop
+if names_drop and (over == '' or (not slot and quantity > 0)) then redis.call('HDEL', KEYS[6], user) end
 if not void then return {0, over == '' and now or tonumber(over)} end
 redis.call('ZREM', KEYS[3], user)
 if claimed == drop .. ':' .. string.format('%.0f', slot) then redis.call('HDEL', KEYS[6], user) end

@@ -119,11 +119,21 @@ fn public_keys_check_tokens_and_are_never_taken_for_shared_secrets() {
     }
 }
 
+const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC72j6orYmRvtaNKkzjQnkHiQdq
+BRUJ7MMhi24hpbgqEHFuyGPQo2yJC84KU/dNT3sBeJJiPExBMLWc7Jfzgw/tUPIx
+HrRoI5htm7+eVL/cf4cJmiA10PikwoAuF66KpIQXwNm+C1QK9kKSMEFz9a9Zc1j0
+lYIgM0ZUs1XmqR2I4wIDAQAB
+-----END PUBLIC KEY-----
+";
+
 #[test]
 fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let (_public, public) = key_file(&ec.public_key_pem());
     let (_private, private) = key_file(&ec.serialize_pem());
+    let (_two, two) = key_file(&format!("{0}{0}", ec.public_key_pem()));
+    let (_weak, weak) = key_file(RSA_1024);
     let short = JwtArgs { jwt_secret: Some("hunter2".into()), ..hs256() };
     let cases = [
         (JwtArgs::default(), "JWT_ALGORITHM"),
@@ -135,6 +145,8 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
         (with_key(Algorithm::HS256, public.clone()), "JWT_SECRET"),
         (with_key(Algorithm::RS256, public.clone()), "fits RS256"),
         (with_key(Algorithm::ES384, public), "fits ES384"),
+        (with_key(Algorithm::ES256, two), "holds 2 keys"),
+        (with_key(Algorithm::RS256, weak), "too weak"),
         (with_key(Algorithm::ES256, private), "private key"),
         (with_key(Algorithm::ES256, "no/such/file".into()), "cannot be read"),
     ];

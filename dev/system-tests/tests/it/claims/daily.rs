@@ -8,6 +8,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::catalogue::NewCoupon;
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
 use firstcome_testkit::{
@@ -39,7 +40,7 @@ async fn make(world: &World, once_per: OncePer) -> (i64, Vec<Drop>) {
     };
     let eve = (day(0) - TimeDelta::days(1)).and_time(clock(12)).and_utc();
     let new = NewCoupon { name: "Daily".into(), quantity: 5, once_per, waiting_list: 0, schedule };
-    let (coupon, drops) = db.create_coupon(new, eve).await.unwrap();
+    let (coupon, drops) = db.create_coupon(new, eve, Operator::default()).await.unwrap();
     for (drop, quantity) in drops.iter().zip(QUANTITIES) {
         world.sql.query(&format!("UPDATE drops SET quantity = {quantity} WHERE id = {}", drop.id)).await;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
     Answer, Api, Coupon, Fixture, Http, LIMIT, Promise, World, all_issued, assert_exact, coupon_body, eventually,
     people, redis_holders, rows,
@@ -69,7 +70,9 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     for (body, field) in [
         (json!({"by": "Ann"}), "reason"),
         (json!({"reason": "", "by": "Ann"}), "reason"),
-        (json!({"reason": "x".repeat(201), "by": "Ann"}), "reason"),
+        (json!({"reason": "x".repeat(10_000), "by": "Ann"}), "reason"),
+        (json!({"reason": "a\u{202e}b", "by": "Ann"}), "reason"),
+        (json!({"reason": "fraud", "by": "An\u{200b}n"}), "by"),
         (json!({"reason": "fraud"}), "by"),
         (json!({"reason": "fraud", "by": "Ann", "more": 1}), "more"),
     ] {
@@ -98,9 +101,107 @@ async fn an_operator_revokes_with_a_reason_and_may_let_the_person_claim_again() 
     assert_eq!(again, Answer::Accepted { drop: coupon.drop, slot: old, queued: true });
     all_issued(&fixture.world, coupon.drop, 3).await;
     message(&fixture, &coupon, (user, old), &claimed_at).await;
+    assert_eq!(failed_claims(&fixture.world).await, 0);
+    let letter = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, claimed_at) \
+         SELECT coupon_id, drop_id, slot, user_id, 'unpublished', claimed_at FROM revoked_coupons WHERE user_id = '{user}'"
+    );
+    fixture.world.sql.query(&letter).await;
+    fixture.world.pass().await;
+    assert_eq!(fixture.world.sql.query("SELECT resolution FROM failed_claims").await, [["revoked"]]);
     assert_whole(&fixture.world, &coupon, 3, 3).await;
     clean_pass(&fixture.world, &coupon).await;
-    assert_eq!(failed_claims(&fixture.world).await, 0);
+}
+
+/// Every character that a user id may have, and as long as one may be.
+const ODD: &str = "A-z0._@+|:=";
+
+#[tokio::test]
+async fn what_an_operator_revokes_is_recorded_once_and_leaves_the_list_of_holders() {
+    const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
+    let fixture = Fixture::new("revoke-record").await;
+    let (world, id) = (&fixture.world, fixture.api.open_coupon(3).await);
+    let api = world.serve_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;
+    let odd = ODD.repeat(6)[..64].to_owned();
+    for user in [&*odd, "u-2"] {
+        assert!(api.claim(id.id, user).await.is_accepted());
+    }
+    all_issued(world, id.drop, 2).await;
+    let path = |user: &str| format!("/v1/coupons/{}/people/{user}/revoke", id.id);
+    let encoded: String = odd.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let send = async |path: &str, body: &serde_json::Value| {
+        Http::send(api.http().ops(Method::POST, path).header("x-operator", "Lee").json(body)).await
+    };
+    let order = json!({"reason": "fraud", "by": "Ann"});
+    let viewed = api.http().request(Method::POST, &path("u-2")).bearer_auth(VIEW_TOKEN).json(&order);
+    let viewed = Http::send(viewed).await;
+    assert_eq!((viewed.status, &viewed.body["code"]), (403, &json!("read_only")));
+    let elsewhere = send(&path(&encoded), &json!({"reason": "x", "by": "x", "drop_id": id.drop + 1})).await;
+    assert_eq!((elsewhere.status, &elsewhere.body["code"]), (404, &json!("not_found")));
+    for (user, status) in [("%ff", 400), ("a%20b", 400), (&*"x".repeat(65), 400), (&encoded, 200), (&encoded, 200)] {
+        let reply = send(&path(user), &order).await;
+        assert_eq!(reply.status, status, "{reply:?}");
+        assert!(status == 200 || reply.content_type.starts_with("application/problem+json"), "{reply:?}");
+    }
+    let acts = "SELECT operator, coupon_id, drop_id, detail->>'$.user_id', detail->>'$.reason', detail->>'$.by' \
+                FROM ops_actions WHERE action = 'revoke'";
+    let said = ["Lee".to_owned(), id.id.to_string(), id.drop.to_string(), odd.clone(), "fraud".into(), "Ann".into()];
+    assert_eq!(world.sql.query(acts).await, [said]);
+    let issued = Http::send(api.http().ops(Method::GET, &format!("/v1/coupons/{}/issued", id.id))).await;
+    assert_eq!(issued.body["issued"].as_array().map(Vec::len), Some(1), "{issued:?}");
+    assert_eq!(issued.body["issued"][0]["user_id"], "u-2");
+}
+
+async fn sealed(world: &World, coupon: &Coupon) {
+    let sql = format!("SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL", coupon.drop);
+    eventually("the drop is sealed", LIMIT, async || {
+        let once = world.once_with(&[], &[]).await;
+        assert_ne!(once.code, 2, "{}", once.log);
+        world.sql.number(&sql).await == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_well() {
+    let fixture = Fixture::new("revoke-states").await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let body = json!({
+        "name": "States", "quantity": 4, "once_per": "drop", "waiting_list": 0,
+        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
+    });
+    let (coupon, answers) = fixture.held_of(&body, 4).await;
+    let back = async |at: usize| {
+        let (user, answer) = &answers[at];
+        let (drop, slot) = answer.promised().unwrap();
+        for _ in 0..2 {
+            assert_eq!(api.give_back(coupon.id, user).await, Ok((drop, Some(slot))));
+            assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
+        }
+        slot
+    };
+    assert_eq!(api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
+    let free = back(0).await;
+    assert!(api.claim(coupon.id, "next").await.is("paused"));
+    assert_eq!(api.patch(coupon.id, &json!({"paused": false})).await.status, 200);
+    assert_eq!(api.claim(coupon.id, "next").await.promised(), Some((coupon.drop, free)));
+    assert!(api.claim(coupon.id, &answers[0].0).await.is("revoked"));
+    all_issued(world, coupon.drop, 4).await;
+
+    assert_eq!(api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    back(1).await;
+    sealed(world, &coupon).await;
+    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
+    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
+        .await;
+    back(2).await;
+    sealed(world, &coupon).await;
+    let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
+    assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
+    assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
+    let deep = world.once_with(&["--deep"], &[]).await.run();
+    assert!(deep.all_findings().all(|finding| finding.kind == Kind::Unfilled), "{deep:#?}");
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ fn assert_told(story: &Value, words: &[&str]) {
 #[tokio::test]
 async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_nothing_is_known() {
     let fixture = Fixture::new("d-story").await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = fixture.world.settled_daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
@@ -77,7 +77,7 @@ async fn the_story_of_one_issued_by_the_consumer_one_reissued_and_one_of_whom_no
 #[tokio::test]
 async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was_promoted() {
     let fixture = Fixture::new("d-story-2").await;
-    let daemon = fixture.world.daemon().await;
+    let daemon = fixture.world.settled_daemon().await;
     let (coupon, _) = fixture.held_of(&coupon_body("Told", 20, 5), 20).await;
     fixture.api.claim(coupon.id, "w-1").await;
     let told = story(&fixture, &daemon, &coupon, "w-1").await;
@@ -108,7 +108,7 @@ async fn the_story_of_one_whose_promise_was_broken_and_of_one_who_waited_and_was
 async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     let fixture = Fixture::new("d-story-3").await;
     fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = fixture.world.daemon().await;
+    let daemon = fixture.world.settled_daemon().await;
     let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
     let body = json!({
         "name": "Gone", "quantity": 5, "once_per": "coupon", "waiting_list": 0,
@@ -131,4 +131,45 @@ async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
     assert!(told["no_longer_known"].to_string().contains("expired"), "{told:#}");
     assert_eq!(told["holds"], "none", "rows are the truth of a sealed drop: {told:#}");
+}
+
+#[tokio::test]
+async fn the_command_line_tells_of_everybody_known_on_a_slot() {
+    let fixture = Fixture::new("d-story-slot").await;
+    let (coupon, _) = fixture.held("Slot", 20, 3).await;
+    let on_slot = format!("SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2", coupon.drop);
+    let holder = fixture.world.sql.query(&on_slot).await[0][0].clone();
+    let users = fixture.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    fixture.world.redis.command::<i64>(&["ZADD", &users, "2", "u-in-redis"]).await;
+    let dead_letter = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
+        coupon.id, coupon.drop
+    );
+    fixture.world.sql.query(&dead_letter).await;
+    let ask = async |more: &[&str]| {
+        let id = coupon.id.to_string();
+        let args: Vec<&str> = ["explain", "--coupon", &id].iter().chain(more).copied().collect();
+        let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
+        (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
+    };
+    let drop = coupon.drop.to_string();
+    for more in [&["--slot", "2", "--json"][..], &["--slot", "2", "--json", "--drop", &drop]] {
+        let (code, told, log) = ask(more).await;
+        let stories: Vec<Value> = serde_json::Deserializer::from_str(&told).into_iter().map(Result::unwrap).collect();
+        let told: Vec<_> =
+            stories.iter().map(|s| (s["user_id"].as_str().unwrap(), s["holds"].as_str().unwrap())).collect();
+        let mut expected = [("u-dead-letter", "failed"), ("u-in-redis", "accepted"), (holder.as_str(), "issued")];
+        expected.sort_unstable();
+        assert_eq!((code, told), (0, expected.to_vec()), "{log}");
+    }
+    let (code, told, _) = ask(&["--slot", "2"]).await;
+    assert!(code == 0 && told.matches("\nnow: ").count() == 3, "{told}");
+    for (more, why) in [
+        (&["--slot", "9"][..], "nobody is known on slot 9"),
+        (&["--slot", "2", "--drop", "424242"], "no such drop"),
+        (&["--slot", "2", "--user", "u-1"], "cannot be used with"),
+    ] {
+        let (code, _, log) = ask(more).await;
+        assert!(code == 2 && log.contains(why), "{code}: {log}");
+    }
 }

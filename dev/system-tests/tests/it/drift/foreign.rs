@@ -1,7 +1,9 @@
 //! What is none of ours, put into the stores by hand: it keeps nobody else waiting.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Coupon, Fixture, World, open_world, rows};
+use firstcome_testkit::{Coupon, Fixture, World, all_issued, open_world, rows};
+
+use crate::drift::support::clean_pass;
 
 /// A coupon of which a store holds what does not belong there.
 async fn broken(fixture: &Fixture, name: &str, commands: &[&[&str]]) -> Coupon {
@@ -54,6 +56,23 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
         let rows = rows(&fixture.world, coupon.drop).await;
         assert_eq!(rows.get(&4).map(String::as_str), Some("u-odd"), "{rows:?} {run:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_coupon_opens_after_a_loss_whatever_stands_where_its_tokens_are() {
+    let fixture = Fixture::new("tokens").await;
+    let (coupon, _) = fixture.held("tokens", 20, 3).await;
+    for name in ["generation", "verified", "revision"] {
+        let token = fixture.world.redis.own(&format!("{{{}}}:{name}", coupon.id));
+        fixture.world.redis.command::<i64>(&["DEL", &token]).await;
+        fixture.world.redis.command::<i64>(&["SADD", &token, "none of ours"]).await;
+    }
+    fixture.world.redis.command::<i64>(&["DEL", &fixture.world.redis.own("epoch")]).await;
+    let once = fixture.world.once_with(&[], &[]).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    assert!(fixture.api.claim(coupon.id, "u-late").await.is_accepted());
+    all_issued(&fixture.world, coupon.drop, 4).await;
+    clean_pass(&fixture.world, &coupon).await;
 }
 
 /// Dead letters by hand: slots of a drop, and ids of people made of the number.

@@ -21,7 +21,6 @@ fn word(drift: Drift) -> Kind {
     }
 }
 
-/// What a run found of one drop.
 fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
     let report = run.drops.iter().find(|report| report.drop_id.0 == drop).expect("the drop was looked at");
     report.findings.iter().map(|f| (f.kind, f.slot, f.user_id.clone())).collect()

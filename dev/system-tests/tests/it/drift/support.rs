@@ -34,8 +34,16 @@ pub(crate) struct Everything {
 /// Keys with their types, values and times to live, rows of all tables, offsets of the group and
 /// ends of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 7] =
-        ["reconcile_runs", "reconcile_findings", "held_back", "alerts", "mail_outbox", "reconciler_state", "processes"];
+    const OF_PASSES: [&str; 8] = [
+        "reconcile_runs",
+        "reconcile_findings",
+        "held_back",
+        "alerts",
+        "mail_outbox",
+        "reconciler_state",
+        "processes",
+        "ops_actions",
+    ];
     let tables =
         world.sql.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()").await;
     let mut mysql = BTreeMap::new();
@@ -51,7 +59,6 @@ pub(crate) async fn everything(world: &World) -> Everything {
 /// A finding, by what it is about.
 pub(crate) type Found = (Kind, Option<i64>, Option<String>);
 
-/// What a run found, each with its outcome.
 pub(crate) fn found(run: &Run) -> BTreeMap<Found, Outcome> {
     run.all_findings().map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result)).collect()
 }

@@ -5,6 +5,7 @@ mod cycles;
 mod disks;
 mod gate;
 mod judge;
+mod late;
 mod outages;
 mod second_store;
 mod silent;

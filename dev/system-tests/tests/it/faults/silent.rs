@@ -1,9 +1,9 @@
 //! A host dies without a word, or stops being the master: the connections that lead there stay
 //! open, and new ones lead to another. Every process leaves it within seconds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use firstcome_stack::{FaultProxy, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::{Answer, Http, Keys, Stores, eventually, shared};
 use reqwest::Method;
 
@@ -150,6 +150,73 @@ async fn a_kafka_host_that_died_without_a_word_is_left() {
             eventually("the consumer has it", LEFT, async || waves.world.sql.number(&by_consumer).await > 0).await;
             passes_again(waves).await;
             waves.issued(40).await;
+        })
+        .await;
+}
+
+/// Where a server's binary log ends.
+async fn log_end(server: &MysqlServer) -> (String, String) {
+    let status = server.query("SHOW BINARY LOG STATUS").await.unwrap();
+    (status[0][0].clone(), status[0][1].clone())
+}
+
+/// A server, a replica of it, and the address that leads to the first.
+async fn replicated() -> (MysqlServer, MysqlServer, FaultProxy) {
+    let replica = MysqlOptions { extra_args: vec!["--server-id=2".to_owned()] };
+    let (primary, replica) =
+        tokio::try_join!(MysqlServer::start(MysqlOptions::default()), MysqlServer::start(replica)).unwrap();
+    let ((file, at), port) = (log_end(&primary).await, primary.port());
+    let source = format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'root', \
+         GET_SOURCE_PUBLIC_KEY = 1, SOURCE_LOG_FILE = '{file}', SOURCE_LOG_POS = {at}"
+    );
+    replica.query(&source).await.unwrap();
+    replica.query("START REPLICA").await.unwrap();
+    let address = primary.proxy().await.unwrap();
+    (primary, replica, address)
+}
+
+/// A fail-over as an operator makes it: nothing is lost, and nobody's connection ends.
+async fn fail_over(primary: &MysqlServer, replica: &MysqlServer, address: &FaultProxy) {
+    primary.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    let (file, at) = log_end(primary).await;
+    let caught_up = replica.query(&format!("SELECT SOURCE_POS_WAIT('{file}', {at}, 60) >= 0")).await.unwrap();
+    assert_eq!(caught_up, [["1"]], "{:?}", replica.query("SHOW REPLICA STATUS").await);
+    replica.query("STOP REPLICA").await.unwrap();
+    address.set_upstream(replica.port());
+}
+
+#[tokio::test]
+async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
+    let (primary, replica, address) = replicated().await;
+    let stores = Stores::shared().await.with_mysql_at(&primary.database_url_via(&address, ""));
+    Waves::begin(impatient(stores, "read-only").await)
+        .await
+        .survives(async |waves| {
+            let me = async |user: &str| waves.api.me(waves.coupon.id, user).await["status"].clone();
+            // All connections of the pool are made.
+            futures_util::future::join_all((0..64).map(|_| me("nobody"))).await;
+            fail_over(&primary, &replica, &address).await;
+            let begun = Instant::now();
+            let rename = serde_json::json!({"name": "renamed"});
+            eventually("the API's operators have left it", LEFT, async || {
+                waves.api.patch(waves.coupon.id, &rename).await.status == 200
+            })
+            .await;
+            println!("operators left it after {:?}", begun.elapsed());
+            passes_again(waves).await;
+            println!("the daemon left it after {:?}", begun.elapsed());
+            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
+            waves.issued(40).await;
+            println!("the consumer had written all after {:?}", begun.elapsed());
+            // The old primary has none of these rows.
+            let newest = waves.world.sql.query("SELECT user_id FROM issued_coupons WHERE slot > 20").await;
+            for person in newest.iter().flatten() {
+                let is_told = async || waves.api.me(waves.coupon.id, person).await["status"] == "issued";
+                eventually("questions have left it", LEFT, is_told).await;
+            }
+            let rows = format!("SELECT COUNT(*) FROM {}.issued_coupons", waves.world.database());
+            assert_eq!(primary.query(&rows).await.unwrap(), [["20"]]);
         })
         .await;
 }

@@ -26,7 +26,7 @@ async fn settings(world: &World, coupon: &firstcome_testkit::Coupon) -> ([i64; 2
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_changes_at_four_processes_leave_nobody_told_yes_beyond_the_quantity() {
     let what = "people told yes beyond MySQL's quantity, 1,000 conflicting PATCHes at 4 processes beside claims";
-    assert!(measured(what, (0.0, ""), CHANGES, refused_a_row).await < 1.0, "somebody was refused a row");
+    assert!(measured(what, "≤ 0", CHANGES, refused_a_row).await < 1.0, "somebody was refused a row");
 }
 
 /// People who were told yes and refused a row, beside so many conflicting changes.

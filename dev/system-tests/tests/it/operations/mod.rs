@@ -2,6 +2,10 @@
 
 mod catalogue;
 mod changes;
+mod closing;
+mod command_line;
+mod holders;
+mod operators;
 mod processes;
 mod promotion;
 mod recording;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult};
+use diesel::dsl::sql;
+use diesel::sql_types::BigInt;
+use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, select};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings, migrations};
@@ -127,4 +129,26 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
     world.sql.query("DROP TABLE __diesel_schema_migrations").await;
     let lacking = migrations::check(&wrong(world.sql.url().to_owned())).await.unwrap_err().to_string();
     assert!(lacking.contains("firstcome-api migrate"), "{lacking}");
+}
+
+#[tokio::test]
+async fn a_primary_that_was_demoted_is_left_and_no_row_of_it_is_believed() {
+    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let settings =
+        DbSettings { url: server.database_url("firstcome").into(), pool_size: 1, limit: Duration::from_secs(10) };
+    let db = Db::new(&settings).unwrap();
+    let connection = async |db: &Db| {
+        let id =
+            async |conn: &mut Conn| select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)")).first::<i64>(conn).await;
+        db.run("connection", id).await
+    };
+    let first = connection(&db).await.unwrap();
+    assert_eq!(connection(&db.of_primary()).await.unwrap(), first);
+    server.query("SET GLOBAL super_read_only = ON").await.unwrap();
+    let believed = connection(&db.of_primary()).await;
+    assert!(matches!(believed, Err(DbError::ReadOnly { .. })), "{believed:?}");
+    let next = connection(&db).await.unwrap();
+    assert_ne!(next, first, "a connection that gave an old row is left");
+    // In use all the time, and never refused a write.
+    eventually("it is left", LIMIT, async || connection(&db).await.unwrap() != next).await;
 }

@@ -1,0 +1,155 @@
+//! The API's client: each failure is one sentence that says what to do.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, IF_MATCH, LINK};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+
+use super::ApiArgs;
+
+/// Why a command did not do its work.
+pub(super) enum Failure {
+    /// The API said no.
+    Refused(String),
+    /// The API could not be asked, or can't answer now.
+    NotAsked(String),
+    /// Nobody reads the output any more.
+    OutputClosed,
+}
+
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<SecretString>,
+    operator: Option<String>,
+}
+
+/// Longest silence of the API.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Client {
+    pub(super) fn new(args: &ApiArgs) -> Result<Self, Failure> {
+        let base = args.api_url.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") {
+            let why = "API_URL must begin with http://: give the API's own address, not that of a gateway with TLS";
+            return Err(Failure::NotAsked(why.into()));
+        }
+        let http = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).no_proxy().build();
+        let http = http.map_err(|error| Failure::NotAsked(error.to_string()))?;
+        // While it is being replaced, the setting holds two.
+        let first =
+            |token: &SecretString| token.expose_secret().split(',').next().unwrap_or_default().to_owned().into();
+        Ok(Self { http, base, token: args.ops_token.as_ref().map(first), operator: args.operator.clone() })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    fn for_operators(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+        let token = self.token.as_ref().ok_or_else(|| {
+            Failure::NotAsked("this needs the operators' token: set OPS_TOKEN as the API has it".to_owned())
+        })?;
+        let request = self.request(method, path).bearer_auth(token.expose_secret());
+        Ok(self.operator.iter().fold(request, |request, name| request.header("x-operator", name.as_bytes())))
+    }
+
+    /// The answer, and the path of the next page.
+    pub(super) async fn get(&self, path: &str) -> Result<(Value, Option<String>), Failure> {
+        self.page(self.request(Method::GET, path)).await
+    }
+
+    /// The same with the token.
+    pub(super) async fn get_ops(&self, path: &str) -> Result<(Value, Option<String>), Failure> {
+        self.page(self.for_operators(Method::GET, path)?).await
+    }
+
+    async fn page(&self, request: RequestBuilder) -> Result<(Value, Option<String>), Failure> {
+        let response = self.send(request).await?;
+        let link = response.headers().get(LINK).and_then(|link| link.to_str().ok());
+        let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
+        Ok((self.json(response).await?, next))
+    }
+
+    pub(super) async fn ops(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        idempotency_key: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let request = self.for_operators(method, path)?.json(body);
+        let request = idempotency_key.iter().fold(request, |request, key| request.header("idempotency-key", *key));
+        self.json(self.send(request).await?).await
+    }
+
+    /// Changes a coupon while it has this revision.
+    pub(super) async fn change_if(&self, path: &str, body: &Value, revision: Option<u64>) -> Result<Value, Failure> {
+        let request = self.for_operators(Method::PATCH, path)?.json(body);
+        let tag = revision.map(|revision| format!("\"{revision}\""));
+        let request = tag.iter().fold(request, |request, tag| request.header(IF_MATCH, tag));
+        self.json(self.send(request).await?).await
+    }
+
+    /// Gives the CSV to `write`, part by part.
+    pub(super) async fn copy_csv(
+        &self,
+        path: &str,
+        write: impl Fn(&str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let request = self.for_operators(Method::GET, path)?.header(ACCEPT, "text/csv");
+        let mut response = self.send(request).await?;
+        // A part may end within a character, never a line.
+        let mut rest = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|error| self.cut(&error))? {
+            rest.extend_from_slice(&part);
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let lines: Vec<u8> = rest.drain(..whole).collect();
+            write(&String::from_utf8_lossy(&lines))?;
+        }
+        Ok(())
+    }
+
+    async fn json(&self, response: Response) -> Result<Value, Failure> {
+        response.json().await.map_err(|error| self.cut(&error))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| {
+            let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
+            Failure::NotAsked(format!("the API at {} {why}: is it running, and is API_URL right?", self.base))
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let problem: Value = response.json().await.unwrap_or_default();
+        Err(failure(status, problem["detail"].as_str()))
+    }
+
+    fn cut(&self, error: &reqwest::Error) -> Failure {
+        Failure::NotAsked(format!("the answer of the API at {} broke off ({error}); try again", self.base))
+    }
+}
+
+fn failure(status: StatusCode, detail: Option<&str>) -> Failure {
+    match (status, detail) {
+        (StatusCode::UNAUTHORIZED, _) => {
+            Failure::Refused("the API does not take this OPS_TOKEN: set it as the API has it".to_owned())
+        }
+        (_, None) => Failure::NotAsked(format!("no API of ours answered ({status}): is API_URL right?")),
+        (_, Some(detail)) if status.is_client_error() => Failure::Refused(detail.to_owned()),
+        (_, Some(detail)) => Failure::NotAsked(detail.to_owned()),
+    }
+}
+
+/// A value as it stands in a path or a query.
+pub(super) fn encoded(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}

@@ -1,0 +1,308 @@
+//! `firstcome-api coupon …`: what operators do with coupons, by the API's own routes.
+
+mod client;
+mod openings;
+mod table;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use chrono::{NaiveDate, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::Method;
+use secrecy::SecretString;
+use serde_json::{Map, Value, json};
+
+use self::client::{Client, Failure};
+
+#[derive(Debug, Clone, Args)]
+pub struct CouponArgs {
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+struct ApiArgs {
+    /// Where the API is
+    #[arg(long, env = "API_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    api_url: String,
+    /// The operators' token; of two by a comma, the first is sent
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
+    ops_token: Option<SecretString>,
+    /// Your name, for the record of what operators did
+    #[arg(long, env = "OPERATOR", global = true)]
+    operator: Option<String>,
+    /// Print the API's JSON (`winners`: a line for each)
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Make a coupon: with --opens-at it opens once, with --time-zone daily
+    Create(Box<CreateArgs>),
+    /// List coupons
+    List {
+        /// Only those in this state: scheduled, open, `sold_out`, paused, closed, sealed
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Show a coupon with its next ten openings
+    Show(Id),
+    /// Stop admission for now
+    Pause(Id),
+    /// Admit people again
+    Resume(Id),
+    /// Give out more: another quantity for the drops that are not closed, and for later ones
+    Raise {
+        #[command(flatten)]
+        id: Id,
+        /// How many each drop gives out from now on
+        quantity: u32,
+    },
+    /// Close the open drop, at once and for good
+    Close(Id),
+    /// Who holds what
+    Winners {
+        #[command(flatten)]
+        id: Id,
+        /// Only of this drop
+        #[arg(long, value_name = "ID")]
+        drop: Option<i64>,
+        /// Print the API's CSV
+        #[arg(long)]
+        csv: bool,
+    },
+    /// Revoke what a person has: its slot goes to the next
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct RevokeArgs {
+    #[command(flatten)]
+    id: Id,
+    /// The person
+    #[arg(value_name = "PERSON")]
+    user: String,
+    /// Why; kept with the revocation
+    #[arg(long)]
+    reason: String,
+    /// Who decided it; by default --operator
+    #[arg(long)]
+    by: Option<String>,
+    /// Of this drop; by default the one that is open or was open last
+    #[arg(long, value_name = "ID")]
+    drop: Option<i64>,
+    /// The person may claim another
+    #[arg(long)]
+    may_claim_again: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Id {
+    /// Number of the coupon
+    #[arg(value_name = "COUPON")]
+    id: i64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OncePer {
+    Coupon,
+    Drop,
+}
+
+#[derive(Debug, Clone, Args)]
+struct CreateArgs {
+    /// What people call it
+    #[arg(long)]
+    name: String,
+    /// How many each drop gives out
+    #[arg(long)]
+    quantity: u32,
+    /// In which scope one person may hold one
+    #[arg(long, value_enum, default_value = "coupon")]
+    once_per: OncePer,
+    /// How many people may wait once a drop is sold out
+    #[arg(long, default_value_t = 0)]
+    waiting_list: u32,
+    /// A repeated command with the same key makes no second coupon
+    #[arg(long)]
+    idempotency_key: Option<String>,
+    /// Opens once, then: such as 2026-12-01T15:00:00+09:00
+    #[arg(long, required_unless_present = "time_zone", conflicts_with = "time_zone")]
+    opens_at: Option<String>,
+    /// Opens once, until then; without it, it stays open
+    #[arg(long, conflicts_with = "time_zone")]
+    closes_at: Option<String>,
+    /// Opens daily, in this zone: such as Asia/Seoul
+    #[arg(long, requires_all = ["opens", "closes", "first_day"])]
+    time_zone: Option<String>,
+    /// Opens daily at this local time: such as 15:00
+    #[arg(long, requires = "time_zone")]
+    opens: Option<String>,
+    /// Closes daily at this local time; not later than it opens means the next day
+    #[arg(long, requires = "time_zone")]
+    closes: Option<String>,
+    /// First local date
+    #[arg(long, requires = "time_zone")]
+    first_day: Option<NaiveDate>,
+    /// Last local date; without it, it goes on
+    #[arg(long, requires = "time_zone")]
+    last_day: Option<NaiveDate>,
+}
+
+impl CreateArgs {
+    fn body(&self) -> Value {
+        let kind = if self.time_zone.is_some() { "daily" } else { "once" };
+        let fields = [
+            ("type", Some(kind.to_owned())),
+            ("opens_at", self.opens_at.clone()),
+            ("closes_at", self.closes_at.clone()),
+            ("time_zone", self.time_zone.clone()),
+            ("opens", self.opens.clone()),
+            ("closes", self.closes.clone()),
+            ("first_day", self.first_day.map(|day| day.to_string())),
+            ("last_day", self.last_day.map(|day| day.to_string())),
+        ];
+        let given = |(name, value): (&str, Option<String>)| Some((name.to_owned(), Value::String(value?)));
+        let schedule: Map<String, Value> = fields.into_iter().filter_map(given).collect();
+        let once_per = match self.once_per {
+            OncePer::Coupon => "coupon",
+            OncePer::Drop => "drop",
+        };
+        json!({
+            "name": self.name, "quantity": self.quantity, "once_per": once_per, "waiting_list": self.waiting_list,
+            "schedule": schedule,
+        })
+    }
+}
+
+/// Exits 0 when it is done, 1 when the API refused, 2 when it could not be asked.
+pub async fn run(args: CouponArgs) -> ExitCode {
+    let done = match Client::new(&args.api) {
+        Ok(client) => act(&client, &args).await,
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(Failure::Refused(why)) => fail(1, &why),
+        Err(Failure::NotAsked(why)) => fail(2, &why),
+    }
+}
+
+fn fail(code: u8, why: &str) -> ExitCode {
+    eprintln!("firstcome-api: {why}");
+    ExitCode::from(code)
+}
+
+async fn act(client: &Client, args: &CouponArgs) -> Result<(), Failure> {
+    let json = args.api.json;
+    let change = async |id: Id, body: Value| {
+        let coupon = client.ops(Method::PATCH, &path(id), &body, None).await?;
+        show(json, &coupon, false)
+    };
+    match &args.command {
+        Command::Create(create) => {
+            let key = create.idempotency_key.as_deref();
+            let coupon = client.ops(Method::POST, "/v1/coupons", &create.body(), key).await?;
+            show(json, &coupon, true)
+        }
+        Command::List { state } => list(client, json, state.as_deref()).await,
+        Command::Show(id) => show(json, &client.get(&path(*id)).await?.0, true),
+        Command::Pause(id) => change(*id, json!({"paused": true})).await,
+        Command::Resume(id) => change(*id, json!({"paused": false})).await,
+        Command::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
+        Command::Close(id) => change(*id, json!({"close_now": true})).await,
+        Command::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
+        Command::Revoke(revoke) => {
+            let by = revoke.by.as_ref().or(args.api.operator.as_ref());
+            let why = || Failure::NotAsked("say who decided it: give --by, or --operator".into());
+            self::revoke(client, json, revoke, by.ok_or_else(why)?).await
+        }
+    }
+}
+
+fn path(id: Id) -> String {
+    format!("/v1/coupons/{}", id.id)
+}
+
+fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), Failure> {
+    if json {
+        return print(&format!("{coupon}\n"));
+    }
+    let openings = if with_openings { openings::next_ten(&coupon["schedule"], Utc::now()) } else { String::new() };
+    print(&(table::coupon(coupon) + &openings))
+}
+
+/// Never less: what is given out is promised.
+async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), Failure> {
+    let (coupon, _) = client.get(&path(id)).await?;
+    let now = coupon["quantity"].as_u64().unwrap_or_default();
+    if u64::from(quantity) < now {
+        return Err(Failure::Refused(format!("it gives out {now} already; give a larger number than that")));
+    }
+    // Nobody has changed it since.
+    let revision = coupon["revision"].as_u64();
+    let changed = client.change_if(&path(id), &json!({"quantity": quantity}), revision).await?;
+    show(json, &changed, false)
+}
+
+async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Failure> {
+    let state = state.map(|state| format!("&state={}", client::encoded(state))).unwrap_or_default();
+    let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
+    let mut all = Vec::new();
+    while let Some(path) = next {
+        let (page, link) = client.get(&path).await?;
+        all.extend(page.as_array().cloned().unwrap_or_default());
+        next = link;
+    }
+    print(&if json { format!("{}\n", Value::Array(all)) } else { table::coupons(&all) })
+}
+
+/// Page by page: there may be a million.
+async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bool) -> Result<(), Failure> {
+    let drop = drop.map(|drop| format!("drop_id={drop}&")).unwrap_or_default();
+    let mut next = Some(format!("{}/issued?{drop}limit=2000", path(id)));
+    if csv {
+        let path = format!("{}/issued?{}", path(id), drop.trim_end_matches('&'));
+        return client.copy_csv(&path, print).await;
+    }
+    let mut of = None;
+    while let Some(path) = next {
+        let (page, link) = client.get_ops(&path).await?;
+        let rows = page["issued"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+        let lines = || rows.iter().flat_map(|row| [row.to_string(), "\n".to_owned()]).collect();
+        let text = if json { lines() } else { table::winners(rows, &mut of) };
+        print(&text)?;
+        next = link;
+    }
+    if of.is_none() && !json { print("nobody holds one yet\n") } else { Ok(()) }
+}
+
+async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Result<(), Failure> {
+    let RevokeArgs { id, user, reason, drop, may_claim_again, .. } = args;
+    let mut body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
+    if let Some(drop) = drop {
+        body["drop_id"] = json!(drop);
+    }
+    let path = format!("{}/people/{}/revoke", path(*id), client::encoded(user));
+    let revoked = client.ops(Method::POST, &path, &body, None).await?;
+    if json {
+        return print(&format!("{revoked}\n"));
+    }
+    let place = match revoked["slot"].as_u64() {
+        Some(slot) => format!("slot {slot} of drop {}, which goes to the next", revoked["drop_id"]),
+        None => format!("a place of drop {}", revoked["drop_id"]),
+    };
+    print(&format!("revoked: {place}\n"))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    // The reader has closed the pipe: it has seen enough.
+    written.map_err(|_| Failure::OutputClosed)
+}

@@ -1,0 +1,134 @@
+//! Coupons and holders as text of at most 80 columns.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// One coupon with its drops.
+pub(super) fn coupon(coupon: &Value) -> String {
+    let mut text = format!("coupon {}: {}\n", coupon["id"], fit(text_of(&coupon["name"]), 60));
+    let paused = if coupon["paused"] == true { ", PAUSED" } else { "" };
+    let (quantity, once, waiting) = (&coupon["quantity"], text_of(&coupon["once_per"]), &coupon["waiting_list"]);
+    // Writing to a text can't fail.
+    let _ = writeln!(text, "  gives out {quantity}, one each per {once}, waiting list {waiting}");
+    let _ = writeln!(text, "  revision {}{paused}", coupon["revision"]);
+    for (name, drop) in [("now", &coupon["current_drop"]), ("next", &coupon["next_drop"])] {
+        if !drop.is_null() {
+            let closes =
+                drop["closes_at"].as_str().map_or_else(|| "stays open".to_owned(), |at| format!("to {}", minute(at)));
+            let opens = minute(text_of(&drop["opens_at"]));
+            let _ = writeln!(text, "  {name:<4} drop {}: {}, {}", drop["id"], text_of(&drop["state"]), left(drop));
+            let _ = writeln!(text, "       {opens} {closes} UTC");
+        }
+    }
+    text
+}
+
+/// A line for each.
+pub(super) fn coupons(coupons: &[Value]) -> String {
+    if coupons.is_empty() {
+        return "there is no such coupon\n".to_owned();
+    }
+    let mut text =
+        format!("{:>7}  {}  {:<9}  {:<20}  {:<16}\n", "coupon", pad("name", 20), "state", "left", "opens (UTC)");
+    for coupon in coupons {
+        let drop = if coupon["current_drop"].is_null() { &coupon["next_drop"] } else { &coupon["current_drop"] };
+        let (id, name) = (coupon["id"].to_string(), pad(text_of(&coupon["name"]), 20));
+        let (state, opens) = (text_of(&drop["state"]), minute(text_of(&drop["opens_at"])));
+        let _ = writeln!(text, "{id:>7}  {name}  {state:<9}  {:<20}  {opens:<16}", left(drop));
+    }
+    text
+}
+
+/// A line for each; `of` is the drop of the line before.
+pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let drop = row["drop_id"].as_i64();
+        if *of != drop {
+            let name = format!("drop {}", row["drop_id"]);
+            let _ = writeln!(text, "{name}\n{:>9}  {:<20}  {:<16}  person", "slot", "code", "issued (UTC)");
+            *of = drop;
+        }
+        let (slot, code) = (row["slot"].to_string(), text_of(&row["code"]));
+        let (issued, user) = (minute(text_of(&row["issued_at"])), fit(text_of(&row["user_id"]), 28));
+        let _ = writeln!(text, "{slot:>9}  {code:<20}  {issued:<16}  {user}");
+    }
+    text
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn left(drop: &Value) -> String {
+    match (&drop["remaining"], &drop["quantity"]) {
+        (_, Value::Null) => String::new(),
+        (Value::Null, quantity) => format!("? of {quantity}"),
+        (remaining, quantity) => format!("{remaining} of {quantity}"),
+    }
+}
+
+/// `2026-12-01T06:00:00Z` as `2026-12-01 06:00`.
+fn minute(instant: &str) -> String {
+    instant.get(..16).unwrap_or(instant).replace('T', " ")
+}
+
+/// Columns of a terminal: letters of East Asia and emoji take two.
+fn columns(c: char) -> usize {
+    let wide = matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' | '\u{1f300}'..='\u{1faff}');
+    1 + usize::from(wide)
+}
+
+fn width(text: &str) -> usize {
+    text.chars().map(columns).sum()
+}
+
+/// The text, cut where it is too wide.
+fn fit(text: &str, most: usize) -> String {
+    if width(text) <= most {
+        return text.to_owned();
+    }
+    let mut used = 1;
+    let cut = text.chars().take_while(|c| {
+        used += columns(*c);
+        used <= most
+    });
+    cut.collect::<String>() + "…"
+}
+
+fn pad(text: &str, to: usize) -> String {
+    let text = fit(text, to);
+    let spaces = to.saturating_sub(width(&text));
+    text + &" ".repeat(spaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_80_columns() {
+        let drop = json!({
+            "id": 9_999_999, "state": "sold_out", "remaining": 10_000_000, "quantity": 10_000_000,
+            "opens_at": "2026-12-01T06:00:00Z", "closes_at": "2026-12-01T09:00:00Z",
+        });
+        let one = json!({
+            "id": 9_999_999, "name": "겨울 쿠폰 ".repeat(30), "quantity": 10_000_000, "once_per": "coupon",
+            "waiting_list": 1_000_000, "paused": true, "revision": 123_456, "current_drop": drop, "next_drop": drop,
+        });
+        let row = json!({
+            "drop_id": 9_999_999, "slot": 10_000_000, "user_id": "u".repeat(64), "code": "X".repeat(20),
+            "issued_at": "2026-12-01T06:00:00.123Z",
+        });
+        let tables = [coupon(&one), coupons(&[one.clone(), one.clone()]), winners(&[row.clone(), row], &mut None)];
+        for line in tables.iter().flat_map(|text| text.lines()) {
+            assert!(width(line) <= 80, "{} columns: {line}", width(line));
+        }
+        assert_eq!(tables.iter().map(|text| text.lines().count()).collect::<Vec<_>>(), [7, 3, 4]);
+        assert!(coupons(&[]).contains("no such coupon"));
+    }
+}

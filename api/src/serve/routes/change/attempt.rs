@@ -1,0 +1,188 @@
+//! One attempt at a change, with a revision of its own.
+
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::change::CouponChange;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::{DbError, Refusal, refusal};
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
+use firstcome_shared::redis::repair::{Lowered, Withheld};
+
+use super::body::Wanted;
+use super::windows::{self, WindowPlan, is_not_closed};
+use crate::serve::routes::refusals::mysql_unavailable;
+use crate::serve::state::Services;
+
+pub(super) struct ChangeAttempt<'a> {
+    services: &'a Services,
+    /// As it was when the revision was taken.
+    pub(super) coupon: Coupon,
+    /// All its drops, as they were then.
+    pub(super) all: Vec<Drop>,
+    wanted: &'a Wanted,
+    now: DateTime<Utc>,
+    /// Those that are not closed.
+    open: Vec<(Drop, DropKeys)>,
+    plan: WindowPlan,
+}
+
+/// Drops that Redis was told of ahead of MySQL.
+type Told<'a> = Vec<&'a (Drop, DropKeys)>;
+
+impl<'a> ChangeAttempt<'a> {
+    /// `now` is Redis's time, not ahead of it.
+    pub(super) fn new(
+        services: &'a Services,
+        (coupon, all): (Coupon, Vec<Drop>),
+        wanted: &'a Wanted,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Problem> {
+        let plan = windows::plan(&coupon, &all, &wanted.windows, now)?;
+        let with_keys = |drop: &Drop| (drop.clone(), services.redis.keys(coupon.id, drop.id));
+        let mut open: Vec<_> = all.iter().filter(|drop| is_not_closed(drop, now)).map(with_keys).collect();
+        open.sort_unstable_by_key(|(drop, _)| drop.id);
+        Ok(Self { services, coupon, all, wanted, now, open, plan })
+    }
+
+    /// The coupon and its drops as they are now. `None`: another operator has changed the coupon
+    /// since, and nothing was changed.
+    pub(super) async fn run(&mut self, by: Operator) -> Result<Option<(Coupon, Vec<Drop>)>, Problem> {
+        let mut plan = std::mem::take(&mut self.plan);
+        let Some((told, in_use)) = self.tell_redis(&plan).await? else { return Ok(None) };
+        plan.drops.retain(|change| !in_use.contains(&change.id));
+        let wanted = self.wanted.clone();
+        let change = CouponChange {
+            name: wanted.name,
+            paused: wanted.paused,
+            quantity: wanted.quantity,
+            waiting_list: wanted.waiting_list,
+            schedule: plan.schedule,
+            drops: plan.drops,
+        };
+        let expected = self.open.iter().map(|(drop, _)| drop.clone()).collect();
+        let (id, revision) = (self.coupon.id, self.coupon.revision);
+        match self.services.mysql.operators.change_coupon(id, revision, change, expected, self.now, by).await {
+            Ok(Some(made)) => Ok(Some(made)),
+            Ok(None) => {
+                self.restore(&told).await;
+                Ok(None)
+            }
+            Err(error) => Err(self.not_changed(&error, &told).await),
+        }
+    }
+
+    /// Lowers quantities, and keeps drops that move or go from opening, in Redis and before MySQL.
+    /// Gives the drops that it told, and those that are in use and stay as they are. `None`: others
+    /// have changed the coupon since.
+    async fn tell_redis(&self, plan: &WindowPlan) -> Result<Option<(Told<'_>, Vec<DropId>)>, Problem> {
+        let mut told = Told::new();
+        if let Some(new) = self.wanted.quantity {
+            told = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
+            self.check_given_out(&told, new).await?;
+            if !self.lower(&told, new).await? {
+                return Ok(None);
+            }
+        }
+        let mut in_use = Vec::new();
+        for change in plan.drops.iter().filter(|change| change.unless_claimed) {
+            let Some(one) = self.open.iter().find(|(drop, _)| drop.id == change.id) else { continue };
+            let refused = match self.services.redis.withhold(&one.1, self.coupon.revision).await {
+                Ok(Withheld::Yes) => {
+                    told.push(one);
+                    continue;
+                }
+                Ok(Withheld::InUse) => {
+                    in_use.push(change.id);
+                    continue;
+                }
+                Ok(Withheld::Outdated) => None,
+                Ok(Withheld::Unloaded) => Some(being_checked(change.id)),
+                Err(error) => {
+                    // It may have been withheld.
+                    told.push(one);
+                    Some(redis_away(&error))
+                }
+            };
+            self.restore(&told).await;
+            return refused.map_or(Ok(None), Err);
+        }
+        Ok(Some((told, in_use)))
+    }
+
+    /// Checks all drops before any is changed, so that a conflict changes nothing.
+    async fn check_given_out(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<(), Problem> {
+        let keys: Vec<&DropKeys> = lowered.iter().map(|(_, keys)| keys).collect();
+        let given_out = self.services.redis.given_out(&keys).await.map_err(|error| redis_away(&error))?;
+        for ((drop, _), given_out) in lowered.iter().zip(given_out) {
+            let given_out = given_out.ok_or_else(|| being_checked(drop.id))?;
+            if given_out > new {
+                return Err(below_given_out(drop.id, given_out));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lowers in Redis, before MySQL: from here on no slot above the new quantity is given out.
+    /// `false`: others have changed the coupon since.
+    async fn lower(&self, lowered: &[&(Drop, DropKeys)], new: Slot) -> Result<bool, Problem> {
+        for (at, (drop, keys)) in lowered.iter().enumerate() {
+            let refused = match self.services.redis.lower(keys, self.coupon.revision, new).await {
+                Ok(Lowered::Yes) => continue,
+                Ok(Lowered::Outdated) => None,
+                // A claim came after the check above.
+                Ok(Lowered::GivenOut(count)) => Some(below_given_out(drop.id, count)),
+                Ok(Lowered::Unloaded) => Some(being_checked(drop.id)),
+                Err(error) => Some(redis_away(&error)),
+            };
+            self.restore(&lowered[..=at]).await;
+            return refused.map_or(Ok(false), Err);
+        }
+        Ok(true)
+    }
+
+    /// Restores settings in Redis, where MySQL certainly does not have this change. Redis refuses
+    /// it after a write of a later revision.
+    async fn restore(&self, told: &[&(Drop, DropKeys)]) {
+        for (drop, keys) in told {
+            let meta = DropMeta::of(&self.coupon, drop);
+            if let Err(error) = self.services.redis.write_meta(keys, self.coupon.revision, &meta).await {
+                tracing::warn!(%error, drop = %drop.id, "settings differ in Redis; the reconciler puts them right");
+            }
+        }
+    }
+
+    async fn not_changed(&self, error: &DbError, told: &[&(Drop, DropKeys)]) -> Problem {
+        let refused = matches!(error, DbError::Query { source, .. } if refusal(source) == Some(Refusal::BadData));
+        if refused || matches!(error, DbError::Unreachable(_)) {
+            self.restore(told).await;
+        }
+        if refused {
+            tracing::warn!(%error, coupon = %self.coupon.id, "a quantity was not lowered");
+            let detail = "rows above that quantity are issued already; nothing was changed";
+            return Problem::new(StatusCode::CONFLICT, "below_given_out", detail);
+        }
+        // Otherwise MySQL may have the change, and a quantity raised in Redis could give out slots
+        // that MySQL refuses.
+        mysql_unavailable(error, "repeat the request: only then is it certain whether the change stands")
+    }
+}
+
+fn below_given_out(drop: DropId, given_out: Slot) -> Problem {
+    let detail = format!("{given_out} of drop {drop} are given out already; nothing was changed");
+    Problem::new(StatusCode::CONFLICT, "below_given_out", detail).with("given_out", given_out)
+}
+
+fn being_checked(drop: DropId) -> Problem {
+    Problem::unavailable(format!("drop {drop} is being verified; nothing was changed, try again"))
+}
+
+fn redis_away(error: &RedisError) -> Problem {
+    tracing::warn!(%error, "an operator's request could not be worked");
+    let detail =
+        "Redis could not be asked, and lowering a quantity or moving drops needs it; nothing was changed in MySQL";
+    Problem::unavailable(detail)
+}

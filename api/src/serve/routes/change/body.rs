@@ -1,0 +1,113 @@
+//! What a change asks for.
+
+#![allow(clippy::option_option)] // a field that is not named, null, or a value
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use firstcome_shared::domain::Slot;
+use firstcome_shared::http::Problem;
+use firstcome_shared::schedule;
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use crate::serve::routes::extract::invalid;
+use crate::serve::routes::validate;
+
+/// A change; what is not named stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangeBody {
+    /// What people call it.
+    #[schema(max_length = 200)]
+    name: Option<String>,
+    /// How many each drop gives out that is not closed, and each made from now on.
+    #[schema(minimum = 1, maximum = 10_000_000)]
+    quantity: Option<i64>,
+    /// Whether admission is stopped.
+    paused: Option<bool>,
+    /// How many people may wait once a drop is sold out. Who waits already keeps the place.
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    waiting_list: Option<i64>,
+    /// When a coupon that opens once closes; null: it stays open.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    closes_at: Option<Option<Instant>>,
+    /// Local time at which a daily coupon opens, from the next drop on that has not opened.
+    #[schema(value_type = Option<String>, example = "15:00")]
+    opens: Option<WallClock>,
+    /// Local time at which a daily coupon closes, from the next drop on that has not opened.
+    #[schema(value_type = Option<String>, example = "18:00")]
+    closes: Option<WallClock>,
+    /// Last local date of a daily coupon; null: it goes on. Drops after it that have not opened go.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<NaiveDate>)]
+    last_day: Option<Option<NaiveDate>>,
+    /// True closes the drop that is open, at once and for good. Its waiting list gets nothing any
+    /// more. Later drops of a daily coupon stay.
+    close_now: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WallClock(#[serde(with = "schedule::wall_clock")] NaiveTime);
+
+#[derive(Debug, Deserialize)]
+struct Instant(#[serde(deserialize_with = "schedule::instants::one")] DateTime<Utc>);
+
+/// A field that is there, null or not.
+fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+/// A change whose fields are right, each by itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    pub(super) name: Option<String>,
+    pub(super) quantity: Option<Slot>,
+    pub(super) paused: Option<bool>,
+    pub(super) waiting_list: Option<u32>,
+    pub(super) windows: Windows,
+}
+
+/// What is wanted of the windows of drops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Windows {
+    pub(super) closes_at: Option<Option<DateTime<Utc>>>,
+    pub(super) opens: Option<NaiveTime>,
+    pub(super) closes: Option<NaiveTime>,
+    pub(super) last_day: Option<Option<NaiveDate>>,
+    pub(super) close_now: bool,
+}
+
+impl Windows {
+    pub(super) const NONE: Self = Self { closes_at: None, opens: None, closes: None, last_day: None, close_now: false };
+}
+
+impl Wanted {
+    /// Whether Redis must follow; it has no name.
+    pub(super) fn is_in_redis(&self) -> bool {
+        self.quantity.is_some() || self.paused.is_some() || self.waiting_list.is_some() || self.windows != Windows::NONE
+    }
+}
+
+impl ChangeBody {
+    pub(super) fn check(self) -> Result<Wanted, Problem> {
+        let windows = Windows {
+            closes_at: self.closes_at.map(|at| at.map(|at| at.0)),
+            opens: self.opens.map(|time| time.0),
+            closes: self.closes.map(|time| time.0),
+            last_day: self.last_day,
+            close_now: self.close_now == Some(true),
+        };
+        let wanted = Wanted {
+            name: self.name.as_deref().map(validate::name).transpose()?,
+            quantity: self.quantity.map(validate::quantity).transpose()?,
+            paused: self.paused,
+            waiting_list: self.waiting_list.map(validate::waiting_list).transpose()?,
+            windows,
+        };
+        if wanted.name.is_none() && !wanted.is_in_redis() {
+            let fields = "name, quantity, paused, waiting_list, closes_at, opens, closes, last_day, close_now (true)";
+            return Err(invalid(format!("give at least one of {fields}")));
+        }
+        Ok(wanted)
+    }
+}

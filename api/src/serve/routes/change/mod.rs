@@ -1,0 +1,240 @@
+//! `PATCH /v1/coupons/{id}`
+//!
+//! MySQL decides; the reconciler makes Redis follow it. What takes something away (a lower
+//! quantity, a drop that moves or goes) stands in Redis first, and all else in MySQL first, so that
+//! a crash between two steps leaves nothing promised that MySQL would refuse. Each attempt first
+//! takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts its writes after
+//! those of a later revision (docs/decisions/0012-revisions.md).
+
+mod attempt;
+mod body;
+mod windows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::drops::make_ahead;
+use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::change::Revision;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
+use firstcome_shared::redis::repair::Done;
+
+use self::attempt::ChangeAttempt;
+pub(crate) use self::body::ChangeBody;
+use self::body::{Wanted, Windows};
+use super::etag;
+use super::extract::{Body, CouponPath};
+use super::refusals::{mysql_unavailable, no_such_coupon};
+use super::view::{CouponView, show_one};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
+use crate::serve::state::{App, Services};
+
+/// Change a coupon
+///
+/// Safe to repeat. After a 503 part of the change may stand; the sentence says which, and repeating
+/// it (without `If-Match`: the revision has gone on) settles it.
+#[utoipa::path(
+    patch, path = "/v1/coupons/{id}", tag = "operators", request_body = ChangeBody,
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only while it is so",
+            example = "\"7\""),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+    ),
+    responses(
+        (status = 200, description = "The coupon as it is now", body = CouponView,
+            headers(("ETag" = String, description = "Its revision, in quotes"))),
+        (status = 400, description = "`invalid`: the sentence names the field or header; nothing was changed"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already; nothing was changed"),
+        (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: the coupon has another \
+            revision than `If-Match`; nothing was changed"),
+        (status = 413, description = "`too_large`"),
+        (status = 422, description = "`not_possible`: the sentence says what to do; nothing was changed"),
+        (status = 503, description = "`unavailable`"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn change(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    Body(body): Body<ChangeBody>,
+) -> Result<Response, Problem> {
+    let only = etag::if_match(&headers)?;
+    let change = body.check()?;
+    let services = Arc::clone(&app);
+    let changed = app.in_flight.run_unlimited(async move { apply(&services, id, change, only, by).await }).await?;
+    match changed? {
+        Changed::Yes(coupon) => Ok(show_one(&app, &coupon, StatusCode::OK).await),
+        Changed::Another(revision) => Ok(etag::changed_meanwhile(revision)),
+    }
+}
+
+enum Changed {
+    Yes(Arc<CouponWithDrops>),
+    /// The coupon has this revision, and not the one that was asked for.
+    Another(u64),
+}
+
+/// Attempts until a change meets no other operator's.
+const ATTEMPTS: usize = 5;
+
+/// `only`: nothing is changed where the coupon has another revision.
+async fn apply(
+    services: &Services,
+    id: CouponId,
+    wanted: Wanted,
+    mut only: Option<u64>,
+    by: Operator,
+) -> Result<Changed, Problem> {
+    let _one_at_a_time = services.change_locks.lock(id).await;
+    if wanted.windows != Windows::NONE {
+        // What can't be done is refused before a revision is taken.
+        let found = services.mysql.operators.coupon(id).await;
+        let found = found.map_err(|error| mysql_unavailable(&error, "nothing was changed"))?;
+        let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;
+        if only.is_some_and(|only| only != coupon.revision) {
+            return Ok(Changed::Another(coupon.revision));
+        }
+        windows::plan(&coupon, &drops, &wanted.windows, time(services, &wanted).await)?;
+    }
+    for _ in 0..ATTEMPTS {
+        let now = time(services, &wanted).await;
+        // Redis has no name. For the rest the revision must be above Redis's, since MySQL may have
+        // been restored from a backup.
+        let seen = if wanted.is_in_redis() { seen_revision(services, id).await } else { 0 };
+        let taken = services.mysql.operators.take_revision_if(id, seen, only).await;
+        let taken = match taken.map_err(|error| mysql_unavailable(&error, "nothing was changed"))? {
+            Revision::Taken(coupon, drops) => (coupon, drops),
+            Revision::Another(revision) => return Ok(Changed::Another(revision)),
+            Revision::NoCoupon => return Err(no_such_coupon(id)),
+        };
+        // The revision that was asked for is this one by now.
+        only = only.map(|_| taken.0.revision);
+        let mut attempt = ChangeAttempt::new(services, taken, &wanted, now)?;
+        if let Some(made) = attempt.run(by.clone()).await? {
+            tracing::info!(coupon = %id, ?wanted, revision = made.0.revision, "a coupon was changed");
+            return finish(services, &attempt, &wanted, made).await.map(Changed::Yes);
+        }
+    }
+    Err(Problem::unavailable("others are changing this coupon at the same time; nothing was changed, try again"))
+}
+
+/// What comes after MySQL has the change.
+async fn finish(
+    services: &Services,
+    attempt: &ChangeAttempt<'_>,
+    wanted: &Wanted,
+    made: (Coupon, Vec<Drop>),
+) -> Result<Arc<CouponWithDrops>, Problem> {
+    let id = made.0.id;
+    let gone = attempt.all.iter().filter(|drop| made.1.iter().all(|one| one.id != drop.id));
+    for drop in gone {
+        if let Err(error) = services.redis.expire_drop(&services.redis.keys(id, drop.id), FORGET_AFTER).await {
+            tracing::warn!(%error, drop = %drop.id, "the keys of a drop that is gone stay in Redis");
+        }
+    }
+    if wanted.is_in_redis() && !follow(services, made.clone()).await {
+        let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
+        return Err(Problem::unavailable(detail));
+    }
+    // Days that the new schedule has and the old had not. Else the next round makes them.
+    let db = &services.mysql.operators;
+    if let Err(error) = make_ahead(db, &services.redis, &made.0, &made.1, services.clock.now()).await {
+        tracing::warn!(%error, coupon = %id, "drops are made ahead within a minute");
+    }
+    if wanted.quantity.is_some() || wanted.paused == Some(false) {
+        wake_reconciler(services, id, &attempt.all).await;
+    }
+    services.remaining.forget(attempt.all.iter().map(|drop| drop.id));
+    let seen = services.catalogue.reread(id).await;
+    Ok(seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(&services.redis, made.0, made.1, |_| None))))
+}
+
+/// For claims that were sent before this process knew that a drop is gone.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// Redis's time; a moment earlier where it can't be asked. A closing must never lie ahead of it:
+/// until then people would be admitted.
+async fn time(services: &Services, wanted: &Wanted) -> DateTime<Utc> {
+    if !wanted.windows.close_now {
+        return services.clock.now();
+    }
+    let asked = services.redis.time_ms().await;
+    asked.map_or_else(|_| services.clock.now() - TimeDelta::seconds(1), instant)
+}
+
+/// People who wait get what is left now at once. Without this hint the next scheduled pass
+/// does it.
+async fn wake_reconciler(services: &Services, id: CouponId, drops: &[Drop]) {
+    let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+    let keys: Vec<DropKeys> = unsealed.map(|drop| services.redis.keys(id, drop.id)).collect();
+    if let Err(error) = services.redis.wake_if_anyone_waits(id, &keys).await {
+        tracing::warn!(%error, coupon = %id, "people who wait are promoted by the next scheduled pass");
+    }
+}
+
+/// The highest revision in Redis, 0 where it can't be read.
+async fn seen_revision(services: &Services, id: CouponId) -> u64 {
+    services.redis.revision(id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon = %id, "Redis is away while a coupon is changed");
+        0
+    })
+}
+
+/// Writes MySQL's settings to Redis, for every drop that is not sealed. `false`: the reconciler has
+/// to do it.
+///
+/// Another operator with a later revision may have written only one field or one drop. A refused
+/// write therefore does not prove that Redis has this change, and everything is written again with
+/// a revision of its own.
+async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>)) -> bool {
+    for _ in 0..ATTEMPTS {
+        match write_all(services, &coupon, &drops).await {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                return false;
+            }
+        }
+        let seen = seen_revision(services, coupon.id).await;
+        match services.mysql.operators.take_revision(coupon.id, seen).await {
+            Ok(Some((now, own))) => (coupon, drops) = (now, own),
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::warn!(%error, coupon = %coupon.id, "Redis did not follow a change; the reconciler sees to it");
+                return false;
+            }
+        }
+    }
+    tracing::warn!(coupon = %coupon.id, "others kept changing this coupon; the reconciler makes Redis follow");
+    false
+}
+
+/// `false` where Redis has seen a later revision.
+async fn write_all(services: &Services, coupon: &Coupon, drops: &[Drop]) -> Result<bool, RedisError> {
+    for drop in drops.iter().filter(|drop| drop.sealed_at.is_none()) {
+        let keys = services.redis.keys(coupon.id, drop.id);
+        match services.redis.write_meta(&keys, coupon.revision, &DropMeta::of(coupon, drop)).await? {
+            Done::Applied(()) => {}
+            Done::Changed => return Ok(false),
+            // A drop that is not loaded admits nobody. The reconciler loads it from MySQL, with the
+            // change.
+            Done::Stale => tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop"),
+        }
+    }
+    Ok(true)
+}

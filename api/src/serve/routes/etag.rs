@@ -1,0 +1,88 @@
+//! A coupon's revision as its `ETag`, and the conditions on it (RFC 9110). The revision is that of
+//! the coupon's settings: what is left of a drop is no part of it.
+
+use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use firstcome_shared::http::Problem;
+
+use super::extract::invalid;
+
+pub(super) fn of(revision: u64) -> [(HeaderName, String); 1] {
+    [(ETAG, format!("\"{revision}\""))]
+}
+
+/// The revision that a change is for; `None`: any.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let mut values = headers.get_all(IF_MATCH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
+    let text = value.to_str().ok().filter(|_| values.next().is_none()).map(str::trim).ok_or_else(bad)?;
+    if text == "*" {
+        return Ok(None);
+    }
+    revision(text).ok_or_else(bad).map(Some)
+}
+
+/// A strong tag as [`of`] writes it, and no other way of writing the number.
+fn revision(tag: &str) -> Option<u64> {
+    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    digits.parse().ok().filter(|revision: &u64| revision.to_string() == digits)
+}
+
+/// 412, with the revision that it has.
+pub(super) fn changed_meanwhile(revision: u64) -> Response {
+    let detail = "the coupon was changed since you read it; read it again, and nothing was changed here";
+    let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", detail);
+    (of(revision), problem.with("revision", revision)).into_response()
+}
+
+/// Whether the client has this revision already. As the standard asks, weak tags count too.
+pub(super) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
+    let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+    let own = format!("\"{revision}\"");
+    tags.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn if_match_is_one_strong_tag_or_a_star() {
+        let good: [(&[&'static str], _); 4] =
+            [(&["\"7\""], Ok(Some(7))), (&[" \"0\" "], Ok(Some(0))), (&["*"], Ok(None)), (&[], Ok(None))];
+        for (values, wanted) in good {
+            assert_eq!(if_match(&with(&IF_MATCH, values)).map_err(|problem| problem.code()), wanted, "{values:?}");
+        }
+        let bad: [&[&'static str]; 10] = [
+            &["7"],
+            &["W/\"7\""],
+            &["\"07\""],
+            &["\"+7\""],
+            &["\"7\", \"8\""],
+            &["\"7\"", "\"7\""],
+            &[""],
+            &["\"x\""],
+            &["\"18446744073709551616\""],
+            &["\""],
+        ];
+        for values in bad {
+            assert_eq!(if_match(&with(&IF_MATCH, values)).unwrap_err().code(), "invalid", "{values:?}");
+        }
+    }
+
+    #[test]
+    fn if_none_match_names_any_of_several_tags() {
+        for values in [&["\"7\""] as &[&'static str], &["W/\"7\""], &["\"6\", \"7\""], &["\"6\"", "\"7\""], &["*"]] {
+            assert!(is_known(&with(&IF_NONE_MATCH, values), 7), "{values:?}");
+        }
+        for values in [&["\"6\""] as &[&'static str], &["7"], &["\"77\""], &[]] {
+            assert!(!is_known(&with(&IF_NONE_MATCH, values), 7), "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `GET /v1/coupons/{id}/issued`: who holds what. The codes are worth something, so that neither a
+//! cache nor a log keeps them.
+
+mod accept;
+mod csv;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, LINK, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::holders::{Holders, HoldersPage};
+use firstcome_shared::mysql::issued::IssuedRow;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{CouponPath, StrictQuery, invalid};
+use super::refusals::mysql_unavailable;
+use crate::serve::state::{App, Services};
+
+/// Which rows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct IssuedQuery {
+    /// Only this drop's; else those of all drops of the coupon, one after the other.
+    drop_id: Option<i64>,
+    /// Only rows behind this slot: of `drop_id`, of `after_drop_id`, or of the coupon's first drop.
+    after_slot: Option<Slot>,
+    /// Only rows of this drop behind `after_slot`, and of later drops.
+    after_drop_id: Option<i64>,
+    /// Most rows of a page, 1 to 10000. A CSV has all, unless this is given.
+    #[param(default = 1000, minimum = 1, maximum = 10000)]
+    limit: Option<usize>,
+}
+
+const DEFAULT_LIMIT: usize = 1_000;
+const MAX_LIMIT: usize = 10_000;
+
+/// A page of what is issued, in order of drop and slot.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IssuedPage {
+    issued: Vec<IssuedCoupon>,
+    /// Path of the next page, also as `Link`; null on the last.
+    next: Option<String>,
+}
+
+/// A coupon that somebody holds.
+#[derive(Debug, Serialize, ToSchema)]
+struct IssuedCoupon {
+    drop_id: i64,
+    slot: Slot,
+    #[schema(example = "u-37")]
+    user_id: String,
+    /// What redeems it.
+    code: String,
+    /// When it was claimed.
+    claimed_at: DateTime<Utc>,
+    /// When its row was written.
+    issued_at: DateTime<Utc>,
+    /// `consumer` or `reconciler`.
+    issued_by: String,
+}
+
+impl From<IssuedRow> for IssuedCoupon {
+    fn from(row: IssuedRow) -> Self {
+        Self {
+            drop_id: row.drop_id,
+            slot: row.slot,
+            user_id: row.user_id,
+            code: row.code,
+            claimed_at: row.claimed_at.and_utc(),
+            issued_at: row.issued_at.and_utc(),
+            issued_by: row.issued_by,
+        }
+    }
+}
+
+/// See who holds what
+///
+/// By `Accept` as JSON pages, or as one CSV (`text/csv`) of everything. In a CSV a field that a
+/// spreadsheet would take for a formula (it begins with `=`, `+`, `-` or `@`) has a `'` before it;
+/// no user id begins with one. A CSV that ends in the middle, because MySQL went away or the client
+/// read too slowly, breaks the connection. While a drop runs, rows of lower slots may come later.
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/issued", tag = "operators",
+    params(("id" = i64, Path, description = "Number of the coupon"), IssuedQuery),
+    responses(
+        (status = 200, description = "The rows, by slot", content(
+            (IssuedPage = "application/json"),
+            (String = "text/csv"),
+        )),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 404, description = "`not_found`: no such coupon, or it has no such drop"),
+        (status = 406, description = "`not_acceptable`: neither JSON nor CSV is accepted"),
+        (status = 503, description = "`unavailable`: MySQL does not answer, or enough CSVs are being sent"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn issued(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    StrictQuery(asked): StrictQuery<IssuedQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
+    }
+    if asked.drop_id.is_some() && asked.after_drop_id.is_some() {
+        return Err(invalid("after_drop_id is for all drops; with drop_id give after_slot alone"));
+    }
+    let wants_csv = accept::wants_csv(&headers)?;
+    app.catalogue.find(id).await?;
+    let drop = asked.drop_id.or(asked.after_drop_id).unwrap_or_default();
+    let after = (DropId(drop), asked.after_slot.unwrap_or_default());
+    let which = Holders { coupon: id, drop: asked.drop_id.map(DropId), after };
+    let answer = if wants_csv {
+        csv::answer(Arc::clone(&app), which, asked.limit).await?
+    } else {
+        let page = page(&app, which, limit).await?;
+        let next = next(&asked, id, limit, &page);
+        let link = next.iter().map(|next| (LINK, format!("<{next}>; rel=\"next\""))).collect::<Vec<_>>();
+        let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
+        (axum::response::AppendHeaders(link), Json(IssuedPage { issued, next })).into_response()
+    };
+    Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
+}
+
+async fn page(services: &Services, which: Holders, limit: usize) -> Result<HoldersPage, Problem> {
+    let found = services.mysql.operators.holders(which, limit).await;
+    let found = found.map_err(|error| mysql_unavailable(&error, "try again"))?;
+    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not_found", "this coupon has no such drop"))
+}
+
+fn next(asked: &IssuedQuery, coupon: CouponId, limit: usize, page: &HoldersPage) -> Option<String> {
+    let last = page.rows.last().filter(|_| page.has_more)?;
+    let drop = if asked.drop_id.is_some() { "drop_id" } else { "after_drop_id" };
+    Some(format!("/v1/coupons/{coupon}/issued?{drop}={}&after_slot={}&limit={limit}", last.drop_id, last.slot))
+}

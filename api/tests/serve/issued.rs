@@ -1,0 +1,159 @@
+//! The list of who holds what.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{Answer, Api, OPS_TOKEN, World, open, stack, until, with};
+
+async fn ask(api: &Api, path: &str, accept: &str) -> Answer {
+    let token = format!("Bearer {OPS_TOKEN}");
+    let headers = [("authorization", token.as_str()), ("accept", accept)];
+    api.ask(Method::GET, path, &headers, "").await
+}
+
+async fn fill(world: &World, (coupon, drop): (i64, i64), rows: u32) {
+    let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+    let numbers = format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
+    let row = format!("{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer'");
+    let select = format!("SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {row} FROM n");
+    world.sql(&format!("{insert} {numbers} {select}")).await;
+}
+
+/// All pages from this one on.
+async fn walk(api: &Api, first: String) -> Vec<Value> {
+    let (mut next, mut all) = (Some(first), Vec::new());
+    while let Some(path) = next {
+        let page = ask(api, &path, "application/json").await;
+        assert_eq!((page.status, &page.headers["cache-control"]), (200, &"no-store".parse().unwrap()), "{page:?}");
+        all.extend(page.json["issued"].as_array().unwrap().iter().cloned());
+        next = page.json["next"].as_str().map(str::to_owned);
+        let link = page.headers.get("link").map(|link| link.to_str().unwrap().to_owned());
+        assert_eq!(link, next.as_ref().map(|next| format!("<{next}>; rel=\"next\"")));
+    }
+    all
+}
+
+#[tokio::test]
+async fn pages_and_csv_have_every_row_by_drop_and_slot() {
+    let (world, api) = World::with_api().await;
+    let schedule =
+        json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": "2026-01-01"});
+    let (id, today) = api.make(with(with(open(5_000), "schedule", schedule), "once_per", "drop")).await;
+    let drops = world.sql(&format!("SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id")).await;
+    let last: i64 = drops.last().unwrap()[0].parse().unwrap();
+    let (other, other_drop) = api.make(open(5)).await;
+    fill(&world, (id, today), 4_500).await;
+    fill(&world, (id, last), 7).await;
+    fill(&world, (other, other_drop), 1).await;
+    let path = format!("/v1/coupons/{id}/issued");
+
+    let all = walk(&api, path.clone()).await;
+    let places: Vec<(i64, i64)> =
+        all.iter().map(|row| (row["drop_id"].as_i64().unwrap(), row["slot"].as_i64().unwrap())).collect();
+    let expected = (1..=4_500).map(|slot| (today, slot)).chain((1..=7).map(|slot| (last, slot)));
+    assert!(places.iter().copied().eq(expected), "{} rows", places.len());
+    assert_eq!(walk(&api, format!("{path}?limit=999")).await, all);
+    assert_eq!(walk(&api, format!("{path}?limit=1&drop_id={last}&after_slot=5")).await, all[4_505..]);
+    assert_eq!(walk(&api, format!("{path}?after_slot=4499")).await, all[4_499..]);
+    assert_eq!(walk(&api, format!("/v1/coupons/{other}/issued")).await.len(), 1);
+
+    let csv = ask(&api, &path, "text/csv").await;
+    let header = |name: &str| csv.headers[name].to_str().unwrap();
+    assert_eq!(header("content-type"), "text/csv; charset=utf-8; header=present");
+    assert_eq!(header("content-disposition"), format!("attachment; filename=\"coupon-{id}-issued.csv\""));
+    assert_eq!(
+        (header("cache-control"), header("vary"), header("x-content-type-options")),
+        ("no-store", "Accept", "nosniff")
+    );
+    let text = csv.json.as_str().unwrap();
+    let names = ["drop_id", "slot", "user_id", "code", "claimed_at", "issued_at", "issued_by"];
+    let line = |row: &Value| {
+        names.map(|name| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned)).join(",")
+    };
+    let of_csv: Vec<Vec<String>> =
+        text.split_terminator("\r\n").map(|l| l.split(',').map(str::to_owned).collect()).collect();
+    assert_eq!(of_csv[0].join(","), names.join(","));
+    let without_times = |fields: &[String]| [&fields[..4], &fields[6..]].concat();
+    for (row, fields) in all.iter().zip(&of_csv[1..]) {
+        let own: Vec<String> = line(row).split(',').map(str::to_owned).collect();
+        assert_eq!(without_times(&own), without_times(fields));
+    }
+    assert_eq!(of_csv.len(), 1 + all.len());
+    let few = ask(&api, &format!("{path}?limit=3"), "text/csv").await;
+    assert_eq!(few.json.as_str().unwrap().lines().count(), 4);
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_or_without_the_token_is_refused() {
+    let (world, api) = World::with_api().await;
+    let (id, drop) = api.make(open(5)).await;
+    let (_, foreign) = api.make(open(5)).await;
+    world.issue((id, drop), 1, "=HYPERLINK(1)").await;
+    let path = format!("/v1/coupons/{id}/issued");
+    for (query, expected) in [
+        ("?limit=0", (400, "invalid")),
+        ("?limit=10001", (400, "invalid")),
+        ("?after_slot=-1", (400, "invalid")),
+        ("?slot=1", (400, "invalid")),
+        (&format!("?drop_id={drop}&after_drop_id={drop}"), (400, "invalid")),
+        (&format!("?drop_id={foreign}"), (404, "not_found")),
+    ] {
+        for accept in ["application/json", "text/csv"] {
+            assert_eq!(ask(&api, &format!("{path}{query}"), accept).await.code(), expected, "{query}");
+        }
+    }
+    assert_eq!(ask(&api, &path, "image/png").await.code(), (406, "not_acceptable"));
+    assert_eq!(ask(&api, "/v1/coupons/4711/issued", "*/*").await.code(), (404, "not_found"));
+    assert_eq!(api.get(&path).await.code(), (401, "unauthorized"));
+    assert_eq!(ask(&api, &path, "*/*").await.json["issued"][0]["user_id"], "=HYPERLINK(1)");
+    let csv = ask(&api, &path, "text/csv").await;
+    assert!(csv.json.as_str().unwrap().contains(&format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")), "{csv:?}");
+}
+
+#[tokio::test]
+async fn a_csv_that_mysql_leaves_in_the_middle_is_no_whole_answer() {
+    let world = World::new().await;
+    let mysql = stack().await.mysql.proxy().await.unwrap();
+    let url = stack().await.mysql.database_url_via(&mysql, &world.name);
+    let api = world.with("database-url", url).with("database-timeout-ms", 3_000).api().await;
+    let (id, drop) = api.make(open(100_000)).await;
+    fill(&world, (id, drop), 100_000).await;
+    let url = format!("{}/v1/coupons/{id}/issued", api.base);
+    let request = api.client.get(url).bearer_auth(OPS_TOKEN).header("accept", "text/csv");
+    let mut answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.chunk().await.unwrap().is_some());
+    mysql.set(firstcome_stack::Fault::Cut).await.unwrap();
+    let ended = loop {
+        match answer.chunk().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(ended, "a part was taken for the whole");
+}
+
+#[tokio::test]
+async fn clients_that_stop_reading_are_cut_and_hold_no_more_than_their_places() {
+    use tokio::io::AsyncWriteExt as _;
+    let world = World::new().await;
+    let api = world.with("header-read-timeout-ms", 4_000).api().await;
+    let (id, drop) = api.make(open(100_000)).await;
+    fill(&world, (id, drop), 100_000).await;
+    let path = format!("/v1/coupons/{id}/issued");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {OPS_TOKEN}\r\naccept: text/csv\r\n\r\n");
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let address = api.base.strip_prefix("http://").unwrap();
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        stalled.push(client);
+    }
+    let few = format!("{path}?limit=1");
+    until("all places are taken", async || ask(&api, &few, "text/csv").await.code() == (503, "unavailable")).await;
+    assert_eq!(ask(&api, &few, "application/json").await.status, 200, "pages go on");
+    until("they are cut", async || api.metric("firstcome_http_connections_timed_out_total").await >= 4.0).await;
+    until("places are free", async || ask(&api, &few, "text/csv").await.status == 200).await;
+}

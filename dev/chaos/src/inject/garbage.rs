@@ -1,0 +1,280 @@
+//! Garbage in every store, put there by hand. What the product does not remove by itself it must
+//! name; then a person removes it, as OPERATIONS says, and everything must become exact.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use firstcome_testkit::{Coupon, Keys};
+
+use super::{Effect, pause};
+use crate::fault::{Junk, Key};
+use crate::system::SystemUnderTest;
+use crate::verify::number;
+
+/// People of good names whom no claim has admitted. They are promised something, as far as Redis
+/// says, and may be given it.
+pub(crate) const ODD_PEOPLE: [&str; 4] = ["odd-fraction", "odd-negative", "odd-huge", "odd-infinite"];
+const ODD_SCORES: [&str; 4] = ["3.5", "-7", "1e300", "inf"];
+
+/// Names that nobody can have: not in the contract, not ASCII, not UTF-8.
+const NAMES: [&[u8]; 3] = [b"odd person", "jos\u{e9}".as_bytes(), b"\xff\xfe\x00"];
+
+const NOT_FREE: [(&str, &str); 4] = [("2", "x"), ("2.5", "2.5"), ("-3", "-3"), ("1e15", "1000000000000000")];
+
+/// What dead letters by hand give as their reason.
+const BY_HAND: &str = "junk by hand";
+
+/// Until garbage is named: other faults may keep passes away all this time.
+const NAMED_WITHIN: Duration = Duration::from_secs(90);
+
+/// Puts it there, and waits until it is gone.
+pub(super) async fn put(system: &SystemUnderTest, junk: Junk, ms: u64) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let mut found = Found::new(system, coupon).await;
+    let places = match junk {
+        Junk::Scores => found.scores().await,
+        Junk::Names => found.names().await,
+        Junk::Free => found.free().await,
+        Junk::Messages => found.messages().await,
+        Junk::DeadLetters => found.dead_letters().await,
+    };
+    found.until_gone(&places, ms).await
+}
+
+pub(super) async fn wrong_type(system: &SystemUnderTest, key: Key, ms: u64) -> Result<Effect> {
+    let Some(coupon) = system.coupons().first() else { return Ok(Effect::now(false, "no coupon")) };
+    let mut found = Found::new(system, coupon).await;
+    let redis = system.redis();
+    let name = match key {
+        Key::Claimants => redis.claimants(coupon.id),
+        other => redis.of_drop(coupon.id, coupon.drop, other.name()),
+    };
+    // A counter is a string already.
+    let command = if key == Key::Count { "LPUSH" } else { "SET" };
+    found.redis(&[b"DEL", name.as_bytes()]).await;
+    found.redis(&[command.as_bytes(), name.as_bytes(), b"junk"]).await;
+    let kind = if key == Key::Count { "list" } else { "string" };
+    found.until_gone(&[Place::Type { name, kind }], ms).await
+}
+
+/// Where garbage is.
+enum Place {
+    /// A member of a sorted set.
+    Member {
+        key: String,
+        name: Vec<u8>,
+    },
+    /// A member on a score that is no slot.
+    Score {
+        key: String,
+        name: &'static str,
+    },
+    Type {
+        name: String,
+        kind: &'static str,
+    },
+    /// Dead letters of which this holds.
+    DeadLetters(String),
+}
+
+/// One person's garbage, and what is known about it.
+struct Found<'a> {
+    system: &'a SystemUnderTest,
+    coupon: &'a Coupon,
+    /// Findings up to this one are older.
+    finding: u64,
+    put: bool,
+}
+
+impl<'a> Found<'a> {
+    async fn new(system: &'a SystemUnderTest, coupon: &'a Coupon) -> Self {
+        let finding = number(system, "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings").await.unwrap_or(0);
+        Self { system, coupon, finding, put: false }
+    }
+
+    /// A command to the master. One that failed may have run all the same.
+    async fn redis(&mut self, words: &[&[u8]]) {
+        self.put |= command(&self.system.redis(), words).await.is_ok();
+    }
+
+    fn key(&self, name: &str) -> String {
+        self.system.redis().of_drop(self.coupon.id, self.coupon.drop, name)
+    }
+
+    async fn scores(&mut self) -> Vec<Place> {
+        let key = self.key("users");
+        for (score, name) in ODD_SCORES.iter().zip(ODD_PEOPLE) {
+            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
+        }
+        ODD_PEOPLE.into_iter().map(|name| Place::Score { key: key.clone(), name }).collect()
+    }
+
+    /// On the next slots, as if admission had put them there; and at the head of the line.
+    async fn names(&mut self) -> Vec<Place> {
+        const ADMIT: &str = "local count = tonumber(redis.call('GET', KEYS[1]) or '')
+             if not count or count >= tonumber(redis.call('HGET', KEYS[3], 'quantity') or '0') then return end
+             redis.call('ZADD', KEYS[2], count + 1, ARGV[1])
+             redis.call('SET', KEYS[1], count + 1)";
+        let [count, users, meta, waiting] = ["count", "users", "meta", "waiting"].map(|name| self.key(name));
+        let keys = [count.as_bytes(), users.as_bytes(), meta.as_bytes()];
+        for name in [NAMES[0], NAMES[1]] {
+            let [count, users, meta] = keys;
+            self.redis(&[b"EVAL", ADMIT.as_bytes(), b"3", count, users, meta, name]).await;
+        }
+        self.redis(&[b"ZADD", waiting.as_bytes(), b"-5", NAMES[2]]).await;
+        let both = [users, waiting];
+        let places =
+            both.iter().flat_map(|key| NAMES.map(|name| Place::Member { key: key.clone(), name: name.to_vec() }));
+        places.collect()
+    }
+
+    async fn free(&mut self) -> Vec<Place> {
+        let key = self.key("free");
+        for (score, name) in NOT_FREE {
+            self.redis(&[b"ZADD", key.as_bytes(), score.as_bytes(), name.as_bytes()]).await;
+        }
+        NOT_FREE.map(|(_, name)| Place::Member { key: key.clone(), name: name.into() }).into()
+    }
+
+    async fn messages(&mut self) -> Vec<Place> {
+        let Coupon { id, drop, .. } = self.coupon;
+        let claim = |coupon: i64, drop: i64, slot: i64, user: &str| {
+            format!(
+                r#"{{"v":1,"coupon_id":{coupon},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"2026-01-01T00:00:00.000Z"}}"#
+            )
+        };
+        let messages = [
+            b"\xff\x00 not JSON".to_vec(),
+            Vec::new(),
+            claim(*id, *drop, i64::from(u32::MAX), "odd-slot").into(),
+            claim(*id, *drop, i64::MAX, "odd-far").into(),
+            claim(*id, i64::MAX, 1, "odd-drop").into(),
+            claim(i64::MAX, *drop, 1, "odd-coupon").into(),
+            claim(*id, *drop, 1, "odd person").into(),
+        ];
+        let mut places = Vec::new();
+        for message in messages {
+            let (partition, offset) = self.system.world.topic.produce(None, "odd", &message).await;
+            places.push(Place::DeadLetters(format!("source_partition = {partition} AND source_offset = {offset}")));
+            self.put = true;
+        }
+        places
+    }
+
+    async fn dead_letters(&mut self) -> Vec<Place> {
+        let Coupon { id, drop, .. } = self.coupon;
+        let letters = format!(
+            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, payload) VALUES
+             (NULL, NULL, NULL, NULL, '{BY_HAND}', 0xff00), ({id}, {drop}, 9223372036854775807, 'odd-far', '{BY_HAND}', NULL),
+             ({id}, {drop}, -5, 'odd-below', '{BY_HAND}', NULL), ({id}, 9223372036854775807, 1, 'odd-drop', '{BY_HAND}', NULL),
+             (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
+             ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
+        );
+        // MySQL may be slow, or away because of another fault.
+        for _ in 0..20 {
+            self.put = self.system.world.sql.rows(&letters).await.is_ok();
+            if self.put {
+                break;
+            }
+            pause(500).await;
+        }
+        vec![Place::DeadLetters(format!("reason = '{BY_HAND}'"))]
+    }
+
+    /// Waits until the product has removed or named each, and removes what it has named.
+    async fn until_gone(&self, places: &[Place], ms: u64) -> Result<Effect> {
+        let begun = Instant::now();
+        pause(ms).await;
+        let mut removed = 0;
+        let may_be_there = |place: &&Place| self.put || !matches!(place, Place::DeadLetters(_));
+        for place in places.iter().filter(may_be_there) {
+            while self.is_there(place).await.unwrap_or(true) {
+                if self.is_named(place).await.unwrap_or(false) {
+                    removed += u32::from(self.remove(place).await.is_ok());
+                } else if begun.elapsed() > NAMED_WITHIN {
+                    self.system.object(format!("garbage was neither removed nor named: {}", self.said(place)));
+                    break;
+                }
+                pause(200).await;
+            }
+        }
+        let note = format!("{removed} of {} removed by a person", places.len());
+        Ok(Effect::of(begun..Instant::now(), self.put || removed > 0, note))
+    }
+
+    async fn is_there(&self, place: &Place) -> Result<bool> {
+        let redis = self.system.redis();
+        Ok(match place {
+            Place::Member { key, name } => score(&redis, key, name).await?.is_some(),
+            Place::Score { key, name } => {
+                let score = score(&redis, key, name.as_bytes()).await?;
+                score.is_some_and(|score| score.fract() != 0.0 || !(1.0..1e9).contains(&score))
+            }
+            Place::Type { name, kind } => {
+                redis.try_command::<String>(&["TYPE", name]).await? == *kind
+                    && (*kind == "list" || redis.try_command::<String>(&["GET", name]).await? == "junk")
+            }
+            // A message may not have been read yet.
+            Place::DeadLetters(of) => {
+                let resolved =
+                    format!("SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}");
+                number(self.system, &resolved).await? == 0
+            }
+        })
+    }
+
+    /// Whether a finding names it: the dead letter, or the drop and that a person is needed.
+    async fn is_named(&self, place: &Place) -> Result<bool> {
+        let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
+        let after = format!("(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)", self.finding);
+        let named = match place {
+            Place::DeadLetters(of) => format!(
+                "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
+                 FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
+                 AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]')) OR NULL) FROM failed_claims c WHERE {of}"
+            ),
+            _ => format!("{findings} drop_id = {} AND result = 'failed' AND {after}", self.coupon.drop),
+        };
+        Ok(number(self.system, &named).await? > 0)
+    }
+
+    async fn remove(&self, place: &Place) -> Result<()> {
+        let redis = self.system.redis();
+        match place {
+            Place::Member { key, name } => {
+                command(&redis, &[b"ZREM", key.as_bytes(), name.as_slice()]).await?;
+                let claimants = redis.claimants(self.coupon.id);
+                command(&redis, &[b"HDEL", claimants.as_bytes(), name.as_slice()]).await?;
+            }
+            Place::Score { key, name } => command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?,
+            Place::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
+            Place::DeadLetters(of) => {
+                let discard = format!(
+                    "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'
+                     WHERE {of} AND resolved_at IS NULL"
+                );
+                self.system.world.sql.rows(&discard).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn said(&self, place: &Place) -> String {
+        let drop = self.coupon.drop;
+        match place {
+            Place::Member { key, name } => format!("{} in {key} of drop {drop}", String::from_utf8_lossy(name)),
+            Place::Score { key, name } => format!("{name} in {key}"),
+            Place::Type { name, .. } => format!("a key of another type, {name}"),
+            Place::DeadLetters(of) => format!("dead letters, {of}"),
+        }
+    }
+}
+
+async fn command(redis: &Keys, words: &[&[u8]]) -> Result<()> {
+    Ok(redis.try_command(words).await?)
+}
+
+async fn score(redis: &Keys, key: &str, name: &[u8]) -> Result<Option<f64>> {
+    let words: [&[u8]; 3] = [b"ZSCORE", key.as_bytes(), name];
+    Ok(redis.try_command(&words).await?)
+}

@@ -1,0 +1,106 @@
+//! Operators who change coupons all the time, each without knowing of the others. What is in force
+//! in the end, MySQL says.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use firstcome_histories::Recorder;
+use firstcome_testkit::{Api, Coupon};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use crate::inject::{pause, until};
+use crate::schedule::Schedule;
+use crate::system::SystemUnderTest;
+use crate::verify::number;
+
+/// An operator gives up on an answer after this long, and does something else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Operators<'a> {
+    system: &'a SystemUnderTest,
+    schedule: &'a Schedule,
+    api: Api,
+    /// They have done enough.
+    enough: AtomicBool,
+    stopped: AtomicBool,
+}
+
+impl<'a> Operators<'a> {
+    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a Schedule) -> Self {
+        let api = Api::patient("", PATIENCE, Recorder::new(std::io::sink()));
+        Self { system, schedule, api, enough: AtomicBool::default(), stopped: AtomicBool::default() }
+    }
+
+    /// All of them at once; and when they have stopped, they end pauses for ever.
+    pub(crate) async fn work(&self) {
+        let all = (0..self.schedule.operators).map(|number| self.one(number));
+        futures_util::future::join_all(all).await;
+        self.stopped.store(true, Ordering::Relaxed);
+        loop {
+            self.end_pauses().await;
+            pause(500).await;
+        }
+    }
+
+    /// They go on for as long as people come.
+    pub(crate) async fn until_people_came(&self) {
+        if self.schedule.operators > 0 {
+            pause(self.schedule.crowd_ms).await;
+        }
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.enough.store(true, Ordering::Relaxed);
+        until(PATIENCE * 3, || self.stopped.load(Ordering::Relaxed)).await;
+    }
+
+    async fn one(&self, number: u32) {
+        let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ (u64::from(number + 1) << 32));
+        let coupons = self.system.coupons();
+        while !self.enough.load(Ordering::Relaxed) {
+            let coupon = &coupons[rng.random_range(0..coupons.len())];
+            let quantity = rng.random_range(self.schedule.quantity / 2..=self.schedule.most());
+            match rng.random_range(0..4) {
+                0 => self.change(coupon, &json!({"name": format!("Coupon of operator {number}")})).await,
+                1 => self.change(coupon, &json!({"quantity": quantity, "paused": false})).await,
+                2 => self.change(coupon, &json!({"quantity": quantity})).await,
+                _ => {
+                    self.change(coupon, &json!({"paused": true})).await;
+                    pause(rng.random_range(20..150)).await;
+                    self.change(coupon, &json!({"paused": false})).await;
+                }
+            }
+            pause(rng.random_range(20..300)).await;
+        }
+    }
+
+    /// A change, which may be refused or find a store away.
+    async fn change(&self, coupon: &Coupon, change: &Value) {
+        let apis = self.system.supervisor.apis();
+        let Some(base) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
+        let Ok(reply) = self.api.moved_to(base).try_patch(coupon.id, change).await else { return };
+        let code = reply.body["code"].as_str().unwrap_or_default();
+        let in_contract = match reply.status {
+            200 => reply.body["id"] == coupon.id,
+            409 => code == "below_given_out" && !change["quantity"].is_null(),
+            503 => reply.retry_after().is_some(),
+            _ => false,
+        };
+        if !in_contract {
+            self.system
+                .object(format!("a change by an operator, {change}, was answered {} {}", reply.status, reply.text));
+        }
+    }
+
+    /// Ends every pause, also one that is made late: its API stood still meanwhile.
+    async fn end_pauses(&self) {
+        for coupon in self.system.coupons() {
+            let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
+            if self.schedule.operators > 0 && number(self.system, &paused).await.is_ok_and(|paused| paused == 1) {
+                self.change(coupon, &json!({"paused": false})).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! An operator's request that stands still while Redis loses data, and goes on in the life after:
+//! what it read before is of no use there.
+
+use std::time::Duration;
+
+use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Coupon, LIMIT, OldCopy, Once, Stores, World, all_issued, assert_exact, coupon_body, eventually, shared,
+};
+use serde_json::json;
+
+/// On its way to a store each piece of data takes this long, so that a request can be held up
+/// between two of them.
+const SLOW: Fault = Fault::Delay(Duration::from_millis(300));
+
+/// For a process that is held up.
+const PATIENT: [(&str, &str); 3] =
+    [("REDIS_TIMEOUT_MS", "60000"), ("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
+
+async fn world_of_its_own(name: &str) -> (RedisServer, World) {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&server), name).await;
+    (server, world)
+}
+
+/// A pass that need not wait for what is in flight: nothing is.
+async fn pass(world: &World, args: &[&str]) -> Once {
+    let once = world.once_with(args, &[("PUBLISH_DEADLINE_MS", "100"), ("BACKUP_DEADLINE_MS", "100")]).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    once
+}
+
+/// Waits until MySQL gives this number, and from then on nothing passes the proxy.
+async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
+    eventually("MySQL has it", LIMIT, async || world.sql.number(sql).await == number).await;
+    proxy.set(Fault::BlackHole).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_coupon_made_before_a_loss_is_not_opened_after_it_by_who_made_it() {
+    let (server, world) = world_of_its_own("late-new").await;
+    let (api, _consumer) = (world.serve().await, world.consume().await);
+    world.open().await;
+    let proxy = server.proxy().await.unwrap();
+    let url = server.url_via(&proxy);
+    let env: Vec<_> = PATIENT.into_iter().chain([("REDIS_URL", url.as_str())]).collect();
+    let slow = world.serve_with(&env).await;
+    let other = slow.open_coupon(5).await;
+    proxy.set(SLOW).await.unwrap();
+    let making = tokio::spawn({
+        let slow = (*slow).clone();
+        async move { slow.create_coupon(&coupon_body("Late", 5, 0)).await }
+    });
+    hold_up_after(&world, &proxy, "SELECT COUNT(*) FROM coupons", 2).await;
+
+    // The others do not wait for it.
+    let id = world.sql.number("SELECT MAX(id) FROM coupons").await;
+    pass(&world, &["--coupon", &id.to_string()]).await;
+    let first = api.claim(id, "u-1").await;
+    let (drop, slot) = first.promised().unwrap();
+    assert_eq!(slot, 1);
+    all_issued(&world, drop, 1).await;
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    pass(&world, &["--coupon", &other.id.to_string()]).await;
+    assert!(api.claim(other.id, "u-1").await.is_accepted(), "the gate is open");
+
+    proxy.set(Fault::Pass).await.unwrap();
+    let late: Coupon = making.await.unwrap();
+    assert_eq!((late.id, late.drop), (id, drop));
+    let second = api.claim(id, "u-2").await;
+    assert!(second.is("unavailable"), "nobody has verified it in this life: {second:?}");
+    pass(&world, &[]).await;
+    let second = api.claim(id, "u-2").await;
+    all_issued(&world, drop, 2).await;
+    assert_exact(&world, &late, 2, &[("u-1".into(), first), ("u-2".into(), second)]).await;
+}
+
+/// The quantity of a drop, as MySQL and as Redis have it.
+async fn quantities(world: &World, coupon: &Coupon) -> (i64, i64) {
+    let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    (world.sql.number(&sql).await, world.redis.command(&["HGET", &meta, "quantity"]).await)
+}
+
+#[tokio::test]
+async fn a_change_held_up_while_redis_goes_back_in_time_does_not_undo_a_later_one() {
+    let (server, world) = world_of_its_own("late-change").await;
+    let api = world.serve().await;
+    world.open().await;
+    let proxy = shared().await.mysql.proxy().await.unwrap();
+    let url = shared().await.mysql.database_url_via(&proxy, world.database());
+    let env: Vec<_> = PATIENT.into_iter().chain([("DATABASE_URL", url.as_str())]).collect();
+    let slow = world.serve_with(&env).await;
+    let coupon = slow.open_coupon(100).await;
+    let before = OldCopy::of(&server).unwrap();
+    proxy.set(SLOW).await.unwrap();
+    let changing = tokio::spawn({
+        let (slow, id) = ((*slow).clone(), coupon.id);
+        async move { slow.patch(id, &json!({"quantity": 200})).await }
+    });
+    // What is held up is MySQL's word that the change stands.
+    hold_up_after(&world, &proxy, "SELECT MAX(quantity) FROM drops", 200).await;
+    assert_eq!(api.patch(coupon.id, &json!({"quantity": 100})).await.status, 200);
+
+    // Redis has the right quantity again, and a revision below the one that is held up.
+    server.kill().await.unwrap();
+    before.put_back(&server).unwrap();
+    server.start_again().await.unwrap();
+    pass(&world, &[]).await;
+    proxy.set(Fault::Pass).await.unwrap();
+    let reply = changing.await.unwrap();
+    assert_eq!((reply.status, quantities(&world, &coupon).await), (200, (100, 100)), "{reply:?}");
+}

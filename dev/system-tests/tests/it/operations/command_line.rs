@@ -1,0 +1,112 @@
+//! `firstcome-api coupon …` as an operator types it.
+
+use firstcome_testkit::{Api, Fixture, LIMIT, World, all_issued, people, rush};
+use serde_json::Value;
+
+struct Said {
+    code: i32,
+    out: String,
+    log: String,
+}
+
+async fn coupon(world: &World, api: &Api, args: &[&str]) -> Said {
+    coupon_with(world, &[("API_URL", api.http().base())], args).await
+}
+
+async fn coupon_with(world: &World, env: &[(&str, &str)], args: &[&str]) -> Said {
+    let all: Vec<&str> = ["coupon"].iter().chain(args).copied().collect();
+    let process = world.start("firstcome-api", &all, env);
+    let code = process.ended(LIMIT).await;
+    let out = process.all_stdout().await;
+    assert!(
+        out.lines().all(|line| line.chars().count() <= 80) || args.contains(&"--json") || args.contains(&"--csv"),
+        "{out}"
+    );
+    Said { code, out, log: process.log() }
+}
+
+#[tokio::test]
+async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
+    let fixture = Fixture::new("cli").await;
+    let (world, api) = (&fixture.world, &*fixture.api);
+    let daily = [
+        "create",
+        "--name",
+        "Winter · 겨울",
+        "--quantity",
+        "3",
+        "--once-per",
+        "drop",
+        "--time-zone",
+        "Asia/Seoul",
+        "--opens",
+        "00:00",
+        "--closes",
+        "00:00",
+        "--first-day",
+        "2026-01-01",
+    ];
+    let made = coupon(world, api, &daily).await;
+    assert_eq!(made.code, 0, "{}", made.log);
+    assert!(made.out.contains("Winter · 겨울") && made.out.contains("Asia/Seoul"), "{}", made.out);
+    assert_eq!(made.out.lines().filter(|line| line.contains(" 00:00 +09:00  ")).count(), 10, "{}", made.out);
+    let all: Vec<Value> = serde_json::from_str(&coupon(world, api, &["list", "--json"]).await.out).unwrap();
+    let (id, drop) = (all[0]["id"].to_string(), all[0]["current_drop"]["id"].as_i64().unwrap());
+    let number = all[0]["id"].as_i64().unwrap();
+    rush(&[api], number, &people(3), 3).await;
+    all_issued(world, drop, 3).await;
+
+    let run = async |args: &[&str]| {
+        let said = coupon(world, api, args).await;
+        assert_eq!(said.code, 0, "{args:?}: {}", said.log);
+        said.out
+    };
+    assert!(run(&["list"]).await.contains("0 of 3"));
+    assert!(run(&["pause", &id]).await.contains("PAUSED"));
+    assert!(!run(&["resume", &id]).await.contains("PAUSED"));
+    assert!(run(&["raise", &id, "5"]).await.contains("2 of 5"));
+    let lines = run(&["winners", &id, "--json"]).await;
+    let winners: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(winners.iter().map(|row| row["slot"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    let (table, csv) = (run(&["winners", &id]).await, run(&["winners", &id, "--csv"]).await);
+    for row in &winners {
+        let code = row["code"].as_str().unwrap();
+        assert!(table.contains(code) && csv.contains(code), "{table}\n{csv}");
+    }
+    let user = winners[0]["user_id"].as_str().unwrap();
+    for _ in 0..2 {
+        assert!(run(&["revoke", &id, user, "--reason", "fraud", "--by", "Kim"]).await.contains("slot 1 of drop"));
+    }
+    let revoked = run(&["revoke", &id, user, "--reason", "fraud", "--operator", "Kim", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["status"], "revoked");
+    assert!(run(&["close", &id]).await.contains("closed"));
+    assert!(run(&["show", &id]).await.contains("opens next"));
+    let operator = coupon_with(world, &[("API_URL", api.http().base()), ("OPERATOR", "김 Kim")], &["pause", &id]).await;
+    assert_eq!(operator.code, 0, "{}", operator.log);
+    let last = "SELECT operator FROM ops_actions ORDER BY id DESC LIMIT 1";
+    assert_eq!(world.sql.query(last).await, [["김 Kim"]]);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
+    let fixture = Fixture::new("cli-wrong").await;
+    let (world, base) = (&fixture.world, fixture.api.http().base());
+    let id = fixture.api.open_coupon(3).await.id.to_string();
+    let (good, nobody, tls) = (("API_URL", base), ("API_URL", "http://127.0.0.1:1"), ("API_URL", "https://x"));
+    for (env, args, code, says) in [
+        (vec![good], vec!["show", "4711"], 1, "there is no coupon 4711"),
+        (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
+        (vec![good], vec!["create", "--name", "x", "--quantity", "1", "--opens-at", "soon"], 1, "instant"),
+        (vec![good], vec!["revoke", &id, "a|b", "--reason", "x", "--by", "x"], 1, "no claim of this person"),
+        (vec![good], vec!["revoke", &id, "u-1", "--reason", "x"], 2, "--by"),
+        (vec![good, ("OPS_TOKEN", "wrong")], vec!["pause", &id], 1, "set it as the API has it"),
+        (vec![good, ("OPS_TOKEN", "")], vec!["pause", &id], 2, "set OPS_TOKEN"),
+        (vec![nobody], vec!["list"], 2, "API_URL"),
+        (vec![tls], vec!["list"], 2, "http://"),
+        (vec![good], vec!["create", "--name", "x"], 2, "--quantity"),
+    ] {
+        let said = coupon_with(world, &env, &args).await;
+        assert_eq!((said.code, said.out.as_str()), (code, ""), "{args:?}: {}", said.log);
+        assert!(said.log.contains(says), "{args:?}: {}", said.log);
+    }
+}

@@ -1,0 +1,42 @@
+//! What the list of a million holders costs the API.
+#![allow(clippy::cast_precision_loss)] // kilobytes
+
+use firstcome_testkit::World;
+use firstcome_testkit::scale::measured;
+use reqwest::Method;
+use reqwest::header::ACCEPT;
+
+use super::sizes::insert;
+
+/// Most memory of the API after it has sent so many rows as a CSV, in MB.
+async fn measure(rows: u32) -> f64 {
+    let world = World::new("holders").await;
+    let api = world.serve().await;
+    let coupon = api.open_coupon(rows).await;
+    let at_once = rows.min(50_000);
+    for from in (0..rows).step_by(at_once as usize) {
+        let (drop, id) = (coupon.drop, coupon.id);
+        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+        let row = format!("{drop}, {from} + i, {id}, CONCAT('u-', {from} + i), 'consumer'");
+        insert(&world, at_once, columns, &row).await;
+    }
+    let path = format!("/v1/coupons/{}/issued", coupon.id);
+    let mut answer = api.http().ops(Method::GET, &path).header(ACCEPT, "text/csv").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut lines = 0;
+    while let Some(part) = answer.chunk().await.unwrap() {
+        lines += part.split(|byte| *byte == b'\n').count() - 1;
+    }
+    assert_eq!(lines, 1 + rows as usize);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", api.process.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes / 1_024.0
+}
+
+#[tokio::test]
+async fn a_list_of_a_million_holders_is_sent_in_flat_memory() {
+    let what = "API memory, 1,000,000 holders sent as CSV";
+    let memory = measured(what, "≤ 60 MB", [20_000, 1_000_000], measure).await;
+    assert!(memory < 100.0, "{memory} MB");
+}

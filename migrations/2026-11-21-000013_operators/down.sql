@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS ops_actions;
+ALTER TABLE drops DROP COLUMN closed_early;

@@ -1,0 +1,87 @@
+//! In which order coupons that are closed are verified.
+
+use std::collections::{HashMap, HashSet};
+
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::CouponId;
+
+/// How long before its opening a coupon counts as open.
+const SOON_MS: i64 = 10 * 60 * 1_000;
+
+/// The order of reopening: coupons that are open or about to open, the smaller ones first, so that
+/// no large one keeps others closed. The drops of a coupon stay together.
+pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], now_ms: i64) {
+    let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
+    for (coupon, drop) in drops.iter() {
+        let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
+        let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
+        let of_coupon = urgency.entry(coupon.id).or_insert((true, 0));
+        of_coupon.0 &= is_later;
+        of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
+    }
+    drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
+}
+
+/// Drops of coupons that are opened together at first, and most slots of them. Each time it is
+/// twice as many drops, up to a thousand: the first open soon, and the last do, too. A coupon that
+/// has more is alone.
+const TOGETHER: (usize, u64) = (4, 50_000);
+
+/// In which portions drops are compared. Closed coupons come first, a few at a time, so that the
+/// first of them open before anything of the others is read; then everything else at once.
+pub(super) fn portions(drops: Vec<(Coupon, Drop)>, closed: &HashSet<CouponId>) -> Vec<Vec<(Coupon, Drop)>> {
+    let (closed, open): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(coupon, _)| closed.contains(&coupon.id));
+    let mut portions: Vec<Vec<_>> = Vec::new();
+    let mut slots = 0;
+    for of_coupon in closed.chunk_by(|a, b| a.0.id == b.0.id) {
+        let own: u64 = of_coupon.iter().map(|(_, drop)| u64::from(drop.quantity)).sum();
+        slots += own;
+        let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
+        match portions.last_mut() {
+            Some(last) if last.len() + of_coupon.len() <= most && slots <= TOGETHER.1 => {
+                last.extend_from_slice(of_coupon);
+            }
+            _ => {
+                portions.push(of_coupon.to_vec());
+                slots = own;
+            }
+        }
+    }
+    portions.extend(Some(open).filter(|open| !open.is_empty()));
+    portions
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use firstcome_shared::domain::{DropId, OncePer};
+
+    use super::*;
+
+    /// Coupons with a drop each, by number, quantity, and milliseconds of opening.
+    fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
+        of.map(|(number, quantity, opens)| {
+            let (id, opens_at) = (CouponId(number), DateTime::from_timestamp_millis(opens).unwrap());
+            let (name, once_per, schedule) = (String::new(), OncePer::Drop, None);
+            let coupon = Coupon { id, name, quantity, once_per, waiting_list: 0, paused: false, revision: 1, schedule };
+            let (id, coupon_id, local_date, closes_at, sealed_at) = (DropId(number), id, None, None, None);
+            (coupon, Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early: false })
+        })
+        .collect()
+    }
+
+    #[test]
+    fn closed_coupons_come_first_open_and_small_ones_before_others_and_a_few_at_a_time() {
+        let now = 10 * SOON_MS;
+        let mut all =
+            coupons([(1, 9_000_000, 0), (2, 10, now + 2 * SOON_MS), (3, 10, 0), (4, 10, now + 1)].into_iter());
+        all.extend(coupons((10..110).map(|number| (number, 100, 0))));
+        most_urgent_first(&mut all, now);
+        let closed = all.iter().map(|(coupon, _)| coupon.id).filter(|id| id.0 != 20).collect();
+        let portions = portions(all, &closed);
+        let ids = |portion: &[(Coupon, Drop)]| portion.iter().map(|(coupon, _)| coupon.id.0).collect::<Vec<_>>();
+        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [4, 8, 16, 32, 41, 1, 1, 1]);
+        assert_eq!(ids(&portions[0])[..3], [4, 3, 10]);
+        assert_eq!([ids(&portions[5]), ids(&portions[6]), ids(&portions[7])], [[1], [2], [20]]);
+    }
+}

@@ -1,0 +1,188 @@
+//! Connections to MySQL: how they are made, and when one is left. A pool's connection is asked once
+//! a second whether its server takes writes. A primary that was demoted keeps its connections open
+//! and answers questions from rows that grow old, while the address leads to another by now.
+
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use diesel::mysql::Mysql;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::BigInt;
+use diesel::{ConnectionError, ConnectionResult, QueryResult};
+use diesel_async::pooled_connection::PoolableConnection as _;
+use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
+use mysql_async::{DriverError, Opts, OptsBuilder};
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+
+/// The connection that queries run on.
+pub type Conn = AsyncMysqlConnection;
+
+/// A connection that was not asked for this long is asked before it is used.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long that may take. Where the host died without a word, each idle connection costs a caller
+/// this much, not the whole time limit.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
+/// out of time one after the other, and each would begin a connection just before it does.
+const RECONNECT_AFTER: Duration = Duration::from_millis(250);
+
+/// A pool's way to make connections and to try them out.
+pub(super) struct Connecting {
+    url: SecretString,
+    failed_at: Mutex<Option<Instant>>,
+}
+
+/// A connection of a pool.
+pub(super) struct Pooled {
+    pub(super) conn: Conn,
+    /// When its server was last asked whether it takes writes. A fresh one counts as asked: where
+    /// the address leads to a read-only server, that is all there is.
+    asked_at: Instant,
+}
+
+impl Connecting {
+    pub(super) fn new(url: SecretString) -> Self {
+        Self { url, failed_at: Mutex::default() }
+    }
+}
+
+impl Manager for Connecting {
+    type Type = Pooled;
+    type Error = ConnectionError;
+
+    async fn create(&self) -> ConnectionResult<Pooled> {
+        if self.failed_at.lock().is_some_and(|at| at.elapsed() < RECONNECT_AFTER) {
+            return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
+        }
+        let mut attempt = Attempt { connecting: self, failed: true };
+        let conn = establish(self.url.expose_secret().to_owned()).await?;
+        attempt.failed = false;
+        Ok(Pooled { conn, asked_at: Instant::now() })
+    }
+
+    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<ConnectionError> {
+        if pooled.conn.is_broken() {
+            return Err(RecycleError::message("it is in the middle of something"));
+        }
+        if pooled.asked_at.elapsed() < ASK_AFTER {
+            return Ok(());
+        }
+        match tokio::time::timeout(ANSWERS_WITHIN, pooled.takes_writes()).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => {
+                tracing::debug!("MySQL is read-only: connecting anew");
+                Err(RecycleError::message("its server is read-only"))
+            }
+            Ok(Err(error)) => Err(RecycleError::message(error.to_string())),
+            Err(_) => Err(RecycleError::message("no answer")),
+        }
+    }
+}
+
+impl Pooled {
+    pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
+        let takes = IsPrimary.get_result::<i64>(&mut self.conn).await? == 1;
+        self.asked_at = Instant::now();
+        Ok(takes)
+    }
+}
+
+/// Whether a server takes writes: Aurora says by the second that it does not.
+pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
+
+/// The same as a statement that is prepared once a connection.
+#[derive(QueryId)]
+struct IsPrimary;
+
+impl Query for IsPrimary {
+    type SqlType = BigInt;
+}
+
+impl QueryFragment<Mysql> for IsPrimary {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+        out.push_sql("SELECT CAST(");
+        out.push_sql(IS_PRIMARY);
+        out.push_sql(" AS SIGNED)");
+        Ok(())
+    }
+}
+
+/// Notes a failure when dropped: also where the caller's time is up.
+struct Attempt<'a> {
+    connecting: &'a Connecting,
+    failed: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.failed {
+            *self.connecting.failed_at.lock() = Some(Instant::now());
+        }
+    }
+}
+
+/// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
+/// block each other. wait_timeout: a process that stands still, or whose host is gone without a word,
+/// holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up. The
+/// default is eight hours. lc_messages: diesel passes an error's text on and not its number, and
+/// [`super::refusal`] reads the text.
+const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
+     SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
+     SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
+
+/// A connection outside the pool, set up alike: for locks that live as long as their connection. Made
+/// without diesel, which drops what kind of error there was; with its options.
+pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
+    let opts =
+        Opts::from_url(&as_given(url)).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
+    let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);
+    Conn::try_from(mysql_async::Conn::new(opts).await.map_err(why_not)?).await
+}
+
+/// Access to the database denied, access denied, unknown database, access denied without a
+/// password.
+const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
+
+/// Tells a wrong user, password or database, which is a wrong URL, from a server that is busy or
+/// stops.
+fn why_not(error: mysql_async::Error) -> ConnectionError {
+    match error {
+        mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
+            ConnectionError::InvalidConnectionUrl(error.to_string())
+        }
+        // MySQL asks users that it does not know for a password in any of its ways.
+        mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
+            ConnectionError::InvalidConnectionUrl(format!(
+                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
+            ))
+        }
+        other => ConnectionError::BadConnection(other.to_string()),
+    }
+}
+
+/// By default mysql_async asks a server at a loopback address for its socket file and goes on
+/// through that, which need not be the same server: behind a tunnel or a proxy it is another one,
+/// or none. The URL means what it says.
+fn as_given(mut url: String) -> String {
+    if !url.contains("prefer_socket=") {
+        url.push(if url.contains('?') { '&' } else { '?' });
+        url.push_str("prefer_socket=false");
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_used_as_given() {
+        assert_eq!(as_given("mysql://h/d".into()), "mysql://h/d?prefer_socket=false");
+        assert_eq!(as_given("mysql://h/d?a=b".into()), "mysql://h/d?a=b&prefer_socket=false");
+        assert_eq!(as_given("mysql://h/d?prefer_socket=true".into()), "mysql://h/d?prefer_socket=true");
+    }
+}

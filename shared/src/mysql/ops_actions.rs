@@ -1,0 +1,51 @@
+//! What operators did: who, when, from where. Each row is written in the transaction of what it
+//! tells, so that neither stands without the other.
+
+use std::net::IpAddr;
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde_json::Value;
+
+use super::Conn;
+use super::schema::ops_actions;
+use crate::domain::{CouponId, DropId};
+
+/// Who asks, as far as a request shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Operator {
+    /// The name that the request gave.
+    pub name: Option<String>,
+    /// Fingerprint of the token: tokens are shared, and one may have been replaced since.
+    pub token: String,
+    /// The other end of the connection.
+    pub from: Option<IpAddr>,
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, Default)]
+pub struct Act {
+    pub action: &'static str,
+    pub coupon: Option<CouponId>,
+    pub drop: Option<DropId>,
+    pub detail: Value,
+}
+
+impl Operator {
+    /// Records an act; to be called in its transaction.
+    pub async fn did(&self, conn: &mut Conn, act: Act) -> QueryResult<()> {
+        diesel::insert_into(ops_actions::table)
+            .values((
+                ops_actions::operator.eq(&self.name),
+                ops_actions::token.eq(&self.token),
+                ops_actions::from_addr.eq(self.from.map(|from| from.to_canonical().to_string())),
+                ops_actions::action.eq(act.action),
+                ops_actions::coupon_id.eq(act.coupon.map(|id| id.0)),
+                ops_actions::drop_id.eq(act.drop.map(|id| id.0)),
+                ops_actions::detail.eq(act.detail.to_string()),
+            ))
+            .execute(conn)
+            .await
+            .map(|_| ())
+    }
+}

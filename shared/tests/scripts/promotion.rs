@@ -1,0 +1,49 @@
+//! The gate of a server that was demoted and promoted again: the same process with the same scripts
+//! in its cache, and older data.
+
+use std::time::Duration;
+
+use firstcome_shared::domain::OncePer;
+use firstcome_shared::redis::admission::AdmissionError;
+use firstcome_stack::{RedisOptions, RedisServer};
+use redis::{Client, FromRedisValue};
+
+use crate::command::{Command, Start};
+use crate::world::{DROP, World};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
+    let mut conn = Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await.unwrap()
+}
+
+/// Waits until `INFO replication` of a server has this line.
+async fn says(server: &RedisServer, line: &str) {
+    let asked = async {
+        while !ask::<String>(server, &["INFO", "replication"]).await.contains(line) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {line}"));
+}
+
+#[tokio::test]
+async fn who_never_noticed_that_a_master_was_demoted_and_promoted_again_is_refused_by_the_script() {
+    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let master = RedisServer::start(options.clone()).await.unwrap();
+    let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Coupon };
+    let mut world = World::open(&master.url(), 1, &start).await;
+    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Accepted(1)]");
+    let replica = RedisServer::start(RedisOptions { replica_of: Some(master.port()), ..options }).await.unwrap();
+    says(&replica, "master_link_status:up").await;
+    // From here on the replica's data is old.
+    ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(world.apply(&Command::Claim(vec!['b'])).await.0, "[Accepted(2)]");
+    ask::<()>(&master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;
+    says(&master, "master_link_status:up").await;
+    ask::<()>(&master, &["REPLICAOF", "NO", "ONE"]).await;
+    // It has not asked for the gate since it was open.
+    let claimed = world.redis.claim(&world.keys, DROP, &"c".parse().unwrap()).await;
+    assert!(matches!(claimed, Err(AdmissionError::Closed)), "slot 2 is promised: {claimed:?}");
+}

@@ -1,0 +1,65 @@
+//! What a pass reads of a drop is of one moment, whatever goes on beside it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use firstcome_shared::domain::{OncePer, UserId};
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::repair::Done;
+use firstcome_stack::{RedisOptions, RedisServer};
+
+use crate::command::Start;
+use crate::world::{DROP, World, connect};
+
+/// Drops asked for at once. Redis takes 16 kB of a connection at a time and then serves the others,
+/// so questions about so many drops come in parts.
+const TOGETHER: usize = 200;
+const READS: usize = 100;
+
+/// People claim, and every other slot becomes free again.
+async fn come_and_go(world: &World, redis: Redis, name: char, done: &AtomicBool) {
+    let mut number = 0_u64;
+    while !done.load(Ordering::Relaxed) {
+        number += 1;
+        let user: UserId = format!("{name}-{number}").parse().unwrap();
+        let admission = redis.claim(&world.keys, DROP, &user).await.unwrap().admission;
+        let Admission::Accepted(slot) = admission else { panic!("{admission:?}") };
+        if number.is_multiple_of(2) {
+            let from = i64::from(slot);
+            let freed = redis.withdraw(&world.keys, &world.generation, DROP, &user, from, false).await.unwrap();
+            assert_eq!(freed, Done::Applied(()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn in_every_read_beside_claims_and_freed_slots_the_counter_is_those_who_hold_one_and_those_free() {
+    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let start = Start { quantity: 10_000_000, waiting_list: 0, once_per: OncePer::Coupon };
+    let world = World::open(&server.url(), 1, &start).await;
+    let done = AtomicBool::new(false);
+    let reading = async {
+        let drops = vec![world.keys.clone(); TOGETHER];
+        let mut seen = std::collections::BTreeSet::new();
+        for read in 0..READS {
+            for numbers in world.redis.drop_numbers(&drops).await {
+                let numbers = numbers.unwrap();
+                let count = u64::try_from(numbers.count.unwrap_or(0)).unwrap();
+                assert_eq!(count, numbers.users + numbers.free, "read {read}: {numbers:?}");
+                assert!(u64::try_from(numbers.highest).unwrap() <= count, "read {read}: {numbers:?}");
+                seen.insert((numbers.users, numbers.free));
+            }
+            let page = world.redis.slot_page(&world.keys, 1, None).await.unwrap();
+            let known = i64::try_from(page.users.len() + page.free.len()).unwrap();
+            assert_eq!(page.count.unwrap_or(0), known, "read {read}");
+        }
+        done.store(true, Ordering::Relaxed);
+        seen.len()
+    };
+    let crowd = async {
+        let crowd = ['a', 'b', 'c', 'd'].map(|name| come_and_go(&world, connect(&server.url()), name, &done));
+        futures_util::future::join_all(crowd).await
+    };
+    let (seen, _) = tokio::join!(reading, crowd);
+    assert!(seen > READS, "{seen} different numbers in {READS} reads: nothing went on beside them");
+}
