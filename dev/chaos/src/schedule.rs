@@ -41,7 +41,8 @@ pub struct Schedule {
     pub crowd_ms: u64,
     /// So many in a hundred ask again as soon as they are answered.
     pub repeat_percent: u32,
-    /// So many in a hundred of those who are promised a slot give it back, or an operator revokes it.
+    /// So many in a hundred of those who are promised a slot give it back, or an operator revokes
+    /// it.
     #[serde(default)]
     pub revoke_percent: u32,
     /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.

@@ -17,9 +17,9 @@ const UNDER_WAY_MS: i64 = 500;
 /// Most revocations that one round of a pass finishes; the next one does more.
 const MOST_HALF: usize = 10_000;
 
-/// Those of which a step is missing, page by page, and how many are too young to be judged. Rows are
-/// read before Redis: a claim that Redis still has, and that was revoked when MySQL was read, is not
-/// one that came later.
+/// Those of which a step is missing, page by page, and how many are too young to be judged. Rows
+/// are read before Redis: a claim that Redis still has, and that was revoked when MySQL was read,
+/// is not one that came later.
 pub(super) async fn half(stores: &Stores, facts: &DropFacts, keys: &DropKeys) -> Result<DropRevocations, CollectError> {
     let (coupon, drop, once_per) = (facts.coupon.id, facts.drop.id, facts.once_per());
     let (mut found, mut after) = (DropRevocations::default(), 0);

@@ -199,16 +199,16 @@ pub struct Questions {
 }
 
 impl Page {
-    /// The page without rows, messages and claimants of void claims. People of Redis stay: the numbers are
-    /// about them too.
+    /// The page without rows, messages and claimants of void claims. People of Redis stay: the
+    /// numbers are about them too.
     #[must_use]
     pub fn without_void(&self) -> Self {
         let (mut page, revoked) = (self.clone(), &self.revoked);
         page.rows.retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
         page.in_flight.retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
         page.claimants_wrong.retain(|user| !revoked.voids(user, None));
-        // They do not tell a claim from the one before it. What was promised has a row, a message or a
-        // dead letter besides.
+        // They do not tell a claim from the one before it. What was promised has a row, a message
+        // or a dead letter besides.
         page.claimants_on_gaps.retain(|(_, user)| !revoked.name(user));
         page
     }

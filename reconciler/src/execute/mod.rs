@@ -191,8 +191,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told from
-    /// later claims by it.
+    /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told
+    /// from later claims by it.
     pub(crate) fn given(&self, user: &UserId, Given { slot, at_ms }: Given) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }

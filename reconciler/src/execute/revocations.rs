@@ -35,8 +35,8 @@ impl Executor<'_> {
     }
 }
 
-/// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put back
-/// after a loss, and before it opens.
+/// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put
+/// back after a loss, and before it opens.
 pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
     let mut after = 0;
     loop {

@@ -264,7 +264,8 @@ impl<'a> Planner<'a> {
         self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
     }
 
-    /// A row's instant is Redis's, also where it is not known when the slot was given: not later than now.
+    /// A row's instant is Redis's, also where it is not known when the slot was given: not later
+    /// than now.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at = claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }

@@ -58,8 +58,8 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none. Those that are revoked are taken out
-/// again; gives how many rows stand. To be called in a transaction.
+/// Inserts claims as one multi-row statement: all of them, or none. Those that are revoked are
+/// taken out again; gives how many rows stand. To be called in a transaction.
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
@@ -75,9 +75,9 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: 
     Ok(claims.len() - take_out_void(conn, claims).await?)
 }
 
-/// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this locks
-/// nothing. After the insert, and with a locking read: a revocation that is being written has inserted
-/// itself before it looked for a row, so one of the two waits for the other and sees it.
+/// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this
+/// locks nothing. After the insert, and with a locking read: a revocation that is being written has
+/// inserted itself before it looked for a row, so one of the two waits for the other and sees it.
 async fn is_any_revoked(conn: &mut Conn, claims: &[Claim]) -> QueryResult<bool> {
     let mut coupons: Vec<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
     coupons.sort_unstable();

@@ -1,5 +1,5 @@
-//! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so are
-//! void wherever a copy of them still is.
+//! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so
+//! are void wherever a copy of them still is.
 
 use std::collections::HashMap;
 
@@ -39,7 +39,8 @@ impl Revocation {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
     }
 
-    /// Whether it voids a claim of its person that was admitted then; `None` where that is not known.
+    /// Whether it voids a claim of its person that was admitted then; `None` where that is not
+    /// known.
     pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
         self.again_from_ms().is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
     }
@@ -75,8 +76,8 @@ impl NewRevocation {
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Writes a revocation that voids every claim of its person in its scope, and moves their row into it;
-    /// one that stands already is given instead. All of it, or nothing.
+    /// Writes a revocation that voids every claim of its person in its scope, and moves their row
+    /// into it; one that stands already is given instead. All of it, or nothing.
     ///
     /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
@@ -93,8 +94,8 @@ impl Db {
         .await
     }
 
-    /// Ends a revocation that lets its person claim again: what they are admitted to after this instant by
-    /// Redis's clock counts.
+    /// Ends a revocation that lets its person claim again: what they are admitted to after this
+    /// instant by Redis's clock counts.
     pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<(), DbError> {
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default().naive_utc();
         self.run("end a revocation", async move |conn| {
@@ -146,8 +147,8 @@ impl Db {
     /// Revocations read in one statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// A page of revocations of a coupon, or of one drop of it, after the one with number `after`; each with
-    /// its age in milliseconds by MySQL's clock.
+    /// A page of revocations of a coupon, or of one drop of it, after the one with number `after`;
+    /// each with its age in milliseconds by MySQL's clock.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,
@@ -205,8 +206,8 @@ async fn open_one(conn: &mut Conn, new: &NewRevocation, lock: bool) -> QueryResu
     Ok(open.into_iter().find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
 }
 
-/// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it counts
-/// revocations: it either sees this one, or has sealed by now.
+/// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it
+/// counts revocations: it either sees this one, or has sealed by now.
 async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
     let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
     if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {

@@ -1,5 +1,5 @@
-//! Sealed drops: closed, verified exact, and skipped by passes from then on; and what was revoked of
-//! drops, which keeps them from it.
+//! Sealed drops: closed, verified exact, and skipped by passes from then on; and what was revoked
+//! of drops, which keeps them from it.
 
 use std::collections::HashMap;
 
@@ -23,11 +23,11 @@ pub struct SealedDrop {
 
 impl Db {
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
-    /// saw it close, since an operator has moved that meanwhile, or something of it was revoked since
-    /// there were so many revocations, or it is sealed already.
+    /// saw it close, since an operator has moved that meanwhile, or something of it was revoked
+    /// since there were so many revocations, or it is sealed already.
     ///
-    /// A revocation locks its drop after it has inserted itself: it is either committed before the drop
-    /// is locked here, and counted, or it unseals the drop afterwards.
+    /// A revocation locks its drop after it has inserted itself: it is either committed before the
+    /// drop is locked here, and counted, or it unseals the drop afterwards.
     pub async fn seal_drop(
         &self,
         id: DropId,

@@ -31,8 +31,8 @@ impl VoidFor {
     }
 }
 
-/// Takes claims that are revoked out of the rows that were just inserted, in the same transaction; gives
-/// their number.
+/// Takes claims that are revoked out of the rows that were just inserted, in the same transaction;
+/// gives their number.
 pub(super) async fn take_out_void(conn: &mut Conn, claims: &[Claim]) -> QueryResult<usize> {
     let mut taken = 0;
     for claims in claims.chunks(MOST_VALUES) {

@@ -210,9 +210,9 @@ impl Redis {
         }
     }
 
-    /// Gives a person another slot than `from`, or their first one where `from` is `None`, and tells
-    /// when. `Applied(None)` where none is left. With `quantity`, only while that is the drop's: what was
-    /// planned for another may be wrong by now.
+    /// Gives a person another slot than `from`, or their first one where `from` is `None`, and
+    /// tells when. `Applied(None)` where none is left. With `quantity`, only while that is the
+    /// drop's: what was planned for another may be wrong by now.
     pub async fn move_person(
         &self,
         keys: &DropKeys,

@@ -1,5 +1,5 @@
-//! Revocations in Redis (docs/decisions/0013-revoking.md): whom a coupon bans, and the release of what
-//! they held.
+//! Revocations in Redis (docs/decisions/0013-revoking.md): whom a coupon bans, and the release of
+//! what they held.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -20,7 +20,8 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("sc
 pub struct Banned {
     /// It knows this revocation, as far as it has come, or a later one.
     pub is_known: bool,
-    /// The slot that its person is on, and when it was given, Unix milliseconds, where that is known.
+    /// The slot that its person is on, and when it was given, Unix milliseconds, where that is
+    /// known.
     pub slot: Option<(i64, Option<i64>)>,
     /// Its person is on the drop's waiting list.
     pub waits: bool,
@@ -37,9 +38,9 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
 }
 
 impl Redis {
-    /// Bans the person and releases what the revocation voids in a drop; gives the instant until which
-    /// their claims are void, in Unix milliseconds. Safe at any time and as often as wanted. With an
-    /// `again_from`, it is over.
+    /// Bans the person and releases what the revocation voids in a drop; gives the instant until
+    /// which their claims are void, in Unix milliseconds. Safe at any time and as often as wanted.
+    /// With an `again_from`, it is over.
     pub async fn revoke(
         &self,
         keys: &DropKeys,

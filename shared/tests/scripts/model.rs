@@ -143,7 +143,8 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// What has come further stays. One that has ended voids nothing here: its instant is before all claims.
+    /// What has come further stays. One that has ended voids nothing here: its instant is before
+    /// all claims.
     fn revoke(&mut self, person: Person, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));

@@ -1,5 +1,6 @@
-//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and where the
-//! person may claim again, both once more. Safe to repeat; a pass does what a crash leaves.
+//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and
+//! where the person may claim again, both once more. Safe to repeat; a pass does what a crash
+//! leaves.
 
 use std::sync::Arc;
 
@@ -45,7 +46,8 @@ pub(crate) struct Order {
 }
 
 impl Claims {
-    /// Revokes what a person has of a coupon: of the drop named, else of the one that `GET …/me` is about.
+    /// Revokes what a person has of a coupon: of the drop named, else of the one that `GET …/me` is
+    /// about.
     pub(crate) async fn revoke(
         self: &Arc<Self>,
         id: CouponId,
@@ -60,14 +62,15 @@ impl Claims {
 
     async fn revoke_in(&self, coupon: &CouponWithDrops, user: UserId, order: Order) -> Result<Revoked, ClaimRefusal> {
         let shown = match order.drop {
-            Some(id) => coupon.all().find(|one| one.drop.id == id),
-            None => drop_to_show(coupon, self.clock.now()),
+            Some(id) => self.drop_named(coupon, id).await?,
+            None => drop_to_show(coupon, self.clock.now()).map(|one| one.drop.clone()),
         };
         let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
+        let keys = self.redis.keys(coupon.coupon.id, shown.id);
         let record = self.questions.person(coupon.coupon.id, &user).await.map_err(unknown)?;
-        let standing = self.redis.standing(shown.keys, &user).await.map_err(unknown)?;
+        let standing = self.redis.standing(&keys, &user).await.map_err(unknown)?;
         let once_per = coupon.coupon.once_per;
-        let held = held(once_per, shown.drop, &record, &standing)?;
+        let held = held(once_per, &shown, &record, &standing)?;
         // Where one each is allowed in the coupon, it may be of another drop.
         if order.drop.is_some_and(|named| named != held.drop()) {
             return Err(ClaimRefusal::NothingHeld);
@@ -83,6 +86,16 @@ impl Claims {
         let revocation = self.write(new).await?;
         crash_point(Point::RevocationWritten);
         self.finish(coupon, revocation).await
+    }
+
+    /// A drop of the coupon; the catalogue does not have those that were sealed before the last
+    /// one.
+    async fn drop_named(&self, coupon: &CouponWithDrops, id: DropId) -> Result<Option<Drop>, ClaimRefusal> {
+        if let Some(drop) = coupon.drop(id) {
+            return Ok(Some(drop.clone()));
+        }
+        let all = self.questions.coupon(coupon.coupon.id).await.map_err(unknown)?;
+        Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
     }
 
     /// Again where MySQL chose this transaction to end a deadlock with a consumer.

@@ -36,8 +36,8 @@ pub(crate) struct RevokeBody {
 
 /// Give your coupon back
 ///
-/// Or leave the waiting list. It is final: a claim is answered 409 `revoked` from then on. Safe to repeat:
-/// the answer is the same.
+/// Or leave the waiting list. It is final: a claim is answered 409 `revoked` from then on. Safe to
+/// repeat: the answer is the same.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     params(

@@ -1,6 +1,6 @@
-//! Revocations. Each is final: from its answer on, its person holds nothing of the drop (of the coupon,
-//! where one each is allowed in it) and is promised nothing. One without an answer may have taken
-//! effect at any time, or never: it excuses promises that are not kept, and nothing else.
+//! Revocations. Each is final: from its answer on, its person holds nothing of the drop (of the
+//! coupon, where one each is allowed in it) and is promised nothing. One without an answer may have
+//! taken effect at any time, or never: it excuses promises that are not kept, and nothing else.
 
 use super::{Index, once_per_coupon, promise};
 use crate::event::Answer;

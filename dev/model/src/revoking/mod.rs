@@ -1,6 +1,6 @@
 //! A claim that is revoked: one slot, its first holder, and the next. The steps of revoking
-//! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, passes that read long
-//! ago, and a Redis that is emptied or goes back in time.
+//! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, passes that read
+//! long ago, and a Redis that is emptied or goes back in time.
 
 mod cases;
 mod pass;
@@ -185,7 +185,8 @@ impl Revoking {
         state.row = state.row.filter(|row| !state.ban.voids(*row));
     }
 
-    /// The script. Where Redis knows that the ban is over, only what was admitted before is released.
+    /// The script. Where Redis knows that the ban is over, only what was admitted before is
+    /// released.
     fn release(&self, state: &mut State) -> u8 {
         if self.is(Wrong::ReleaseUnfenced) || !matches!(state.redis.ban, Ban::Until(_)) {
             state.redis.ban = Ban::Open;

@@ -32,7 +32,8 @@ end
 local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 2))
 local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 2))
--- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is admitted after it counts.
+-- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
+-- admitted after it counts.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}

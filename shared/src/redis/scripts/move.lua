@@ -2,8 +2,9 @@
 -- 0): the lowest free slot within the quantity, else the next number.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 generation  2 drop id  3 user  4 from (-1 for any score that is no slot)  5 quantity that the caller went by ('' for any)
--- Reply {moved, slot, now} | {none, 0, 0} no slot is left | {changed, slot or 0, 0} the person is not where
--- the caller saw them, or is revoked, or the quantity is another | {stale, 0, 0}; now: Redis's time in ms
+-- Reply {moved, slot, now} | {none, 0, 0} no slot is left | {changed, slot or 0, 0} the person is
+-- not where the caller saw them, or is revoked, or the quantity is another | {stale, 0, 0}; now:
+-- Redis's time in ms
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale', 0, 0} end
 local drop, user, from = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per')

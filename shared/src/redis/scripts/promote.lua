@@ -3,9 +3,10 @@
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 generation  2 drop id  3 at most so many
 -- Reply {stale} | {ok, now, user, slot, user, slot, …}; now: Redis's time in ms
--- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who is
--- revoked, leaves the list without a slot. Nobody is promoted while the coupon is paused, and of a
--- drop that was closed early only people whose promise is broken: `to_front.lua` gives them scores up to 0.
+-- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
+-- is revoked, leaves the list without a slot. Nobody is promoted while the coupon is paused, and of
+-- a drop that was closed early only people whose promise is broken: `to_front.lua` gives them
+-- scores up to 0.
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')

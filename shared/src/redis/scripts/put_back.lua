@@ -4,10 +4,10 @@
 -- certain
 -- Reply {stale} or one word each: applied | same | taken (another person is on that slot) | revoked
 -- (the claim is void); nothing was changed by the last three. `certain` = '1' means that a row says
--- so: they get the slot even if another is on it, who is moved next. Until then two people on one slot keep count ~= |users| + |free|, so
--- admission is closed. A slot above count raises count to it. Slots skipped over that way leave
--- count ~= |users| + |free|, so admission stays closed until `repair_count` has put them among the
--- free ones.
+-- so: they get the slot even if another is on it, who is moved next. Until then two people on one
+-- slot keep count ~= |users| + |free|, so admission is closed. A slot above count raises count to
+-- it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays closed until
+-- `repair_count` has put them among the free ones.
 if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
 local replies = {}
 for i = 4, #ARGV, 4 do

@@ -1,5 +1,5 @@
--- Makes revocations known that Redis may have lost. A later one of the same person stays, and so does
--- the end of one.
+-- Makes revocations known that Redis may have lost. A later one of the same person stays, and so
+-- does the end of one.
 -- KEYS  1 revoked
 -- ARGV  threes: field, number of the revocation, until when claims are void ('' every one)
 -- Reply how many were not known

@@ -25,7 +25,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local void = slot and (over == '' or (at and at <= tonumber(over)))
 if over == '' then redis.call('ZREM', KEYS[8], user) end
--- Without its other half it is no admission. Where the drop is loaded: else its other half may have expired.
+-- Without its other half it is no admission. Where the drop is loaded: else its other half may have
+-- expired.
 local names_drop = claimed and string.match(claimed, '^(%d+):') == drop
 if names_drop and (over == '' or (not slot and quantity > 0)) then redis.call('HDEL', KEYS[6], user) end
 if not void then return {0, over == '' and now or tonumber(over)} end

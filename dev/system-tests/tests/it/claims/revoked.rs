@@ -1,12 +1,12 @@
-//! Giving back and revoking: the slot goes to the next, and nothing of the revoked claim comes back,
-//! wherever a copy of it still is.
+//! Giving back and revoking: the slot goes to the next, and nothing of the revoked claim comes
+//! back, wherever a copy of it still is.
 
 use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, Api, Coupon, Fixture, Http, LIMIT, Promise, World, all_issued, assert_exact, coupon_body, eventually,
-    people, redis_holders, rows,
+    Answer, Api, Coupon, Fixture, Http, LIMIT, Promise, Session, World, all_issued, assert_exact, coupon_body,
+    eventually, people, redis_holders, rows,
 };
 use futures_util::StreamExt as _;
 use reqwest::Method;
@@ -200,6 +200,22 @@ async fn of_a_paused_a_closed_and_a_sealed_drop_is_given_back_and_revoked_as_wel
     let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
     assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
     assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
+
+    // Another drop has opened since, so that the API does not have this one in memory.
+    let later = "INSERT INTO drops (coupon_id, opens_at, quantity) SELECT id, UTC_TIMESTAMP(3), 4 FROM coupons";
+    world.sql.query(later).await;
+    eventually("the API knows the later drop", LIMIT, async || {
+        api.coupon(coupon.id).await["current_drop"]["id"].as_i64().is_some_and(|id| id != coupon.drop)
+    })
+    .await;
+    let (user, answer) = &answers[3];
+    let (drop, slot) = answer.promised().unwrap();
+    let order = json!({"reason": "fraud", "by": "Ann", "drop_id": drop});
+    for _ in 0..2 {
+        assert_eq!(api.revoke(coupon.id, user, &order).await, Ok((drop, Some(slot))));
+    }
+    assert!(api.claim(coupon.id, user).await.is_accepted(), "one each in each drop");
+    sealed(world, &coupon).await;
     let deep = world.once_with(&["--deep"], &[]).await.run();
     assert!(deep.all_findings().all(|finding| finding.kind == Kind::Unfilled), "{deep:#?}");
 }
@@ -239,6 +255,31 @@ async fn the_schema_refuses_the_row_of_a_revoked_claim_also_by_hand_and_beside_a
     let refused =
         fixture.world.sql.refusal(&format!("INSERT INTO {columns} ({drop}, 9, {id}, '{user}', 'reconciler')")).await;
     assert!(format!("{refused:?}").contains("firstcome: revoked"), "{refused:?}");
+}
+
+/// Sealing counts the revocations that are committed, and a revocation unseals what is sealed:
+/// neither may fall between the two steps of the other.
+#[tokio::test]
+async fn no_drop_is_sealed_while_something_of_it_is_being_revoked() {
+    let fixture = Fixture::new("revoke-seal").await;
+    let world = &fixture.world;
+    let api = world.serve_with(&[("QUESTION_TIMEOUT_MS", "60000")]).await;
+    let (coupon, answers) = fixture.held("Seal", 2, 2).await;
+    let lock = format!("SELECT id FROM drops WHERE id = {} FOR UPDATE NOWAIT", coupon.drop);
+    world.sql.query(&lock).await;
+    // The record of the act is the last that the revocation writes.
+    let mut held = Session::begin(&world.sql).await;
+    held.run("LOCK TABLES ops_actions WRITE").await;
+    let revoking = tokio::spawn({
+        let (api, user) = (api.clone(), answers[0].0.clone());
+        async move { api.revoke(coupon.id, &user, &json!({"reason": "fraud", "by": "Ann"})).await }
+    });
+    let waits =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
+    eventually("the revocation is nearly written", LIMIT, async || world.sql.number(waits).await == 1).await;
+    assert_eq!(world.sql.refusal(&lock).await.code, 3572, "somebody else has the drop");
+    held.run("UNLOCK TABLES").await;
+    assert!(revoking.await.unwrap().is_ok());
 }
 
 /// A person claims and gives back at the same moment, twice, by two APIs, beside passes and the

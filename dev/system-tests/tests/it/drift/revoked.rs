@@ -65,8 +65,8 @@ async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoke
     }
 }
 
-/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. Where the
-/// person may claim again, they do not tell that claim from the one that was revoked.
+/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. Where
+/// the person may claim again, they do not tell that claim from the one that was revoked.
 #[tokio::test]
 async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
     let fixture = Fixture::new("d-revoked-named").await;
