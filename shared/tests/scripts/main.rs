@@ -167,6 +167,11 @@ async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_l
     assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Unverified]", "Redis's clock was set back");
     world.revoke('a', 3, None).await;
     assert_eq!(world.apply(&Command::Claim(vec!['a', 'b'])).await.0, "[Revoked, Accepted(1)]");
+    // Redis's clock had been wrong when this one was admitted.
+    assert_eq!(world.apply(&Command::Claim(vec!['c'])).await.0, "[Accepted(2)]");
+    let ahead = long_ago + 3_600_000;
+    world.given_at(2, ahead).await;
+    assert_eq!(world.revoke('c', 4, None).await, ahead, "what is revoked is not later than its end");
 }
 
 #[tokio::test]

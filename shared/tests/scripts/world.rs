@@ -131,6 +131,13 @@ impl World {
         self.redis.revoke(&self.keys, scope, &person.to_string(), number, over).await.unwrap()
     }
 
+    /// Says when a slot was given.
+    pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
+        let mut cmd = redis::cmd("HSET");
+        cmd.arg(&self.keys.times).arg(slot).arg(at_ms);
+        cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
+    }
+
     async fn repair(&self, repair: &Repair, generation: &Generation) -> String {
         let (redis, keys) = (&self.redis, &self.keys);
         match repair {

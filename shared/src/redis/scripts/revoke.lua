@@ -5,7 +5,8 @@
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 drop id  2 user  3 field of `revoked`  4 number of the revocation
 --       5 until when claims are void, Redis's time in ms ('' every one, it has not ended)
--- Reply {slot that was released or 0, until when claims are void; now where it has not ended}
+-- Reply {slot that was released or 0, until when claims are void; where it has not ended: now, or
+-- the claim's instant}
 local drop, user, field, id, over = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '') or 0
 local count = tonumber(redis.call('GET', KEYS[2]) or '') or 0
@@ -22,7 +23,8 @@ elseif known and tonumber(known) == tonumber(id) and ended ~= '' then
 end
 redis.call('HSET', KEYS[9], field, over == '' and id or id .. ':' .. over)
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A clock that was set back has given this claim an instant that is still to come.
+local now = math.max(time[1] * 1000 + math.floor(time[2] / 1000), at or 0)
 local void = slot and (over == '' or (at and at <= tonumber(over)))
 if over == '' then redis.call('ZREM', KEYS[8], user) end
 -- Without its other half it is no admission. Where the drop is loaded: else its other half may have
