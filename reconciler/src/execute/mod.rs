@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod law;
 mod redis;
+mod revocations;
 mod rows;
 
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
@@ -16,13 +17,15 @@ pub(crate) use rows::{
 
 use std::collections::HashSet;
 
+use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
+use firstcome_shared::redis::repair::Given;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -175,6 +178,8 @@ impl<'a> Executor<'a> {
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
+            Action::Revoke(one) => self.revoke(one).await,
+            Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::Report => Ok(Attempt::Reported),
             Action::PutBack(_)
@@ -186,7 +191,10 @@ impl<'a> Executor<'a> {
         }
     }
 
-    pub(crate) fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
+    /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told
+    /// from later claims by it.
+    pub(crate) fn given(&self, user: &UserId, Given { slot, at_ms }: Given) -> Claim {
+        let claimed_at = DateTime::from_timestamp_millis(at_ms);
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 

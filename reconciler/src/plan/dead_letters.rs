@@ -16,6 +16,11 @@ impl Planner<'_> {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
+                Some(user) if page.revoked.voids_at(user, letter.claimed_at) => {
+                    let detail = format!("{}: its claim was given back or revoked", name(letter));
+                    let action = Action::ResolveRevoked { id: letter.id };
+                    self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
+                }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
                     let detail = format!("{}: another one of its person is dealt with", name(letter));
                     self.duplicate(letter, user, detail);
@@ -90,8 +95,10 @@ impl Planner<'_> {
     /// person gives their slot away. Where there is a message of theirs, that was put back already.
     fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            let claimed_at_ms = letter.claimed_at.map(|at| at.timestamp_millis());
-            self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
+            // As its row says.
+            let claimed_at_ms = letter.claimed_at.map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
+            let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
+            self.rebuild.push(Holding { user, slot, claimed_at_ms, certain: false });
         }
     }
 

@@ -20,7 +20,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
 
-use crate::collect::snapshot::{DeadLetter, DropFacts};
+use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
 use crate::report::{ActionKind, Examined, Kind, Numbers};
 
 /// What may be repaired, and when.
@@ -94,6 +94,12 @@ pub enum Action {
         /// When they were admitted first, where known.
         claimed_at: Option<DateTime<Utc>>,
     },
+    /// Do the steps of a revocation that are missing.
+    Revoke(Box<HalfRevoked>),
+    /// Resolve a dead letter whose claim is revoked.
+    ResolveRevoked {
+        id: i64,
+    },
     /// Resolve a dead letter whose person holds a row already, or will after the repairs before
     /// this one.
     ResolveDuplicate {
@@ -134,6 +140,7 @@ impl Action {
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
             Self::Promote { .. } => ActionKind::Promote,
+            Self::Revoke(_) | Self::ResolveRevoked { .. } => ActionKind::Revoke,
             Self::Report => ActionKind::Report,
         }
     }
@@ -257,7 +264,10 @@ impl<'a> Planner<'a> {
         self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
     }
 
+    /// A row's instant is Redis's, also where it is not known when the slot was given: not later
+    /// than now.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
+        let claimed_at = claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct Sorted<'p> {
     pub(super) rows: HashMap<i64, &'p Row>,
     pub(super) in_flight: HashMap<i64, Vec<&'p InFlight>>,
     failed: HashSet<(i64, &'p UserId)>,
+    page: &'p Page,
 }
 
 impl<'p> Sorted<'p> {
@@ -37,6 +38,7 @@ impl<'p> Sorted<'p> {
             rows: page.rows.iter().map(|row| (i64::from(row.slot), row)).collect(),
             in_flight,
             failed: page.dead_letters.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
+            page,
         }
     }
 
@@ -51,11 +53,11 @@ impl<'p> Sorted<'p> {
     /// Of several people on a slot without a row, the first with a message or a dead letter keeps
     /// it; without any, the first.
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
-        let owners = self.owners(slot);
+        let mut owners = self.owners(slot).iter().filter(|user| !self.page.is_void(slot, user));
+        let first = owners.clone().next();
         owners
-            .iter()
             .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, **user)))
-            .or(owners.first())
+            .or(first)
             .copied()
     }
 }
@@ -81,6 +83,14 @@ impl Planner<'_> {
     }
 
     pub(super) fn decide_on(&mut self, page: &Page) {
+        if page.revoked.is_empty() {
+            self.decide_on_valid(page);
+        } else {
+            self.decide_on_valid(&page.without_void());
+        }
+    }
+
+    fn decide_on_valid(&mut self, page: &Page) {
         let sorted = Sorted::new(page);
         let mut restored = HashSet::new();
         for row in &page.rows {
@@ -142,6 +152,11 @@ impl Planner<'_> {
         let keeper = row_owner.or_else(|| sorted.keeper(slot));
         for user in sorted.owners(slot) {
             if row_owner == Some(user) {
+                continue;
+            }
+            if page.is_void(slot, user) {
+                // Found with its revocation, unless that is under way.
+                self.people_without_row += 1;
                 continue;
             }
             match page.has_row.get(*user) {

@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Promises, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
 use crate::report::Kind;
 
 mod properties;
@@ -108,6 +108,7 @@ impl World {
             failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
+            revocations: DropRevocations::default(),
             promises: self.promises(),
             gate_closed: self.gate_closed,
         }
@@ -267,7 +268,7 @@ impl World {
                     }
                 }
             }
-            Action::Report => {}
+            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
         }
     }
 

@@ -71,6 +71,14 @@ pub struct Holding {
     pub certain: bool,
 }
 
+/// A slot that was given just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    pub slot: Slot,
+    /// By Redis's clock, Unix milliseconds.
+    pub at_ms: i64,
+}
+
 /// What became of one holding in [`Redis::put_back`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutBack {
@@ -80,6 +88,8 @@ pub enum PutBack {
     Same,
     /// Another person is on it; nothing was changed.
     Taken,
+    /// The claim was given back or revoked; nothing was changed.
+    Revoked,
 }
 
 impl Redis {
@@ -162,7 +172,8 @@ impl Redis {
             args.push(holding.claimed_at_ms.map(|ms| ms.to_string()).unwrap_or_default());
             args.push(u8::from(holding.certain).to_string());
         }
-        let names = [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation];
+        let names =
+            [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation, &keys.revoked];
         let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
         if words.first().is_some_and(|w| w == "stale") {
             return Ok(Done::Stale);
@@ -170,6 +181,7 @@ impl Redis {
         let read = |word: String| match word.as_str() {
             "applied" => PutBack::Applied,
             "same" => PutBack::Same,
+            "revoked" => PutBack::Revoked,
             _ => PutBack::Taken,
         };
         Ok(Done::Applied(words.into_iter().map(read).collect()))
@@ -198,9 +210,9 @@ impl Redis {
         }
     }
 
-    /// Gives a person another slot than `from`, or their first one where `from` is `None`.
-    /// `Applied(None)` where none is left. With `quantity`, only while that is the drop's: what was
-    /// planned for another may be wrong by now.
+    /// Gives a person another slot than `from`, or their first one where `from` is `None`, and
+    /// tells when. `Applied(None)` where none is left. With `quantity`, only while that is the
+    /// drop's: what was planned for another may be wrong by now.
     pub async fn move_person(
         &self,
         keys: &DropKeys,
@@ -209,13 +221,13 @@ impl Redis {
         user: &UserId,
         from: Option<i64>,
         quantity: Option<Slot>,
-    ) -> Result<Done<Option<Slot>>, RedisError> {
+    ) -> Result<Done<Option<Given>>, RedisError> {
         let quantity = quantity.map(|quantity| quantity.to_string()).unwrap_or_default();
         let from = from.unwrap_or(0).to_string();
         let args = [generation.0.clone(), drop.to_string(), user.to_string(), from, quantity];
-        let (word, slot): (String, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let (word, slot, at_ms): (String, i64, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         Ok(match word.as_str() {
-            "moved" => Done::Applied(Slot::try_from(slot).ok()),
+            "moved" => Done::Applied(Slot::try_from(slot).ok().map(|slot| Given { slot, at_ms })),
             "none" => Done::Applied(None),
             "changed" => Done::Changed,
             _ => Done::Stale,
@@ -253,18 +265,18 @@ impl Redis {
         &self,
         keys: &DropKeys,
         generation: &Generation,
-        once_per: OncePer,
+        (drop, once_per): (DropId, OncePer),
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
-        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned()];
+        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned(), drop.to_string()];
         args.extend(people.iter().flat_map(|(user, slot)| [user.to_string(), slot.to_string()]));
-        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation];
+        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation, &keys.revoked];
         let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(if word == "ok" { Done::Applied(()) } else { Done::Stale })
     }
 
     /// Gives what is free to the people first on the waiting list, at most `limit` of them, and
-    /// tells who got which slot.
+    /// tells who got which slot, and when.
     ///
     /// # Errors
     /// When Redis can't be reached; some may have been promoted.
@@ -274,14 +286,15 @@ impl Redis {
         generation: &Generation,
         drop: DropId,
         limit: u32,
-    ) -> Result<Done<Vec<(UserId, Slot)>>, RedisError> {
+    ) -> Result<Done<Vec<(UserId, Given)>>, RedisError> {
         let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
         let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         if reply.first().is_none_or(|w| w != "ok") {
             return Ok(Done::Stale);
         }
-        let promoted =
-            reply[1..].chunks_exact(2).filter_map(|pair| Some((pair[0].parse().ok()?, pair[1].parse().ok()?)));
+        let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let given = |pair: &[String]| Some((pair[0].parse().ok()?, Given { slot: pair[1].parse().ok()?, at_ms }));
+        let promoted = reply.get(2..).unwrap_or_default().chunks_exact(2).filter_map(given);
         Ok(Done::Applied(promoted.collect()))
     }
 
@@ -304,7 +317,7 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    fn all(keys: &DropKeys) -> [&str; 8] {
+    pub(super) fn all(keys: &DropKeys) -> [&str; 9] {
         [
             &keys.meta,
             &keys.count,
@@ -314,6 +327,7 @@ impl Redis {
             &keys.claimants,
             &keys.generation,
             &keys.waiting,
+            &keys.revoked,
         ]
     }
 }

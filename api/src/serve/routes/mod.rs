@@ -10,6 +10,7 @@ mod issued;
 pub(crate) mod middleware;
 mod openapi;
 mod refusals;
+mod revoke;
 mod validate;
 mod view;
 
@@ -53,13 +54,14 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
+        .routes(routes!(revoke::revoke))
         .routes(routes!(issued::issued))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
         .routes(routes!(claim::claim))
-        .routes(routes!(claim::mine))
+        .routes(routes!(claim::mine, revoke::give_back))
         .merge(for_operators)
 }
 
@@ -127,6 +129,8 @@ mod tests {
             "get /v1/coupons/{id}/issued",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
+            "delete /v1/coupons/{id}/claims/me",
+            "post /v1/coupons/{id}/people/{user_id}/revoke",
             "get /healthz",
             "get /readyz",
             "get /metrics",
@@ -138,9 +142,12 @@ mod tests {
     #[test]
     fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
         let json = document();
-        for (path, method) in
-            [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch"), ("/v1/coupons/{id}/issued", "get")]
-        {
+        for (path, method) in [
+            ("/v1/coupons", "post"),
+            ("/v1/coupons/{id}", "patch"),
+            ("/v1/coupons/{id}/issued", "get"),
+            ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
+        ] {
             let operation = &json["paths"][path][method];
             assert!(operation["security"][0]["ops"].is_array(), "{method} {path}");
             let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());

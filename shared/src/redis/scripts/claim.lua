@@ -1,7 +1,7 @@
 -- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
 -- they had come one after the other. EPOCH and PROMOTION stand before this text: only the reconciler loads it, once in each life
 -- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was promoted again since.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked
 -- ARGV  1 drop id  2.. user ids
 -- Reply 'closed' where the coupon is not verified; Redis's time in ms where it is sold out for all of them;
 -- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
@@ -11,6 +11,7 @@
 --   {'waiting', position}
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
+--   'revoked'                       what they had was revoked, and they may not have another
 --   'unloaded'                      no such drop here
 --   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
@@ -31,6 +32,14 @@ end
 local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 2))
 local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 2))
+-- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
+-- admitted after it counts.
+local bans = false
+if call('EXISTS', KEYS[9]) == 1 then
+    local fields = {}
+    for i = 1, people do fields[i] = per_coupon and ARGV[i + 1] or drop .. ':' .. ARGV[i + 1] end
+    bans = call('HMGET', KEYS[9], unpack(fields))
+end
 local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
 local users, waiting = call('ZCARD', KEYS[3]), call('ZCARD', KEYS[5])
 
@@ -83,7 +92,14 @@ for i = 1, people do
     local user = ARGV[i + 1]
     local score, claim = scores[i] or given[user], per_coupon and claims[i]
     local answer = nil
-    if score then
+    local ban = bans and bans[i]
+    local ended = ban and tonumber(string.match(ban, '^%d+:(%d+)$') or '')
+    if ban and not ended then
+        answer = 'revoked'
+    elseif ended and now <= ended then
+        -- A clock that was set back: this claim would look older than the revocation, and be void.
+        answer = 'unverified'
+    elseif score then
         -- Who holds one is told so at any time, also after closing: a retry is always safe.
         local slot = tonumber(score)
         answer = {'already', drop, slot, given[user] and now or 0}
