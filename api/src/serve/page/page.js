@@ -186,6 +186,7 @@ function take(answer) {
   else if (answer.status === 401 || code === "bad_user_id") forget();
   else if (answer.status < 300) meet(answer.body);
   else if (code === "sold_out") note = code;
+  else if (code === "revoked") mine = { status: code };
   else if (code === "paused" || code === "closed") server.state = code;
   else if (code === "not_open") {
     server.state = "scheduled";
@@ -352,7 +353,7 @@ function render() {
   button.hidden = !shown.button;
   button.setAttribute("aria-disabled", String(!shown.act));
   write(button, shown.button ?? "");
-  const giveable = server?.offers_give_back && !work && ["accepted", "issued", "waiting"].includes(mine?.status);
+  const giveable = !work && ["accepted", "issued", "waiting"].includes(mine?.status);
   part("back").hidden = !giveable || asking;
   part("sure").hidden = !giveable || !asking;
 }

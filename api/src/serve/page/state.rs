@@ -8,9 +8,6 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// Whether a person can give a coupon back: the page shows the button only then.
-const OFFERS_GIVE_BACK: bool = false;
-
 /// Who waits for the code asks so often at first, and less and less often.
 const ACCEPTED_AFTER_MS: u32 = 1_500;
 
@@ -33,7 +30,6 @@ pub(super) struct PageState {
     /// When to ask for the own claim again while it is `accepted`, and while it is `waiting`.
     accepted_after_ms: u32,
     waiting_after_ms: u32,
-    offers_give_back: bool,
 }
 
 impl PageState {
@@ -56,7 +52,6 @@ impl PageState {
             poll_after_ms: poll_after_ms(state, until_opening),
             accepted_after_ms: ACCEPTED_AFTER_MS,
             waiting_after_ms: WAITING_AFTER_MS,
-            offers_give_back: OFFERS_GIVE_BACK,
         }
     }
 }

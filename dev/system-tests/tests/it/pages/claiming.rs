@@ -95,3 +95,32 @@ async fn a_reload_in_the_middle_goes_on_claiming() {
     assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
     assert_eq!(page.browser.complaints().await, Vec::<serde_json::Value>::new());
 }
+
+#[tokio::test]
+async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
+    let f = Fixture::new("page-back").await;
+    let pages = serve_pages(&f.world).await;
+    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 0)).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["issued"]).await;
+    for button in ["#back", "#keep", "#back"] {
+        page.browser.click(button).await;
+    }
+    page.assert_sound("sure").await;
+    page.browser.click("#yes").await;
+    page.until(&["revoked"]).await;
+    page.assert_sound("revoked").await;
+    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 0);
+    page.browser.reload().await;
+    page.until(&["revoked"]).await;
+    // The next person gets its slot; they themselves are told what became of it, in another browser too.
+    assert_eq!(f.api.claim(coupon.id, "u-next").await.promised(), Some((coupon.drop, 1)));
+    page.browser.run("localStorage.clear()").await;
+    page.browser.reload().await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["revoked"]).await;
+}

@@ -15,7 +15,7 @@ fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
            if (options.method === 'DELETE') return answer({{ status: 'revoked' }}, 200);
            if (String(url).endsWith('/me')) return answer({mine}, {status});
            const real = await ask(url, options);
-           return answer({{ ...await real.json(), offers_give_back: true, ...{state} }}, real.status);
+           return answer({{ ...await real.json(), ...{state} }}, real.status);
          }};"
     )
 }
