@@ -68,7 +68,7 @@ impl Planner<'_> {
         for item in &mut self.items {
             let must_wait = match &item.action {
                 Action::Report | Action::ResolveDuplicate { .. } | Action::ToFront { .. } => false,
-                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
+                Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
                 | Action::SetCount
@@ -210,7 +210,7 @@ fn rank(action: &Action) -> u8 {
         Action::WriteMeta => 0,
         Action::Rebuild(_) => 1,
         Action::Withdraw { .. } => 2,
-        Action::PutBack(_) => 3,
+        Action::PutBack { .. } => 3,
         Action::SetCount => 4,
         Action::Move { .. } => 5,
         Action::Issue(_) => 6,
@@ -224,13 +224,17 @@ fn rank(action: &Action) -> u8 {
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
-/// gives a free slot to the waiting list, counts 0: it can't harm, and people wait for it. A
+/// names a holder among the claimants, or gives a free slot to the waiting list, counts 0: it can't
+/// harm, and people wait for it. A
 /// counter repair counts as many as the slots that it would free, since a wrong one would give each
 /// of them out twice.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::ToFront { .. } | Action::Promote { .. }) => 0,
+        | (
+            _,
+            Action::Report | Action::ToFront { .. } | Action::Promote { .. } | Action::PutBack { on_slot: true, .. },
+        ) => 0,
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }
