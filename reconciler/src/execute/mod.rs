@@ -130,14 +130,14 @@ impl<'a> Executor<'a> {
             // Who is moved needs the counter and the free slots right, and rows follow from where
             // people are.
             if count_is_wrong
-                && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount)
+                && !matches!(run[0].action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount)
                 || matches!(run[0].action, Action::Move { .. })
             {
                 self.repair_count().await?;
                 count_is_wrong = false;
             }
             count_is_wrong |=
-                matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
+                matches!(run[0].action, Action::PutBack { .. } | Action::Move { .. } | Action::Withdraw { .. });
             crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
             crash_point(Point::RepairDone);
@@ -150,7 +150,7 @@ impl<'a> Executor<'a> {
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         match &run[0].action {
-            Action::PutBack(_) => self.put_back(run).await,
+            Action::PutBack { .. } => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
             Action::ToFront { .. } => self.bring_to_front(run).await,
             Action::Promote { .. } => self.promote(run).await,
@@ -182,7 +182,7 @@ impl<'a> Executor<'a> {
             Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::Report => Ok(Attempt::Reported),
-            Action::PutBack(_)
+            Action::PutBack { .. }
             | Action::Issue(_)
             | Action::ToFront { .. }
             | Action::Promote { .. }

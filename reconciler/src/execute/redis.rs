@@ -117,7 +117,10 @@ impl Executor<'_> {
     pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
-            .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
+            .filter_map(|item| match &item.action {
+                Action::PutBack { holding, .. } => Some(holding.clone()),
+                _ => None,
+            })
             .collect();
         Ok(match self.put_back_all(&holdings).await? {
             Some(words) => words

@@ -13,6 +13,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Holding, PutBack};
+use firstcome_shared::schedule::Schedule;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
@@ -255,9 +256,28 @@ pub(crate) async fn seal(
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
     if sealed {
-        stores.redis.expire_drop(&stores.redis.keys(drop.coupon_id, drop.id), keys_ttl).await?;
+        let keys = stores.redis.keys(drop.coupon_id, drop.id);
+        stores.redis.expire_drop(&keys, keys_ttl).await?;
+        if is_over(&stores.db, drop.coupon_id).await? {
+            stores.redis.expire_coupon(&keys, Some(keys_ttl)).await?;
+            // An operator may have given it more days meanwhile. From here on loading their drops
+            // keeps its keys.
+            if !is_over(&stores.db, drop.coupon_id).await? {
+                stores.redis.expire_coupon(&keys, None).await?;
+            }
+        }
     }
     Ok(sealed)
+}
+
+/// All drops of a coupon are sealed, and its schedule has no more.
+async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
+    let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
+    let goes_on = match &coupon.schedule {
+        Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
+        _ => false,
+    };
+    Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
 }
 
 /// Whether a coupon that an operator is changing right now is waited for.

@@ -73,7 +73,7 @@ impl Planner<'_> {
                 | Action::ResolveRevoked { .. }
                 | Action::ResolveDuplicate { .. }
                 | Action::ToFront { .. } => false,
-                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
+                Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
                 | Action::SetCount
@@ -236,7 +236,7 @@ fn rank(action: &Action) -> u8 {
         Action::Rebuild(_) => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
         Action::Withdraw { .. } => 3,
-        Action::PutBack(_) => 4,
+        Action::PutBack { .. } => 4,
         Action::SetCount => 5,
         Action::Move { .. } => 6,
         Action::Issue(_) => 7,
@@ -250,13 +250,20 @@ fn rank(action: &Action) -> u8 {
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
-/// gives a free slot to the waiting list, counts 0: it can't harm, and people wait for it. So does
-/// a revocation, which is on record by itself. A counter repair counts as many as the slots that it
-/// would free, since a wrong one would give each of them out twice.
+/// names a holder among the claimants, or gives a free slot to the waiting list, counts 0: it can't
+/// harm, and people wait for it. So does a revocation, which is on record by itself. A counter repair
+/// counts as many as the slots that it would free, since a wrong one would give each of them out twice.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::Revoke(_) | Action::ToFront { .. } | Action::Promote { .. }) => 0,
+        | (
+            _,
+            Action::Report
+            | Action::Revoke(_)
+            | Action::ToFront { .. }
+            | Action::Promote { .. }
+            | Action::PutBack { on_slot: true, .. },
+        ) => 0,
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }

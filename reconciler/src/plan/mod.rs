@@ -70,7 +70,11 @@ pub enum Action {
         from: i64,
     },
     /// Put a person back into Redis with their slot.
-    PutBack(Holding),
+    PutBack {
+        holding: Holding,
+        /// They are on it, and only the claimants lack them.
+        on_slot: bool,
+    },
     /// Put a person whose promise is broken at the head of the waiting list.
     ToFront {
         user: UserId,
@@ -134,7 +138,7 @@ impl Action {
             Self::Rebuild(_) => ActionKind::Rebuild,
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
-            Self::PutBack(_) | Self::ToFront { .. } => ActionKind::PutBack,
+            Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
             Self::SetCount => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,

@@ -141,7 +141,8 @@ impl Planner<'_> {
             self.rebuild.push(holding);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
-            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), Action::PutBack(holding), detail);
+            let action = Action::PutBack { holding, on_slot: false };
+            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), action, detail);
         }
     }
 
@@ -275,7 +276,8 @@ impl Planner<'_> {
             if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
                 let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None, certain: false };
                 let detail = "the coupon's list of claimants does not have them on this slot".to_owned();
-                self.push(Kind::MissingAdmission, *slot, Some(user), Action::PutBack(holding), detail);
+                let action = Action::PutBack { holding, on_slot: true };
+                self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }
         }
         for (slot, user) in &page.claimants_on_gaps {

@@ -41,6 +41,8 @@ const BY_AGE: &[(&str, Time)] = &[
     ("alerts WHERE status = 'told' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),
     ("mail_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
     ("mail_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
+    // What they were is looked up by drop; without it the next pass shows them once more.
+    ("held_back WHERE planned_at < ? ORDER BY planned_at", |kept| kept.runs),
     ("ops_actions WHERE at < ? ORDER BY at", |kept| kept.runs),
     ("broken_promises WHERE mended_at < ? ORDER BY mended_at", |kept| kept.mended_promises),
 ];

@@ -104,7 +104,7 @@ impl Redis {
     ) -> Result<Done<bool>, RedisError> {
         let mut args = vec![generation.0.clone(), revision.to_string()];
         args.extend(meta.fields());
-        let names = [&*keys.meta, &keys.count, &keys.generation, &keys.revision];
+        let names = [&*keys.meta, &keys.count, &keys.generation, &keys.revision, &keys.claimants, &keys.verified, &keys.revoked];
         let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {
             "loaded" => Done::Applied(true),
@@ -313,6 +313,20 @@ impl Redis {
         let mut pipe = redis::pipe();
         for key in keys.own() {
             pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore();
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
+
+    /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its generation
+    /// goes first: a coupon without one counts as lost, whatever else is left. A drop that is loaded
+    /// later keeps all of it.
+    pub async fn expire_coupon(&self, keys: &DropKeys, after: Option<Duration>) -> Result<(), RedisError> {
+        let mut pipe = redis::pipe();
+        for key in [&keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked] {
+            match after {
+                Some(after) => pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore(),
+                None => pipe.cmd("PERSIST").arg(key).ignore(),
+            };
         }
         pipe.query_async(&mut self.conn.clone()).await
     }

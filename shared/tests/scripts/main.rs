@@ -5,6 +5,7 @@
 
 mod command;
 mod model;
+mod odd;
 mod promotion;
 mod reads;
 mod world;
