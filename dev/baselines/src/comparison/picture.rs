@@ -112,8 +112,8 @@ fn drawn(comparison: &Comparison) -> String {
     );
     for (x, first, second) in [
         (4.0, "requests a second", "more is better"),
-        (OVER, "over-issued", &format!("of {} offered", comparison.size.quantity)),
-        (LOST, "broken promises", "calm / crash"),
+        (OVER, "over-issued", &format!("of {}", comparison.size.quantity)),
+        (LOST, "broken", "calm / crash"),
     ] {
         words(&mut svg, x, 16.0, "t v", first);
         words(&mut svg, x, 32.0, "t", second);
