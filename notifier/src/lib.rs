@@ -4,11 +4,8 @@
 //! [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and a task of
 //! its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
 
-mod admission;
 pub mod alerts;
 mod args;
-mod clean;
-mod clock;
 mod operators;
 mod outage;
 mod record;
@@ -29,18 +26,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
-use admission::AdmissionWatch;
 use alerts::Policy;
-use outage::{OutageNotifier, UnsentRuns};
+use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
 use record::Notice;
 use render::Links;
 use send::Sender;
 
 pub use args::{NotifyArgs, Sending};
-pub use clock::{Clock, SystemClock};
 pub use firstcome_shared::mysql::alerts::ListedAlert;
 pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{Day, MissedRun};
+pub use send::{Clock, SystemClock};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::alerts::State;
-use crate::clean;
+use crate::wording;
 
 /// Longest name of an operator, in characters.
 const NAME: usize = 100;
@@ -97,6 +97,6 @@ pub async fn silence(
 }
 
 fn name(by: &str) -> Result<String, AlertError> {
-    let name = clean::line(by, NAME);
+    let name = wording::line(by, NAME);
     if name.is_empty() { Err(AlertError::NoName) } else { Ok(name) }
 }

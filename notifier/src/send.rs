@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Clock;
 use super::args::Sending;
 use super::smtp::SendError;
 
@@ -37,6 +36,20 @@ const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
 /// A mail that could not be sent for so long is given up, in days.
 const GIVE_UP_DAYS: i64 = 3;
+
+/// The time, as the sender asks for it. Tests put in their own.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> DateTime<Utc>;
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Sender {

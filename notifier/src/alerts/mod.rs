@@ -21,7 +21,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
 use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
-use crate::{clean, wording};
+use crate::wording;
 
 pub use firstcome_shared::mysql::alerts::{Alert, AlertState as State, BrokenPromise};
 
@@ -108,7 +108,8 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
             continue;
         }
         if let Some(about) = about(finding) {
-            let reason = if about == About::Stalled { clean::without_numbers(&finding.detail) } else { String::new() };
+            let reason =
+                if about == About::Stalled { wording::without_numbers(&finding.detail) } else { String::new() };
             groups.entry((about, coupon, drop, reason)).or_default().push(finding.clone());
         }
     }
@@ -216,7 +217,7 @@ fn content(about: About, findings: &[Finding]) -> String {
         let detail = match (f.kind, f.slot, &f.user_id) {
             // Names the entry of the dead-letter table. Of many, only their number changes.
             (Kind::FailedClaim, None, None) if f.detail.starts_with("failed claim ") => f.detail.clone(),
-            (_, None, None) => clean::without_numbers(&f.detail),
+            (_, None, None) => wording::without_numbers(&f.detail),
             _ => String::new(),
         };
         format!("{} {:?} {:?} {} {}", f.kind.as_str(), f.slot, f.user_id, f.result.as_str(), detail)

@@ -9,7 +9,7 @@ use super::letter::Links;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::notices::WHY;
 use super::pass::time;
-use crate::{clean, wording};
+use crate::wording;
 
 /// Lines of a list.
 const LINES: usize = 20;
@@ -67,14 +67,14 @@ fn open(day: &Day, links: &Links) -> Section {
 
 fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
     let place = match (&alert.coupon_name, alert.drop_id) {
-        (Some(name), Some(drop)) => format!("{} (drop {drop}): ", clean::line(name, 60)),
+        (Some(name), Some(drop)) => format!("{} (drop {drop}): ", wording::line(name, 60)),
         (None, Some(drop)) => format!("drop {drop}: "),
         _ => String::new(),
     };
-    let taken = alert.acknowledged_by.as_ref().map(|by| format!(", taken on by {}", clean::line(by, 60)));
+    let taken = alert.acknowledged_by.as_ref().map(|by| format!(", taken on by {}", wording::line(by, 60)));
     format!(
         "{place}{}, for {}{} (alert {})",
-        clean::line(&alert.summary, clean::LONGEST),
+        wording::line(&alert.summary, wording::LONGEST),
         duration(now - alert.since),
         taken.unwrap_or_default(),
         alert.id
@@ -105,7 +105,7 @@ fn successes(day: &Day) -> Section {
         blocks.push(Block::Paragraph("No drop was finished in this time.".to_owned()));
     } else {
         let lines = day.sealed.iter().take(LINES).map(|drop| {
-            let name = clean::line(&drop.coupon_name, 60);
+            let name = wording::line(&drop.coupon_name, 60);
             let (rows, quantity) = (wording::grouped(drop.rows.into()), wording::grouped(drop.quantity.into()));
             format!(
                 "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",

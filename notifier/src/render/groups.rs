@@ -6,7 +6,7 @@ use firstcome_shared::domain::DropId;
 
 use super::letter::{Table, TableRow};
 use crate::report::{ActionKind, Finding, Numbers};
-use crate::{clean, wording};
+use crate::wording;
 
 /// Most lines of a list; the run has the others.
 const LINES: usize = 8;
@@ -34,8 +34,8 @@ pub(super) fn reasons(
     let mut keys: Vec<(Option<String>, String)> = Vec::new();
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
-        let detail = clean::detail(&placed.1.detail, people);
-        let key = (label(placed.1), clean::without_numbers(&detail));
+        let detail = wording::detail(&placed.1.detail, people);
+        let key = (label(placed.1), wording::without_numbers(&detail));
         let at = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
             keys.push(key);
             groups.push(Vec::new());
@@ -101,7 +101,7 @@ fn slots(group: &Group<'_>) -> Option<String> {
 
 fn people(group: &Group<'_>) -> Option<String> {
     let people: Vec<String> =
-        group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(clean::person).collect();
+        group.iter().filter_map(|(_, (_, finding))| finding.user_id.as_deref()).map(wording::person).collect();
     (1..=PEOPLE).contains(&people.len()).then(|| people.join(", "))
 }
 

@@ -10,7 +10,7 @@ use super::letter::{Block, Links, once};
 use super::pass::{Pass, issued};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
 use crate::report::{ActionKind, DropReport, Kind};
-use crate::{clean, wording};
+use crate::wording;
 
 /// What happened: the most pressing first, which is the title, then the rest.
 pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
@@ -27,7 +27,7 @@ pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
         [] => {}
         [one] => {
             let lasted = duration(one.resolved_at.unwrap_or(pass.now) - one.first_seen_at);
-            parts.push(format!("Resolved after {lasted}: {}.", clean::line(&one.summary, clean::LONGEST)));
+            parts.push(format!("Resolved after {lasted}: {}.", wording::line(&one.summary, wording::LONGEST)));
         }
         many => parts.push(format!("{} earlier problems are resolved.", many.len())),
     }
@@ -87,7 +87,7 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
     let n = seen.findings.len();
     let name = seen.drop_id.map(|drop| pass.coupon_of(drop).1);
     let of = name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
-    let summary = clean::line(&seen.summary, clean::LONGEST);
+    let summary = wording::line(&seen.summary, wording::LONGEST);
     let summary = summary.trim_end_matches('.');
     let what = match seen.about {
         About::RunFailed => {
@@ -133,7 +133,7 @@ pub(super) fn summary(pass: &Pass<'_>, notice: &Notice) -> String {
         NoticeReason::Changed => format!(" (changed; first seen {ago} ago)"),
         NoticeReason::Repeat => format!(" (still there after {ago})"),
     };
-    format!("{}{how}", clean::line(&notice.observation.summary, clean::LONGEST))
+    format!("{}{how}", wording::line(&notice.observation.summary, wording::LONGEST))
 }
 
 /// Longest name of a coupon in a subject, in characters.
@@ -169,11 +169,11 @@ fn problems(pass: &Pass<'_>) -> String {
     let general = of_no_drop.filter(|notice| matches!(notice.observation.about, About::RunFailed | About::Stalled));
     match (general, problems.first(), place(pass, &drops)) {
         (Some(notice), _, _) | (None, Some(notice), None) => {
-            format!("{}{and_more}{again}{also}", clean::line(&notice.observation.summary, 90))
+            format!("{}{and_more}{again}{also}", wording::line(&notice.observation.summary, 90))
         }
         (None, Some(notice), Some(place)) => {
             // The problem first: a lock screen shows the beginning.
-            format!("{}{and_more}{again} · {place}{also}", clean::line(&notice.observation.summary, 60))
+            format!("{}{and_more}{again} · {place}{also}", wording::line(&notice.observation.summary, 60))
         }
         (None, None, _) => String::new(),
     }
@@ -220,7 +220,7 @@ fn resolved(pass: &Pass<'_>) -> String {
     let drops = resolved.iter().filter_map(|alert| alert.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(pass.verdict.repaired.iter().copied().flatten()).collect();
     let was = match resolved.as_slice() {
-        [one] => clean::line(&one.summary, 80),
+        [one] => wording::line(&one.summary, 80),
         many => wording::count(many.len(), "problem", "problems"),
     };
     let also = also_repaired(pass).map(|done| format!("; repaired: {done}")).unwrap_or_default();
@@ -234,7 +234,7 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     if drops.len() > 1 {
         let coupons: BTreeSet<_> = drops.iter().map(|drop| pass.coupon_of(*drop)).collect();
         let coupons = if coupons.len() == 1 {
-            coupons.first().map(|(_, name)| clean::line(name, NAME)).unwrap_or_default()
+            coupons.first().map(|(_, name)| wording::line(name, NAME)).unwrap_or_default()
         } else {
             wording::count(coupons.len(), "coupon", "coupons")
         };
@@ -242,7 +242,7 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     }
     let report = pass.report(*first);
     let (_, name) = pass.coupon_of(*first);
-    let name = clean::line(&name, NAME);
+    let name = wording::line(&name, NAME);
     Some(report.map_or_else(|| format!("{name} · drop {first}"), |report| format!("{name} · {}", issued(report))))
 }
 

@@ -6,7 +6,7 @@ use askama::Template;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::domain::CouponId;
 
-use crate::clean;
+use crate::wording;
 
 /// Width of plain text, in characters.
 const WIDTH: usize = 78;
@@ -104,7 +104,7 @@ struct Text<'a> {
 
 impl Letter {
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
-        let subject = clean::line(&format!("[firstcome] {}", self.subject), SUBJECT);
+        let subject = wording::line(&format!("[firstcome] {}", self.subject), SUBJECT);
         let colour = match self.tone {
             Tone::Bad => "#c62828",
             Tone::Good => "#2e7d32",

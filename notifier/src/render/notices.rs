@@ -7,7 +7,7 @@ use super::lead::duration;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::letter::{Links, once};
 use super::pass::time;
-use crate::clean;
+use crate::wording;
 
 /// A run that should have been and was not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct MissedRun {
 
 /// The mail for a run that did not happen.
 pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
-    let schedule = clean::line(&missed.schedule, 80);
+    let schedule = wording::line(&missed.schedule, 80);
     let late = duration(missed.noticed_at - missed.expected_at);
     let mut lines = vec![
         format!("Schedule: {schedule}"),
@@ -32,7 +32,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         format!("Noticed: {}, {late} later", time(missed.noticed_at)),
     ];
     let (todo, lead) = if let Some(because) = &missed.because {
-        lines.push(format!("Now: {}", clean::line(because, clean::LONGEST)));
+        lines.push(format!("Now: {}", wording::line(because, wording::LONGEST)));
         (
             "See what is in its way, below. A process that hangs can be ended: the next pass does its work.",
             "It runs as soon as it can. Nothing is lost, but until then nothing is verified.",
@@ -73,7 +73,7 @@ fn notice(
 
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    let reason = clean::line(reason, clean::LONGEST);
+    let reason = wording::line(reason, wording::LONGEST);
     let blocks = vec![
         Block::Todo("Bring MySQL back. Nothing else is to be done: the reconciler goes on by itself.".to_owned()),
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
@@ -85,14 +85,14 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         once("Once MySQL is back", None, ""),
         links.section("mysql_unreachable"),
     ];
-    let subject = format!("action needed: MySQL cannot be used ({})", clean::line(&reason, 60));
+    let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
     let said = ("The reconciler cannot use MySQL.", "Nothing is lost, but rows come late.");
     notice(("action", Tone::Bad), subject, now, said, blocks)
 }
 
 /// The mail when MySQL answers but the alerts of passes can't be recorded, past the outbox.
 pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
-    let reason = clean::line(reason, clean::LONGEST);
+    let reason = wording::line(reason, wording::LONGEST);
     let blocks = vec![
         Block::Todo(
             "See the reason, and the reconciler's log. Until it is mended, look at the runs yourself.".to_owned(),
@@ -101,7 +101,7 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         links.runs(),
         links.section("mysql_unreachable"),
     ];
-    let subject = format!("action needed: alerts cannot be recorded ({})", clean::line(&reason, 60));
+    let subject = format!("action needed: alerts cannot be recorded ({})", wording::line(&reason, 60));
     let said =
         ("Passes run, but their alerts cannot be recorded.", "MySQL answers. No other mail comes until they can.");
     notice(("action", Tone::Bad), subject, now, said, blocks)
@@ -143,7 +143,7 @@ fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<
 /// The mail of `test-email`.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     let blocks = vec![
-        Block::Paragraph(format!("Sent {} from {}.", time(now), clean::line(host, 100))),
+        Block::Paragraph(format!("Sent {} from {}.", time(now), wording::line(host, 100))),
         Block::Paragraph("This is how numbers and commands look:".to_owned()),
         Block::Table(Table {
             head: vec![String::new(), "before".to_owned(), "after".to_owned()],

@@ -14,7 +14,7 @@ use super::letter::Links;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use crate::alerts::{About, Alert, AlertVerdict, Notice, is_repair};
 use crate::report::{ActionKind, DropReport, Run, Trigger};
-use crate::{clean, wording};
+use crate::wording;
 
 /// Problems with a section of their own.
 const PROBLEMS: usize = 4;
@@ -72,7 +72,7 @@ impl<'a> Pass<'a> {
             let over = self.verdict.resolved.iter().find(|alert| alert.drop_id == Some(drop));
             notice.and_then(|seen| seen.coupon_id).or_else(|| over.and_then(|alert| alert.coupon_id))
         });
-        let name = report.map(|report| clean::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
+        let name = report.map(|report| wording::line(&report.coupon_name, 100)).filter(|name| !name.is_empty());
         let named = || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
         (coupon, name.unwrap_or_else(named))
     }
@@ -197,7 +197,7 @@ fn resolved(pass: &Pass<'_>) -> Option<Section> {
     let line = |alert: &Alert| {
         let lasted = duration(alert.resolved_at.unwrap_or(pass.now) - alert.first_seen_at);
         let place = alert.drop_id.map(|drop| format!("{}: ", pass.place(drop))).unwrap_or_default();
-        format!("{place}{}, after {lasted}", clean::line(&alert.summary, clean::LONGEST))
+        format!("{place}{}, after {lasted}", wording::line(&alert.summary, wording::LONGEST))
     };
     let lines: Vec<String> = pass.verdict.resolved.iter().map(line).collect();
     // A single one is what the mail begins with.
@@ -227,7 +227,7 @@ fn numbers(pass: &Pass<'_>) -> Option<Section> {
 
 fn drops_table(pass: &Pass<'_>, reports: &[&DropReport]) -> Vec<Block> {
     let row = |report: &&DropReport| {
-        let name = clean::line(&pass.coupon_of(report.drop_id).1, 40);
+        let name = wording::line(&pass.coupon_of(report.drop_id).1, 40);
         let repairs = report.findings.iter().filter(|finding| is_repair(finding)).count() as u64;
         cells([
             &format!("{name}, drop {}", report.drop_id),
@@ -278,7 +278,7 @@ fn footer(run: &Run) -> Vec<String> {
     vec![
         format!(
             "Run {}, {trigger}, started {}{}.",
-            clean::line(&run.run_id, 64),
+            wording::line(&run.run_id, 64),
             time(run.started_at),
             took.unwrap_or_default()
         ),

@@ -48,9 +48,8 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::{Act, Operator};
-use firstcome_shared::mysql::pass_lock::{PassLock, Work};
-use firstcome_shared::mysql::processes::Deadlines;
-use firstcome_shared::mysql::retention::Kept;
+use firstcome_shared::mysql::processes::{Deadlines, PassLock, Work};
+use firstcome_shared::mysql::runs::Kept;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::pass_lock::{PassLock, Work};
+use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
 use tokio_util::sync::CancellationToken;
 

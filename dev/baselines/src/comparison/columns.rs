@@ -5,7 +5,7 @@ use firstcome_load::table::{align_right, wide};
 use firstcome_load::tally::Latency;
 use firstcome_load::terminal::{grouped, number};
 
-use super::{Comparison, DesignRun};
+use super::{Comparison, DesignRun, Spread};
 
 /// A column: its head, and what stands in a design's row.
 type Column = (&'static str, fn(&DesignRun) -> String);
@@ -13,7 +13,7 @@ type Column = (&'static str, fn(&DesignRun) -> String);
 const SPEED: [Column; 5] = [
     ("", |run| run.design.word().into()),
     ("design", |run| run.design.title().into()),
-    ("requests/s", |run| number(run.tally.per_second.round())),
+    ("requests/s", |run| rate(run.tally.per_second, run.spread)),
     ("winners p50 / p99 / p99.9 ms", |run| latency(&run.tally.winners)),
     ("others p50 / p99 / p99.9 ms", |run| latency(&run.tally.others)),
 ];
@@ -44,7 +44,7 @@ impl Comparison {
     pub fn tables(&self) -> String {
         let (requests, quantity) = (grouped(self.size.requests.into()), self.size.quantity);
         let nothing = self.nothing.as_ref().map_or_else(String::new, |nothing| {
-            let rate = number(nothing.per_second.round());
+            let rate = rate(nothing.tally.per_second, Some(nothing.spread));
             format!("\nthe same crowd and a route that does nothing: {rate} a second")
         });
         format!(
@@ -66,6 +66,12 @@ impl Comparison {
         }
         table
     }
+}
+
+/// The middle turn, with the slowest and the fastest.
+pub(super) fn rate(middle: f64, spread: Option<Spread>) -> String {
+    let spread = spread.map(|Spread(least, most)| format!(" ({}–{})", number(least.round()), number(most.round())));
+    format!("{}{}", number(middle.round()), spread.unwrap_or_default())
 }
 
 /// A design without a consumer has none that could be killed.

@@ -43,14 +43,38 @@ pub struct Comparison {
     /// Of the machine.
     pub cores: usize,
     /// The same crowd and a route that does nothing.
-    pub nothing: Option<Tally>,
+    pub nothing: Option<Nothing>,
     pub runs: Vec<DesignRun>,
+}
+
+/// The middle of the turns, and how far apart they are.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Nothing {
+    pub tally: Tally,
+    pub spread: Spread,
+}
+
+/// The slowest and the fastest turn, in requests a second.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Spread(pub f64, pub f64);
+
+impl Spread {
+    fn of(rates: impl Iterator<Item = f64>) -> Self {
+        rates.fold(Self(f64::INFINITY, 0.0), |Self(least, most), rate| Self(least.min(rate), most.max(rate)))
+    }
+
+    /// Whether the turns of both may as well have come from one and the same.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.0 <= other.1 && other.0 <= self.1
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesignRun {
     pub design: Design,
     pub tally: Tally,
+    /// Where there was more than one turn.
+    pub spread: Option<Spread>,
     pub rows: u64,
     /// Rows above the quantity.
     pub too_many: u64,
@@ -83,7 +107,9 @@ pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Res
     while runs.len() < TURNS && (runs.is_empty() || begun.elapsed() < ENOUGH) {
         runs.push(rush(servers, design, size).await?);
     }
+    let spread = (runs.len() > 1).then(|| Spread::of(runs.iter().map(|run| run.tally.per_second)));
     let mut done = middle(runs, |run| run.tally.per_second).context("no run")?;
+    done.spread = spread;
     if design.has_consumer() {
         done.lost_by_consumer_kill = Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
         done.lost_by_mysql_crash = Some(lost_when_killed(servers, design, size, Victim::Mysql).await?);
@@ -120,6 +146,7 @@ fn judge(design: Design, quantity: u32, mut tally: Tally, rows_by_person: &HashM
     let wanted = u64::from(quantity);
     DesignRun {
         design,
+        spread: None,
         rows,
         too_many: rows.saturating_sub(wanted),
         too_few: wanted.saturating_sub(rows),
@@ -163,7 +190,7 @@ async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSiz
 }
 
 /// The same crowd and a route that does nothing.
-pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Tally> {
+pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Nothing> {
     step("a route that does nothing");
     let mut command = Command::new(beside_this_program(PROGRAM)?);
     let service = servers.spawn("nothing", command.arg("nothing"), "").await?;
@@ -172,7 +199,8 @@ pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Tally> {
         turns.push(Workload::rush(service.address()?, 1, size.requests, size.connections).run().await?);
     }
     service.kill().await?;
+    let spread = Spread::of(turns.iter().map(|tally| tally.per_second));
     let mut tally = middle(turns, |tally| tally.per_second).context("no run")?;
     tally.forget_names();
-    Ok(tally)
+    Ok(Nothing { tally, spread })
 }

@@ -10,7 +10,8 @@ use firstcome_load::tally::Latency;
 use firstcome_load::terminal::{grouped, number, step};
 use serde::Deserialize;
 
-use super::{Comparison, DesignRun};
+use super::columns::rate;
+use super::{Comparison, DesignRun, Spread};
 use crate::designs::Design;
 
 const BEGIN: &str = "<!-- bench: begin -->";
@@ -61,12 +62,15 @@ fn put(text: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-const ROW: f64 = 30.0;
-const HEAD: f64 = 62.0;
-/// Where bars begin and end, and where the two columns of numbers stand.
-const BARS: (f64, f64) = (304.0, 512.0);
-const OVER: f64 = 590.0;
-const LOST: f64 = 712.0;
+/// A design takes a line for its name and one for its bar and numbers. Narrow, so that the letters
+/// can be read on a phone.
+const WIDTH: f64 = 440.0;
+const ROW: f64 = 46.0;
+const HEAD: f64 = 48.0;
+/// The longest bar; its number stands behind it. Then the two columns of numbers.
+const BAR: f64 = 180.0;
+const OVER: f64 = 254.0;
+const LOST: f64 = 342.0;
 
 /// Colours of text, soft text, back, good, bad, bars, and Firstcome's own bar; light and dark.
 const COLOURS: [[&str; 7]; 2] = [
@@ -78,56 +82,79 @@ const COLOURS: [[&str; 7]; 2] = [
 fn standalone(svg: &str, dark: bool) -> String {
     let [text, soft, back, good, bad, bar, own] = COLOURS[usize::from(dark)];
     let style = format!(
-        "<style>.t{{font:12.5px system-ui,-apple-system,sans-serif;fill:{soft}}}.e{{text-anchor:end}}\
+        "<style>.t{{font:12.5px system-ui,-apple-system,sans-serif;fill:{soft}}}\
          .v{{fill:{text};font-weight:600}}.good{{fill:{good};font-weight:600}}.bad{{fill:{bad};font-weight:600}}\
-         .bar{{fill:{bar}}}.own{{fill:{own}}}</style><rect width=\"100%\" height=\"100%\" fill=\"{back}\"/>"
+         .bar{{fill:{bar}}}.own{{fill:{own}}}.line{{stroke:{text};stroke-width:1.5}}</style><rect width=\"100%\" height=\"100%\" fill=\"{back}\"/>"
     );
     svg.replacen("</title>", &format!("</title>{style}"), 1) + "\n"
 }
 
-/// Requests a second as bars; beside them what came out wrong.
+/// Requests a second as bars, each with a thin line from its slowest turn to its fastest; beside
+/// them what came out wrong.
 fn drawn(comparison: &Comparison) -> String {
-    let bar = |run: &'_ DesignRun| (format!("{} · {}", run.design.word(), run.design.title()), run.tally.per_second);
-    let mut bars: Vec<_> = comparison.runs.iter().map(|run| (bar(run), Some(run))).collect();
-    let nothing = comparison.nothing.as_ref();
-    bars.extend(nothing.map(|tally| (("a route that does nothing".to_owned(), tally.per_second), None)));
-    let most = bars.iter().map(|((_, value), _)| *value).fold(1.0, f64::max);
-    let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0)) + 12.0;
+    let mut bars: Vec<Bar<'_>> = comparison.runs.iter().map(Bar::of).collect();
+    bars.extend(comparison.nothing.as_ref().map(|nothing| Bar {
+        name: "a route that does nothing".to_owned(),
+        rate: nothing.tally.per_second,
+        spread: Some(nothing.spread),
+        run: None,
+    }));
+    let fastest = |bar: &Bar<'_>| bar.spread.map_or(bar.rate, |spread| spread.1);
+    let scale = BAR / bars.iter().map(fastest).fold(1.0, f64::max);
+    let height = HEAD + ROW * f64::from(u32::try_from(bars.len()).unwrap_or(0));
     let title = format!(
         "{} requests on {} coupons: requests a second, rows too many or too few, and promises without a row",
         grouped(comparison.size.requests.into()),
         comparison.size.quantity
     );
     let mut svg = format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{title}"><title>{title}</title>"#
     );
     for (x, first, second) in [
-        (BARS.0, "requests a second", "more is better"),
-        (OVER, "over-issued, of", &format!("{} offered", comparison.size.quantity)),
-        (LOST, "promised, no row", "calm / after a crash"),
+        (4.0, "requests a second", "more is better"),
+        (OVER, "over-issued", &format!("of {}", comparison.size.quantity)),
+        (LOST, "broken", "calm / crash"),
     ] {
-        words(&mut svg, x, 18.0, "t v", first);
-        words(&mut svg, x, 36.0, "t", second);
+        words(&mut svg, x, 16.0, "t v", first);
+        words(&mut svg, x, 32.0, "t", second);
     }
-    let mut y = HEAD;
-    for ((name, value), run) in &bars {
-        let own = run.is_some_and(|run| run.design == Design::H);
-        words(&mut svg, BARS.0 - 12.0, y + 15.0, if own { "t e v" } else { "t e" }, name);
-        let length = (value / most * (BARS.1 - BARS.0)).max(1.0);
-        let _ = write!(
-            svg,
-            r#"<rect x="{}" y="{y:.0}" width="{length:.1}" height="21" rx="3" class="{}"/>"#,
-            BARS.0,
-            if own { "own" } else { "bar" }
-        );
-        words(&mut svg, BARS.0 + length + 6.0, y + 15.0, "t v", &number(value.round()));
-        if let Some(run) = run {
-            judged(&mut svg, OVER, y + 15.0, &[over(run)]);
-            judged(&mut svg, LOST, y + 15.0, &[run.promised_without_row.to_string(), crashed(run)]);
-        }
-        y += ROW;
+    for (at, bar) in (0_u32..).zip(&bars) {
+        bar.draw(&mut svg, HEAD + ROW * f64::from(at), scale);
     }
     svg + "</svg>"
+}
+
+struct Bar<'a> {
+    name: String,
+    rate: f64,
+    spread: Option<Spread>,
+    run: Option<&'a DesignRun>,
+}
+
+impl<'a> Bar<'a> {
+    fn of(run: &'a DesignRun) -> Self {
+        let name = format!("{} · {}", run.design.word(), run.design.title());
+        Self { name, rate: run.tally.per_second, spread: run.spread, run: Some(run) }
+    }
+
+    fn draw(&self, svg: &mut String, y: f64, scale: f64) {
+        let own = self.run.is_some_and(|run| run.design == Design::H);
+        words(svg, 4.0, y + 14.0, if own { "t v" } else { "t" }, &self.name);
+        let (length, class) = ((self.rate * scale).max(1.0), if own { "own" } else { "bar" });
+        let _ =
+            write!(svg, r#"<rect x="4" y="{:.0}" width="{length:.1}" height="16" rx="3" class="{class}"/>"#, y + 20.0);
+        let mut end = length;
+        if let Some(Spread(least, most)) = self.spread {
+            let (from, to, y) = (4.0 + least * scale, 4.0 + most * scale, y + 28.0);
+            let _ = write!(svg, r#"<path d="M{from:.1} {y:.0}H{to:.1}" class="line"/>"#);
+            end = length.max(most * scale);
+        }
+        words(svg, end + 9.0, y + 33.0, "t v", &number(self.rate.round()));
+        if let Some(run) = self.run {
+            judged(svg, OVER, y + 33.0, &[over(run)]);
+            judged(svg, LOST, y + 33.0, &[run.promised_without_row.to_string(), crashed(run)]);
+        }
+    }
 }
 
 /// `0`, or how many too many, or how many too few.
@@ -181,8 +208,8 @@ fn table(comparison: &Comparison) -> String {
         text += &row(run);
     }
     if let Some(nothing) = &comparison.nothing {
-        let _ =
-            writeln!(text, "| *a route that does nothing* | *{}* | | | | | | | |", number(nothing.per_second.round()));
+        let rate = rate(nothing.tally.per_second, Some(nothing.spread));
+        let _ = writeln!(text, "| *a route that does nothing* | *{rate}* | | | | | | | |");
     }
     text.push('\n');
     text
@@ -196,7 +223,7 @@ fn row(run: &DesignRun) -> String {
         "| {own}{} {}{own} | {own}{}{own} | {} | {} | {} | {} | {} · {} | {} | {} |\n",
         run.design.word(),
         run.design.title(),
-        number(run.tally.per_second.round()),
+        rate(run.tally.per_second, run.spread),
         latency(&run.tally.winners),
         latency(&run.tally.others),
         if right { run.rows.to_string() } else { format!("**{}**", run.rows) },
@@ -235,14 +262,15 @@ mod tests {
         });
         let run = |design: &str, rows: u32, lost: Option<u32>| {
             serde_json::json!({
-                "design": design, "tally": tally, "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
+                "design": design, "tally": tally, "spread": [18_500.0, 21_000.0], "rows": rows, "too_many": rows - 100, "too_few": 0, "twice": 0,
                 "promised_without_row": 0, "lost_by_consumer_kill": lost, "lost_by_mysql_crash": lost,
                 "cost": {"mysql_statements": 9, "mysql_cpu": 0.1, "redis_commands": 3, "redis_by_command": {},
                          "redis_cpu": 0.1, "kafka_cpu": 0.1},
             })
         };
         let comparison = serde_json::json!({
-            "size": {"requests": 2_000, "quantity": 100, "connections": 64, "killed": 300}, "cores": 2, "nothing": tally,
+            "size": {"requests": 2_000, "quantity": 100, "connections": 64, "killed": 300}, "cores": 2,
+            "nothing": {"tally": tally, "spread": [19_000.0, 20_500.0]},
             "runs": [run("a", 114, None), run("h", 100, Some(0))],
         });
         serde_json::from_value(comparison).unwrap()
@@ -253,13 +281,20 @@ mod tests {
         let comparison = comparison();
         let svg = standalone(&drawn(&comparison), true);
         assert!(svg.contains(r#"class="bad">14 too many<"#) && svg.contains(r#"class="good">0<"#), "{svg}");
+        // A phone is 390 wide: letters of 12.5 stay above 11.
+        assert!(svg.contains(r#"viewBox="0 0 440 "#) && svg.matches(r#"class="line""#).count() == 3, "{svg}");
         assert!(svg.contains("h · Firstcome") && svg.contains("a route that does nothing"), "{svg}");
         let table = table(&comparison);
         assert!(
-            table.contains("| a count rows, then insert | 20,000 | 1.50 · 12 | – | **114** | 0 | – · – |"),
+            table.contains(
+                "| a count rows, then insert | 20,000 (18,500–21,000) | 1.50 · 12 | – | **114** | 0 | – · – |"
+            ),
             "{table}"
         );
-        assert!(table.contains("| **h Firstcome** | **20,000** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"), "{table}");
+        assert!(
+            table.contains("| **h Firstcome** | **20,000 (18,500–21,000)** | 1.50 · 12 | – | 100 | 0 | 0 · 0 |"),
+            "{table}"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::admission::MAX_BATCH;
 use firstcome_shared::redis::keys::DropKeys;
 
-use super::median;
+use super::{median, spread};
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;
@@ -75,8 +75,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
     let (lost_cpu, idle_cpu) = (middle(&lost, |t| t.1), middle(&idle, |t| t.1));
     let crowd_share = middle(&idle, |t| t.0.cpu_seconds / t.0.seconds);
     let ratios: Vec<f64> = lost.iter().zip(&idle).map(|(lost, idle)| lost.0.per_second / idle.0.per_second).collect();
-    let (least, most) =
-        (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+    let (least, most) = spread(&ratios);
     let ratio = Measurement::of(PART, "sold-out claims ÷ do-nothing route", median(ratios), "×")
         .with("sold out/s", lost_rate)
         .with("nothing/s", idle_rate)
@@ -118,8 +117,7 @@ async fn by_the_clock(api: &Service, nothing: &Service, size: &Size, coupon: Cou
         }
     }
     let middle = |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
-    let least = lost.iter().map(|l| l.p99_ms).fold(f64::INFINITY, f64::min);
-    let most = lost.iter().map(|l| l.p99_ms).fold(0.0, f64::max);
+    let (least, most) = spread(&lost.iter().map(|l| l.p99_ms).collect::<Vec<_>>());
     let measurement = Measurement::of(
         PART,
         "p99 of sold-out claims at half the maximum rate, open loop",

@@ -1,7 +1,7 @@
 //! Firstcome beside the best of the other designs.
 
+use firstcome_baselines::comparison::{DesignRun, Nothing};
 use firstcome_baselines::{Comparison, Design};
-use firstcome_load::tally::Tally;
 
 use crate::report::{Measurement, Target};
 
@@ -21,7 +21,7 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     ] {
         let best = designs.iter().filter_map(|design| rate(*design)).fold(0.0, f64::max);
         if best > 0.0 {
-            measurements.push(beside(what, own.tally.per_second, best, nothing).target(target));
+            measurements.push(beside(what, own, best, nothing).target(target));
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
@@ -39,18 +39,35 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
 
 /// Firstcome beside the best of some designs; a route that does nothing shows the limit of the HTTP
 /// server.
-fn beside(what: &str, own: f64, best: f64, nothing: Option<&Tally>) -> Measurement {
-    let measurement = Measurement::ratio(PART, what, ("Firstcome/s", own), ("best/s", best));
-    let Some(nothing) = nothing else { return measurement };
-    let measurement = measurement.with("nothing/s", nothing.per_second);
-    let most = nothing.per_second / best;
+fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
+    let rate = own.tally.per_second;
+    let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));
+    let Some(Nothing { tally, spread }) = nothing else { return measurement };
+    let measurement = measurement.with("nothing/s", tally.per_second);
+    let beside = if own.spread.is_none_or(|own| own.overlaps(*spread)) {
+        "Firstcome's turns overlap with that route's, so these figures cannot tell them apart (`ceilings` measures both in turns)".into()
+    } else {
+        format!("Firstcome does {:.0} % of that route", rate / tally.per_second * 100.0)
+    };
+    let most = tally.per_second / best;
     measurement.note(format!(
-        "the HTTP server on these cores: a route that does nothing is {most:.1} times the best, and Firstcome does {:.0} % of that route",
-        own / nothing.per_second * 100.0
+        "the HTTP server on these cores: a route that does nothing is {most:.1} times the best; {beside}"
     ))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a small count")]
 fn count(number: u64) -> f64 {
     number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_baselines::comparison::Spread;
+
+    #[test]
+    fn turns_that_overlap_cannot_be_told_apart() {
+        let of = |least, most| Spread(least, most);
+        assert!(of(84.0, 121.0).overlaps(of(90.0, 99.0)) && of(90.0, 99.0).overlaps(of(84.0, 121.0)));
+        assert!(of(84.0, 92.0).overlaps(of(90.0, 99.0)) && !of(84.0, 89.0).overlaps(of(90.0, 99.0)));
+    }
 }

@@ -36,7 +36,10 @@ fn steps(part: Part, options: &Options) -> Vec<Step> {
         return vec![Step::Part(part)];
     }
     let wanted = Design::ALL.into_iter().filter(|one| options.only.is_empty() || options.only.contains(one));
-    [Step::Nothing].into_iter().chain(wanted.map(Step::Design)).collect()
+    let mut steps: Vec<Step> = wanted.map(Step::Design).collect();
+    // Right before Firstcome, the last: the machine is not the same an hour later.
+    steps.insert(steps.len().saturating_sub(1), Step::Nothing);
+    steps
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -146,6 +149,11 @@ async fn try_one(one: Step, bench: Bench, size: &Size, report: &mut Report) -> O
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The smallest and the largest.
+fn spread(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(*value), most.max(*value)))
 }
 
 /// The one that all but one in a hundred are below; of fewer than a hundred, the largest.

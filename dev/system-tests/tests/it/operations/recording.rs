@@ -6,7 +6,7 @@ use firstcome_drift::{Kind as Drift, StoreArgs};
 use firstcome_reconciler::collect::TopicReader;
 use firstcome_reconciler::report::{Finding, Run, Status};
 use firstcome_shared::mysql::DbSettings;
-use firstcome_shared::mysql::pass_lock::{PassLock, Work};
+use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_testkit::{Fixture, LIMIT, Reconciler, Running, Session, World, eventually};
 
 use crate::drift::support::injector;

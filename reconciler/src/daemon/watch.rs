@@ -1,6 +1,7 @@
-//! Watches Redis for losses, which must not wait for the next scheduled pass, and reopens admission
-//! after one, whatever pass is running.
+//! Watches Redis: for losses, which must not wait for the next scheduled pass, and reopens admission
+//! after one, whatever pass is running; and for changes that ask for a pass.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -8,6 +9,7 @@ use firstcome_shared::redis::Redis;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::Passes;
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::{Run, Status, Trigger};
@@ -19,7 +21,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_millis(100);
 
 /// Watches Redis until `stop`.
-pub(super) async fn watch(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
+pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reachable = true;
@@ -67,7 +69,7 @@ async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &Cancell
 
 /// Tells the notifier once a second whether admission is open, until `stop`. A Redis that does not
 /// answer admits nobody.
-pub(super) async fn watch_admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
+pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -78,6 +80,47 @@ pub(super) async fn watch_admission(redis: Redis, notifier: Notifier, stop: Canc
         let is_open = redis.gate_is_open().await.unwrap_or(false);
         if let Err(error) = notifier.admission(is_open, Utc::now()).await {
             tracing::debug!(error = format!("{error:#}"), "the mail about admission is not in the outbox yet");
+        }
+    }
+}
+
+/// How often Redis is asked for coupons to compare.
+const CHANGES_EVERY: Duration = Duration::from_millis(250);
+
+/// How long to wait for the end of another process's pass.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a quantity
+/// was raised, say, while people wait. That must not wait for the next scheduled pass, since
+/// newcomers join the line behind them until then.
+pub(super) async fn changes(redis: Redis, passes: Passes, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(CHANGES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pending = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if pending.is_empty() {
+            match redis.take_woken().await {
+                Ok(coupons) => pending.extend(coupons),
+                Err(error) => tracing::debug!(%error, "Redis could not be asked for coupons to compare"),
+            }
+        }
+        while let Some(coupon) = pending.first().copied() {
+            // A closed gate needs a pass over everything, which does this coupon too.
+            if !redis.gate_is_open().await.unwrap_or(false) {
+                break;
+            }
+            let request = Request { coupon: Some(coupon), patience: PATIENCE, ..Request::new(Trigger::Startup) };
+            // A pass of another coupon may be running, so it stays pending.
+            let Ok((run_id, answer)) = passes.start(request) else { break };
+            tracing::info!(run_id, coupon_id = coupon.0, "a change asks for a pass");
+            if matches!(answer.await, Ok(Err(PassError::Busy))) {
+                break;
+            }
+            pending.pop_first();
         }
     }
 }
