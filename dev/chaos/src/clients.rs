@@ -96,12 +96,10 @@ impl<'a> Clients<'a> {
     /// What a person was promised goes back, or their place on the waiting list.
     async fn until_revoked(&self, person: Person, by_operator: bool) {
         let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
-        let mut answers = self.answers.lock();
-        if !answers.settled.get(&person).is_some_and(holds) {
+        if !self.answers.lock().settled.get(&person).is_some_and(holds) {
             return;
         }
-        answers.revoked.insert(person);
-        drop(answers);
+        self.answers.lock().revoked.insert(person);
         let mut wait = 50;
         while !self.revoke(person, by_operator).await {
             pause(wait).await;
