@@ -104,7 +104,15 @@ impl Redis {
     ) -> Result<Done<bool>, RedisError> {
         let mut args = vec![generation.0.clone(), revision.to_string()];
         args.extend(meta.fields());
-        let names = [&*keys.meta, &keys.count, &keys.generation, &keys.revision, &keys.claimants, &keys.verified, &keys.revoked];
+        let names = [
+            &*keys.meta,
+            &keys.count,
+            &keys.generation,
+            &keys.revision,
+            &keys.claimants,
+            &keys.verified,
+            &keys.revoked,
+        ];
         let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {
             "loaded" => Done::Applied(true),
