@@ -8,7 +8,7 @@ use super::support::{Page, serve_pages};
 /// From the next load on, `claims/me` and the state are answered so.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
     format!(
-        "if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
+        "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
          const ask = (window.realFetch ??= window.fetch);
          window.fetch = async (url, options) => {{
            const answer = (body, status) => new Response(JSON.stringify(body), {{ status }});
@@ -16,7 +16,7 @@ fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
            if (String(url).endsWith('/me')) return answer({mine}, {status});
            const real = await ask(url, options);
            return answer({{ ...await real.json(), offers_give_back: true, ...{state} }}, real.status);
-         }};"
+         }}; }}"
     )
 }
 
