@@ -292,7 +292,7 @@ function ofClaim() {
 function ofWork() {
   if (work === "loading") return { view: "loading", label: say("loading") };
   if (work === "claiming") return { view: "claiming", label: say("claiming"), detail: say("claiming_why"), button: say("get") };
-  return { view: "trying", label: say("trying"), detail: say("trying_why"), button: say("trying") };
+  return { view: "trying", label: say("trying"), detail: say("trying_why"), button: say("claiming") };
 }
 
 function ofNote() {

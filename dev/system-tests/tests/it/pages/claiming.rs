@@ -19,7 +19,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.come_as("u-you").await;
     page.until(&["open"]).await;
     assert!(!page.browser.address().await.contains("token"), "{}", page.browser.address().await);
-    page.assert_sound("open").await;
+    page.assert_open_to_all("open").await;
     let crowd = tokio::spawn(rush(&[&f.api], coupon.id, &people(400), 50));
     // A double tap.
     page.browser.run("const b = document.querySelector('#main'); b.click(); b.click()").await;
@@ -30,7 +30,7 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     let held = vec![vec![page.text("#big").await, page.text("#code output").await]];
     assert_eq!(row, held);
     assert_eq!(page.text("#label").await, "It is yours");
-    page.assert_sound("issued").await;
+    page.assert_open_to_all("issued").await;
 
     page.browser.reload().await;
     page.until(&["issued"]).await;
