@@ -28,7 +28,9 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 CREATE TRIGGER IF NOT EXISTS revoked_coupons_before_insert BEFORE INSERT ON revoked_coupons FOR EACH ROW
+BEGIN
     SET NEW.person_scope = IF((SELECT c.once_per FROM coupons c WHERE c.id = NEW.coupon_id) = 'coupon', 0, NEW.drop_id);
+END;
 
 -- A row that names no limit is put in by hand, or alone: the schema looks whether its claim is
 -- revoked. Those who write many look themselves, after the insert (shared/src/mysql/void.rs).
