@@ -193,7 +193,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             if rng.random_bool(0.5) { Fault::MysqlTableHangs { ms } } else { Fault::MysqlWritesHang { ms } }
         }
         32 => {
-            // Without its claimants a coupon of more than 50 waits for a person who confirms.
+            // The claimants have a test of their own (`faults::single`).
             let all = [Key::Meta, Key::Count, Key::Users, Key::Free, Key::Waiting];
             Fault::WrongType { key: *all.choose(rng).unwrap_or(&Key::Users), ms: ms + 2_000 }
         }
