@@ -251,8 +251,9 @@ fn rank(action: &Action) -> u8 {
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
 /// names a holder among the claimants, or gives a free slot to the waiting list, counts 0: it can't
-/// harm, and people wait for it. So does a revocation, which is on record by itself. A counter repair
-/// counts as many as the slots that it would free, since a wrong one would give each of them out twice.
+/// harm, and people wait for it. So does a revocation, which is on record by itself. A counter
+/// repair counts as many as the slots that it would free, since a wrong one would give each of them
+/// out twice.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)

@@ -69,8 +69,13 @@ pub struct NewRevocation {
 
 impl NewRevocation {
     fn scope(&self) -> i64 {
-        if self.once_per == OncePer::Drop { self.drop.0 } else { 0 }
+        person_scope(self.once_per, self.drop.0)
     }
+}
+
+/// As the column of that name has it.
+fn person_scope(once_per: OncePer, drop: i64) -> i64 {
+    if once_per == OncePer::Drop { drop } else { 0 }
 }
 
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
@@ -86,7 +91,7 @@ impl Db {
 
     /// Moves the row of a claim that a revocation voids into it, where there is one.
     pub async fn take_out_row(&self, revocation: Revocation, once_per: OncePer) -> Result<(), DbError> {
-        let scope = if once_per == OncePer::Drop { revocation.drop_id } else { 0 };
+        let scope = person_scope(once_per, revocation.drop_id);
         self.run("take out a revoked row", async move |conn| {
             let mut revocation = revocation;
             conn.transaction(async |conn| move_row(conn, &mut revocation, scope).await).await

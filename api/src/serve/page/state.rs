@@ -57,7 +57,7 @@ impl PageState {
 }
 
 /// Rarely when far from the opening, and not at all in the rush just after it: the page opens by
-/// itself, and whoever claims learns all from the claim.
+/// itself, and those who claim learn all from the claim.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
