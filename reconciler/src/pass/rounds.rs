@@ -315,7 +315,7 @@ impl Reports {
         tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
-        ledger.note(findings::unworkable(coupon.id, drop.id, why));
+        ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
         Next { repaired: false, too_young: false }
     }
 

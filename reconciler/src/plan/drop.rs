@@ -188,6 +188,7 @@ impl Planner<'_> {
                 kind: Kind::Unfilled,
                 slot: None,
                 user: None,
+                dead_letter: None,
                 detail,
                 action: Action::Report,
                 needs_person: false,

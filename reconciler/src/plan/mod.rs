@@ -124,6 +124,8 @@ pub struct Planned {
     pub kind: Kind,
     pub slot: Option<i64>,
     pub user: Option<UserId>,
+    /// The dead letter that it is about: of one person on one slot there may be several.
+    pub dead_letter: Option<i64>,
     /// What was seen, for a person.
     pub detail: String,
     pub action: Action,
@@ -265,7 +267,15 @@ impl<'a> Planner<'a> {
         detail: String,
     ) {
         let needs_person = matches!(action, Action::Report);
-        self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
+        let (slot, user, dead_letter) = (slot.into(), user.cloned(), None);
+        self.items.push(Planned { kind, slot, user, dead_letter, detail, action, needs_person });
+    }
+
+    fn push_dead_letter(&mut self, letter: &DeadLetter, slot: Option<i64>, action: Action, detail: String) {
+        self.push(Kind::FailedClaim, slot, letter.user.as_ref(), action, detail);
+        if let Some(item) = self.items.last_mut() {
+            item.dead_letter = Some(letter.id);
+        }
     }
 
     /// A row's instant is Redis's, also where it is not known when the slot was given: not later
@@ -282,6 +292,7 @@ pub fn loose(letter: &DeadLetter) -> Planned {
         kind: Kind::FailedClaim,
         slot: letter.slot,
         user: letter.user.clone(),
+        dead_letter: Some(letter.id),
         detail: format!(
             "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
             letter.id, letter.reason

@@ -226,6 +226,10 @@ impl Planner<'_> {
             }
             return;
         }
+        if !UserId::has_form(user.as_str()) {
+            self.no_user_id(slot, user);
+            return;
+        }
         let Some(number) = self.facts.slot(slot) else { return };
         let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
         let detail = match (message.is_some(), age) {
@@ -235,6 +239,13 @@ impl Planner<'_> {
         };
         let action = Action::Issue(self.claim(number, user, claimed_at));
         self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    /// Nobody can claim by such a name, so nobody was promised the slot.
+    fn no_user_id(&mut self, slot: i64, name: &UserId) {
+        let detail = "this name is no user id, so nobody can claim by it and no row is written; a person takes it \
+                      out of the drop's `users` and the coupon's `claimants` in Redis";
+        self.push(Kind::Unissued, slot, Some(name), Action::Report, detail.to_owned());
     }
 
     /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
@@ -283,6 +294,10 @@ impl Planner<'_> {
         for (slot, user) in &page.claimants_on_gaps {
             let has_message = sorted.in_flight.contains_key(slot);
             if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user) {
+                continue;
+            }
+            if !UserId::has_form(user.as_str()) {
+                self.no_user_id(*slot, user);
                 continue;
             }
             if let Some(number) = self.facts.slot(*slot) {

@@ -45,6 +45,8 @@ pub enum Lowered {
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
     Unloaded,
+    /// Redis may have forgotten what is given out, and the coupon was not verified since.
+    Unverified,
 }
 
 /// What became of [`Redis::withhold`].
@@ -135,16 +137,19 @@ impl Redis {
         })
     }
 
-    /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from
-    /// here on.
+    /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is
+    /// given out from here on.
     pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
-        let args = [revision.to_string(), quantity.to_string()];
-        let (word, count): (String, Slot) =
-            LOWER.run(&mut self.conn.clone(), &[&keys.meta, &keys.count, &keys.revision], &args).await?;
+        let Some(life) = self.gate().await?.open_life().cloned() else { return Ok(Lowered::Unverified) };
+        let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
+        let args =
+            [&*revision.to_string(), &quantity.to_string(), life.epoch.as_str(), life.run_id(), life.promotion()];
+        let (word, count): (String, Slot) = LOWER.run(&mut self.conn.clone(), &names, &args.map(str::to_owned)).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
             "outdated" => Lowered::Outdated,
+            "unverified" => Lowered::Unverified,
             _ => Lowered::Unloaded,
         })
     }
