@@ -42,9 +42,9 @@ pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
 impl Waves {
     /// With the world's settings.
     pub(crate) async fn begin(world: World) -> Self {
-        let api = world.serve().await;
-        world.open().await;
-        let (consumer, daemon) = (world.consume().await, world.daemon().await);
+        let (api, consumer, daemon) = tokio::join!(world.serve(), world.consume(), world.daemon());
+        let is_open = async || api.http().get("/readyz").await.status == 200;
+        eventually("the daemon has opened admission", HEALED, is_open).await;
         let coupon = api.open_coupon(QUANTITY).await;
         let users = people(QUANTITY as usize + 10);
         Self { world, api, consumer, daemon, coupon, users, answers: Vec::new() }
