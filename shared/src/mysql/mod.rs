@@ -17,6 +17,7 @@ pub mod ops_actions;
 pub mod outbox;
 pub mod processes;
 pub mod promises;
+pub mod retention;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
