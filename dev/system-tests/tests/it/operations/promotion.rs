@@ -57,11 +57,11 @@ async fn one_person_in_line_does_not_keep_newcomers_from_a_raised_quantity() {
     let fixture = Fixture::new("promotion-one").await;
     let _daemon = fixture.world.settled_daemon().await;
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
-    let newcomers: Vec<String> = (0..1_489).map(|n| format!("new-{n}")).collect();
-    raise(&fixture, &coupon, 1_500).await;
+    let newcomers: Vec<String> = (0..2_989).map(|n| format!("new-{n}")).collect();
+    raise(&fixture, &coupon, 3_000).await;
     let newcomers = rush(&[&fixture.api], coupon.id, &newcomers, 20).await;
-    all_have_rows(&fixture, &coupon, 1_500).await;
+    all_have_rows(&fixture, &coupon, 3_000).await;
     let accepted = newcomers.iter().filter(|(_, answer)| answer.is_accepted()).count();
-    assert!(accepted > 500, "{accepted} of {} were not sent to the line", newcomers.len());
+    assert!(accepted > 1_000, "{accepted} of {} were not sent to the line", newcomers.len());
     assert_eq!(rows(&fixture.world, coupon.drop).await[&11], line[0]);
 }
