@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench flame picture test scale crashes chaos soak lint setup
+.PHONY: help demo run rush drift bench flame picture pictures test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -48,6 +48,12 @@ flame: ## Where the API's time goes: flame graphs in target/flame (perf and infe
 
 picture: ## The README's picture and table, out of the last `make bench`
 	@target/release/firstcome-baselines picture
+
+pictures: ## The coupon page in every state, in target/pictures, by a real browser
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@PICTURES=$(CURDIR)/target/pictures cargo test --workspace --locked --test it pages::
 
 bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh

@@ -59,6 +59,10 @@ pub enum Kind {
     SlotConflict,
     /// More admitted than there is.
     OverAdmitted,
+    /// Revoked, and Redis still has it or does not know.
+    RevokedAdmission,
+    /// Revoked, and its row is there.
+    RevokedRow,
     /// Slots left although people wait, or at closing.
     Unfilled,
     /// Redis lost a drop, or its scripts.
@@ -83,6 +87,8 @@ pub enum ActionKind {
     Promote,
     /// Take back a second slot of one person.
     Withdraw,
+    /// Do what is missing of a revocation, or close the failed claim of one.
+    Revoke,
     /// Put the person of a row back into Redis.
     PutBack,
     /// Close a failed claim whose person holds a row already.
@@ -307,13 +313,13 @@ mod tests {
     /// Tables, metrics and JSON of other builds have these words.
     #[test]
     fn words_are_the_same_in_json_and_in_the_tables_and_can_be_read_back() {
-        let words = "issue readmit move promote withdraw put_back resolve_duplicate rebuild set_count write_meta \
+        let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \
                      grant_licence report";
         for word in words.split(' ') {
             let action: ActionKind = word.parse().unwrap();
             assert_eq!((action.as_str(), serde_json::to_value(action).unwrap()), (word, word.into()));
         }
-        let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted unfilled \
+        let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted revoked_admission revoked_row unfilled \
                      redis_lost stalled";
         for word in words.split(' ') {
             let kind: Kind = word.parse().unwrap();

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, secret};
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::retention::Kept;
+use firstcome_shared::mysql::runs::Kept;
 use firstcome_shared::redis::Redis;
 use secrecy::SecretString;
 

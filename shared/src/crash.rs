@@ -35,6 +35,8 @@ points! {
     ClaimSent "claim_sent" "API: the message is handed to the producer; no delivery report yet.",
     ClaimPublished "claim_published" "API: the delivery report came, or did not in time; nothing is answered yet.",
     ClaimKept "claim_kept" "API: a claim without acknowledgement is a dead letter; nothing is answered yet.",
+    RevocationWritten "revocation_written" "API: MySQL has a revocation, Redis still has its claim.",
+    RevocationReleased "revocation_released" "API: the claim of a revocation is out of Redis; nothing is answered yet.",
     RowsBegun "rows_begun" "Consumer: before the transaction of a batch.",
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
     BackupInserted "backup_inserted" "Consumer: dead letters are written too, the transaction is open.",

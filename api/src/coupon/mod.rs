@@ -76,6 +76,29 @@ enum Command {
         #[arg(long)]
         csv: bool,
     },
+    /// Revoke what a person has: its slot goes to the next
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct RevokeArgs {
+    #[command(flatten)]
+    id: Id,
+    /// The person
+    #[arg(value_name = "PERSON")]
+    user: String,
+    /// Why; kept with the revocation
+    #[arg(long)]
+    reason: String,
+    /// Who decided it; by default --operator
+    #[arg(long)]
+    by: Option<String>,
+    /// Of this drop; by default the one that is open or was open last
+    #[arg(long, value_name = "ID")]
+    drop: Option<i64>,
+    /// The person may claim another
+    #[arg(long)]
+    may_claim_again: bool,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -194,6 +217,11 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), Failure> {
         Command::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
         Command::Close(id) => change(*id, json!({"close_now": true})).await,
         Command::Winners { id, drop, csv } => winners(client, *id, *drop, *csv, json).await,
+        Command::Revoke(revoke) => {
+            let by = revoke.by.as_ref().or(args.api.operator.as_ref());
+            let why = || Failure::NotAsked("say who decided it: give --by, or --operator".into());
+            self::revoke(client, json, revoke, by.ok_or_else(why)?).await
+        }
     }
 }
 
@@ -223,7 +251,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
 }
 
 async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Failure> {
-    let state = state.map(|state| format!("&state={}", client::in_query(state))).unwrap_or_default();
+    let state = state.map(|state| format!("&state={}", client::encoded(state))).unwrap_or_default();
     let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
     let mut all = Vec::new();
     while let Some(path) = next {
@@ -252,6 +280,24 @@ async fn winners(client: &Client, id: Id, drop: Option<i64>, csv: bool, json: bo
         next = link;
     }
     if of.is_none() && !json { print("nobody holds one yet\n") } else { Ok(()) }
+}
+
+async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Result<(), Failure> {
+    let RevokeArgs { id, user, reason, drop, may_claim_again, .. } = args;
+    let mut body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
+    if let Some(drop) = drop {
+        body["drop_id"] = json!(drop);
+    }
+    let path = format!("{}/people/{}/revoke", path(*id), client::encoded(user));
+    let revoked = client.ops(Method::POST, &path, &body, None).await?;
+    if json {
+        return print(&format!("{revoked}\n"));
+    }
+    let place = match revoked["slot"].as_u64() {
+        Some(slot) => format!("slot {slot} of drop {}, which goes to the next", revoked["drop_id"]),
+        None => format!("a place of drop {}", revoked["drop_id"]),
+    };
+    print(&format!("revoked: {place}\n"))
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
 use super::auth::IdentityArgs;
+use super::page::CouponPage;
 
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
@@ -67,6 +68,9 @@ pub struct HttpArgs {
     /// Most claims worked on at a time; more are answered 503 at once
     #[arg(long, env = "MAX_CLAIMS_IN_HAND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_claims_in_hand: u32,
+    /// Whether people get a page at `/c/{id}`, on which they see a coupon and claim it
+    #[arg(long, env = "COUPON_PAGE", value_enum, default_value = "off")]
+    pub coupon_page: CouponPage,
 }
 
 impl HttpArgs {

@@ -9,6 +9,7 @@ mod catalogue;
 mod claim;
 mod fd_limit;
 mod metrics;
+mod page;
 mod routes;
 mod server;
 mod start;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use args::{HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
+pub use page::CouponPage;
 pub use server::Server;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are

@@ -66,6 +66,7 @@ pub(super) async fn services(args: &ServeArgs, shutdown: &CancellationToken) -> 
         clock,
         mysql,
         redis,
+        coupon_page: args.http.coupon_page,
         stopping: CancellationToken::new(),
     }))
 }

@@ -14,6 +14,7 @@ use super::catalogue::coupon_with_drops::Clock;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::Claims;
 use super::claim::in_flight::InFlightLimit;
+use super::page::CouponPage;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
@@ -27,6 +28,7 @@ pub(crate) struct Services {
     pub(crate) clock: Arc<Clock>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
+    pub(crate) coupon_page: CouponPage,
     /// Cancelled while the listener is still open.
     pub(crate) stopping: CancellationToken,
 }

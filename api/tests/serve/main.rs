@@ -8,6 +8,7 @@ mod changes;
 mod defences;
 mod issued;
 mod operators;
+mod pages;
 mod people;
 mod promises;
 mod settings;

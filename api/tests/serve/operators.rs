@@ -117,6 +117,27 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
+/// Redis may have forgotten whom it gave the slots to, and dead letters or messages still know.
+#[tokio::test]
+async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
+    let (world, api) = World::with_api().await;
+    let (id, drop) = api.make(open(4)).await;
+    let verified = world.keys(id, drop).verified;
+    let epoch: String = world.ask_redis(&["GET", &verified]).await;
+    for wrong in ["", "of another life"] {
+        world.ask_redis::<()>(&["SET", &verified, wrong]).await;
+        assert_eq!(api.patch(id, json!({"quantity": 2})).await.code(), (503, "unavailable"), "{wrong:?}");
+        assert_eq!(in_stores(&world, id, drop).await, all("4"));
+    }
+    assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 200, "nobody loses anything by more");
+
+    world.ask_redis::<()>(&["SET", &verified, &epoch]).await;
+    let gate = world.redis.gate().await.unwrap();
+    world.redis.begin_life(&gate).await.unwrap();
+    assert_eq!(api.patch(id, json!({"quantity": 2})).await.code(), (503, "unavailable"), "of an older life");
+    assert_eq!(in_stores(&world, id, drop).await, all("5"));
+}
+
 #[tokio::test]
 async fn a_change_covers_every_drop_to_come_or_none() {
     let (world, api) = World::with_api().await;

@@ -71,6 +71,7 @@ fn help_names_every_setting_with_its_variable() {
         "LISTEN_ADDR",
         "OPS_TOKEN",
         "USER_AUTH",
+        "COUPON_PAGE",
         "JWT_SECRET",
         "PUBLISH_DEADLINE_MS",
         "KAFKA_PARTITIONS",

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use crate::world::{World, open, stack, until};
 
-async fn behind_mysql(world: &World) -> (World, FaultProxy) {
+pub(crate) async fn behind_mysql(world: &World) -> (World, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&proxy, &world.name);
     (world.with("database-url", url).with("database-timeout-ms", 500), proxy)
 }
 
-async fn behind_redis(world: &World) -> (World, FaultProxy) {
+pub(crate) async fn behind_redis(world: &World) -> (World, FaultProxy) {
     let proxy = stack().await.redis.proxy().await.unwrap();
     let url = stack().await.redis.url_via(&proxy);
     (world.with("redis-url", url).with("redis-timeout-ms", 500), proxy)

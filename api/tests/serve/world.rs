@@ -56,6 +56,8 @@ impl World {
             ("user-auth", "trusted-header".to_owned()),
             // A busy machine may be slow to answer.
             ("question-timeout-ms", "5000".to_owned()),
+            ("redis-timeout-ms", "5000".to_owned()),
+            ("publish-deadline-ms", "8000".to_owned()),
             ("database-url", stack.mysql.database_url(&name)),
             ("redis-url", stack.redis.url()),
             ("redis-key-prefix", name.clone()),

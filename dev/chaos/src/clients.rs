@@ -32,6 +32,8 @@ struct Answers {
     outside: Vec<String>,
     /// People who hold something, by what they were told, and asked in vain what it is.
     denied: Vec<(Person, String)>,
+    /// Those who give it back, or whose claim an operator revokes, from before they ask.
+    revoked: HashSet<Person>,
 }
 
 /// Which of the coupons they want, and their number.
@@ -55,14 +57,23 @@ impl<'a> Clients<'a> {
     /// Everyone comes in their time and asks until they are answered.
     pub async fn come(&self, schedule: &Schedule) {
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
+        // So many that those who are left still want more than there are slots.
+        let most = schedule.people.saturating_sub(schedule.most()) / 2;
+        let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone(schedule.people).map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
+            let revoked = rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
+            returns[person.0] -= u32::from(revoked);
+            let by_operator = rng.random_bool(0.5);
             let again = rng.random_range(0..100) < schedule.repeat_percent;
             async move {
                 pause(after).await;
                 self.until_answered(person).await;
                 if again {
                     self.until_answered(person).await;
+                }
+                if revoked {
+                    self.until_revoked(person, by_operator).await;
                 }
             }
         });
@@ -80,6 +91,31 @@ impl<'a> Clients<'a> {
             pause(wait).await;
             wait = (wait * 2).min(500);
         }
+    }
+
+    /// What a person was promised goes back, or their place on the waiting list.
+    async fn until_revoked(&self, person: Person, by_operator: bool) {
+        let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
+        if !self.answers.lock().settled.get(&person).is_some_and(holds) {
+            return;
+        }
+        self.answers.lock().revoked.insert(person);
+        let mut wait = 50;
+        while !self.revoke(person, by_operator).await {
+            pause(wait).await;
+            wait = (wait * 2).min(500);
+        }
+    }
+
+    async fn revoke(&self, person: Person, by_operator: bool) -> bool {
+        let apis = self.system.supervisor.apis();
+        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
+        let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(api));
+        let body = serde_json::json!({"reason": "chaos", "by": "an operator"});
+        let answer =
+            if by_operator { api.revoke(coupon, &name, &body).await } else { api.give_back(coupon, &name).await };
+        // A promise that is broken and listed may leave nothing to give back.
+        answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
     /// Those who have no slot ask once more; true when all of them were answered.
@@ -116,6 +152,7 @@ impl<'a> Clients<'a> {
         let coupon = &self.coupons[person.0];
         let Ok(reply) = self.api.moved_to(api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
+        let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
         match (reply.status, held) {
             (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
                 let denied = format!("was told of slot {slot}, and then {}", reply.text);
@@ -143,8 +180,10 @@ impl<'a> Clients<'a> {
         let mut answers = self.answers.lock();
         match answer {
             Ok(answer) => {
-                let settled =
-                    answer.promised().is_some() || matches!(answer, Answer::Waiting { .. }) || answer.is("sold_out");
+                let settled = answer.promised().is_some()
+                    || matches!(answer, Answer::Waiting { .. })
+                    || answer.is("sold_out")
+                    || answer.is("revoked");
                 if settled {
                     answers.settled.insert(person, answer.clone());
                 }

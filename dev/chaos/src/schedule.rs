@@ -41,6 +41,10 @@ pub struct Schedule {
     pub crowd_ms: u64,
     /// So many in a hundred ask again as soon as they are answered.
     pub repeat_percent: u32,
+    /// So many in a hundred of those who are promised a slot give it back, or an operator revokes
+    /// it.
+    #[serde(default)]
+    pub revoke_percent: u32,
     /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.
     pub processes: usize,
     /// So many operators change the coupons all the time.
@@ -92,6 +96,8 @@ impl Schedule {
             people,
             crowd_ms,
             repeat_percent: rng.random_range(0..=30),
+            // More people ask than there are slots and revocations together.
+            revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
@@ -112,6 +118,7 @@ impl Schedule {
             people: 100,
             crowd_ms: 4_000,
             repeat_percent: 20,
+            revoke_percent: 0,
             processes: 1,
             operators: 0,
             pollers: 0,
@@ -186,7 +193,7 @@ fn fault(rng: &mut StdRng) -> Fault {
             if rng.random_bool(0.5) { Fault::MysqlTableHangs { ms } } else { Fault::MysqlWritesHang { ms } }
         }
         32 => {
-            // Without its claimants a coupon of more than 50 waits for a person who confirms.
+            // The claimants have a test of their own (`faults::single`).
             let all = [Key::Meta, Key::Count, Key::Users, Key::Free, Key::Waiting];
             Fault::WrongType { key: *all.choose(rng).unwrap_or(&Key::Users), ms: ms + 2_000 }
         }
@@ -200,7 +207,14 @@ fn fault(rng: &mut StdRng) -> Fault {
 /// Crash points of a kind of process (`shared/src/crash.rs`), those that a schedule can reach.
 fn points(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Api => &["claim_asked", "claim_admitted", "claim_sent", "claim_published"],
+        Role::Api => &[
+            "claim_asked",
+            "claim_admitted",
+            "claim_sent",
+            "claim_published",
+            "revocation_written",
+            "revocation_released",
+        ],
         Role::Consumer => &["rows_begun", "rows_inserted", "rows_committed", "offsets_committed"],
         Role::Reconciler => &[
             "run_begun",
@@ -227,6 +241,9 @@ impl fmt::Display for Schedule {
         )?;
         if *waiting_list > 0 {
             write!(out, ", {waiting_list} may wait")?;
+        }
+        if self.revoke_percent > 0 {
+            write!(out, ", {} % give it back or are revoked", self.revoke_percent)?;
         }
         if *operators > 0 {
             write!(out, ", {operators} operators")?;

@@ -25,8 +25,32 @@ pub struct SystemOptions {
     pub mail_folder: Option<PathBuf>,
     /// Where logs go; a temporary folder without it.
     pub log_folder: Option<PathBuf>,
-    /// Take the usual ports (8080, 8081, 8082) where they are free.
+    /// Take the usual ports (8080 to 8083) where they are free.
     pub usual_ports: bool,
+    /// Whether there are coupon pages.
+    pub pages: bool,
+}
+
+/// An API of its own for coupon pages: people come by a link with a token, while scripts and crowds
+/// name people by a header at the other APIs.
+#[derive(Debug)]
+pub struct Pages {
+    service: Service,
+    /// Of one person.
+    pub token: String,
+}
+
+impl Pages {
+    async fn start(installation: &Installation, address: &str) -> Result<Self> {
+        let secret = format!("{:032x}", rand::random::<u128>());
+        let service = installation.pages_at(address, &secret).await?;
+        let token = firstcome_load::identity::token(&secret, "you")?;
+        Ok(Self { service, token })
+    }
+
+    pub fn target(&self) -> Result<Target> {
+        self.service.target()
+    }
 }
 
 /// Everything that runs. Dropping it kills all of it; [`System::stop`] asks first.
@@ -35,6 +59,7 @@ pub struct System {
     pub apis: Vec<Service>,
     pub consumers: Vec<Service>,
     pub reconciler: Service,
+    pub pages: Option<Pages>,
     pub installation: Installation,
     /// Redis, MySQL, Kafka and the mail sink.
     pub servers: Arc<Servers>,
@@ -62,15 +87,21 @@ impl System {
             options.apis, options.consumers
         ));
         let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
-        let (reconciler, apis, consumers) = tokio::try_join!(
+        let (reconciler, apis, consumers, pages) = tokio::try_join!(
             async { installation.reconciler_at(&port(8081, 1)).await },
             each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &port(8080, n)).await),
             each(options.consumers, async |n| installation.consumer_at(&format!("consumer-{n}"), &port(8082, n)).await),
+            async {
+                if !options.pages {
+                    return Ok(None);
+                }
+                Pages::start(&installation, &port(8083, 1)).await.map(Some)
+            },
         )?;
         for api in &apis {
             installation.until_ready(api).await?;
         }
-        Ok(Self { apis, consumers, reconciler, installation, servers })
+        Ok(Self { apis, consumers, reconciler, pages, installation, servers })
     }
 
     pub fn api(&self) -> Result<Ops> {
@@ -88,7 +119,8 @@ impl System {
     /// Asks every process to stop (SIGTERM) and waits. Says which did not end well.
     pub async fn stop(self) -> Vec<String> {
         let mut complaints = Vec::new();
-        for service in self.apis.into_iter().chain(self.consumers).chain([self.reconciler]) {
+        let pages = self.pages.map(|pages| pages.service);
+        for service in self.apis.into_iter().chain(pages).chain(self.consumers).chain([self.reconciler]) {
             complaints.extend(service.stop().await.err().map(|error| format!("{error:#}")));
         }
         complaints

@@ -59,6 +59,15 @@ pub enum Kind {
     /// People hold a slot in two drops of a coupon that allows one
     #[value(name = "over_admitted:two_drops")]
     OverTwoDrops,
+    /// Claims are revoked, and Redis does not follow: as when an API dies between the two
+    #[value(name = "revoked_admission")]
+    RevokedAdmission,
+    /// Redis forgets whose claims are revoked
+    #[value(name = "revoked_admission:forgotten")]
+    RevokedForgotten,
+    /// Claims are revoked whose rows stay
+    #[value(name = "revoked_row")]
+    RevokedRow,
     /// Slots are free although people wait
     #[value(name = "unfilled")]
     Unfilled,
@@ -104,6 +113,8 @@ mod tests {
             "count_mismatch",
             "slot_conflict",
             "over_admitted",
+            "revoked_admission",
+            "revoked_row",
             "unfilled",
             "redis_lost",
             "stalled",

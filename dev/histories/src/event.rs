@@ -37,6 +37,15 @@ pub enum Event {
         drop: Option<u64>,
         person: String,
     },
+    /// A person's claim is given back or revoked.
+    Revoking {
+        /// As in `invoked`.
+        op: u64,
+        coupon: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drop: Option<u64>,
+        person: String,
+    },
     Ok {
         op: u64,
         answer: Answer,
@@ -116,6 +125,11 @@ pub enum Answer {
     },
     /// Nothing left and no room to wait.
     SoldOut,
+    /// It was given back or revoked, and goes to the next.
+    Revoked {
+        #[serde(alias = "drop_id")]
+        drop: u64,
+    },
 }
 
 /// How an operation ended.

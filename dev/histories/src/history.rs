@@ -29,6 +29,10 @@ pub struct Operation {
     /// The drop asked for, where known.
     pub drop: Option<u64>,
     pub person: String,
+    /// It revokes, and does not claim.
+    pub revokes: bool,
+    /// Line of its end; none where it never ended.
+    pub ended_line: Option<usize>,
     /// How it ended; an operation that never ended is unknown.
     pub ended: Ended,
 }
@@ -129,16 +133,14 @@ impl History {
                 facts.quantities.push((line, quantity));
             }
             Event::Invoked { op, coupon, drop, person } => {
-                if seen.insert(op, line).is_some() {
-                    return Err(format!("operation {op} was invoked before"));
-                }
-                open.insert(op, self.operations.len());
-                let ended = Ended::Unknown;
-                self.operations.push(Operation { line, coupon, drop, person, ended });
+                self.begin(line, op, (coupon, drop, person), false, open, seen)?;
             }
-            Event::Ok { op, answer } => self.end(open, op, Ended::Ok(answer))?,
-            Event::Failed { op, .. } => self.end(open, op, Ended::Failed)?,
-            Event::Unknown { op, .. } => self.end(open, op, Ended::Unknown)?,
+            Event::Revoking { op, coupon, drop, person } => {
+                self.begin(line, op, (coupon, drop, person), true, open, seen)?;
+            }
+            Event::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
+            Event::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
+            Event::Unknown { op, .. } => self.end(line, open, op, Ended::Unknown)?,
             Event::Read { drop, rows } => {
                 self.known(drop)?;
                 self.reads.push(Read { line, drop, rows });
@@ -161,13 +163,32 @@ impl History {
         Ok(())
     }
 
-    fn end(&mut self, open: &mut HashMap<u64, usize>, op: u64, ended: Ended) -> Result<(), String> {
+    fn begin(
+        &mut self,
+        line: usize,
+        op: u64,
+        (coupon, drop, person): (u64, Option<u64>, String),
+        revokes: bool,
+        open: &mut HashMap<u64, usize>,
+        seen: &mut HashMap<u64, usize>,
+    ) -> Result<(), String> {
+        if seen.insert(op, line).is_some() {
+            return Err(format!("operation {op} was invoked before"));
+        }
+        open.insert(op, self.operations.len());
+        let (ended_line, ended) = (None, Ended::Unknown);
+        self.operations.push(Operation { line, coupon, drop, person, revokes, ended_line, ended });
+        Ok(())
+    }
+
+    fn end(&mut self, line: usize, open: &mut HashMap<u64, usize>, op: u64, ended: Ended) -> Result<(), String> {
         if let Ended::Ok(Answer::Accepted { drop, .. } | Answer::AlreadyClaimed { drop, .. }) = &ended {
             self.known(*drop)?;
         }
         let at = open.remove(&op).ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
         if let Some(operation) = self.operations.get_mut(at) {
             operation.ended = ended;
+            operation.ended_line = Some(line);
         }
         Ok(())
     }

@@ -37,6 +37,14 @@ pub enum Violation {
         "vanished: {person}'s row for slot {slot} of drop {drop} was read in line {line} and is not there at the end"
     )]
     Vanished { drop: u64, slot: i64, person: String, line: usize },
+    #[error(
+        "revoked and held: {person}'s claim of drop {drop} was revoked (line {line}), and they have slot {slot} at the end"
+    )]
+    RevokedHeld { drop: u64, slot: i64, person: String, line: usize },
+    #[error(
+        "revoked and promised: {person}'s claim of drop {drop} was revoked (line {line}), and they were promised slot {slot} after it"
+    )]
+    RevokedPromised { drop: u64, slot: i64, person: String, line: usize },
     #[error("vanished: drop {drop} had {rows} rows in line {line} and has fewer at the end")]
     RowsVanished { drop: u64, rows: u64, line: usize },
 }

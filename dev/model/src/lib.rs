@@ -4,6 +4,7 @@
 //! - [`claims`]: a claim on its way from Redis to its row, passes, and every store failing.
 //! - [`gate`]: which coupons are open after which loss of Redis.
 //! - [`revisions`]: operators, passes and rebuilds that write a coupon's settings.
+//! - [`revoking`]: a claim that is revoked, and the next holder of its slot.
 //! - [`sealing`]: claims on a drop that is sealed.
 //!
 //! Each has protocols with one rule left out. Each of those must be caught, or the model would show
@@ -13,6 +14,7 @@
 pub mod claims;
 pub mod gate;
 pub mod revisions;
+pub mod revoking;
 pub mod sealing;
 
 use std::fmt::Debug;
@@ -48,6 +50,8 @@ pub fn cases() -> Vec<Case> {
     add(&mut all, "gate", false, gate::cases::wrong());
     add(&mut all, "revisions", true, revisions::right());
     add(&mut all, "revisions", false, revisions::wrong());
+    add(&mut all, "revoking", true, revoking::right());
+    add(&mut all, "revoking", false, revoking::wrong());
     add(&mut all, "sealing", true, sealing::right());
     add(&mut all, "sealing", false, sealing::wrong());
     all

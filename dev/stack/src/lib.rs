@@ -19,6 +19,7 @@
 //! [`FaultProxy`] stands between a client and a server and breaks the connection in chosen ways.
 
 mod background;
+mod browser;
 mod cache;
 mod fetch;
 mod janitor;
@@ -36,6 +37,7 @@ mod server;
 mod stack;
 mod temp_dir;
 
+pub use browser::{BrowserOptions, BrowserServer, axe};
 pub use fetch::setup;
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};

@@ -30,7 +30,9 @@ impl Claims {
         let lines = text.lines().map(|line| serde_json::from_str::<Line>(line).expect("a line of a history").event);
         lines
             .filter(|event| match event {
-                Event::Invoked { op, coupon: of, .. } => *of == coupon && asked.insert(*op),
+                Event::Invoked { op, coupon: of, .. } | Event::Revoking { op, coupon: of, .. } => {
+                    *of == coupon && asked.insert(*op)
+                }
                 Event::Ok { op, .. } | Event::Failed { op, .. } | Event::Unknown { op, .. } => asked.contains(op),
                 _ => false,
             })

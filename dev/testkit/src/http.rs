@@ -145,6 +145,37 @@ impl Api {
         }
     }
 
+    /// A person gives a claim back; the drop and slot, or why not.
+    pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
+        let path = format!("/v1/coupons/{coupon}/claims/me");
+        self.revoking(coupon, user, self.http.request(Method::DELETE, &path).header("x-user-id", user)).await
+    }
+
+    /// An operator revokes a person's claim; the drop and slot, or why not.
+    pub async fn revoke(&self, coupon: i64, user: &str, body: &Value) -> Result<(i64, Option<u32>), Answer> {
+        let path = format!("/v1/coupons/{coupon}/people/{user}/revoke");
+        self.revoking(coupon, user, self.http.ops(Method::POST, &path).json(body)).await
+    }
+
+    async fn revoking(&self, coupon: i64, user: &str, request: RequestBuilder) -> Result<(i64, Option<u32>), Answer> {
+        let pending = self.recorder.revoking(u64::try_from(coupon).unwrap_or_default(), None, user);
+        match Http::try_send(request).await {
+            Ok(reply) => {
+                pending.end(Outcome::of_http(reply.status, &reply.body));
+                match (reply.status, reply.body["status"].as_str(), reply.body["drop_id"].as_i64()) {
+                    (200, Some("revoked"), Some(drop)) => {
+                        Ok((drop, reply.body["slot"].as_u64().and_then(|slot| slot.try_into().ok())))
+                    }
+                    _ => Err(Answer::of(&reply).unwrap_or_else(Answer::Unknown)),
+                }
+            }
+            Err(error) => {
+                pending.end(Outcome::Unknown(error.to_string()));
+                Err(Answer::Unknown(format!("{error:?}")))
+            }
+        }
+    }
+
     pub fn claim_request(&self, coupon: i64, user: &str) -> RequestBuilder {
         self.http.request(Method::POST, &format!("/v1/coupons/{coupon}/claims")).header("x-user-id", user)
     }

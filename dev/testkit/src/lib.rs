@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // what is not there fails the test
 
 mod answer;
+mod browser;
 mod check;
 mod clock;
 mod fixture;
@@ -28,6 +29,7 @@ mod wait;
 mod world;
 
 pub use answer::Answer;
+pub use browser::{Browser, Look};
 pub use check::{Promise, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
 pub use clock::{Clock, Clocks};
 pub use fixture::{Fixture, given_out, open_world};

@@ -9,6 +9,7 @@
 //! is looked up in Redis once more.
 
 mod messages;
+mod revocations;
 pub mod snapshot;
 mod tail;
 mod topic;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
@@ -29,7 +31,7 @@ pub use messages::{PersonMessage, PersonMessages};
 pub use topic::{Tail, TopicReader, Unread};
 
 use crate::stores::Stores;
-use snapshot::{DeadLetter, DropFacts, InFlight, Page, Promises, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
 use tail::{Extent, Messages};
 
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,7 @@ pub async fn headers(
     let keys: Vec<DropKeys> = drops.iter().map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id)).collect();
     let numbers = stores.redis.drop_numbers(&keys).await;
     let ids: Vec<DropId> = drops.iter().map(|(_, drop)| drop.id).collect();
+    let revocations = stores.db.count_revocations(ids.clone()).await?;
     let highest_rows = stores.db.highest_slots(ids.clone()).await?;
     let dead_letters = stores.db.count_dead_letters(ids).await?;
     let with_promises = stores.db.drops_with_broken_promises().await?;
@@ -126,6 +129,7 @@ pub async fn headers(
             highest: i64::from(highest_row.max(messages.highest)),
             messages: context.tail.as_ref().filter(|_| messages.any).map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
+            revoked: revocations.get(&drop.id).copied().unwrap_or(0),
         };
         headers.push(match numbers {
             Ok(numbers) => header(stores, (coupon, drop), keys, numbers, known, &with_promises, context).await,
@@ -141,6 +145,7 @@ struct Known {
     highest: i64,
     messages: Option<Arc<Messages>>,
     failed_claims: u64,
+    revoked: u64,
 }
 
 async fn header(
@@ -148,7 +153,7 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    Known { highest, messages, failed_claims }: Known,
+    Known { highest, messages, failed_claims, revoked }: Known,
     with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
@@ -156,7 +161,7 @@ async fn header(
     let first_waiting = stores.redis.first_waiting(keys, if numbers.waiting > 0 { left } else { 0 }).await?;
     // A counter far beyond the quantity is reported, not walked.
     let quantity = i64::from(drop.quantity);
-    let facts = DropFacts {
+    let mut facts = DropFacts {
         coupon: coupon.clone(),
         drop: drop.clone(),
         meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
@@ -169,8 +174,12 @@ async fn header(
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
         promises: promises(stores, coupon, drop, with_promises).await?,
+        revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
     };
+    if revoked > 0 && !facts.is_lost() {
+        facts.revocations = revocations::half(stores, &facts, keys).await?;
+    }
     let claimants = if facts.is_lost() && facts.has_opened() && facts.once_per() == OncePer::Coupon {
         stores.redis.claimants_of(coupon.id, drop.id, |_| true).await?
     } else {
@@ -277,6 +286,12 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
         .map(|row| (UserId::from_store(row.user_id), (DropId(row.drop_id), row.slot)))
         .collect();
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
+    let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
+    // The last read: who was revoked since the first one has lost a row or a slot by it.
+    if !people.is_empty() && stores.db.has_revocations(coupon).await? {
+        let revoked = stores.db.revocations_of_people(coupon, &people).await?;
+        page.revoked = Revocations::new(revoked, once_per, drop);
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
 /// A drop as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub struct DropFacts {
     /// admission.
     pub tail_known: bool,
     pub promises: Promises,
+    pub revocations: DropRevocations,
     /// The gate is closed: Redis may be older than what it promised, so messages prove slots above
     /// its counter, too.
     pub gate_closed: bool,
@@ -48,6 +50,29 @@ pub struct Promises {
     /// Of the open ones: people who neither hold a slot nor stand at the head of the waiting list,
     /// with the slot that was promised.
     pub out_of_line: Vec<(UserId, i64)>,
+}
+
+/// A drop's revocations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DropRevocations {
+    pub number: u64,
+    /// Those that an API may be about to finish.
+    pub young: u64,
+    /// Those of which a step is missing.
+    pub half: Vec<HalfRevoked>,
+}
+
+/// A revocation whose claim is still somewhere, or which Redis does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfRevoked {
+    pub revocation: Revocation,
+    pub user: UserId,
+    /// Redis: the slot that the void claim is on.
+    pub admitted: Option<i64>,
+    /// The row of the void claim is there.
+    pub has_row: bool,
+    /// The coupon's claimants name its person, who is on no slot of the drop.
+    pub is_named: bool,
 }
 
 impl DropFacts {
@@ -156,6 +181,8 @@ pub struct Page {
     pub claimants_wrong: Vec<UserId>,
     /// People whom the claimants have on slots that nobody holds.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
+    /// Third read of MySQL: what is revoked of all these people.
+    pub revoked: Revocations,
 }
 
 /// Where the stores differ in a page: `collect` reads this once more before anything is decided.
@@ -172,6 +199,25 @@ pub struct Questions {
 }
 
 impl Page {
+    /// The page without rows, messages and claimants of void claims. People of Redis stay: the
+    /// numbers are about them too.
+    #[must_use]
+    pub fn without_void(&self) -> Self {
+        let (mut page, revoked) = (self.clone(), &self.revoked);
+        page.rows.retain(|row| !revoked.voids_at(&row.user, Some(row.claimed_at)));
+        page.in_flight.retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
+        page.claimants_wrong.retain(|user| !revoked.voids(user, None));
+        // They do not tell a claim from the one before it. What was promised has a row, a message
+        // or a dead letter besides.
+        page.claimants_on_gaps.retain(|(_, user)| !revoked.name(user));
+        page
+    }
+
+    /// Whether what a person holds in Redis is void.
+    pub fn is_void(&self, slot: i64, user: &UserId) -> bool {
+        !self.revoked.is_empty() && self.revoked.voids(user, self.admitted_at_ms.get(&slot).copied())
+    }
+
     /// Whether every slot given out has the same person in Redis and in MySQL, and there is nothing
     /// else. Nearly every page is so, and one walk over both shows it.
     pub fn is_in_order(&self, quantity: i64) -> bool {

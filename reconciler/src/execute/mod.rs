@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod law;
 mod redis;
+mod revocations;
 mod rows;
 
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
@@ -16,13 +17,15 @@ pub(crate) use rows::{
 
 use std::collections::HashSet;
 
+use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::is_about_data;
+use firstcome_shared::redis::repair::Given;
 use firstcome_shared::redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -127,14 +130,14 @@ impl<'a> Executor<'a> {
             // Who is moved needs the counter and the free slots right, and rows follow from where
             // people are.
             if count_is_wrong
-                && !matches!(run[0].action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount)
+                && !matches!(run[0].action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount)
                 || matches!(run[0].action, Action::Move { .. })
             {
                 self.repair_count().await?;
                 count_is_wrong = false;
             }
             count_is_wrong |=
-                matches!(run[0].action, Action::PutBack(_) | Action::Move { .. } | Action::Withdraw { .. });
+                matches!(run[0].action, Action::PutBack { .. } | Action::Move { .. } | Action::Withdraw { .. });
             crash_point(Point::RepairBegun);
             attempts.extend(self.run_of_a_kind(run).await?);
             crash_point(Point::RepairDone);
@@ -147,7 +150,7 @@ impl<'a> Executor<'a> {
 
     async fn run_of_a_kind(&mut self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         match &run[0].action {
-            Action::PutBack(_) => self.put_back(run).await,
+            Action::PutBack { .. } => self.put_back(run).await,
             Action::Issue(_) => self.issue(run).await,
             Action::ToFront { .. } => self.bring_to_front(run).await,
             Action::Promote { .. } => self.promote(run).await,
@@ -175,9 +178,11 @@ impl<'a> Executor<'a> {
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,
+            Action::Revoke(one) => self.revoke(one).await,
+            Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
             Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::Report => Ok(Attempt::Reported),
-            Action::PutBack(_)
+            Action::PutBack { .. }
             | Action::Issue(_)
             | Action::ToFront { .. }
             | Action::Promote { .. }
@@ -186,7 +191,10 @@ impl<'a> Executor<'a> {
         }
     }
 
-    pub(crate) fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<chrono::DateTime<chrono::Utc>>) -> Claim {
+    /// The claim of a slot that was given just now. Its instant is Redis's: revocations are told
+    /// from later claims by it.
+    pub(crate) fn given(&self, user: &UserId, Given { slot, at_ms }: Given) -> Claim {
+        let claimed_at = DateTime::from_timestamp_millis(at_ms);
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::dead_letters::Resolution;
+use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::gate::{CouponFence, Gate, Generation, Life};
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::is_about_data;
-use firstcome_shared::redis::repair::{Done, Holding, PutBack};
+use firstcome_shared::redis::repair::{Done, Given, Holding, PutBack};
 use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::future::join_all;
 
@@ -61,6 +62,7 @@ impl Executor<'_> {
     /// let admission see the drop.
     pub(super) async fn rebuild(&self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
+        super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {
@@ -115,7 +117,10 @@ impl Executor<'_> {
     pub(super) async fn put_back(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
         let holdings: Vec<Holding> = run
             .iter()
-            .filter_map(|item| if let Action::PutBack(holding) = &item.action { Some(holding.clone()) } else { None })
+            .filter_map(|item| match &item.action {
+                Action::PutBack { holding, .. } => Some(holding.clone()),
+                _ => None,
+            })
             .collect();
         Ok(match self.put_back_all(&holdings).await? {
             Some(words) => words
@@ -123,6 +128,7 @@ impl Executor<'_> {
                 .map(|word| match word {
                     PutBack::Applied | PutBack::Same => Attempt::Done(None),
                     PutBack::Taken => Attempt::Changed("another person is on this slot by now".into()),
+                    PutBack::Revoked => Attempt::Changed("it is revoked by now".into()),
                 })
                 .collect(),
             None => vec![Attempt::Changed(EMPTIED.into()); run.len()],
@@ -135,9 +141,9 @@ impl Executor<'_> {
         let generation = self.generation().await?;
         let quantity = Some(self.facts.drop.quantity);
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, Some(from), quantity).await? {
-            Done::Applied(Some(slot)) => {
+            Done::Applied(Some(Given { slot, at_ms })) => {
                 crash_point(Point::PersonMoved);
-                let written = self.write_row(&self.claim(slot, user, None)).await?;
+                let written = self.write_row(&self.given(user, Given { slot, at_ms })).await?;
                 Ok(match written {
                     Attempt::Done(_) => Attempt::Done(Some(format!("moved to slot {slot}"))),
                     other => other,
@@ -186,9 +192,9 @@ impl Executor<'_> {
 
     /// `false`: Redis was emptied meanwhile.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
-        let (generation, once_per) = (self.generation().await?, self.facts.once_per());
+        let (generation, scope) = (self.generation().await?, (self.drop_id(), self.facts.once_per()));
         for some in people.chunks(AT_ONCE) {
-            if let Done::Stale = self.redis.to_front(&self.keys, &generation, once_per, some).await? {
+            if let Done::Stale = self.redis.to_front(&self.keys, &generation, scope, some).await? {
                 return Ok(false);
             }
         }
@@ -212,10 +218,10 @@ impl Executor<'_> {
                 break;
             }
             crash_point(Point::PersonPromoted);
-            let claims: Vec<_> = people.iter().map(|(user, slot)| (self.claim(*slot, user, None), None)).collect();
+            let claims: Vec<_> = people.iter().map(|(user, given)| (self.given(user, *given), None)).collect();
             self.write_rows(&claims).await?;
             self.left = self.left.saturating_sub(people.len() as u64);
-            for (user, slot) in people {
+            for (user, Given { slot, .. }) in people {
                 if planned.contains(&user) {
                     slots.insert(user, slot);
                 } else {
@@ -242,9 +248,10 @@ impl Executor<'_> {
     ) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await? {
-            Done::Applied(Some(slot)) => {
+            Done::Applied(Some(given @ Given { slot, .. })) => {
                 crash_point(Point::PersonMoved);
-                let written = self.write_row(&self.claim(slot, user, claimed_at)).await?;
+                let claim = self.given(user, given);
+                let written = self.write_row(&Claim { claimed_at: claimed_at.or(claim.claimed_at), ..claim }).await?;
                 if let Attempt::Done(_) = written {
                     let detail = format!("admitted anew in slot {slot}");
                     self.resolve(Resolution { id, how: "readmitted", detail: detail.clone() }).await?;

@@ -13,10 +13,12 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Holding, PutBack};
+use firstcome_shared::schedule::Schedule;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
+use super::revocations::restore_revocations_of;
 use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 use crate::stores::Stores;
@@ -150,6 +152,7 @@ impl Executor<'_> {
             let refused = match &words {
                 None => Some("Redis was emptied meanwhile; the next pass looks again"),
                 Some(words) if words.get(i) == Some(&PutBack::Taken) => Some("its slot is another's by now"),
+                Some(words) if words.get(i) == Some(&PutBack::Revoked) => Some("it is revoked by now"),
                 Some(_) => None,
             };
             attempts[*at] = refused.map(|why| Attempt::Changed(why.into()));
@@ -243,18 +246,38 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
 }
 
 /// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
-/// while. `false`: an operator has moved its closing meanwhile.
+/// while. `false`: an operator has moved its closing meanwhile, or something of it was revoked.
 pub(crate) async fn seal(
     stores: &Stores,
     drop: &Drop,
-    rows: u64,
+    (rows, revocations): (u64, u64),
     keys_ttl: std::time::Duration,
 ) -> Result<bool, ExecuteError> {
-    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, u32::try_from(rows).unwrap_or(u32::MAX)).await?;
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
     if sealed {
-        stores.redis.expire_drop(&stores.redis.keys(drop.coupon_id, drop.id), keys_ttl).await?;
+        let keys = stores.redis.keys(drop.coupon_id, drop.id);
+        stores.redis.expire_drop(&keys, keys_ttl).await?;
+        if is_over(&stores.db, drop.coupon_id).await? {
+            stores.redis.expire_coupon(&keys, Some(keys_ttl)).await?;
+            // An operator may have given it more days meanwhile. From here on loading their drops
+            // keeps its keys.
+            if !is_over(&stores.db, drop.coupon_id).await? {
+                stores.redis.expire_coupon(&keys, None).await?;
+            }
+        }
     }
     Ok(sealed)
+}
+
+/// All drops of a coupon are sealed, and its schedule has no more.
+async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
+    let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
+    let goes_on = match &coupon.schedule {
+        Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
+        _ => false,
+    };
+    Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
 }
 
 /// Whether a coupon that an operator is changing right now is waited for.
@@ -266,7 +289,8 @@ pub(crate) enum Patience {
 
 /// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
 /// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Gives the coupons that were not left out.
+/// later one. Before them their revocations: they open next. Gives the coupons that were not left
+/// out.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],
@@ -290,6 +314,7 @@ pub(crate) async fn renew_settings(
             unsealed.map(|drop| (stores.redis.keys(coupon.id, drop.id), coupon.revision, DropMeta::of(coupon, drop))),
         );
     }
+    restore_revocations_of(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
     try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
     Ok(taken.iter().map(|(coupon, _)| coupon.id).collect())
 }

@@ -8,6 +8,7 @@ use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::BrokenPromise;
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
 
@@ -28,6 +29,8 @@ pub(super) struct Known {
     pub(super) unresolved: Vec<DeadLetterRow>,
     /// Broken and not mended: drop and reason.
     pub(super) broken: Vec<(DropId, String)>,
+    /// What was revoked, oldest first.
+    pub(super) revoked: Vec<Revocation>,
     /// Something could not be asked.
     pub(super) blind: bool,
 }
@@ -107,6 +110,12 @@ async fn mysql(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Know
             format!("claimed slot {} of drop {} (as its row says)", row.slot, row.drop_id),
         );
         known.tell(Some(row.issued_at.and_utc()), "mysql", what);
+    }
+    known.revoked = stores.db.revocations_of_person(coupon.id, user).await?;
+    for one in known.revoked.clone() {
+        let slot = one.slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
+        let what = format!("revoked: drop {}, {slot}, by {}: {}", one.drop_id, one.revoked_by, one.reason);
+        known.tell(Some(one.revoked_at.and_utc()), "mysql", what);
     }
     for row in stores.db.dead_letters_of_person(coupon.id, user).await? {
         tell_dead_letter(&row, known);

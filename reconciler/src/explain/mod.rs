@@ -42,6 +42,8 @@ pub enum Holds {
     Waiting,
     /// They were promised one, and it could not be kept.
     Broken,
+    /// It was given back or revoked.
+    Revoked,
     /// A claim of theirs is a dead letter and needs a person.
     Failed,
     /// No claim is known.

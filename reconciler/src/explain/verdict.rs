@@ -2,6 +2,7 @@
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::issued::IssuedRow;
+use firstcome_shared::mysql::revoked::Revocation;
 
 use super::Holds;
 use super::gather::Known;
@@ -29,6 +30,10 @@ pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
     if let Some(row) = known.rows.iter().rfind(|row| question.whole_coupon || is_it(DropId(row.drop_id))) {
         return issued(row, question);
     }
+    let revoked = known.revoked.iter().rfind(|one| question.whole_coupon || is_it(DropId(one.drop_id)));
+    if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
+        return revoked_one(open);
+    }
     if let Some((drop, reason)) = known.broken.iter().rfind(|(drop, _)| is_it(*drop)) {
         let waits =
             waiting.map(|(_, place)| format!("; they are at position {place} of the waiting list")).unwrap_or_default();
@@ -54,6 +59,9 @@ pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
     if let Some((drop, place)) = waiting {
         return (Holds::Waiting, format!("they wait for drop {drop} at position {place}"), Some(drop), None);
     }
+    if let Some(revoked) = revoked {
+        return revoked_one(revoked);
+    }
     if known.blind {
         let sentence = "no row is known, but not everything could be asked; ask again when it can".to_owned();
         return (Holds::Unknown, sentence, None, None);
@@ -68,11 +76,19 @@ pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
     (Holds::None, sentence, None, None)
 }
 
+fn revoked_one(one: &Revocation) -> Verdict {
+    let again = if one.may_claim_again { "may claim again" } else { "may not claim again" };
+    let Revocation { drop_id, reason, revoked_by, .. } = one;
+    let sentence = format!("what they had of drop {drop_id} was revoked by {revoked_by} ({reason}); they {again}");
+    (Holds::Revoked, sentence, Some(DropId(*drop_id)), one.slot.map(i64::from))
+}
+
 /// The last drop in which anything of theirs is known.
 fn latest(known: &Known) -> Option<DropId> {
     let drops = known.rows.iter().map(|row| DropId(row.drop_id)).chain(known.admitted.iter().map(|(drop, _)| *drop));
     let drops =
         drops.chain(known.waiting.iter().map(|(drop, _)| *drop)).chain(known.broken.iter().map(|(drop, _)| *drop));
+    let drops = drops.chain(known.revoked.iter().map(|one| DropId(one.drop_id)));
     drops.chain(known.unresolved.iter().filter_map(|letter| letter.drop_id.map(DropId))).max()
 }
 

@@ -58,19 +58,17 @@ pub(super) struct Ledger {
     index: HashMap<Key, usize>,
 }
 
-type Key = (Kind, Option<i64>, Option<String>, ActionKind);
+type Key = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);
 
-/// Dead letters that name nobody are told apart by their numbers, which stand in the detail.
-fn key(finding: &Finding) -> Key {
-    let nobody = || (finding.kind == Kind::FailedClaim).then(|| finding.detail.clone());
-    (finding.kind, finding.slot, finding.user_id.clone().or_else(nobody), finding.action)
+fn key(finding: &Finding, dead_letter: Option<i64>) -> Key {
+    (finding.kind, finding.slot, finding.user_id.clone(), finding.action, dead_letter)
 }
 
 impl Ledger {
     /// Notes a finding; one noted before in an earlier round gets the new outcome.
-    pub(super) fn note(&mut self, finding: Finding) {
+    pub(super) fn note(&mut self, finding: Finding, dead_letter: Option<i64>) {
         let next = self.order.len();
-        let at = *self.index.entry(key(&finding)).or_insert(next);
+        let at = *self.index.entry(key(&finding, dead_letter)).or_insert(next);
         if at == next {
             self.order.push(finding);
         } else {
@@ -84,7 +82,7 @@ impl Ledger {
             let report = matches!(item.action, Action::Report);
             let mut noted = finding(item, coupon, drop, if report { Outcome::Skipped } else { Outcome::Planned });
             add(&mut noted.detail, Some(more).filter(|more| !more.is_empty()));
-            self.note(noted);
+            self.note(noted, item.dead_letter);
         }
     }
 
@@ -107,7 +105,7 @@ impl Ledger {
                 }
                 Attempt::Reported => noted.result = Outcome::Skipped,
             }
-            self.note(noted);
+            self.note(noted, item.dead_letter);
         }
     }
 
@@ -120,12 +118,12 @@ impl Ledger {
             let comes_by_itself = matches!(item.kind, Kind::Unissued | Kind::FailedClaim | Kind::Unfilled);
             if matches!(item.action, Action::Report) {
                 noted.result = Outcome::Skipped;
-            } else if !self.index.contains_key(&key(&noted)) && (comes_by_itself || !gate_closed) {
+            } else if !self.index.contains_key(&key(&noted, item.dead_letter)) && (comes_by_itself || !gate_closed) {
                 noted.result = Outcome::Skipped;
                 add(&mut noted.detail, Some("it came after the last repairs; the next pass repairs it"));
             }
             noted.needs_person |= noted.result == Outcome::Failed;
-            self.note(noted);
+            self.note(noted, item.dead_letter);
         }
     }
 

@@ -49,7 +49,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::processes::{Deadlines, PassLock, Work};
-use firstcome_shared::mysql::retention::Kept;
+use firstcome_shared::mysql::runs::Kept;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 

@@ -207,8 +207,8 @@ impl Pass<'_> {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
         }
         if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
-            let (drop, ttl) = (&header.facts.drop, self.settings.sealed_keys_ttl);
-            report.sealed = execute::seal(self.stores, drop, plan.numbers.rows, ttl).await?;
+            let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
+            report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
         Ok(next)
     }
@@ -315,7 +315,7 @@ impl Reports {
         tracing::error!(coupon_id = coupon.id.0, drop_id = drop.id.0, why, "a drop could not be worked on");
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
-        ledger.note(findings::unworkable(coupon.id, drop.id, why));
+        ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
         Next { repaired: false, too_young: false }
     }
 

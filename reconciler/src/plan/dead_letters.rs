@@ -16,6 +16,11 @@ impl Planner<'_> {
         for letter in &page.dead_letters {
             match &letter.user {
                 None => self.leave(letter, "it names no person"),
+                Some(user) if page.revoked.voids_at(user, letter.claimed_at) => {
+                    let detail = format!("{}: its claim was given back or revoked", name(letter));
+                    let action = Action::ResolveRevoked { id: letter.id };
+                    self.push_dead_letter(letter, letter.slot, action, detail);
+                }
                 Some(user) if self.people_of_dead_letters.contains(user) => {
                     let detail = format!("{}: another one of its person is dealt with", name(letter));
                     self.duplicate(letter, user, detail);
@@ -63,13 +68,8 @@ impl Planner<'_> {
             let detail = name(letter);
             self.slots_for_letters += u64::from(put_back);
             self.given.insert(i64::from(slot));
-            self.push(
-                Kind::FailedClaim,
-                i64::from(slot),
-                Some(user),
-                Action::IssueDeadLetter { id: letter.id, claim, put_back },
-                detail,
-            );
+            let action = Action::IssueDeadLetter { id: letter.id, claim, put_back };
+            self.push_dead_letter(letter, Some(i64::from(slot)), action, detail);
         } else if admitted.is_some() {
             // The conflict is found by itself: it moves them and writes their row.
             let detail = format!("{}: its person is moved to another slot", name(letter));
@@ -80,7 +80,7 @@ impl Planner<'_> {
             let detail = format!("{}: its slot is another's", name(letter));
             self.slots_for_letters += 1;
             let action = Action::Readmit { id: letter.id, user: user.clone(), claimed_at: letter.claimed_at };
-            self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
+            self.push_dead_letter(letter, letter.slot, action, detail);
         } else {
             self.leave(letter, "its slot is another's and no slot is left");
         }
@@ -90,8 +90,10 @@ impl Planner<'_> {
     /// person gives their slot away. Where there is a message of theirs, that was put back already.
     fn rebuild_with(&mut self, page: &Page, user: &UserId, slot: Slot, letter: &DeadLetter) {
         if page.in_flight.iter().all(|message| message.user != *user) {
-            let claimed_at_ms = letter.claimed_at.map(|at| at.timestamp_millis());
-            self.rebuild.push(Holding { user: user.clone(), slot, claimed_at_ms, certain: false });
+            // As its row says.
+            let claimed_at_ms = letter.claimed_at.map_or(self.facts.read_at_ms, |at| at.timestamp_millis());
+            let (user, claimed_at_ms) = (user.clone(), Some(claimed_at_ms));
+            self.rebuild.push(Holding { user, slot, claimed_at_ms, certain: false });
         }
     }
 
@@ -111,7 +113,7 @@ impl Planner<'_> {
 
     fn duplicate(&mut self, letter: &DeadLetter, user: &UserId, detail: String) {
         let action = Action::ResolveDuplicate { id: letter.id, user: user.clone() };
-        self.push(Kind::FailedClaim, letter.slot, Some(user), action, detail);
+        self.push_dead_letter(letter, letter.slot, action, detail);
     }
 
     /// Whether a slot is left beside those that other dead letters are to get.
@@ -125,7 +127,7 @@ impl Planner<'_> {
             return;
         }
         let detail = format!("{}: {why}, so it is left for a person", name(letter));
-        self.push(Kind::FailedClaim, letter.slot, letter.user.as_ref(), Action::Report, detail);
+        self.push_dead_letter(letter, letter.slot, Action::Report, detail);
     }
 }
 

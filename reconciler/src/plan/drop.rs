@@ -19,6 +19,7 @@ impl Planner<'_> {
         if self.facts.is_lost() {
             self.lost();
         } else {
+            self.revocations();
             self.meta();
             self.counter();
             self.promises();
@@ -67,8 +68,12 @@ impl Planner<'_> {
         let mut waits = false;
         for item in &mut self.items {
             let must_wait = match &item.action {
-                Action::Report | Action::ResolveDuplicate { .. } | Action::ToFront { .. } => false,
-                Action::WriteMeta | Action::PutBack(_) | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
+                Action::Report
+                | Action::Revoke(_)
+                | Action::ResolveRevoked { .. }
+                | Action::ResolveDuplicate { .. }
+                | Action::ToFront { .. } => false,
+                Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
                 Action::Rebuild(_) => opened,
                 Action::Withdraw { .. }
                 | Action::SetCount
@@ -89,6 +94,25 @@ impl Planner<'_> {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
             self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+        }
+    }
+
+    fn revocations(&mut self) {
+        self.young += self.facts.revocations.young;
+        for half in &self.facts.revocations.half {
+            let slot = half.admitted.or(half.revocation.slot.map(i64::from));
+            let (kind, detail) = match half {
+                half if half.has_row => (Kind::RevokedRow, "it is revoked, and its row is there"),
+                half if half.admitted.is_some() => (Kind::RevokedAdmission, "it is revoked, and Redis still has it"),
+                half if half.is_named => {
+                    (Kind::RevokedAdmission, "it is revoked, and the coupon's list of claimants still has it")
+                }
+                half if half.revocation.is_to_be_ended() => {
+                    (Kind::RevokedAdmission, "it is revoked, and its person can't claim again yet, though they may")
+                }
+                _ => (Kind::RevokedAdmission, "it is revoked, and Redis does not know that"),
+            };
+            self.push(kind, slot, Some(&half.user), Action::Revoke(Box::new(half.clone())), detail.to_owned());
         }
     }
 
@@ -164,6 +188,7 @@ impl Planner<'_> {
                 kind: Kind::Unfilled,
                 slot: None,
                 user: None,
+                dead_letter: None,
                 detail,
                 action: Action::Report,
                 needs_person: false,
@@ -190,6 +215,7 @@ impl Planner<'_> {
         self.only_reports()
             && self.facts.promises.open == 0
             && self.people_without_row == 0
+            && self.facts.revocations.young == 0
             && self.numbers.rows == self.numbers.users
     }
 
@@ -209,28 +235,37 @@ fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta => 0,
         Action::Rebuild(_) => 1,
-        Action::Withdraw { .. } => 2,
-        Action::PutBack(_) => 3,
-        Action::SetCount => 4,
-        Action::Move { .. } => 5,
-        Action::Issue(_) => 6,
-        Action::IssueDeadLetter { .. } => 7,
-        Action::Readmit { .. } => 8,
-        Action::ResolveDuplicate { .. } => 9,
-        Action::ToFront { .. } => 10,
-        Action::Promote { .. } => 11,
-        Action::Report => 12,
+        Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
+        Action::Withdraw { .. } => 3,
+        Action::PutBack { .. } => 4,
+        Action::SetCount => 5,
+        Action::Move { .. } => 6,
+        Action::Issue(_) => 7,
+        Action::IssueDeadLetter { .. } => 8,
+        Action::Readmit { .. } => 9,
+        Action::ResolveDuplicate { .. } => 10,
+        Action::ToFront { .. } => 11,
+        Action::Promote { .. } => 12,
+        Action::Report => 13,
     }
 }
 
 /// How much a repair counts towards the repair limit. A repair that only adds what was promised, or
-/// gives a free slot to the waiting list, counts 0: it can't harm, and people wait for it. A
-/// counter repair counts as many as the slots that it would free, since a wrong one would give each
-/// of them out twice.
+/// names a holder among the claimants, or gives a free slot to the waiting list, counts 0: it can't
+/// harm, and people wait for it. So does a revocation, which is on record by itself. A counter
+/// repair counts as many as the slots that it would free, since a wrong one would give each of them
+/// out twice.
 fn weight(item: &Planned, gaps: usize) -> usize {
     match (item.kind, &item.action) {
         (Kind::Unissued | Kind::FailedClaim | Kind::RedisLost | Kind::Stalled, _)
-        | (_, Action::Report | Action::ToFront { .. } | Action::Promote { .. }) => 0,
+        | (
+            _,
+            Action::Report
+            | Action::Revoke(_)
+            | Action::ToFront { .. }
+            | Action::Promote { .. }
+            | Action::PutBack { on_slot: true, .. },
+        ) => 0,
         (_, Action::SetCount) => gaps.max(1),
         _ => 1,
     }

@@ -20,7 +20,7 @@ use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::Claim;
 use firstcome_shared::redis::repair::Holding;
 
-use crate::collect::snapshot::{DeadLetter, DropFacts};
+use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};
 use crate::report::{ActionKind, Examined, Kind, Numbers};
 
 /// What may be repaired, and when.
@@ -70,7 +70,11 @@ pub enum Action {
         from: i64,
     },
     /// Put a person back into Redis with their slot.
-    PutBack(Holding),
+    PutBack {
+        holding: Holding,
+        /// They are on it, and only the claimants lack them.
+        on_slot: bool,
+    },
     /// Put a person whose promise is broken at the head of the waiting list.
     ToFront {
         user: UserId,
@@ -94,6 +98,12 @@ pub enum Action {
         /// When they were admitted first, where known.
         claimed_at: Option<DateTime<Utc>>,
     },
+    /// Do the steps of a revocation that are missing.
+    Revoke(Box<HalfRevoked>),
+    /// Resolve a dead letter whose claim is revoked.
+    ResolveRevoked {
+        id: i64,
+    },
     /// Resolve a dead letter whose person holds a row already, or will after the repairs before
     /// this one.
     ResolveDuplicate {
@@ -114,6 +124,8 @@ pub struct Planned {
     pub kind: Kind,
     pub slot: Option<i64>,
     pub user: Option<UserId>,
+    /// The dead letter that it is about: of one person on one slot there may be several.
+    pub dead_letter: Option<i64>,
     /// What was seen, for a person.
     pub detail: String,
     pub action: Action,
@@ -128,12 +140,13 @@ impl Action {
             Self::Rebuild(_) => ActionKind::Rebuild,
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
-            Self::PutBack(_) | Self::ToFront { .. } => ActionKind::PutBack,
+            Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
             Self::SetCount => ActionKind::SetCount,
             Self::Issue(_) | Self::IssueDeadLetter { .. } => ActionKind::Issue,
             Self::Readmit { .. } => ActionKind::Readmit,
             Self::ResolveDuplicate { .. } => ActionKind::ResolveDuplicate,
             Self::Promote { .. } => ActionKind::Promote,
+            Self::Revoke(_) | Self::ResolveRevoked { .. } => ActionKind::Revoke,
             Self::Report => ActionKind::Report,
         }
     }
@@ -254,10 +267,21 @@ impl<'a> Planner<'a> {
         detail: String,
     ) {
         let needs_person = matches!(action, Action::Report);
-        self.items.push(Planned { kind, slot: slot.into(), user: user.cloned(), detail, action, needs_person });
+        let (slot, user, dead_letter) = (slot.into(), user.cloned(), None);
+        self.items.push(Planned { kind, slot, user, dead_letter, detail, action, needs_person });
     }
 
+    fn push_dead_letter(&mut self, letter: &DeadLetter, slot: Option<i64>, action: Action, detail: String) {
+        self.push(Kind::FailedClaim, slot, letter.user.as_ref(), action, detail);
+        if let Some(item) = self.items.last_mut() {
+            item.dead_letter = Some(letter.id);
+        }
+    }
+
+    /// A row's instant is Redis's, also where it is not known when the slot was given: not later
+    /// than now.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
+        let claimed_at = claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
         Claim { coupon_id: self.facts.coupon.id, drop_id: self.facts.drop.id, slot, user_id: user.clone(), claimed_at }
     }
 }
@@ -268,6 +292,7 @@ pub fn loose(letter: &DeadLetter) -> Planned {
         kind: Kind::FailedClaim,
         slot: letter.slot,
         user: letter.user.clone(),
+        dead_letter: Some(letter.id),
         detail: format!(
             "failed claim {}: {}; it names no drop that can be looked at (unknown, of another coupon, or sealed), so it is left for a person",
             letter.id, letter.reason

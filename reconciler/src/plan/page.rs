@@ -20,6 +20,7 @@ pub(super) struct Sorted<'p> {
     pub(super) rows: HashMap<i64, &'p Row>,
     pub(super) in_flight: HashMap<i64, Vec<&'p InFlight>>,
     failed: HashSet<(i64, &'p UserId)>,
+    page: &'p Page,
 }
 
 impl<'p> Sorted<'p> {
@@ -37,6 +38,7 @@ impl<'p> Sorted<'p> {
             rows: page.rows.iter().map(|row| (i64::from(row.slot), row)).collect(),
             in_flight,
             failed: page.dead_letters.iter().filter_map(|f| Some((f.slot?, f.user.as_ref()?))).collect(),
+            page,
         }
     }
 
@@ -51,11 +53,11 @@ impl<'p> Sorted<'p> {
     /// Of several people on a slot without a row, the first with a message or a dead letter keeps
     /// it; without any, the first.
     fn keeper(&self, slot: i64) -> Option<&'p UserId> {
-        let owners = self.owners(slot);
+        let mut owners = self.owners(slot).iter().filter(|user| !self.page.is_void(slot, user));
+        let first = owners.clone().next();
         owners
-            .iter()
             .find(|user| self.message(slot, user).is_some() || self.failed.contains(&(slot, **user)))
-            .or(owners.first())
+            .or(first)
             .copied()
     }
 }
@@ -81,6 +83,14 @@ impl Planner<'_> {
     }
 
     pub(super) fn decide_on(&mut self, page: &Page) {
+        if page.revoked.is_empty() {
+            self.decide_on_valid(page);
+        } else {
+            self.decide_on_valid(&page.without_void());
+        }
+    }
+
+    fn decide_on_valid(&mut self, page: &Page) {
         let sorted = Sorted::new(page);
         let mut restored = HashSet::new();
         for row in &page.rows {
@@ -131,7 +141,8 @@ impl Planner<'_> {
             self.rebuild.push(holding);
         } else {
             let detail = format!("{why}, but Redis does not have them on this slot");
-            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), Action::PutBack(holding), detail);
+            let action = Action::PutBack { holding, on_slot: false };
+            self.push(Kind::MissingAdmission, i64::from(slot), Some(user), action, detail);
         }
     }
 
@@ -142,6 +153,11 @@ impl Planner<'_> {
         let keeper = row_owner.or_else(|| sorted.keeper(slot));
         for user in sorted.owners(slot) {
             if row_owner == Some(user) {
+                continue;
+            }
+            if page.is_void(slot, user) {
+                // Found with its revocation, unless that is under way.
+                self.people_without_row += 1;
                 continue;
             }
             match page.has_row.get(*user) {
@@ -210,6 +226,10 @@ impl Planner<'_> {
             }
             return;
         }
+        if !UserId::has_form(user.as_str()) {
+            self.no_user_id(slot, user);
+            return;
+        }
         let Some(number) = self.facts.slot(slot) else { return };
         let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
         let detail = match (message.is_some(), age) {
@@ -219,6 +239,13 @@ impl Planner<'_> {
         };
         let action = Action::Issue(self.claim(number, user, claimed_at));
         self.push(Kind::Unissued, slot, Some(user), action, detail);
+    }
+
+    /// Nobody can claim by such a name, so nobody was promised the slot.
+    fn no_user_id(&mut self, slot: i64, name: &UserId) {
+        let detail = "this name is no user id, so nobody can claim by it and no row is written; a person takes it \
+                      out of the drop's `users` and the coupon's `claimants` in Redis";
+        self.push(Kind::Unissued, slot, Some(name), Action::Report, detail.to_owned());
     }
 
     /// A message on a slot that nobody holds, of a person whom Redis does not have: Redis lost the
@@ -260,12 +287,17 @@ impl Planner<'_> {
             if let (true, Some(number)) = (rightful, self.facts.slot(*slot)) {
                 let holding = Holding { user: user.clone(), slot: number, claimed_at_ms: None, certain: false };
                 let detail = "the coupon's list of claimants does not have them on this slot".to_owned();
-                self.push(Kind::MissingAdmission, *slot, Some(user), Action::PutBack(holding), detail);
+                let action = Action::PutBack { holding, on_slot: true };
+                self.push(Kind::MissingAdmission, *slot, Some(user), action, detail);
             }
         }
         for (slot, user) in &page.claimants_on_gaps {
             let has_message = sorted.in_flight.contains_key(slot);
             if has_message || page.now_on_slot.contains_key(user) || page.has_row.contains_key(user) {
+                continue;
+            }
+            if !UserId::has_form(user.as_str()) {
+                self.no_user_id(*slot, user);
                 continue;
             }
             if let Some(number) = self.facts.slot(*slot) {

@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, InFlight, Page, Promises, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
 use crate::report::Kind;
 
 mod properties;
@@ -108,6 +108,7 @@ impl World {
             failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
             tail_known: !self.topic_away,
+            revocations: DropRevocations::default(),
             promises: self.promises(),
             gate_closed: self.gate_closed,
         }
@@ -208,13 +209,13 @@ impl World {
     fn apply(&mut self, plan: &Plan) {
         let mut unsettled = false;
         for item in &plan.items {
-            let goes_back = matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. } | Action::SetCount);
+            let goes_back = matches!(item.action, Action::PutBack { .. } | Action::Withdraw { .. } | Action::SetCount);
             let moves = matches!(item.action, Action::Move { .. });
             if unsettled && !goes_back || moves {
                 self.settle();
                 unsettled = false;
             }
-            unsettled |= moves || matches!(item.action, Action::PutBack(_) | Action::Withdraw { .. });
+            unsettled |= moves || matches!(item.action, Action::PutBack { .. } | Action::Withdraw { .. });
             self.one(&item.action);
         }
         if unsettled {
@@ -234,7 +235,7 @@ impl World {
             }
             Action::Move { user, from } => self.move_person(user, *from),
             Action::Withdraw { user, from } => self.withdraw(user, *from),
-            Action::PutBack(holding) => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
+            Action::PutBack { holding, .. } => self.put_back(&holding.user, i64::from(holding.slot), holding.certain),
             Action::ToFront { user, .. } => self.waiting.insert(0, user.clone()),
             Action::SetCount => self.settle(),
             Action::Issue(claim) => self.insert(claim.slot, &claim.user_id),
@@ -267,7 +268,7 @@ impl World {
                     }
                 }
             }
-            Action::Report => {}
+            Action::Revoke(_) | Action::ResolveRevoked { .. } | Action::Report => {}
         }
     }
 

@@ -8,8 +8,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::retention::Kept;
-use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
+use firstcome_shared::mysql::runs::{FindingRow, Findings, Kept, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run, Status};

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::catalogue::{DropRow, coupon_row, drops_of};
 use super::ops_actions::{Act, Operator};
-use super::schema::{coupons, drops, failed_claims, issued_coupons};
+use super::schema::{coupons, drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError};
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, Slot};
@@ -187,7 +187,9 @@ async fn has_claims(conn: &mut Conn, drop: DropId) -> QueryResult<bool> {
         failed_claims::table.filter(failed_claims::resolved_at.is_null().and(failed_claims::drop_id.eq(drop.0)));
     let rows: Option<i64> = rows.select(issued_coupons::drop_id).first(conn).await.optional()?;
     let letters: Option<i64> = letters.select(failed_claims::id).first(conn).await.optional()?;
-    Ok(rows.is_some() || letters.is_some())
+    let revoked = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(drop.0)).select(revoked_coupons::id);
+    let revoked: Option<i64> = revoked.first(conn).await.optional()?;
+    Ok(rows.is_some() || letters.is_some() || revoked.is_some())
 }
 
 async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, Vec<Drop>)>> {

@@ -220,6 +220,8 @@ pub enum Refusal {
     UnknownDrop,
     /// The slot is outside 1..quantity.
     SlotOutOfRange,
+    /// The claim was given back or revoked.
+    Revoked,
     /// Anything else about the data: too long, not null, a check.
     BadData,
 }
@@ -242,6 +244,8 @@ pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
             let text = info.message();
             if text.starts_with("firstcome: slot") || text.starts_with("Out of range value for column 'slot'") {
                 Some(Refusal::SlotOutOfRange)
+            } else if text.starts_with("firstcome: revoked") {
+                Some(Refusal::Revoked)
             } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
                 Some(Refusal::BadData)
             } else {

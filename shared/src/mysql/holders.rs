@@ -1,4 +1,6 @@
-//! Who holds what of a coupon, page by page, for operators.
+//! Who holds what of a coupon, page by page, for operators and rebuilding.
+
+use std::collections::HashMap;
 
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
@@ -6,7 +8,7 @@ use diesel_async::RunQueryDsl;
 
 use super::issued::IssuedRow;
 use super::schema::{drops, issued_coupons};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId, Slot};
 
 /// Which rows of a coupon.
@@ -51,6 +53,44 @@ impl Db {
             }
             page.rows.truncate(limit);
             Ok(Some(page))
+        })
+        .await
+    }
+
+    /// How many rows each of these drops has; those without a row are left out.
+    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
+        self.run("count rows by drop", async move |conn| {
+            let mut counts = HashMap::new();
+            for some in drops.chunks(MOST_VALUES) {
+                let found: Vec<(i64, i64)> = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .group_by(issued_coupons::drop_id)
+                    .select((issued_coupons::drop_id, diesel::dsl::count_star()))
+                    .load(conn)
+                    .await?;
+                counts.extend(found.into_iter().map(|(drop, count)| (DropId(drop), count)));
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order
+    /// of ids.
+    pub async fn holders_after(
+        &self,
+        coupon: CouponId,
+        after: String,
+        limit: i64,
+    ) -> Result<Vec<(String, i64, Slot)>, DbError> {
+        self.run("people of a coupon", async move |conn| {
+            issued_coupons::table
+                .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.gt(after)))
+                .order(issued_coupons::user_id)
+                .limit(limit)
+                .select((issued_coupons::user_id, issued_coupons::drop_id, issued_coupons::slot))
+                .load(conn)
+                .await
         })
         .await
     }

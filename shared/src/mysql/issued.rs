@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
+use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::dead_letters::{Resolution, resolve};
-use super::schema::{issued_coupons, slot_limits};
+use super::schema::{issued_coupons, revoked_coupons, slot_limits};
+use super::void::take_out_void;
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId, Slot, UserId, new_code};
 
@@ -56,7 +58,8 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// Inserts claims as one multi-row statement: all of them, or none.
+/// Inserts claims as one multi-row statement: all of them, or none. Those that are revoked are
+/// taken out again; gives how many rows stand. To be called in a transaction.
 ///
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
@@ -66,7 +69,22 @@ pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: 
         return Ok(0);
     }
     conn.batch_execute(&statement(claims, limits, by, Utc::now().naive_utc())).await?;
-    Ok(claims.len())
+    if !is_any_revoked(conn, claims).await? {
+        return Ok(claims.len());
+    }
+    Ok(claims.len() - take_out_void(conn, claims).await?)
+}
+
+/// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this
+/// locks nothing. After the insert, and with a locking read: a revocation that is being written has
+/// inserted itself before it looked for a row, so one of the two waits for the other and sees it.
+async fn is_any_revoked(conn: &mut Conn, claims: &[Claim]) -> QueryResult<bool> {
+    let mut coupons: Vec<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
+    coupons.sort_unstable();
+    coupons.dedup();
+    let of_coupons = revoked_coupons::table.filter(revoked_coupons::coupon_id.eq_any(coupons));
+    let any = of_coupons.select(revoked_coupons::coupon_id).limit(1).for_share().load::<i64>(conn).await?;
+    Ok(!any.is_empty())
 }
 
 /// From so many rows on, one query for their limits costs less than the schema's query for each
@@ -224,24 +242,6 @@ impl Db {
         self.run("rows of a person", async move |conn| of_people(conn, coupon, &[user.as_str()]).await).await
     }
 
-    /// How many rows each of these drops has; those without a row are left out.
-    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
-        self.run("count rows by drop", async move |conn| {
-            let mut counts = HashMap::new();
-            for some in drops.chunks(MOST_VALUES) {
-                let found: Vec<(i64, i64)> = issued_coupons::table
-                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
-                    .group_by(issued_coupons::drop_id)
-                    .select((issued_coupons::drop_id, diesel::dsl::count_star()))
-                    .load(conn)
-                    .await?;
-                counts.extend(found.into_iter().map(|(drop, count)| (DropId(drop), count)));
-            }
-            Ok(counts)
-        })
-        .await
-    }
-
     /// How many rows a drop has. In parts, so that no statement takes longer in a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let (mut rows, mut from) = (0, 0);
@@ -313,28 +313,8 @@ impl Db {
         Ok(found)
     }
 
-    /// People with a row of the coupon whose ids come after `after`, with drop and slot, in order
-    /// of ids.
-    pub async fn holders_after(
-        &self,
-        coupon: CouponId,
-        after: String,
-        limit: i64,
-    ) -> Result<Vec<(String, i64, Slot)>, DbError> {
-        self.run("people of a coupon", async move |conn| {
-            issued_coupons::table
-                .filter(issued_coupons::coupon_id.eq(coupon.0).and(issued_coupons::user_id.gt(after)))
-                .order(issued_coupons::user_id)
-                .limit(limit)
-                .select((issued_coupons::user_id, issued_coupons::drop_id, issued_coupons::slot))
-                .load(conn)
-                .await
-        })
-        .await
-    }
-
     /// Writes the rows of repairs, and resolves the dead letters that they were: all of it, or
-    /// nothing.
+    /// nothing, also where one of them is revoked.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
@@ -347,13 +327,21 @@ impl Db {
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
             conn.transaction(async |conn| {
-                insert(conn, &claims, &limits, IssuedBy::Reconciler).await?;
+                if insert(conn, &claims, &limits, IssuedBy::Reconciler).await? < claims.len() {
+                    return Err(revoked_meanwhile());
+                }
                 resolve(conn, &resolutions, &run_id).await
             })
             .await
         })
         .await
     }
+}
+
+/// What the schema says of a row put in alone.
+fn revoked_meanwhile() -> diesel::result::Error {
+    let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
+    diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ pub mod ops_actions;
 pub mod outbox;
 pub mod processes;
 pub mod promises;
-pub mod retention;
+pub mod revoked;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
+pub mod void;
 
 /// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list
 /// of drops or people has no bound of its own.

@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::issued::{IssuedRow, of_people};
+use super::revoked::{self, Revocation};
 use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, UserId};
@@ -20,6 +21,8 @@ pub struct PersonRecord {
     /// Drops in which a promise to them is broken and not mended, oldest first, with the slot that
     /// was promised.
     pub broken: Vec<(DropId, Option<i64>)>,
+    /// What was revoked of theirs, oldest first.
+    pub revoked: Vec<Revocation>,
 }
 
 /// A promise that could not be kept when it was due.
@@ -154,7 +157,9 @@ impl Db {
                 .select((broken_promises::drop_id, broken_promises::slot))
                 .load(conn)
                 .await?;
-            Ok(PersonRecord { rows, broken: broken.into_iter().map(|(drop, slot)| (DropId(drop), slot)).collect() })
+            let broken = broken.into_iter().map(|(drop, slot)| (DropId(drop), slot)).collect();
+            let revoked = revoked::of_people(conn, coupon, &[user]).await?;
+            Ok(PersonRecord { rows, broken, revoked })
         })
         .await
     }

@@ -68,6 +68,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    revoked_coupons (id) {
+        id -> BigInt,
+        coupon_id -> BigInt,
+        drop_id -> BigInt,
+        slot -> Nullable<Unsigned<Integer>>,
+        user_id -> Text,
+        code -> Nullable<Text>,
+        claimed_at -> Nullable<Datetime>,
+        issued_at -> Nullable<Datetime>,
+        issued_by -> Nullable<Text>,
+        reason -> Text,
+        revoked_by -> Text,
+        may_claim_again -> Bool,
+        revoked_at -> Datetime,
+        again_from -> Nullable<Datetime>,
+    }
+}
+
+diesel::table! {
     slot_limits (drop_id, slot_limit) {
         drop_id -> BigInt,
         slot_limit -> Unsigned<Integer>,

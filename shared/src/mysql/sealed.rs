@@ -1,13 +1,14 @@
-//! Sealed drops: closed, verified exact, and skipped by passes from then on.
+//! Sealed drops: closed, verified exact, and skipped by passes from then on; and what was revoked
+//! of drops, which keeps them from it.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::dead_letters::list;
-use super::schema::{drops, failed_claims};
+use super::schema::{drops, failed_claims, revoked_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -22,15 +23,58 @@ pub struct SealedDrop {
 
 impl Db {
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
-    /// saw it close, since an operator has moved that meanwhile, or it is sealed already.
-    pub async fn seal_drop(&self, id: DropId, closes_at: Option<DateTime<Utc>>, rows: u32) -> Result<bool, DbError> {
+    /// saw it close, since an operator has moved that meanwhile, or something of it was revoked
+    /// since there were so many revocations, or it is sealed already.
+    ///
+    /// A revocation locks its drop after it has inserted itself: it is either committed before the
+    /// drop is locked here, and counted, or it unseals the drop afterwards.
+    pub async fn seal_drop(
+        &self,
+        id: DropId,
+        closes_at: Option<DateTime<Utc>>,
+        rows: u32,
+        revocations: u64,
+    ) -> Result<bool, DbError> {
         self.run("seal drop", async move |conn| {
-            let unsealed = drops::table.find(id.0).filter(drops::sealed_at.is_null());
-            let sealed = diesel::update(unsealed.filter(drops::closes_at.eq(closes_at.map(|at| at.naive_utc()))))
-                .set((drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows)))
-                .execute(conn)
-                .await?;
-            Ok(sealed > 0)
+            conn.transaction(async |conn| {
+                let closing = drops::closes_at.eq(closes_at.map(|at| at.naive_utc()));
+                let drop = drops::table.find(id.0).filter(drops::sealed_at.is_null().and(closing));
+                let own = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(id.0)).count();
+                let locked = drop.select(drops::id).for_update().load::<i64>(conn).await?;
+                if locked.is_empty() || u64::try_from(own.get_result::<i64>(conn).await?) != Ok(revocations) {
+                    return Ok(false);
+                }
+                let sealed = (drops::sealed_at.eq(Utc::now().naive_utc()), drops::sealed_rows.eq(rows));
+                diesel::update(drops::table.find(id.0)).set(sealed).execute(conn).await.map(|_| true)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// How many revocations each of these drops has; those without one are left out.
+    pub async fn count_revocations(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, u64>, DbError> {
+        self.run("count revocations", async move |conn| {
+            let mut counts = HashMap::new();
+            for some in drops.chunks(MOST_VALUES) {
+                let found: Vec<(i64, i64)> = revoked_coupons::table
+                    .filter(revoked_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
+                    .group_by(revoked_coupons::drop_id)
+                    .select((revoked_coupons::drop_id, diesel::dsl::count_star()))
+                    .load(conn)
+                    .await?;
+                counts.extend(found.into_iter().map(|(drop, n)| (DropId(drop), u64::try_from(n).unwrap_or(0))));
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    /// Whether anything of a coupon was revoked.
+    pub async fn has_revocations(&self, coupon: CouponId) -> Result<bool, DbError> {
+        self.run("look for revocations", async move |conn| {
+            let any = revoked_coupons::table.filter(revoked_coupons::coupon_id.eq(coupon.0)).limit(1);
+            Ok(!any.select(revoked_coupons::id).load::<i64>(conn).await?.is_empty())
         })
         .await
     }

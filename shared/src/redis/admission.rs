@@ -37,6 +37,8 @@ pub enum Admission {
     /// The window closed at this instant, Unix milliseconds.
     Closed(i64),
     Paused,
+    /// What this person had was given back or revoked, and they may not have another.
+    Revoked,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
     /// The drop's numbers do not add up; the reconciler has to repair it first.
@@ -100,11 +102,11 @@ impl Redis {
         users: &[&UserId],
     ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(script).arg(8);
+        cmd.arg(script).arg(9);
         for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
             cmd.arg(key);
         }
-        cmd.arg(&keys.verified).arg(drop.0);
+        cmd.arg(&keys.verified).arg(&keys.revoked).arg(drop.0);
         for user in users {
             cmd.arg(user.as_str());
         }
@@ -142,6 +144,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
         }
         Value::BulkString(word) => match word.as_slice() {
             b"paused" => Admission::Paused,
+            b"revoked" => Admission::Revoked,
             b"unloaded" => Admission::Unloaded,
             b"unverified" => Admission::Unverified,
             _ => return None,

@@ -29,6 +29,10 @@ impl Epoch {
     fn fresh() -> Self {
         Self(format!("{:016x}", rand::random::<u64>()))
     }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// What `fc:epoch` says: `EPOCH SERVER new|open`. It is open once the script was loaded, so that a
@@ -54,8 +58,13 @@ impl Life {
         })
     }
 
+    /// `run_id` of the server.
+    pub(super) fn run_id(&self) -> &str {
+        self.server.split_once(':').map_or(&*self.server, |(run_id, _)| run_id)
+    }
+
     /// `master_replid2` of the server.
-    fn promotion(&self) -> &str {
+    pub(super) fn promotion(&self) -> &str {
         self.server.split_once(':').map_or("", |(_, promotion)| promotion)
     }
 
@@ -79,6 +88,11 @@ impl Gate {
     /// Whether coupons that are verified in this life are open.
     pub fn is_open(&self) -> bool {
         self.life.is_some() && self.has_script && self.server.is_master
+    }
+
+    /// The life, while coupons that are verified in it are open.
+    pub(super) fn open_life(&self) -> Option<&Life> {
+        self.life.as_ref().filter(|_| self.is_open())
     }
 
     /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.

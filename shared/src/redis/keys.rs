@@ -10,6 +10,7 @@
 //! | `…:waiting` | sorted set | member user id, score order of arrival |
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
+//! | `fc:{C}:revoked` | hash | user id (`D:` before it with `once_per` drop) → number of their last revocation, `:` and the instant in ms after which they may claim again, if they may |
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
 //! | `fc:{C}:verified` | string | the epoch in which the coupon was verified; it is open only in that one |
@@ -39,6 +40,7 @@ pub struct DropKeys {
     pub generation: String,
     pub revision: String,
     pub verified: String,
+    pub revoked: String,
 }
 
 impl DropKeys {
@@ -55,6 +57,7 @@ impl DropKeys {
             generation: generation(prefix, coupon),
             revision: revision(prefix, coupon),
             verified: verified(prefix, coupon),
+            revoked: revoked(prefix, coupon),
         }
     }
 
@@ -67,6 +70,11 @@ impl DropKeys {
 /// The coupon's hash of who holds any claim.
 pub fn claimants(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:claimants")
+}
+
+/// The coupon's hash of people with a revocation.
+pub fn revoked(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:revoked")
 }
 
 /// The life of this installation's Redis.

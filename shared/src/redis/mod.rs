@@ -8,6 +8,7 @@ pub mod gate;
 pub mod keys;
 pub mod reads;
 pub mod repair;
+pub mod revoking;
 pub mod safety;
 pub mod wake;
 

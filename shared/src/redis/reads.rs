@@ -143,7 +143,7 @@ const DROPS_AT_ONCE: usize = 200;
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
-fn slot_of(score: f64) -> i64 {
+pub(super) fn slot_of(score: f64) -> i64 {
     let slot = score as i64;
     if slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0 { slot } else { NO_SLOT }
 }

@@ -45,6 +45,8 @@ pub enum Lowered {
     /// A newer revision of the coupon was seen; nothing was changed.
     Outdated,
     Unloaded,
+    /// Redis may have forgotten what is given out, and the coupon was not verified since.
+    Unverified,
 }
 
 /// What became of [`Redis::withhold`].
@@ -71,6 +73,14 @@ pub struct Holding {
     pub certain: bool,
 }
 
+/// A slot that was given just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    pub slot: Slot,
+    /// By Redis's clock, Unix milliseconds.
+    pub at_ms: i64,
+}
+
 /// What became of one holding in [`Redis::put_back`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutBack {
@@ -80,6 +90,8 @@ pub enum PutBack {
     Same,
     /// Another person is on it; nothing was changed.
     Taken,
+    /// The claim was given back or revoked; nothing was changed.
+    Revoked,
 }
 
 impl Redis {
@@ -94,7 +106,15 @@ impl Redis {
     ) -> Result<Done<bool>, RedisError> {
         let mut args = vec![generation.0.clone(), revision.to_string()];
         args.extend(meta.fields());
-        let names = [&*keys.meta, &keys.count, &keys.generation, &keys.revision];
+        let names = [
+            &*keys.meta,
+            &keys.count,
+            &keys.generation,
+            &keys.revision,
+            &keys.claimants,
+            &keys.verified,
+            &keys.revoked,
+        ];
         let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {
             "loaded" => Done::Applied(true),
@@ -117,16 +137,19 @@ impl Redis {
         })
     }
 
-    /// Lowers a loaded drop's quantity ahead of MySQL, so that no slot above it is given out from
-    /// here on.
+    /// Lowers a loaded and verified drop's quantity ahead of MySQL, so that no slot above it is
+    /// given out from here on.
     pub async fn lower(&self, keys: &DropKeys, revision: u64, quantity: Slot) -> Result<Lowered, RedisError> {
-        let args = [revision.to_string(), quantity.to_string()];
-        let (word, count): (String, Slot) =
-            LOWER.run(&mut self.conn.clone(), &[&keys.meta, &keys.count, &keys.revision], &args).await?;
+        let Some(life) = self.gate().await?.open_life().cloned() else { return Ok(Lowered::Unverified) };
+        let names = [&*keys.meta, &keys.count, &keys.revision, &keys.verified];
+        let args =
+            [&*revision.to_string(), &quantity.to_string(), life.epoch.as_str(), life.run_id(), life.promotion()];
+        let (word, count): (String, Slot) = LOWER.run(&mut self.conn.clone(), &names, &args.map(str::to_owned)).await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
             "outdated" => Lowered::Outdated,
+            "unverified" => Lowered::Unverified,
             _ => Lowered::Unloaded,
         })
     }
@@ -162,7 +185,8 @@ impl Redis {
             args.push(holding.claimed_at_ms.map(|ms| ms.to_string()).unwrap_or_default());
             args.push(u8::from(holding.certain).to_string());
         }
-        let names = [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation];
+        let names =
+            [&*keys.count, &keys.users, &keys.free, &keys.times, &keys.claimants, &keys.generation, &keys.revoked];
         let words: Vec<String> = PUT_BACK.run(&mut self.conn.clone(), &names, &args).await?;
         if words.first().is_some_and(|w| w == "stale") {
             return Ok(Done::Stale);
@@ -170,6 +194,7 @@ impl Redis {
         let read = |word: String| match word.as_str() {
             "applied" => PutBack::Applied,
             "same" => PutBack::Same,
+            "revoked" => PutBack::Revoked,
             _ => PutBack::Taken,
         };
         Ok(Done::Applied(words.into_iter().map(read).collect()))
@@ -198,9 +223,9 @@ impl Redis {
         }
     }
 
-    /// Gives a person another slot than `from`, or their first one where `from` is `None`.
-    /// `Applied(None)` where none is left. With `quantity`, only while that is the drop's: what was
-    /// planned for another may be wrong by now.
+    /// Gives a person another slot than `from`, or their first one where `from` is `None`, and
+    /// tells when. `Applied(None)` where none is left. With `quantity`, only while that is the
+    /// drop's: what was planned for another may be wrong by now.
     pub async fn move_person(
         &self,
         keys: &DropKeys,
@@ -209,13 +234,13 @@ impl Redis {
         user: &UserId,
         from: Option<i64>,
         quantity: Option<Slot>,
-    ) -> Result<Done<Option<Slot>>, RedisError> {
+    ) -> Result<Done<Option<Given>>, RedisError> {
         let quantity = quantity.map(|quantity| quantity.to_string()).unwrap_or_default();
         let from = from.unwrap_or(0).to_string();
         let args = [generation.0.clone(), drop.to_string(), user.to_string(), from, quantity];
-        let (word, slot): (String, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        let (word, slot, at_ms): (String, i64, i64) = MOVE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         Ok(match word.as_str() {
-            "moved" => Done::Applied(Slot::try_from(slot).ok()),
+            "moved" => Done::Applied(Slot::try_from(slot).ok().map(|slot| Given { slot, at_ms })),
             "none" => Done::Applied(None),
             "changed" => Done::Changed,
             _ => Done::Stale,
@@ -253,18 +278,18 @@ impl Redis {
         &self,
         keys: &DropKeys,
         generation: &Generation,
-        once_per: OncePer,
+        (drop, once_per): (DropId, OncePer),
         people: &[(UserId, i64)],
     ) -> Result<Done<()>, RedisError> {
-        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned()];
+        let mut args = vec![generation.0.clone(), once_per.as_str().to_owned(), drop.to_string()];
         args.extend(people.iter().flat_map(|(user, slot)| [user.to_string(), slot.to_string()]));
-        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation];
+        let names = [&*keys.users, &keys.waiting, &keys.claimants, &keys.generation, &keys.revoked];
         let word: String = TO_FRONT.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(if word == "ok" { Done::Applied(()) } else { Done::Stale })
     }
 
     /// Gives what is free to the people first on the waiting list, at most `limit` of them, and
-    /// tells who got which slot.
+    /// tells who got which slot, and when.
     ///
     /// # Errors
     /// When Redis can't be reached; some may have been promoted.
@@ -274,14 +299,15 @@ impl Redis {
         generation: &Generation,
         drop: DropId,
         limit: u32,
-    ) -> Result<Done<Vec<(UserId, Slot)>>, RedisError> {
+    ) -> Result<Done<Vec<(UserId, Given)>>, RedisError> {
         let args = [generation.0.clone(), drop.to_string(), limit.to_string()];
         let reply: Vec<String> = PROMOTE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
         if reply.first().is_none_or(|w| w != "ok") {
             return Ok(Done::Stale);
         }
-        let promoted =
-            reply[1..].chunks_exact(2).filter_map(|pair| Some((pair[0].parse().ok()?, pair[1].parse().ok()?)));
+        let at_ms = reply.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let given = |pair: &[String]| Some((pair[0].parse().ok()?, Given { slot: pair[1].parse().ok()?, at_ms }));
+        let promoted = reply.get(2..).unwrap_or_default().chunks_exact(2).filter_map(given);
         Ok(Done::Applied(promoted.collect()))
     }
 
@@ -304,7 +330,21 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    fn all(keys: &DropKeys) -> [&str; 8] {
+    /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its generation
+    /// goes first: a coupon without one counts as lost, whatever else is left. A drop that is loaded
+    /// later keeps all of it.
+    pub async fn expire_coupon(&self, keys: &DropKeys, after: Option<Duration>) -> Result<(), RedisError> {
+        let mut pipe = redis::pipe();
+        for key in [&keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked] {
+            match after {
+                Some(after) => pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore(),
+                None => pipe.cmd("PERSIST").arg(key).ignore(),
+            };
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
+
+    pub(super) fn all(keys: &DropKeys) -> [&str; 9] {
         [
             &keys.meta,
             &keys.count,
@@ -314,6 +354,7 @@ impl Redis {
             &keys.claimants,
             &keys.generation,
             &keys.waiting,
+            &keys.revoked,
         ]
     }
 }

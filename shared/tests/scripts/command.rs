@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
+    /// With its number; ended or not. Not fenced.
+    Revoke(Person, i64, bool),
     Repair(Repair),
     /// The same with a generation that Redis no longer has.
     Stale(Repair),
@@ -107,6 +109,7 @@ pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<Command>)> {
         1 => revision().prop_map(Command::Load),
         1 => (revision(), 1..=7_u32, prop::bool::weighted(0.2)).prop_map(|(r, q, paused)| Command::WriteMeta(r, q, paused)),
         1 => (revision(), 1..=7_u32).prop_map(|(r, q)| Command::Lower(r, q)),
+        2 => (person(), 1..=4_i64, prop::bool::weighted(0.4)).prop_map(|(who, id, ended)| Command::Revoke(who, id, ended)),
         8 => repair().prop_map(Command::Repair),
         1 => repair().prop_map(Command::Stale),
         2 => tamper().prop_map(Command::Tamper),

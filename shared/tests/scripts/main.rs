@@ -5,6 +5,7 @@
 
 mod command;
 mod model;
+mod odd;
 mod promotion;
 mod reads;
 mod world;
@@ -147,6 +148,31 @@ impl Seen {
         );
         assert!([accepted, waiting, sold_out, unverified, stale, together].iter().all(|count| *count > CASES / 4));
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_revocation_voids_what_was_admitted_before_it_and_nothing_later() {
+    let server = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let start = Start { quantity: 5, waiting_list: 0, once_per: OncePer::Coupon };
+    let mut world = World::open(&server.url(), 1, &start).await;
+    let long_ago = world.revoke('a', 1, None).await - 1;
+    world.revoke('a', 1, Some(long_ago)).await;
+    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Accepted(1)]", "it has ended");
+    // The release of the same revocation comes late, twice over.
+    world.revoke('a', 1, None).await;
+    world.revoke('a', 1, Some(long_ago)).await;
+    assert_eq!(world.look().await.users, [(1, "a".to_owned())].into(), "a newer claim is not released");
+    // One that ends in the future: what is there is older.
+    world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
+    assert!(world.look().await.users.is_empty());
+    assert_eq!(world.apply(&Command::Claim(vec!['a'])).await.0, "[Unverified]", "Redis's clock was set back");
+    world.revoke('a', 3, None).await;
+    assert_eq!(world.apply(&Command::Claim(vec!['a', 'b'])).await.0, "[Revoked, Accepted(1)]");
+    // Redis's clock had been wrong when this one was admitted.
+    assert_eq!(world.apply(&Command::Claim(vec!['c'])).await.0, "[Accepted(2)]");
+    let ahead = long_ago + 3_600_000;
+    world.given_at(2, ahead).await;
+    assert_eq!(world.revoke('c', 4, None).await, ahead, "what is revoked is not later than its end");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::repair::{Done, Lowered, PutBack};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
-use crate::world::Shown;
+use crate::world::{ENDED_AT_MS, Shown};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -20,6 +20,8 @@ pub(crate) struct Model {
     /// In order. Broken promises, with the slot they had, come before all who arrived.
     waiting: Vec<(Option<i64>, Person)>,
     claimants: BTreeMap<Person, (i64, i64)>,
+    /// Number of the last revocation, and whether it has ended.
+    revoked: BTreeMap<Person, (i64, bool)>,
     generation: u32,
     /// The highest one written.
     revision: u64,
@@ -29,6 +31,10 @@ const DROP: i64 = 3;
 
 fn words(answer: &impl std::fmt::Debug) -> String {
     format!("{answer:?}")
+}
+
+fn revocation(id: i64, ended: bool) -> String {
+    if ended { format!("{id}:{ENDED_AT_MS}") } else { id.to_string() }
 }
 
 fn narrow(slot: i64) -> u32 {
@@ -45,6 +51,7 @@ impl Model {
             free: BTreeSet::new(),
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             generation,
             revision: 1,
         }
@@ -87,6 +94,7 @@ impl Model {
             free: self.free.clone(),
             waiting: self.waiting.iter().map(|(_, person)| person.to_string()).collect(),
             claimants: self.claimants.iter().map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}"))).collect(),
+            revoked: self.revoked.iter().map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended))).collect(),
         }
     }
 
@@ -106,14 +114,18 @@ impl Model {
             }
             Command::Repair(Repair::Withdraw(person, from, front)) => words(&self.withdraw(*person, *from, *front)),
             Command::Repair(Repair::ToFront(people)) => {
-                for (person, slot) in
-                    people.iter().filter(|(person, _)| !self.holds(*person)).copied().collect::<Vec<_>>()
+                for (person, slot) in people
+                    .iter()
+                    .filter(|(who, _)| !self.holds(*who) && !self.is_banned(*who))
+                    .copied()
+                    .collect::<Vec<_>>()
                 {
                     self.bring_to_front(person, slot);
                 }
                 words(&Done::Applied(()))
             }
             Command::Repair(Repair::Promote(limit)) => words(&self.promote(*limit)),
+            Command::Revoke(person, number, ended) => self.revoke(*person, *number, *ended).into(),
             Command::Stale(_) => "Stale".into(),
             Command::Tamper(tamper) => {
                 self.tamper(tamper);
@@ -121,6 +133,40 @@ impl Model {
                 String::new()
             }
         }
+    }
+
+    fn field(&self, person: Person) -> String {
+        if self.once_per_coupon() { person.to_string() } else { format!("{DROP}:{person}") }
+    }
+
+    fn is_banned(&self, person: Person) -> bool {
+        self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
+    }
+
+    /// What has come further stays. One that has ended voids nothing here: its instant is before
+    /// all claims.
+    fn revoke(&mut self, person: Person, number: i64, ended: bool) -> &'static str {
+        let known = self.revoked.get(&person).copied();
+        let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
+        let (number, ended) = further.unwrap_or((number, ended));
+        self.revoked.insert(person, (number, ended));
+        let names_drop = self.claimants.get(&person).is_some_and(|(drop, _)| *drop == DROP);
+        if ended {
+            if names_drop && !self.users.contains_key(&person) && self.meta.is_some() {
+                self.claimants.remove(&person);
+            }
+            return "ended";
+        }
+        self.waiting.retain(|(_, waits)| *waits != person);
+        if names_drop {
+            self.claimants.remove(&person);
+        }
+        let Some(slot) = self.users.remove(&person) else { return "open" };
+        let last = self.quantity().unwrap_or(0).min(self.count.unwrap_or(0));
+        if !self.is_held(slot) && (1..=last).contains(&slot) {
+            self.free.insert(slot);
+        }
+        "open"
     }
 
     fn give(&mut self, person: Person, slot: i64) {
@@ -134,6 +180,9 @@ impl Model {
 
     fn claim(&mut self, person: Person) -> Admission {
         let Some((quantity, paused)) = self.meta else { return Admission::Unloaded };
+        if self.is_banned(person) {
+            return Admission::Revoked;
+        }
         if let Some(slot) = self.users.get(&person) {
             return Admission::Already(DropId(DROP), narrow(*slot));
         }
@@ -219,6 +268,11 @@ impl Model {
     fn put_back(&mut self, (person, slot, certain): (Person, u32, bool)) -> PutBack {
         let slot = i64::from(slot);
         let before = self.users.get(&person).copied();
+        // The world says when only of those that are certain.
+        let is_doubtful = self.revoked.contains_key(&person) && !certain && before != Some(slot);
+        if self.is_banned(person) || is_doubtful {
+            return PutBack::Revoked;
+        }
         if before == Some(slot) {
             if !self.once_per_coupon() || self.claimants.get(&person) == Some(&(DROP, slot)) {
                 return PutBack::Same;
@@ -247,7 +301,8 @@ impl Model {
         let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else { return Done::Stale };
         let elsewhere = from == 0 && self.once_per_coupon() && self.claimants.contains_key(&person);
         let other_quantity = planned.is_some_and(|planned| planned != quantity);
-        if self.users.get(&person).copied().unwrap_or(0) != from || elsewhere || other_quantity {
+        let moved = self.users.get(&person).copied().unwrap_or(0) != from;
+        if moved || elsewhere || other_quantity || self.is_banned(person) {
             return Done::Changed;
         }
         let mut slots = self.free.iter().copied().chain(count.max(0) + 1..=quantity);
@@ -297,7 +352,7 @@ impl Model {
         let mut promoted = Vec::new();
         for _ in 0..limit {
             let Some((_, person)) = self.waiting.first().copied() else { break };
-            if !self.holds(person) {
+            if !self.holds(person) && !self.is_banned(person) {
                 // As admission: a slot that somebody holds is never given, whatever the counter says.
                 let next = self.next(quantity).filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
                 let Some(slot) = next else { break };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::AdmissionError;
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::{Fault, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::{Command, Start};
@@ -13,7 +13,7 @@ use crate::world::{DROP, World};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
+pub(crate) async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
     let mut conn = Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await.unwrap()
 }
@@ -26,6 +26,23 @@ async fn says(server: &RedisServer, line: &str) {
         }
     };
     tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {line}"));
+}
+
+#[tokio::test]
+async fn a_master_that_was_demoted_answers_nothing_from_its_own_data() {
+    let options = RedisOptions { appendonly: false, ..RedisOptions::default() };
+    let (master, other) = tokio::try_join!(RedisServer::start(options.clone()), RedisServer::start(options)).unwrap();
+    let start = Start { quantity: 1, waiting_list: 0, once_per: OncePer::Coupon };
+    let mut world = World::open(&master.url(), 1, &start).await;
+    assert_eq!(world.apply(&Command::Claim(vec!['a', 'b'])).await.0, "[Accepted(1), SoldOut]");
+    // It follows nobody yet: the link to its new master is cut.
+    let proxy = other.proxy().await.unwrap();
+    proxy.set(Fault::Cut).await.unwrap();
+    ask::<()>(&master, &["REPLICAOF", "127.0.0.1", &proxy.port().to_string()]).await;
+    for person in ["a", "b"] {
+        let claimed = world.redis.claim(&world.keys, DROP, &person.parse().unwrap()).await;
+        assert!(matches!(claimed, Err(AdmissionError::Closed)), "{person}: {claimed:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,12 +8,15 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{Done, Holding};
+use firstcome_shared::redis::repair::{Done, Given, Holding};
 use firstcome_shared::redis::{Redis, RedisSettings};
 
 use crate::command::{Command, Person, Repair, Start, Tamper};
 
 pub(crate) const DROP: DropId = DropId(3);
+
+/// Before every claim, also those that are put back.
+pub(crate) const ENDED_AT_MS: i64 = 3;
 
 /// A drop in words, as Redis has it or as the model says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub(crate) struct Shown {
     pub(crate) free: BTreeSet<i64>,
     pub(crate) waiting: Vec<String>,
     pub(crate) claimants: BTreeMap<String, String>,
+    pub(crate) revoked: BTreeMap<String, String>,
 }
 
 pub(crate) struct World {
@@ -33,6 +37,15 @@ pub(crate) struct World {
     pub(crate) generation: Generation,
     meta: DropMeta,
     generations: u32,
+}
+
+/// Instants are no part of an answer that can be foretold.
+fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
+    match done {
+        Done::Applied(value) => Done::Applied(of(value)),
+        Done::Changed => Done::Changed,
+        Done::Stale => Done::Stale,
+    }
 }
 
 pub(crate) fn connect(url: &str) -> Redis {
@@ -95,6 +108,11 @@ impl World {
                 words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
             }
             Command::Lower(revision, quantity) => words(&redis.lower(keys, *revision, *quantity).await.unwrap()),
+            Command::Revoke(person, number, ended) => {
+                let (scope, over) = ((DROP, self.meta.once_per), ended.then_some(ENDED_AT_MS));
+                let until = redis.revoke(keys, scope, &person.to_string(), *number, over).await.unwrap();
+                if until == ENDED_AT_MS { "ended".into() } else { "open".into() }
+            }
             Command::Repair(repair) => self.repair(repair, &self.generation).await,
             Command::Stale(repair) => {
                 let other = redis.ensure_generation(CouponId(1_000_000)).await.unwrap();
@@ -106,6 +124,18 @@ impl World {
             }
         };
         (answer, Vec::new())
+    }
+
+    pub(crate) async fn revoke(&self, person: Person, number: i64, over: Option<i64>) -> i64 {
+        let scope = (DROP, self.meta.once_per);
+        self.redis.revoke(&self.keys, scope, &person.to_string(), number, over).await.unwrap()
+    }
+
+    /// Says when a slot was given.
+    pub(crate) async fn given_at(&self, slot: i64, at_ms: i64) {
+        let mut cmd = redis::cmd("HSET");
+        cmd.arg(&self.keys.times).arg(slot).arg(at_ms);
+        cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
     }
 
     async fn repair(&self, repair: &Repair, generation: &Generation) -> String {
@@ -124,17 +154,22 @@ impl World {
             Repair::Count => format!("{:?}", redis.repair_count(keys, generation).await.unwrap()),
             Repair::Move(person, from, quantity) => {
                 let user = user(*person);
-                format!("{:?}", redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap())
+                let moved = redis.move_person(keys, generation, DROP, &user, *from, *quantity).await.unwrap();
+                format!("{:?}", map(moved, |given| given.map(|given| given.slot)))
             }
             Repair::Withdraw(person, from, front) => {
                 format!("{:?}", redis.withdraw(keys, generation, DROP, &user(*person), *from, *front).await.unwrap())
             }
             Repair::ToFront(people) => {
                 let people: Vec<_> = people.iter().map(|(person, slot)| (user(*person), *slot)).collect();
-                format!("{:?}", redis.to_front(keys, generation, self.meta.once_per, &people).await.unwrap())
+                format!("{:?}", redis.to_front(keys, generation, (DROP, self.meta.once_per), &people).await.unwrap())
             }
             Repair::Promote(limit) => {
-                format!("{:?}", redis.promote(keys, generation, DROP, *limit).await.unwrap())
+                let promoted = redis.promote(keys, generation, DROP, *limit).await.unwrap();
+                let slots = |all: Vec<(UserId, Given)>| {
+                    all.into_iter().map(|(who, given)| (who, given.slot)).collect::<Vec<_>>()
+                };
+                format!("{:?}", map(promoted, slots))
             }
         }
     }
@@ -159,7 +194,7 @@ impl World {
             Tamper::RemoveUser(person) => cmd.arg(&k.users).arg(person.to_string()),
             Tamper::AddFree(slot) => cmd.arg(&k.free).arg(slot).arg(slot),
             Tamper::ClaimedElsewhere(person) => cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3"),
-            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation).arg(&k.revision),
+            Tamper::Empty => cmd.arg(&k.own()).arg(&k.claimants).arg(&k.generation).arg(&k.revision).arg(&k.revoked),
         };
         cmd.query_async::<()>(&mut self.redis.connection()).await.unwrap();
         if matches!(tamper, Tamper::Empty) {
@@ -171,7 +206,8 @@ impl World {
     /// Every key of the drop and its coupon, byte for byte.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
-        for key in self.keys.own().into_iter().chain([&*self.keys.claimants, &self.keys.generation]) {
+        for key in self.keys.own().into_iter().chain([&*self.keys.claimants, &self.keys.generation, &self.keys.revoked])
+        {
             pipe.cmd("DUMP").arg(key);
         }
         pipe.query_async(&mut self.redis.connection()).await.unwrap()
@@ -185,16 +221,17 @@ impl World {
             BTreeSet<i64>,
             Vec<String>,
             BTreeMap<String, String>,
+            BTreeMap<String, String>,
         );
         let k = &self.keys;
         let mut pipe = redis::pipe();
         pipe.cmd("HMGET").arg(&k.meta).arg("quantity").arg("paused").cmd("GET").arg(&k.count);
         pipe.cmd("ZRANGE").arg(&k.users).arg(0).arg(-1).arg("WITHSCORES");
         pipe.cmd("ZRANGE").arg(&k.free).arg(0).arg(-1).cmd("ZRANGE").arg(&k.waiting).arg(0).arg(-1);
-        pipe.cmd("HGETALL").arg(&k.claimants);
-        let (meta, count, users, free, waiting, claimants): Found =
+        pipe.cmd("HGETALL").arg(&k.claimants).cmd("HGETALL").arg(&k.revoked);
+        let (meta, count, users, free, waiting, claimants, revoked): Found =
             pipe.query_async(&mut self.redis.connection()).await.unwrap();
         let users = users.into_iter().map(|(user, slot)| (slot, user)).collect();
-        Shown { quantity_and_pause: meta.0.zip(meta.1), count, users, free, waiting, claimants }
+        Shown { quantity_and_pause: meta.0.zip(meta.1), count, users, free, waiting, claimants, revoked }
     }
 }

@@ -122,6 +122,7 @@ const BATCH_ROWS: &str = "firstcome_consumer_batch_rows";
 const BATCH_SECONDS: &str = "firstcome_consumer_batch_seconds";
 const ISSUED: &str = "firstcome_consumer_issued_total";
 const AGAIN: &str = "firstcome_consumer_again_total";
+const REVOKED: &str = "firstcome_consumer_revoked_total";
 const REFUSED: &str = "firstcome_consumer_refused_total";
 
 /// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first
@@ -133,6 +134,7 @@ pub(crate) fn describe_metrics() {
     for (name, meaning) in [
         (ISSUED, "Rows written"),
         (AGAIN, "Messages whose row was there: read again after a restart or a rebalance"),
+        (REVOKED, "Messages of claims that were given back or revoked: neither rows nor dead letters"),
         (RETRIES, "Batches tried again because MySQL was away, locked or slow"),
         (REBALANCES, "Times the group gave this process partitions"),
         (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
@@ -150,6 +152,7 @@ pub(crate) fn count_batch(size: usize, seconds: f64, written: &Written) {
     histogram!(BATCH_SECONDS).record(seconds);
     counter!(ISSUED).increment(written.issued);
     counter!(AGAIN).increment(written.again);
+    counter!(REVOKED).increment(written.revoked);
     for (reason, count) in &written.refused {
         counter!(REFUSED, "reason" => *reason).increment(*count);
     }

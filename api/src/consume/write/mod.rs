@@ -13,6 +13,7 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, SlotLimits, insert, of_people, on_slots};
+use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
 use self::classify::{ClaimVerdict, classify};
@@ -24,6 +25,8 @@ pub(crate) struct Written {
     pub(crate) issued: u64,
     /// Messages read again: their rows existed.
     pub(crate) again: u64,
+    /// Claims that were given back or revoked: neither rows nor dead letters.
+    pub(crate) revoked: u64,
     /// Dead letters, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
 }
@@ -55,7 +58,7 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits) -
     }
     // The common case: one statement inserts them all.
     match insert_all(conn, &claims, limits).await {
-        Ok(issued) => write.done.issued += issued,
+        Ok(issued) => write.count(claims.len(), issued),
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
         Err(error) => return Err(error),
     }
@@ -84,6 +87,12 @@ struct BatchWrite {
 }
 
 impl BatchWrite {
+    /// Of so many claims so many became rows; the others are revoked.
+    fn count(&mut self, claims: usize, issued: u64) {
+        self.done.issued += issued;
+        self.done.revoked += claims as u64 - issued;
+    }
+
     fn refuse(&mut self, record: &Record, reason: &'static str, error: &str) {
         *self.done.refused.entry(reason).or_default() += 1;
         self.failed.push(record.failed(reason, error));
@@ -96,7 +105,7 @@ impl BatchWrite {
         // Without the limits that were read: they may be outdated, and the reason for the refusal.
         // The schema reads its own.
         match insert_all(conn, &accepted, &SlotLimits::default()).await {
-            Ok(issued) => self.done.issued += issued,
+            Ok(issued) => self.count(accepted.len(), issued),
             // Another process wrote in between, or a code was drawn twice.
             Err(error) if refusal(&error).is_some() => {
                 for pair in accepted {
@@ -111,6 +120,7 @@ impl BatchWrite {
     /// The claims that are to become rows. The others are counted, and refused ones become dead
     /// letters.
     async fn accept<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+        let claims = &self.leave_out_void(conn, claims).await?[..];
         let existing = Existing::read(conn, claims).await?;
         let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
         let mut accepted = Vec::with_capacity(claims.len());
@@ -124,11 +134,19 @@ impl BatchWrite {
         Ok(accepted)
     }
 
+    async fn leave_out_void<'a>(&mut self, conn: &mut Conn, claims: &[Pair<'a>]) -> QueryResult<Vec<Pair<'a>>> {
+        let bare: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+        let void = void_among(conn, &bare).await?;
+        self.done.revoked += void.len() as u64;
+        let is_valid = |(_, claim): &&Pair<'a>| !void.iter().any(|one| std::ptr::eq(*one, *claim));
+        Ok(claims.iter().filter(is_valid).copied().collect())
+    }
+
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
         for _ in 0..ATTEMPTS {
             let error = match insert_all(conn, &[pair], &SlotLimits::default()).await {
                 Ok(issued) => {
-                    self.done.issued += issued;
+                    self.count(1, issued);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -136,7 +154,7 @@ impl BatchWrite {
             match refusal(&error) {
                 // The existing rows show which key it was. Otherwise it was the code, and the next
                 // attempt draws another.
-                Some(Refusal::Duplicate) => {
+                Some(Refusal::Duplicate | Refusal::Revoked) => {
                     if self.accept(conn, &[pair]).await?.is_empty() {
                         return Ok(());
                     }
@@ -160,7 +178,7 @@ fn reason(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownDrop => "unknown_drop",
         Refusal::SlotOutOfRange => "slot_out_of_range",
-        Refusal::Duplicate | Refusal::BadData => "bad_data",
+        Refusal::Duplicate | Refusal::Revoked | Refusal::BadData => "bad_data",
     }
 }
 

@@ -50,6 +50,11 @@ impl Identity {
         }
     }
 
+    /// Whether a person must bring a token; else a gateway names the person.
+    pub(crate) fn wants_token(&self) -> bool {
+        matches!(self, Self::Jwt(_))
+    }
+
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let id = match self {
             Self::TrustedHeader => only_one(headers)?.into_owned(),

@@ -199,6 +199,7 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
         Err(ClaimRefusal::Refused(refused)) => match refused {
             Admission::SoldOut => "sold_out",
             Admission::Paused => "paused",
+            Admission::Revoked => "revoked",
             Admission::NotOpen(_) => "not_open",
             Admission::Closed(_) => "closed",
             Admission::Unloaded => "unloaded",
@@ -214,9 +215,13 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
         Err(ClaimRefusal::NotDurable) => "not_held",
         Err(ClaimRefusal::SealedUnknown) => "mysql_error",
         Err(ClaimRefusal::Work(WorkError::TooMany)) => "shed",
-        Err(ClaimRefusal::Work(WorkError::Panicked) | ClaimRefusal::Coupon(_) | ClaimRefusal::StandingUnknown) => {
-            "unexpected"
-        }
+        Err(
+            ClaimRefusal::Work(WorkError::Panicked)
+            | ClaimRefusal::Coupon(_)
+            | ClaimRefusal::NothingHeld
+            | ClaimRefusal::HalfRevoked
+            | ClaimRefusal::StandingUnknown,
+        ) => "unexpected",
     }
 }
 
@@ -264,6 +269,10 @@ pub(crate) enum ClaimRefusal {
     NotDurable,
     /// MySQL did not say who holds a slot of a sealed drop.
     SealedUnknown,
+    /// There is nothing to give back or revoke.
+    NothingHeld,
+    /// MySQL has the revocation; its slot may not be free yet.
+    HalfRevoked,
     /// The stores that answered do not know enough to say where a claim stands.
     StandingUnknown,
     Work(WorkError),

@@ -9,5 +9,6 @@ mod issued;
 mod micro_batch;
 pub(crate) mod my_claim;
 pub(crate) mod publisher;
+pub(crate) mod revoke;
 
 pub(crate) use admit::{ClaimAnswer, ClaimRefusal};

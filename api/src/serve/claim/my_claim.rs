@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::reads::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -26,6 +27,8 @@ pub(crate) enum ClaimStatus {
     Waiting,
     /// It had been promised and could not be kept.
     Broken,
+    /// It was given back or revoked.
+    Revoked,
     /// Nothing.
     None,
 }
@@ -48,6 +51,11 @@ pub(crate) struct MyClaim {
 
 impl MyClaim {
     const NONE: Self = Self { status: ClaimStatus::None, drop_id: None, slot: None, code: None, position: None };
+
+    fn revoked(revocation: &Revocation) -> Self {
+        let (drop_id, slot) = (Some(DropId(revocation.drop_id)), revocation.slot);
+        Self { status: ClaimStatus::Revoked, drop_id, slot, ..Self::NONE }
+    }
 }
 
 impl Claims {
@@ -105,7 +113,7 @@ impl Claims {
 /// The drop that the answer is about: the current one, or the first where none has opened (an
 /// operator may have put a claim in by hand). Where one each is allowed in the whole coupon, any
 /// drop that Redis still knows shows the claims of all.
-fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+pub(super) fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
     if coupon.coupon.once_per == OncePer::Drop || current.is_some_and(|one| one.drop.sealed_at.is_none()) {
         return current;
@@ -127,6 +135,11 @@ fn judge(
         let (drop_id, slot, code) = (Some(DropId(row.drop_id)), Some(row.slot), Some(row.code.clone()));
         return Some(MyClaim { status: ClaimStatus::Issued, drop_id, slot, code, position: None });
     }
+    let revoked = record.iter().flat_map(|r| &r.revoked).rev().find(|one| counts(DropId(one.drop_id)));
+    // Redis may still have to follow.
+    if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
+        return Some(MyClaim::revoked(open));
+    }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
@@ -146,6 +159,9 @@ fn judge(
     if standing.position.is_some() {
         let (status, position) = (ClaimStatus::Waiting, standing.position);
         return Some(MyClaim { status, drop_id: drop, position, ..MyClaim::NONE });
+    }
+    if let Some(revoked) = revoked {
+        return Some(MyClaim::revoked(revoked));
     }
     record?;
     standing.trusted.then_some(MyClaim::NONE)
@@ -167,7 +183,7 @@ mod tests {
 
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
         let broken = broken.iter().map(|id| (DropId(*id), Some(9))).collect();
-        PersonRecord { rows: rows.iter().copied().map(row).collect(), broken }
+        PersonRecord { rows: rows.iter().copied().map(row).collect(), broken, revoked: Vec::new() }
     }
 
     fn said(once: OncePer, record: Option<PersonRecord>, standing: Option<Standing>) -> Option<(ClaimStatus, i64)> {

@@ -46,7 +46,8 @@ use crate::serve::state::App;
         (status = 400, description = "`bad_user_id`"),
         (status = 401, description = "`unauthorized`: nobody is named"),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`sold_out`, `paused`, or `not_open` with `opens_at`"),
+        (status = 409, description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: what you had was given back or \
+            revoked, and you may not have another"),
         (status = 410, description = "`closed`"),
         (status = 503, description = "`unavailable`, with `Retry-After`: nothing is certain, try again"),
     ),

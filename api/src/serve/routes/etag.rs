@@ -8,7 +8,7 @@ use firstcome_shared::http::Problem;
 
 use super::extract::invalid;
 
-pub(super) fn of(revision: u64) -> [(HeaderName, String); 1] {
+pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 
@@ -38,7 +38,7 @@ pub(super) fn changed_meanwhile(revision: u64) -> Response {
 }
 
 /// Whether the client has this revision already. As the standard asks, weak tags count too.
-pub(super) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
+pub(in crate::serve) fn is_known(headers: &HeaderMap, revision: u64) -> bool {
     let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
     let own = format!("\"{revision}\"");
     tags.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)

@@ -35,6 +35,21 @@ impl FromRequestParts<App> for CouponPath {
     }
 }
 
+/// The coupon and the person that a path names.
+pub(crate) struct PersonPath(pub(crate) CouponId, pub(crate) UserId);
+
+impl FromRequestParts<App> for PersonPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
+        let Path((id, user)) = path.map_err(|_| invalid("user_id: this is no percent-encoded UTF-8"))?;
+        let id = coupon_id(&id).ok_or_else(|| Problem::not_found(format!("there is no coupon {id:?}")))?;
+        let user = user.parse().map_err(|error| invalid(format!("user_id: {error}")))?;
+        Ok(Self(id, user))
+    }
+}
+
 /// The person that a request is from.
 pub(crate) struct Person(pub(crate) UserId);
 

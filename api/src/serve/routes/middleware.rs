@@ -85,6 +85,7 @@ pub(crate) async fn guarded(
         Method::GET => "GET",
         Method::POST => "POST",
         Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
         _ => "other",
     };
     let path = request.extensions().get::<MatchedPath>().cloned();

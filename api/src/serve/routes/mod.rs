@@ -4,12 +4,13 @@ mod change;
 pub(crate) mod claim;
 mod coupons;
 mod create;
-mod etag;
-mod extract;
+pub(super) mod etag;
+pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
 mod refusals;
+mod revoke;
 mod validate;
 mod view;
 
@@ -30,6 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::middleware::{RequestGuard, guarded};
+use crate::serve::page;
 use crate::serve::state::App;
 
 pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, guard: Arc<RequestGuard>) -> Router {
@@ -38,6 +40,7 @@ pub(crate) fn router(app: &App, token: OpsToken, prometheus: PrometheusHandle, g
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
     routes
         .route("/openapi.json", get(openapi))
+        .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
         .merge(health::routes_with_notes(readiness(app), notes(app), prometheus))
         .fallback(no_such_route)
@@ -51,13 +54,14 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
+        .routes(routes!(revoke::revoke))
         .routes(routes!(issued::issued))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
         .routes(routes!(claim::claim))
-        .routes(routes!(claim::mine))
+        .routes(routes!(claim::mine, revoke::give_back))
         .merge(for_operators)
 }
 
@@ -125,6 +129,8 @@ mod tests {
             "get /v1/coupons/{id}/issued",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
+            "delete /v1/coupons/{id}/claims/me",
+            "post /v1/coupons/{id}/people/{user_id}/revoke",
             "get /healthz",
             "get /readyz",
             "get /metrics",
@@ -136,9 +142,12 @@ mod tests {
     #[test]
     fn operators_routes_ask_for_their_token_and_every_reference_resolves() {
         let json = document();
-        for (path, method) in
-            [("/v1/coupons", "post"), ("/v1/coupons/{id}", "patch"), ("/v1/coupons/{id}/issued", "get")]
-        {
+        for (path, method) in [
+            ("/v1/coupons", "post"),
+            ("/v1/coupons/{id}", "patch"),
+            ("/v1/coupons/{id}/issued", "get"),
+            ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
+        ] {
             let operation = &json["paths"][path][method];
             assert!(operation["security"][0]["ops"].is_array(), "{method} {path}");
             let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());

@@ -29,6 +29,12 @@ impl From<ClaimRefusal> for Problem {
             },
             ClaimRefusal::NotDurable => "a place is kept for you, but cannot be promised right now; try again",
             ClaimRefusal::SealedUnknown => "this coupon is closed; who holds one cannot be told right now, try again",
+            ClaimRefusal::NothingHeld => {
+                return Self::not_found("there is no claim of this person to give back or revoke");
+            }
+            ClaimRefusal::HalfRevoked => {
+                "it is revoked; whether its slot is free yet is not known, repeat this to be certain"
+            }
             ClaimRefusal::StandingUnknown => "where this claim stands is not known right now; try again",
         };
         Self::unavailable(detail)
@@ -41,6 +47,9 @@ pub(crate) fn refused(admission: Admission) -> Problem {
     match admission {
         Admission::SoldOut => conflict("sold_out", "all are given out"),
         Admission::Paused => conflict("paused", "this coupon is stopped for the moment; try again later"),
+        Admission::Revoked => {
+            conflict("revoked", "what you had was given back or revoked, and you cannot have another")
+        }
         Admission::NotOpen(at) => conflict("not_open", "this coupon is not open yet").with("opens_at", time(at)),
         Admission::Closed(at) => {
             Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
@@ -91,6 +100,7 @@ mod tests {
         for (admission, status, code) in [
             (Admission::SoldOut, 409, "sold_out"),
             (Admission::Paused, 409, "paused"),
+            (Admission::Revoked, 409, "revoked"),
             (Admission::NotOpen(0), 409, "not_open"),
             (Admission::Closed(0), 410, "closed"),
             (Admission::Unloaded, 503, "unavailable"),

@@ -13,22 +13,28 @@ pub(crate) const MAX_WAITING: u32 = 1_000_000;
 const MAX_NAME_CHARS: usize = 200;
 
 /// A name without space around it.
-pub(crate) fn name(text: &str) -> Result<String, Problem> {
-    let name = text.trim();
-    // Names appear in mails' subjects, in terminals and on pages: no line breaks, nothing that
+pub(crate) fn name(name: &str) -> Result<String, Problem> {
+    text("name", name, MAX_NAME_CHARS)
+}
+
+/// A line of text without space around it.
+pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
+    let text = text.trim();
+    // They appear in mails' subjects, in terminals and on pages: no line breaks, nothing that
     // reverses the text, and no two names that look alike. An emoji may have its joiner and selector.
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
         c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)
     };
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
-        return Err(invalid(format!("name must have 1 to {MAX_NAME_CHARS} characters")));
+    if text.is_empty() || text.chars().count() > most {
+        return Err(invalid(format!("{field} must have 1 to {most} characters")));
     }
-    if let Some(unfit) = name.chars().find(|c| is_unfit(*c)) {
-        let detail = format!("name must not hold control or invisible characters: it holds U+{:04X}", u32::from(unfit));
+    if let Some(unfit) = text.chars().find(|c| is_unfit(*c)) {
+        let detail =
+            format!("{field} must not hold control or invisible characters: it holds U+{:04X}", u32::from(unfit));
         return Err(invalid(detail));
     }
-    Ok(name.to_owned())
+    Ok(text.to_owned())
 }
 
 pub(crate) fn quantity(number: i64) -> Result<Slot, Problem> {

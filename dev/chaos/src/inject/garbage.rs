@@ -233,7 +233,11 @@ impl<'a> Found<'a> {
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
                  AND f.detail REGEXP CONCAT('^failed claim ', c.id, '[ :]')) OR NULL) FROM failed_claims c WHERE {of}"
             ),
-            _ => format!("{findings} drop_id = {} AND result = 'failed' AND {after}", self.coupon.drop),
+            // A name that is no user id is told alone; what can't be read is told with its drop.
+            _ => format!(
+                "{findings} drop_id = {} AND (result = 'failed' OR kind = 'unissued') AND {after}",
+                self.coupon.drop
+            ),
         };
         Ok(number(self.system, &named).await? > 0)
     }

@@ -55,6 +55,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         mail_folder: None,
         log_folder: cli.logs,
         usual_ports: false,
+        pages: false,
     };
     let outcome = tokio::select! {
         // Dropping the future drops what it started.

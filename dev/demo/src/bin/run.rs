@@ -41,6 +41,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         mail_folder: Some(cli.folder.join("mails")),
         log_folder: Some(cli.folder.join("logs")),
         usual_ports: true,
+        pages: true,
     };
     let _lock = only_one(&cli.folder)?;
     let env_file = cli.folder.join("env");
@@ -94,6 +95,7 @@ fn write_env(system: &System, path: &Path) -> Result<()> {
         ("API_URL", apis[0].clone()),
         ("API_URLS", apis.join(",")),
         ("RECONCILER_URL", system.reconciler()?.target.to_string()),
+        ("PAGES_URL", system.pages.as_ref().context("no pages")?.target()?.to_string()),
         ("PROGRAMS", programs()?.display().to_string()),
     ]);
     let mut lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
@@ -113,6 +115,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
     let consumers = system.consumers.iter().map(|consumer| Ok(consumer.target()?.to_string()));
     let consumers = consumers.collect::<Result<Vec<_>>>()?;
+    let pages = system.pages.as_ref().context("no pages")?;
     let servers: Vec<_> =
         system.servers.stack.env().iter().map(|(name, value)| format!("  {name:<14} {value}")).collect();
     Ok(include_str!("welcome.txt")
@@ -120,6 +123,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
         .replace("{api}", &apis[0])
         .replace("{consumers}", &consumers.join(" "))
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
+        .replace("{page}", &format!("{}/c/1#token={}", pages.target()?, pages.token))
         .replace("{token}", &system.installation.ops_token)
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))

@@ -4,6 +4,7 @@ mod admissions;
 mod backup;
 mod counter;
 mod over;
+mod revoked;
 mod stores;
 mod unfilled;
 
@@ -40,6 +41,9 @@ impl Injector {
             Kind::OverAdmitted => self.above_quantity(n).await,
             Kind::OverShrunk => self.shrink(n).await,
             Kind::OverTwoDrops => self.in_two_drops(n).await,
+            Kind::RevokedAdmission => self.revoke_in_mysql(n).await,
+            Kind::RevokedForgotten => self.forget_revocations(n).await,
+            Kind::RevokedRow => self.revoke_without_row(n).await,
             Kind::Unfilled => self.free_while_waiting(n).await,
             Kind::UnfilledClosed => self.close_below_quantity(n).await,
             Kind::RedisLost => self.lose_keys().await,

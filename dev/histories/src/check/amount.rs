@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::revoked::may_be_revoked;
 use super::{Index, drop_of, once_per_coupon};
 use crate::event::Answer;
 use crate::history::{Ended, History, Read};
@@ -33,9 +34,10 @@ fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violatio
     }
     let mut wanted: HashSet<&str> = last.rows.iter().map(|row| row.person.as_str()).collect();
     let mut waits = false;
-    for op in history.operations.iter().filter(|op| drop_of(history, op) == Some(drop)) {
+    for op in history.operations.iter().filter(|op| !op.revokes && drop_of(history, op) == Some(drop)) {
         let Ended::Ok(answer) = &op.ended else { continue };
-        if holds_elsewhere(history, index, drop, &op.person) {
+        let gone = may_be_revoked(history, index, drop, &op.person);
+        if gone || holds_elsewhere(history, index, drop, &op.person) {
             continue;
         }
         let without = wanted.insert(&op.person) || !index.holds.contains_key(&(drop, op.person.as_str()));

@@ -3,6 +3,7 @@
 
 mod amount;
 mod promises;
+mod revoked;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
@@ -34,6 +35,7 @@ pub fn check(history: &History) -> Judgement {
     rows::across_drops(history, &mut found);
     rows::stay(history, &index, &mut found);
     amount::check(history, &index, &mut found);
+    revoked::check(history, &index, &mut found);
     found.sort();
     found.dedup();
     Judgement { verdict: verdict(history, &figures, found), figures }
@@ -56,6 +58,8 @@ fn verdict(history: &History, figures: &Figures, found: Vec<Violation>) -> Verdi
 struct Index<'a> {
     /// Coupon and person → their operations.
     asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// The same of what revokes.
+    revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Drop, slot and person of every row at the end.
     last: HashSet<(u64, i64, &'a str)>,
     /// Drop and person → slot at the end.
@@ -66,10 +70,16 @@ struct Index<'a> {
 
 impl<'a> Index<'a> {
     fn new(history: &'a History) -> Self {
-        let mut index =
-            Self { asked: HashMap::new(), last: HashSet::new(), holds: HashMap::new(), broken: HashMap::new() };
+        let mut index = Self {
+            asked: HashMap::new(),
+            revoking: HashMap::new(),
+            last: HashSet::new(),
+            holds: HashMap::new(),
+            broken: HashMap::new(),
+        };
         for op in &history.operations {
-            index.asked.entry((op.coupon, &op.person)).or_default().push(op);
+            let of = if op.revokes { &mut index.revoking } else { &mut index.asked };
+            of.entry((op.coupon, &op.person)).or_default().push(op);
         }
         for Read { drop, rows, .. } in history.finals.values() {
             for row in rows {

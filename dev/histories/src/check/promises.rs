@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::revoked::may_be_revoked;
 use super::{Index, once_per_coupon, promise};
 use crate::history::History;
 use crate::verdict::Figures;
@@ -16,8 +17,10 @@ pub(super) fn check(history: &History, index: &Index<'_>, figures: &mut Figures,
         .collect();
     figures.promises = all.len();
     // What is listed as broken may have been given again, to the same person or to another.
-    let standing: Vec<_> =
-        all.iter().copied().filter(|(drop, slot, person)| !index.is_broken(*drop, *slot, person)).collect();
+    let stands = |(drop, slot, person): &(u64, i64, &str)| {
+        !index.is_broken(*drop, *slot, person) && !may_be_revoked(history, index, *drop, person)
+    };
+    let standing: Vec<_> = all.iter().copied().filter(stands).collect();
     figures.kept = all.iter().filter(|promise| index.last.contains(*promise)).count();
     figures.broken = all.iter().filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2)).count();
     for &(drop, slot, person) in &standing {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::revoked::may_be_revoked;
 use super::{Index, once_per_coupon};
 use crate::event::Answer;
 use crate::history::{Ended, History, Operation, Read};
@@ -65,7 +66,9 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
 pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for Read { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {
-            history.finals.contains_key(drop) && !index.last.contains(&(*drop, row.slot, row.person.as_str()))
+            let here = (*drop, row.slot, row.person.as_str());
+            let may_go = may_be_revoked(history, index, *drop, &row.person);
+            history.finals.contains_key(drop) && !index.last.contains(&here) && !may_go
         });
         found.extend(gone.map(|row| Violation::Vanished {
             drop: *drop,
@@ -74,7 +77,8 @@ pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violati
             line: *line,
         }));
     }
-    for &(line, drop, rows) in &history.counts {
+    let none_revoked = index.revoking.is_empty();
+    for &(line, drop, rows) in history.counts.iter().filter(|_| none_revoked) {
         let last = history.finals.get(&drop).map(|last| last.rows.len() as u64);
         if last.is_some_and(|last| last < rows) {
             found.push(Violation::RowsVanished { drop, rows, line });

@@ -210,3 +210,47 @@ fn a_history_that_contradicts_its_own_form_is_unreadable() {
     assert!(History::of([drop, invoked(), invoked()]).is_err(), "invoked twice");
     assert!(History::of([invoked(), answer]).is_err(), "of no drop");
 }
+
+fn revokes(op: u64, person: &str, ends: Event) -> [Event; 2] {
+    [Event::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into() }, ends]
+}
+
+fn revoked(op: u64) -> Event {
+    Event::Ok { op, answer: Answer::Revoked { drop: DROP } }
+}
+
+/// u-1 gives it back, and who waits gets it.
+fn given_back(ends: Event) -> Vec<Event> {
+    let mut events = good();
+    insert(&mut events, revokes(200, "u-1", ends));
+    insert(&mut events, asks(201, "u-waits", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    last(&mut events)[0] = row(1, "u-waits");
+    events
+}
+
+#[test]
+fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
+    let unknown = || Event::Unknown { op: 200, reason: "timeout".into() };
+    assert_eq!(judged(given_back(revoked(200))), Verdict::Pass);
+    assert_eq!(judged(given_back(unknown())), Verdict::Pass, "it may have taken effect");
+    let mut events = good();
+    insert(&mut events, revokes(200, "u-1", unknown()));
+    assert_eq!(judged(events), Verdict::Pass, "or not");
+
+    let none = Event::Failed { op: 200, reason: "not_found".into() };
+    let Verdict::Violated(found) = judged(given_back(none)) else { panic!("its promise is lost") };
+    assert!(found.iter().any(|v| matches!(v, Violation::Lost { slot: 1, .. })), "{found:?}");
+
+    let found = violations(|events| insert(events, revokes(200, "u-1", revoked(200))));
+    assert!(found.iter().any(|v| matches!(v, Violation::RevokedHeld { slot: 1, .. })), "{found:?}");
+
+    let mut events = given_back(revoked(200));
+    insert(&mut events, asks(202, "u-1", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    let Verdict::Violated(found) = judged(events) else { panic!("it is promised after it was revoked") };
+    assert!(found.iter().any(|v| matches!(v, Violation::RevokedPromised { slot: 1, .. })), "{found:?}");
+
+    let mut events = given_back(revoked(200));
+    last(&mut events).remove(0);
+    let Verdict::Violated(found) = judged(events) else { panic!("its slot is lost") };
+    assert!(found.iter().any(|v| matches!(v, Violation::TooFew { .. })), "{found:?}");
+}

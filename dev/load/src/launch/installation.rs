@@ -104,6 +104,14 @@ impl Installation {
         self.servers.spawn(name, command.env("LISTEN_ADDR", address), "").await
     }
 
+    /// An API that shows coupon pages, to people whose tokens are signed with this secret (HS256).
+    pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
+        let mut command = self.command("firstcome-api", &["serve"]);
+        command.envs([("LISTEN_ADDR", address), ("COUPON_PAGE", "on")]);
+        command.envs([("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", secret)]);
+        self.servers.spawn("pages", &mut command, "").await
+    }
+
     pub async fn consumer(&self) -> Result<Service> {
         self.consumer_at("consumer", ANY_PORT).await
     }

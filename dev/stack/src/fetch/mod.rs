@@ -1,6 +1,7 @@
 //! Fetching what the machine lacks. Everything here blocks.
 
 mod apt;
+mod browser;
 mod command;
 mod kafka;
 mod mysql;
@@ -9,14 +10,15 @@ mod redis;
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
+pub(crate) use self::browser::{axe, browser};
 pub(crate) use self::kafka::{kafka, properties as kafka_properties};
 pub(crate) use self::mysql::mysql;
 pub(crate) use self::redis::redis;
 use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, a Java runtime, Maven; as root), MySQL and Kafka (into the cache folder;
-/// nothing of the machine changes). Does nothing the second time.
+/// (`redis-server`, a Java runtime, Maven, Chromium; as root), MySQL, Kafka and axe (into the cache
+/// folder; nothing of the machine changes). Does nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let mysql = spawn_blocking(|| {
@@ -30,8 +32,14 @@ pub async fn setup() -> Result<()> {
         progress::step("kafka", format!("ready ({})", kafka::VERSION));
         Ok(())
     });
-    let (redis, mysql, kafka) = tokio::try_join!(redis, mysql, kafka)?;
-    let failed: Vec<_> = [("Redis", redis), ("MySQL", mysql), ("Kafka", kafka)]
+    let browser = spawn_blocking(|| {
+        browser()?;
+        axe()?;
+        progress::step("browser", "ready");
+        Ok(())
+    });
+    let (redis, mysql, kafka, browser) = tokio::try_join!(redis, mysql, kafka, browser)?;
+    let failed: Vec<_> = [("Redis", redis), ("MySQL", mysql), ("Kafka", kafka), ("the browser", browser)]
         .into_iter()
         .filter_map(|(name, result)| Some(format!("{name} is not ready: {:#}", result.err()?)))
         .collect();

@@ -9,5 +9,6 @@ mod drift;
 mod faults;
 mod mail;
 mod operations;
+mod pages;
 mod schema;
 mod start_up;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::Policy;
 use super::*;
-use crate::collect::snapshot::{DeadLetter, DropFacts, Promises};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises};
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
     let (id, name, at) = (CouponId(1), String::new(), DateTime::UNIX_EPOCH);
@@ -43,6 +43,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         failed_claims: 0,
         read_at_ms: 1_000_000,
         tail_known: true,
+        revocations: DropRevocations::default(),
         promises: Promises::default(),
         gate_closed: false,
     }

@@ -1,7 +1,8 @@
 -- Admission, as a micro-batch: gives each of several people a slot, a place on the waiting list, or a reason why not, as if
 -- they had come one after the other. EPOCH and PROMOTION stand before this text: only the reconciler loads it, once in each life
--- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was promoted again since.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified
+-- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was demoted or promoted since:
+-- a script that writes nothing runs on a replica too, by its old data.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked
 -- ARGV  1 drop id  2.. user ids
 -- Reply 'closed' where the coupon is not verified; Redis's time in ms where it is sold out for all of them;
 -- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
@@ -11,13 +12,18 @@
 --   {'waiting', position}
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
+--   'revoked'                       what they had was revoked, and they may not have another
 --   'unloaded'                      no such drop here
 --   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
+-- A score that is no slot, put there by hand, is never told or given: a reply would cut it off to another's.
 local call, drop, people = redis.call, ARGV[1], #ARGV - 1
+local function is_slot(number) return number >= 1 and number % 1 == 0 end
 if call('GET', KEYS[8]) ~= EPOCH then return 'closed' end
-if not string.find(call('INFO', 'replication'), 'master_replid2:' .. PROMOTION, 1, true) then return 'closed' end
+local replication = call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true)
+    or not string.find(replication, 'master_replid2:' .. PROMOTION, 1, true) then return 'closed' end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}
@@ -31,6 +37,14 @@ end
 local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 2))
 local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 2))
+-- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
+-- admitted after it counts.
+local bans = false
+if call('EXISTS', KEYS[9]) == 1 then
+    local fields = {}
+    for i = 1, people do fields[i] = per_coupon and ARGV[i + 1] or drop .. ':' .. ARGV[i + 1] end
+    bans = call('HMGET', KEYS[9], unpack(fields))
+end
 local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
 local users, waiting = call('ZCARD', KEYS[3]), call('ZCARD', KEYS[5])
 
@@ -64,7 +78,7 @@ local function next_slot()
     if taken < free then
         slot = tonumber(lowest[taken + 1])
         -- Free slots have been given out before, so none is above the counter.
-        if not slot or slot > count then return 'unverified' end
+        if not slot or slot > count or not is_slot(slot) then return 'unverified' end
         if slot > quantity then return nil end
         if call('ZCOUNT', KEYS[3], slot, slot) > 0 then return 'unverified' end
         taken = taken + 1
@@ -83,11 +97,18 @@ for i = 1, people do
     local user = ARGV[i + 1]
     local score, claim = scores[i] or given[user], per_coupon and claims[i]
     local answer = nil
-    if score then
+    local ban = bans and bans[i]
+    local ended = ban and tonumber(string.match(ban, '^%d+:(%d+)$') or '')
+    if ban and not ended then
+        answer = 'revoked'
+    elseif ended and now <= ended then
+        -- A clock that was set back: this claim would look older than the revocation, and be void.
+        answer = 'unverified'
+    elseif score then
         -- Who holds one is told so at any time, also after closing: a retry is always safe.
         local slot = tonumber(score)
-        answer = {'already', drop, slot, given[user] and now or 0}
-        if not given[user] then held[#held + 1] = answer end
+        answer = is_slot(slot) and {'already', drop, slot, given[user] and now or 0} or 'unverified'
+        if answer ~= 'unverified' and not given[user] then held[#held + 1] = answer end
     elseif claim then
         local d, s = string.match(claim, '^(%d+):(%d+)$')
         answer = d and {'already', d, tonumber(s), 0} or 'unverified'
@@ -122,7 +143,9 @@ for i = 1, people do
             if not place and waiting < math.max(places_to_wait, quantity - users) then
                 -- The list has room for as many as there are slots left, whatever its length: they are not sold out, only
                 -- not given yet.
-                last_place = last_place or math.max(0, tonumber(call('ZREVRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or 0))
+                -- Beyond 2^53 one more is the same number, and those who come later would stand by name.
+                last_place = last_place or math.max(0, tonumber(
+                    call('ZREVRANGEBYSCORE', KEYS[5], '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))
                 last_place = last_place + 1
                 new_waiting[#new_waiting + 1] = last_place
                 new_waiting[#new_waiting + 1] = user
@@ -140,10 +163,16 @@ if sold_out == people then return now end
 if #held > 0 then
     local slots = {}
     for i, answer in ipairs(held) do slots[i] = string.format('%.0f', answer[3]) end
-    for i, at in ipairs(call('HMGET', KEYS[7], unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
+    -- An error is no list, so nothing is known then.
+    for i, at in ipairs(redis.pcall('HMGET', KEYS[7], unpack(slots))) do held[i][4] = tonumber(at or 0) or 0 end
 end
 if #new_users > 0 then
-    call('HSET', KEYS[7], unpack(new_times))
+    local written = redis.pcall('HSET', KEYS[7], unpack(new_times))
+    if type(written) == 'table' then
+        -- Only the age of a claim rests on it, so what no program of ours put there makes way.
+        if string.find(written.err, 'WRONGTYPE', 1, true) then call('DEL', KEYS[7]) end
+        call('HSET', KEYS[7], unpack(new_times))
+    end
     call('ZADD', KEYS[3], unpack(new_users))
     if per_coupon then call('HSET', KEYS[6], unpack(new_claims)) end
     if next_number - 1 > count then call('SET', KEYS[2], next_number - 1) end

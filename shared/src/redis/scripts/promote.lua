@@ -1,26 +1,28 @@
 -- Repair: gives free slots, then numbers not given out yet, to the people first on the waiting
 -- list, in order.
--- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting
+-- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 generation  2 drop id  3 at most so many
--- Reply {stale} | {ok, user, slot, user, slot, …}
--- A person who holds one already (in this drop, or in the coupon where one each is allowed) leaves
--- the list without a slot. Nobody is promoted while the coupon is paused, and of a drop that was
--- closed early only people whose promise is broken: `to_front.lua` gives them scores up to 0.
+-- Reply {stale} | {ok, now, user, slot, user, slot, …}; now: Redis's time in ms
+-- A person who holds one already (in this drop, or in the coupon where one each is allowed), or who
+-- is revoked, leaves the list without a slot. Nobody is promoted while the coupon is paused, and of
+-- a drop that was closed early only people whose promise is broken: `to_front.lua` gives them
+-- scores up to 0.
 if redis.call('GET', KEYS[7]) ~= ARGV[1] then return {'stale'} end
 local meta = redis.call('HMGET', KEYS[1], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, count = tonumber(meta[1]), tonumber(redis.call('GET', KEYS[2]) or '')
 if not quantity or not count then return {'stale'} end
 if count ~= redis.call('ZCARD', KEYS[3]) + redis.call('ZCARD', KEYS[4]) then return {'stale'} end
-if meta[3] == '1' then return {'ok'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local reply = {'ok'}
+local reply = {'ok', now}
+if meta[3] == '1' then return reply end
 for _ = 1, tonumber(ARGV[3]) do
     local first = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
     local user = first[1]
     if not user or (meta[4] == '1' and tonumber(first[2]) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[3], user) or (meta[2] == 'coupon' and redis.call('HGET', KEYS[6], user))
-    if holds then
+    local ban = redis.call('HGET', KEYS[9], meta[2] == 'coupon' and user or ARGV[2] .. ':' .. user)
+    if holds or (ban and now <= (tonumber(string.match(ban, '^%d+:(%d+)$') or '') or now)) then
         redis.call('ZREM', KEYS[8], user)
     else
         local slot = nil

@@ -1,13 +1,13 @@
 -- Repair: gives people the slots their evidence (row, backup row, unread message) says they hold.
--- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation
+-- KEYS  1 count  2 users  3 free  4 times  5 claimants  6 generation  7 revoked
 -- ARGV 1 generation 2 drop id 3 once_per 4.. fours: user, slot, claimed_at_ms ('' if unknown),
 -- certain
--- Reply {stale} or one word each: applied | same | taken (another person is on that slot; nothing
--- was changed). `certain` = '1' means that a row says so: they get the slot even if another is on
--- it, who is moved next. Until then two people on one slot keep count ~= |users| + |free|, so
--- admission is closed. A slot above count raises count to it. Slots skipped over that way leave
--- count ~= |users| + |free|, so admission stays closed until `repair_count` has put them among the
--- free ones.
+-- Reply {stale} or one word each: applied | same | taken (another person is on that slot) | revoked
+-- (the claim is void); nothing was changed by the last three. `certain` = '1' means that a row says
+-- so: they get the slot even if another is on it, who is moved next. Until then two people on one
+-- slot keep count ~= |users| + |free|, so admission is closed. A slot above count raises count to
+-- it. Slots skipped over that way leave count ~= |users| + |free|, so admission stays closed until
+-- `repair_count` has put them among the free ones.
 if redis.call('GET', KEYS[6]) ~= ARGV[1] then return {'stale'} end
 local replies = {}
 for i = 4, #ARGV, 4 do
@@ -15,7 +15,12 @@ for i = 4, #ARGV, 4 do
     local current = tonumber(redis.call('ZSCORE', KEYS[2], user) or '')
     local claimed = ARGV[3] ~= 'coupon' or redis.call('HGET', KEYS[5], user) == ARGV[2] .. ':' .. slot
     local reply = 'applied'
-    if current == slot then
+    local ban = redis.call('HGET', KEYS[7], ARGV[3] == 'coupon' and user or ARGV[2] .. ':' .. user)
+    local ended = ban and tonumber(string.match(ban, '^%d+:(%d+)$') or '')
+    -- A claim of unknown instant may be the one that was revoked.
+    if ban and (not ended or (at == '' and current ~= slot) or (at ~= '' and tonumber(at) <= ended)) then
+        reply = 'revoked'
+    elseif current == slot then
         if claimed then reply = 'same' end
     else
         for _, owner in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], slot, slot)) do

@@ -135,7 +135,7 @@ impl<'a> ChangeAttempt<'a> {
                 Ok(Lowered::Outdated) => None,
                 // A claim came after the check above.
                 Ok(Lowered::GivenOut(count)) => Some(below_given_out(drop.id, count)),
-                Ok(Lowered::Unloaded) => Some(being_checked(drop.id)),
+                Ok(Lowered::Unloaded | Lowered::Unverified) => Some(being_checked(drop.id)),
                 Err(error) => Some(redis_away(&error)),
             };
             self.restore(&lowered[..=at]).await;

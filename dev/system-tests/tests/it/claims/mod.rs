@@ -4,4 +4,5 @@ mod acknowledged;
 mod answers;
 mod daily;
 pub(crate) mod many;
+mod revoked;
 mod slow;

@@ -31,7 +31,6 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
         ("settings", &[&["DEL", "@meta"], &["SET", "@meta", "x"]]),
         ("waiting", &[&["SET", "@waiting", "x"]]),
         ("claimants", &[&["DEL", "@claimants"], &["SET", "@claimants", "x"]]),
-        ("refused", &[&["ZADD", "@users", "4", "josé"], &["SET", "@count", "4"]]),
     ] {
         left.push(broken(&fixture, name, commands).await);
     }
@@ -40,6 +39,9 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
+    // Nobody can claim by these names. They keep their slots until a person takes them out, and everybody else has a row.
+    let names: &[&[&str]] = &[&["ZADD", "@users", "4", "josé", "5", "odd person", "6", "u-6"], &["SET", "@count", "6"]];
+    let named = broken(&fixture, "names", names).await;
     let (whole, _) = fixture.held("whole", 20, 12).await;
     fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
 
@@ -52,6 +54,11 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
         let named = report.findings.iter().any(|f| f.result == Outcome::Failed && f.needs_person);
         assert!(named && !report.exact, "{:?}: {report:#?}", coupon.body["name"]);
     }
+    let report = run.drops.iter().find(|report| report.drop_id.0 == named.drop).unwrap();
+    let told = report.findings.iter().filter(|f| f.kind == Kind::Unissued && f.needs_person);
+    assert_eq!(told.map(|f| f.slot).collect::<Vec<_>>(), [Some(4), Some(5)], "{report:#?}");
+    let of_named = rows(&fixture.world, named.drop).await;
+    assert!(of_named.len() == 4 && of_named[&6] == "u-6" && !report.exact, "{of_named:?} {report:#?}");
     for coupon in &mended {
         let rows = rows(&fixture.world, coupon.drop).await;
         assert_eq!(rows.get(&4).map(String::as_str), Some("u-odd"), "{rows:?} {run:#?}");
@@ -86,6 +93,25 @@ async fn dead_letters(world: &World, coupon: &Coupon, most: u32, slot: &str) {
             coupon.id, coupon.drop
         ))
         .await;
+}
+
+#[tokio::test]
+async fn of_several_dead_letters_of_one_person_on_one_slot_each_is_named() {
+    let (world, api) = open_world("alike").await;
+    let coupon = api.open_coupon(3).await;
+    let letters = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)
+         VALUES ({0}, {1}, -5, 'alike', 'by hand'), ({0}, {1}, -5, 'alike', 'by hand')",
+        coupon.id, coupon.drop
+    );
+    world.sql.query(&letters).await;
+    let ids = world.sql.query("SELECT id FROM failed_claims ORDER BY id").await;
+    let run = world.once_with(&[], &[]).await.run();
+    for id in ids.iter().flatten() {
+        let name = format!("failed claim {id} ");
+        let named = run.drops[0].findings.iter().any(|f| f.detail.starts_with(&name) && f.needs_person);
+        assert!(named, "{id}: {run:#?}");
+    }
 }
 
 const UNRESOLVED: &str = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";

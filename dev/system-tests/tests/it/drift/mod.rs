@@ -17,6 +17,7 @@ mod missed;
 mod outages;
 mod repair_limit;
 pub(crate) mod repairs;
+mod revoked;
 mod sealing;
 pub(crate) mod support;
 mod waiting;

@@ -2,7 +2,7 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
-use firstcome_testkit::{Coupon, Fixture};
+use firstcome_testkit::{Coupon, Fixture, rows};
 use serde_json::json;
 
 use crate::drift::support::{
@@ -116,4 +116,31 @@ async fn what_was_promised_is_never_held_back() {
     injector(&fixture.world, &coupon).await.make(Drift::RedisLost, 1).await.unwrap();
     pass_repairs(&fixture.world, &[(Kind::RedisLost, None, None)].into()).await;
     assert_settled(&fixture.world, &coupon, 100, 100, &answers).await;
+}
+
+#[tokio::test]
+async fn claimants_that_were_deleted_come_back_but_not_people_who_were() {
+    let fixture = Fixture::new("d-limit-claimants").await;
+    let (coupon, answers) = fixture.held("Deleted", 200, 200).await;
+    let redis = &fixture.world.redis;
+    let (claimants, users) = (redis.claimants(coupon.id), redis.of_drop(coupon.id, coupon.drop, "users"));
+    let all = rows(&fixture.world, coupon.drop).await;
+    let found = |people: u32| {
+        let people = all.iter().filter(|(slot, _)| **slot <= people);
+        people.map(|(slot, user)| (Kind::MissingAdmission, Some(i64::from(*slot)), Some(user.clone()))).collect()
+    };
+    redis.command::<()>(&["DEL", &claimants]).await;
+    pass_repairs(&fixture.world, &found(200)).await;
+    assert_settled(&fixture.world, &coupon, 200, 200, &answers).await;
+    for (slot, user) in all.iter().filter(|(slot, _)| **slot <= 60) {
+        redis.command::<()>(&["HSET", &claimants, user, &format!("{}:{}", coupon.drop, slot + 1)]).await;
+    }
+    pass_repairs(&fixture.world, &found(60)).await;
+    assert_settled(&fixture.world, &coupon, 200, 200, &answers).await;
+
+    redis.command::<()>(&["DEL", &claimants]).await;
+    redis.command::<()>(&["ZREMRANGEBYSCORE", &users, "1", "60"]).await;
+    let braked = fixture.world.once_with(&[], &[]).await;
+    assert_eq!((braked.code, braked.run().status), (1, Status::Braked), "60 people are gone: {}", braked.log);
+    assert!(report(&braked.run(), &coupon).findings.iter().all(|f| f.result == Outcome::Planned));
 }

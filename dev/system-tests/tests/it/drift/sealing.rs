@@ -1,10 +1,11 @@
 //! Drops that are over: sealed once verified exact, then free of cost, and still answered from
 //! MySQL.
 
+use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::{Answer, Coupon, Fixture, LIMIT, Promise, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::drift::support::{assert_found, assert_kept, expected, injector};
 
@@ -60,8 +61,8 @@ async fn a_closed_exact_drop_is_sealed_costs_passes_nothing_and_is_answered_from
     until_sealed(&fixture, &coupon).await;
     let run = fixture.world.pass().await;
     assert!(run.drops.iter().all(|report| report.drop_id.0 != coupon.drop), "it is not looked at any more: {run:#?}");
-    let own = fixture.world.redis.of_drop(coupon.id, coupon.drop, "");
-    eventually("its keys expire", LIMIT, async || {
+    let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
+    eventually("its keys and its coupon's expire", LIMIT, async || {
         !fixture.world.redis.names().await.iter().any(|name| name.starts_with(&own))
     })
     .await;
@@ -110,4 +111,40 @@ async fn a_drop_that_is_not_exact_is_not_sealed() {
     fixture.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)").await;
     until_sealed(&fixture, &coupon).await;
     assert_kept(&fixture.world, &coupon, &answers, &[]).await;
+}
+
+/// A daily coupon whose only day closes in a moment, at noon of some zone.
+fn one_day() -> Value {
+    let now = Utc::now();
+    let ahead = 12 - i32::try_from(now.hour()).unwrap();
+    let local = now + TimeDelta::hours(ahead.into());
+    let (day, closes) = (local.date_naive(), (local + TimeDelta::seconds(6)).format("%H:%M:%S").to_string());
+    let schedule = json!({
+        "type": "daily", "time_zone": format!("Etc/GMT{:+}", -ahead), "opens": "00:00", "closes": closes,
+        "first_day": day, "last_day": day,
+    });
+    json!({"name": "Over", "quantity": 3, "once_per": "coupon", "waiting_list": 0, "schedule": schedule})
+}
+
+#[tokio::test]
+async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
+    let fixture = Fixture::new("d-over").await;
+    let body = one_day();
+    let (coupon, _) = fixture.held_of(&body, 3).await;
+    until_sealed(&fixture, &coupon).await;
+    let redis = &fixture.world.redis;
+    let names = ["claimants", "generation", "verified"].map(|name| redis.own(&format!("{{{}}}:{name}", coupon.id)));
+    let expire = async || {
+        let mut expire = Vec::new();
+        for name in &names {
+            expire.push(redis.command::<i64>(&["TTL", name]).await > 0);
+        }
+        expire
+    };
+    assert_eq!(expire().await, [true; 3]);
+    let day: NaiveDate = serde_json::from_value(body["schedule"]["last_day"].clone()).unwrap();
+    let more = fixture.api.patch(coupon.id, &json!({"last_day": day + TimeDelta::days(1)})).await;
+    assert_eq!(more.status, 200, "{more:?}");
+    assert_eq!(expire().await, [false; 3], "its holders may not get a second one");
+    assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }

@@ -206,8 +206,6 @@ async fn two_operators_who_change_a_coupon_all_the_time_break_no_promise() {
     survives("operators", &people_who_ask).await;
 }
 
-/// More people than the repair limit lets a pass put back into them by itself would wait for a
-/// person who confirms.
 #[tokio::test]
 async fn claimants_of_another_type_are_named() {
     let named = schedule(wrong_type(Key::Claimants).into(), vec![Refusals]);

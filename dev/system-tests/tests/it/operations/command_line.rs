@@ -73,6 +73,12 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
         let code = row["code"].as_str().unwrap();
         assert!(table.contains(code) && csv.contains(code), "{table}\n{csv}");
     }
+    let user = winners[0]["user_id"].as_str().unwrap();
+    for _ in 0..2 {
+        assert!(run(&["revoke", &id, user, "--reason", "fraud", "--by", "Kim"]).await.contains("slot 1 of drop"));
+    }
+    let revoked = run(&["revoke", &id, user, "--reason", "fraud", "--operator", "Kim", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&revoked).unwrap()["status"], "revoked");
     assert!(run(&["close", &id]).await.contains("closed"));
     assert!(run(&["show", &id]).await.contains("opens next"));
     let operator = coupon_with(world, &[("API_URL", api.http().base()), ("OPERATOR", "김 Kim")], &["pause", &id]).await;
@@ -91,6 +97,8 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
         (vec![good], vec!["show", "4711"], 1, "there is no coupon 4711"),
         (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
         (vec![good], vec!["create", "--name", "x", "--quantity", "1", "--opens-at", "soon"], 1, "instant"),
+        (vec![good], vec!["revoke", &id, "a|b", "--reason", "x", "--by", "x"], 1, "no claim of this person"),
+        (vec![good], vec!["revoke", &id, "u-1", "--reason", "x"], 2, "--by"),
         (vec![good, ("OPS_TOKEN", "wrong")], vec!["pause", &id], 1, "set it as the API has it"),
         (vec![good, ("OPS_TOKEN", "")], vec!["pause", &id], 2, "set OPS_TOKEN"),
         (vec![nobody], vec!["list"], 2, "API_URL"),

@@ -290,6 +290,7 @@ async fn two_that_migrate_at_once_both_succeed() {
 async fn rows_written_while_the_limits_are_made_keep_to_them_too() {
     let world = World::of_tables("limits-meanwhile").await;
     for down in [
+        include_str!("../../../../../migrations/2026-11-21-000014_revoked_coupons/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000009_findings_once/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000006_revision/down.sql"),
         include_str!("../../../../../migrations/2026-11-21-000005_slot_limits/down.sql"),

@@ -12,6 +12,7 @@ mod environment;
 mod gate;
 mod mail;
 mod repair;
+mod revoke;
 mod tally;
 
 use std::sync::Arc;
@@ -27,6 +28,8 @@ enum Scenario {
     Claim,
     /// A claim that Kafka does not take.
     Kept,
+    /// A claim that is given back.
+    Revoke,
     Batch,
     Repair,
     Gate,
@@ -37,6 +40,7 @@ fn scenario(point: Point) -> Scenario {
     match point {
         Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => Scenario::Claim,
         Point::ClaimKept => Scenario::Kept,
+        Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
         Point::RowsBegun
         | Point::RowsInserted
         | Point::BackupInserted
@@ -63,7 +67,13 @@ fn scenario(point: Point) -> Scenario {
 fn lanes() -> Vec<Vec<Point>> {
     let all =
         |wanted: Scenario| -> Vec<Point> { Point::ALL.iter().copied().filter(|p| scenario(*p) == wanted).collect() };
-    let mut lanes = vec![all(Scenario::Claim), all(Scenario::Kept), all(Scenario::Gate), all(Scenario::Mail)];
+    let mut lanes = vec![
+        all(Scenario::Claim),
+        all(Scenario::Kept),
+        all(Scenario::Revoke),
+        all(Scenario::Gate),
+        all(Scenario::Mail),
+    ];
     lanes.extend(all(Scenario::Batch).into_iter().map(|point| vec![point]));
     lanes.extend(all(Scenario::Repair).chunks(4).map(<[Point]>::to_vec));
     lanes
@@ -75,6 +85,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
         for point in &lane {
             let seen = match scenario(*point) {
                 Scenario::Claim | Scenario::Kept => claim::cycle(&environment, *point).await,
+                Scenario::Revoke => revoke::cycle(&environment, *point).await,
                 Scenario::Batch => batch::cycle(&environment, *point).await,
                 Scenario::Repair => repair::cycle(&environment, *point, cycle).await,
                 Scenario::Gate => gate::cycle(&environment, *point).await,

@@ -1,0 +1,202 @@
+//! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, Redis, and
+//! where the person may claim again, both once more. Safe to repeat; a pass does what a crash
+//! leaves.
+
+use std::sync::Arc;
+
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::promises::PersonRecord;
+use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::reads::Standing;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ClaimRefusal;
+use super::admit::Claims;
+use super::my_claim::drop_to_show;
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+
+const ATTEMPTS: usize = 3;
+
+/// A claim that was given back or revoked.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Revoked {
+    #[schema(example = "revoked")]
+    status: &'static str,
+    /// The drop.
+    drop_id: DropId,
+    /// The slot, which is the next person's; null for a place on the waiting list.
+    slot: Option<Slot>,
+}
+
+/// Who asks to revoke, and why.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) drop: Option<DropId>,
+    pub(crate) reason: String,
+    pub(crate) by: String,
+    pub(crate) may_claim_again: bool,
+    /// `None`: the person gives it back.
+    pub(crate) operator: Option<Operator>,
+}
+
+impl Claims {
+    /// Revokes what a person has of a coupon: of the drop named, else of the one that `GET …/me` is
+    /// about.
+    pub(crate) async fn revoke(
+        self: &Arc<Self>,
+        id: CouponId,
+        user: UserId,
+        order: Order,
+    ) -> Result<Revoked, ClaimRefusal> {
+        let coupon = self.catalogue.find(id).await?;
+        let claims = Arc::clone(self);
+        // Begun, it goes on without its client.
+        self.question_limit.run(async move { claims.revoke_in(&coupon, user, order).await }).await?
+    }
+
+    async fn revoke_in(&self, coupon: &CouponWithDrops, user: UserId, order: Order) -> Result<Revoked, ClaimRefusal> {
+        let shown = match order.drop {
+            Some(id) => self.drop_named(coupon, id).await?,
+            None => drop_to_show(coupon, self.clock.now()).map(|one| one.drop.clone()),
+        };
+        let shown = shown.ok_or(ClaimRefusal::NothingHeld)?;
+        let keys = self.redis.keys(coupon.coupon.id, shown.id);
+        let record = self.questions.person(coupon.coupon.id, &user).await.map_err(unknown)?;
+        let standing = self.redis.standing(&keys, &user).await.map_err(unknown)?;
+        let once_per = coupon.coupon.once_per;
+        let held = held(once_per, &shown, &record, &standing)?;
+        // Where one each is allowed in the coupon, it may be of another drop.
+        if order.drop.is_some_and(|named| named != held.drop()) {
+            return Err(ClaimRefusal::NothingHeld);
+        }
+        let (drop, slot) = match held {
+            Held::Claim(drop, slot) => (drop, slot),
+            Held::Revoked(earlier) => return self.finish(coupon, earlier.clone()).await,
+        };
+        let Order { reason, by, may_claim_again, operator, .. } = order;
+        let coupon_id = coupon.coupon.id;
+        let new =
+            NewRevocation { coupon: coupon_id, drop, slot, user, reason, by, may_claim_again, once_per, operator };
+        let revocation = self.write(new).await?;
+        crash_point(Point::RevocationWritten);
+        self.finish(coupon, revocation).await
+    }
+
+    /// A drop of the coupon; the catalogue does not have those that were sealed before the last
+    /// one.
+    async fn drop_named(&self, coupon: &CouponWithDrops, id: DropId) -> Result<Option<Drop>, ClaimRefusal> {
+        if let Some(drop) = coupon.drop(id) {
+            return Ok(Some(drop.clone()));
+        }
+        let all = self.questions.coupon(coupon.coupon.id).await.map_err(unknown)?;
+        Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
+    }
+
+    /// Again where MySQL chose this transaction to end a deadlock with a consumer.
+    async fn write(&self, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
+        for _ in 1..ATTEMPTS {
+            match self.questions.revoke(new.clone()).await {
+                Err(DbError::Query { .. }) => {}
+                other => return other.map_err(unknown),
+            }
+        }
+        self.questions.revoke(new).await.map_err(unknown)
+    }
+
+    /// The steps after MySQL has the revocation. Those that were done already change nothing.
+    async fn finish(&self, coupon: &CouponWithDrops, revocation: Revocation) -> Result<Revoked, ClaimRefusal> {
+        let half = |why: &dyn std::fmt::Display| {
+            tracing::warn!(%why, coupon = %coupon.coupon.id, "a revocation is not in Redis yet; a pass finishes it");
+            ClaimRefusal::HalfRevoked
+        };
+        let drop = DropId(revocation.drop_id);
+        let keys = self.redis.keys(coupon.coupon.id, drop);
+        let scope = (drop, coupon.coupon.once_per);
+        let (id, user) = (revocation.id, revocation.user_id.as_str());
+        let released = self.redis.revoke(&keys, scope, user, id, revocation.again_from_ms()).await;
+        let until = released.map_err(|error| half(&error))?;
+        crash_point(Point::RevocationReleased);
+        if revocation.is_to_be_ended() {
+            self.questions.end_revocation(id, until).await.map_err(|error| half(&error))?;
+            self.redis.revoke(&keys, scope, user, id, Some(until)).await.map_err(|error| half(&error))?;
+        }
+        if let Err(error) = self.redis.wake_if_anyone_waits(coupon.coupon.id, &[keys]).await {
+            tracing::debug!(%error, "the next scheduled pass promotes who waits");
+        }
+        Ok(Revoked { status: "revoked", drop_id: drop, slot: revocation.slot })
+    }
+}
+
+fn unknown(error: impl Into<Unavailable>) -> ClaimRefusal {
+    let Unavailable(error) = error.into();
+    tracing::warn!(error, "a claim could not be revoked");
+    ClaimRefusal::StandingUnknown
+}
+
+struct Unavailable(String);
+
+impl From<DbError> for Unavailable {
+    fn from(error: DbError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<RedisError> for Unavailable {
+    fn from(error: RedisError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What there is to revoke.
+enum Held<'a> {
+    Claim(DropId, Option<Slot>),
+    /// Nothing any more.
+    Revoked(&'a Revocation),
+}
+
+impl Held<'_> {
+    fn drop(&self) -> DropId {
+        match self {
+            Self::Claim(drop, _) => *drop,
+            Self::Revoked(earlier) => DropId(earlier.drop_id),
+        }
+    }
+}
+
+fn held<'a>(
+    once_per: OncePer,
+    shown: &Drop,
+    record: &'a PersonRecord,
+    standing: &Standing,
+) -> Result<Held<'a>, ClaimRefusal> {
+    let counts = |drop: i64| once_per == OncePer::Coupon || drop == shown.id.0;
+    let earlier = record.revoked.iter().rev().find(|one| counts(one.drop_id));
+    // While it stands, everything of theirs is void.
+    if let Some(open) = earlier.filter(|one| one.again_from.is_none()) {
+        return Ok(Held::Revoked(open));
+    }
+    if let Some(row) = record.rows.iter().rev().find(|row| counts(row.drop_id)) {
+        return Ok(Held::Claim(DropId(row.drop_id), Some(row.slot)));
+    }
+    let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
+    if let Some((drop, slot)) = standing.slot.map(|slot| (shown.id, slot)).or(claimant) {
+        return Ok(Held::Claim(drop, Some(slot)));
+    }
+    let broken = record.broken.iter().rev().find(|(drop, _)| counts(drop.0));
+    if standing.position.is_some() || broken.is_some() {
+        return Ok(Held::Claim(broken.map_or(shown.id, |(drop, _)| *drop), None));
+    }
+    match earlier {
+        Some(earlier) => Ok(Held::Revoked(earlier)),
+        // Redis forgets sealed drops.
+        None if standing.trusted || shown.sealed_at.is_some() => Err(ClaimRefusal::NothingHeld),
+        // What Redis lacks may only be lost.
+        None => Err(ClaimRefusal::StandingUnknown),
+    }
+}

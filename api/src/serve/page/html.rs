@@ -1,0 +1,157 @@
+//! The page as HTML. What it says is text from an operator and from the table of words: askama
+//! escapes both.
+
+use askama::Template;
+use axum::http::StatusCode;
+use chrono::{DateTime, SecondsFormat, Utc};
+use firstcome_shared::domain::CouponId;
+
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::language::{Language, WORDS};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    language: Language,
+    id: CouponId,
+    name: &'a str,
+    quantity: String,
+    /// The opening, as a program and as a person read it; for a browser without scripts.
+    opens: Option<(String, String)>,
+    wants_token: bool,
+    words: Vec<(&'static str, &'static str)>,
+    script: &'a str,
+    style: &'a str,
+    icon: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "notice.html")]
+struct NoticePage<'a> {
+    language: Language,
+    title: &'a str,
+    sentence: &'a str,
+    style: &'a str,
+    icon: &'a str,
+}
+
+/// What a page without a coupon says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    Missing,
+    Unavailable,
+}
+
+impl Notice {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Missing => StatusCode::NOT_FOUND,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The page of a coupon. It holds what changes rarely; its script asks for the rest.
+pub(super) fn coupon(
+    coupon: &CouponWithDrops,
+    now: DateTime<Utc>,
+    language: Language,
+    wants_token: bool,
+) -> askama::Result<String> {
+    let drop = coupon.for_claim(now).map(|one| one.drop);
+    let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
+    let opens = drop.map(|drop| {
+        let written = drop.opens_at.format("%Y-%m-%d %H:%M UTC").to_string();
+        (drop.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true), written)
+    });
+    let page = Page {
+        language,
+        id: coupon.coupon.id,
+        name: &coupon.coupon.name,
+        quantity: language.word("quantity").replace("{n}", &grouped(quantity)),
+        opens,
+        wants_token,
+        words: WORDS.iter().map(|(key, ..)| (*key, language.word(key))).collect(),
+        script: &SCRIPT.name,
+        style: &STYLE.name,
+        icon: &ICON.name,
+    };
+    page.render()
+}
+
+pub(super) fn notice(notice: Notice, language: Language) -> askama::Result<String> {
+    let (title, sentence) = match notice {
+        Notice::Missing => ("missing", "missing_why"),
+        Notice::Unavailable => ("unavailable", "unavailable_why"),
+    };
+    let (title, sentence) = (language.word(title), language.word(sentence));
+    NoticePage { language, title, sentence, style: &STYLE.name, icon: &ICON.name }.render()
+}
+
+/// 1,000,000: both languages write it so.
+fn grouped(number: u32) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon as with_drops};
+
+    fn page(name: &str, language: Language) -> String {
+        let mut one = with_drops(&[(10, 20)]);
+        one.coupon.name = name.into();
+        coupon(&one, at(0), language, true).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_is_text_whatever_is_in_it() {
+        let html = page("<script>alert(1)</script>\" onload='x' & {n} </main>", Language::English);
+        assert_eq!(html.matches("<script").count(), 1, "{html}");
+        for raw in ["alert(1)</script>", "\" onload", "' &"] {
+            assert!(!html.contains(raw), "{raw}: {html}");
+        }
+        assert_eq!(html.matches("</main>").count(), 1, "{html}");
+        assert!(html.contains("&#60;script&#62;alert(1)"), "{html}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_inline_or_from_elsewhere_and_all_of_it_is_small() {
+        let html = page(&"<".repeat(200), Language::Korean);
+        for forbidden in ["style=", "onclick", "onload", "http:", "https:", "javascript:"] {
+            assert!(!html.contains(forbidden), "{forbidden}: {html}");
+        }
+        let all = html.len() + SCRIPT.content.len() + STYLE.content.len() + ICON.content.len();
+        assert!(all <= 30_000, "{all} bytes");
+    }
+
+    #[tokio::test]
+    async fn both_languages_have_every_word_that_the_page_uses() {
+        for language in [Language::English, Language::Korean] {
+            let html = page("Winter", language);
+            assert!(html.contains(&format!("<html lang=\"{}\"", language.tag())), "{html}");
+            assert!(html.contains(language.word("no_script")) && html.contains("1970-01-01 00:10 UTC"), "{html}");
+            assert!(notice(Notice::Missing, language).unwrap().contains(language.word("missing")));
+        }
+        let used = SCRIPT.content.split("say(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let mut uses = 0;
+        for key in used {
+            assert!(WORDS.iter().any(|(known, ..)| *known == key), "page.js says {key}");
+            uses += 1;
+        }
+        assert!(uses > 20, "{uses}");
+        for (key, english, korean) in WORDS {
+            assert!(!english.is_empty() && !korean.is_empty(), "{key}");
+            let places = |text: &str| ["{n}", "{total}", "{time}"].map(|place| text.contains(place));
+            assert_eq!(places(english), places(korean), "{key}");
+        }
+    }
+
+    #[test]
+    fn large_numbers_are_grouped() {
+        assert_eq!([0, 999, 1_000, 1_000_000].map(grouped), ["0", "999", "1,000", "1,000,000"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! The coupon page: `GET /c/{id}`, what it loads, and the state it asks for. Everything comes from
+//! memory: ten thousand people who look cost no store a query.
+//! Why it is made so: docs/decisions/0015-coupon-page.md.
+
+mod assets;
+mod html;
+mod language;
+mod state;
+
+use axum::extract::{Path, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use clap::ValueEnum;
+use firstcome_shared::http::Problem;
+
+use self::assets::Asset;
+use self::html::Notice;
+use self::language::Language;
+use self::state::PageState;
+use super::catalogue::LookupError;
+use super::routes::etag;
+use super::routes::extract::CouponPath;
+use super::state::App;
+
+/// Whether people get a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CouponPage {
+    Off,
+    On,
+}
+
+/// Seconds that a cache may show a page without asking. Its name and times change as rarely.
+const PAGE_FRESH_FOR: &str = "public, max-age=10";
+
+/// Nothing from elsewhere, nothing inline, and in nobody's frame.
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(crate) fn routes(page: CouponPage) -> Router<App> {
+    if page == CouponPage::Off {
+        return Router::new();
+    }
+    Router::new()
+        .route("/c/{id}", get(show))
+        .route("/c/{id}/state", get(state))
+        .route("/c/assets/{file}", get(asset))
+        .route_layer(map_response(with_security_headers))
+}
+
+#[allow(clippy::unused_async)] // a layer
+async fn with_security_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+async fn show(State(app): State<App>, path: Result<CouponPath, Problem>, headers: HeaderMap) -> Response {
+    let language = Language::of(&headers);
+    let Ok(CouponPath(id)) = path else { return notice(language, Notice::Missing) };
+    let coupon = match app.catalogue.find(id).await {
+        Ok(coupon) => coupon,
+        Err(LookupError::NoSuchCoupon(_)) => return notice(language, Notice::Missing),
+        Err(LookupError::Unavailable) => return notice(language, Notice::Unavailable),
+    };
+    let Ok(page) = html::coupon(&coupon, app.clock.now(), language, app.identity.wants_token()) else {
+        return Problem::internal().into_response();
+    };
+    let tag = assets::hash(page.as_bytes());
+    let caching = [(CACHE_CONTROL, PAGE_FRESH_FOR), (VARY, "accept-language")];
+    if etag::is_known(&headers, tag) {
+        return (StatusCode::NOT_MODIFIED, etag::of(tag), caching).into_response();
+    }
+    (etag::of(tag), caching, as_html(language), page).into_response()
+}
+
+fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
+    [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_LANGUAGE, language.tag())]
+}
+
+/// A page that only says something.
+fn notice(language: Language, notice: Notice) -> Response {
+    let Ok(page) = html::notice(notice, language) else { return Problem::internal().into_response() };
+    let caching = [(CACHE_CONTROL, "no-store"), (VARY, "accept-language")];
+    let mut response = (notice.status(), caching, as_html(language), page).into_response();
+    if notice == Notice::Unavailable {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("3"));
+    }
+    response
+}
+
+async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
+    let coupon = app.catalogue.find(id).await?;
+    let state = PageState::of(&coupon, app.clock.now());
+    Ok(([(CACHE_CONTROL, "no-store")], Json(state)).into_response())
+}
+
+#[allow(clippy::unused_async)] // a handler
+async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
+    let (asset, caching) = Asset::named(&file).ok_or_else(|| Problem::not_found("there is no such file"))?;
+    Ok(([(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)], asset.content).into_response())
+}

@@ -1,0 +1,400 @@
+// The coupon page. The server decides everything; this shows it, and asks again where no answer came: a claim sent twice is one.
+
+const part = (id) => document.getElementById(id);
+const language = document.documentElement.lang;
+const { coupon: id, token: wanted } = document.querySelector("main").dataset;
+const wantsToken = wanted === "true";
+const words = {};
+for (const item of document.querySelectorAll("#words li")) words[item.dataset.key] = item.textContent;
+
+const claims = `../v1/coupons/${id}/claims`;
+const own = `firstcome:${id}`;
+const tokenKey = "firstcome:token";
+
+const PATIENCE_MS = 10_000; // for one answer
+const GIVE_UP_MS = 600_000; // for all attempts together
+const LONGEST_PAUSE_MS = 10_000;
+
+let server = null; // the state that the server told last
+let readAt = 0; // when, by performance.now()
+let mine = null; // the own claim
+let work = null; // "loading", "claiming" or "trying" while one is under way
+let note = null; // what the last claim was refused with
+let unsure = false; // whether an answer to this claim was lost: it may have been a yes
+let misses = 0; // states that did not come, in a row
+let asking = false; // whether to give it back
+let copied = false;
+let poll, ticker;
+
+// ---- words
+
+const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const count = (number) => number.toLocaleString(language);
+const at = (ms) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(ms);
+const place = (n) => say(`place_${new Intl.PluralRules(language, { type: "ordinal" }).select(n)}`, { n: count(n) });
+
+function countdown(ms) {
+  const seconds = Math.max(0, Math.ceil(ms / 1000));
+  const days = Math.floor(seconds / 86_400);
+  const parts = [Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60, seconds % 60];
+  const clock = parts.map((n) => String(n).padStart(2, "0")).join(":");
+  return days ? `${say("days", { n: days })} ${clock}` : clock;
+}
+
+// ---- what a browser keeps; one that keeps nothing claims all the same
+
+function recall(storage, key) {
+  try {
+    return window[storage].getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+function keep(storage, key, value) {
+  try {
+    if (value === null) window[storage].removeItem(key);
+    else window[storage].setItem(key, value);
+  } catch {
+    // Nothing to do: see above.
+  }
+}
+
+// The token comes in the fragment, which no browser sends to a server, and leaves the address at once.
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  const known = recall("sessionStorage", tokenKey);
+  if (!given) return known;
+  if (given !== known) keep("sessionStorage", own, null);
+  keep("sessionStorage", tokenKey, given);
+  history.replaceState(null, "", location.pathname + location.search);
+  return given;
+}
+
+let token = takeToken();
+addEventListener("hashchange", () => location.reload());
+
+// ---- asking
+
+// The server's clock, whatever this device's says.
+const now = () => server.now_ms + performance.now() - readAt;
+// Never earlier than told, and those who were told together do not come together.
+const spread = (ms) => ms * (1 + 0.4 * Math.random());
+
+function pause(ms) {
+  return new Promise((resolve) => {
+    const over = new AbortController();
+    const end = () => {
+      over.abort();
+      clearTimeout(timer);
+      resolve();
+    };
+    const timer = setTimeout(end, spread(ms));
+    addEventListener("online", end, { signal: over.signal });
+  });
+}
+
+function visible() {
+  if (!document.hidden) return null;
+  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
+
+// An answer that breaks off, or is no JSON, is none: status 0.
+async function ask(method, path) {
+  const headers = wantsToken ? { Authorization: `Bearer ${token}` } : {};
+  const signal = AbortSignal.timeout(PATIENCE_MS);
+  try {
+    const answer = await fetch(path, { method, headers, signal, cache: "no-store" });
+    const after = Number(answer.headers.get("Retry-After")) * 1000 || 0;
+    return { status: answer.status, body: await answer.json(), after };
+  } catch {
+    return { status: 0, body: {}, after: 0 };
+  }
+}
+
+// Asks until there is an answer that counts; null where none came for long.
+async function settle(method, path) {
+  const last = performance.now() + GIVE_UP_MS;
+  for (let failures = 0; ; failures++) {
+    const answer = await ask(method, path);
+    if (answer.status !== 0 && answer.status !== 429 && answer.status < 500) return answer;
+    if (performance.now() > last) return null;
+    work = "trying";
+    unsure = true;
+    render();
+    await pause(Math.max(answer.after, Math.min(1000 * 2 ** failures, LONGEST_PAUSE_MS)));
+  }
+}
+
+async function refresh() {
+  clearTimeout(poll);
+  const before = performance.now();
+  const answer = await ask("GET", `${id}/state`);
+  if (answer.status === 200) {
+    server = answer.body;
+    readAt = (before + performance.now()) / 2;
+    misses = 0;
+  } else {
+    misses += 1;
+  }
+  render();
+  refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
+}
+
+// Nobody polls in a hidden tab, while claiming, or with a claim that is the last.
+const mayRefresh = () => !document.hidden && !work && (!mine || server.one_per_drop);
+
+function refreshIn(ms) {
+  clearTimeout(poll);
+  if (ms) poll = setTimeout(() => mayRefresh() && refresh(), spread(ms));
+}
+
+// ---- the own claim
+
+// Where each drop gives one, a claim of the drop before is shown until the next is near.
+const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
+const canClaim = () => server?.state === "open" && (!mine || isEarlier());
+
+async function claim() {
+  if (work || !canClaim()) return; // a double tap is one claim
+  work = "claiming";
+  mine = note = null;
+  unsure = recall("sessionStorage", own) === "trying";
+  keep("localStorage", own, "tried");
+  keep("sessionStorage", own, "trying");
+  render();
+  let answer = await settle("POST", claims);
+  // The server's clock is known to some milliseconds only.
+  for (let early = 0; early < 20 && opensSoon(answer); early++) {
+    await pause(Math.max(opensSoon(answer), 300));
+    answer = await settle("POST", claims);
+  }
+  if (answer) keep("sessionStorage", own, null);
+  work = null;
+  take(answer);
+}
+
+function opensSoon(answer) {
+  if (answer?.body.code !== "not_open") return 0;
+  const left = Date.parse(answer.body.opens_at) - now();
+  return left < 5000 ? Math.max(left, 1) : 0;
+}
+
+function take(answer) {
+  const code = answer?.body.code;
+  if (!answer) note = "stopped";
+  else if (answer.status === 401 || code === "bad_user_id") forget();
+  else if (answer.status < 300) meet(answer.body);
+  else if (code === "sold_out") note = code;
+  else if (code === "revoked") mine = { status: code };
+  else if (code === "paused" || code === "closed") server.state = code;
+  else if (code === "not_open") {
+    server.state = "scheduled";
+    server.opens_at_ms = Date.parse(answer.body.opens_at);
+  } else note = "refused";
+  render();
+  if (!mine && !note) refreshIn(server.poll_after_ms ?? 10_000);
+}
+
+// Of `claims` and of `claims/me`.
+function meet(claim) {
+  if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
+  // What is promised stays so until something else is known of it.
+  else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
+  else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
+  follow();
+}
+
+function forget() {
+  note = "expired";
+  token = null;
+  mine = null;
+  keep("sessionStorage", tokenKey, null);
+}
+
+const isUnderWay = () => mine?.status === "accepted" || (mine?.position && mine.status !== "issued");
+let following = false;
+async function follow() {
+  if (following) return;
+  following = true;
+  for (let wait = 0; isUnderWay(); ) {
+    const { status, old } = mine;
+    const first = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
+    // Who has claimed before has a code by now.
+    wait = old && wait === 0 ? 100 : Math.max(first, Math.min(wait * 1.5, LONGEST_PAUSE_MS));
+    await pause(wait);
+    await visible();
+    const answer = await ask("GET", `${claims}/me`);
+    if (answer.status === 200) meet(answer.body);
+    else if (answer.status === 401) forget();
+    if (mine?.status !== status) wait = 1;
+    render();
+  }
+  following = false;
+  if (!mine && !note) refresh();
+}
+
+async function lookUp() {
+  work = "loading";
+  render();
+  const answer = await settle("GET", `${claims}/me`);
+  work = null;
+  take(answer);
+}
+
+async function giveBack() {
+  if (work) return;
+  asking = false;
+  work = "loading";
+  render();
+  const answer = await settle("DELETE", `${claims}/me`);
+  work = null;
+  if (answer?.status === 200) mine = { status: "revoked" };
+  else if (answer?.status === 404) mine = null;
+  else note = "refused";
+  render();
+}
+
+async function copy() {
+  const code = part("code").querySelector("output");
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+  } catch {
+    // Without https there is no clipboard: the code is marked, to be copied by hand.
+    getSelection().selectAllChildren(code);
+    return;
+  }
+  copied = true;
+  render();
+}
+
+// ---- showing
+
+function ofClaim() {
+  const total = count(server.quantity);
+  const number = { n: count(mine.slot ?? 0), total };
+  const label = say(mine.already ? "already" : "yours");
+  switch (mine.status) {
+    case "issued":
+      return { view: "issued", label, big: count(mine.slot), detail: say("number", number), code: mine.code,
+        button: say(copied ? "copied" : "copy"), act: copy };
+    case "accepted":
+      return { view: "accepted", label, big: count(mine.slot), detail: say("coming", number) };
+    case "waiting":
+      return { view: "waiting", label: say("waiting"), big: place(mine.position), detail: say("waiting_why") };
+    case "broken":
+      return { view: "broken", label: say("broken"), big: mine.position ? place(mine.position) : "", detail: say("broken_why") };
+    default:
+      return { view: "revoked", label: say("revoked"), detail: say("revoked_why") };
+  }
+}
+
+function ofWork() {
+  if (work === "loading") return { view: "loading", label: say("loading") };
+  if (work === "claiming") return { view: "claiming", label: say("claiming"), detail: say("claiming_why"), button: say("get") };
+  return { view: "trying", label: say("trying"), detail: say("trying_why"), button: say("claiming") };
+}
+
+function ofNote() {
+  const total = count(server.quantity);
+  if (note === "sold_out") {
+    return { view: note, label: say("sold_out"), detail: say("sold_out_why", { total }), button: say("again"), act: claim };
+  }
+  if (note === "stopped") return { view: note, label: say("stopped"), detail: say("stopped_why"), button: say("again"), act: begin };
+  return { view: "refused", label: say("refused"), detail: say("refused_why") };
+}
+
+function ofState() {
+  const { state, opens_at_ms: opens, closes_at_ms: closes } = server;
+  switch (state) {
+    case "scheduled":
+      return { view: state, label: say("opens_in"), big: countdown(opens - now()), detail: say("opens_at", { time: at(opens) }),
+        button: say("not_yet") };
+    case "paused":
+      return { view: state, label: say("paused"), detail: say("paused_why"), button: say("get") };
+    case "open":
+      return { view: state, label: say("open"), detail: closes ? say("open_until", { time: at(closes) }) : say("open_why"),
+        button: say("get"), act: claim };
+    default:
+      return { view: "closed", label: say("closed"), detail: closes ? say("closed_at", { time: at(closes) }) : say("closed_why") };
+  }
+}
+
+function ofAll() {
+  if (note === "expired") return { view: "expired", label: say("expired"), detail: say("expired_why") };
+  if (wantsToken && !token) return { view: "who", label: say("who"), detail: say("who_why") };
+  if (!server && misses > 1) return { view: "away", label: say("away"), detail: say("away_why") };
+  if (!server) return { view: "loading", label: say("loading") };
+  if (work) return ofWork();
+  if (mine && !isEarlier()) return ofClaim();
+  return note ? ofNote() : ofState();
+}
+
+let shown = {};
+
+// Text that did not change is not written: a screen reader would read it again.
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function render() {
+  passTime();
+  shown = ofAll();
+  part("view").dataset.view = shown.view;
+  write(part("label"), shown.label);
+  write(part("big"), shown.big ?? "");
+  write(part("detail"), shown.detail ?? "");
+  part("big").hidden = !shown.big;
+  part("code").hidden = !shown.code;
+  write(part("code").querySelector("output"), shown.code ?? "");
+  const button = part("main");
+  // A button that has the focus and is gone leaves nobody anywhere.
+  if (!shown.button && document.activeElement === button) part("label").focus();
+  button.hidden = !shown.button;
+  button.setAttribute("aria-disabled", String(!shown.act));
+  write(button, shown.button ?? "");
+  const giveable = !work && ["accepted", "issued", "waiting"].includes(mine?.status);
+  part("back").hidden = !giveable || asking;
+  part("sure").hidden = !giveable || !asking;
+}
+
+// Opens and closes by the server's clock, and wakes when the next second or the next change comes.
+function passTime() {
+  clearTimeout(ticker);
+  if (!server) return;
+  if (server.state === "scheduled" && now() >= server.opens_at_ms) {
+    server.state = "open";
+    refreshIn(60_000); // no question in the rush
+  }
+  if (server.state === "open" && server.closes_at_ms && now() >= server.closes_at_ms) {
+    server.state = "closed";
+    refreshIn(5_000); // there may be a next one
+  }
+  const { state, opens_at_ms: opens, closes_at_ms: closes } = server;
+  if (state === "scheduled") ticker = setTimeout(render, ((opens - now()) % 1000) + 1);
+  else if (state === "open" && closes) ticker = setTimeout(render, Math.min(closes - now(), 3_600_000) + 1);
+}
+
+part("main").addEventListener("click", () => shown.act?.());
+part("yes").addEventListener("click", giveBack);
+for (const [button, to, next] of [["back", true, "keep"], ["keep", false, "back"]]) {
+  part(button).addEventListener("click", () => {
+    asking = to;
+    render();
+    part(next).focus();
+  });
+}
+document.addEventListener("visibilitychange", () => mayRefresh() && refresh());
+
+async function begin() {
+  note = null;
+  render();
+  if (wantsToken && !token) return;
+  await refresh();
+  while (!server) await pause(1000);
+  if (recall("sessionStorage", own) === "trying" && canClaim()) return claim();
+  // A crowd that only looks asks no store: who never tried here, and may still try, has the button.
+  if (recall("localStorage", own) || server.state === "closed" || server.state === "paused") return lookUp();
+}
+
+begin();

@@ -1,0 +1,91 @@
+//! What an open page asks for again and again: where the coupon stands, by the server's clock, and
+//! when to ask next.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::domain::{DropId, OncePer, Slot};
+use serde::Serialize;
+
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+
+/// Who waits for the code asks so often at first, and less and less often.
+const ACCEPTED_AFTER_MS: u32 = 1_500;
+
+/// Who stands on the waiting list asks so often.
+const WAITING_AFTER_MS: u32 = 10_000;
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PageState {
+    /// Never `sold_out`: that is Redis's to say, and a claim is told.
+    state: DropState,
+    drop_id: Option<DropId>,
+    /// Whether who holds one of an earlier drop may have one of this.
+    one_per_drop: bool,
+    now_ms: i64,
+    opens_at_ms: Option<i64>,
+    closes_at_ms: Option<i64>,
+    quantity: Slot,
+    /// When to ask for this again; null where nothing more will change.
+    poll_after_ms: Option<u32>,
+    /// When to ask for the own claim again while it is `accepted`, and while it is `waiting`.
+    accepted_after_ms: u32,
+    waiting_after_ms: u32,
+}
+
+impl PageState {
+    pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Self {
+        let drop = coupon.for_claim(now).map(|one| one.drop);
+        let state = match drop.map(|drop| drop.state(now, coupon.coupon.paused, 1)) {
+            None | Some(DropState::Sealed) => DropState::Closed,
+            Some(state) => state,
+        };
+        let opens_at_ms = drop.map(|drop| drop.opens_at.timestamp_millis());
+        let until_opening = opens_at_ms.map_or(0, |opens| opens - now.timestamp_millis());
+        Self {
+            state,
+            drop_id: drop.map(|drop| drop.id),
+            one_per_drop: coupon.coupon.once_per == OncePer::Drop,
+            now_ms: now.timestamp_millis(),
+            opens_at_ms,
+            closes_at_ms: drop.and_then(|drop| drop.closes_at).map(|at| at.timestamp_millis()),
+            quantity: drop.map_or(coupon.coupon.quantity, |drop| drop.quantity),
+            poll_after_ms: poll_after_ms(state, until_opening),
+            accepted_after_ms: ACCEPTED_AFTER_MS,
+            waiting_after_ms: WAITING_AFTER_MS,
+        }
+    }
+}
+
+/// Rarely when far from the opening, and not at all in the rush just after it: the page opens by
+/// itself, and those who claim learn all from the claim.
+fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
+    match state {
+        DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
+        DropState::Open | DropState::SoldOut => Some(60_000),
+        DropState::Paused => Some(10_000),
+        DropState::Closed | DropState::Sealed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon};
+
+    #[tokio::test]
+    async fn the_state_follows_the_clock_and_says_when_to_ask_again() {
+        let coupon_of_two = coupon(&[(10, 20), (30, 40)]);
+        let said = |minute| {
+            let state = PageState::of(&coupon_of_two, at(minute));
+            (state.state, state.drop_id.unwrap().0, state.poll_after_ms)
+        };
+        assert_eq!(said(0), (DropState::Scheduled, 1, Some(60_000)));
+        assert_eq!(said(9), (DropState::Scheduled, 1, Some(15_000)));
+        assert_eq!(said(10), (DropState::Open, 1, Some(60_000)));
+        assert_eq!(said(20), (DropState::Scheduled, 2, Some(60_000)), "the next");
+        assert_eq!(said(40), (DropState::Closed, 2, None));
+        assert_eq!(poll_after_ms(DropState::Scheduled, 1), Some(5_000));
+        let none = PageState::of(&coupon(&[]), at(0));
+        assert_eq!((none.state, none.opens_at_ms, none.quantity), (DropState::Closed, None, 10));
+    }
+}

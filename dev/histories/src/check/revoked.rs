@@ -1,0 +1,46 @@
+//! Revocations. Each is final: from its answer on, its person holds nothing of the drop (of the
+//! coupon, where one each is allowed in it) and is promised nothing. One without an answer may have
+//! taken effect at any time, or never: it excuses promises that are not kept, and nothing else.
+
+use super::{Index, once_per_coupon, promise};
+use crate::event::Answer;
+use crate::history::{Ended, History, Operation};
+use crate::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for op in history.operations.iter().filter(|op| op.revokes) {
+        let (Ended::Ok(Answer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
+        let in_scope = |other: u64| other == *drop || is_same_coupon(history, *drop, other);
+        for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held)) {
+            if person == op.person {
+                found.push(Violation::RevokedHeld { drop: held, slot, person: person.to_owned(), line });
+            }
+        }
+        let asked = index.asked.get(&(op.coupon, op.person.as_str())).map_or(&[][..], Vec::as_slice);
+        for (promised, slot) in asked.iter().filter(|asked| asked.line > line).filter_map(|asked| promise(asked)) {
+            if in_scope(promised) {
+                let person = op.person.clone();
+                found.push(Violation::RevokedPromised { drop: promised, slot, person, line });
+            }
+        }
+    }
+}
+
+/// Whether what a person has in a drop may have been revoked.
+pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
+    let Some(facts) = history.drops.get(&drop) else { return false };
+    let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
+    revoking.iter().any(|op| concerns(history, op, drop))
+}
+
+fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
+    match &op.ended {
+        Ended::Failed => false,
+        Ended::Ok(Answer::Revoked { drop: revoked }) => *revoked == drop || is_same_coupon(history, *revoked, drop),
+        _ => once_per_coupon(history, drop).is_some() || op.drop.is_none_or(|asked| asked == drop),
+    }
+}
+
+fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
+    once_per_coupon(history, one).is_some_and(|coupon| once_per_coupon(history, other) == Some(coupon))
+}

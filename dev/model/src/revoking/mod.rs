@@ -1,0 +1,394 @@
+//! A claim that is revoked: one slot, its first holder, and the next. The steps of revoking
+//! (docs/decisions/0013-revoking.md) are interleaved with late messages, crashes, passes that read
+//! long ago, and a Redis that is emptied or goes back in time.
+
+mod cases;
+mod pass;
+
+use stateright::{Model, Property};
+
+pub use cases::{right, wrong};
+
+/// Whose claim is revoked, and who comes next.
+const FIRST: u8 = 0;
+const PEOPLE: [u8; 2] = [FIRST, 1];
+
+/// A person and the instant of admission: a claim of the slot.
+type Claim = (u8, u8);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// The slot is released before MySQL knows why.
+    RedisFirst,
+    /// Rows are written without a look at the revocations.
+    InsertUnchecked,
+    /// A person is put back into Redis without a look at its revocations.
+    PutBackUnchecked,
+    /// A lost Redis opens without the revocations.
+    NotRestored,
+    /// A pass does not look for people of Redis who are revoked.
+    NotCompared,
+    /// The ban ends at an instant before the release.
+    LiftedEarly,
+    /// A release that comes late does not look whether its revocation is over.
+    ReleaseUnfenced,
+    /// A revocation that lets the person claim again bans nobody.
+    NoBan,
+}
+
+#[derive(Debug, Clone)]
+pub struct Revoking {
+    pub may_claim_again: bool,
+    /// APIs that revoke.
+    pub revokers: usize,
+    pub passes: usize,
+    pub faults: Faults,
+    pub wrong: Option<Wrong>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    /// An API dies between two steps, or a pass.
+    pub crashes: u8,
+    /// A message is delivered again.
+    pub repeats: u8,
+    pub flushes: u8,
+    pub gone_back: u8,
+}
+
+/// A revocation, as MySQL and as Redis know it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Ban {
+    #[default]
+    None,
+    /// Every claim of the person is void.
+    Open,
+    /// Claims up to this instant are.
+    Until(u8),
+}
+
+impl Ban {
+    fn voids(self, (person, at): Claim) -> bool {
+        person == FIRST && (self == Self::Open || matches!(self, Self::Until(until) if at <= until))
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Redis {
+    holder: Option<Claim>,
+    ban: Ban,
+    life: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Revoker {
+    Idle,
+    /// MySQL has the revocation; with the instant read before.
+    Written(u8),
+    /// The slot is released, at this instant.
+    Released(u8),
+    /// MySQL has noted that the ban is over.
+    Lifted(u8),
+}
+
+/// What a pass has seen, and carries out later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Seen {
+    row: Option<Claim>,
+    message: Option<Claim>,
+    holder: Option<Claim>,
+    ban: Ban,
+    life: u8,
+    closed: bool,
+    step: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    redis: Redis,
+    copy: Option<Redis>,
+    open: bool,
+    /// Redis's clock: it counts admissions and releases.
+    clock: u8,
+    /// On the topic, in order, and how many of them are committed.
+    topic: Vec<Claim>,
+    read: u8,
+    row: Option<Claim>,
+    ban: Ban,
+    revokers: Vec<Revoker>,
+    passes: Vec<Option<Seen>>,
+    faults: Faults,
+    promised: Vec<Claim>,
+    /// The revocation was answered with yes: claims up to here are void for good.
+    answered: Option<u8>,
+    /// A void claim was promised after that.
+    told_void: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    Ask(u8),
+    Consume,
+    Repeat,
+    /// An API does the next step of revoking.
+    Revoke(usize),
+    RevokerDies(usize),
+    Look(usize),
+    Repair(usize),
+    PassDies(usize),
+    Flush,
+    Copy,
+    GoBack,
+}
+
+impl Revoking {
+    fn is(&self, wrong: Wrong) -> bool {
+        self.wrong == Some(wrong)
+    }
+
+    fn ask(&self, state: &mut State, person: u8) {
+        if !state.open {
+            return;
+        }
+        // Redis's clock is past the end of the ban: it has counted on since.
+        if state.redis.ban.voids((person, state.clock + 1)) && !self.is(Wrong::NoBan) {
+            return;
+        }
+        match state.redis.holder {
+            None => {
+                state.clock += 1;
+                let claim = (person, state.clock);
+                state.redis.holder = Some(claim);
+                state.topic.push(claim);
+                state.promised.push(claim);
+            }
+            Some(claim) if claim.0 == person => {
+                state.told_void |= person == FIRST && state.answered.is_some_and(|until| claim.1 <= until);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// One transaction: the insert, and the look after it.
+    fn insert(&self, state: &mut State, claim: Claim) {
+        let is_void = state.ban.voids(claim) && !self.is(Wrong::InsertUnchecked);
+        if state.row.is_none() && !is_void {
+            state.row = Some(claim);
+        }
+    }
+
+    fn write(state: &mut State) {
+        // A repeat finds the revocation that stands.
+        if state.ban == Ban::None {
+            state.ban = Ban::Open;
+        }
+        state.row = state.row.filter(|row| !state.ban.voids(*row));
+    }
+
+    /// The script. Where Redis knows that the ban is over, only what was admitted before is
+    /// released.
+    fn release(&self, state: &mut State) -> u8 {
+        if self.is(Wrong::ReleaseUnfenced) || !matches!(state.redis.ban, Ban::Until(_)) {
+            state.redis.ban = Ban::Open;
+        }
+        if state.redis.holder.is_some_and(|claim| state.redis.ban.voids(claim)) {
+            state.redis.holder = None;
+        }
+        if let Ban::Until(until) = state.redis.ban { until } else { state.clock }
+    }
+
+    fn lift(state: &mut State, until: u8) {
+        if state.ban == Ban::Open {
+            state.ban = Ban::Until(until);
+        }
+    }
+
+    fn revoke(&self, state: &mut State, at: usize) {
+        let redis_first = self.is(Wrong::RedisFirst);
+        state.revokers[at] = match state.revokers[at] {
+            Revoker::Idle if redis_first => {
+                let clock = self.release(state);
+                Revoker::Written(clock)
+            }
+            Revoker::Idle => {
+                let before = state.clock.saturating_sub(1);
+                Self::write(state);
+                Revoker::Written(before)
+            }
+            Revoker::Written(before) => {
+                let until = if redis_first {
+                    Self::write(state);
+                    before
+                } else {
+                    self.release(state)
+                };
+                Revoker::Released(if self.is(Wrong::LiftedEarly) { before } else { until })
+            }
+            Revoker::Released(until) => {
+                if self.may_claim_again {
+                    Self::lift(state, until);
+                    Revoker::Lifted(until)
+                } else {
+                    Self::answer(state)
+                }
+            }
+            Revoker::Lifted(_) => {
+                if matches!(state.redis.ban, Ban::Open) {
+                    state.redis.ban = state.ban;
+                }
+                Self::answer(state)
+            }
+        };
+    }
+
+    fn answer(state: &mut State) -> Revoker {
+        let until = if let Ban::Until(until) = state.ban { until } else { u8::MAX };
+        state.answered = Some(state.answered.map_or(until, |earlier| earlier.min(until)));
+        Revoker::Idle
+    }
+
+    fn take(&self, state: &mut State, step: Step) {
+        match step {
+            Step::Ask(person) => self.ask(state, person),
+            Step::Consume => {
+                let claim = state.topic[usize::from(state.read)];
+                state.read += 1;
+                self.insert(state, claim);
+            }
+            Step::Repeat => {
+                state.faults.repeats -= 1;
+                state.read -= 1;
+            }
+            Step::Revoke(at) => self.revoke(state, at),
+            Step::RevokerDies(at) => {
+                state.faults.crashes -= 1;
+                state.revokers[at] = Revoker::Idle;
+            }
+            Step::Look(at) => Self::look(state, at),
+            Step::Repair(at) => self.repair(state, at),
+            Step::PassDies(at) => {
+                state.faults.crashes -= 1;
+                state.passes[at] = None;
+            }
+            Step::Flush => {
+                state.faults.flushes -= 1;
+                state.redis = Redis { life: state.redis.life + 1, ..Redis::default() };
+                state.open = false;
+            }
+            Step::Copy => state.copy = Some(state.redis),
+            Step::GoBack => {
+                state.faults.gone_back -= 1;
+                let copy = state.copy.take().unwrap_or_default();
+                state.redis = Redis { life: state.redis.life + 1, ..copy };
+                state.open = false;
+            }
+        }
+    }
+
+    /// Nothing is begun any more, messages arrive, passes pass, and the next person asks.
+    fn heals(&self, state: &State) -> bool {
+        let mut state = state.clone();
+        for at in 0..self.revokers {
+            while state.revokers[at] != Revoker::Idle {
+                self.revoke(&mut state, at);
+            }
+        }
+        for at in 0..self.passes {
+            while state.passes[at].is_some() {
+                self.repair(&mut state, at);
+            }
+        }
+        for _ in 0..5 {
+            while usize::from(state.read) < state.topic.len() {
+                self.take(&mut state, Step::Consume);
+            }
+            Self::look(&mut state, 0);
+            while state.passes[0].is_some() {
+                self.repair(&mut state, 0);
+            }
+            self.ask(&mut state, 1);
+        }
+        let holder = state.redis.holder;
+        let kept = |claim: &Claim| state.ban.voids(*claim) || state.row == Some(*claim);
+        state.open && holder.is_some() && holder == state.row && state.promised.iter().all(kept)
+    }
+}
+
+pub const NOT_HELD: &str = "nobody holds what was revoked and answered so";
+pub const NOT_TOLD: &str = "what was revoked and answered so is promised no more";
+pub const HEALS: &str = "left alone, the slot is the next person's, and every other promise has its row";
+
+impl Model for Revoking {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            redis: Redis::default(),
+            copy: None,
+            open: true,
+            clock: 0,
+            topic: Vec::new(),
+            read: 0,
+            row: None,
+            ban: Ban::None,
+            revokers: vec![Revoker::Idle; self.revokers],
+            passes: vec![None; self.passes],
+            faults: self.faults,
+            promised: Vec::new(),
+            answered: None,
+            told_void: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        // Two claims of the first, and one of the next, are all that can differ.
+        steps.extend(PEOPLE.iter().filter(|_| state.clock < 3).map(|person| Step::Ask(*person)));
+        let holds = state.row.or(state.redis.holder).is_some_and(|claim| claim.0 == FIRST && !state.ban.voids(claim));
+        for (at, revoker) in state.revokers.iter().enumerate() {
+            let begun = *revoker != Revoker::Idle;
+            let unfinished = state.ban == Ban::Open || state.ban != state.redis.ban;
+            let may_begin = (holds && state.ban == Ban::None) || (state.ban != Ban::None && unfinished);
+            steps.extend((begun || may_begin).then_some(Step::Revoke(at)));
+            steps.extend((begun && state.faults.crashes > 0).then_some(Step::RevokerDies(at)));
+        }
+        for (at, pass) in state.passes.iter().enumerate() {
+            steps.push(if pass.is_some() { Step::Repair(at) } else { Step::Look(at) });
+            steps.extend((pass.is_some() && state.faults.crashes > 0).then_some(Step::PassDies(at)));
+        }
+        let faults = state.faults;
+        let conditions = [
+            (Step::Consume, usize::from(state.read) < state.topic.len()),
+            (Step::Repeat, faults.repeats > 0 && state.read > 0),
+            (Step::Flush, faults.flushes > 0),
+            (Step::Copy, faults.gone_back > 0 && state.copy.is_none()),
+            (Step::GoBack, faults.gone_back > 0 && state.copy.is_some()),
+        ];
+        steps.extend(conditions.into_iter().filter(|(_, can)| *can).map(|(step, _)| step));
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut next = last.clone();
+        self.take(&mut next, step);
+        next.revokers.sort_unstable();
+        next.passes.sort_unstable();
+        next.promised.sort_unstable();
+        next.promised.dedup();
+        (next != *last).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let held = |_: &Self, state: &State| {
+            let void = |row: Claim| row.0 == FIRST && state.answered.is_some_and(|until| row.1 <= until);
+            !state.row.is_some_and(void)
+        };
+        vec![
+            Property::always(NOT_HELD, held),
+            Property::always(NOT_TOLD, |_, state: &State| !state.told_void),
+            Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
+            Property::sometimes("the next person has it", |_, state: &State| {
+                state.row.is_some_and(|row| row.0 != FIRST)
+            }),
+        ]
+    }
+}

@@ -1,0 +1,54 @@
+//! A driver of browsers: `chromedriver`, which starts a headless Chromium for each session.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fetch;
+use crate::process::CommandLine;
+use crate::server::{Instance, Kind, Server};
+
+#[derive(Debug, Clone, Default)]
+pub struct BrowserOptions {}
+
+/// Speaks WebDriver (W3C). Its browsers end with it.
+pub type BrowserServer = Server<BrowserOptions>;
+
+impl BrowserServer {
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port())
+    }
+}
+
+/// The script of axe-core, fetched if need be.
+pub async fn axe() -> Result<PathBuf> {
+    tokio::task::spawn_blocking(fetch::axe).await?
+}
+
+impl Kind for BrowserOptions {
+    const NAME: &'static str = "chromedriver";
+    const PORTS: usize = 1;
+
+    fn prepare(&self, _instance: &Instance) -> Result<()> {
+        fetch::browser()
+    }
+
+    fn command(&self, instance: &Instance) -> Result<CommandLine> {
+        // Browsers keep their profiles in the temporary folder, which goes with this server.
+        let temporary = format!("TMPDIR={}", instance.data.display());
+        let port = format!("--port={}", instance.port());
+        Ok(["env", &temporary, "chromedriver", &port, "--log-level=WARNING"].map(Into::into).into())
+    }
+
+    async fn answers(&self, instance: &Instance) -> Result<()> {
+        let mut connection = TcpStream::connect(("127.0.0.1", instance.port())).await?;
+        connection.write_all(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = [0; 2_048];
+        let length = connection.read(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        if answer.contains("\"ready\":true") { Ok(()) } else { bail!("/status was answered with {answer:?}") }
+    }
+}

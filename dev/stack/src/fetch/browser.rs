@@ -1,0 +1,41 @@
+//! A browser with its driver and a Korean font, from the distribution; axe, which looks for what
+//! keeps people out of a page, by Maven.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::apt;
+use super::command::{exists, run};
+use crate::{cache, progress};
+
+const AXE: &str = "4.11.1";
+const UNPACK: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack";
+
+/// Sees to it that `chromium` and `chromedriver` are there, of the same version.
+pub(crate) fn browser() -> Result<()> {
+    if exists("chromium") && exists("chromedriver") {
+        return Ok(());
+    }
+    apt::install(&["chromium", "chromium-driver", "fonts-nanum"])
+}
+
+/// The script of axe-core. Its licence is the MPL: it is for tests and in none of the programs.
+pub(crate) fn axe() -> Result<PathBuf> {
+    let dir = cache::get(&format!("axe-{AXE}"), |part| {
+        if !exists("mvn") {
+            apt::install(&["maven"])?;
+        }
+        progress::step("axe", format!("downloading {AXE} with Maven"));
+        let repository = part.join("repository");
+        let mut maven = Command::new("mvn");
+        maven.args(["--batch-mode", "--no-transfer-progress", UNPACK]).arg("-Dmdep.unpack.includes=axe.min.js");
+        maven.arg(format!("-Dartifact=com.deque.html.axe-core:selenium:{AXE}"));
+        maven.arg(format!("-DoutputDirectory={}", part.display()));
+        maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
+        run(&mut maven)?;
+        Ok(std::fs::remove_dir_all(repository)?)
+    })?;
+    Ok(dir.join("axe.min.js"))
+}

@@ -1,0 +1,88 @@
+//! Revocations of which a step is missing: after a crash, a loss of Redis, or by a hand.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Kind;
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{Coupon, Fixture, Stores, rows};
+use serde_json::json;
+
+use crate::drift::support::{
+    assert_kept, assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs,
+};
+
+async fn banned(fixture: &Fixture, coupon: &Coupon, people: &[&str]) {
+    let rows = rows(&fixture.world, coupon.drop).await;
+    for user in people {
+        assert!(fixture.api.claim(coupon.id, user).await.is("revoked"), "{user}");
+        assert_eq!(fixture.api.me(coupon.id, user).await["status"], "revoked");
+        assert!(rows.values().all(|holder| holder != user), "{user}");
+    }
+}
+
+#[tokio::test]
+async fn each_missing_step_of_a_revocation_is_found_made_and_mailed() {
+    let fixture = Fixture::new("d-revoked").await;
+    // However many they are, nobody has to confirm what is on record.
+    for (setting, value) in [("RECONCILE_BRAKE_PERCENT", "1"), ("RECONCILE_BRAKE_AT_LEAST", "1")] {
+        fixture.world.set(setting, value);
+    }
+    for (drift, kind) in [
+        (Drift::RevokedAdmission, Kind::RevokedAdmission),
+        (Drift::RevokedForgotten, Kind::RevokedAdmission),
+        (Drift::RevokedRow, Kind::RevokedRow),
+    ] {
+        let name = drift.name();
+        let (coupon, answers) = fixture.held(&name, 20, 20).await;
+        let done = injector(&fixture.world, &coupon).await.make(drift, 3).await.unwrap();
+        let expected = expected(kind, &done);
+        dry_run_lists(&fixture.world, &expected).await;
+        pass_repairs(&fixture.world, &expected).await;
+        let people: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
+        banned(&fixture, &coupon, &people).await;
+        assert_whole(&fixture.world, &coupon, 20, 17).await;
+        assert_kept(&fixture.world, &coupon, &answers, &people).await;
+        clean_pass(&fixture.world, &coupon).await;
+        mailed(&fixture.world, &["repaired", &name, "17 of 20 issued"]).await;
+        assert!(fixture.api.claim(coupon.id, "next").await.is_accepted(), "{name}: their slots are free");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_everything_or_went_back_knows_whose_claims_are_revoked_before_it_opens() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-revoked-lost").await;
+    for drift in [Drift::RedisFlushed, Drift::RedisLost] {
+        let (coupon, answers) = fixture.held(&drift.name(), 10, 10).await;
+        let gone = ["u-1", "u-2"].map(|wanted| answers.iter().find(|(user, _)| user == wanted).unwrap().0.as_str());
+        for user in gone {
+            fixture.api.give_back(coupon.id, user).await.unwrap();
+        }
+        injector(&fixture.world, &coupon).await.make(drift, 1).await.unwrap();
+        fixture.world.pass().await;
+        banned(&fixture, &coupon, &gone).await;
+        assert_whole(&fixture.world, &coupon, 10, 8).await;
+        assert_kept(&fixture.world, &coupon, &answers, &gone).await;
+    }
+}
+
+/// Redis has one half of an admission: the coupon's claimants name a slot that nobody holds. Where
+/// the person may claim again, they do not tell that claim from the one that was revoked.
+#[tokio::test]
+async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
+    let fixture = Fixture::new("d-revoked-named").await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    let (coupon, answers) = fixture.held("Named", 5, 5).await;
+    let (user, slot) = (answers[2].0.as_str(), answers[2].1.promised().unwrap().1);
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    api.revoke(coupon.id, user, &order).await.unwrap();
+    world.sql.query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE").await;
+    let named = format!("{}:{slot}", coupon.drop);
+    world.redis.command::<i64>(&["HSET", &world.redis.claimants(coupon.id), user, &named]).await;
+    let free = world.redis.of_drop(coupon.id, coupon.drop, "free");
+    assert_eq!(world.redis.command::<i64>(&["ZREM", &free, &slot.to_string()]).await, 1);
+    world.pass().await;
+    assert_whole(world, &coupon, 5, 4).await;
+    assert_eq!(api.me(coupon.id, user).await["status"], "revoked");
+    clean_pass(world, &coupon).await;
+    assert!(api.claim(coupon.id, user).await.is_accepted());
+}

@@ -1,0 +1,126 @@
+//! Claiming on the page, whatever happens on the way.
+
+use firstcome_stack::{Fault, FaultProxy};
+use firstcome_testkit::{Fixture, Look, World, coupon_body, people, rush};
+
+use super::support::{Page, serve_pages};
+
+#[tokio::test]
+async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
+    let f = Fixture::new("page-rush").await;
+    let pages = serve_pages(&f.world).await;
+    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1_000, 0)).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.visit().await;
+    page.until(&["who"]).await;
+    page.assert_sound("who").await;
+    assert_eq!(page.claims_sent().await, 0);
+
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    assert!(!page.browser.address().await.contains("token"), "{}", page.browser.address().await);
+    page.assert_open_to_all("open").await;
+    let crowd = tokio::spawn(rush(&[&f.api], coupon.id, &people(400), 50));
+    // A double tap.
+    page.browser.run("const b = document.querySelector('#main'); b.click(); b.click()").await;
+    page.until(&["issued"]).await;
+    assert_eq!(page.claims_sent().await, 1);
+    crowd.await.unwrap();
+    let row = f.world.sql.query("SELECT slot, code FROM issued_coupons WHERE user_id = 'u-you'").await;
+    let held = vec![vec![page.text("#big").await, page.text("#code output").await]];
+    assert_eq!(row, held);
+    assert_eq!(page.text("#label").await, "It is yours");
+    page.assert_open_to_all("issued").await;
+
+    page.browser.reload().await;
+    page.until(&["issued"]).await;
+    assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "after a reload");
+    assert_eq!(page.claims_sent().await, 0);
+    // In another browser they have not claimed yet, and are told that they have.
+    page.browser.run("localStorage.clear()").await;
+    page.browser.reload().await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["issued"]).await;
+    assert_eq!(page.text("#label").await, "You already have one");
+}
+
+#[tokio::test]
+async fn a_claim_comes_through_a_lost_network_and_a_new_process() {
+    let (world, _api) = firstcome_testkit::open_world("page-lost").await;
+    let pages = serve_pages(&world).await;
+    let port = |base: &str| base.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let network = FaultProxy::start(port(pages.http().base())).await.unwrap();
+    let coupon = pages.open_coupon(10).await;
+    let page = Page::of(&format!("http://127.0.0.1:{}", network.port()), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    // The claim goes through, and its answer is lost.
+    network.set(Fault::DropReplies).await.unwrap();
+    page.browser.click("#main").await;
+    firstcome_testkit::eventually("it is admitted", firstcome_testkit::LIMIT, async || {
+        world.redis.command::<i64>(&["ZCARD", &world.redis.of_drop(coupon.id, coupon.drop, "users")]).await == 1
+    })
+    .await;
+    network.set(Fault::Cut).await.unwrap();
+    page.until(&["trying"]).await;
+    page.assert_sound("trying").await;
+    pages.process.kill().await;
+    let pages = serve_pages(&world).await;
+    network.set_upstream(port(pages.http().base()));
+    network.set(Fault::Pass).await.unwrap();
+    page.until(&["accepted"]).await;
+    // Who asked again because no answer came is not told that they had one already.
+    assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
+    let _consumer = world.consume().await;
+    page.until(&["issued"]).await;
+    page.assert_sound("issued-late").await;
+}
+
+#[tokio::test]
+async fn a_reload_in_the_middle_goes_on_claiming() {
+    // Admission is closed: every claim is answered 503.
+    let world = World::new("page-reload").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(10).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["trying"]).await;
+    page.browser.reload().await;
+    page.until(&["trying"]).await;
+    world.open().await;
+    page.until(&["accepted"]).await;
+    assert_eq!([page.text("#label").await, page.text("#big").await], ["It is yours", "1"]);
+    assert_eq!(page.browser.complaints().await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
+    let f = Fixture::new("page-back").await;
+    let pages = serve_pages(&f.world).await;
+    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 0)).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["issued"]).await;
+    for button in ["#back", "#keep", "#back"] {
+        page.browser.click(button).await;
+    }
+    page.assert_sound("sure").await;
+    page.browser.click("#yes").await;
+    page.until(&["revoked"]).await;
+    page.assert_sound("revoked").await;
+    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 0);
+    page.browser.reload().await;
+    page.until(&["revoked"]).await;
+    // The next person gets its slot; they themselves are told what became of it, in another browser too.
+    assert_eq!(f.api.claim(coupon.id, "u-next").await.promised(), Some((coupon.drop, 1)));
+    page.browser.run("localStorage.clear()").await;
+    page.browser.reload().await;
+    page.until(&["open"]).await;
+    page.browser.click("#main").await;
+    page.until(&["revoked"]).await;
+}

@@ -1,0 +1,65 @@
+//! Answers that take long to come about, told by the page as if they had come.
+
+use firstcome_testkit::{Look, open_world};
+use serde_json::{Value, json};
+
+use super::support::{Page, serve_pages};
+
+/// From the next load on, `claims/me` and the state are answered so.
+fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
+    format!(
+        "{{ if (location.protocol === 'http:') localStorage.setItem('firstcome:{coupon}', 'tried');
+         const ask = (window.realFetch ??= window.fetch);
+         window.fetch = async (url, options) => {{
+           const answer = (body, status) => new Response(JSON.stringify(body), {{ status }});
+           if (options.method === 'DELETE') return answer({{ status: 'revoked' }}, 200);
+           if (String(url).endsWith('/me')) return answer({mine}, {status});
+           const real = await ask(url, options);
+           return answer({{ ...await real.json(), ...{state} }}, real.status);
+         }}; }}"
+    )
+}
+
+#[tokio::test]
+async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_question() {
+    let (world, _api) = open_world("page-ends").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(100).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default().on_a_phone()).await;
+    page.browser.visit(&format!("{}/c/4711", pages.http().base())).await;
+    assert_eq!(page.text("h1").await, "There is no such coupon");
+
+    let issued = json!({"status": "issued", "slot": 37, "code": "A1B2-C3D4", "drop_id": 0});
+    let each_drop = |state: &str, opens_in: i64| {
+        let opens_at_ms = chrono::Utc::now().timestamp_millis() + opens_in;
+        json!({"one_per_drop": true, "drop_id": 1, "state": state, "opens_at_ms": opens_at_ms})
+    };
+    let ends = [
+        (200, json!({"status": "broken", "slot": 7}), json!({}), "broken", "We are sorry"),
+        (200, json!({"status": "broken", "position": 1}), json!({}), "broken", "We are sorry"),
+        (200, json!({"status": "revoked", "slot": 7}), json!({}), "revoked", "No longer yours"),
+        (401, json!({"code": "unauthorized"}), json!({}), "expired", "Your link does not count any more"),
+        (400, json!({"code": "invalid"}), json!({}), "refused", "This did not work"),
+        (200, json!({"status": "none"}), json!({}), "open", "Open now"),
+        // Yesterday's coupon is shown until today's is near, and then no more.
+        (200, issued.clone(), each_drop("scheduled", 3_600_000), "issued", "It is yours"),
+        (200, issued.clone(), each_drop("scheduled", 300_000), "scheduled", "Opens in"),
+        (200, issued.clone(), each_drop("open", -1), "open", "Open now"),
+        (200, issued, json!({}), "issued", "It is yours"),
+    ];
+    for (number, (status, mine, state, view, label)) in ends.iter().enumerate() {
+        page.browser.prepare(&answering(coupon.id, *status, mine, state)).await;
+        page.come_as("u-you").await;
+        page.until(&[view]).await;
+        assert_eq!(page.text("#label").await, *label);
+        page.picture(&format!("end-{number}-{view}")).await;
+    }
+    page.browser.click("#back").await;
+    assert_eq!(page.browser.run("return document.activeElement.id").await, "keep");
+    page.assert_open_to_all("give-back").await;
+    page.browser.click("#keep").await;
+    assert_eq!(page.view().await, "issued");
+    page.browser.click("#back").await;
+    page.browser.click("#yes").await;
+    page.until(&["revoked"]).await;
+}

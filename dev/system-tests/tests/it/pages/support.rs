@@ -1,0 +1,112 @@
+//! A coupon's page in a browser, and the person who looks at it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use firstcome_load::identity::token;
+use firstcome_testkit::{Api, Browser, Look, Running, World, eventually_some};
+use serde_json::{Value, json};
+
+/// A browser on a busy machine is slow.
+const LIMIT: Duration = Duration::from_secs(90);
+
+const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
+
+/// An API that shows pages to people who bring a token.
+pub(super) async fn serve_pages(world: &World) -> Running<Api> {
+    let jwt = [("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "HS256"), ("JWT_SECRET", SECRET)];
+    world.serve_with(&[&jwt[..], &[("COUPON_PAGE", "on")]].concat()).await
+}
+
+/// A browser that shows the page of a coupon.
+pub(super) struct Page {
+    pub(super) browser: Browser,
+    address: String,
+}
+
+impl Page {
+    /// Nothing is loaded yet.
+    pub(super) async fn of(base: &str, coupon: i64, look: Look) -> Self {
+        Self { browser: Browser::open(look).await, address: format!("{base}/c/{coupon}") }
+    }
+
+    /// The page of another coupon, or at another address.
+    pub(super) fn now_of(&mut self, base: &str, coupon: i64) {
+        self.address = format!("{base}/c/{coupon}");
+    }
+
+    /// By an address without a token.
+    pub(super) async fn visit(&self) {
+        self.browser.visit(&self.address).await;
+    }
+
+    /// By the link that was sent to this person.
+    pub(super) async fn come_as(&self, user: &str) {
+        self.browser.visit(&format!("{}#token={}", self.address, token(SECRET, user).unwrap())).await;
+    }
+
+    pub(super) async fn view(&self) -> String {
+        let view = self.browser.run("return document.querySelector('#view')?.dataset.view ?? 'no page'").await;
+        view.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits for one of these views, and gives it. The page looks at itself, for a second at a time:
+    /// to be asked again and again costs a browser more than to wait.
+    pub(super) async fn until(&self, wanted: &[&str]) -> String {
+        let look = format!(
+            "const end = performance.now() + 1000;
+             const view = () => document.querySelector('#view')?.dataset.view ?? 'no page';
+             const over = () => {wanted:?}.includes(view()) || performance.now() > end;
+             return new Promise((done) => {{
+               const look = () => over() ? done(view()) : setTimeout(look, 20);
+               look();
+             }})"
+        );
+        eventually_some(&format!("the page shows {wanted:?}"), LIMIT, async || {
+            let view = self.browser.run(&look).await.as_str().unwrap_or_default().to_owned();
+            if wanted.contains(&view.as_str()) { Ok(view) } else { Err(view) }
+        })
+        .await
+    }
+
+    pub(super) async fn text(&self, css: &str) -> String {
+        let text = self.browser.run(&format!("return document.querySelector({css:?})?.innerText")).await;
+        text.as_str().unwrap_or_default().trim().to_owned()
+    }
+
+    /// Whether the button would do something.
+    pub(super) async fn is_on(&self) -> bool {
+        let on = "const b = document.querySelector('#main'); return !b.hidden && b.ariaDisabled === 'false'";
+        self.browser.run(on).await == json!(true)
+    }
+
+    /// How many claims this load of the page has sent.
+    pub(super) async fn claims_sent(&self) -> u64 {
+        let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
+        self.browser.run(&format!("return {sent}")).await.as_u64().unwrap()
+    }
+
+    /// The console is silent, and no part of the page is beside the window. Keeps a picture where one
+    /// is wanted.
+    pub(super) async fn assert_sound(&self, name: &str) {
+        assert_eq!(self.browser.complaints().await, Vec::<Value>::new(), "{name}");
+        let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
+        assert_eq!(self.browser.run(beside).await, json!(0), "{name}: it scrolls sideways");
+        self.picture(name).await;
+    }
+
+    /// The same, and nothing keeps people out of it.
+    pub(super) async fn assert_open_to_all(&self, name: &str) {
+        self.assert_sound(name).await;
+        let barriers = self.browser.barriers().await;
+        assert!(barriers.is_empty(), "{name}: {}", serde_json::to_string_pretty(&barriers).unwrap());
+    }
+
+    /// `make pictures` looks at every state.
+    pub(super) async fn picture(&self, name: &str) {
+        if let Some(folder) = std::env::var_os("PICTURES").filter(|folder| !folder.is_empty()) {
+            std::fs::create_dir_all(&folder).unwrap();
+            self.browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A page that waits for the opening, and claims that get nothing, or not yet.
+
+use chrono::{DateTime, SecondsFormat};
+use firstcome_testkit::{Fixture, Look, World, coupon_body, open_world};
+use serde_json::{Value, json};
+
+use super::support::{Page, serve_pages};
+
+const TAB: char = '\u{e004}';
+const ENTER: char = '\u{e007}';
+
+async fn opens_in(world: &World, name: &str, seconds: i64) -> Value {
+    let at = DateTime::from_timestamp_millis(world.redis.now_ms().await + 1_000 * seconds).unwrap();
+    let at = at.to_rfc3339_opts(SecondsFormat::Millis, true);
+    json!({"name": name, "quantity": 50, "once_per": "coupon", "waiting_list": 0, "schedule": {"type": "once", "opens_at": at}})
+}
+
+#[tokio::test]
+async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_claims() {
+    let (world, _api) = open_world("page-opens").await;
+    let pages = serve_pages(&world).await;
+    let far = pages.create_coupon(&opens_in(&world, "겨울 한정 쿠폰", 4_140).await).await;
+    let korean = Look { languages: "ko-KR,ko", ..Look::default() }.on_a_phone();
+    let mut page = Page::of(pages.http().base(), far.id, korean).await;
+    page.come_as("u-you").await;
+    page.until(&["scheduled"]).await;
+    let (left, hint) = (page.text("#big").await, page.text("#main").await);
+    assert!(left.starts_with("01:0") && hint == "아직 오픈 전이에요" && !page.is_on().await, "{left} {hint}");
+    page.assert_open_to_all("scheduled-korean-phone").await;
+    page.browser.key(TAB).await;
+    page.browser.key(ENTER).await;
+    assert_eq!((page.view().await.as_str(), page.claims_sent().await), ("scheduled", 0), "an early tap is none");
+
+    // It opens by the clock alone: no second question about the state is answered.
+    let once = "{ const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
+        String(url).endsWith('/state') && asked++ ? new Promise(() => {}) : ask(url, options); }";
+    page.browser.prepare(once).await;
+    // On a machine so busy that the page comes after the opening, another coupon is waited for.
+    for lead in [4, 15, 60] {
+        let soon = pages.create_coupon(&opens_in(&world, "겨울 한정 쿠폰", lead).await).await;
+        page.now_of(pages.http().base(), soon.id);
+        page.come_as("u-you").await;
+        if page.until(&["scheduled", "open"]).await == "scheduled" {
+            break;
+        }
+    }
+    page.browser.key(TAB).await;
+    assert_eq!(page.browser.run("return document.activeElement.id").await, "main");
+    page.until(&["open"]).await;
+    assert!(page.is_on().await);
+    page.browser.key(ENTER).await;
+    page.until(&["accepted"]).await;
+    assert_eq!(page.text("#label").await, "쿠폰을 받았어요");
+    assert_eq!(page.browser.run("return document.activeElement.id").await, "label", "the focus follows");
+    page.assert_sound("accepted-korean-phone").await;
+}
+
+#[tokio::test]
+async fn the_others_see_their_place_in_line_or_that_it_is_sold_out_paused_or_closed() {
+    let f = Fixture::new("page-others").await;
+    let pages = serve_pages(&f.world).await;
+    let coupon = f.api.create_coupon(&coupon_body("Winter coupon", 1, 2)).await;
+    for user in ["u-1", "u-2"] {
+        f.api.claim(coupon.id, user).await;
+    }
+    let dark = Look { dark: true, ..Look::default() };
+    let page = Page::of(pages.http().base(), coupon.id, dark).await;
+    let claim = async |user: &str, view: &str| {
+        page.come_as(user).await;
+        // This browser has been used by others: it asks first whether this one holds any.
+        page.until(&["open"]).await;
+        page.browser.click("#main").await;
+        page.until(&[view]).await;
+    };
+    claim("u-3", "waiting").await;
+    assert_eq!(page.text("#big").await, "2nd in line");
+    page.assert_open_to_all("waiting-dark").await;
+    page.browser.reload().await;
+    page.until(&["waiting"]).await;
+    claim("u-4", "sold_out").await;
+    page.assert_open_to_all("sold-out-dark").await;
+
+    assert_eq!(f.api.patch(coupon.id, &json!({"paused": true})).await.status, 200);
+    page.come_as("u-5").await;
+    page.until(&["open", "paused"]).await;
+    page.browser.look(dark.on_a_phone()).await;
+    // Until the catalogue of the other process knows, the claim does.
+    if page.view().await == "open" {
+        page.browser.click("#main").await;
+    }
+    page.until(&["paused"]).await;
+    page.assert_sound("paused-dark-phone").await;
+    assert_eq!(f.api.patch(coupon.id, &json!({"paused": false, "close_now": true})).await.status, 200);
+    page.come_as("u-5").await;
+    if page.until(&["open", "paused", "closed"]).await == "open" {
+        page.browser.click("#main").await;
+    }
+    page.until(&["closed"]).await;
+    page.assert_sound("closed-dark-phone").await;
+    page.come_as("u-1").await;
+    page.until(&["issued"]).await;
+    page.assert_open_to_all("issued-dark-phone").await;
+}

@@ -1,0 +1,190 @@
+//! A real browser, as a person has it: headless Chromium, driven by WebDriver (W3C), which is JSON
+//! over HTTP. Why no library: docs/decisions/0015-coupon-page.md.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use firstcome_stack::{BrowserOptions, BrowserServer};
+use serde_json::{Value, json};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+/// The browsers of this binary's tests. They end with the process, however it ends.
+static DRIVER: OnceCell<BrowserServer> = OnceCell::const_new();
+
+/// Browsers at a time: each is half a dozen processes.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+/// Longest that one command may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the person has set, and how large the window is.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// As in `Accept-Language`.
+    pub languages: &'static str,
+    pub width: u32,
+    pub height: u32,
+    pub dark: bool,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { languages: "en-US,en", width: 1000, height: 760, dark: false }
+    }
+}
+
+impl Look {
+    pub const PHONE: (u32, u32) = (390, 844);
+
+    #[must_use]
+    pub fn on_a_phone(self) -> Self {
+        let (width, height) = Self::PHONE;
+        Self { width, height, ..self }
+    }
+}
+
+/// One browser with one tab. Closed when dropped.
+pub struct Browser {
+    client: reqwest::Client,
+    driver: String,
+    session: String,
+    _turn: SemaphorePermit<'static>,
+}
+
+impl Browser {
+    pub async fn open(look: Look) -> Self {
+        let turn = TURNS.acquire().await.expect("nobody closes it");
+        let start = async || BrowserServer::start(BrowserOptions {}).await.unwrap_or_else(|error| panic!("{error:#}"));
+        let driver = DRIVER.get_or_init(start).await.url();
+        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
+        let mut browser = Self { client, driver, session: String::new(), _turn: turn };
+        let args = [
+            "--headless=new",
+            // Tests run as root in containers with a small /dev/shm.
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-proxy-server",
+            // A browser whose driver is gone loses this pipe, and ends.
+            "--remote-debugging-pipe",
+        ];
+        let options = json!({"args": args, "prefs": {"intl.accept_languages": look.languages}});
+        let wanted = json!({
+            "browserName": "chrome", "timeouts": {"script": PATIENCE.as_millis()}, "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options,
+        });
+        let made = browser.command("", &json!({"capabilities": {"alwaysMatch": wanted}})).await;
+        browser.session = format!("/{}", made["sessionId"].as_str().expect("a session"));
+        browser.look(look).await;
+        browser
+    }
+
+    /// Sets window and colours. The languages are those that it was opened with.
+    pub async fn look(&self, look: Look) {
+        let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
+        self.cdp("Emulation.setDeviceMetricsOverride", &window).await;
+        let scheme = if look.dark { "dark" } else { "light" };
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.cdp("Emulation.setEmulatedMedia", &features).await;
+        self.cdp("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Seoul"})).await;
+    }
+
+    /// Loads an address; returns when the page and its scripts are loaded.
+    pub async fn visit(&self, url: &str) {
+        // Else another fragment of the same address would be no load.
+        self.command("/url", &json!({"url": "about:blank"})).await;
+        self.command("/url", &json!({"url": url})).await;
+    }
+
+    pub async fn reload(&self) {
+        self.command("/refresh", &json!({})).await;
+    }
+
+    pub async fn address(&self) -> String {
+        self.run("return location.href").await.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Runs a script in the page, and gives what it returns; a promise is waited for.
+    pub async fn run(&self, script: &str) -> Value {
+        self.command("/execute/sync", &json!({"script": script, "args": []})).await
+    }
+
+    /// Has a script run in every page loaded from now on, before the page's own.
+    pub async fn prepare(&self, script: &str) {
+        self.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script})).await;
+    }
+
+    /// A click as by a mouse; a part that is not in view, or covered, fails the test.
+    pub async fn click(&self, css: &str) {
+        let found = self.command("/element", &json!({"using": "css selector", "value": css})).await;
+        let id = found.as_object().and_then(|found| found.values().next()?.as_str()).expect("an element");
+        self.command(&format!("/element/{id}/click"), &json!({})).await;
+    }
+
+    /// One key, as its WebDriver code: `\u{e004}` is Tab, `\u{e007}` is Enter.
+    pub async fn key(&self, key: char) {
+        let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        self.command("/actions", &json!({"actions": [{"type": "key", "id": "keys", "actions": strokes}]})).await;
+    }
+
+    /// What the console shows since the last time, but for requests that failed.
+    pub async fn complaints(&self) -> Vec<Value> {
+        let log = self.command("/se/log", &json!({"type": "browser"})).await;
+        let entries = log.as_array().cloned().unwrap_or_default();
+        entries.into_iter().filter(|entry| entry["source"] != "network").collect()
+    }
+
+    /// What axe-core finds that is serious or critical.
+    pub async fn barriers(&self) -> Vec<Value> {
+        let script = firstcome_stack::axe().await.unwrap_or_else(|error| panic!("{error:#}"));
+        let axe = std::fs::read_to_string(script).unwrap();
+        let found = self.run(&format!("{axe}; return axe.run({{ preload: false, resultTypes: ['violations'] }}).then((found) => found.violations)")).await;
+        let found = found.as_array().cloned().expect("axe gives a list");
+        found.into_iter().filter(|one| one["impact"] == "serious" || one["impact"] == "critical").collect()
+    }
+
+    /// What is to be seen, as a PNG.
+    pub async fn picture(&self, file: &Path) {
+        let shot = self.cdp("Page.captureScreenshot", &json!({"format": "png"})).await;
+        let bytes = STANDARD.decode(shot["data"].as_str().expect("a picture")).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+
+    async fn cdp(&self, command: &str, params: &Value) -> Value {
+        self.command("/goog/cdp/execute", &json!({"cmd": command, "params": params})).await
+    }
+
+    async fn command(&self, path: &str, body: &Value) -> Value {
+        let request = self.client.post(format!("{}/session{}{path}", self.driver, self.session)).json(body);
+        let answer: Value = request.send().await.expect("the driver answers").json().await.expect("JSON");
+        assert!(
+            answer["value"]["error"].is_null(),
+            "{path}: {} {}",
+            answer["value"]["error"],
+            answer["value"]["message"]
+        );
+        answer["value"].clone()
+    }
+}
+
+impl Drop for Browser {
+    /// Closes it before the next one has its turn.
+    fn drop(&mut self) {
+        if self.session.is_empty() {
+            return;
+        }
+        let close = || -> std::io::Result<()> {
+            let mut driver = std::net::TcpStream::connect(self.driver.trim_start_matches("http://"))?;
+            driver.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let path = format!("/session{}", self.session);
+            write!(driver, "DELETE {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+            driver.read(&mut [0; 512]).map(|_| ())
+        };
+        if let Err(error) = close() {
+            eprintln!("a browser was not closed: {error}; it ends with its driver");
+        }
+    }
+}

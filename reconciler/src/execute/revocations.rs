@@ -1,0 +1,63 @@
+//! Revocations that a crash or a loss of Redis has left half done, and their dead letters.
+
+use std::collections::HashSet;
+
+use firstcome_shared::coupon::Coupon;
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::dead_letters::Resolution;
+use firstcome_shared::redis::Redis;
+
+use super::{Attempt, ExecuteError, Executor};
+use crate::collect::snapshot::HalfRevoked;
+
+impl Executor<'_> {
+    /// The steps of revoking from the one on that is missing (docs/decisions/0013-revoking.md).
+    pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<Attempt, ExecuteError> {
+        let (revocation, once_per) = (&half.revocation, self.facts.once_per());
+        if half.has_row {
+            self.db.take_out_row(revocation.clone(), once_per).await?;
+        }
+        let scope = (self.drop_id(), once_per);
+        let (user, id) = (half.user.as_str(), revocation.id);
+        let until = self.redis.revoke(&self.keys, scope, user, id, revocation.again_from_ms()).await?;
+        if revocation.is_to_be_ended() {
+            self.db.end_revocation(id, until).await?;
+            self.redis.revoke(&self.keys, scope, user, id, Some(until)).await?;
+        }
+        Ok(Attempt::Done(None))
+    }
+
+    pub(super) async fn resolve_revoked(&self, id: i64) -> Result<Attempt, ExecuteError> {
+        let detail = "its claim was given back or revoked".to_owned();
+        self.resolve(Resolution { id, how: "revoked", detail }).await?;
+        Ok(Attempt::Done(None))
+    }
+}
+
+/// Makes all revocations of a coupon known to Redis, of sealed drops too: before its people are put
+/// back after a loss, and before it opens.
+pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+    let mut after = 0;
+    loop {
+        let page = db.revocations_after(coupon.id, None, after).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = last.id;
+        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
+        redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
+    }
+}
+
+/// [`restore_revocations`] for coupons of which few have any.
+pub(super) async fn restore_revocations_of(
+    db: &Db,
+    redis: &Redis,
+    coupons: impl Iterator<Item = &Coupon> + Clone,
+) -> Result<(), ExecuteError> {
+    let with_any = db.coupons_with_revocations(coupons.clone().map(|coupon| coupon.id).collect()).await?;
+    let with_any: HashSet<CouponId> = with_any.into_iter().collect();
+    for coupon in coupons.filter(|coupon| with_any.contains(&coupon.id)) {
+        restore_revocations(db, redis, coupon).await?;
+    }
+    Ok(())
+}

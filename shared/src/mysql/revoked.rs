@@ -1,0 +1,334 @@
+//! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and so
+//! are void wherever a copy of them still is.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
+
+use super::ops_actions::{Act, Operator};
+use super::schema::{drops, issued_coupons, revoked_coupons};
+use super::{Conn, Db, DbError, MOST_VALUES};
+use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
+
+/// A revocation.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = revoked_coupons)]
+pub struct Revocation {
+    pub id: i64,
+    pub coupon_id: i64,
+    pub drop_id: i64,
+    /// `None`: its person had none, or none that was known.
+    pub slot: Option<Slot>,
+    pub user_id: String,
+    pub reason: String,
+    pub revoked_by: String,
+    pub may_claim_again: bool,
+    pub revoked_at: NaiveDateTime,
+    /// Claims that were admitted after it, by Redis's clock, count again; `None`: none does.
+    pub again_from: Option<NaiveDateTime>,
+}
+
+impl Revocation {
+    /// Unix milliseconds.
+    pub fn again_from_ms(&self) -> Option<i64> {
+        self.again_from.map(|at| at.and_utc().timestamp_millis())
+    }
+
+    /// Whether it voids a claim of its person that was admitted then; `None` where that is not
+    /// known.
+    pub fn voids(&self, admitted_at_ms: Option<i64>) -> bool {
+        self.again_from_ms().is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
+    }
+
+    /// Its step in Redis, or the one after it, is still to be noted.
+    pub fn is_to_be_ended(&self) -> bool {
+        self.may_claim_again && self.again_from.is_none()
+    }
+}
+
+/// What is to be revoked.
+#[derive(Debug, Clone)]
+pub struct NewRevocation {
+    pub coupon: CouponId,
+    /// The drop of the claim, as far as Redis knows.
+    pub drop: DropId,
+    pub slot: Option<Slot>,
+    pub user: UserId,
+    pub reason: String,
+    pub by: String,
+    pub may_claim_again: bool,
+    pub once_per: OncePer,
+    /// Who revokes, for the record; `None`: the person.
+    pub operator: Option<Operator>,
+}
+
+impl NewRevocation {
+    fn scope(&self) -> i64 {
+        person_scope(self.once_per, self.drop.0)
+    }
+}
+
+/// As the column of that name has it.
+fn person_scope(once_per: OncePer, drop: i64) -> i64 {
+    if once_per == OncePer::Drop { drop } else { 0 }
+}
+
+const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
+
+impl Db {
+    /// Writes a revocation that voids every claim of its person in its scope, and moves their row
+    /// into it; one that stands already is given instead. All of it, or nothing.
+    ///
+    /// The revocation comes first and the row after it: see `is_any_revoked` in `issued.rs`.
+    pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
+        self.run("revoke", async move |conn| conn.transaction(async |conn| revoke_in(conn, &new).await).await).await
+    }
+
+    /// Moves the row of a claim that a revocation voids into it, where there is one.
+    pub async fn take_out_row(&self, revocation: Revocation, once_per: OncePer) -> Result<(), DbError> {
+        let scope = person_scope(once_per, revocation.drop_id);
+        self.run("take out a revoked row", async move |conn| {
+            let mut revocation = revocation;
+            conn.transaction(async |conn| move_row(conn, &mut revocation, scope).await).await
+        })
+        .await
+    }
+
+    /// Ends a revocation that lets its person claim again: what they are admitted to after this
+    /// instant by Redis's clock counts.
+    pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<(), DbError> {
+        let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default().naive_utc();
+        self.run("end a revocation", async move |conn| {
+            let this = revoked_coupons::table.find(id).filter(revoked_coupons::may_claim_again);
+            diesel::update(this.filter(revoked_coupons::again_from.is_null()))
+                .set(revoked_coupons::again_from.eq(at))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// A person's revocations of a coupon, oldest first.
+    pub async fn revocations_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<Revocation>, DbError> {
+        let user = user.clone();
+        self.run("revocations of a person", async move |conn| of_people(conn, coupon, &[user]).await).await
+    }
+
+    /// The revocations of these people in one coupon, oldest first.
+    pub async fn revocations_of_people(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<Revocation>, DbError> {
+        let mut found = Vec::new();
+        for some in people.chunks(1_000) {
+            let some = some.to_vec();
+            let of_some = self.run("revocations of people", async move |conn| of_people(conn, coupon, &some).await);
+            found.extend(of_some.await?);
+        }
+        Ok(found)
+    }
+
+    /// Those of these coupons that have a revocation.
+    pub async fn coupons_with_revocations(&self, coupons: Vec<CouponId>) -> Result<Vec<CouponId>, DbError> {
+        self.run("coupons with revocations", async move |conn| {
+            let mut found = Vec::new();
+            for some in coupons.chunks(MOST_VALUES) {
+                let ids: Vec<i64> = revoked_coupons::table
+                    .filter(revoked_coupons::coupon_id.eq_any(some.iter().map(|coupon| coupon.0)))
+                    .select(revoked_coupons::coupon_id)
+                    .distinct()
+                    .load(conn)
+                    .await?;
+                found.extend(ids.into_iter().map(CouponId));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Revocations read in one statement.
+    pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
+
+    /// A page of revocations of a coupon, or of one drop of it, after the one with number `after`;
+    /// each with its age in milliseconds by MySQL's clock.
+    pub async fn revocations_after(
+        &self,
+        coupon: CouponId,
+        drop: Option<DropId>,
+        after: i64,
+    ) -> Result<Vec<(Revocation, i64)>, DbError> {
+        self.run("read revocations", async move |conn| {
+            let mut query = revoked_coupons::table
+                .filter(revoked_coupons::coupon_id.eq(coupon.0).and(revoked_coupons::id.gt(after)))
+                .order(revoked_coupons::id)
+                .limit(Self::REVOCATIONS_AT_ONCE)
+                .select((Revocation::as_select(), sql::<BigInt>(AGE_MS)))
+                .into_boxed();
+            if let Some(drop) = drop {
+                query = query.filter(revoked_coupons::drop_id.eq(drop.0));
+            }
+            query.load(conn).await
+        })
+        .await
+    }
+}
+
+async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
+    let is_new = open_one(conn, new, false).await?.is_none();
+    diesel::sql_query(
+        "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+         VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+    )
+    .bind::<BigInt, _>(new.coupon.0)
+    .bind::<BigInt, _>(new.drop.0)
+    .bind::<Nullable<Unsigned<diesel::sql_types::Integer>>, _>(new.slot)
+    .bind::<Text, _>(new.user.as_str())
+    .bind::<Text, _>(&new.reason)
+    .bind::<Text, _>(&new.by)
+    .bind::<Bool, _>(new.may_claim_again)
+    .execute(conn)
+    .await?;
+    let mut revocation = open_one(conn, new, true).await?.ok_or(diesel::result::Error::NotFound)?;
+    move_row(conn, &mut revocation, new.scope()).await?;
+    close_promises(conn, &revocation, new.scope()).await?;
+    unseal(conn, revocation.drop_id).await?;
+    if let Some(operator) = new.operator.as_ref().filter(|_| is_new) {
+        operator.did(conn, act(&revocation)).await?;
+    }
+    Ok(revocation)
+}
+
+/// The revocation that stands in this scope.
+async fn open_one(conn: &mut Conn, new: &NewRevocation, lock: bool) -> QueryResult<Option<Revocation>> {
+    let of_person = revoked_coupons::coupon_id.eq(new.coupon.0).and(revoked_coupons::user_id.eq(new.user.as_str()));
+    let open = revoked_coupons::table
+        .filter(of_person.and(revoked_coupons::again_from.is_null()))
+        .select(Revocation::as_select());
+    let open = if lock { open.for_update().load(conn).await? } else { open.load(conn).await? };
+    Ok(open.into_iter().find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
+}
+
+/// The drop is short of a row, and perhaps somebody waits for it. Sealing locks the drop before it
+/// counts revocations: it either sees this one, or has sealed by now.
+async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
+    let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
+    if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
+        diesel::update(drops::table.find(drop))
+            .set((drops::sealed_at.eq(None::<NaiveDateTime>), drops::sealed_rows.eq(None::<u32>)))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+fn act(revocation: &Revocation) -> Act {
+    let Revocation { coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again, .. } = revocation;
+    Act {
+        action: "revoke",
+        coupon: Some(CouponId(*coupon_id)),
+        drop: Some(DropId(*drop_id)),
+        detail: json!({
+            "user_id": user_id, "slot": slot, "reason": reason, "by": revoked_by, "may_claim_again": may_claim_again,
+        }),
+    }
+}
+
+/// Moves the person's row into the revocation, if that voids it.
+async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<()> {
+    type Row = (i64, Slot, String, NaiveDateTime, NaiveDateTime, String);
+    let of_person =
+        issued_coupons::coupon_id.eq(revocation.coupon_id).and(issued_coupons::user_id.eq(&revocation.user_id));
+    let rows: Vec<Row> = issued_coupons::table
+        .filter(of_person)
+        .select((
+            issued_coupons::drop_id,
+            issued_coupons::slot,
+            issued_coupons::code,
+            issued_coupons::claimed_at,
+            issued_coupons::issued_at,
+            issued_coupons::issued_by,
+        ))
+        .for_update()
+        .load(conn)
+        .await?;
+    let is_void = |row: &Row| revocation.voids(Some(row.3.and_utc().timestamp_millis()));
+    let void = rows.into_iter().find(|row| (scope == 0 || row.0 == scope) && is_void(row));
+    let Some(row) = void else { return Ok(()) };
+    let (drop, slot, code, claimed_at, issued_at, issued_by) = row;
+    diesel::update(revoked_coupons::table.find(revocation.id))
+        .set((
+            revoked_coupons::drop_id.eq(drop),
+            revoked_coupons::slot.eq(slot),
+            revoked_coupons::code.eq(code),
+            revoked_coupons::claimed_at.eq(claimed_at),
+            revoked_coupons::issued_at.eq(issued_at),
+            revoked_coupons::issued_by.eq(issued_by),
+        ))
+        .execute(conn)
+        .await?;
+    (revocation.drop_id, revocation.slot) = (drop, Some(slot));
+    diesel::delete(issued_coupons::table.find((drop, slot))).execute(conn).await.map(|_| ())
+}
+
+/// A promise that was broken is owed no more.
+async fn close_promises(conn: &mut Conn, revocation: &Revocation, scope: i64) -> QueryResult<()> {
+    diesel::sql_query(
+        "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
+         WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL AND (? = 0 OR drop_id = ?)",
+    )
+    .bind::<BigInt, _>(revocation.coupon_id)
+    .bind::<Text, _>(&revocation.user_id)
+    .bind::<BigInt, _>(scope)
+    .bind::<BigInt, _>(scope)
+    .execute(conn)
+    .await
+    .map(|_| ())
+}
+
+pub(super) async fn of_people(conn: &mut Conn, coupon: CouponId, people: &[UserId]) -> QueryResult<Vec<Revocation>> {
+    // MySQL refuses to compare its column with other letters, which no revocation has.
+    let names = people.iter().map(UserId::as_str).filter(|name| name.is_ascii());
+    revoked_coupons::table
+        .filter(revoked_coupons::coupon_id.eq(coupon.0).and(revoked_coupons::user_id.eq_any(names)))
+        .order(revoked_coupons::id)
+        .select(Revocation::as_select())
+        .load(conn)
+        .await
+}
+
+/// Which revocations void claims of people in one coupon: each by its person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocations(HashMap<String, Vec<Revocation>>);
+
+impl Revocations {
+    /// Of a scope: `drop` where one each is allowed in each drop.
+    pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
+        let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
+        for one in all.into_iter().filter(|one| once_per == OncePer::Coupon || one.drop_id == drop.0) {
+            by_person.entry(one.user_id.clone()).or_default().push(one);
+        }
+        Self(by_person)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether anything of this person was revoked.
+    pub fn name(&self, user: &UserId) -> bool {
+        self.0.contains_key(user.as_str())
+    }
+
+    /// Whether a claim that was admitted then (Unix milliseconds) is void.
+    pub fn voids(&self, user: &UserId, admitted_at_ms: Option<i64>) -> bool {
+        self.0.get(user.as_str()).is_some_and(|all| all.iter().any(|one| one.voids(admitted_at_ms)))
+    }
+
+    /// [`Revocations::voids`] with an instant.
+    pub fn voids_at(&self, user: &UserId, admitted_at: Option<DateTime<Utc>>) -> bool {
+        self.voids(user, admitted_at.map(|at| at.timestamp_millis()))
+    }
+}

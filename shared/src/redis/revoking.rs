@@ -1,0 +1,132 @@
+//! Revocations in Redis (docs/decisions/0013-revoking.md): whom a coupon bans, and the release of
+//! what they held.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use redis::RedisError;
+
+use super::Redis;
+use super::client::Script;
+use super::keys::{self, DropKeys};
+use crate::domain::{CouponId, DropId, OncePer};
+use crate::mysql::revoked::Revocation;
+
+static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore_revoked.lua")));
+
+/// What Redis knows of a person of a revocation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Banned {
+    /// It knows this revocation, as far as it has come, or a later one.
+    pub is_known: bool,
+    /// The slot that its person is on, and when it was given, Unix milliseconds, where that is
+    /// known.
+    pub slot: Option<(i64, Option<i64>)>,
+    /// Its person is on the drop's waiting list.
+    pub waits: bool,
+    /// The coupon's claimants name the drop for its person, who is on no slot of it.
+    pub is_named: bool,
+}
+
+/// The field of a person in the coupon's hash.
+fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
+    match once_per {
+        OncePer::Coupon => user.to_owned(),
+        OncePer::Drop => format!("{drop}:{user}"),
+    }
+}
+
+impl Redis {
+    /// Bans the person and releases what the revocation voids in a drop; gives the instant until
+    /// which their claims are void, in Unix milliseconds. Safe at any time and as often as wanted.
+    /// With an `again_from`, it is over.
+    pub async fn revoke(
+        &self,
+        keys: &DropKeys,
+        (drop, once_per): (DropId, OncePer),
+        user: &str,
+        revocation: i64,
+        again_from_ms: Option<i64>,
+    ) -> Result<i64, RedisError> {
+        let over = again_from_ms.map(|ms| ms.to_string()).unwrap_or_default();
+        let args = [drop.to_string(), user.to_owned(), field(once_per, drop, user), revocation.to_string(), over];
+        let (_, until): (i64, i64) = REVOKE.run(&mut self.conn.clone(), &Self::all(keys), &args).await?;
+        Ok(until)
+    }
+
+    /// Makes revocations of a coupon known; gives how many were not.
+    pub async fn restore_revoked(
+        &self,
+        coupon: CouponId,
+        once_per: OncePer,
+        all: &[Revocation],
+    ) -> Result<u64, RedisError> {
+        if all.is_empty() {
+            return Ok(0);
+        }
+        let three = |one: &Revocation| {
+            let over = one.again_from_ms().map(|ms| ms.to_string()).unwrap_or_default();
+            [field(once_per, DropId(one.drop_id), &one.user_id), one.id.to_string(), over]
+        };
+        let args: Vec<String> = all.iter().flat_map(three).collect();
+        RESTORE.run(&mut self.conn.clone(), &[&keys::revoked(&self.prefix, coupon)], &args).await
+    }
+
+    /// What Redis knows of the people of these revocations of a drop, in the order asked.
+    pub async fn banned(
+        &self,
+        keys: &DropKeys,
+        once_per: OncePer,
+        all: &[Revocation],
+    ) -> Result<Vec<Banned>, RedisError> {
+        type Replies = (Vec<Option<String>>, Vec<Option<String>>, Vec<Option<f64>>, Vec<Option<f64>>);
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fields: Vec<String> = all.iter().map(|one| field(once_per, DropId(one.drop_id), &one.user_id)).collect();
+        let people: Vec<&str> = all.iter().map(|one| one.user_id.as_str()).collect();
+        let mut pipe = redis::pipe();
+        // Claimants first: who is admitted in between is on a slot by then.
+        pipe.cmd("HMGET").arg(&keys.revoked).arg(&fields).cmd("HMGET").arg(&keys.claimants).arg(&people);
+        pipe.cmd("ZMSCORE").arg(&keys.users).arg(&people).cmd("ZMSCORE").arg(&keys.waiting).arg(&people);
+        let (known, named, scores, places): Replies = pipe.query_async(&mut self.connection()).await?;
+        let slots: Vec<Option<i64>> = scores.into_iter().map(|score| score.map(super::reads::slot_of)).collect();
+        let held: Vec<i64> = slots.iter().flatten().copied().collect();
+        let times: HashMap<i64, i64> = self.admission_times(keys, &held).await?;
+        let mut found = Vec::with_capacity(all.len());
+        for (at, one) in all.iter().enumerate() {
+            let slot = slots.get(at).copied().flatten();
+            found.push(Banned {
+                is_known: known.get(at).and_then(Option::as_ref).is_some_and(|text| is_known(text, one)),
+                slot: slot.map(|slot| (slot, times.get(&slot).copied())),
+                waits: places.get(at).is_some_and(Option::is_some),
+                is_named: slot.is_none() && names(named.get(at).and_then(Option::as_deref), one.drop_id),
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// Whether an entry of the claimants is of this drop.
+fn names(entry: Option<&str>, drop: i64) -> bool {
+    entry.and_then(|entry| entry.split_once(':')).is_some_and(|(of, _)| of.parse() == Ok(drop))
+}
+
+fn is_known(text: &str, revocation: &Revocation) -> bool {
+    let (id, over) = text.split_once(':').map_or((text, None), |(id, over)| (id, Some(over)));
+    let Ok(id) = id.parse::<i64>() else { return false };
+    let ended = revocation.again_from_ms();
+    id > revocation.id || id == revocation.id && over.and_then(|text| text.parse().ok()) == ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_have_one_in_each_drop_is_banned_in_one() {
+        assert_eq!(field(OncePer::Coupon, DropId(3), "ann"), "ann");
+        assert_eq!(field(OncePer::Drop, DropId(3), "ann"), "3:ann");
+    }
+}
