@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench flame picture pictures test scale crashes chaos soak lint setup
+.PHONY: help demo run rush drift bench flame picture pictures api-docs test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -54,6 +54,12 @@ pictures: ## The coupon page in every state, in target/pictures, by a real brows
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup
 	@PICTURES=$(CURDIR)/target/pictures cargo test --workspace --locked --test it pages::
+
+api-docs: ## docs/API.md, made anew from what both services say of their routes
+	@dev/setup.sh
+	@cargo build --workspace --all-targets --locked
+	@target/debug/firstcome-stack setup
+	@UPDATE_DOCS=1 cargo test --workspace --locked --test it api_docs::
 
 bench: ## Firstcome beside other designs and its own ceilings (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 	@dev/setup.sh

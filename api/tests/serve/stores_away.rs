@@ -157,7 +157,7 @@ async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
     for answer in claims.await {
         assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)));
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert_eq!(api.get("/readyz").await.status, 200);
 
     let begun = Instant::now();

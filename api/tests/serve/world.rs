@@ -58,6 +58,7 @@ impl World {
             ("question-timeout-ms", "5000".to_owned()),
             ("redis-timeout-ms", "5000".to_owned()),
             ("publish-deadline-ms", "8000".to_owned()),
+            ("backup-deadline-ms", "5000".to_owned()),
             ("database-url", stack.mysql.database_url(&name)),
             ("redis-url", stack.redis.url()),
             ("redis-key-prefix", name.clone()),
