@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::fetch;
 use crate::kafka_wire;
@@ -16,9 +16,9 @@ use crate::server::{Home, Instance, Kind, Server};
 /// How Kafka is started.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The port on 127.0.0.1 that clients are told to use instead of the server's own: that of a
-    /// proxy in front of it.
-    pub advertised_port: Option<u16>,
+    /// The ports on 127.0.0.1 that clients are told to use instead of the server's own: those of
+    /// proxies in front of it, three at most. Who comes through one is led to it again.
+    pub advertised_ports: Vec<u16>,
     /// More properties of `server.properties`; they win over the others.
     pub extra_properties: BTreeMap<String, String>,
 }
@@ -32,7 +32,9 @@ impl KafkaServer {
     /// the environment gave.
     pub fn bootstrap(&self) -> String {
         match &self.home {
-            Home::Own(instance) => format!("127.0.0.1:{}", self.options.advertised_port.unwrap_or(instance.port())),
+            Home::Own(instance) => {
+                format!("127.0.0.1:{}", self.options.advertised_ports.first().copied().unwrap_or(instance.port()))
+            }
             Home::Given(brokers) => brokers.clone(),
         }
     }
@@ -44,21 +46,37 @@ impl KafkaServer {
 
     /// Starts a Kafka whose clients all go through a proxy. (A proxy put before a running Kafka
     /// sees the first connection only: clients then follow `advertised.listeners`.)
-    pub async fn start_behind_proxy(mut options: KafkaOptions) -> Result<(Self, FaultProxy)> {
-        let proxy = FaultProxy::start(0).await?;
-        options.advertised_port = Some(proxy.port());
-        let server = Self::start(options).await?;
-        proxy.set_upstream(server.port());
+    pub async fn start_behind_proxy(options: KafkaOptions) -> Result<(Self, FaultProxy)> {
+        let (server, [proxy]) = Self::start_behind_proxies(options).await?;
         Ok((server, proxy))
     }
+
+    /// The same with several proxies, each for clients of its own.
+    pub async fn start_behind_proxies<const N: usize>(mut options: KafkaOptions) -> Result<(Self, [FaultProxy; N])> {
+        let mut proxies = Vec::with_capacity(N);
+        for _ in 0..N {
+            proxies.push(FaultProxy::start(0).await?);
+        }
+        options.advertised_ports = proxies.iter().map(FaultProxy::port).collect();
+        let server = Self::start(options).await?;
+        for (proxy, port) in proxies.iter().zip(ways(server.instance()?)) {
+            proxy.set_upstream(port);
+        }
+        Ok((server, proxies.try_into().map_err(|_| anyhow!("not as many proxies as wanted"))?))
+    }
+}
+
+/// The ports that clients use, by their own ways.
+fn ways(instance: &Instance) -> impl Iterator<Item = u16> {
+    instance.ports.iter().map(ReservedPort::number).take(KafkaOptions::PORTS - 1)
 }
 
 impl KafkaOptions {
     fn properties(&self, instance: &Instance) -> Result<String> {
-        let port = instance.port();
-        let advertised = self.advertised_port.unwrap_or(port);
-        let controller = instance.ports.get(1).map(ReservedPort::number).context("Kafka has no controller port")?;
-        let mut text = fetch::kafka_properties(&instance.data, [port, advertised, controller]);
+        let controller = instance.ports.last().map(ReservedPort::number).context("Kafka has no controller port")?;
+        let own = if self.advertised_ports.is_empty() { vec![instance.port()] } else { self.advertised_ports.clone() };
+        let ways: Vec<_> = ways(instance).zip(own).collect();
+        let mut text = fetch::kafka_properties(&instance.data, controller, &ways);
         for (name, value) in &self.extra_properties {
             writeln!(text, "{name}={value}")?;
         }
@@ -68,7 +86,8 @@ impl KafkaOptions {
 
 impl Kind for KafkaOptions {
     const NAME: &'static str = "kafka";
-    const PORTS: usize = 2;
+    /// Three ways for clients, and the controller.
+    const PORTS: usize = 4;
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::kafka()?.log_template()?;

@@ -43,7 +43,7 @@ pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
 pub use mysql::{MysqlOptions, MysqlServer, Tables, table_statements, with_database};
-pub use proxy::{Fault, FaultProxy, ProxyCounters};
+pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
 pub use redis::{RedisOptions, RedisServer};
 pub use server::Server;
 pub use stack::{Stack, StackOptions};

@@ -72,18 +72,25 @@ impl Tables {
 
     /// Runs `migrate`. From the second empty database on it finds its tables there.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
-        if let Some(statements) = self.0.get()
-            && query(url, "SHOW TABLES").await?.is_empty()
-        {
-            let mut connection = Conn::from_url(url).await?;
-            for statement in statements {
-                connection.query_drop(statement).await.with_context(|| format!("MySQL refused {statement}"))?;
-            }
-            connection.disconnect().await?;
+        if self.0.initialized() && query(url, "SHOW TABLES").await?.is_empty() {
+            self.copied(url).await?;
         }
         migrate().await;
         self.0.get_or_try_init(|| table_statements(url)).await?;
         Ok(())
+    }
+
+    /// An empty database gets its tables, and nothing else that `migrate` does but for the first.
+    pub async fn made(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
+        if self.0.initialized() { self.copied(url).await } else { self.migrated(url, migrate).await }
+    }
+
+    async fn copied(&self, url: &str) -> Result<()> {
+        let mut connection = Conn::from_url(url).await?;
+        for statement in self.0.get().into_iter().flatten() {
+            connection.query_drop(statement).await.with_context(|| format!("MySQL refused {statement}"))?;
+        }
+        Ok(connection.disconnect().await?)
     }
 }
 

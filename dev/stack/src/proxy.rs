@@ -32,6 +32,34 @@ pub enum Fault {
     /// The client's side sees the end of the stream from the server, while what it sends still
     /// passes.
     HalfClose,
+    /// The handshakes of new connections pass, and nothing else that clients send: a host that
+    /// takes connections and works on nothing.
+    Mute(Protocol),
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Redis,
+    Mysql,
+    Kafka,
+}
+
+impl Protocol {
+    /// Whether a client begins its session with this. It waits for each of these answers, so a piece
+    /// has nothing else in it.
+    fn is_handshake(self, sent: &[u8]) -> bool {
+        match self {
+            Self::Redis => {
+                let word = sent.split(|byte| *byte == b'\n').nth(2);
+                matches!(word, Some(b"HELLO\r" | b"AUTH\r" | b"CLIENT\r" | b"SELECT\r"))
+            }
+            // Packets are numbered, anew from 0 in each command.
+            Self::Mysql => sent.get(3).is_some_and(|number| *number != 0),
+            // ApiVersions, after the length.
+            Self::Kafka => sent.get(4..6) == Some(&[0, 18]),
+        }
+    }
 }
 
 /// What went through a proxy since it started.
@@ -203,7 +231,7 @@ impl Pump<'_> {
                 read = self.from.read(&mut buffer) => read.map_err(|_| Broken)?,
                 changed = self.fault.changed() => { changed.map_err(|_| Broken)?; continue }
             };
-            self.hold_back().await?;
+            self.hold_back(&buffer[..length]).await?;
             if length == 0 {
                 let _ = self.to.shutdown().await;
                 return Ok(());
@@ -219,13 +247,18 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits as the fault demands before data or the end of the stream passes.
-    async fn hold_back(&mut self) -> Result<(), Broken> {
+    /// Waits as the fault demands before data, or without any the end of the stream, passes.
+    async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let Fault::Delay(time) = fault {
             tokio::time::sleep(time).await;
         }
-        let number = self.number;
-        self.fault.wait_for(|now| now.on(number) != Fault::BlackHole).await.map(drop).map_err(|_| Broken)
+        let (number, is_request) = (self.number, !self.replies);
+        let passes = |now: &Now| match now.on(number) {
+            Fault::BlackHole => false,
+            Fault::Mute(protocol) => !is_request || protocol.is_handshake(data),
+            _ => true,
+        };
+        self.fault.wait_for(passes).await.map(drop).map_err(|_| Broken)
     }
 }

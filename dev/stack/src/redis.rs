@@ -80,6 +80,8 @@ impl Kind for RedisOptions {
         // Else a set of up to 128 people is a list, which is searched from its beginning for every
         // claim.
         command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
+        // A master would wait five seconds for further replicas before it sends its data to one.
+        command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));
         if let Some(port) = self.replica_of {
             command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));
         }

@@ -25,9 +25,7 @@ impl Fixture {
     }
 
     pub async fn of(world: World) -> Self {
-        let api = world.serve().await;
-        world.open().await;
-        let consumer = world.consume().await;
+        let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
         Self { world, api, consumer }
     }
 
@@ -48,8 +46,7 @@ impl Fixture {
 /// A world with an API whose gate is open.
 pub async fn open_world(name: &str) -> (World, Running<Api>) {
     let world = World::new(name).await;
-    let api = world.serve().await;
-    world.open().await;
+    let (api, ()) = tokio::join!(world.serve(), world.open());
     (world, api)
 }
 

@@ -18,6 +18,7 @@ use crate::redis::Keys;
 use crate::wait::LIMIT;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
 
 /// The servers that the tests of this binary share, started at first use. They end with the
 /// process, however it ends. No test may break them: see [`Stores`].
@@ -103,14 +104,21 @@ impl World {
 
     /// On these servers, migrated.
     pub async fn on(stores: Stores, name: &str) -> Self {
-        static TABLES: Tables = Tables::new();
         let world = Self::bare(stores, name).await;
-        let migrate = async || {
-            let migrate = world.start("firstcome-api", &["migrate"], &[]);
-            assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-        };
-        TABLES.migrated(world.sql.url(), migrate).await.unwrap();
+        TABLES.migrated(world.sql.url(), async || world.migrate().await).await.unwrap();
         world
+    }
+
+    /// On the shared servers, with tables and no topic: for tests that start no process.
+    pub async fn of_tables(name: &str) -> Self {
+        let world = Self::bare(Stores::shared().await, name).await;
+        TABLES.made(world.sql.url(), async || world.migrate().await).await.unwrap();
+        world
+    }
+
+    async fn migrate(&self) {
+        let migrate = self.start("firstcome-api", &["migrate"], &[]);
+        assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
     }
 
     /// On these servers, with an empty database and no topic.

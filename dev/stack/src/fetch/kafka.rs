@@ -19,6 +19,9 @@ pub(super) const VERSION: &str = "4.1.0";
 const OLDEST_JAVA: u32 = 17;
 const COPY_DEPENDENCIES: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 
+/// One for each way to the broker.
+const LISTENERS: [&str; 3] = ["PLAINTEXT", "SECOND", "THIRD"];
+
 /// Any valid id will do: every private Kafka is a cluster of its own on its own ports.
 const CLUSTER_ID: &str = "Rmlyc3Rjb21lLXN0YWNrMQ";
 
@@ -85,7 +88,7 @@ impl Kafka {
         let dir = cache::get(&format!("kafka-log-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
             let file = part.join("server.properties");
-            fs::write(&file, properties(&part.join("data"), [9092, 9092, 9093]))?;
+            fs::write(&file, properties(&part.join("data"), 9093, &[(9092, 9092)]))?;
             let mut line = self.java(None, "kafka.tools.StorageTool", Path::new("format"));
             line.extend(["-t", CLUSTER_ID, "-c"].map(Into::into));
             run(Command::new(line.first().context("no program")?).args(&line[1..]).arg(file))?;
@@ -102,7 +105,8 @@ impl Kafka {
             run(Command::new("cp").arg("-r").arg(template).arg(part.join("data")))?;
             let [port, controller] = [ReservedPort::find()?, ReservedPort::find()?];
             let (file, log) = (part.join("server.properties"), part.join("log"));
-            fs::write(&file, properties(&part.join("data"), [port.number(), port.number(), controller.number()]))?;
+            let way = (port.number(), port.number());
+            fs::write(&file, properties(&part.join("data"), controller.number(), &[way]))?;
             let mut option = std::ffi::OsString::from("-XX:ArchiveClassesAtExit=");
             option.push(part.join("classes.jsa"));
             let command = self.java(Some(option), "kafka.Kafka", &file);
@@ -121,16 +125,22 @@ impl Kafka {
     }
 }
 
-/// What a broker is started with, at its port, the port that clients are told, and its controller's.
-pub(crate) fn properties(data: &Path, [port, advertised, controller]: [u16; 3]) -> String {
+/// What a broker is started with. Each way has a port and the port that its clients are told.
+pub(crate) fn properties(data: &Path, controller: u16, ways: &[(u16, u16)]) -> String {
+    let named = |port: fn(&(u16, u16)) -> u16| {
+        let all = LISTENERS.iter().zip(ways).map(|(name, way)| format!("{name}://127.0.0.1:{}", port(way)));
+        all.collect::<Vec<_>>().join(",")
+    };
     format!(
         "{fixed}\
          log.dirs={dir}\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n",
+         listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners={advertised}\n",
         fixed = include_str!("../kafka.properties"),
         dir = data.display(),
+        listeners = named(|(port, _)| *port),
+        advertised = named(|(_, advertised)| *advertised),
     )
 }
 

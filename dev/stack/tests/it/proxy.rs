@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
+use firstcome_stack::{Fault, FaultProxy, Protocol, RedisOptions, RedisServer};
 
 use crate::{Wire, eventually, redis};
 
@@ -90,6 +90,21 @@ async fn a_host_that_died_without_a_word_is_silent_and_another_takes_its_place()
     assert_eq!(new.hear().await.unwrap(), ":1");
     assert_eq!(redis(other.port(), "EXISTS a b").await.unwrap(), ":1");
     assert_eq!(proxy.counters().open, 2, "the old one is open still");
+}
+
+#[tokio::test]
+async fn a_mute_host_completes_handshakes_and_works_on_nothing() {
+    let (server, proxy, mut wire) = start().await;
+    proxy.set(Fault::Mute(Protocol::Redis)).await.unwrap();
+    let mut new = Wire::connect(proxy.port()).await.unwrap();
+    assert_eq!(new.ask("*2\r\n$6\r\nSELECT\r\n$1\r\n0").await.unwrap(), "+OK");
+    for (wire, key) in [(&mut wire, "a"), (&mut new, "b")] {
+        wire.say(&format!("INCR {key}")).await.unwrap();
+    }
+    assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
+    proxy.strand_now();
+    proxy.set(Fault::Pass).await.unwrap();
+    assert_eq!(redis(proxy.port(), "EXISTS a b").await.unwrap(), ":0");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use firstcome_testkit::{Coupon, Fixture, LIMIT, Reconciler, Running, World, even
 use mail_parser::MessageParser;
 use serde_json::json;
 
-use crate::drift::support::{MAILED, injector, read};
+use crate::drift::support::{injector, read};
 
 /// Drift is made and mended while the mail server behaves like that; the mail for it waits.
 async fn mended_meanwhile(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
@@ -34,9 +34,22 @@ async fn due_now(world: &World) {
     world.sql.query(due).await;
 }
 
+/// The same, and the end of a pass wakes the sender, which would look every five seconds.
+async fn due_and_woken(world: &World, daemon: &Running<Reconciler>) {
+    due_now(world).await;
+    assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Clean);
+}
+
 async fn all_sent(world: &World) {
     let waiting = "SELECT COUNT(*) FROM mail_outbox WHERE sent_at IS NULL";
-    eventually("the outbox is empty", MAILED, async || world.sql.number(waiting).await == 0).await;
+    // What a busy machine did not get through in time is tried again at once, not in half a minute.
+    let again =
+        "UPDATE mail_outbox SET next_attempt_at = UTC_TIMESTAMP(3) WHERE sent_at IS NULL AND leased_until IS NULL";
+    eventually("the outbox is empty", LIMIT, async || {
+        world.sql.query(again).await;
+        world.sql.number(waiting).await == 0
+    })
+    .await;
 }
 
 fn message_ids(world: &World) -> Vec<String> {
@@ -50,10 +63,10 @@ fn message_ids(world: &World) -> Vec<String> {
 async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_arrive_once_when_it_is_back() {
     let fixture = Fixture::new("d-mail").await;
     let world = &fixture.world;
-    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
+    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "1000")]).await;
     daemon.reconcile(&json!({})).await;
     for behaviour in
-        [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Slow(Duration::from_millis(300)), Behaviour::Down]
+        [Behaviour::Refuse, Behaviour::SilentAfterAccept, Behaviour::Slow(Duration::from_millis(500)), Behaviour::Down]
     {
         world.mail.set(Behaviour::Normal).await.unwrap();
         all_sent(world).await;
@@ -63,7 +76,7 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
         mended_meanwhile(&fixture, &daemon, &coupon, behaviour).await;
         assert!(world.mail.mails().is_empty(), "nothing can have come through");
         world.mail.set(Behaviour::Normal).await.unwrap();
-        due_now(world).await;
+        due_and_woken(world, &daemon).await;
         all_sent(world).await;
         let subjects: Vec<String> = world.mail.mails().iter().map(|mail| read(mail).subject).collect();
         assert_eq!(subjects.len(), 1, "{subjects:?}");
@@ -76,7 +89,7 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
 async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_message_id() {
     let fixture = Fixture::new("d-mail-id").await;
     let world = &fixture.world;
-    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "500")]).await;
+    let daemon = world.daemon_with(&[("SMTP_TIMEOUT_MS", "1000")]).await;
     let (coupon, _) = fixture.held("Twice", 20, 20).await;
     daemon.reconcile(&json!({})).await;
     all_sent(world).await;
@@ -84,7 +97,7 @@ async fn a_mail_whose_receipt_was_not_confirmed_comes_again_under_the_same_messa
     mended_meanwhile(&fixture, &daemon, &coupon, Behaviour::SilentAfterData).await;
     assert_eq!(world.mail.mails().len(), 1, "it came, but nobody said so");
     world.mail.set(Behaviour::Normal).await.unwrap();
-    due_now(world).await;
+    due_and_woken(world, &daemon).await;
     all_sent(world).await;
     let ids = message_ids(world);
     assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (2, 1), "readers see one mail: {ids:?}");

@@ -74,6 +74,7 @@ async fn a_batch_with_one_bad_message_issues_all_the_others() {
 #[tokio::test]
 async fn a_topic_read_again_from_the_beginning_changes_no_row() {
     let (world, api) = open_world("reread").await;
+    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
     let coupon = api.open_coupon(100).await;
     let consumer = world.consume().await;
     let answers = rush(&[&api], coupon.id, &people(100), 100).await;
@@ -92,6 +93,7 @@ async fn a_topic_read_again_from_the_beginning_changes_no_row() {
 #[tokio::test]
 async fn a_frozen_consumer_s_work_is_taken_over_and_its_late_writes_do_no_harm() {
     let (world, api) = open_world("frozen").await;
+    world.set("CONSUME_SESSION_TIMEOUT_MS", "2000");
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     // It stands still in the middle of a transaction: MySQL has done what it asked and waits for

@@ -15,6 +15,10 @@ use futures_util::StreamExt as _;
 
 use crate::drift::support::{assert_settled, assert_whole, injector};
 
+/// Each kills a pass a little later than the one before, over the half second that it would go on
+/// for; every step by itself is `cycles`.
+const ROUNDS: u64 = 5;
+
 /// A pass of the command line that is killed so long after it began; slow enough to be hit in the
 /// middle of anything.
 async fn killed_pass(world: &World, after: Duration) {
@@ -43,7 +47,7 @@ async fn mended(world: &World) {
 #[tokio::test]
 async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_one_does_not_mend() {
     let fixture = Fixture::new("d-crashes").await;
-    for round in 0..10_u64 {
+    for round in 0..ROUNDS {
         let (coupon, answers) = fixture.held(&format!("Round {round}"), 60, 30).await;
         let mut injector = injector(&fixture.world, &coupon).await;
         for drift in [
@@ -58,24 +62,24 @@ async fn a_pass_killed_anywhere_among_its_repairs_leaves_nothing_that_the_next_o
         ] {
             injector.make(drift, 2).await.unwrap();
         }
-        killed_pass(&fixture.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        killed_pass(&fixture.world, Duration::from_millis(120 * round + u64::from(rand::random::<u8>()) / 2)).await;
         mended(&fixture.world).await;
         // Two each: readmitted, conflicting, over admitted, promoted.
         assert_settled(&fixture.world, &coupon, 60, 38, &answers).await;
     }
     let killed = "SELECT COUNT(*) FROM reconcile_runs WHERE error LIKE '%ended in the middle%'";
-    assert!(fixture.world.sql.number(killed).await >= 5, "most passes were killed in the middle");
+    assert!(fixture.world.sql.number(killed).await >= 3, "most passes were killed in the middle");
 }
 
 #[tokio::test]
 async fn a_pass_killed_while_it_breaks_promises_leaves_nobody_unlisted() {
     let fixture = Fixture::new("d-crash-full").await;
-    for round in 0..6_u64 {
+    for round in 0..ROUNDS {
         let (coupon, answers) = fixture.held(&format!("Full {round}"), 20, 20).await;
         let mut injector = injector(&fixture.world, &coupon).await;
         let mut broken = injector.make(Drift::OverAdmitted, 2).await.unwrap().people;
         broken.extend(injector.make(Drift::SlotConflict, 2).await.unwrap().people);
-        killed_pass(&fixture.world, Duration::from_millis(60 * round + u64::from(rand::random::<u8>()) / 4)).await;
+        killed_pass(&fixture.world, Duration::from_millis(120 * round + u64::from(rand::random::<u8>()) / 2)).await;
         mended(&fixture.world).await;
         assert_settled(&fixture.world, &coupon, 20, 20, &answers).await;
         let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {}", coupon.drop);
@@ -130,8 +134,8 @@ async fn trouble(world: &World, coupon: &Coupon) -> usize {
             made += 1;
         }
         let runs = "SELECT COUNT(*) FROM reconcile_runs";
-        let before = world.sql.number(runs).await;
-        eventually("two more passes", LIMIT, async || world.sql.number(runs).await >= before + 2).await;
+        let (ended, begun) = (format!("{runs} WHERE status <> 'running'"), world.sql.number(runs).await);
+        eventually("a whole pass", LIMIT, async || world.sql.number(&ended).await > begun).await;
         if made >= kinds.len() {
             return made;
         }
@@ -145,7 +149,7 @@ async fn repairs_beside_live_traffic_break_no_promise() {
     let world = &fixture.world;
     let coupon = fixture.api.create_coupon(&coupon_body("Chaos", 30_000, 0)).await;
     let settings =
-        [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "200")];
+        [("RECONCILE_CRON", "* * * * * *"), ("PUBLISH_DEADLINE_MS", "2000"), ("RECONCILE_PAGE_SLOTS", "500")];
     let daemon = world.daemon_with(&settings).await;
     let over = Cell::new(false);
     let trouble = async {

@@ -1,6 +1,6 @@
 //! One person's whole story, at the endpoint and by the command line.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Coupon, Fixture, Http, LIMIT, Reconciler, Running, coupon_body, eventually};
 use reqwest::Method;
@@ -109,12 +109,8 @@ async fn the_story_says_what_is_no_longer_known_rather_than_guess() {
     let fixture = Fixture::new("d-story-3").await;
     fixture.world.set("SEALED_KEYS_TTL_SECONDS", "1");
     let daemon = fixture.world.settled_daemon().await;
-    let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
-    let body = json!({
-        "name": "Gone", "quantity": 5, "once_per": "coupon", "waiting_list": 0,
-        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
-    });
-    let (coupon, _) = fixture.held_of(&body, 5).await;
+    let (coupon, _) = fixture.held("Gone", 5, 5).await;
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
     eventually("it is sealed", LIMIT, async || {
         fixture.world.pass().await;
         fixture.world.sql.number("SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL").await == 1

@@ -114,7 +114,7 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
     let world = &fixture.world;
     fixture.held("Long", 200, 200).await;
     let slow = Hindered::start(world, &[("RECONCILE_CRON", "* * * * * *")]).await;
-    slow.proxy.set(firstcome_stack::Fault::Delay(Duration::from_millis(60))).await.unwrap();
+    slow.proxy.set(firstcome_stack::Fault::Delay(Duration::from_millis(20))).await.unwrap();
     let long =
         "SELECT COUNT(*) FROM reconcile_runs WHERE TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) > 1500000";
     eventually("three long passes", SLOW, async || world.sql.number(long).await >= 3).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Coupon, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact, eventually,
-    given_out, kinds, open_world, people, plain, redis_holders, rush,
+    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
+    eventually, given_out, kinds, open_world, people, plain, redis_holders, rush,
 };
 use serde_json::json;
 
@@ -63,10 +63,8 @@ async fn a_count_that_was_changed_is_set_right() {
 #[tokio::test]
 async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "flushed").await;
-    let api = world.serve().await;
-    world.open().await;
-    let consumer = world.consume().await;
+    let stores = Stores::shared().await.with_redis(&redis);
+    let Fixture { world, api, consumer } = Fixture::on(stores, "flushed").await;
     let coupon = api.open_coupon(20).await;
     // Three kinds of evidence: rows, messages not yet read, and people that only Redis knew — those
     // have no slot to defend any more, so everyone here is in MySQL or on the topic.
@@ -97,10 +95,8 @@ async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
 #[tokio::test]
 async fn redis_back_from_an_older_state_stays_closed_until_it_is_verified() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "older").await;
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
+    let stores = Stores::shared().await.with_redis(&redis);
+    let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "older").await;
     let coupon = api.open_coupon(20).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     all_issued(&world, coupon.drop, 5).await;

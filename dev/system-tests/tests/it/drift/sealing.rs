@@ -1,7 +1,7 @@
 //! Drops that are over: sealed once verified exact, then free of cost, and still answered from
 //! MySQL.
 
-use chrono::{NaiveDate, SecondsFormat, TimeDelta, Timelike as _, Utc};
+use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::{Answer, Coupon, Fixture, LIMIT, Promise, eventually};
@@ -11,14 +11,9 @@ use crate::drift::support::{assert_found, assert_kept, expected, injector};
 
 /// A drop of 20, all given out, that has just closed.
 async fn closed(fixture: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {
-    // Long enough for twenty claims on a busy machine.
-    let closes = (Utc::now() + TimeDelta::seconds(6)).to_rfc3339_opts(SecondsFormat::Millis, true);
-    let body = json!({
-        "name": name, "quantity": 20, "once_per": "coupon", "waiting_list": 0,
-        "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z", "closes_at": closes},
-    });
-    let (coupon, answers) = fixture.held_of(&body, 20).await;
+    let (coupon, answers) = fixture.held(name, 20, 20).await;
     assert!(answers.iter().all(|(_, answer)| answer.is_accepted()), "{answers:?}");
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
     eventually("it closes", LIMIT, async || state(fixture, &coupon).await == "closed").await;
     (coupon, answers)
 }

@@ -15,7 +15,7 @@ use mail_parser::MessageParser;
 use serde_json::json;
 
 /// Longest wait for a mail.
-pub(crate) const MAILED: Duration = Duration::from_secs(20);
+const MAILED: Duration = Duration::from_secs(20);
 
 /// Makes drift in a drop.
 pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
@@ -77,8 +77,14 @@ pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<Found>) {
     assert_eq!(expected, &found, "{run:#?}");
 }
 
-/// A dry run by the command line lists exactly these, and everything is as it was.
-pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> Run {
+/// What a run found in one drop.
+pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<Found> {
+    let report = run.drops.iter().find(|report| report.drop_id.0 == drop).expect("the drop was looked at");
+    report.findings.iter().map(|f| (f.kind, f.slot, f.user_id.clone())).collect()
+}
+
+/// A dry run by the command line that finds something, after which everything is as it was.
+pub(crate) async fn dry_run(world: &World) -> Run {
     let before = everything(world).await;
     let dry = world.once_with(&["--dry-run"], &[]).await;
     let after = everything(world).await;
@@ -89,6 +95,12 @@ pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> 
         run.dry_run && run.all_findings().all(|f| matches!(f.result, Outcome::Planned | Outcome::Skipped)),
         "{run:#?}"
     );
+    run
+}
+
+/// Such a dry run lists exactly these.
+pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<Found>) -> Run {
+    let run = dry_run(world).await;
     assert_found(&run, expected);
     run
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use firstcome_stack::{Fault, KafkaOptions, KafkaServer, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Http, LIMIT, Stores, World, all_issued, assert_clean, assert_exact, eventually, holders, people, rows,
-    rush, shared, tally,
+    Answer, Fixture, Http, LIMIT, Stores, World, all_issued, assert_clean, assert_exact, eventually, holders, people,
+    rows, rush, shared, tally,
 };
 
 use super::waves::{HEALED, Waves, follows, impatient, replication};
@@ -16,9 +16,7 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_redis(&redis), "redis-down").await;
     world.set("REDIS_TIMEOUT_MS", "500");
-    let api = world.serve().await;
-    let daemon = world.daemon().await;
-    let _consumer = world.consume().await;
+    let (api, daemon, _consumer) = tokio::join!(world.serve(), world.daemon(), world.consume());
     let coupon = api.open_coupon(10).await;
     eventually("the daemon has opened admission", LIMIT, async || {
         api.claim(coupon.id, "u-1").await.promised().is_some()
@@ -47,10 +45,8 @@ async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
 #[tokio::test]
 async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_redis(&redis), "redis-full").await;
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
+    let stores = Stores::shared().await.with_redis(&redis);
+    let Fixture { world, api, consumer: _consumer } = Fixture::on(stores, "redis-full").await;
     let coupon = api.open_coupon(10).await;
     let mut answers = rush(&[&api], coupon.id, &people(5), 5).await;
     let before = world.redis.dump().await;
@@ -74,9 +70,7 @@ async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
     let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka), "api-frozen").await;
     world.set("PUBLISH_DEADLINE_MS", "1000");
-    let api = world.serve().await;
-    world.open().await;
-    let _consumer = world.consume().await;
+    let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;
     assert!(api.claim(coupon.id, "u-1").await.is_accepted());
     all_issued(&world, coupon.drop, 1).await;

@@ -42,8 +42,9 @@ async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<P
 
 #[tokio::test]
 async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let (kafka, redis) =
+        tokio::try_join!(KafkaServer::start(KafkaOptions::default()), RedisServer::start(RedisOptions::default()))
+            .unwrap();
     let world = World::on(Stores::shared().await.with_kafka(&kafka).with_redis(&redis), "second-kafka").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
     let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_stack::{Fault, FaultProxy, MysqlOptions, MysqlServer, Protocol, RedisOptions, RedisServer};
 use firstcome_testkit::{Answer, Http, Keys, Stores, eventually, shared};
 use reqwest::Method;
 
-use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy};
+use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies, kafka_behind_proxy};
 
 /// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an
 /// hour.
@@ -219,4 +219,94 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
             assert_eq!(primary.query(&rows).await.unwrap(), [["20"]]);
         })
         .await;
+}
+
+/// A process does what it needs its stores for; by its place in [`Own`].
+async fn works(waves: &mut Waves, process: usize) {
+    if process == 2 {
+        return passes_again(waves).await;
+    }
+    let by_consumer = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
+    let before = waves.world.sql.number(by_consumer).await;
+    eventually("the API works", LEFT, async || {
+        let renamed = waves.api.patch(waves.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200;
+        renamed && matches!(waves.next(1).await[0].1, Answer::Accepted { queued: true, .. })
+    })
+    .await;
+    if process == 1 {
+        let writes = async || waves.world.sql.number(by_consumer).await > before;
+        eventually("the consumer works", LEFT, writes).await;
+    }
+}
+
+/// To one of `tried` after the other, the host completes handshakes and says nothing else, while it
+/// answers the others. Each leaves it, and leaves it anew, until the address leads to another host.
+async fn each_alone_leaves_it(
+    name: &str,
+    store: (Stores, &str, Protocol),
+    urls: [String; 3],
+    ways: &[FaultProxy; 3],
+    tried: &[usize],
+) {
+    let (stores, setting, protocol) = store;
+    let world = impatient(stores, name).await;
+    let urls = urls.map(|url| url.replace("DATABASE", world.database()));
+    let own = urls.each_ref().map(|url| [(setting, url.as_str())]);
+    let mut waves = Waves::begin_each(world, 200, own.each_ref().map(<[_; 1]>::as_slice)).await;
+    waves.wave().await;
+    for process in tried.iter().copied() {
+        let way = &ways[process];
+        let before = way.counters().accepted;
+        way.set(Fault::Mute(protocol)).await.unwrap();
+        waves.next(1).await;
+        eventually("it connects anew, and anew", LEFT, async || {
+            // A producer without messages says nothing itself.
+            if process == 0 {
+                waves.next(1).await;
+            }
+            way.counters().accepted > before + 1
+        })
+        .await;
+        // Without an API the consumer has no work.
+        for other in (0..3).filter(|other| *other != process && (process, *other) != (0, 1)) {
+            works(&mut waves, other).await;
+        }
+        way.strand_now();
+        way.set(Fault::Pass).await.unwrap();
+        works(&mut waves, process).await;
+    }
+    waves.healed().await;
+}
+
+async fn ways_to(port: u16) -> [FaultProxy; 3] {
+    let way = || FaultProxy::start(port);
+    tokio::try_join!(way(), way(), way()).unwrap().into()
+}
+
+#[tokio::test]
+async fn a_redis_host_that_is_mute_to_one_process_is_left_by_that_one() {
+    let redis = &shared().await.redis;
+    let ways = ways_to(redis.port()).await;
+    let urls = ways.each_ref().map(|way| redis.url_via(way));
+    let store = (Stores::shared().await, "REDIS_URL", Protocol::Redis);
+    // The consumer does without Redis.
+    each_alone_leaves_it("mute-redis", store, urls, &ways, &[0, 2]).await;
+}
+
+#[tokio::test]
+async fn a_mysql_host_that_is_mute_to_one_process_is_left_by_that_one() {
+    let mysql = &shared().await.mysql;
+    let ways = ways_to(mysql.port()).await;
+    let urls = ways.each_ref().map(|way| mysql.database_url_via(way, "DATABASE"));
+    let store = (Stores::shared().await, "DATABASE_URL", Protocol::Mysql);
+    each_alone_leaves_it("mute-mysql", store, urls, &ways, &[0, 1, 2]).await;
+}
+
+#[tokio::test]
+async fn a_kafka_host_that_is_mute_to_one_process_is_left_by_that_one() {
+    let (server, ways, _turn) = kafka_behind_proxies().await;
+    let urls = ways.each_ref().map(|way| format!("127.0.0.1:{}", way.port()));
+    let store = (Stores::shared().await.with_kafka(server), "KAFKA_BROKERS", Protocol::Kafka);
+    // Not the consumer: where it joins its group, librdkafka waits for `max.poll.interval.ms`.
+    each_alone_leaves_it("mute-kafka", store, urls, ways, &[0]).await;
 }

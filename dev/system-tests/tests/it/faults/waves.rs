@@ -15,7 +15,6 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 /// Until everything runs again, on a busy machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
-const QUANTITY: u32 = 60;
 /// How many come at a time.
 const WAVE: usize = 20;
 
@@ -26,9 +25,13 @@ pub(crate) struct Waves {
     pub(crate) consumer: Running<Http>,
     pub(crate) daemon: Running<Reconciler>,
     pub(crate) coupon: Coupon,
+    quantity: u32,
     users: Vec<String>,
     answers: Vec<Promise>,
 }
+
+/// What the API, the consumer and the daemon are given, in this order, besides the world's settings.
+pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 
 /// A world whose processes give up early, so that a test need not wait for them.
 pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
@@ -40,24 +43,33 @@ pub(crate) async fn impatient(stores: Stores, name: &str) -> World {
 }
 
 impl Waves {
-    /// With the world's settings.
+    /// With the world's settings, and a drop of 60.
     pub(crate) async fn begin(world: World) -> Self {
-        let api = world.serve().await;
-        world.open().await;
-        let (consumer, daemon) = (world.consume().await, world.daemon().await);
-        let coupon = api.open_coupon(QUANTITY).await;
-        let users = people(QUANTITY as usize + 10);
-        Self { world, api, consumer, daemon, coupon, users, answers: Vec::new() }
+        Self::begin_each(world, 60, [&[]; 3]).await
+    }
+
+    pub(crate) async fn begin_each(world: World, quantity: u32, [api, consumer, daemon]: Own<'_>) -> Self {
+        let (api, consumer, daemon) =
+            tokio::join!(world.serve_with(api), world.consume_with(consumer), world.daemon_with(daemon));
+        let is_open = async || api.http().get("/readyz").await.status == 200;
+        eventually("the daemon has opened admission", HEALED, is_open).await;
+        let coupon = api.open_coupon(quantity).await;
+        let users = people(quantity as usize + 10);
+        Self { world, api, consumer, daemon, coupon, quantity, users, answers: Vec::new() }
     }
 
     /// The next people ask, once each; how many got which answer.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
+        tally(self.next(WAVE).await)
+    }
+
+    /// The next so many people ask, once each.
+    pub(crate) async fn next(&mut self, number: usize) -> &[Promise] {
         let asked = self.answers.len();
-        let some = &self.users[asked..(asked + WAVE).min(self.users.len())];
+        let some = &self.users[asked..(asked + number).min(self.users.len())];
         let answers = rush(&[&self.api], self.coupon.id, some, WAVE).await;
-        let counts = tally(&answers);
         self.answers.extend(answers);
-        counts
+        &self.answers[asked..]
     }
 
     /// Another consumer takes the place of the one there is.
@@ -86,7 +98,8 @@ impl Waves {
         self.healed().await;
     }
 
-    async fn healed(mut self) {
+    /// Everybody asks until they are answered; then everything promised is there, and nothing else.
+    pub(crate) async fn healed(mut self) {
         let mut answers = std::mem::take(&mut self.answers);
         eventually("everybody has an answer", HEALED, async || {
             let settled = |user: &String| {
@@ -97,8 +110,8 @@ impl Waves {
             asking.is_empty()
         })
         .await;
-        self.issued(QUANTITY as usize).await;
-        assert_exact(&self.world, &self.coupon, QUANTITY, &answers).await;
+        self.issued(self.quantity as usize).await;
+        assert_exact(&self.world, &self.coupon, self.quantity, &answers).await;
         assert!(self.world.sql.query("SELECT * FROM broken_promises").await.is_empty());
         let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
         eventually("no failed claim is left", HEALED, async || self.world.sql.number(open).await == 0).await;
@@ -113,16 +126,25 @@ impl Waves {
     }
 }
 
-static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
+static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The one Kafka whose clients all go through a proxy; one test at a time has its guard.
 pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
-    let turn = TURN.lock().await;
-    let start = async || KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
-    let (kafka, proxy) = KAFKA.get_or_init(start).await;
-    proxy.set(Fault::Pass).await.unwrap();
+    let (kafka, [proxy, ..], turn) = kafka_behind_proxies().await;
     (kafka, proxy, turn)
+}
+
+/// The same with two proxies more, for clients of their own.
+pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [FaultProxy; 3], MutexGuard<'static, ()>)
+{
+    let turn = TURN.lock().await;
+    let start = async || KafkaServer::start_behind_proxies(KafkaOptions::default()).await.unwrap();
+    let (kafka, proxies) = KAFKA.get_or_init(start).await;
+    for proxy in proxies {
+        proxy.set(Fault::Pass).await.unwrap();
+    }
+    (kafka, proxies, turn)
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {

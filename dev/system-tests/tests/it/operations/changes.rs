@@ -36,7 +36,7 @@ async fn refused_a_row(changes: u32) -> f64 {
     let world = &fixture.world;
     let redis = &shared().await.redis;
     let (mut apis, mut slow) = (vec![world.serve().await], Vec::new());
-    for late in [30, 120] {
+    for late in [15, 60] {
         let proxy = redis.proxy().await.unwrap();
         proxy.set(Fault::Delay(Duration::from_millis(late))).await.unwrap();
         apis.push(world.serve_with(&[("REDIS_URL", &redis.url_via(&proxy))]).await);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use firstcome_stack::{Fault, FaultProxy};
-use firstcome_testkit::{Stores, World, people, rush, shared};
+use firstcome_testkit::{Fixture, Stores, World, people, rush, shared};
 use rustix::process::Signal;
 
 use crate::faults::waves::{impatient, kafka_behind_proxy};
@@ -14,9 +14,8 @@ use crate::faults::waves::{impatient, kafka_behind_proxy};
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn all_stop(world: World, silent: &FaultProxy) {
-    let api = world.serve().await;
-    world.open().await;
-    let (consumer, daemon) = (world.consume().await, world.daemon().await);
+    let Fixture { world, api, consumer } = Fixture::of(world).await;
+    let daemon = world.daemon().await;
     let coupon = api.open_coupon(100).await;
     silent.set(Fault::BlackHole).await.unwrap();
     let claims = tokio::spawn(rush(&[&api], coupon.id, &people(50), 50));

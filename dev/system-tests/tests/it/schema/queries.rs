@@ -14,7 +14,7 @@ use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, Stores, World, eventually};
 /// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that
 /// reading it takes as long as a test wants.
 async fn two_rows(name: &str) -> (World, Session) {
-    let world = World::new(name).await;
+    let world = World::of_tables(name).await;
     let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
     world.sql.query(rows).await;
     let mut holding = Session::begin(&world.sql).await;

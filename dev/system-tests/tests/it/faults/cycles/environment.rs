@@ -45,9 +45,8 @@ impl Environment {
         world.set("BACKUP_DEADLINE_MS", "500");
         world.set("CONSUME_SESSION_TIMEOUT_MS", "1000");
         world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
-        let api = world.serve().await;
-        world.open().await;
-        let consumer = if scenario == Scenario::Batch { None } else { Some(world.consume().await) };
+        let consumer = async { if scenario == Scenario::Batch { None } else { Some(world.consume().await) } };
+        let (api, consumer, ()) = tokio::join!(world.serve(), consumer, world.open());
         Self { world, api, _consumer: consumer, kafka: proxy, _own: (redis, kafka) }
     }
 
