@@ -45,6 +45,8 @@ pub enum Part {
     Start,
     /// Claims while slow clients hold sockets
     Slow,
+    /// Claims while thousands have the coupon's page open
+    Viewers,
 }
 
 impl Part {

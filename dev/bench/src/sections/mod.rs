@@ -9,6 +9,7 @@ pub mod memory;
 pub mod passes;
 pub mod slow;
 pub mod start;
+pub mod viewers;
 pub mod winners;
 
 use std::sync::Arc;
@@ -80,6 +81,7 @@ impl Step {
             Self::Part(Part::Passes) => passes::measure(bench, size).await?,
             Self::Part(Part::Start) => start::measure(bench, size).await?,
             Self::Part(Part::Slow) => slow::measure(bench, size).await?,
+            Self::Part(Part::Viewers) => viewers::measure(bench, size).await?,
         };
         report.measurements.extend(measurements);
         Ok(())

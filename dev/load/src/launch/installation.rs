@@ -104,6 +104,13 @@ impl Installation {
         self.servers.spawn(name, command.env("LISTEN_ADDR", address), "").await
     }
 
+    /// An API that shows coupon pages, and believes `X-User-Id`.
+    pub async fn api_with_pages(&self) -> Result<Service> {
+        let mut command = self.command("firstcome-api", &["serve"]);
+        command.envs([("LISTEN_ADDR", ANY_PORT), ("COUPON_PAGE", "on")]);
+        self.servers.spawn("api", &mut command, "").await
+    }
+
     /// An API that shows coupon pages, to people whose tokens are signed with this secret (HS256).
     pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);
