@@ -5,7 +5,7 @@
 mod read;
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::ops_actions::{Act, Operator};
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, Findings, Kept, RunRow, to_json};
@@ -124,7 +124,8 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        user_id: finding.user_id.clone(),
+        // A name that a hand wrote into a store may not fit the column. Its slot names it then.
+        user_id: finding.user_id.clone().filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN),
         action: finding.action.as_str().to_owned(),
         result: finding.result.as_str().to_owned(),
         detail: Some(finding.detail.clone()),

@@ -40,7 +40,9 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
     // Nobody can claim by these names. They keep their slots until a person takes them out, and everybody else has a row.
-    let names: &[&[&str]] = &[&["ZADD", "@users", "4", "josé", "5", "odd person", "6", "u-6"], &["SET", "@count", "6"]];
+    let long = "long".repeat(20);
+    let names: &[&[&str]] =
+        &[&["ZADD", "@users", "4", "josé", "5", "odd person", "6", "u-6", "7", &long], &["SET", "@count", "7"]];
     let named = broken(&fixture, "names", names).await;
     let (whole, _) = fixture.held("whole", 20, 12).await;
     fixture.world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot <= 3", whole.drop)).await;
@@ -56,7 +58,12 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     }
     let report = run.drops.iter().find(|report| report.drop_id.0 == named.drop).unwrap();
     let told = report.findings.iter().filter(|f| f.kind == Kind::Unissued && f.needs_person);
-    assert_eq!(told.map(|f| f.slot).collect::<Vec<_>>(), [Some(4), Some(5)], "{report:#?}");
+    assert_eq!(told.map(|f| f.slot).collect::<Vec<_>>(), [Some(4), Some(5), Some(7)], "{report:#?}");
+    let recorded = format!(
+        "SELECT COUNT(*) FROM reconcile_findings WHERE drop_id = {} AND kind = 'unissued' AND needs_person",
+        named.drop
+    );
+    assert_eq!(fixture.world.sql.number(&recorded).await, 3);
     let of_named = rows(&fixture.world, named.drop).await;
     assert!(of_named.len() == 4 && of_named[&6] == "u-6" && !report.exact, "{of_named:?} {report:#?}");
     for coupon in &mended {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use firstcome_testkit::{Http, World};
+use firstcome_testkit::World;
 use serde_json::{Map, Value};
 
 const HEAD: &str = "# HTTP routes\n\nMade by `make api-docs` from `/openapi.json` of both services; a test compares it. How to work with them is in \
@@ -98,8 +98,15 @@ fn body(content: &Value) -> String {
 }
 
 fn operation(out: &mut String, method: &str, path: &str, operation: &Value) {
-    let _ = write!(out, "\n### `{} {path}`\n\n{}.", method.to_uppercase(), text(operation, "summary"));
-    let _ = writeln!(out, " {}", line(text(operation, "description")).replace("\\|", "|"));
+    let _ = write!(out, "\n### `{} {path}`\n\n", method.to_uppercase());
+    let description = line(text(operation, "description")).replace("\\|", "|");
+    let sentences = match text(operation, "summary") {
+        "" => description,
+        summary => format!("{summary}. {description}"),
+    };
+    if !sentences.is_empty() {
+        let _ = writeln!(out, "{}", sentences.trim_end());
+    }
     let needs = list(&operation["security"]).iter().flat_map(object).map(|(name, _)| format!("`{name}`"));
     let needs: Vec<String> = needs.collect();
     if !needs.is_empty() {
