@@ -62,9 +62,11 @@ async fn a_pass_that_hangs_is_mailed_with_who_runs_it() {
     let world = &fixture.world;
     fixture.held("Hangs", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;
-    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "2")]).await;
+    // A busy machine alone makes no pass that late.
+    let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *"), ("MISSED_AFTER_SECONDS", "8")]).await;
     eventually("the other works by its schedule", LIMIT, async || runs(world, "triggered_by = 'cron'").await > 0).await;
     let id = slow.begin_slow_pass(world).await;
+    slow.proxy.set(firstcome_stack::Fault::Delay(std::time::Duration::from_millis(400))).await.unwrap();
     let mail = mailed(world, &["run missed: RECONCILE_CRON"]).await;
     for words in ["a pass has been running since", &id] {
         assert!(mail.text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words), "{words}: {}", mail.text);

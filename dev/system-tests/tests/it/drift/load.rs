@@ -8,7 +8,7 @@ use firstcome_testkit::{Fixture, World, all_issued, coupon_body, eventually, peo
 
 use crate::drift::support::{assert_settled, injector};
 
-const PEOPLE: usize = 6_000;
+const PEOPLE: usize = 3_000;
 const DEADLINE_MS: i64 = 2_000;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn passes_during_a_rush_report_nothing_but_what_is_truly_lost_and_that_by_
     let world = &fixture.world;
     assert_eq!(fixture.consumer.process.stop().await, 0);
     // Slower than the people come, so that much is always on its way.
-    let _consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "500")]).await;
+    let _consumer = world.consume_with(&[("CONSUME_MAX_ROWS_PER_SECOND", "250")]).await;
     let coupon = fixture.api.create_coupon(&coupon_body("Rush", u32::try_from(PEOPLE).unwrap() + 10, 0)).await;
     let daemon = world.daemon_with(&[("RECONCILE_CRON", "* * * * * *")]).await;
     let users = people(PEOPLE);

@@ -193,9 +193,8 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
     Waves::begin(impatient(stores, "read-only").await)
         .await
         .survives(async |waves| {
-            let me = async |user: &str| waves.api.me(waves.coupon.id, user).await["status"].clone();
             // All connections of the pool are made.
-            futures_util::future::join_all((0..64).map(|_| me("nobody"))).await;
+            futures_util::future::join_all((0..64).map(|_| waves.api.try_me(waves.coupon.id, "nobody"))).await;
             fail_over(&primary, &replica, &address).await;
             let begun = Instant::now();
             let rename = serde_json::json!({"name": "renamed"});
@@ -212,7 +211,9 @@ async fn a_mysql_primary_that_was_demoted_with_its_clients_connected_is_left() {
             // The old primary has none of these rows.
             let newest = waves.world.sql.query("SELECT user_id FROM issued_coupons WHERE slot > 20").await;
             for person in newest.iter().flatten() {
-                let is_told = async || waves.api.me(waves.coupon.id, person).await["status"] == "issued";
+                // On a busy machine some questions are answered 503 meanwhile.
+                let asked = async || waves.api.try_me(waves.coupon.id, person).await;
+                let is_told = async || asked().await.is_ok_and(|reply| reply.body["status"] == "issued");
                 eventually("questions have left it", LEFT, is_told).await;
             }
             let rows = format!("SELECT COUNT(*) FROM {}.issued_coupons", waves.world.database());
