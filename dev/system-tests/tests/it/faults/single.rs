@@ -26,10 +26,15 @@ const MS: u64 = 2_000;
 
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> Schedule {
     let patient = expect.contains(&Queued) || expect.contains(&ByConsumer);
+    let expect_unheard = expect.contains(&AdmittedUnheard);
     let mut schedule = Schedule::of(faults.into_iter().map(|fault| Timed { at_ms: AT_MS, fault }).collect(), expect);
     if patient {
         // A Kafka that is merely slow, on a busy machine, shall not look like one that is away.
         schedule.settings.insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
+    }
+    if expect_unheard {
+        // The one call that the fault catches shall be of somebody new.
+        schedule.repeat_percent = 0;
     }
     // What hangs, hangs for those who ask what they hold too.
     let hangs = |timed: &Timed| matches!(timed.fault, Fault::MysqlTableHangs { .. } | Fault::MysqlWritesHang { .. });
