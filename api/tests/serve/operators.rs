@@ -117,7 +117,7 @@ async fn a_quantity_goes_up_and_down_but_not_below_what_is_given_out() {
     assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
 }
 
-/// Redis may have forgotten whom it gave the slots to, and dead letters or messages still know.
+/// Redis may have forgotten who holds the slots, and dead letters or messages still know.
 #[tokio::test]
 async fn no_quantity_is_lowered_until_what_redis_knows_is_verified() {
     let (world, api) = World::with_api().await;

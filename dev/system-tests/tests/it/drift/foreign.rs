@@ -39,7 +39,8 @@ async fn a_drop_that_cannot_be_examined_or_mended_keeps_no_other_back() {
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
-    // Nobody can claim by these names. They keep their slots until a person takes them out, and everybody else has a row.
+    // Nobody can claim by these names. They keep their slots until a person takes them out, and
+    // everybody else has a row.
     let long = "long".repeat(20);
     let names: &[&[&str]] =
         &[&["ZADD", "@users", "4", "josé", "5", "odd person", "6", "u-6", "7", &long], &["SET", "@count", "7"]];
