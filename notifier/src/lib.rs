@@ -14,7 +14,7 @@ pub mod report;
 mod send;
 mod smtp;
 mod test_email;
-mod wording;
+pub mod wording;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -24,11 +24,11 @@ pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&st
 }
 
 /// A number with its noun.
-pub(super) fn count(n: usize, one: &str, many: &str) -> String {
+pub fn count(n: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
 }
 
-pub(super) fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -41,7 +41,7 @@ pub(super) fn grouped(n: u64) -> String {
 }
 
 /// With a capital letter.
-pub(super) fn capital(text: &str) -> String {
+pub fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
@@ -84,16 +84,16 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
 
 /// What an action is called.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ActionWords {
+pub struct ActionWords {
     /// What concerns people comes first.
     rank: u8,
     /// Once it was done.
-    pub(super) done: &'static str,
+    pub done: &'static str,
     /// Where it was held back or did not take.
-    pub(super) to_do: &'static str,
+    pub to_do: &'static str,
 }
 
-pub(super) fn words(action: ActionKind) -> ActionWords {
+pub fn words(action: ActionKind) -> ActionWords {
     let (rank, done, to_do) = match action {
         ActionKind::Issue => (0, "reissued", "write the row"),
         ActionKind::Readmit => (1, "admitted anew", "admit anew in a free slot"),
@@ -113,11 +113,11 @@ pub(super) fn words(action: ActionKind) -> ActionWords {
 }
 
 /// Longest part of a text that is taken over, in characters, unless said otherwise.
-pub(super) const LONGEST: usize = 300;
+pub const LONGEST: usize = 300;
 
 /// One line without control, direction and invisible characters, with single spaces, of `longest`
 /// characters at most.
-pub(super) fn line(text: &str, longest: usize) -> String {
+pub fn line(text: &str, longest: usize) -> String {
     let visible = text.chars().filter(|c| !is_invisible(*c)).map(|c| if c.is_control() { ' ' } else { c });
     let visible: String = visible.collect();
     let single: String = visible.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -129,13 +129,14 @@ pub(super) fn line(text: &str, longest: usize) -> String {
 }
 
 /// A person's id as a mail may show it.
-pub(super) fn person(id: &str) -> String {
+pub fn person(id: &str) -> String {
     id.parse::<UserId>().map_or_else(|_| "•••".to_owned(), |user| user.masked())
 }
 
-/// [`line`] of a detail, with the ids of these people masked, and all that looks like an e-mail
+/// [`line()`] of a detail, with the ids of these people masked, and all that looks like an e-mail
 /// address.
-pub(super) fn detail(text: &str, people: &HashSet<&str>) -> String {
+#[allow(clippy::implicit_hasher)] // nobody brings another one
+pub fn detail(text: &str, people: &HashSet<&str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find(is_id_char) {

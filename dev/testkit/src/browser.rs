@@ -112,6 +112,11 @@ impl Browser {
         self.command("/execute/sync", &json!({"script": script, "args": []})).await
     }
 
+    /// The same where the page may be on its way to another one: `None` if it went meanwhile.
+    pub async fn try_run(&self, script: &str) -> Option<Value> {
+        self.try_command("/execute/sync", &json!({"script": script, "args": []})).await.ok()
+    }
+
     /// Has a script run in every page loaded from now on, before the page's own.
     pub async fn prepare(&self, script: &str) {
         self.cdp("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script})).await;
@@ -126,7 +131,13 @@ impl Browser {
 
     /// One key, as its WebDriver code: `\u{e004}` is Tab, `\u{e007}` is Enter.
     pub async fn key(&self, key: char) {
-        let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        self.keys(&key.to_string()).await;
+    }
+
+    /// Keys, one after the other.
+    pub async fn keys(&self, text: &str) {
+        let strokes = |key| [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+        let strokes: Vec<Value> = text.chars().flat_map(strokes).collect();
         self.command("/actions", &json!({"actions": [{"type": "key", "id": "keys", "actions": strokes}]})).await;
     }
 
@@ -158,15 +169,16 @@ impl Browser {
     }
 
     async fn command(&self, path: &str, body: &Value) -> Value {
+        let answer = self.try_command(path, body).await;
+        answer.unwrap_or_else(|error| panic!("{path}: {} {}", error["error"], error["message"]))
+    }
+
+    /// An error is the driver's answer.
+    async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
         let request = self.client.post(format!("{}/session{}{path}", self.driver, self.session)).json(body);
         let answer: Value = request.send().await.expect("the driver answers").json().await.expect("JSON");
-        assert!(
-            answer["value"]["error"].is_null(),
-            "{path}: {} {}",
-            answer["value"]["error"],
-            answer["value"]["message"]
-        );
-        answer["value"].clone()
+        let value = &answer["value"];
+        if value["error"].is_null() { Ok(value.clone()) } else { Err(value.clone()) }
     }
 }
 

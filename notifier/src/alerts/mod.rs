@@ -57,6 +57,13 @@ impl About {
             Self::ClosedBelowQuantity => "unfilled",
         }
     }
+
+    /// What an alert that fires is about, by its word in the table.
+    pub fn of_word(word: &str) -> Option<Self> {
+        let own = [Self::RunFailed, Self::Stalled, Self::Braked, Self::BrokenPromise];
+        let found = own.into_iter().find(|about| about.word() == word);
+        found.or_else(|| word.parse().ok().map(Self::Left))
+    }
 }
 
 /// What earlier passes left in the tables.

@@ -253,7 +253,7 @@ pub(super) fn advice(seen: &Observation, report: Option<&DropReport>, links: &Li
     blocks
 }
 
-fn sentence(about: About) -> &'static str {
+pub(super) fn sentence(about: About) -> &'static str {
     match about {
         About::RunFailed => {
             "Check that Redis, MySQL and Kafka can be reached. A mail says when a pass has succeeded again."

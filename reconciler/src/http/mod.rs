@@ -1,6 +1,7 @@
 //! The reconciler's HTTP front, for operators.
 
 mod alerts;
+mod page;
 mod people;
 mod reconcile;
 mod runs;
@@ -16,6 +17,7 @@ use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -84,7 +86,14 @@ fn contract() -> OpenApiRouter<App> {
         .routes(routes!(people::explain))
 }
 
-pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: PrometheusHandle) -> Router {
+pub fn router(
+    stores: Stores,
+    passes: Passes,
+    token: OpsToken,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Router {
+    let page = page::routes(stores.clone(), token.clone(), stop);
     let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
     let render = Arc::new(move || {
         metrics.run_upkeep();
@@ -111,6 +120,7 @@ pub fn router(stores: Stores, passes: Passes, token: OpsToken, metrics: Promethe
     ];
     ops.route_layer(from_fn_with_state(token, require))
         .with_state(app)
+        .merge(page)
         .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
         .merge(health::routes_with(check(async || Ok(())), checks, render))
         .fallback(no_such_route)

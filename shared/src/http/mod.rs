@@ -1,10 +1,11 @@
 //! The HTTP front both services share: the server itself, errors as problem+json, bodies, the ops
-//! token, health, what /openapi.json says of them.
+//! token, health, what /openapi.json says of them, what pages have in common.
 
 pub mod health;
 pub mod json;
 pub mod openapi;
 pub mod ops;
+pub mod page;
 pub mod problem;
 mod server;
 

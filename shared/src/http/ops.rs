@@ -1,10 +1,10 @@
 //! The operators' tokens, and who asks with one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -35,7 +35,7 @@ pub struct OpsToken {
 
 /// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Allowed {
+pub enum Allowed {
     All,
     View,
 }
@@ -69,6 +69,13 @@ impl OpsToken {
         } else {
             None
         }
+    }
+
+    /// Who logs in at a page, under this name, and what they may do; `None` for a token that allows
+    /// nothing.
+    pub fn log_in(&self, token: &str, name: String, from: Option<IpAddr>) -> Option<(Operator, Allowed)> {
+        let allowed = self.allows(token)?;
+        Some((Operator { name: Some(name), token: fingerprint(token), from }, allowed))
     }
 
     /// Who asks, where the request may be worked.
@@ -126,12 +133,15 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("x-operator") else { return Ok(None) };
-    let text = |value: &HeaderValue| String::from_utf8(value.as_bytes().to_vec()).ok();
-    let name = text(value).filter(|name| name.len() <= MAX_NAME && !name.chars().any(char::is_control));
-    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
     let bad =
         || Problem::bad_request("invalid", format!("X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8"));
-    name.ok_or_else(bad).map(Some)
+    std::str::from_utf8(value.as_bytes()).ok().and_then(operator_name).ok_or_else(bad).map(Some)
+}
+
+/// The name of an operator, if the text can be one.
+pub fn operator_name(text: &str) -> Option<String> {
+    let (is_fit, name) = (text.len() <= MAX_NAME && !text.chars().any(char::is_control), text.trim());
+    (is_fit && !name.is_empty()).then(|| name.to_owned())
 }
 
 fn fingerprint(token: &str) -> String {

@@ -7,8 +7,8 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
 
-use super::Conn;
 use super::schema::ops_actions;
+use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
 /// Who asks, as far as a request shows it.
@@ -47,5 +47,12 @@ impl Operator {
             .execute(conn)
             .await
             .map(|_| ())
+    }
+}
+
+impl Db {
+    /// Records an act that changes nothing else.
+    pub async fn record_act(&self, by: Operator, act: Act) -> Result<(), DbError> {
+        self.run("record an act", async move |conn| by.did(conn, act).await).await
     }
 }

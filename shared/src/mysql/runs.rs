@@ -147,6 +147,15 @@ impl Db {
         .await
     }
 
+    /// The last pass over everything that ended.
+    pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
+        self.run("last pass over everything", async |conn| {
+            let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
+            numbered.order(reconcile_runs::number.desc()).select(reconcile_runs::id).first(conn).await.optional()
+        })
+        .await
+    }
+
     /// Runs, newest first; only those older than `before`.
     pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<RunRow>, DbError> {
         self.run("list runs", async move |conn| {

@@ -8,10 +8,7 @@ mod language;
 mod state;
 
 use axum::extract::{Path, State};
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, VARY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
@@ -19,8 +16,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use clap::ValueEnum;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::page::{Asset, hash, secure};
 
-use self::assets::Asset;
+use self::assets::{ICON, SCRIPT, STYLE};
 use self::html::Notice;
 use self::language::Language;
 use self::state::PageState;
@@ -56,10 +54,7 @@ pub(crate) fn routes(page: CouponPage) -> Router<App> {
 
 #[allow(clippy::unused_async)] // a layer
 async fn with_security_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    secure(&mut response, CONTENT_SECURITY, "no-referrer");
     response
 }
 
@@ -74,7 +69,7 @@ async fn show(State(app): State<App>, path: Result<CouponPath, Problem>, headers
     let Ok(page) = html::coupon(&coupon, app.clock.now(), language, app.identity.wants_token()) else {
         return Problem::internal().into_response();
     };
-    let tag = assets::hash(page.as_bytes());
+    let tag = hash(page.as_bytes());
     let caching = [(CACHE_CONTROL, PAGE_FRESH_FOR), (VARY, "accept-language")];
     if etag::is_known(&headers, tag) {
         return (StatusCode::NOT_MODIFIED, etag::of(tag), caching).into_response();
@@ -105,6 +100,5 @@ async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Res
 
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
-    let (asset, caching) = Asset::named(&file).ok_or_else(|| Problem::not_found("there is no such file"))?;
-    Ok(([(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)], asset.content).into_response())
+    Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
 }

@@ -7,6 +7,7 @@ mod closing;
 mod command_line;
 mod holders;
 mod operators;
+mod page;
 mod processes;
 mod promotion;
 mod recording;

@@ -1,6 +1,7 @@
-//! The coupon page in a real browser, as people use it.
+//! The pages in a real browser, as people use them: the coupon page, and the operations page.
 
 mod claiming;
 mod looks;
+mod operations;
 mod support;
 mod waiting;

@@ -8,7 +8,7 @@ use firstcome_testkit::{Api, Browser, Look, Running, World, eventually_some};
 use serde_json::{Value, json};
 
 /// A browser on a busy machine is slow.
-const LIMIT: Duration = Duration::from_secs(90);
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 
@@ -86,27 +86,39 @@ impl Page {
         self.browser.run(&format!("return {sent}")).await.as_u64().unwrap()
     }
 
-    /// The console is silent, and no part of the page is beside the window. Keeps a picture where one
-    /// is wanted.
     pub(super) async fn assert_sound(&self, name: &str) {
-        assert_eq!(self.browser.complaints().await, Vec::<Value>::new(), "{name}");
-        let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
-        assert_eq!(self.browser.run(beside).await, json!(0), "{name}: it scrolls sideways");
-        self.picture(name).await;
+        assert_sound(&self.browser, name).await;
     }
 
-    /// The same, and nothing keeps people out of it.
     pub(super) async fn assert_open_to_all(&self, name: &str) {
-        self.assert_sound(name).await;
-        let barriers = self.browser.barriers().await;
-        assert!(barriers.is_empty(), "{name}: {}", serde_json::to_string_pretty(&barriers).unwrap());
+        assert_open_to_all(&self.browser, name).await;
     }
 
-    /// `make pictures` looks at every state.
     pub(super) async fn picture(&self, name: &str) {
-        if let Some(folder) = std::env::var_os("PICTURES").filter(|folder| !folder.is_empty()) {
-            std::fs::create_dir_all(&folder).unwrap();
-            self.browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
-        }
+        picture(&self.browser, name).await;
+    }
+}
+
+/// The console is silent, and no part of the page is beside the window. Keeps a picture where one is
+/// wanted.
+pub(super) async fn assert_sound(browser: &Browser, name: &str) {
+    assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
+    let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
+    assert_eq!(browser.run(beside).await, json!(0), "{name}: it scrolls sideways");
+    picture(browser, name).await;
+}
+
+/// The same, and nothing keeps people out of it.
+pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
+    assert_sound(browser, name).await;
+    let barriers = browser.barriers().await;
+    assert!(barriers.is_empty(), "{name}: {}", serde_json::to_string_pretty(&barriers).unwrap());
+}
+
+/// `make pictures` looks at every state.
+async fn picture(browser: &Browser, name: &str) {
+    if let Some(folder) = std::env::var_os("PICTURES").filter(|folder| !folder.is_empty()) {
+        std::fs::create_dir_all(&folder).unwrap();
+        browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
     }
 }

@@ -1,0 +1,232 @@
+//! The operations page as a client without a browser meets it: who is let in, what is refused, and what
+//! the first screen says. In a browser: `pages/operations.rs`.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Reconciler, Running, eventually_some, open_world};
+use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::json;
+
+use crate::drift::support::injector;
+
+const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
+
+/// A person at the page, by what their browser sends.
+struct Visitor {
+    client: Client,
+    base: String,
+    cookie: String,
+}
+
+impl Visitor {
+    fn at(daemon: &Running<Reconciler>) -> Self {
+        let client = Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
+        Self { client, base: daemon.http().base().to_owned(), cookie: String::new() }
+    }
+
+    async fn logged_in(daemon: &Running<Reconciler>, name: &str, token: &str) -> Self {
+        let mut visitor = Self::at(daemon);
+        let answer = visitor.log_in(name, token, "/").await;
+        assert_eq!((answer.status().as_u16(), header(&answer, LOCATION.as_str())), (303, "/"));
+        let cookie = header(&answer, SET_COOKIE.as_str());
+        assert!(cookie.contains("; HttpOnly; SameSite=Strict") && !cookie.contains("Secure"), "{cookie}");
+        cookie.split(';').next().unwrap().clone_into(&mut visitor.cookie);
+        visitor
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).header(COOKIE, &self.cookie)
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.request(Method::GET, path).send().await.unwrap()
+    }
+
+    async fn text(&self, path: &str) -> String {
+        self.get(path).await.text().await.unwrap()
+    }
+
+    async fn log_in(&self, name: &str, token: &str, next: &str) -> Response {
+        let form = [("name", name), ("token", token), ("next", next)];
+        filled_in(self.request(Method::POST, "/login").header(ORIGIN, &self.base), &form).send().await.unwrap()
+    }
+
+    /// What the page's own forms send back.
+    async fn csrf(&self) -> String {
+        let page = self.text("/alerts").await;
+        page.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned()
+    }
+
+    async fn post(&self, path: &str, origin: &str, csrf: &str) -> u16 {
+        let form = [("csrf", csrf), ("hours", "1")];
+        filled_in(self.request(Method::POST, path).header(ORIGIN, origin), &form)
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+}
+
+/// A form as a browser sends it.
+fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
+    let encoded = |text: &str| text.bytes().fold(String::new(), |all, byte| format!("{all}%{byte:02X}"));
+    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(pairs.join("&"))
+}
+
+fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
+    let (world, api) = open_world("ops-in").await;
+    api.open_coupon(3).await;
+    let daemon = world.daemon().await;
+    let stranger = Visitor::at(&daemon);
+    for path in ["/", "/?page=2", "/live", "/alerts", "/runs?before=1", "/runs/0193a1f2-7c00-7d31-8000-0000000000a1"] {
+        let bearer = stranger.request(Method::GET, path).bearer_auth(OPS_TOKEN).send().await.unwrap();
+        for answer in [stranger.get(path).await, bearer] {
+            assert_eq!(answer.status(), 303, "{path}");
+            assert!(header(&answer, LOCATION.as_str()).starts_with("/login"), "{path}");
+            let policy = header(&answer, "content-security-policy");
+            assert!(
+                policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
+                "{policy}"
+            );
+            assert!(!answer.text().await.unwrap().contains("Winter"), "{path}");
+        }
+    }
+    assert_eq!(header(&stranger.get("/runs?before=1").await, LOCATION.as_str()), "/login?next=%2Fruns%3Fbefore%3D1");
+    let form = stranger.get("/login").await;
+    assert_eq!((form.status().as_u16(), header(&form, "cache-control")), (200, "no-store"));
+
+    for (name, token, status) in [("Kim", "wrong", 401), ("Kim", "", 401), (" ", OPS_TOKEN, 400)] {
+        let refused = stranger.log_in(name, token, "/").await;
+        assert_eq!(
+            (refused.status().as_u16(), header(&refused, SET_COOKIE.as_str())),
+            (status, ""),
+            "{name:?} {token:?}"
+        );
+    }
+    for (next, path) in [("/runs?before=1", "/runs?before=1"), ("//evil.example", "/"), ("https://evil.example", "/")] {
+        assert_eq!(header(&stranger.log_in("Kim", OPS_TOKEN, next).await, LOCATION.as_str()), path);
+    }
+    let form = [("name", "Kim"), ("token", OPS_TOKEN)];
+    let foreign = stranger.request(Method::POST, "/login").header(ORIGIN, "https://evil.example");
+    for request in [foreign, stranger.request(Method::POST, "/login")] {
+        let refused = filled_in(request, &form).send().await.unwrap();
+        assert_eq!((refused.status().as_u16(), header(&refused, SET_COOKIE.as_str())), (403, ""));
+    }
+
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    assert!(kim.text("/").await.contains("Winter coupon"));
+    // The page's cookie is for the page alone.
+    assert_eq!(kim.get("/v1/runs").await.status(), 401);
+    assert_eq!(kim.post("/logout", &kim.base, &kim.csrf().await).await, 303);
+    assert_eq!(kim.get("/").await.status(), 303, "the session is over, whatever the browser keeps");
+
+    let refused = eventually_some("wrong tokens are refused unread", LIMIT, async || {
+        let answer = stranger.log_in("Kim", "wrong", "/").await;
+        if answer.status() == 429 { Ok(answer) } else { Err(answer.status()) }
+    })
+    .await;
+    assert!(!header(&refused, "retry-after").is_empty());
+    assert_eq!(Http::send(daemon.http().ops(Method::GET, "/v1/runs")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_recorded() {
+    let f = Fixture::new("ops-change").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    // No pass of its own takes the drift away.
+    let daemon = f.world.settled_daemon().await;
+    let done = injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    let run = daemon.reconcile(&json!({})).await.run_id;
+    let alert = f.world.sql.number("SELECT id FROM alerts WHERE status = 'firing'").await;
+    let (acknowledge, silence) = (format!("/alerts/{alert}/acknowledge"), format!("/alerts/{alert}/silence"));
+    let (read, reveal) = (format!("/runs/{run}"), format!("/runs/{run}/reveal?after=0"));
+    let acts = "SELECT action, operator, LENGTH(token), from_addr FROM ops_actions \
+                WHERE action NOT IN ('create_coupon', 'reconcile') ORDER BY id";
+
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (of_lee, of_kim) = (lee.csrf().await, kim.csrf().await);
+    for path in [&acknowledge, &silence, &reveal] {
+        assert_eq!(lee.post(path, &lee.base, &of_lee).await, 403, "{path}: who views");
+        for (origin, csrf, who) in [
+            ("https://evil.example", of_kim.as_str(), "another site"),
+            ("null", &of_kim, "no site"),
+            (&kim.base, &of_lee, "another session's form"),
+            (&kim.base, "", "no form"),
+        ] {
+            assert_eq!(kim.post(path, origin, csrf).await, 403, "{path}: {who}");
+        }
+        assert_eq!(Visitor::at(&daemon).post(path, &kim.base, &of_kim).await, 303, "{path}: nobody");
+    }
+    assert_eq!(f.world.sql.query(acts).await, Vec::<Vec<String>>::new());
+    for page in [lee.text("/alerts").await, lee.text(&read).await] {
+        assert!(page.contains("Winter coupon") && !page.contains(&acknowledge) && !page.contains("/reveal"), "{page}");
+    }
+
+    assert_eq!(kim.post(&acknowledge, &kim.base, &of_kim).await, 303);
+    assert_eq!(kim.post(&silence, &kim.base, &of_kim).await, 303);
+    let page = kim.text("/alerts").await;
+    assert!(page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "), "{page}");
+    let person = &done.people[0].user;
+    assert!(!kim.text(&read).await.contains(person.as_str()), "masked");
+    let form = filled_in(kim.request(Method::POST, &reveal).header(ORIGIN, &kim.base), &[("csrf", &of_kim)]);
+    assert!(form.send().await.unwrap().text().await.unwrap().contains(person.as_str()), "revealed");
+    let said = |action: &str| [action, "Kim", "8", "127.0.0.1"].map(str::to_owned).to_vec();
+    assert_eq!(f.world.sql.query(acts).await, [said("acknowledge"), said("silence"), said("reveal")]);
+    assert_eq!(kim.post("/alerts/4711/acknowledge", &kim.base, &of_kim).await, 404);
+}
+
+#[tokio::test]
+async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair() {
+    let f = Fixture::new("ops-screen").await;
+    let (coupon, _) = f.held("Winter coupon", 40, 25).await;
+    let daemon = f.world.settled_daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let says = async |words: &[&str]| {
+        eventually_some(&format!("the screen says {words:?}"), 3 * LIMIT, async || {
+            let page = kim.text("/").await;
+            if words.iter().all(|words| page.contains(words)) { Ok(page) } else { Err(page) }
+        })
+        .await
+    };
+    let rows = |rows: u32| format!(">{rows}<progress value=\"{rows}\" max=\"40\"");
+    says(&["<h1>Everything is as promised</h1>", &rows(25), "It compared 25 people with 25 rows in 1 drop."]).await;
+    injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    says(&["<h1>3 people were told yes and have no row yet</h1>", &rows(22), "The next pass writes what is missing."])
+        .await;
+    daemon.reconcile(&json!({})).await;
+    says(&["<h1>Everything is as promised</h1>", &rows(25), "exact, after repairs"]).await;
+}
+
+#[tokio::test]
+async fn a_live_screen_ends_with_the_session_and_with_the_process() {
+    let (world, api) = open_world("ops-live").await;
+    api.open_coupon(3).await;
+    let daemon = world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let begin = async |who: &Visitor| {
+        let mut events = who.get("/live").await;
+        assert_eq!(header(&events, "content-type"), "text/event-stream");
+        let first = events.chunk().await.unwrap().expect("a first event");
+        assert!(String::from_utf8_lossy(&first).contains("Winter coupon"), "{first:?}");
+        events
+    };
+    let until_over = async |mut events: Response| while events.chunk().await.unwrap().is_some() {};
+    let events = begin(&kim).await;
+    assert_eq!(kim.post("/logout", &kim.base, &kim.csrf().await).await, 303);
+    tokio::time::timeout(LIMIT, until_over(events)).await.expect("it ends with the session");
+    let events = begin(&Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await).await;
+    let (code, over) = tokio::join!(daemon.process.stop(), tokio::time::timeout(LIMIT, until_over(events)));
+    assert_eq!((code, over.is_ok()), (0, true), "{}", daemon.process.log());
+    assert!(!daemon.process.log().contains("still busy"), "{}", daemon.process.log());
+}

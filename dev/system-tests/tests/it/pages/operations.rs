@@ -1,0 +1,146 @@
+//! The operations page, for the person on duty: at a desk, and on a phone at night.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, eventually_some};
+use serde_json::json;
+
+use super::support::{LIMIT, assert_open_to_all, assert_sound};
+use crate::drift::support::injector;
+
+const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
+
+const TAB: char = '\u{e004}';
+const ENTER: char = '\u{e007}';
+
+/// Waits until this holds in the page. It looks at itself for a second at a time; on its way to
+/// another page it is asked again.
+async fn until(browser: &Browser, holds: &str) {
+    let look = format!(
+        "const end = performance.now() + 1000;
+         const holds = () => {{ try {{ return Boolean({holds}); }} catch {{ return false; }} }};
+         return new Promise((done) => {{
+           const look = () => holds() ? done('') : performance.now() > end ? done(document.body.innerText) : setTimeout(look, 20);
+           look();
+         }})"
+    );
+    eventually_some(holds, LIMIT, async || match browser.try_run(&look).await {
+        Some(seen) if seen == json!("") => Ok(()),
+        seen => Err(seen.unwrap_or_default()),
+    })
+    .await;
+}
+
+/// Waits for the first line of the screen.
+async fn until_title(browser: &Browser, title: &str) {
+    until(browser, &format!("document.querySelector('h1').innerText === {title:?}")).await;
+}
+
+/// By the keyboard alone, from the first field on.
+async fn log_in(browser: &Browser, name: &str, token: &str) {
+    until(browser, "document.querySelector('#token')").await;
+    browser.run("document.querySelector('#name').focus()").await;
+    browser.keys(name).await;
+    browser.key(TAB).await;
+    browser.keys(token).await;
+    browser.key(ENTER).await;
+}
+
+/// Tab by tab until this has the focus.
+async fn tab_to(browser: &Browser, css: &str) {
+    for _ in 0..40 {
+        browser.key(TAB).await;
+        if browser.run(&format!("return document.activeElement.matches({css:?})")).await == json!(true) {
+            return;
+        }
+    }
+    panic!("{css} cannot be reached by the keyboard");
+}
+
+#[tokio::test]
+async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard() {
+    let f = Fixture::new("page-duty").await;
+    let (coupon, _) = f.held("Winter <b>coupon</b>", 20, 12).await;
+    f.held("Spring coupon", 100, 40).await;
+    let daemon = f.world.settled_daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    // As a link in a mail leads there.
+    browser.visit(&format!("{}/alerts?status=resolved", daemon.http().base())).await;
+    assert_open_to_all(&browser, "ops-log-in").await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(&browser, "location.pathname === '/alerts' && location.search === '?status=resolved'").await;
+    browser.visit(daemon.http().base()).await;
+    until_title(&browser, "Everything is as promised").await;
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    assert_open_to_all(&browser, "ops-all-well").await;
+
+    // From a mail in a browser: another site's link brings no cookie, and one is logged in all the same.
+    let base = daemon.http().base();
+    browser.visit(&format!("{}/healthz", base.replace("127.0.0.1", "localhost"))).await;
+    browser.run(&format!("location.href = '{base}/runs'")).await;
+    until(&browser, "location.host.startsWith('127.') && location.pathname === '/runs'").await;
+    browser.visit(base).await;
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+
+    // Rows go, and nobody reloads.
+    browser.run("window.same = true; document.querySelector('nav a[href=\"/runs\"]').focus()").await;
+    let mut drift = injector(&f.world, &coupon).await;
+    drift.make(Drift::Unissued, 3).await.unwrap();
+    until_title(&browser, "3 people were told yes and have no row yet").await;
+    assert_open_to_all(&browser, "ops-drift").await;
+    drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    until_title(&browser, "2 unrepaired failed claims").await;
+    assert_eq!(browser.run("return [window.same, document.activeElement.innerText]").await, json!([true, "Passes"]));
+    assert_open_to_all(&browser, "ops-alert").await;
+    browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+    assert_open_to_all(&browser, "ops-alert-dark-phone").await;
+    browser.look(Look { width: 1240, ..Look::default() }).await;
+
+    tab_to(&browser, "[id^=to-alert-]").await;
+    browser.key(ENTER).await;
+    until(&browser, "location.pathname === '/alerts' && document.querySelector('article')").await;
+    assert_open_to_all(&browser, "ops-alerts").await;
+    browser.run("document.querySelector('#main').focus()").await;
+    tab_to(&browser, "form[action$=acknowledge] button").await;
+    browser.key(ENTER).await;
+    until(&browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
+    assert_eq!(f.world.sql.query("SELECT acknowledged_by FROM alerts WHERE status = 'firing'").await, [["Kim"]]);
+
+    f.world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by hand'").await;
+    daemon.reconcile(&json!({})).await;
+    browser.visit(daemon.http().base()).await;
+    until_title(&browser, "Everything is as promised").await;
+    browser.visit(&format!("{}/runs", daemon.http().base())).await;
+    assert_open_to_all(&browser, "ops-passes").await;
+    until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
+}
+
+#[tokio::test]
+async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing_to_press() {
+    let f = Fixture::new("page-viewer").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.settled_daemon().await;
+    let done = injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    let run = daemon.reconcile(&json!({})).await;
+    let browser = Browser::open(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+    browser.visit(&format!("{}/runs/{}", daemon.http().base(), run.run_id)).await;
+    log_in(&browser, "Lee", VIEW_TOKEN).await;
+    until(&browser, &format!("location.pathname === '/runs/{}' && document.querySelector('caption')", run.run_id))
+        .await;
+    assert_open_to_all(&browser, "ops-pass-dark-phone").await;
+    let text = browser.run("return document.body.innerText").await.as_str().unwrap().to_owned();
+    assert!(done.people.iter().all(|hit| !text.contains(&hit.user)), "{text}");
+    for path in ["/", "/alerts", "/runs"] {
+        browser.visit(&format!("{}{path}", daemon.http().base())).await;
+        until(&browser, "document.querySelector('.who')").await;
+        let buttons = browser.run("return [...document.querySelectorAll('button')].map((one) => one.innerText)").await;
+        assert_eq!(buttons, json!(["Log out"]), "{path}");
+        assert_sound(&browser, &format!("ops-viewer{}", path.replace('/', "-"))).await;
+    }
+    browser.click(".who button").await;
+    until(&browser, "location.pathname === '/login'").await;
+    browser.visit(daemon.http().base()).await;
+    until(&browser, "location.pathname === '/login' && !document.body.innerText.includes('Winter')").await;
+}

@@ -1,0 +1,296 @@
+//! What a look at the stores means, in words: whether everything is all right, and if not, what to
+//! do. A pure function.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::alerts::ListedAlert;
+
+use super::snapshot::{DROPS, Facts, Seen, Snapshot};
+use crate::notify::alerts::About;
+use crate::notify::render::advice;
+use crate::notify::wording::{LONGEST, capital, count, grouped, line};
+use crate::report::Run;
+
+/// The first screen.
+pub(super) struct Board {
+    pub(super) at: String,
+    pub(super) tone: Tone,
+    pub(super) title: String,
+    pub(super) lead: String,
+    /// What is wrong, most pressing first.
+    pub(super) problems: Vec<Problem>,
+    pub(super) drops: Vec<Line>,
+    /// Pages, from 1 on.
+    pub(super) page: usize,
+    pub(super) pages: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Bad,
+    Plain,
+}
+
+impl Tone {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) what: String,
+    /// Which drop of which coupon.
+    pub(super) place: Option<String>,
+    pub(super) todo: String,
+    /// Since when, and who has taken it on.
+    pub(super) more: Option<String>,
+    pub(super) alert: Option<i64>,
+}
+
+/// One drop.
+pub(super) struct Line {
+    pub(super) id: DropId,
+    pub(super) coupon: CouponId,
+    pub(super) name: String,
+    pub(super) when: String,
+    pub(super) promised: String,
+    pub(super) given: String,
+    pub(super) rows: String,
+    /// How much of it has rows, for the bar.
+    pub(super) share: (u64, u32),
+    pub(super) in_flight: String,
+    pub(super) waiting: String,
+    pub(super) dead_letters: String,
+    pub(super) has_dead_letters: bool,
+    pub(super) admission: Admission,
+    pub(super) last_pass: &'static str,
+    /// Why it is red.
+    pub(super) wrong: Option<String>,
+}
+
+/// Whether people can claim, or why not.
+pub(super) struct Admission {
+    pub(super) text: String,
+    /// They should and cannot.
+    pub(super) is_wrong: bool,
+}
+
+pub(super) fn board(seen: &Snapshot) -> Board {
+    let drops: Vec<Line> = seen.drops.iter().map(|one| drop_line(one, seen)).collect();
+    let problems = problems(seen);
+    let last = seen.facts.last_pass.as_deref();
+    let (tone, title, lead) = match (problems.as_slice(), last) {
+        ([one], _) => (Tone::Bad, one.what.clone(), compared(last)),
+        ([_, _, ..], _) => (Tone::Bad, format!("{} things are wrong", problems.len()), compared(last)),
+        ([], Some(run)) if hours_since(run, seen.at) >= STALE_HOURS => {
+            let hours = hours_since(run, seen.at);
+            (Tone::Plain, format!("Nothing was compared for {hours} hours"), compared(last))
+        }
+        ([], Some(_)) => (Tone::Good, "Everything is as promised".to_owned(), compared(last)),
+        ([], None) => (Tone::Plain, "Nothing was compared yet".to_owned(), compared(last)),
+    };
+    let pages = seen.total.div_ceil(DROPS).max(1);
+    Board { at: clock(seen.at), tone, title, lead, problems, drops, page: seen.page + 1, pages }
+}
+
+impl Board {
+    /// For the tab: what counts can be seen from another one.
+    pub(super) fn tab(&self) -> String {
+        match self.problems.len() {
+            0 => "Firstcome".to_owned(),
+            n => format!("({n}) Firstcome"),
+        }
+    }
+}
+
+pub(super) fn clock(at: DateTime<Utc>) -> String {
+    at.format("%H:%M:%S UTC").to_string()
+}
+
+pub(super) fn instant(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// What a pass found so long ago says nothing about now, however rarely passes are scheduled.
+const STALE_HOURS: i64 = 2;
+
+fn hours_since(run: &Run, at: DateTime<Utc>) -> i64 {
+    (at - run.finished_at.unwrap_or(run.started_at)).num_hours()
+}
+
+/// What the verdict rests on.
+fn compared(last: Option<&Run>) -> String {
+    let Some(run) = last else {
+        return "No pass over everything has ended yet. The first one comes by its schedule.".to_owned();
+    };
+    let (drops, examined) = run.examined();
+    let at = run.finished_at.map_or_else(|| "just now".to_owned(), |at| format!("at {}", instant(at)));
+    let [people, rows] = [examined.users, examined.rows].map(grouped);
+    let drops = counted(drops, "drop", "drops");
+    format!("The last pass over everything ended {at}. It compared {people} people with {rows} rows in {drops}.")
+}
+
+fn counted(n: u64, one: &str, many: &str) -> String {
+    count(usize::try_from(n).unwrap_or(usize::MAX), one, many)
+}
+
+fn problem(what: impl Into<String>, todo: impl Into<String>) -> Problem {
+    Problem { what: what.into(), place: None, todo: todo.into(), more: None, alert: None }
+}
+
+fn problems(seen: &Snapshot) -> Vec<Problem> {
+    let mut found = Vec::new();
+    match seen.gate_is_open {
+        None => found.push(problem(
+            "Redis does not answer: nobody can claim",
+            "Bring Redis back. Admission opens again by itself once what Redis has was verified.",
+        )),
+        Some(false) => found.push(problem(
+            "Admission is closed: claims get 503",
+            "Redis was restarted, or lost data. What it has is being verified, and admission opens by itself, within \
+             seconds. If this stays, look at the alerts and at the reconciler's log.",
+        )),
+        Some(true) => {}
+    }
+    if !seen.mysql_answers {
+        let of = seen.facts.read_at.map_or_else(String::new, |at| format!(" What is shown of it is of {}.", clock(at)));
+        found.push(problem(
+            "MySQL does not answer: rows come late",
+            format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
+        ));
+    }
+    // Those that nobody has taken on come first.
+    let (taken, open): (Vec<_>, Vec<_>) = seen.facts.alerts.iter().partition(|one| one.alert.acknowledged_at.is_some());
+    found.extend(open.into_iter().chain(taken).map(|one| alarm(one, &seen.facts)));
+    let alarmed = |one: &Seen| seen.facts.alerts.iter().any(|alert| alert.alert.drop_id == Some(one.drop.id));
+    found.extend(seen.drops.iter().filter(|one| !alarmed(one)).filter_map(|one| {
+        let (what, todo) = wrong_of(one, seen)?;
+        Some(Problem { place: Some(place(&one.coupon.name, one.drop.id)), ..problem(what, todo) })
+    }));
+    found
+}
+
+fn place(name: &str, drop: DropId) -> String {
+    format!("{} · drop {drop}", line(name, LONGEST))
+}
+
+fn alarm(listed: &ListedAlert, facts: &Facts) -> Problem {
+    let alert = &listed.alert;
+    let todo = About::of_word(&alert.kind).map_or("Look at the last runs.", advice);
+    let coupon = facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
+    let taken = alert.acknowledged_by.as_deref().map(|by| format!(", taken on by {}", line(by, LONGEST)));
+    Problem {
+        place: coupon.zip(alert.drop_id).map(|((coupon, _), drop)| place(&coupon.name, drop)),
+        more: Some(format!("Since {}{}", instant(alert.first_seen_at), taken.unwrap_or_default())),
+        alert: Some(listed.id),
+        ..problem(capital(&line(&alert.summary, LONGEST)), todo)
+    }
+}
+
+/// What is wrong with a drop by its numbers alone, and what to do.
+fn wrong_of(one: &Seen, seen: &Snapshot) -> Option<(String, String)> {
+    let (numbers, counted_rows) = (one.numbers.as_ref()?, one.counted?);
+    if is_shut(one, seen) && seen.gate_is_open == Some(true) {
+        let todo = "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
+        return Some(("Admission to this coupon is closed: claims get 503".to_owned(), todo.to_owned()));
+    }
+    if !one.is_stuck {
+        return None;
+    }
+    let (users, rows) = (counted_rows.users, counted_rows.rows);
+    let next = |what: &str| format!("The next pass {what}. If it does not, look at what it found.");
+    Some(if users > rows {
+        let people =
+            counted(users - rows, "person was told yes and has no row yet", "people were told yes and have no row yet");
+        (people, format!("{} If the number grows, see whether the consumers run.", next("writes what is missing")))
+    } else if rows > users {
+        let rows = counted(rows - users, "row has nobody in Redis", "rows have nobody in Redis");
+        (rows, next("puts their people back"))
+    } else if numbers.free > 0 && numbers.waiting > 0 {
+        let slots = counted(numbers.free, "slot is free", "slots are free");
+        (format!("{slots} although people wait"), next("gives them to the first in line"))
+    } else {
+        let count = numbers.count.map_or_else(|| "missing".to_owned(), |count| count.to_string());
+        let (held, free) = (grouped(numbers.users), grouped(numbers.free));
+        (format!("The counter is {count}; {held} slots are held and {free} are free"), next("sets it right"))
+    })
+}
+
+fn state(one: &Seen, at: DateTime<Utc>) -> DropState {
+    let held = one.numbers.as_ref().map_or(0, |numbers| u32::try_from(numbers.users).unwrap_or(u32::MAX));
+    one.drop.state(at, one.coupon.paused, one.drop.quantity.saturating_sub(held))
+}
+
+/// It should be open, and its coupon is not verified.
+fn is_shut(one: &Seen, seen: &Snapshot) -> bool {
+    matches!(state(one, seen.at), DropState::Open | DropState::SoldOut) && !one.is_verified
+}
+
+fn admission(one: &Seen, seen: &Snapshot) -> Admission {
+    let right = |text: &str| Admission { text: text.to_owned(), is_wrong: false };
+    let wrong = |text: &str| Admission { text: text.to_owned(), is_wrong: true };
+    match (state(one, seen.at), seen.gate_is_open) {
+        (DropState::Scheduled, _) => right(&format!("opens {}", minute(one.drop.opens_at))),
+        (DropState::Paused, _) => right("paused by an operator"),
+        (DropState::Closed, _) => right("ended"),
+        (DropState::Sealed, _) => right("ended, sealed"),
+        (_, None) => wrong("Redis does not answer"),
+        (_, Some(false)) => wrong("closed: Redis is being verified"),
+        _ if is_shut(one, seen) => wrong("closed until it is verified"),
+        (DropState::SoldOut, _) => right("open, sold out"),
+        (DropState::Open, _) => right("open"),
+    }
+}
+
+fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+fn drop_line(one: &Seen, seen: &Snapshot) -> Line {
+    let drop = &one.drop;
+    let text = |number: Option<u64>| number.map_or_else(|| "–".to_owned(), grouped);
+    let rows = one.counted.map(|counted| counted.rows);
+    // The keys of a sealed drop expire; its rows stay.
+    let given = one.numbers.as_ref().map(|numbers| numbers.users).filter(|_| drop.sealed_at.is_none());
+    let in_flight = one.counted.filter(|_| given.is_some()).map(|counted| counted.users.saturating_sub(counted.rows));
+    let alert = seen.facts.alerts.iter().find(|alert| alert.alert.drop_id == Some(drop.id));
+    let by_alert = alert.map(|alert| line(&alert.alert.summary, LONGEST));
+    let report = seen.facts.last_pass.as_deref().map(|run| run.drops.iter().find(|report| report.drop_id == drop.id));
+    Line {
+        id: drop.id,
+        coupon: one.coupon.id,
+        name: line(&one.coupon.name, LONGEST),
+        when: match drop.closes_at {
+            Some(closes) => format!("{} to {}", minute(drop.opens_at), minute(closes)),
+            None => format!("from {}", minute(drop.opens_at)),
+        },
+        promised: grouped(u64::from(drop.quantity)),
+        given: text(given.or(rows)),
+        share: (rows.unwrap_or(0), drop.quantity),
+        rows: text(rows),
+        in_flight: text(in_flight.or(drop.sealed_at.map(|_| 0))),
+        waiting: text(one.numbers.as_ref().map(|numbers| numbers.waiting)),
+        dead_letters: text(one.dead_letters),
+        has_dead_letters: one.dead_letters.is_some_and(|letters| letters > 0),
+        admission: admission(one, seen),
+        last_pass: match report {
+            None => "none yet",
+            Some(None) => "nothing found",
+            Some(Some(report)) if !report.exact => "not exact",
+            Some(Some(report)) if report.before == report.after => "exact",
+            Some(Some(_)) => "exact, after repairs",
+        },
+        wrong: by_alert.or_else(|| wrong_of(one, seen).map(|(what, _)| what)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

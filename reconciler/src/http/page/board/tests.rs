@@ -1,0 +1,200 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::TimeDelta;
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::OncePer;
+use firstcome_shared::mysql::alerts::{Alert, AlertState};
+use firstcome_shared::redis::reads::DropNumbers;
+
+use super::super::snapshot::Counted;
+use super::*;
+use crate::report::{Status, Trigger, Unlisted};
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+}
+
+/// A drop of 100 that opened at minute 10: people with a slot, and rows.
+fn seen(users: u64, rows: u64) -> Seen {
+    let numbers = DropNumbers { meta: None, count: i64::try_from(users).ok(), users, free: 0, waiting: 0, highest: 0 };
+    Seen {
+        coupon: Coupon {
+            id: CouponId(3),
+            name: "Winter <coupon>".to_owned(),
+            quantity: 100,
+            once_per: OncePer::Coupon,
+            waiting_list: 0,
+            paused: false,
+            revision: 1,
+            schedule: None,
+        },
+        drop: Drop {
+            id: DropId(7),
+            coupon_id: CouponId(3),
+            local_date: None,
+            opens_at: at(10),
+            closes_at: Some(at(40)),
+            quantity: 100,
+            closed_early: false,
+            sealed_at: None,
+        },
+        numbers: Some(numbers),
+        counted: Some(Counted { rows, users, at: Instant::now() }),
+        dead_letters: Some(0),
+        is_verified: true,
+        is_stuck: false,
+    }
+}
+
+fn run() -> Run {
+    Run {
+        run_id: "1".to_owned(),
+        trigger: Trigger::Cron,
+        dry_run: false,
+        deep: false,
+        partial: false,
+        stopped: false,
+        status: Status::Clean,
+        started_at: at(19),
+        finished_at: Some(at(19)),
+        error: None,
+        findings: Vec::new(),
+        drops: Vec::new(),
+        unlisted: Unlisted::default(),
+    }
+}
+
+fn snapshot(drops: Vec<Seen>) -> Snapshot {
+    let facts = Facts { last_pass: Some(Arc::new(run())), read_at: Some(at(20)), ..Facts::default() };
+    let total = drops.len();
+    Snapshot {
+        at: at(20),
+        gate_is_open: Some(true),
+        mysql_answers: true,
+        facts: Arc::new(facts),
+        drops,
+        page: 0,
+        total,
+    }
+}
+
+fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
+    let alert = Alert {
+        fingerprint: String::new(),
+        kind: "braked".to_owned(),
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(7)),
+        state: AlertState::Firing,
+        summary: summary.to_owned(),
+        content_hash: String::new(),
+        first_seen_at: at(15),
+        last_seen_at: at(19),
+        last_mailed_at: None,
+        mails: 0,
+        thread: String::new(),
+        resolved_at: None,
+        acknowledged_at: by.map(|_| at(16)),
+        acknowledged_by: by.map(str::to_owned),
+        unmailed_repairs: 0,
+    };
+    ListedAlert { id: 77, alert, silenced_until: None, silenced_by: None }
+}
+
+#[test]
+fn the_first_line_says_whether_everything_is_all_right_and_on_what_that_rests() {
+    let fine = board(&snapshot(vec![seen(100, 97)]));
+    assert_eq!(
+        (fine.tone, fine.title.as_str(), fine.tab().as_str()),
+        (Tone::Good, "Everything is as promised", "Firstcome")
+    );
+    assert!(fine.lead.contains("ended at 1970-01-01 00:19:00 UTC"), "{}", fine.lead);
+    let drop = &fine.drops[0];
+    let cells = [&drop.promised, &drop.given, &drop.rows, &drop.in_flight, &drop.waiting, &drop.dead_letters];
+    assert_eq!(cells, ["100", "100", "97", "3", "0", "0"], "what is on its way is no trouble");
+    assert_eq!((drop.admission.text.as_str(), drop.last_pass, &drop.wrong), ("open, sold out", "nothing found", &None));
+
+    let mut later = snapshot(vec![]);
+    later.at = at(19 + 3 * 60);
+    let later = board(&later);
+    assert_eq!((later.tone, later.title.as_str()), (Tone::Plain, "Nothing was compared for 3 hours"));
+
+    let mut without = snapshot(vec![]);
+    without.facts = Arc::default();
+    let without = board(&without);
+    assert_eq!((without.tone, without.title.as_str()), (Tone::Plain, "Nothing was compared yet"));
+}
+
+#[test]
+fn numbers_that_stay_wrong_are_told_with_what_to_do() {
+    let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
+        let mut one = Seen { is_stuck: true, ..seen(users, rows) };
+        let numbers = one.numbers.as_mut().unwrap();
+        (numbers.count, numbers.free, numbers.waiting) = (Some(count), free, waiting);
+        let board = board(&snapshot(vec![one]));
+        assert_eq!((board.tone, board.problems.len(), board.tab().as_str()), (Tone::Bad, 1, "(1) Firstcome"));
+        assert_eq!(board.problems[0].place.as_deref(), Some("Winter <coupon> · drop 7"));
+        assert!(board.problems[0].todo.starts_with("The next pass "), "{}", board.problems[0].todo);
+        assert_eq!(board.drops[0].wrong.as_ref(), Some(&board.title));
+        board.title
+    };
+    assert_eq!(stuck(100, [100, 97, 0, 0]), "3 people were told yes and have no row yet");
+    assert_eq!(stuck(1, [1, 0, 0, 0]), "1 person was told yes and has no row yet");
+    assert_eq!(stuck(22, [22, 25, 0, 0]), "3 rows have nobody in Redis");
+    assert_eq!(stuck(29, [25, 25, 0, 0]), "The counter is 29; 25 slots are held and 0 are free");
+    assert_eq!(stuck(25, [24, 24, 1, 5]), "1 slot is free although people wait");
+}
+
+#[test]
+fn stores_that_are_away_and_closed_gates_are_told_by_what_people_feel() {
+    let first = |change: fn(&mut Snapshot)| {
+        let mut snapshot = snapshot(vec![seen(50, 50)]);
+        change(&mut snapshot);
+        let board = board(&snapshot);
+        (board.title, board.drops[0].admission.text.clone(), board.drops[0].admission.is_wrong)
+    };
+    let told = |title: &str, admission: &str, is_wrong| (title.to_owned(), admission.to_owned(), is_wrong);
+    assert_eq!(
+        first(|s| s.gate_is_open = None),
+        told("Redis does not answer: nobody can claim", "Redis does not answer", true)
+    );
+    assert_eq!(
+        first(|s| s.gate_is_open = Some(false)),
+        told("Admission is closed: claims get 503", "closed: Redis is being verified", true)
+    );
+    assert_eq!(
+        first(|s| s.drops[0].is_verified = false),
+        told("Admission to this coupon is closed: claims get 503", "closed until it is verified", true)
+    );
+    assert_eq!(first(|s| s.mysql_answers = false), told("MySQL does not answer: rows come late", "open", false));
+    for (minute, paused, admission) in
+        [(5, false, "opens 1970-01-01 00:10 UTC"), (20, true, "paused by an operator"), (50, false, "ended")]
+    {
+        let mut snapshot = snapshot(vec![seen(50, 50)]);
+        (snapshot.at, snapshot.drops[0].coupon.paused, snapshot.drops[0].is_verified) = (at(minute), paused, false);
+        let board = board(&snapshot);
+        assert_eq!(
+            (board.tone, board.drops[0].admission.text.as_str()),
+            (Tone::Good, admission),
+            "nobody should claim"
+        );
+    }
+}
+
+#[test]
+fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
+    let mut snapshot = snapshot(vec![Seen { is_stuck: true, ..seen(100, 97) }]);
+    let alerts =
+        vec![alert("80 repairs are held back until a person confirms", Some("Kim")), alert("3 broken promises", None)];
+    snapshot.facts = Arc::new(Facts { alerts, coupons: vec![(seen(1, 1).coupon, vec![])], ..Facts::default() });
+    let board = board(&snapshot);
+    assert_eq!(
+        (board.title.as_str(), board.problems.len()),
+        ("2 things are wrong", 2),
+        "the numbers are told by the alert"
+    );
+    assert_eq!(board.problems[0].what, "3 broken promises");
+    assert!(board.problems[1].more.as_deref().is_some_and(|more| more.ends_with(", taken on by Kim")));
+    assert!(board.problems[1].todo.starts_with("Look at what would be done"), "{:?}", board.problems[1]);
+    assert_eq!(board.problems[1].place.as_deref(), Some("Winter <coupon> · drop 7"));
+}

@@ -1,0 +1,156 @@
+//! The first screen, live: one look a second for everybody, made only while somebody looks.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use askama::Template as _;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse as _, Response, Sse};
+use futures_util::stream::{Stream, unfold};
+use serde::Serialize;
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Page;
+use super::board::{Board, board};
+use super::html::Fragment;
+use super::snapshot::Reader;
+use crate::stores::Stores;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Most people who look live; others reload.
+const VIEWERS: usize = 64;
+
+/// A browser that lost its connection comes back after so long.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// What a look shows: the time of day, and the rest as HTML, which changes less often.
+struct Update {
+    at: String,
+    html: String,
+}
+
+pub(super) struct Live {
+    looking: Mutex<Looking>,
+    updates: watch::Sender<Option<Arc<Update>>>,
+    seats: Arc<Semaphore>,
+    wake: Notify,
+    stop: CancellationToken,
+}
+
+struct Looking {
+    reader: Reader,
+    /// The last look at the first page.
+    last: Option<(Instant, Arc<Board>)>,
+}
+
+impl Live {
+    pub(super) fn new(stores: Stores, stop: CancellationToken) -> Self {
+        Self {
+            looking: Mutex::new(Looking { reader: Reader::new(stores), last: None }),
+            updates: watch::channel(None).0,
+            seats: Arc::new(Semaphore::new(VIEWERS)),
+            wake: Notify::new(),
+            stop,
+        }
+    }
+
+    /// A page of the screen, the first being 0. One look at a time, however often it is reloaded.
+    pub(super) async fn board(&self, page: usize) -> Arc<Board> {
+        let mut looking = self.looking.lock().await;
+        if let Some((at, board)) = &looking.last
+            && page == 0
+            && at.elapsed() < EVERY
+        {
+            return Arc::clone(board);
+        }
+        let seen = Arc::new(board(&looking.reader.read(page).await));
+        if page == 0 {
+            looking.last = Some((Instant::now(), Arc::clone(&seen)));
+        }
+        seen
+    }
+
+    /// Until the process stops.
+    pub(super) async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.look_while_wanted() => {}
+        }
+    }
+
+    /// Once a second while anybody looks.
+    async fn look_while_wanted(&self) {
+        loop {
+            self.wake.notified().await;
+            let mut ticks = tokio::time::interval(EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while self.updates.receiver_count() > 0 {
+                ticks.tick().await;
+                self.look().await;
+            }
+        }
+    }
+
+    async fn look(&self) {
+        let board = self.board(0).await;
+        match (Fragment { board: &board }).render() {
+            Ok(html) => {
+                self.updates.send_replace(Some(Arc::new(Update { at: board.at.clone(), html })));
+            }
+            Err(error) => tracing::error!(%error, "the operations page cannot be written"),
+        }
+    }
+}
+
+/// One person who looks.
+struct Viewer {
+    page: Page,
+    /// With the cookie: the stream ends with the session.
+    headers: HeaderMap,
+    updates: watch::Receiver<Option<Arc<Update>>>,
+    shown: Option<Arc<Update>>,
+    _seat: OwnedSemaphorePermit,
+}
+
+/// What an event says: the time of day, and the screen where it has changed.
+#[derive(Serialize)]
+struct Said<'a> {
+    at: &'a str,
+    html: Option<&'a str>,
+}
+
+/// Server-sent events, each with all there is to know, so that a lost one does not matter. A browser
+/// that gets 204 does not ask again.
+pub(super) fn stream(page: Page, headers: HeaderMap) -> Response {
+    let Ok(seat) = Arc::clone(&page.live.seats).try_acquire_owned() else {
+        return StatusCode::NO_CONTENT.into_response();
+    };
+    let updates = page.live.updates.subscribe();
+    page.live.wake.notify_one();
+    let events = events(Viewer { page, headers, updates, shown: None, _seat: seat });
+    // nginx would keep events back.
+    ([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::default())).into_response()
+}
+
+fn events(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
+    unfold(viewer, |mut viewer| async move {
+        let changed = tokio::select! {
+            biased;
+            () = viewer.page.live.stop.cancelled() => return None,
+            changed = viewer.updates.changed() => changed,
+        };
+        changed.ok()?;
+        viewer.page.session(&viewer.headers)?;
+        let update = viewer.updates.borrow_and_update().clone()?;
+        let is_new = viewer.shown.as_ref().is_none_or(|shown| shown.html != update.html);
+        let said = Said { at: &update.at, html: is_new.then_some(&update.html) };
+        let event = Event::default().retry(RETRY).json_data(said).ok()?;
+        viewer.shown = Some(update);
+        Some((Ok(event), viewer))
+    })
+}

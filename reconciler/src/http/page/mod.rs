@@ -1,0 +1,113 @@
+//! The operations page: is everything all right, and what to do if not. Served at `/`, to people
+//! who log in with a token. Why it is made so: docs/decisions/0016-operations-page.md.
+
+mod alerts;
+mod assets;
+mod board;
+mod guard;
+mod html;
+mod live;
+mod login;
+mod runs;
+mod session;
+mod snapshot;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::page::{Asset, secure};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use self::assets::{ICON, SCRIPT, STYLE};
+use self::html::{Overview, Top, answer};
+use self::live::Live;
+use self::session::{Session, Sessions, Tries};
+use crate::stores::Stores;
+
+/// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// What the screens work with. Cheap to clone.
+#[derive(Clone)]
+struct Page {
+    stores: Stores,
+    token: OpsToken,
+    sessions: Arc<Sessions>,
+    tries: Arc<Tries>,
+    live: Arc<Live>,
+}
+
+impl Page {
+    fn session(&self, headers: &HeaderMap) -> Option<Arc<Session>> {
+        self.sessions.of(headers, Instant::now())
+    }
+}
+
+/// The routes of the page. Its live part ends with `stop`.
+pub(super) fn routes(stores: Stores, token: OpsToken, stop: CancellationToken) -> Router {
+    let live = Arc::new(Live::new(stores.clone(), stop));
+    tokio::spawn(Arc::clone(&live).run());
+    let page = Page { stores, token, sessions: Arc::default(), tries: Arc::default(), live };
+    let changes = Router::new()
+        .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/alerts/{id}/silence", post(alerts::silence))
+        .route("/runs/{id}/reveal", post(runs::reveal))
+        .route_layer(from_fn(guard::may_change));
+    let for_operators = Router::new()
+        .route("/", get(overview))
+        .route("/live", get(live_events))
+        .route("/alerts", get(alerts::list))
+        .route("/runs", get(runs::list))
+        .route("/runs/{id}", get(runs::read))
+        .route("/logout", post(login::log_out))
+        .merge(changes)
+        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
+    let for_all =
+        Router::new().route("/login", get(login::form).post(login::log_in)).route("/assets/{file}", get(asset));
+    let routes = for_operators.merge(for_all);
+    routes.route_layer(from_fn(guard::own_origin)).route_layer(map_response(with_security_headers)).with_state(page)
+}
+
+/// With `no-referrer`, browsers would send `Origin: null` with every form.
+#[allow(clippy::unused_async)] // a layer
+async fn with_security_headers(mut response: Response) -> Response {
+    secure(&mut response, CONTENT_SECURITY, "same-origin");
+    response
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    /// From 1 on.
+    page: usize,
+}
+
+async fn overview(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<Paging>, QueryRejection>,
+) -> Response {
+    let number = query.map_or(0, |Query(paging)| paging.page.saturating_sub(1));
+    let board = page.live.board(number).await;
+    answer(StatusCode::OK, &Overview { top: Top::new(&board.tab(), "overview", Some(&session)), board: &board })
+}
+
+#[allow(clippy::unused_async)] // a handler
+async fn live_events(State(page): State<Page>, headers: HeaderMap) -> Response {
+    live::stream(page, headers)
+}
+
+#[allow(clippy::unused_async)] // a handler
+async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
+    Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
+}
