@@ -123,7 +123,7 @@ impl NotifyArgs {
 
 /// clap's own parser refuses an empty one.
 #[allow(clippy::unnecessary_wraps)] // as clap takes it
-fn path(text: &str) -> Result<PathBuf, Infallible> {
+pub(super) fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text))
 }
 

@@ -1,19 +1,22 @@
-//! Alerts and mails about a run of the reconciler: deduplicated alerts, an outbox, and a sender.
+//! Alerts and mails about a run of the reconciler: deduplicated alerts, outboxes, and senders.
 //!
-//! A [`report::Run`] comes in, mails go out. [`alerts`] decides what is mailed (a pure function),
-//! [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and a task of
-//! its own sends the outbox. A pass only ever waits for MySQL, never for a mail server.
+//! A [`report::Run`] comes in, mails and webhooks go out. [`alerts`] decides what is mailed (a pure
+//! function), [`render`] writes the mail, `record` writes alerts and outbox in one transaction, and
+//! a task of its own sends the outbox; `webhooks` does the same for programs. A pass only ever
+//! waits for MySQL, never for a mail server or a receiver.
 
 pub mod alerts;
 mod args;
 mod operators;
 mod outage;
 mod record;
+mod relay;
 pub mod render;
 pub mod report;
 mod send;
 mod smtp;
 mod test_email;
+mod webhooks;
 pub mod wording;
 
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Db, DbError, digest, refusal};
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,8 +33,10 @@ use crate::report::Run;
 use alerts::Policy;
 use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
 use record::Notice;
+use relay::Outbox;
 use render::Links;
 use send::Sender;
+use webhooks::{Alertmanager, Event, EventKind, Receivers, Relay, Subscriptions};
 
 pub use args::{NotifyArgs, Sending};
 pub use firstcome_shared::mysql::alerts::ListedAlert;
@@ -39,6 +45,7 @@ pub use render::{Day, MissedRun};
 pub use send::{Clock, SystemClock};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
+pub use webhooks::{WebhookArgs, test_webhook};
 
 /// Name in `reconciler_state` of when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
@@ -52,6 +59,7 @@ struct MailSettings {
     domain: String,
     links: Links,
     policy: Policy,
+    subscriptions: Subscriptions,
 }
 
 /// The notifier of a process. Cheap to clone.
@@ -60,6 +68,10 @@ pub struct Notifier {
     db: Db,
     settings: Arc<MailSettings>,
     sender: Option<Sender>,
+    /// One for each target of webhooks.
+    relays: Arc<Vec<Relay>>,
+    alertmanagers: Arc<Vec<Alertmanager>>,
+    receivers: Arc<Receivers>,
     wake: Arc<Notify>,
     outage: Arc<OutageNotifier>,
     unsent: Arc<UnsentRuns>,
@@ -68,24 +80,22 @@ pub struct Notifier {
 
 impl Notifier {
     /// Checks the settings.
-    pub fn new(db: Db, args: &NotifyArgs) -> anyhow::Result<Self> {
-        Self::with_clock(db, args, Arc::new(SystemClock))
+    pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
+        Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
     }
 
     /// [`Notifier::new`] with another clock, for tests.
-    pub fn with_clock(db: Db, args: &NotifyArgs, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+    pub fn with_clock(
+        db: Db,
+        args: &NotifyArgs,
+        webhooks: &WebhookArgs,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
         args.check()?;
         let wake = Arc::new(Notify::new());
         let sending = args.sending()?;
+        let receivers = webhooks.receivers()?;
         let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
-        let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
-            db: db.clone(),
-            sending,
-            from,
-            clock,
-            wake: wake.clone(),
-            has_given_up_old: Arc::default(),
-        });
         let settings = MailSettings {
             recipients,
             domain: args.from().map_or_else(|| "localhost".to_owned(), |from| from.email.domain().to_owned()),
@@ -94,13 +104,28 @@ impl Notifier {
                 cooldown: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
             },
+            subscriptions: receivers.subscriptions(),
         };
-        let (outage, unsent, admission) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { db, settings: Arc::new(settings), sender, wake, outage, unsent, admission })
+        let settings = Arc::new(settings);
+        let watches = (Arc::default(), Arc::default());
+        let alertmanagers = Arc::new(receivers.alertmanagers(&db, &settings, &clock, &watches));
+        let relays = Arc::new(receivers.relays(&db, &settings, &clock));
+        let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
+            db: db.clone(),
+            sending,
+            from,
+            clock,
+            wake: wake.clone(),
+            has_given_up_old: Arc::default(),
+        });
+        let (receivers, (outage, admission)) = (Arc::new(receivers), watches);
+        let unsent = Arc::default();
+        Ok(Self { db, settings, sender, relays, alertmanagers, receivers, wake, outage, unsent, admission })
     }
 
-    /// Says in the log what becomes of mails.
+    /// Says in the log what becomes of mails, events and alerts.
     pub fn announce(&self) {
+        self.receivers.announce();
         announce(self.sender.as_ref().map(|sender| &sender.sending), self.settings.recipients.len());
     }
 
@@ -119,7 +144,7 @@ impl Notifier {
             return Err(error);
         }
         self.can_record(now).await?;
-        self.wake.notify_one();
+        self.wake();
         Ok(())
     }
 
@@ -158,7 +183,9 @@ impl Notifier {
                 return Ok(None);
             }
             let fact = format!("{due} {}", now.to_rfc3339());
-            Ok(Some(Notice { mail: render::missed(&missed, &settings.links)?, fact }))
+            let mail = render::missed(&missed, &settings.links)?;
+            let event = Event::of_notice(EventKind::Drift, "run_missed", missed.expected_at, now, &mail);
+            Ok(Some(Notice { mail, fact, event: Some(event) }))
         })
         .await?;
         self.wake();
@@ -176,41 +203,59 @@ impl Notifier {
             // One from a day ahead was written by a clock that has been set back since.
             let is_mailed = last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
             let mail = || render::daily(&day, &settings.links);
-            (!is_mailed).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339() })).transpose()
+            (!is_mailed).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
         })
         .await?;
         self.wake();
         Ok(())
     }
 
-    /// Makes the sender read the outbox now.
+    /// Makes the senders read their outboxes now, and has Alertmanager told.
     pub fn wake(&self) {
         self.wake.notify_one();
+        self.relays.iter().for_each(|relay| relay.wake.notify_one());
+        self.alertmanagers.iter().for_each(|alertmanager| alertmanager.wake.notify_one());
     }
 
-    /// Sends the outbox until `shutdown`, then finishes the mails it has begun within five seconds.
-    /// Without `SMTP_URL` it only waits.
+    /// Sends the outboxes until `shutdown`, then finishes what it has begun within five seconds.
+    /// Without `SMTP_URL` mails wait.
     pub async fn run_sender(self, shutdown: CancellationToken) {
-        match self.sender {
-            Some(sender) => sender.run(shutdown).await,
-            None => shutdown.cancelled().await,
-        }
+        let mails = async {
+            match &self.sender {
+                Some(sender) => relay::run(sender, &sender.wake, &shutdown).await,
+                None => shutdown.cancelled().await,
+            }
+        };
+        let webhooks = join_all(self.relays.iter().map(|one| relay::run(one, &one.wake, &shutdown)));
+        let alertmanagers = join_all(self.alertmanagers.iter().map(|one| one.run(&shutdown)));
+        tokio::join!(mails, webhooks, alertmanagers);
     }
 
     /// Sends what is due now, for at most `limit`: for a process that ends after its pass. What is
-    /// left stays in the outbox.
+    /// left stays in the outboxes.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
-        let Some(sender) = &self.sender else { return Ok(()) };
-        let rounds = async {
-            while sender.round().await? > 0 {}
-            anyhow::Ok(())
+        let mails = async {
+            let Some(sender) = &self.sender else { return Ok(()) };
+            all_rounds(sender).await
         };
-        if let Ok(done) = timeout(limit, rounds).await {
-            return done;
+        let webhooks = try_join_all(self.relays.iter().map(all_rounds));
+        let alertmanagers = join_all(self.alertmanagers.iter().map(Alertmanager::tell));
+        // Each on its own: none waits for what another can't send.
+        let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks), timeout(limit, alertmanagers));
+        for error in sent.2.into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!(error, "Alertmanager could not be told");
         }
-        tracing::warn!(?limit, "mails are left in the outbox; a daemon, or the next run, sends them");
-        Ok(())
+        if sent.0.is_err() || sent.1.is_err() {
+            tracing::warn!(?limit, "mails or webhooks are left in the outbox; a daemon, or the next run, sends them");
+        }
+        sent.1.unwrap_or_else(|_| Ok(Vec::new()))?;
+        Ok(sent.0.unwrap_or(Ok(()))?)
     }
+}
+
+async fn all_rounds(outbox: &impl Outbox) -> Result<(), DbError> {
+    while outbox.round().await? > 0 {}
+    Ok(())
 }
 
 fn announce(sending: Option<&Sending>, recipients: usize) {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -16,6 +17,7 @@ use super::record::Notice;
 use super::render::{self, Rendered};
 use super::send::Envelope;
 use super::send::Sender;
+use super::webhooks::{Event, EventKind};
 use super::{Notifier, elapsed, record};
 use crate::report::Run;
 
@@ -43,6 +45,11 @@ impl OutageNotifier {
             outage.mailed = Some(now);
         }
         is_due
+    }
+
+    /// Since when nothing can be recorded, if that was mailed.
+    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
+        self.0.lock().as_ref().filter(|outage| outage.mailed.is_some()).map(|outage| outage.since)
     }
 
     /// Notes a success. The outage that it ends, if that was mailed.
@@ -76,6 +83,9 @@ impl UnsentRuns {
     }
 }
 
+/// The word of an outage in docs/OPERATIONS.md.
+const MYSQL: &str = "mysql_unreachable";
+
 impl Notifier {
     pub(super) fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
         if !self.outage.note_failure(is_away, now, self.settings.policy) {
@@ -88,6 +98,12 @@ impl Notifier {
             Ok(mail) => mail,
             Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
         };
+        let event = Event::of_notice(EventKind::Drift, MYSQL, now, now, &mail);
+        let relays = self.relays.clone();
+        tokio::spawn(async move {
+            join_all(relays.iter().map(|relay| relay.post_directly(&event, now))).await;
+        });
+        self.wake();
         let Some(sender) = self.sender.clone() else { return };
         let settings = self.settings.clone();
         tokio::spawn(async move {
@@ -106,7 +122,8 @@ impl Notifier {
     pub(super) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let Some(outage) = self.outage.note_success() else { return Ok(()) };
         let mail = render::can_record(outage.was_away, outage.since, now)?;
-        Ok(record::enqueue(&self.db, mail, self.settings.clone(), now).await?)
+        let event = Event::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
+        Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
     }
 }
 
@@ -152,6 +169,12 @@ struct Seen {
 }
 
 impl AdmissionWatch {
+    /// Since when admission is closed, if that was mailed.
+    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
+        let seen = *self.0.lock();
+        seen.closed_since.filter(|_| seen.is_mailed == Some(true))
+    }
+
     /// For how long admission was closed until this run ended, or until it was opened during it.
     pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
         let (seen, end) = (*self.0.lock(), run.finished_at?);
@@ -192,7 +215,11 @@ impl Notifier {
         let decide = move |fact: Option<&str>| {
             let mailed = fact.and_then(closed).is_some_and(|(_, mailed_at)| elapsed(mailed_at, now) < cooldown);
             let fact = format!("closed {} {}", since.to_rfc3339(), now.to_rfc3339());
-            let notice = || Ok(Notice { mail: render::admission_closed(since, now, &links)?, fact });
+            let notice = || {
+                let mail = render::admission_closed(since, now, &links)?;
+                let event = Event::of_notice(EventKind::Drift, "admission_closed", since, now, &mail);
+                Ok(Notice { mail, fact, event: Some(event) })
+            };
             (!mailed).then(notice).transpose()
         };
         Ok(record::enqueue_once(&self.db, Arc::clone(&self.settings), now, FACT.to_owned(), decide).await?)
@@ -200,7 +227,11 @@ impl Notifier {
 
     async fn mail_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let decide = move |fact: Option<&str>| {
-            let notice = |(since, _)| Ok(Notice { mail: render::admission_open(since, now)?, fact: "open".to_owned() });
+            let notice = |(since, _)| {
+                let mail = render::admission_open(since, now)?;
+                let event = Event::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
+                Ok(Notice { mail, fact: "open".to_owned(), event: Some(event) })
+            };
             fact.and_then(closed).map(notice).transpose()
         };
         Ok(record::enqueue_once(&self.db, Arc::clone(&self.settings), now, FACT.to_owned(), decide).await?)

@@ -14,6 +14,7 @@ use crate::MailSettings;
 use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprints};
 use crate::render::{self, Rendered};
 use crate::report::Run;
+use crate::webhooks::{self, Event};
 
 /// Longest that recording a pass may take; one with ten thousand findings has much to hash.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -36,16 +37,16 @@ pub(super) async fn record_pass(
             for alert in &verdict.alerts {
                 alerts::keep(conn, alert).await?;
             }
+            let ids = alerts::ids(conn, &fingerprints(&verdict)).await?;
+            let pass =
+                render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
+            settings.subscriptions.enqueue(conn, &webhooks::of_pass(&pass), now).await?;
+            settings.subscriptions.enqueue_of_drops(conn, &run, now).await?;
             // Judged again after a timeout, only repairs would be mailed twice: all else is
-            // remembered as mailed.
+            // remembered as mailed. Of an event the outbox takes no second one.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);
             }
-            let problems: Vec<&str> =
-                verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str()).collect();
-            let ids = alerts::ids(conn, &problems).await?;
-            let pass =
-                render::Pass { run: &run, verdict: &verdict, ids: &ids, links: &settings.links, closed_for, now };
             let mail = render::pass(&pass).map_err(|error| Error::SerializationError(error.into()))?;
             let threads = threads(&verdict, &settings.domain);
             put_in_outbox(conn, &mail, Some(&run.run_id), threads.as_deref(), &settings, now).await
@@ -59,11 +60,16 @@ pub(super) async fn record_pass(
 pub(super) async fn enqueue(
     db: &Db,
     mail: Rendered,
+    event: Event,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
-        conn.transaction(async |conn| put_in_outbox(conn, &mail, None, None, &settings, now).await.map(drop)).await
+        conn.transaction(async |conn| {
+            settings.subscriptions.enqueue(conn, std::slice::from_ref(&event), now).await?;
+            put_in_outbox(conn, &mail, None, None, &settings, now).await.map(drop)
+        })
+        .await
     })
     .await
 }
@@ -73,6 +79,8 @@ pub(super) struct Notice {
     pub(super) mail: Rendered,
     /// The value of the fact from now on.
     pub(super) fact: String,
+    /// The same for programs.
+    pub(super) event: Option<Event>,
 }
 
 /// Enqueues what `decide` makes of the fact `name` of `reconciler_state`, and changes the fact, in
@@ -90,6 +98,7 @@ pub(super) async fn enqueue_once(
             let fact = alerts::fact(conn, &name).await?;
             let decided = decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
             let Some(notice) = decided else { return Ok(()) };
+            settings.subscriptions.enqueue(conn, notice.event.as_slice(), now).await?;
             put_in_outbox(conn, &notice.mail, None, None, &settings, now).await?;
             runs::set_state(conn, &name, &notice.fact).await
         })
@@ -112,6 +121,12 @@ async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
         memory.alerts.insert(alert.fingerprint.clone(), alert);
     }
     Ok(memory)
+}
+
+/// Of what is mailed with a number.
+fn fingerprints(verdict: &AlertVerdict) -> Vec<&str> {
+    let problems = verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str());
+    problems.chain(verdict.resolved.iter().map(|alert| alert.fingerprint.as_str())).collect()
 }
 
 /// One row a recipient.
@@ -146,8 +161,6 @@ const THREADS: usize = 10;
 /// The threads of the drifts that a mail is about, the most pressing first; none for what is mailed
 /// once.
 fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
-    let notice = verdict.problems.iter().map(|notice| notice.observation.fingerprint.as_str());
-    let notice = notice.chain(verdict.resolved.iter().map(|alert| alert.fingerprint.as_str()));
     let thread_of = |fingerprint: &str| {
         verdict
             .alerts
@@ -155,6 +168,6 @@ fn threads(verdict: &AlertVerdict, domain: &str) -> Option<String> {
             .find(|alert| alert.fingerprint == fingerprint)
             .map(|alert| format!("{}@{domain}", alert.thread))
     };
-    let threads: Vec<String> = notice.filter_map(thread_of).take(THREADS).collect();
+    let threads: Vec<String> = fingerprints(verdict).into_iter().filter_map(thread_of).take(THREADS).collect();
     (!threads.is_empty()).then(|| threads.join(" "))
 }

@@ -1,9 +1,7 @@
-//! The outbox relay: a task that delivers each mail at least once, with exponential backoff.
-//! Nothing waits for it: a mail server that is down, slow or silent delays mails and nothing else.
+//! The relay of the mails' outbox.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
@@ -13,29 +11,11 @@ use futures_util::future::join_all;
 use lettre::Message;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
-use rand::RngExt as _;
 use tokio::sync::Notify;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::args::Sending;
+use super::relay::{self, Failure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::smtp::SendError;
-
-/// How often the outbox is polled when nobody wakes the sender, for mails of other processes and
-/// those to be tried again.
-const POLL: Duration = Duration::from_secs(5);
-
-/// Time that mails on their way are given at shutdown.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// What a lease lasts beyond the time a mail may take: to record the outcome.
-const RECORDING: Duration = Duration::from_secs(60);
-
-/// First and longest pause before a mail is tried again, in seconds.
-const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
-
-/// A mail that could not be sent for so long is given up, in days.
-const GIVE_UP_DAYS: i64 = 3;
 
 /// The time, as the sender asks for it. Tests put in their own.
 pub trait Clock: Send + Sync {
@@ -62,44 +42,9 @@ pub(super) struct Sender {
     pub(super) has_given_up_old: Arc<AtomicBool>,
 }
 
-impl Sender {
-    /// Sends until `shutdown`, then finishes what it has begun, for a few seconds at most.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let mut is_failing = false;
-        loop {
-            let mut round = std::pin::pin!(self.round());
-            let sent = tokio::select! {
-                sent = &mut round => sent,
-                () = shutdown.cancelled() => {
-                    if timeout(GRACE, round).await.is_err() {
-                        tracing::warn!("mails were still being handed over at shutdown; they are tried again after their lease");
-                    }
-                    return;
-                }
-            };
-            match sent {
-                Ok(1..) => {
-                    is_failing = false;
-                    continue;
-                }
-                Ok(0) => is_failing = false,
-                Err(error) if !is_failing => {
-                    tracing::warn!(%error, "the outbox can't be read; mails wait");
-                    is_failing = true;
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(POLL) => {}
-            }
-        }
-    }
-
-    /// Sends what is due, one mail a recipient and all recipients at once. Gives how many were
-    /// tried.
-    pub(super) async fn round(&self) -> Result<usize, DbError> {
+impl Outbox for Sender {
+    /// One mail a recipient, and all recipients at once.
+    async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         if !self.has_given_up_old.load(Ordering::Relaxed) {
             self.give_up_old(now).await?;
@@ -114,6 +59,12 @@ impl Sender {
         Ok(mails.len())
     }
 
+    async fn keep(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
+        outbox::record_outcome(&self.db, id, outcome, now).await
+    }
+}
+
+impl Sender {
     /// `SMTP_URL` was set only now: what is months old would come as if it had just happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
         let given_up = outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;
@@ -136,14 +87,15 @@ impl Sender {
         let now = self.clock.now();
         let outcome = match handed_over {
             Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => failure.outcome(mail, now),
+            Err(failure) => failure.outcome(mail.created_at.and_utc(), mail.attempts, now),
         };
         log(mail, &outcome);
-        self.record(mail, outcome, now).await;
+        relay::record(self, mail.id, outcome, now).await;
     }
 
     async fn hand_over(&self, mail: &LeasedMail) -> Result<(), Failure> {
-        let unusable = |error: anyhow::Error| Failure { is_final: true, reason: format!("{error:#}") };
+        let failure = |is_final, reason| Failure { is_final, reason, retry_after: None };
+        let unusable = |error: anyhow::Error| failure(true, format!("{error:#}"));
         let to: Mailbox = mail.recipient.parse().map_err(|_| unusable(anyhow::anyhow!("not an address")))?;
         let envelope = Envelope {
             from: &self.from,
@@ -160,45 +112,8 @@ impl Sender {
             .server
             .deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {})
             .await
-            .map_err(|error: SendError| Failure { is_final: error.is_final(), reason: error.to_string() })
+            .map_err(|error: SendError| failure(error.is_final(), error.to_string()))
     }
-
-    /// A mail that was sent and is not marked as sent goes out twice, so this retries for as long
-    /// as the lease lasts.
-    async fn record(&self, mail: &LeasedMail, outcome: DeliveryOutcome, now: DateTime<Utc>) {
-        let record = async {
-            while let Err(error) = outbox::record_outcome(&self.db, mail.id, outcome.clone(), now).await {
-                tracing::debug!(%error, id = mail.id, "the outcome of a mail can't be recorded yet");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        if timeout(RECORDING, record).await.is_err() {
-            tracing::error!(id = mail.id, ?outcome, "the outcome of a mail could not be recorded; it may come twice");
-        }
-    }
-}
-
-struct Failure {
-    is_final: bool,
-    reason: String,
-}
-
-impl Failure {
-    fn outcome(self, mail: &LeasedMail, now: DateTime<Utc>) -> DeliveryOutcome {
-        if self.is_final || now - mail.created_at.and_utc() >= TimeDelta::days(GIVE_UP_DAYS) {
-            DeliveryOutcome::GivenUp(self.reason)
-        } else {
-            DeliveryOutcome::Retry(now + backoff(mail.attempts), self.reason)
-        }
-    }
-}
-
-/// Doubles with each attempt; a fifth more or less, so that mails that failed together don't come
-/// back together.
-fn backoff(attempts: u32) -> TimeDelta {
-    let (first, longest) = BACKOFF_SECONDS;
-    let seconds = (first << attempts.min(16)).min(longest);
-    TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))
 }
 
 fn log(mail: &LeasedMail, outcome: &DeliveryOutcome) {
@@ -267,16 +182,6 @@ fn bracketed(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attempts_come_further_and_further_apart() {
-        for (attempts, seconds) in [(0, 30), (1, 60), (2, 120), (6, 1_920), (7, 3_600), (8, 3_600), (500, 3_600)] {
-            for _ in 0..50 {
-                let pause = backoff(attempts).num_milliseconds();
-                assert!((seconds * 800..=seconds * 1_200).contains(&pause), "{attempts}: {pause}");
-            }
-        }
-    }
 
     /// Also where a text was not made one line before.
     #[test]

@@ -12,7 +12,7 @@ use firstcome_shared::redis::Redis;
 use secrecy::SecretString;
 
 use crate::collect::TopicReader;
-use crate::notify::NotifyArgs;
+use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::pass::Settings;
 use crate::plan::Policy;
 use crate::stores::Stores;
@@ -38,6 +38,8 @@ pub enum Command {
     Once(Box<OnceArgs>),
     /// Sends a mail to everyone in ALERT_TO and explains what was tried
     TestEmail(Box<NotifyArgs>),
+    /// Posts an event to WEBHOOK_URLS and an alert to ALERTMANAGER_URL, and explains what came back
+    TestWebhook(Box<WebhookArgs>),
     /// Tells one person's whole story: claim, message, row, repairs, and what holds now
     Explain(Box<ExplainArgs>),
 }
@@ -164,6 +166,9 @@ pub struct DaemonArgs {
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
+    /// Webhooks and Alertmanager.
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
 }
 
 /// When passes run. Times are UTC.
@@ -246,6 +251,9 @@ pub struct OnceArgs {
     /// Mail.
     #[command(flatten)]
     pub notify: NotifyArgs,
+    /// Webhooks and Alertmanager.
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
 }
 
 /// Settings of `explain`.

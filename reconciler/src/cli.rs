@@ -47,6 +47,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let all_went = notify::test_email(&args, |line| println!("{line}")).await?;
             Ok(if all_went { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
+        Command::TestWebhook(args) => {
+            let all_took_it = notify::test_webhook(&args, |line| println!("{line}")).await?;
+            Ok(if all_took_it { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
         Command::Explain(args) => explain::run(*args, stop).await,
     }
 }

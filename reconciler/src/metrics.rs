@@ -18,12 +18,16 @@ pub(crate) fn describe() {
         ("firstcome_findings_total", "Drift that passes found, by kind"),
         ("firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
         ("firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
+        ("firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
+        ("firstcome_alertmanager_posts_total", "Lists of alerts posted to Alertmanager, by result: sent, failed"),
     ] {
         describe_counter!(name, meaning);
     }
     for result in ["sent", "retried", "given_up"] {
         counter!("firstcome_mails_total", "result" => result).absolute(0);
+        counter!("firstcome_webhooks_total", "result" => result).absolute(0);
     }
+    counter!("firstcome_alertmanager_posts_total", "result" => "failed").absolute(0);
     for trigger in ["cron", "endpoint", "startup"] {
         counter!("firstcome_passes_total", "trigger" => trigger, "status" => "failed").absolute(0);
     }
@@ -35,6 +39,7 @@ pub(crate) fn describe() {
         "For how long the pass that runs now has been running"
     );
     describe_gauge!("firstcome_mails_waiting", "Mails in the outbox that are not sent yet");
+    describe_gauge!("firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together");
     let success = "When a pass over everything last ended well, in Unix time";
     describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
     describe_gauge!("firstcome_build_info", "Always 1; the version is a label");

@@ -29,7 +29,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     );
     let stores = args.reconcile.stores()?;
     crate::stores::check(&stores, &args.reconcile, &stop).await?;
-    let notifier = Notifier::new(stores.db.clone(), &args.notify)?;
+    let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();
     }

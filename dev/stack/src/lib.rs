@@ -18,6 +18,7 @@
 //!
 //! [`FaultProxy`] stands between a client and a server and breaks the connection in chosen ways.
 
+mod alertmanager;
 mod background;
 mod browser;
 mod cache;
@@ -37,6 +38,7 @@ mod server;
 mod stack;
 mod temp_dir;
 
+pub use alertmanager::{AlertmanagerOptions, AlertmanagerServer};
 pub use browser::{BrowserOptions, BrowserServer, axe};
 pub use fetch::setup;
 pub use janitor::Janitor;

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use crate::wording;
 
+use firstcome_shared::mysql::alerts::REPAIRED;
 pub use firstcome_shared::mysql::alerts::{Alert, AlertState as State, BrokenPromise};
 
 pub(super) use judge::repair_fingerprints;
@@ -58,11 +59,16 @@ impl About {
         }
     }
 
-    /// What an alert that fires is about, by its word in the table.
+    /// What an alert that fires is about, by its word; `None` for a word of a newer release.
     pub fn of_word(word: &str) -> Option<Self> {
-        let own = [Self::RunFailed, Self::Stalled, Self::Braked, Self::BrokenPromise];
-        let found = own.into_iter().find(|about| about.word() == word);
-        found.or_else(|| word.parse().ok().map(Self::Left))
+        let whole = [Self::RunFailed, Self::Stalled, Self::Braked, Self::BrokenPromise];
+        let whole = whole.into_iter().find(|about| about.word() == word);
+        whole.or_else(|| word.parse().ok().map(Self::Left))
+    }
+
+    /// Whether people are without what they were promised, or nobody can claim.
+    pub fn is_critical(self) -> bool {
+        matches!(self, Self::RunFailed | Self::BrokenPromise | Self::Left(Kind::RedisLost))
     }
 }
 
@@ -76,9 +82,6 @@ pub struct AlertMemory {
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
 }
-
-/// The kind of a row that counts the repairs of a drop and their mails. It never fires.
-const REPAIRED: &str = "repaired";
 
 /// One problem, or one piece of information.
 #[derive(Debug, Clone, PartialEq, Eq)]

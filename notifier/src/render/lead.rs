@@ -248,12 +248,13 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
 
 /// What to do about one problem, with its commands. `report` is of the problem's drop.
 pub(super) fn advice(seen: &Observation, report: Option<&DropReport>, links: &Links) -> Vec<Block> {
-    let mut blocks = vec![Block::Todo(sentence(seen.about).to_owned())];
+    let mut blocks = vec![Block::Todo(what_to_do(seen.about).to_owned())];
     blocks.extend(commands(seen, report, links));
     blocks
 }
 
-pub(super) fn sentence(about: About) -> &'static str {
+/// What a person is to do about it, in a sentence or two.
+pub fn what_to_do(about: About) -> &'static str {
     match about {
         About::RunFailed => {
             "Check that Redis, MySQL and Kafka can be reached. A mail says when a pass has succeeded again."

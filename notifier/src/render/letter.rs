@@ -27,6 +27,14 @@ pub struct Rendered {
     pub html: String,
 }
 
+impl Rendered {
+    /// The subject without what mail programs sort by.
+    pub(crate) fn summary(&self) -> &str {
+        let subject = self.subject.strip_prefix("[firstcome] ").unwrap_or(&self.subject);
+        subject.split_once(": ").map_or(subject, |(_, rest)| rest)
+    }
+}
+
 /// Which colour a mail opens with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -234,13 +242,15 @@ impl Links {
         self.public.as_deref().unwrap_or(RECONCILER)
     }
 
+    /// The address of a section of docs/OPERATIONS.md, where that can be read.
+    pub(crate) fn runbook(&self, word: &str) -> Option<String> {
+        self.docs.as_ref().map(|docs| format!("{docs}/OPERATIONS.md#{word}"))
+    }
+
     /// Leads to a section of docs/OPERATIONS.md; its heading is the word itself.
     pub(super) fn section(&self, word: &str) -> Block {
-        match &self.docs {
-            Some(docs) => Block::Link {
-                label: format!("More: “{word}” in OPERATIONS.md"),
-                url: format!("{docs}/OPERATIONS.md#{word}"),
-            },
+        match self.runbook(word) {
+            Some(url) => Block::Link { label: format!("More: “{word}” in OPERATIONS.md"), url },
             None => Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”.")),
         }
     }
@@ -248,6 +258,11 @@ impl Links {
     /// A run in full. No link: a browser has no ops token.
     pub(super) fn run(&self, run_id: &str) -> Block {
         curl("The whole run, with every person's full id", &[], &format!("{}/v1/runs/{run_id}", self.reconciler()))
+    }
+
+    /// The address of all alerts, where that is known.
+    pub(crate) fn alerts(&self) -> Option<String> {
+        self.public.as_ref().map(|public| format!("{public}/v1/alerts"))
     }
 
     /// All alerts that fire.

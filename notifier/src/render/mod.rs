@@ -7,14 +7,12 @@ mod letter;
 mod notices;
 mod pass;
 
+pub(crate) use pass::everyone;
+
 pub use daily::{Day, OpenAlert, SealedDrop, daily};
+pub use lead::what_to_do;
 pub use letter::{Links, Rendered};
 pub use notices::{
-    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test,
+    MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test, webhooks_off,
 };
 pub use pass::{Pass, pass};
-
-/// What a person is to do about it, in a sentence or two.
-pub fn advice(about: crate::alerts::About) -> &'static str {
-    lead::sentence(about)
-}

@@ -140,6 +140,28 @@ fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<
     notice(("resolved", Tone::Good), subject, now, (&title, NOTHING), vec![Block::List(lines)])
 }
 
+/// The mail when a receiver of webhooks wants no more of them.
+pub fn webhooks_off(target: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    let target = wording::line(target, 100);
+    let blocks = vec![
+        Block::Todo(
+            "Take the address out of WEBHOOK_URLS, or mend the receiver; then restart the reconciler.".to_owned(),
+        ),
+        Block::List(vec![format!("Receiver: {target}"), format!("Seen: {}", time(now))]),
+        Block::Paragraph("What could not be posted waits for three days, and is posted after a restart.".to_owned()),
+        links.section("webhooks"),
+    ];
+    let title = format!("{target} answered 410 Gone: nothing is posted there until the reconciler is restarted.");
+    let subject = format!("action needed: webhooks to {} are off (410 Gone)", wording::line(&target, 60));
+    notice(
+        ("action", Tone::Bad),
+        subject,
+        now,
+        (&title, "Passes, mails and other receivers are not concerned."),
+        blocks,
+    )
+}
+
 /// The mail of `test-email`.
 pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     let blocks = vec![

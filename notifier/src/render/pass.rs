@@ -59,12 +59,12 @@ pub fn pass(pass: &Pass<'_>) -> anyhow::Result<Rendered> {
 
 impl<'a> Pass<'a> {
     /// The report of a drop, where this pass examined it.
-    pub(super) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
+    pub(crate) fn report(&self, drop: DropId) -> Option<&'a DropReport> {
         self.run.drops.iter().find(|report| report.drop_id == drop)
     }
 
     /// The coupon of a drop and its name, as far as the run knows it.
-    pub(super) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
+    pub(crate) fn coupon_of(&self, drop: DropId) -> (Option<CouponId>, String) {
         let report = self.report(drop);
         let coupon = report.map(|report| report.coupon_id).or_else(|| {
             let notice = self.verdict.problems.iter().chain(&self.verdict.information);
@@ -78,7 +78,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The repairs that are mailed, with their drops.
-    pub(super) fn repairs(&self) -> Vec<Placed<'a>> {
+    pub(crate) fn repairs(&self) -> Vec<Placed<'a>> {
         let is_mailed = |drop: Option<DropId>| self.verdict.repaired.contains(&drop);
         let of_drops = self.run.drops.iter().filter(|drop| is_mailed(Some(drop.drop_id)));
         let of_drops = of_drops.flat_map(|drop| drop.findings.iter().map(|finding| (Some(drop.drop_id), finding)));
@@ -119,7 +119,7 @@ impl<'a> Pass<'a> {
 }
 
 /// Every id that must not stand in full in any detail.
-fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
+pub(crate) fn everyone<'a>(pass: &'a Pass<'_>) -> HashSet<&'a str> {
     let notice = pass.verdict.problems.iter().flat_map(|notice| &notice.observation.findings);
     pass.run.all_findings().chain(notice).filter_map(|finding| finding.user_id.as_deref()).collect()
 }

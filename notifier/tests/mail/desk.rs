@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::Run;
-use firstcome_notifier::{Clock, Notifier, NotifyArgs};
+use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls};
 use mail_parser::{Message, MessageParser};
@@ -39,6 +39,10 @@ impl TestClock {
         self.0.fetch_add(by.num_seconds(), Ordering::SeqCst);
         self.now()
     }
+
+    pub(crate) fn set(&self, now: DateTime<Utc>) {
+        self.0.store((now - at(0)).num_seconds(), Ordering::SeqCst);
+    }
 }
 
 impl Clock for TestClock {
@@ -53,6 +57,7 @@ pub(crate) struct Desk {
     pub(crate) sink: MailSink,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) args: NotifyArgs,
+    pub(crate) webhooks: WebhookArgs,
     authority: Mutex<Option<std::path::PathBuf>>,
 }
 
@@ -71,7 +76,8 @@ impl Desk {
         let sink = MailSink::start(MailOptions { folder: None, tls }).await.unwrap();
         let args = args(Some(&sink.url()), recipients);
         let db = Db::new(&settings).unwrap();
-        Self { db, database, sink, clock: Arc::default(), args, authority: Mutex::default() }
+        let (clock, webhooks) = (Arc::default(), WebhookArgs::default());
+        Self { db, database, sink, clock, args, webhooks, authority: Mutex::default() }
     }
 
     /// Trusts the mail server's certificate.
@@ -85,7 +91,11 @@ impl Desk {
     /// A notifier as a process makes it when it starts: nothing is remembered but what the tables
     /// hold.
     pub(crate) fn notifier(&self) -> Notifier {
-        Notifier::with_clock(self.db.clone(), &self.args, self.clock.clone()).unwrap()
+        self.notifier_with(&self.db, &self.args)
+    }
+
+    pub(crate) fn notifier_with(&self, db: &Db, args: &NotifyArgs) -> Notifier {
+        Notifier::with_clock(db.clone(), args, &self.webhooks, self.clock.clone()).unwrap()
     }
 
     /// A pass now, then everything that is due is sent.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::{ActionKind, Kind, Outcome, Run, Status};
-use firstcome_notifier::{Clock as _, MissedRun, Notifier};
+use firstcome_notifier::{Clock as _, MissedRun};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed};
 use crate::world::{applied, drop_report, general, left, run};
@@ -305,7 +305,7 @@ async fn missed_runs_and_the_day_are_mailed() {
 #[tokio::test]
 async fn without_a_mail_server_mails_wait_in_the_outbox() {
     let desk = Desk::new(A).await;
-    let silent = Notifier::with_clock(desk.db.clone(), &args(None, A), desk.clock.clone()).unwrap();
+    let silent = desk.notifier_with(&desk.db, &args(None, A));
     silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
     silent.flush(SOON).await.unwrap();
     assert_eq!(desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox").await, [["1", "0"]]);
@@ -316,7 +316,7 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
 #[tokio::test]
 async fn a_mail_server_that_is_set_after_months_gets_the_last_days_only_and_the_digest_says_so() {
     let desk = Desk::new(A).await;
-    let silent = Notifier::with_clock(desk.db.clone(), &args(None, A), desk.clock.clone()).unwrap();
+    let silent = desk.notifier_with(&desk.db, &args(None, A));
     silent.after_pass(&repaired("r1"), desk.clock.now()).await.unwrap();
     let later = desk.clock.turn(TimeDelta::days(90));
     silent.after_pass(&drift("r2", &[3]), later).await.unwrap();

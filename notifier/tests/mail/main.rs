@@ -1,11 +1,14 @@
 //! Mails: what they say, kept as snapshots, and how they travel, over a real MySQL and a real mail
-//! server.
+//! server; and what goes out beside them, to webhooks and Alertmanager.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alertmanager;
 mod desk;
 mod mailed;
 mod operators;
 mod outbox;
+mod receiver;
 mod rendered;
 mod test_email;
+mod webhooks;
 mod world;

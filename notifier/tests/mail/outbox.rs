@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use firstcome_notifier::{Clock as _, Notifier};
+use firstcome_notifier::Clock as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{Behaviour, Fault, Tls};
@@ -236,7 +236,7 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     let url = mysql().await.database_url_via(&proxy, &desk.database);
     let settings = DbSettings { url: url.into(), pool_size: 1, limit: Duration::from_millis(500) };
     let db = Db::new(&settings).unwrap();
-    let notifier = Notifier::with_clock(db.clone(), &desk.args, desk.clock.clone()).unwrap();
+    let notifier = desk.notifier_with(&db, &desk.args);
     notifier.after_pass(&clean("r0"), desk.clock.now()).await.unwrap();
 
     proxy.set(Fault::Cut).await.unwrap();

@@ -54,7 +54,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let mut notify = args.notify.clone();
     // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
     notify.public_url.get_or_insert_with(|| format!("http://{}", reachable(address)));
-    let notifier = Notifier::new(stores.db.clone(), &notify)?;
+    let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
     notifier.announce();
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
     let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());

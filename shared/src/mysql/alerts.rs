@@ -118,9 +118,12 @@ pub struct ListedAlert {
     pub silenced_by: Option<String>,
 }
 
+/// The kind of a row that counts the repairs of a drop and their mails. It never fires.
+pub const REPAIRED: &str = "repaired";
+
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = alerts, treat_none_as_null = true)]
-struct AlertRow {
+pub(super) struct AlertRow {
     fingerprint: String,
     kind: String,
     coupon_id: Option<i64>,

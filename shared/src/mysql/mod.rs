@@ -22,6 +22,7 @@ pub mod runs;
 pub mod schema;
 pub mod sealed;
 pub mod void;
+pub mod webhooks;
 
 /// Most values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and a list
 /// of drops or people has no bound of its own.

@@ -13,6 +13,70 @@ use super::{Conn, Db, DbError};
 /// Rows read for one round.
 const ROUND: i64 = 64;
 
+/// Rows that are neither sent nor given up, whose time has come, and that no sender has. A macro,
+/// as the next one: to diesel each outbox is a type of its own.
+macro_rules! is_due {
+    ($table:ident, $now:expr) => {{
+        // No attempt and no lease is so far ahead: the clock that set it has been set back since.
+        let (now, never) = ($now.naive_utc(), ($now + TimeDelta::minutes(75)).naive_utc());
+        let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
+        let is_free =
+            $table::leased_until.is_null().or($table::leased_until.le(now)).or($table::leased_until.gt(never));
+        let is_due = $table::next_attempt_at.le(now).or($table::next_attempt_at.gt(never)).or($table::attempts.eq(0));
+        is_open.and(is_due).and(is_free)
+    }};
+}
+
+/// How deliveries end, and how many rows wait.
+macro_rules! deliveries {
+    ($table:ident) => {
+        /// Records how an attempt ended, and gives the lease back.
+        pub async fn record_outcome(
+            db: &Db,
+            id: i64,
+            outcome: DeliveryOutcome,
+            now: DateTime<Utc>,
+        ) -> Result<(), DbError> {
+            let now = now.naive_utc();
+            db.run("record a delivery", async move |conn| {
+                let row = $table::table.filter($table::id.eq(id).and($table::sent_at.is_null()));
+                let counted =
+                    ($table::attempts.eq($table::attempts + 1), $table::leased_until.eq(None::<NaiveDateTime>));
+                match outcome {
+                    DeliveryOutcome::Sent => {
+                        let sent = ($table::sent_at.eq(now), $table::last_error.eq(None::<String>));
+                        diesel::update(row).set((counted, sent)).execute(conn).await
+                    }
+                    DeliveryOutcome::Retry(at, error) => {
+                        let later = ($table::next_attempt_at.eq(at.naive_utc()), $table::last_error.eq(error));
+                        diesel::update(row).set((counted, later)).execute(conn).await
+                    }
+                    DeliveryOutcome::GivenUp(error) => {
+                        let given_up = ($table::given_up_at.eq(now), $table::last_error.eq(error));
+                        diesel::update(row).set((counted, given_up)).execute(conn).await
+                    }
+                }
+                .map(|_| ())
+            })
+            .await
+        }
+
+        /// How many wait to be sent.
+        pub async fn waiting(db: &Db) -> Result<i64, DbError> {
+            db.run("count what waits in an outbox", async |conn| count_waiting(conn).await).await
+        }
+
+        pub(super) async fn count_waiting(conn: &mut Conn) -> QueryResult<i64> {
+            let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
+            $table::table.filter(is_open).count().get_result(conn).await
+        }
+    };
+}
+
+pub(super) use {deliveries, is_due};
+
+deliveries!(mail_outbox);
+
 /// A mail to one recipient, before it is in the outbox.
 #[derive(Debug, Clone, Insertable)]
 #[diesel(table_name = mail_outbox)]
@@ -82,23 +146,11 @@ pub async fn has_run(conn: &mut Conn, run_id: &str) -> QueryResult<bool> {
 
 /// Leases the oldest due mail of each recipient: one that can't be reached never holds up another.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<LeasedMail>, DbError> {
-    // No attempt and no lease is so far ahead: the clock that set it has been set back since.
-    let never = (now + TimeDelta::minutes(75)).naive_utc();
-    let now = now.naive_utc();
     db.run("lease mails", async move |conn| {
         conn.transaction(async |conn| {
-            let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
-            let is_free = mail_outbox::leased_until
-                .is_null()
-                .or(mail_outbox::leased_until.le(now))
-                .or(mail_outbox::leased_until.gt(never));
-            let is_due = mail_outbox::next_attempt_at
-                .le(now)
-                .or(mail_outbox::next_attempt_at.gt(never))
-                .or(mail_outbox::attempts.eq(0));
             // Another sender's rows are skipped, not waited for.
             let due: Vec<(i64, String)> = mail_outbox::table
-                .filter(is_open.and(is_due).and(is_free))
+                .filter(is_due!(mail_outbox, now))
                 .order(mail_outbox::id)
                 .limit(ROUND)
                 .select((mail_outbox::id, mail_outbox::recipient))
@@ -139,40 +191,4 @@ pub async fn give_up_untried(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>)
             .map(|given_up| given_up as u64)
     })
     .await
-}
-
-/// Records how an attempt ended, and gives the lease back.
-pub async fn record_outcome(db: &Db, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
-    let now = now.naive_utc();
-    db.run("record a mail's delivery", async move |conn| {
-        let row = mail_outbox::table.filter(mail_outbox::id.eq(id).and(mail_outbox::sent_at.is_null()));
-        let counted =
-            (mail_outbox::attempts.eq(mail_outbox::attempts + 1), mail_outbox::leased_until.eq(None::<NaiveDateTime>));
-        match outcome {
-            DeliveryOutcome::Sent => {
-                let sent = (mail_outbox::sent_at.eq(now), mail_outbox::last_error.eq(None::<String>));
-                diesel::update(row).set((counted, sent)).execute(conn).await
-            }
-            DeliveryOutcome::Retry(at, error) => {
-                let later = (mail_outbox::next_attempt_at.eq(at.naive_utc()), mail_outbox::last_error.eq(error));
-                diesel::update(row).set((counted, later)).execute(conn).await
-            }
-            DeliveryOutcome::GivenUp(error) => {
-                let given_up = (mail_outbox::given_up_at.eq(now), mail_outbox::last_error.eq(error));
-                diesel::update(row).set((counted, given_up)).execute(conn).await
-            }
-        }
-        .map(|_| ())
-    })
-    .await
-}
-
-/// How many mails wait to be sent.
-pub async fn waiting(db: &Db) -> Result<i64, DbError> {
-    db.run("count waiting mails", async |conn| count_waiting(conn).await).await
-}
-
-pub(super) async fn count_waiting(conn: &mut Conn) -> QueryResult<i64> {
-    let is_open = mail_outbox::sent_at.is_null().and(mail_outbox::given_up_at.is_null());
-    mail_outbox::table.filter(is_open).count().get_result(conn).await
 }

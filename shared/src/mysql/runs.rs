@@ -277,11 +277,14 @@ pub struct Kept {
     pub runs: Duration,
     /// Alerts that are over.
     pub alerts: Duration,
-    /// Mails that were sent or given up.
+    /// Mails and events of webhooks that were sent or given up.
     pub mails: Duration,
     /// Broken promises, after they were mended.
     pub mended_promises: Duration,
 }
+
+/// Longer than a sender tries to deliver an event.
+const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
 /// Rows deleted in one statement: short locks, and millions are caught up with in a day.
 const AT_ONCE: u32 = 1_000;
@@ -297,6 +300,9 @@ const BY_AGE: &[(&str, Time)] = &[
     ("alerts WHERE status = 'told' AND last_seen_at < ? ORDER BY last_seen_at", |kept| kept.alerts),
     ("mail_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
     ("mail_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
+    ("webhook_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
+    ("webhook_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
+    ("webhook_drops WHERE updated_at < ? ORDER BY updated_at", |kept| kept.runs),
     // What they were is looked up by drop; without it the next pass shows them once more.
     ("held_back WHERE planned_at < ? ORDER BY planned_at", |kept| kept.runs),
     ("ops_actions WHERE at < ? ORDER BY at", |kept| kept.runs),
@@ -309,6 +315,7 @@ impl Db {
         self.delete_old_runs(kept.clean_runs, true).await?;
         self.delete_old_runs(kept.runs, false).await?;
         self.delete_old_findings().await?;
+        super::webhooks::give_up_orphans(self, Utc::now() - ORPHANED_AFTER, Utc::now()).await?;
         for (what, time) in BY_AGE {
             let Some(before) = ago(time(&kept)) else { continue };
             let sql = format!("DELETE FROM {what} LIMIT {AT_ONCE}");

@@ -232,6 +232,34 @@ diesel::table! {
 }
 
 diesel::table! {
+    webhook_outbox (id) {
+        id -> BigInt,
+        created_at -> Datetime,
+        event_id -> Text,
+        kind -> Text,
+        target -> Text,
+        body -> Text,
+        attempts -> Unsigned<Integer>,
+        next_attempt_at -> Datetime,
+        leased_until -> Nullable<Datetime>,
+        sent_at -> Nullable<Datetime>,
+        given_up_at -> Nullable<Datetime>,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    webhook_drops (drop_id) {
+        drop_id -> BigInt,
+        run_id -> Text,
+        issued -> BigInt,
+        highest_slot -> BigInt,
+        sold_out_quantity -> Unsigned<Integer>,
+        updated_at -> Datetime,
+    }
+}
+
+diesel::table! {
     reconciler_state (name) {
         name -> Text,
         value -> Text,

@@ -1,5 +1,6 @@
 //! Fetching what the machine lacks. Everything here blocks.
 
+mod alertmanager;
 mod apt;
 mod browser;
 mod command;
@@ -10,6 +11,7 @@ mod redis;
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
+pub(crate) use self::alertmanager::alertmanager;
 pub(crate) use self::browser::{axe, browser};
 pub(crate) use self::kafka::{kafka, properties as kafka_properties};
 pub(crate) use self::mysql::mysql;
@@ -17,10 +19,11 @@ pub(crate) use self::redis::redis;
 use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, a Java runtime, Maven, Chromium; as root), MySQL, Kafka and axe (into the cache
+/// (`redis-server`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as root), MySQL, Kafka and axe (into the cache
 /// folder; nothing of the machine changes). Does nothing the second time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
+    let alertmanager = spawn_blocking(|| alertmanager().map(|()| progress::step("alertmanager", "ready")));
     let mysql = spawn_blocking(|| {
         let mysql = mysql()?;
         mysql.data_template()?;
@@ -38,8 +41,15 @@ pub async fn setup() -> Result<()> {
         progress::step("browser", "ready");
         Ok(())
     });
-    let (redis, mysql, kafka, browser) = tokio::try_join!(redis, mysql, kafka, browser)?;
-    let failed: Vec<_> = [("Redis", redis), ("MySQL", mysql), ("Kafka", kafka), ("the browser", browser)]
+    let (redis, alertmanager, mysql, kafka, browser) = tokio::try_join!(redis, alertmanager, mysql, kafka, browser)?;
+    let all = [
+        ("Redis", redis),
+        ("Alertmanager", alertmanager),
+        ("MySQL", mysql),
+        ("Kafka", kafka),
+        ("the browser", browser),
+    ];
+    let failed: Vec<_> = all
         .into_iter()
         .filter_map(|(name, result)| Some(format!("{name} is not ready: {:#}", result.err()?)))
         .collect();

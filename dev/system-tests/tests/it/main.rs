@@ -12,3 +12,4 @@ mod operations;
 mod pages;
 mod schema;
 mod start_up;
+mod webhooks;

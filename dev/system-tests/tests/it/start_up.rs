@@ -144,7 +144,7 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 10] = [
+    let cases: [(&str, &str, &[&str]); 13] = [
         ("OPS_TOKEN", "hunter2-is-short", &["serve", "daemon"]),
         ("OPS_TOKEN", "", &["serve", "daemon"]),
         ("USER_AUTH", "", &["serve"]),
@@ -155,6 +155,9 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("KAFKA_BROKERS", "localhost", &["serve", "consume", "daemon", "once"]),
         ("RECONCILE_CRON", "every minute", &["daemon"]),
         ("SMTP_URL", "http://127.0.0.1", &["daemon"]),
+        ("WEBHOOK_URLS", "https://127.0.0.1/hunter2", &["daemon", "once"]), // without WEBHOOK_SECRET
+        ("WEBHOOK_EVENTS", "everything", &["daemon", "once"]),
+        ("ALERTMANAGER_URL", "127.0.0.1:9093/hunter2", &["daemon", "once"]),
     ];
     for (variable, value, commands) in cases {
         for command in commands {
@@ -219,6 +222,10 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
                 "SMTP_URL",
                 "ALERT_FROM",
                 "ALERT_TO",
+                "WEBHOOK_URLS",
+                "WEBHOOK_SECRET",
+                "WEBHOOK_EVENTS",
+                "ALERTMANAGER_URL",
             ],
         ),
         (

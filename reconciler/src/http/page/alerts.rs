@@ -17,7 +17,7 @@ use super::board::instant;
 use super::html::{Alerts, Top, answer, notice, unavailable};
 use super::session::Session;
 use crate::notify::alerts::{About, State as AlertState};
-use crate::notify::render::advice;
+use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, line};
 use crate::notify::{self, AlertError, ListedAlert};
 
@@ -89,7 +89,7 @@ fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: Date
         what: capital(&line(&alert.summary, LONGEST)),
         kind: line(&alert.kind, LONGEST),
         place,
-        todo: About::of_word(&alert.kind).filter(|_| fires).map(advice),
+        todo: About::of_word(&alert.kind).filter(|_| fires).map(what_to_do),
         when: format!("Since {}{ended}", instant(alert.first_seen_at)),
         taken: alert
             .acknowledged_at

@@ -8,7 +8,7 @@ use firstcome_shared::mysql::alerts::ListedAlert;
 
 use super::snapshot::{DROPS, Facts, Seen, Snapshot};
 use crate::notify::alerts::About;
-use crate::notify::render::advice;
+use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, count, grouped, line};
 use crate::report::Run;
 
@@ -184,7 +184,7 @@ fn place(name: &str, drop: DropId) -> String {
 
 fn alarm(listed: &ListedAlert, facts: &Facts) -> Problem {
     let alert = &listed.alert;
-    let todo = About::of_word(&alert.kind).map_or("Look at the last runs.", advice);
+    let todo = About::of_word(&alert.kind).map_or("Look at the last runs.", what_to_do);
     let coupon = facts.coupons.iter().find(|(coupon, _)| Some(coupon.id) == alert.coupon_id);
     let taken = alert.acknowledged_by.as_deref().map(|by| format!(", taken on by {}", line(by, LONGEST)));
     Problem {

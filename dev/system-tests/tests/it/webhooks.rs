@@ -1,0 +1,110 @@
+//! Events and alerts for programs, by the real daemons.
+
+use std::sync::Arc;
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Status;
+use firstcome_testkit::{Fixture, LIMIT, eventually};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::drift::support::injector;
+
+/// Takes every request, and keeps its head and body.
+#[derive(Clone, Default)]
+struct Receiver(Arc<Mutex<Vec<(String, Value)>>>);
+
+impl Receiver {
+    async fn start() -> (Self, String) {
+        let receiver = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let all = receiver.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let all = all.clone();
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    let (head, body) = loop {
+                        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                        let text = String::from_utf8_lossy(&request);
+                        if let Some((head, body)) = text.split_once("\r\n\r\n")
+                            && let Ok(json) = serde_json::from_str(body)
+                        {
+                            break (head.to_lowercase(), json);
+                        }
+                    };
+                    all.0.lock().push((head, body));
+                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+                });
+            }
+        });
+        (receiver, url)
+    }
+
+    /// What was posted under this path.
+    fn posted(&self, path: &str) -> Vec<(String, Value)> {
+        let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
+        self.0.lock().iter().filter(is_there).cloned().collect()
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        self.posted("/hook").iter().filter(|(_, body)| body["type"] == kind).count()
+    }
+}
+
+#[tokio::test]
+async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_drift_and_alertmanager_what_fires() {
+    let fixture = Fixture::new("hooks").await;
+    let world = &fixture.world;
+    let (receiver, url) = Receiver::start().await;
+    world.set("WEBHOOK_URLS", &format!("{url}/hook"));
+    world.set("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    world.set("WEBHOOK_EVENTS", "issued,sold_out,drift,broken,resolved");
+    world.set("ALERTMANAGER_URL", &url);
+    let daemons = [world.daemon().await, world.daemon().await];
+    let (coupon, _) = fixture.held("Twenty", 20, 20).await;
+    for daemon in &daemons {
+        daemon.reconcile(&json!({})).await;
+    }
+    eventually("sold out", LIMIT, async || receiver.count("drop.sold_out") > 0).await;
+    let mut drift = injector(world, &coupon).await;
+    drift.make(Drift::Unissued, 1).await.unwrap();
+    assert_eq!(daemons[0].reconcile(&json!({})).await.status, Status::Repaired);
+    drift.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    for daemon in &daemons {
+        assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
+    }
+    eventually("Alertmanager is told", LIMIT, async || !receiver.posted("/api/v2/alerts").is_empty()).await;
+    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3) WHERE resolved_at IS NULL").await;
+    for daemon in &daemons {
+        daemon.reconcile(&json!({})).await;
+    }
+    let has_ended =
+        |(_, alerts): &(String, Value)| alerts.as_array().unwrap().iter().any(|one| one["endsAt"].is_string());
+    let is_over = async || receiver.posted("/api/v2/alerts").iter().any(has_ended);
+    eventually("Alertmanager is told that it is over", LIMIT, is_over).await;
+    let open = "SELECT COUNT(*) FROM webhook_outbox WHERE sent_at IS NULL";
+    eventually("everything is posted", LIMIT, async || world.sql.number(open).await == 0).await;
+    let told = ["drop.issued", "drop.sold_out", "alert.drift", "alert.broken", "alert.resolved"]
+        .map(|kind| receiver.count(kind));
+    let posted = receiver.posted("/hook");
+    assert_eq!(told[1..], [1, 2, 0, 1], "{posted:#?}");
+    assert!(told[0] >= 1 && posted.iter().any(|(_, body)| body["data"]["issued"] == 20), "{posted:#?}");
+    for header in
+        ["webhook-id: evt_", "webhook-timestamp: ", "webhook-signature: v1,", "content-type: application/json"]
+    {
+        assert!(posted.iter().all(|(head, _)| head.contains(header)), "{header}: {posted:#?}");
+    }
+    for daemon in daemons {
+        let metrics = daemon.http().get("/metrics").await.text;
+        let counted =
+            ["firstcome_webhooks_total{result=\"sent\"}", "firstcome_alertmanager_posts_total{result=\"failed\"} 0"];
+        assert!(counted.iter().all(|one| metrics.contains(one)), "{metrics}");
+        assert_eq!(daemon.process.stop().await, 0);
+    }
+}

@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS webhook_drops;
+DROP TABLE IF EXISTS webhook_outbox;

@@ -1,0 +1,147 @@
+//! The relay of an outbox: a task that delivers each row at least once, with exponential backoff.
+//! Nothing waits for it: a server that is down, slow or silent delays what goes there, nothing
+//! else.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::outbox::DeliveryOutcome;
+use rand::RngExt as _;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// How often an outbox is polled when nobody wakes its relay, for rows of other processes and those
+/// to be tried again.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Time that what is on its way is given at shutdown.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a lease lasts beyond the time that a delivery may take: to record the outcome.
+pub(super) const RECORDING: Duration = Duration::from_secs(60);
+
+/// First and longest pause before a row is tried again, in seconds.
+const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
+
+/// What could not be delivered for so long is given up, in days.
+pub(super) const GIVE_UP_DAYS: i64 = 3;
+
+/// An outbox, and how its rows are delivered.
+pub(super) trait Outbox: Sync {
+    /// Tries what is due. Gives how many rows were tried.
+    fn round(&self) -> impl Future<Output = Result<usize, DbError>> + Send;
+
+    /// Records how a delivery ended.
+    fn keep(
+        &self,
+        id: i64,
+        outcome: DeliveryOutcome,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), DbError>> + Send;
+}
+
+/// Delivers until `shutdown`, then finishes what it has begun, for a few seconds at most.
+pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &CancellationToken) {
+    let mut is_failing = false;
+    loop {
+        let mut round = std::pin::pin!(outbox.round());
+        let tried = tokio::select! {
+            tried = &mut round => tried,
+            () = shutdown.cancelled() => {
+                if timeout(GRACE, round).await.is_err() {
+                    tracing::warn!("mails or webhooks were still being handed over at shutdown; they are tried again after their lease");
+                }
+                return;
+            }
+        };
+        match tried {
+            Ok(1..) => {
+                is_failing = false;
+                continue;
+            }
+            Ok(0) => is_failing = false,
+            Err(error) if !is_failing => {
+                tracing::warn!(%error, "the outbox can't be read; mails and webhooks wait");
+                is_failing = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = wake.notified() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+/// What was delivered and is not marked so goes out twice, so this retries for as long as the lease
+/// lasts.
+pub(super) async fn record(outbox: &impl Outbox, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+    let record = async {
+        while let Err(error) = outbox.keep(id, outcome.clone(), now).await {
+            tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    if timeout(RECORDING, record).await.is_err() {
+        tracing::error!(id, ?outcome, "the outcome of a delivery could not be recorded; it may come twice");
+    }
+}
+
+/// Why something was not delivered.
+pub(super) struct Failure {
+    /// Trying again is no use.
+    pub(super) is_final: bool,
+    pub(super) reason: String,
+    /// The other side asked to be left alone for so long.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub(super) fn outcome(self, created_at: DateTime<Utc>, attempts: u32, now: DateTime<Utc>) -> DeliveryOutcome {
+        if self.is_final || now - created_at >= TimeDelta::days(GIVE_UP_DAYS) {
+            return DeliveryOutcome::GivenUp(self.reason);
+        }
+        let longest = TimeDelta::seconds(BACKOFF_SECONDS.1);
+        let asked = self.retry_after.map_or(TimeDelta::zero(), |asked| TimeDelta::from_std(asked).unwrap_or(longest));
+        DeliveryOutcome::Retry(now + backoff(attempts).max(asked.min(longest)), self.reason)
+    }
+}
+
+/// Doubles with each attempt; a fifth more or less, so that what failed together does not come back
+/// together.
+fn backoff(attempts: u32) -> TimeDelta {
+    let (first, longest) = BACKOFF_SECONDS;
+    let seconds = (first << attempts.min(16)).min(longest);
+    TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_further_and_further_apart() {
+        for (attempts, seconds) in [(0, 30), (1, 60), (2, 120), (6, 1_920), (7, 3_600), (8, 3_600), (500, 3_600)] {
+            for _ in 0..50 {
+                let pause = backoff(attempts).num_milliseconds();
+                assert!((seconds * 800..=seconds * 1_200).contains(&pause), "{attempts}: {pause}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_to_wait_is_kept_to_and_never_beyond_the_longest_pause() {
+        for (asked, seconds) in
+            [(None, 24..=36), (Some(5), 24..=36), (Some(600), 600..=600), (Some(u64::MAX), 3_600..=3_600)]
+        {
+            let failure =
+                Failure { is_final: false, reason: String::new(), retry_after: asked.map(Duration::from_secs) };
+            let now = DateTime::UNIX_EPOCH;
+            let DeliveryOutcome::Retry(at, _) = failure.outcome(now, 0, now) else { panic!("{asked:?}") };
+            assert!(seconds.contains(&(at - now).num_seconds()), "{asked:?}: {at}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Events for programs, beside the mails for people (docs/decisions/0017-webhooks.md).
+//!
+//! Webhooks come out of an outbox as mails do: `event` says what is posted, `record` enqueues it in
+//! the transaction of what it tells, and a task for each target posts it (`sender`), signed
+//! (`sign`). Alertmanager has no outbox: it is told again and again what holds (`alertmanager`).
+
+mod alertmanager;
+mod args;
+mod event;
+mod post;
+mod sender;
+mod sign;
+mod test;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use diesel::result::QueryResult;
+use firstcome_shared::mysql::Conn;
+use firstcome_shared::mysql::webhooks::{self, NewWebhook};
+
+use crate::report::{Numbers, Run};
+use post::Target;
+use sign::Secret;
+
+pub(crate) use alertmanager::Alertmanager;
+pub use args::WebhookArgs;
+pub(crate) use event::{Event, EventKind, of_pass};
+pub(crate) use sender::Relay;
+pub use test::test_webhook;
+
+/// Most drops of one pass that something is said of; the next pass says what is left.
+const DROPS: usize = 1_000;
+
+/// Who gets events and alerts.
+#[derive(Debug)]
+pub(crate) struct Receivers {
+    events: BTreeSet<EventKind>,
+    targets: Vec<Target>,
+    alertmanagers: Vec<Target>,
+    secrets: Arc<Vec<Secret>>,
+    /// Timeout for one POST.
+    limit: Duration,
+}
+
+/// Which events are enqueued, and for which targets.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriptions {
+    kinds: BTreeSet<EventKind>,
+    targets: Vec<String>,
+}
+
+impl Receivers {
+    pub(crate) fn subscriptions(&self) -> Subscriptions {
+        let targets = self.targets.iter().map(|target| target.name.clone()).collect();
+        Subscriptions { kinds: self.events.clone(), targets }
+    }
+
+    /// Says in the log what becomes of events.
+    pub(crate) fn announce(&self) {
+        if !self.targets.is_empty() {
+            let events: Vec<&str> = self.events.iter().map(|kind| kind.name()).collect();
+            tracing::info!(targets = ?self.targets, ?events, secrets = self.secrets.len(), "webhooks will be posted");
+        }
+        if !self.alertmanagers.is_empty() {
+            tracing::info!(alertmanagers = ?self.alertmanagers, "Alertmanager will be told which alerts fire");
+        }
+    }
+}
+
+impl Subscriptions {
+    fn wants(&self, kind: EventKind) -> bool {
+        !self.targets.is_empty() && self.kinds.contains(&kind)
+    }
+
+    /// Enqueues those that are wanted, for each target; to be called in the transaction of what
+    /// they tell.
+    pub(crate) async fn enqueue(&self, conn: &mut Conn, events: &[Event], now: DateTime<Utc>) -> QueryResult<()> {
+        let wanted = events.iter().filter(|event| self.wants(event.kind));
+        let rows = wanted.flat_map(|event| {
+            let row = move |target| NewWebhook {
+                created_at: now.naive_utc(),
+                next_attempt_at: now.naive_utc(),
+                event_id: &event.id,
+                kind: event.kind.name(),
+                target,
+                body: event.body(),
+            };
+            self.targets.iter().map(move |target| row(target.as_str()))
+        });
+        webhooks::enqueue(conn, rows.collect()).await
+    }
+
+    /// What is new of the drops that a pass examined: rows, and that a drop is sold out.
+    pub(crate) async fn enqueue_of_drops(&self, conn: &mut Conn, run: &Run, now: DateTime<Utc>) -> QueryResult<()> {
+        let (of_rows, of_end) = (self.wants(EventKind::Issued), self.wants(EventKind::SoldOut));
+        if run.dry_run || !(of_rows || of_end) {
+            return Ok(());
+        }
+        let ids: Vec<i64> = run.drops.iter().map(|report| report.drop_id.0).collect();
+        let said = webhooks::said_of(conn, &ids).await?;
+        let mut enqueued = 0;
+        // A drop that could not be worked on has no numbers.
+        for report in run.drops.iter().filter(|report| report.after != Numbers::default()) {
+            let said = said.get(&report.drop_id);
+            // Another process has recorded a later pass meanwhile.
+            let is_late = said.is_some_and(|said| said.run_id >= run.run_id);
+            let grew = of_rows && said.map_or(0, |said| said.issued) != i64::try_from(report.after.rows).unwrap_or(0);
+            let ended = said.is_none_or(|said| said.sold_out_quantity < report.quantity) && event::is_sold_out(report);
+            if is_late || !(grew || of_end && ended) {
+                continue;
+            }
+            enqueued += 1;
+            if enqueued > DROPS {
+                break;
+            }
+            let highest = if of_rows { webhooks::highest_slot(conn, report.drop_id).await? } else { 0 };
+            let (says, events) = event::of_drop(report, said, (run.run_id.as_str(), highest), now);
+            self.enqueue(conn, &events, now).await?;
+            webhooks::say_of(conn, &says).await?;
+        }
+        Ok(())
+    }
+}

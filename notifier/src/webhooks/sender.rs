@@ -1,0 +1,165 @@
+//! The relay of one target of webhooks. A task a target, and one event at a time in it: a target
+//! that is silent holds up neither mails nor another target.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::mysql::outbox::DeliveryOutcome;
+use firstcome_shared::mysql::webhooks::{self, LeasedWebhook};
+use firstcome_shared::mysql::{Db, DbError};
+use hyper::StatusCode;
+use tokio::sync::Notify;
+
+use super::post::{Answer, NoAnswer, Target};
+use super::sign::{Secret, signatures};
+use super::{Event, Receivers};
+use crate::record::{self, Notice};
+use crate::relay::{self, Failure, Outbox, RECORDING};
+use crate::send::Clock;
+use crate::{MailSettings, elapsed, render};
+
+/// A target, and what is posted there.
+pub(crate) struct Relay {
+    db: Db,
+    settings: Arc<MailSettings>,
+    pub(super) post: SignedPost,
+    clock: Arc<dyn Clock>,
+    pub(crate) wake: Notify,
+    /// It answered 410: it gets nothing more from this process.
+    is_gone: AtomicBool,
+}
+
+/// How events are posted to a target.
+pub(super) struct SignedPost {
+    pub(super) target: Target,
+    secrets: Arc<Vec<Secret>>,
+    limit: Duration,
+}
+
+impl Receivers {
+    /// How each target gets its events.
+    pub(super) fn signed_posts(&self) -> Vec<SignedPost> {
+        let (secrets, limit) = (&self.secrets, self.limit);
+        let post = |target: &Target| SignedPost { target: target.clone(), secrets: secrets.clone(), limit };
+        self.targets.iter().map(post).collect()
+    }
+
+    pub(crate) fn relays(&self, db: &Db, settings: &Arc<MailSettings>, clock: &Arc<dyn Clock>) -> Vec<Relay> {
+        let relay = |post| Relay {
+            db: db.clone(),
+            settings: settings.clone(),
+            post,
+            clock: clock.clone(),
+            wake: Notify::new(),
+            is_gone: AtomicBool::new(false),
+        };
+        self.signed_posts().into_iter().map(relay).collect()
+    }
+}
+
+impl SignedPost {
+    pub(super) async fn event(&self, id: &str, body: &str, now: DateTime<Utc>) -> Result<Answer, NoAnswer> {
+        // The time of this attempt: receivers refuse what is old, as it may be a replay.
+        let timestamp = now.timestamp();
+        let signature = signatures(&self.secrets, id, timestamp, body);
+        let timestamp = timestamp.to_string();
+        let headers =
+            [("webhook-id", id), ("webhook-timestamp", timestamp.as_str()), ("webhook-signature", &signature)];
+        self.target.post(self.limit, &headers, body.to_owned()).await
+    }
+}
+
+impl Outbox for Relay {
+    async fn round(&self) -> Result<usize, DbError> {
+        if self.is_gone.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let (now, target) = (self.clock.now(), self.post.target.name.clone());
+        let Some(webhook) = webhooks::lease(&self.db, target, now, now + self.post.limit + RECORDING).await? else {
+            let waiting = webhooks::waiting(&self.db).await?;
+            #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 rows
+            metrics::gauge!("firstcome_webhooks_waiting").set(waiting as f64);
+            return Ok(0);
+        };
+        self.send(&webhook, now).await;
+        Ok(1)
+    }
+
+    async fn keep(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) -> Result<(), DbError> {
+        webhooks::record_outcome(&self.db, id, outcome, now).await
+    }
+}
+
+impl Relay {
+    async fn send(&self, webhook: &LeasedWebhook, now: DateTime<Utc>) {
+        let answer = self.post.event(&webhook.event_id, &webhook.body, now).await;
+        let is_gone = answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::GONE);
+        let retry_after = answer.as_ref().ok().and_then(|answer| answer.retry_after);
+        let delivered = answer.map_err(|error| error.to_string()).and_then(Answer::success);
+        let now = self.clock.now();
+        let outcome = match delivered {
+            Ok(()) => DeliveryOutcome::Sent,
+            Err(reason) => {
+                let failure = Failure { is_final: is_gone, reason, retry_after };
+                failure.outcome(webhook.created_at.and_utc(), webhook.attempts, now)
+            }
+        };
+        self.log(webhook, &outcome);
+        relay::record(self, webhook.id, outcome, now).await;
+        if is_gone {
+            self.turn_off(now).await;
+        }
+    }
+
+    /// The specification asks to stop, and to say so by another way.
+    async fn turn_off(&self, now: DateTime<Utc>) {
+        self.is_gone.store(true, Ordering::Relaxed);
+        let target = self.post.target.name.clone();
+        tracing::error!(target, "it answered 410 Gone: no webhook is posted there until the reconciler is restarted");
+        let (links, cooldown) = (self.settings.links.clone(), self.settings.policy.cooldown);
+        // Several processes are told 410; one of them mails it.
+        let fact = format!("webhooks_off:{}", target.rsplit('#').next().unwrap_or_default());
+        let decide = move |fact: Option<&str>| {
+            let mailed = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
+            let is_recent = mailed.is_some_and(|at| elapsed(at.to_utc(), now) < cooldown);
+            let mail = || render::webhooks_off(&target, now, &links);
+            (!is_recent).then(|| Ok(Notice { mail: mail()?, fact: now.to_rfc3339(), event: None })).transpose()
+        };
+        if let Err(error) = record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await {
+            tracing::error!(%error, "the mail that webhooks are off could not be enqueued");
+        }
+    }
+
+    /// Past the outbox, which is in MySQL: once, without another attempt.
+    pub(crate) async fn post_directly(&self, event: &Event, now: DateTime<Utc>) {
+        if !self.settings.subscriptions.wants(event.kind) || self.is_gone.load(Ordering::Relaxed) {
+            return;
+        }
+        let answer = self.post.event(&event.id, &event.body(), now).await;
+        if let Err(error) = answer.map_err(|error| error.to_string()).and_then(Answer::success) {
+            tracing::error!(error, target = self.post.target.name, "a webhook about MySQL could not be posted");
+        }
+    }
+
+    fn log(&self, webhook: &LeasedWebhook, outcome: &DeliveryOutcome) {
+        let (id, kind, attempt) = (webhook.event_id.as_str(), webhook.kind.as_str(), webhook.attempts + 1);
+        let target = self.post.target.name.as_str();
+        let result = match outcome {
+            DeliveryOutcome::Sent => {
+                tracing::info!(id, kind, attempt, target, "webhook posted");
+                "sent"
+            }
+            DeliveryOutcome::Retry(at, error) => {
+                tracing::warn!(id, kind, attempt, target, error, next_attempt_at = %at, "webhook not posted yet");
+                "retried"
+            }
+            DeliveryOutcome::GivenUp(error) => {
+                tracing::error!(id, kind, attempt, target, error, "webhook given up");
+                "given_up"
+            }
+        };
+        metrics::counter!("firstcome_webhooks_total", "result" => result).increment(1);
+    }
+}

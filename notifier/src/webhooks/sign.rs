@@ -1,0 +1,70 @@
+//! Signatures as the Standard Webhooks specification has them: HMAC-SHA256 over
+//! `id.timestamp.body`, one for each secret.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac as _};
+use secrecy::{ExposeSecret as _, SecretSlice};
+use sha2::Sha256;
+
+/// How long the key is, in bytes.
+const LENGTH: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// A key that both sides have.
+#[derive(Debug)]
+pub(super) struct Secret(SecretSlice<u8>);
+
+impl Secret {
+    /// Reads `whsec_…`.
+    ///
+    /// # Errors
+    /// With what to do, never with the secret.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let encoded = text.trim().strip_prefix("whsec_").ok_or("it must begin with whsec_")?;
+        let key = STANDARD.decode(encoded).map_err(|_| "what follows whsec_ must be base64")?;
+        if !LENGTH.contains(&key.len()) {
+            return Err(format!("it must hold 24 to 64 bytes, and holds {}", key.len()));
+        }
+        Ok(Self(key.into()))
+    }
+
+    fn sign(&self, id: &str, timestamp: i64, body: &str) -> Option<String> {
+        // No length of a key is refused.
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
+        for part in [id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body.as_bytes()] {
+            mac.update(part);
+        }
+        Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+    }
+}
+
+/// The header `webhook-signature`. No id has a full stop: it would let one message be read as
+/// another.
+pub(super) fn signatures(secrets: &[Secret], id: &str, timestamp: i64, body: &str) -> String {
+    secrets.iter().filter_map(|secret| secret.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the specification's own libraries.
+    #[test]
+    fn a_signature_is_that_of_the_reference_libraries() {
+        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signed = signatures(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_secret_of_another_form_is_refused_without_being_shown() {
+        for (text, says) in [
+            ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
+            ("whsec_not base64", "base64"),
+            ("whsec_MfKQ9r8GKYqrTwjU", "24 to 64"),
+        ] {
+            let error = Secret::parse(text).unwrap_err();
+            assert!(error.contains(says) && !error.contains("MfKQ"), "{text}: {error}");
+        }
+    }
+}

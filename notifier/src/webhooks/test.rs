@@ -1,0 +1,71 @@
+//! `test-webhook`: posts an event to each target and an alert to each Alertmanager at once, past
+//! the outbox, and tells what came back.
+
+use chrono::Utc;
+
+use super::WebhookArgs;
+use super::alertmanager::test_alert;
+use super::event::Event;
+use super::post::{Answer, NoAnswer, Step};
+
+/// Posts to all and says what became of it, line by line. Whether all took it.
+pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) -> anyhow::Result<bool> {
+    let receivers = args.receivers()?;
+    if receivers.targets.is_empty() && receivers.alertmanagers.is_empty() {
+        anyhow::bail!("neither WEBHOOK_URLS nor ALERTMANAGER_URL is set, so there is nobody to post to");
+    }
+    say(&format!("time limit  {:?} a request", receivers.limit));
+    let now = Utc::now();
+    let mut all_took_it = true;
+    for post in receivers.signed_posts() {
+        let event = Event::test(now);
+        let answer = post.event(&event.id, &event.body(), now).await;
+        all_took_it &= tell("webhook", &post.target.name, answer, &mut say);
+    }
+    for target in &receivers.alertmanagers {
+        let answer = target.post(receivers.limit, &[], test_alert(now)).await;
+        all_took_it &= tell("Alertmanager", &target.name, answer, &mut say);
+    }
+    Ok(all_took_it)
+}
+
+fn tell(what: &str, name: &str, answer: Result<Answer, NoAnswer>, say: &mut (impl FnMut(&str) + Send)) -> bool {
+    let (error, advice) = match answer {
+        Ok(answer) => {
+            let (status, advice) = (answer.status, advice_on(answer.status.as_u16()));
+            match answer.success() {
+                Ok(()) => {
+                    say(&format!("ok     {what} {name}: {status}"));
+                    return true;
+                }
+                Err(error) => (error, advice),
+            }
+        }
+        Err(error) => {
+            let advice = match error.step {
+                Step::Connect => "check host and port, and whether a firewall is between",
+                Step::Tls => {
+                    "its certificate is not trusted or names another host (a private authority: WEBHOOK_CA_FILE), or it \
+                     speaks no TLS there: then http://"
+                }
+                Step::Answer => {
+                    "somebody listens but does not answer as an HTTP server, or in time: WEBHOOK_TIMEOUT_MS"
+                }
+            };
+            (error.to_string(), advice)
+        }
+    };
+    say(&format!("FAILED {what} {name}: {error}\n       -> {advice}"));
+    false
+}
+
+fn advice_on(status: u16) -> &'static str {
+    match status {
+        300..=399 => "redirects are not followed: set the address that it leads to",
+        400 | 401 | 403 => "it may want another WEBHOOK_SECRET, or a user and password in the address",
+        404 | 405 => "check the path of the address",
+        410 => "it wants no more webhooks; a daemon would stop to post there",
+        429 => "it is asked too often",
+        _ => "its log says why",
+    }
+}

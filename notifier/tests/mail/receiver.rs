@@ -1,0 +1,148 @@
+//! A receiver of webhooks that behaves as it is told, and checks signatures by itself.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::desk::SOON;
+
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const OTHER: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMsIG5ldyE=";
+
+/// How requests are answered.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    Status(u16),
+    /// Never.
+    Silent,
+    Redirect(String),
+    RetryAfter(u16, u64),
+    /// A status, then the beginning of a body.
+    Endless(u16),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Received {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {:?}", self.headers)).to_str().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.header("webhook-id")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// Its type, and the status in its data.
+    pub(crate) fn what(&self) -> String {
+        let json = self.json();
+        [&json["type"], &json["data"]["status"]].iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether one of its signatures is by this secret.
+    pub(crate) fn is_signed_by(&self, secret: &str) -> bool {
+        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let signed = format!("{}.{}.{}", self.id(), self.header("webhook-timestamp"), self.body);
+        let expected = format!("v1,{}", STANDARD.encode(hmac(&key, signed.as_bytes())));
+        self.header("webhook-signature").split(' ').any(|signature| signature == expected)
+    }
+}
+
+/// HMAC as RFC 2104 has it, on SHA-256 alone: not the implementation that signed.
+fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().to_vec()
+}
+
+#[derive(Debug)]
+struct Desired {
+    reply: Mutex<Reply>,
+    received: Mutex<Vec<Received>>,
+}
+
+/// Listens on a free port for as long as the test's runtime lives.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    base: String,
+    state: Arc<Desired>,
+}
+
+impl Receiver {
+    pub(crate) async fn start() -> Self {
+        let state = Arc::new(Desired { reply: Mutex::new(Reply::Status(204)), received: Mutex::default() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(state.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { base, state }
+    }
+
+    /// Its address, with a secret in it.
+    pub(crate) fn url(&self) -> String {
+        format!("{}/hook?token=hunter2", self.base)
+    }
+
+    pub(crate) fn base(&self) -> String {
+        self.base.clone()
+    }
+
+    pub(crate) fn set(&self, reply: Reply) {
+        *self.state.reply.lock().unwrap() = reply;
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.state.received.lock().unwrap().clone()
+    }
+
+    pub(crate) fn whats(&self) -> Vec<String> {
+        self.received().iter().map(Received::what).collect()
+    }
+
+    /// Waits until so many requests have come.
+    pub(crate) async fn until_there_are(&self, requests: usize) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while self.received().len() < requests {
+            assert!(tokio::time::Instant::now() < deadline, "{} of {requests} came", self.received().len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1_000_000).await.unwrap();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    state.received.lock().unwrap().push(Received { path: head.uri.to_string(), headers: head.headers, body });
+    let reply = state.reply.lock().unwrap().clone();
+    let status = |status| StatusCode::from_u16(status).unwrap();
+    match reply {
+        Reply::Status(code) => (status(code), "why it is so").into_response(),
+        Reply::Silent => std::future::pending().await,
+        Reply::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
+        Reply::RetryAfter(code, seconds) => (status(code), [("retry-after", seconds.to_string())]).into_response(),
+        Reply::Endless(code) => {
+            let beginning = stream::once(async { Ok::<_, std::io::Error>("no end") });
+            (status(code), Body::from_stream(beginning.chain(stream::pending()))).into_response()
+        }
+    }
+}

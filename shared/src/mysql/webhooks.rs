@@ -1,0 +1,175 @@
+//! The tables of webhooks: `webhook_outbox`, events to post, one row an event and target, leased as
+//! mails are; and `webhook_drops`, what was last said of a drop. Also the alerts as Alertmanager is
+//! told them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use diesel::dsl::{max, sql};
+use diesel::prelude::*;
+use diesel::sql_types::{Datetime, Text};
+use diesel_async::RunQueryDsl;
+
+use super::alerts::{Alert, AlertRow, AlertState, REPAIRED};
+use super::outbox::{DeliveryOutcome, deliveries, is_due};
+use super::schema::{alerts, coupons, issued_coupons, webhook_drops, webhook_outbox};
+use super::{Conn, Db, DbError};
+use crate::domain::DropId;
+
+deliveries!(webhook_outbox);
+
+/// Rows inserted in one statement.
+const AT_ONCE: usize = 100;
+
+/// An event for one target, before it is in the outbox.
+#[derive(Debug, Clone, Insertable)]
+#[diesel(table_name = webhook_outbox)]
+pub struct NewWebhook<'a> {
+    /// Now.
+    pub created_at: NaiveDateTime,
+    /// When it is first tried.
+    pub next_attempt_at: NaiveDateTime,
+    /// The same for all targets.
+    pub event_id: &'a str,
+    /// What it is, in one word.
+    pub kind: &'a str,
+    pub target: &'a str,
+    /// JSON, as it is signed.
+    pub body: String,
+}
+
+/// An event that is this sender's until its lease runs out.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = webhook_outbox)]
+#[allow(missing_docs)] // as in NewWebhook
+pub struct LeasedWebhook {
+    pub id: i64,
+    pub created_at: NaiveDateTime,
+    pub event_id: String,
+    pub kind: String,
+    pub body: String,
+    pub attempts: u32,
+}
+
+/// Puts events in the outbox. An event that is there already for a target stays as it is.
+pub async fn enqueue(conn: &mut Conn, mut events: Vec<NewWebhook<'_>>) -> QueryResult<()> {
+    while !events.is_empty() {
+        let rest = events.split_off(events.len().min(AT_ONCE));
+        diesel::insert_into(webhook_outbox::table)
+            .values(std::mem::replace(&mut events, rest))
+            .on_conflict(diesel::dsl::DuplicatedKeys)
+            .do_update()
+            .set(webhook_outbox::event_id.eq(sql::<Text>("webhook_outbox.event_id")))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Leases the oldest event that is due at this target.
+pub async fn lease(
+    db: &Db,
+    target: String,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<LeasedWebhook>, DbError> {
+    db.run("lease a webhook", async move |conn| {
+        let due = || webhook_outbox::table.filter(webhook_outbox::target.eq(&target).and(is_due!(webhook_outbox, now)));
+        // Not FOR UPDATE SKIP LOCKED: that also locks the rows of other targets that it reads, and
+        // their senders would skip them. No transaction, or each look would see what the first saw.
+        loop {
+            let oldest = due().order(webhook_outbox::id).select(webhook_outbox::id).first::<i64>(conn);
+            let Some(id) = oldest.await.optional()? else { return Ok(None) };
+            let row = webhook_outbox::table.filter(webhook_outbox::id.eq(id));
+            let leased = diesel::update(row.filter(is_due!(webhook_outbox, now)))
+                .set(webhook_outbox::leased_until.eq(until.naive_utc()))
+                .execute(conn)
+                .await?;
+            if leased > 0 {
+                return row.select(LeasedWebhook::as_select()).first(conn).await.optional();
+            }
+        }
+    })
+    .await
+}
+
+/// The error of events that [`give_up_orphans`] gave up without an attempt.
+const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
+
+/// Gives up what is from before then: a sender gives up by itself what it fails to deliver, so
+/// these have none. Gives how many; a bounded number at once.
+pub async fn give_up_orphans(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
+    let statement = "UPDATE webhook_outbox SET given_up_at = ?, last_error = COALESCE(last_error, ?) \
+                     WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? LIMIT 1000";
+    db.run_within(Duration::from_secs(30), "give up old webhooks", async move |conn| {
+        let update = diesel::sql_query(statement).bind::<Datetime, _>(now.naive_utc()).bind::<Text, _>(ORPHAN);
+        update.bind::<Datetime, _>(before.naive_utc()).execute(conn).await.map(|rows| rows as u64)
+    })
+    .await
+}
+
+/// What was last said of a drop.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = webhook_drops)]
+pub struct SaidOfDrop {
+    pub drop_id: i64,
+    /// The run that saw it; runs' ids are in order of time.
+    pub run_id: String,
+    /// Rows.
+    pub issued: i64,
+    pub highest_slot: i64,
+    /// The quantity that was said to be sold out, else 0.
+    pub sold_out_quantity: u32,
+    pub updated_at: NaiveDateTime,
+}
+
+/// What was last said of these drops.
+pub async fn said_of(conn: &mut Conn, drops: &[i64]) -> QueryResult<HashMap<DropId, SaidOfDrop>> {
+    let mut said = HashMap::new();
+    for some in drops.chunks(super::MOST_VALUES) {
+        let query = webhook_drops::table.filter(webhook_drops::drop_id.eq_any(some)).select(SaidOfDrop::as_select());
+        let rows = query.load::<SaidOfDrop>(conn).await?;
+        said.extend(rows.into_iter().map(|row| (DropId(row.drop_id), row)));
+    }
+    Ok(said)
+}
+
+/// Keeps what is said of a drop now.
+pub async fn say_of(conn: &mut Conn, said: &SaidOfDrop) -> QueryResult<()> {
+    let insert = diesel::insert_into(webhook_drops::table).values(said);
+    insert.on_conflict(diesel::dsl::DuplicatedKeys).do_update().set(said).execute(conn).await.map(|_| ())
+}
+
+/// The highest slot of a drop that has a row, else 0.
+pub async fn highest_slot(conn: &mut Conn, drop: DropId) -> QueryResult<i64> {
+    let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0));
+    let highest: Option<u32> = rows.select(max(issued_coupons::slot)).first(conn).await?;
+    Ok(highest.map_or(0, i64::from))
+}
+
+/// Alerts that fire, then those that ended within `memory`, as far as people were told of them:
+/// with their numbers and the names of their coupons.
+pub async fn told_alerts(
+    db: &Db,
+    now: DateTime<Utc>,
+    memory: TimeDelta,
+    limit: i64,
+) -> Result<Vec<(i64, Alert, Option<String>)>, DbError> {
+    let since = (now - memory).naive_utc();
+    db.run("list alerts for Alertmanager", async move |conn| {
+        let fires = alerts::status.eq(AlertState::Firing.as_str());
+        let just_ended = alerts::status.eq(AlertState::Resolved.as_str()).and(alerts::resolved_at.ge(since));
+        let is_told = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()).and(alerts::kind.ne(REPAIRED));
+        let rows: Vec<(i64, AlertRow, Option<String>)> = alerts::table
+            .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
+            .filter(fires.or(just_ended).and(is_told))
+            .order((alerts::status, alerts::id))
+            .limit(limit)
+            .select((alerts::id, AlertRow::as_select(), coupons::name.nullable()))
+            .load(conn)
+            .await?;
+        Ok(rows.into_iter().map(|(id, row, coupon)| (id, row.into(), coupon)).collect())
+    })
+    .await
+}
