@@ -9,9 +9,10 @@ use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::runs::Kept;
 use firstcome_shared::redis::Redis;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::collect::TopicReader;
+use crate::http::Api;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::pass::Settings;
 use crate::plan::Policy;
@@ -202,6 +203,10 @@ pub struct HttpArgs {
     /// Token that reads and changes nothing; not set: there is none
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
+    /// The API's own address, as http://127.0.0.1:8080: with it one pauses, raises and revokes at
+    /// the operations page; without it by `firstcome-api coupon`
+    #[arg(long, env = "API_URL")]
+    pub api_url: Option<String>,
 }
 
 impl HttpArgs {
@@ -209,6 +214,16 @@ impl HttpArgs {
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         token.and_then(|token| token.with_view(self.ops_view_token.as_ref())).map_err(anyhow::Error::msg)
+    }
+}
+
+impl HttpArgs {
+    /// The API, where its address is set.
+    pub fn api(&self) -> anyhow::Result<Option<Api>> {
+        let url = self.api_url.as_deref().filter(|url| !url.is_empty());
+        // While the token is being replaced, the setting holds two.
+        let first = self.ops_token.expose_secret().split(',').next().unwrap_or_default();
+        url.map(|url| Api::new(url, first.to_owned().into())).transpose()
     }
 }
 

@@ -74,6 +74,9 @@ impl System {
         let stack = StackOptions { mail, ..StackOptions::default() };
         let servers = Arc::new(Servers::start(stack, options.log_folder.as_deref()).await?);
         step("making tables and topic");
+        let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
+        let first_api = port(8080, 1);
+        let api_url = (first_api != ANY_PORT).then(|| ("API_URL", format!("http://{first_api}")));
         let own = [
             ("SMTP_URL", servers.stack.mail.url()),
             ("RECONCILE_CRON", options.reconcile_cron.clone()),
@@ -81,15 +84,16 @@ impl System {
             ("ALERT_TO", "on-duty@example.com".into()),
             ("KAFKA_TOPIC", TOPIC.into()),
         ];
+        let own = own.into_iter().chain(api_url);
         let installation = Installation::create(&servers, own).await?;
         step(format!(
             "starting the reconciler, {} API process(es) and {} consumer(s)",
             options.apis, options.consumers
         ));
-        let port = |wanted: u16, number: usize| address((options.usual_ports && number == 1).then_some(wanted));
+        let api_port = |number: usize| if number == 1 { first_api.clone() } else { ANY_PORT.to_owned() };
         let (reconciler, apis, consumers, pages) = tokio::try_join!(
             async { installation.reconciler_at(&port(8081, 1)).await },
-            each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &port(8080, n)).await),
+            each(options.apis, async |n| installation.api_at(&format!("api-{n}"), &api_port(n)).await),
             each(options.consumers, async |n| installation.consumer_at(&format!("consumer-{n}"), &port(8082, n)).await),
             async {
                 if !options.pages {

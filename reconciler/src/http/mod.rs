@@ -22,6 +22,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use self::page::Api;
 use crate::daemon::Passes;
 use crate::stores::Stores;
 
@@ -90,16 +91,18 @@ pub fn router(
     stores: Stores,
     passes: Passes,
     token: OpsToken,
+    api: Option<Api>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Router {
-    let page = page::routes(stores.clone(), token.clone(), stop);
+
     let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
     let render = Arc::new(move || {
         metrics.run_upkeep();
         metrics.render() + &drift.render()
     });
     let app = App { stores, passes };
+    let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop);
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi);
     let checks = vec![

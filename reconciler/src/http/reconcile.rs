@@ -79,6 +79,21 @@ pub(super) async fn reconcile(
         by: Some(operator),
         ..Request::new(Trigger::Endpoint)
     };
+    match run(&app, request, body.wait).await? {
+        Asked::Ended(run) => Ok(Json(run).into_response()),
+        Asked::Begun(run_id) => Ok(accepted(run_id)),
+    }
+}
+
+/// What became of a pass that was asked for.
+pub(super) enum Asked {
+    /// It has the lock and is recorded: its address leads to it.
+    Begun(String),
+    Ended(Box<Run>),
+}
+
+/// Runs a pass, and waits for its end or its beginning.
+pub(super) async fn run(app: &App, request: Request, wait: bool) -> Result<Asked, Problem> {
     // Before the answer: a 202 must not lead to a run that never was.
     if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
@@ -86,16 +101,15 @@ pub(super) async fn reconcile(
     let (run_id, answer) = app.passes.start(request).map_err(|running| busy(&running))?;
     let answer = tokio::select! {
         biased;
-        // It has the lock and is recorded: the address leads to it.
-        () = app.passes.progress.until_begun(&run_id), if !body.wait => return Ok(accepted(run_id)),
+        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(Asked::Begun(run_id)),
         answer = answer => answer,
     };
     match answer {
-        Ok(Ok(run)) if body.wait => Ok(Json(run).into_response()),
+        Ok(Ok(run)) if wait => Ok(Asked::Ended(Box::new(run))),
         Ok(Ok(Run { error: Some(error), .. })) => {
             Err(Problem::unavailable(format!("the pass could not begin: {error}")))
         }
-        Ok(Ok(_)) => Ok(accepted(run_id)),
+        Ok(Ok(_)) => Ok(Asked::Begun(run_id)),
         Ok(Err(PassError::Busy | PassError::Made)) => {
             let running = app.stores.db.running_run().await.ok().flatten();
             Err(busy(running.as_deref().unwrap_or("unknown")))

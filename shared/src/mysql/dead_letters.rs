@@ -17,8 +17,10 @@ use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
 mod keep;
+mod look;
 
 pub use keep::{FailedClaim, Source, UNPUBLISHED, keep, keep_unpublished};
+pub use look::{Payload, Wanted};
 
 /// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]

@@ -15,6 +15,7 @@ pub mod issued;
 pub mod migrations;
 pub mod ops_actions;
 pub mod outbox;
+pub mod pace;
 pub mod processes;
 pub mod promises;
 pub mod revoked;

@@ -57,7 +57,7 @@ pub(super) async fn list(
     let query = query.map_or(ListQuery { status: None, before: None }, |Query(query)| query);
     let status = query.status.filter(|word| ["resolved", "told"].contains(&word.as_str()));
     let status = status.unwrap_or_else(|| "firing".to_owned());
-    let db = &page.stores.db;
+    let db = &page.app.stores.db;
     let listed = match notify::list(db, Some(status.clone()), query.before, PAGE).await {
         Ok(listed) => listed,
         Err(error) => return unavailable(error),
@@ -110,7 +110,7 @@ pub(super) async fn acknowledge(
     id: Id,
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
-    let done = notify::acknowledge(&page.stores.db, id, session.name(), Utc::now(), session.operator.clone());
+    let done = notify::acknowledge(&page.app.stores.db, id, session.name(), Utc::now(), session.operator.clone());
     done.await.map_or_else(refused, |_| back(id))
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn silence(
     };
     let now = Utc::now();
     let until = now + TimeDelta::hours(hours.into());
-    let done = notify::silence(&page.stores.db, id, until, session.name(), now, session.operator.clone());
+    let done = notify::silence(&page.app.stores.db, id, until, session.name(), now, session.operator.clone());
     done.await.map_or_else(refused, |_| back(id))
 }
 

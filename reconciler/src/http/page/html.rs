@@ -4,11 +4,16 @@ use askama::Template;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{StatusCode, header::HeaderName};
 use axum::response::{IntoResponse as _, Response};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
 
 use super::alerts::AlertLine;
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::board::Board;
+use super::dead_letters::{LetterLine, LetterView};
+use super::new_coupon::{Preview, Typed};
+use super::pace::{Chart, DayLine};
+use super::people::StoryView;
 use super::runs::{RunLine, RunView};
 use super::session::Session;
 
@@ -76,6 +81,8 @@ pub(super) struct Alerts<'a> {
 pub(super) struct Runs<'a> {
     pub(super) top: Top<'a>,
     pub(super) runs: &'a [RunLine],
+    /// Their places on a line of time, in thousandths, and how each ended.
+    pub(super) marks: &'a [(i64, &'static str)],
     /// The oldest shown, where there may be older ones.
     pub(super) next_before: Option<&'a str>,
 }
@@ -85,6 +92,77 @@ pub(super) struct Runs<'a> {
 pub(super) struct RunPage<'a> {
     pub(super) top: Top<'a>,
     pub(super) run: &'a RunView,
+}
+
+#[derive(Template)]
+#[template(path = "drop.html")]
+pub(super) struct DropPage<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) name: &'a str,
+    pub(super) coupon: CouponId,
+    pub(super) drop: DropId,
+    pub(super) paused: bool,
+    /// Whether the API's address is known.
+    pub(super) has_api: bool,
+    pub(super) board: &'a Board,
+    /// Repairs that wait for a person, while an alert says so.
+    pub(super) held_back: Option<String>,
+    /// Once there are rows.
+    pub(super) chart: Option<Chart>,
+}
+
+#[derive(Template)]
+#[template(path = "people.html")]
+pub(super) struct People<'a> {
+    pub(super) top: Top<'a>,
+    /// What was searched for.
+    pub(super) coupon: &'a str,
+    pub(super) person: &'a str,
+    /// Why nothing was found.
+    pub(super) wrong: &'a str,
+    pub(super) story: Option<&'a StoryView>,
+    /// Whether the API's address is known.
+    pub(super) has_api: bool,
+}
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+pub(super) struct DeadLetters<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) letters: &'a [LetterLine],
+    /// Those that are dealt with, instead of those that are open.
+    pub(super) resolved: bool,
+    /// What is filtered by.
+    pub(super) drop: Option<i64>,
+    pub(super) reason: Option<&'a str>,
+    pub(super) page: u32,
+    pub(super) has_more: bool,
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+pub(super) struct DeadLetter<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) letter: &'a LetterView,
+    pub(super) revealed: bool,
+}
+
+#[derive(Template)]
+#[template(path = "days.html")]
+pub(super) struct Days<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) days: &'a [DayLine],
+}
+
+#[derive(Template)]
+#[template(path = "new_coupon.html")]
+pub(super) struct NewCoupon<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) typed: &'a Typed,
+    /// What can't be made of it.
+    pub(super) wrong: &'a str,
+    pub(super) preview: Option<&'a Preview>,
+    pub(super) has_api: bool,
 }
 
 #[derive(Template)]

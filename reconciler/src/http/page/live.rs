@@ -8,6 +8,7 @@ use askama::Template as _;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse as _, Response, Sse};
+use firstcome_shared::coupon::{Coupon, Drop};
 use futures_util::stream::{Stream, unfold};
 use serde::Serialize;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -73,6 +74,11 @@ impl Live {
             looking.last = Some((Instant::now(), Arc::clone(&seen)));
         }
         seen
+    }
+
+    /// One drop, looked at now.
+    pub(super) async fn one(&self, coupon: Coupon, drop: Drop) -> Board {
+        board(&self.looking.lock().await.reader.read_one(coupon, drop).await)
     }
 
     /// Until the process stops.

@@ -2,12 +2,19 @@
 //! who log in with a token. Why it is made so: docs/decisions/0016-operations-page.md.
 
 mod alerts;
+mod api;
 mod assets;
 mod board;
+mod changes;
+mod dead_letters;
+mod drops;
 mod guard;
 mod html;
 mod live;
 mod login;
+mod new_coupon;
+mod pace;
+mod people;
 mod runs;
 mod session;
 mod snapshot;
@@ -28,11 +35,12 @@ use firstcome_shared::http::page::{Asset, secure};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+pub use self::api::Api;
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::html::{Overview, Top, answer};
 use self::live::Live;
 use self::session::{Session, Sessions, Tries};
-use crate::stores::Stores;
+use super::App;
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -41,8 +49,10 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 /// What the screens work with. Cheap to clone.
 #[derive(Clone)]
 struct Page {
-    stores: Stores,
+    app: App,
     token: OpsToken,
+    /// Where changes are asked for that are the API's to make.
+    api: Option<Arc<Api>>,
     sessions: Arc<Sessions>,
     tries: Arc<Tries>,
     live: Arc<Live>,
@@ -55,14 +65,21 @@ impl Page {
 }
 
 /// The routes of the page. Its live part ends with `stop`.
-pub(super) fn routes(stores: Stores, token: OpsToken, stop: CancellationToken) -> Router {
-    let live = Arc::new(Live::new(stores.clone(), stop));
+pub(super) fn routes(app: App, token: OpsToken, api: Option<Arc<Api>>, stop: CancellationToken) -> Router {
+    let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
-    let page = Page { stores, token, sessions: Arc::default(), tries: Arc::default(), live };
+    let page = Page { app, token, api, sessions: Arc::default(), tries: Arc::default(), live };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
         .route("/runs/{id}/reveal", post(runs::reveal))
+        .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
+        .route("/dead-letters/{id}/discard", post(dead_letters::discard))
+        .route("/coupons/{coupon}/drops/{drop}/change", post(changes::coupon))
+        .route("/coupons/new", post(new_coupon::make))
+        .route("/people/revoke", post(changes::revoke))
+        .route("/pass", post(drops::pass_over_all))
+        .route("/coupons/{coupon}/drops/{drop}/pass", post(drops::pass))
         .route_layer(from_fn(guard::may_change));
     let for_operators = Router::new()
         .route("/", get(overview))
@@ -70,6 +87,12 @@ pub(super) fn routes(stores: Stores, token: OpsToken, stop: CancellationToken) -
         .route("/alerts", get(alerts::list))
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::read))
+        .route("/coupons/{coupon}/drops/{drop}", get(drops::read))
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", get(dead_letters::read))
+        .route("/coupons/new", get(new_coupon::form))
+        .route("/days", get(pace::by_day))
+        .route("/people", get(people::search))
         .route("/logout", post(login::log_out))
         .merge(changes)
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));

@@ -72,3 +72,5 @@ if (next) {
   const answer = await fetch("/login", { redirect: "manual" }).catch(() => null);
   if (answer?.type === "opaqueredirect") location.replace(next.value);
 }
+
+if (document.querySelector("[data-running]")) setTimeout(() => location.reload(), 1500);

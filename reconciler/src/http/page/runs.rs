@@ -52,6 +52,7 @@ pub(super) struct RunView {
     pub(super) how: String,
     pub(super) result: &'static str,
     pub(super) tone: &'static str,
+    pub(super) running: bool,
     pub(super) error: Option<String>,
     pub(super) examined: String,
     pub(super) drops: Vec<DropLine>,
@@ -93,14 +94,25 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Response {
     let before = query.ok().and_then(|Query(query)| query.before).map(|id| id.to_string());
-    let runs = match record::list(&page.stores.db, RUNS, before).await {
+    let runs = match record::list(&page.app.stores.db, RUNS, before).await {
         Ok(runs) => runs,
         Err(error) => return unavailable(error),
     };
+    let marks = time_line(&runs);
     let runs: Vec<RunLine> = runs.into_iter().map(run_line).collect();
     let next_before = runs.last().filter(|_| runs.len() == RUNS as usize).map(|run| run.id.as_str());
     let top = Top::new("Passes", "runs", Some(&session));
-    answer(StatusCode::OK, &Runs { top, runs: &runs, next_before })
+    answer(StatusCode::OK, &Runs { top, runs: &runs, marks: &marks, next_before })
+}
+
+/// Where each of these passes stands on a line from the oldest to the newest, in thousandths, and how
+/// it ended.
+fn time_line(runs: &[RunSummary]) -> Vec<(i64, &'static str)> {
+    let (Some(newest), Some(oldest)) = (runs.first(), runs.last()) else { return Vec::new() };
+    let whole = (newest.started_at - oldest.started_at).num_milliseconds().max(1);
+    let at = |run: &RunSummary| (run.started_at - oldest.started_at).num_milliseconds() * 1_000 / whole;
+    let tone = |run: &RunSummary| result(run.status.parse().unwrap_or(Status::Failed), run.dry_run).1;
+    runs.iter().map(|run| (at(run).clamp(0, 1_000), tone(run))).collect()
 }
 
 fn run_line(run: RunSummary) -> RunLine {
@@ -177,7 +189,7 @@ async fn shown(page: &Page, session: &Session, id: &str, after: i64, reveal: boo
     let no_such =
         || notice(StatusCode::NOT_FOUND, "No such pass", "There is no such pass, or it was deleted with age.");
     let Ok(id) = id.parse::<Uuid>() else { return no_such() };
-    let (run, next_after) = match record::read(&page.stores.db, id.to_string(), FINDINGS, after).await {
+    let (run, next_after) = match record::read(&page.app.stores.db, id.to_string(), FINDINGS, after).await {
         Ok(Some(found)) => found,
         Ok(None) => return no_such(),
         Err(error) => return unavailable(error),
@@ -186,7 +198,7 @@ async fn shown(page: &Page, session: &Session, id: &str, after: i64, reveal: boo
         let detail = json!({"run_id": run.run_id, "after": after, "findings": run.all_findings().count()});
         let act = Act { action: "reveal", detail, ..Act::default() };
         // Before anything is shown.
-        if let Err(error) = page.stores.db.record_act(session.operator.clone(), act).await {
+        if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
             return unavailable(error);
         }
     }
@@ -208,6 +220,7 @@ fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> R
         how: how(run.trigger.as_str(), [run.dry_run, run.deep, false]),
         result,
         tone,
+        running: run.status == Status::Running,
         error: run.error.as_deref().map(|error| detail(error, &people)),
         examined: examined(&grouped(seen.users), &grouped(seen.rows), drops),
         drops: run.drops.iter().take(DROPS).map(drop_line).collect(),

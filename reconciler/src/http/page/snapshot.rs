@@ -123,12 +123,22 @@ impl Reader {
     /// One look at everything that page `page` shows, the first being 0.
     pub(super) async fn read(&mut self, page: usize) -> Snapshot {
         let is_fresh = self.read_facts().await;
-        let at = Utc::now();
         let facts = Arc::clone(&self.facts);
-        let all = in_order(&facts, at);
+        let all = in_order(&facts, Utc::now());
         let total = all.len();
         let of_page = all.into_iter().skip(page.saturating_mul(DROPS)).take(DROPS);
         let shown: Vec<(Coupon, Drop)> = of_page.map(|(coupon, drop)| (coupon.clone(), drop.clone())).collect();
+        self.look(shown, (page, total), is_fresh).await
+    }
+
+    /// The same for one drop, whatever page it is on.
+    pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
+        let is_fresh = self.read_facts().await;
+        self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
+    }
+
+    async fn look(&mut self, shown: Vec<(Coupon, Drop)>, (page, total): (usize, usize), is_fresh: bool) -> Snapshot {
+        let (at, facts) = (Utc::now(), Arc::clone(&self.facts));
         let gate = timeout(PATIENCE, self.stores.redis.gate()).await.ok().and_then(Result::ok);
         let (numbers, verified) = match &gate {
             Some(gate) => self.live(gate, &shown).await,

@@ -8,6 +8,7 @@ mod command_line;
 mod holders;
 mod operators;
 mod page;
+mod page_acts;
 mod processes;
 mod promotion;
 mod recording;

@@ -10,12 +10,12 @@ use serde_json::json;
 
 use crate::drift::support::injector;
 
-const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
+pub(super) const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
 /// A person at the page, by what their browser sends.
-struct Visitor {
+pub(super) struct Visitor {
     client: Client,
-    base: String,
+    pub(super) base: String,
     cookie: String,
 }
 
@@ -25,7 +25,7 @@ impl Visitor {
         Self { client, base: daemon.http().base().to_owned(), cookie: String::new() }
     }
 
-    async fn logged_in(daemon: &Running<Reconciler>, name: &str, token: &str) -> Self {
+    pub(super) async fn logged_in(daemon: &Running<Reconciler>, name: &str, token: &str) -> Self {
         let mut visitor = Self::at(daemon);
         let answer = visitor.log_in(name, token, "/").await;
         assert_eq!((answer.status().as_u16(), header(&answer, LOCATION.as_str())), (303, "/"));
@@ -35,15 +35,15 @@ impl Visitor {
         visitor
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base)).header(COOKIE, &self.cookie)
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub(super) async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path).send().await.unwrap()
     }
 
-    async fn text(&self, path: &str) -> String {
+    pub(super) async fn text(&self, path: &str) -> String {
         self.get(path).await.text().await.unwrap()
     }
 
@@ -53,12 +53,12 @@ impl Visitor {
     }
 
     /// What the page's own forms send back.
-    async fn csrf(&self) -> String {
+    pub(super) async fn csrf(&self) -> String {
         let page = self.text("/alerts").await;
         page.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned()
     }
 
-    async fn post(&self, path: &str, origin: &str, csrf: &str) -> u16 {
+    pub(super) async fn post(&self, path: &str, origin: &str, csrf: &str) -> u16 {
         let form = [("csrf", csrf), ("hours", "1")];
         filled_in(self.request(Method::POST, path).header(ORIGIN, origin), &form)
             .send()
@@ -70,13 +70,13 @@ impl Visitor {
 }
 
 /// A form as a browser sends it.
-fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
+pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
     let encoded = |text: &str| text.bytes().fold(String::new(), |all, byte| format!("{all}%{byte:02X}"));
     let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(pairs.join("&"))
 }
 
-fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
+pub(super) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 

@@ -144,3 +144,60 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
     browser.visit(daemon.http().base()).await;
     until(&browser, "location.pathname === '/login' && !document.body.innerText.includes('Winter')").await;
 }
+
+#[tokio::test]
+async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
+    let f = Fixture::new("page-acts").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+    let daemon = f.world.daemon_with(&[("API_URL", f.api.base())]).await;
+    daemon.reconcile(&json!({})).await;
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    let base = daemon.http().base();
+    let drop_page = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    browser.visit(&drop_page).await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(&browser, "document.querySelector('.chart')").await;
+    assert_open_to_all(&browser, "ops-drop").await;
+
+    let done = injector(&f.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    browser.visit(&drop_page).await;
+    until(&browser, "document.querySelector('button[value=dry_run]')").await;
+    browser.run("document.querySelector('#main').focus()").await;
+    tab_to(&browser, "button[value=dry_run]").await;
+    browser.key(ENTER).await;
+    until(&browser, "document.body.innerText.includes('would: write the row')").await;
+    let rows = "SELECT COUNT(*) FROM issued_coupons";
+    assert_eq!(f.world.sql.number(rows).await, 10, "a dry run changes nothing");
+    browser.visit(&drop_page).await;
+    until(&browser, "document.querySelector('button[value=pass]')").await;
+    browser.click("button[value=pass]").await;
+    until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
+    assert_eq!(f.world.sql.number(rows).await, 12);
+
+    let person = &done.people[0].user;
+    let story = format!("{base}/people?coupon={}&person={person}", coupon.id);
+    f.world.sql.query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')").await;
+    let new = format!(
+        "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&time_zone=Asia%2FSeoul\
+         &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
+    );
+    for (name, place, shown) in [
+        ("ops-person", story.as_str(), "What happened, oldest first"),
+        ("ops-letters", &format!("{base}/dead-letters"), "by hand"),
+        ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
+        ("ops-days", &format!("{base}/days"), "Row within a second"),
+        ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
+        ("ops-drop-again", &drop_page, "Pause coupon"),
+    ] {
+        browser.visit(place).await;
+        until(&browser, &format!("document.body.innerText.includes('{shown}')")).await;
+        assert_open_to_all(&browser, name).await;
+        browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+        assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
+        browser.look(Look { width: 1240, ..Look::default() }).await;
+    }
+    browser.visit(&format!("{base}/dead-letters/701")).await;
+    until(&browser, "document.querySelector('form[action$=reveal] button')").await;
+    browser.click("form[action$=reveal] button").await;
+    until(&browser, "document.querySelector('pre').innerText === 'odd <b>message</b>'").await;
+}

@@ -1,0 +1,224 @@
+//! What one can do at the operations page beside looking: passes, confirmations, one person's story, dead
+//! letters.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
+use reqwest::Method;
+use reqwest::header::{LOCATION, ORIGIN};
+
+use super::page::{VIEW_TOKEN, Visitor, filled_in, header};
+use crate::drift::support::injector;
+
+#[tokio::test]
+async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by_the_coupon_s_name() {
+    let f = Fixture::new("ops-confirm").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    f.world.set("RECONCILE_BRAKE_PERCENT", "0");
+    f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");
+    let daemon = f.world.settled_daemon().await;
+    injector(&f.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (csrf, place) = (kim.csrf().await, format!("/coupons/{}/drops/{}", coupon.id, coupon.drop));
+    // The page to which a form leads, once the pass has ended.
+    let ask = async |path: &str, how: &str, name: &str| {
+        eventually_some("no other pass runs", LIMIT, async || {
+            let form = [("csrf", csrf.as_str()), ("how", how), ("name", name)];
+            let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
+            let answer = filled_in(request, &form).send().await.unwrap();
+            let (status, run) = (answer.status().as_u16(), header(&answer, LOCATION.as_str()).to_owned());
+            if status == 409 { Err(status) } else { Ok((status, run)) }
+        })
+        .await
+    };
+    let ended = async |run: &str, words: &str| {
+        eventually_some(&format!("the pass says {words}"), LIMIT, async || {
+            let page = kim.text(run).await;
+            if page.contains(words) && !page.contains("data-running") { Ok(()) } else { Err(page) }
+        })
+        .await;
+    };
+    let pass = format!("{place}/pass");
+    let (status, run) = ask(&pass, "dry_run", "").await;
+    assert_eq!(status, 303);
+    ended(&run, "would: put back into Redis").await;
+    let (status, run) = ask("/pass", "pass", "").await;
+    assert_eq!(status, 303);
+    ended(&run, "held back").await;
+    let page = kim.text(&place).await;
+    assert!(page.contains("Confirm 3 repairs of drop") && page.contains("3 repairs are held back"), "{page}");
+    assert_eq!(ask(&pass, "confirm", "Winter").await.0, 400);
+    assert_eq!(ask(&pass, "everything", "Winter coupon").await.0, 400);
+    let (status, run) = ask(&pass, "confirm", " Winter coupon ").await;
+    assert_eq!(status, 303);
+    ended(&run, "repaired").await;
+    assert!(!kim.text(&place).await.contains("Confirm "), "there is nothing to confirm any more");
+    let acts = "SELECT operator, COALESCE(detail->>'$.confirm', detail->>'$.dry_run') FROM ops_actions \
+                WHERE action = 'reconcile' AND operator IS NOT NULL ORDER BY id";
+    assert_eq!(f.world.sql.query(acts).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_person_s_story_is_found_by_coupon_and_id() {
+    let f = Fixture::new("ops-person").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 3).await;
+    let daemon = f.world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let found = kim.text(&format!("/people?coupon={}&person=u-2", coupon.id)).await;
+    assert!(found.contains("u-2 and Winter coupon") && found.contains("What happened, oldest first"), "{found}");
+    for (coupon, person, status) in [("4711", "u-2", 404), ("x", "u-2", 404), ("1", "a%20b", 400), ("", "", 200)] {
+        assert_eq!(kim.get(&format!("/people?coupon={coupon}&person={person}")).await.status(), status, "{coupon} {person}");
+    }
+}
+
+#[tokio::test]
+async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_api_by_its_name() {
+    let f = Fixture::new("ops-changes").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 3).await;
+    let daemon = f.world.daemon_with(&[("API_URL", f.api.base())]).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (csrf, place) = (kim.csrf().await, format!("/coupons/{}/drops/{}", coupon.id, coupon.drop));
+    let id = coupon.id.to_string();
+    let change = format!("{place}/change");
+    let ask = async |path: &str, fields: &[(&str, &str)]| {
+        let mut form = vec![("csrf", csrf.as_str())];
+        form.extend(fields);
+        let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
+        let answer = filled_in(request, &form).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let revoke = |person: &'static str, name: &'static str| {
+        [("coupon", id.as_str()), ("person", person), ("reason", "bought by a script"), ("name", name)]
+    };
+    // Nothing happens without the coupon's name.
+    for how in ["pause", "raise"] {
+        assert_eq!(ask(&change, &[("how", how), ("quantity", "30"), ("name", "Winter")]).await.0, 400, "{how}");
+    }
+    assert_eq!(ask("/people/revoke", &revoke("u-2", "Winter")).await.0, 400);
+    assert_eq!(ask(&change, &[("how", "raise"), ("quantity", "20"), ("name", "Winter coupon")]).await.0, 400);
+    let state = "SELECT paused, quantity, (SELECT COUNT(*) FROM issued_coupons) FROM coupons";
+    assert_eq!(f.world.sql.query(state).await, [["0", "20", "3"]]);
+
+    assert_eq!(ask(&change, &[("how", "pause"), ("name", "Winter coupon")]).await.0, 303);
+    assert!(kim.text(&place).await.contains("Resume coupon"));
+    assert_eq!(ask(&change, &[("how", "resume")]).await.0, 303);
+    assert_eq!(ask(&change, &[("how", "raise"), ("quantity", "30"), ("name", "Winter coupon")]).await.0, 303);
+    assert_eq!(ask("/people/revoke", &revoke("u-2", "Winter coupon")).await.0, 303);
+    assert_eq!(f.world.sql.query(state).await, [["0", "30", "2"]]);
+    // What the API refuses is said in its words.
+    let (status, page) = ask("/people/revoke", &revoke("u-99", "Winter coupon")).await;
+    assert!(status == 404 && page.contains("The API refused: "), "{status} {page}");
+
+    let by_the_api = "SELECT COUNT(*) FROM ops_actions WHERE operator = 'Kim' AND action <> 'ask_api'";
+    assert_eq!(f.world.sql.query(by_the_api).await, [["4"]]);
+    let asked = "SELECT GROUP_CONCAT(detail->>'$.asked_for' ORDER BY id) FROM ops_actions WHERE action = 'ask_api'";
+    assert_eq!(f.world.sql.query(asked).await, [["pause,resume,raise,revoke,revoke"]]);
+}
+
+#[tokio::test]
+async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
+    let (world, api) = open_world("ops-new").await;
+    let daemon = world.daemon_with(&[("API_URL", api.base())]).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    assert!(kim.text("/coupons/new").await.contains("Show the next openings"));
+    let typed = "name=Winter&quantity=500&once_per=drop&waiting_list=10&repeats=daily&time_zone=Asia%2FSeoul\
+                 &first_day=2130-12-01&last_day=&opens=15%3A00&closes=18%3A00";
+    let preview = kim.text(&format!("/coupons/new?{typed}")).await;
+    assert!(preview.contains("Fri 2130-12-01 15:00 +09:00") && preview.contains("2130-12-01 06:00"), "{preview}");
+    let wrong = kim.get(&format!("/coupons/new?{}", typed.replace("Seoul", "Atlantis"))).await;
+    assert_eq!(wrong.status(), 400);
+    let key = preview.split("name=\"key\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let body = format!("{typed}&key={key}&csrf={}", kim.csrf().await);
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        let request = kim.request(Method::POST, "/coupons/new").header(ORIGIN, &kim.base);
+        let form = request.header("content-type", "application/x-www-form-urlencoded").body(body.clone());
+        let answer = form.send().await.unwrap();
+        assert_eq!(answer.status(), 303);
+        places.push(header(&answer, LOCATION.as_str()).to_owned());
+    }
+    assert_eq!(places[0], places[1], "a double click");
+    assert!(kim.text(&places[0]).await.contains("Winter"));
+    assert_eq!(world.sql.query("SELECT COUNT(*), MIN(quantity) FROM coupons").await, [["1", "500"]]);
+}
+
+#[tokio::test]
+async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
+    let f = Fixture::new("ops-pace").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 10).await;
+    let daemon = f.world.daemon().await;
+    f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 300000 MICROSECOND").await;
+    f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 7 SECOND WHERE slot = 4").await;
+    let lee = Visitor::logged_in(&daemon, "Lee", OPS_TOKEN).await;
+    let page = lee.text(&format!("/coupons/{}/drops/{}", coupon.id, coupon.drop)).await;
+    assert!(page.contains("Row within a second of the claim: 90.0 % of 10 looked at."), "{page}");
+    assert!(page.contains("data-label=\"Row after its claim\">7.0 s<"), "{page}");
+    let days = lee.text("/days").await;
+    assert!(days.contains("90.0 % of 10 looked at"), "{days}");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is_recorded() {
+    let f = Fixture::new("ops-letters").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 1).await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.daemon().await;
+    // One that names nobody, one that names no drop, and fifty of another reason.
+    f.world
+        .sql
+        .query(&format!(
+            "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, payload, reason, error) VALUES \
+             (701, {}, {}, 9, NULL, X'7B22757365725F6964223A22', 'undecodable', 'EOF at c-secret-4711@example.com'), \
+             (702, NULL, NULL, NULL, 'c-secret-4711', '<script>c-secret-4711', 'by_hand_probe', NULL)",
+            coupon.id, coupon.drop
+        ))
+        .await;
+    let many: Vec<String> = (0..51).map(|n| format!("(NULL, 999999, {n}, 'many')")).collect();
+    f.world
+        .sql
+        .query(&format!("INSERT INTO failed_claims (coupon_id, drop_id, slot, reason) VALUES {}", many.join(",")))
+        .await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let viewer = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let first = kim.text("/dead-letters?reason=many").await;
+    assert_eq!(first.matches("coupon –, drop 999999").count(), 50, "{first}");
+    assert!(first.contains("/dead-letters?page=2&amp;reason=many"), "{first}");
+    let second = kim.text("/dead-letters?page=2&reason=many").await;
+    assert_eq!(second.matches("coupon –, drop 999999").count(), 1, "{second}");
+    let found = kim.text(&format!("/dead-letters?drop={}", coupon.drop)).await;
+    assert!(found.contains("/dead-letters/701") && !found.contains("/dead-letters/702"), "{found}");
+
+    for (visitor, path) in [(&kim, "/dead-letters?reason=by_hand_probe"), (&viewer, "/dead-letters/702"), (&kim, "/dead-letters/702")] {
+        let page = visitor.text(path).await;
+        assert!(!page.contains("4711") && !page.contains("<script>c"), "{page}");
+    }
+    assert!(!kim.text("/dead-letters/701").await.contains("4711"));
+    assert!(!viewer.text("/dead-letters/702").await.contains("Discard dead letter"));
+    let csrf = kim.csrf().await;
+    let act = async |visitor: &Visitor, path: &str, why: &str, name: &str| {
+        let form = [("csrf", csrf.as_str()), ("why", why), ("name", name)];
+        let request = visitor.request(Method::POST, path).header(ORIGIN, &visitor.base);
+        let answer = filled_in(request, &form).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, shown) = act(&kim, "/dead-letters/702/reveal", "", "").await;
+    assert!(status == 200 && shown.contains("for c-secret-4711") && shown.contains("&#60;script&#62;c-secret-4711"), "{shown}");
+    assert_eq!(act(&viewer, "/dead-letters/702/reveal", "", "").await.0, 403);
+    assert_eq!(act(&viewer, "/dead-letters/702/discard", "junk", "").await.0, 403);
+    assert_eq!(act(&kim, "/dead-letters/702/discard", " ", "").await.0, 400);
+    assert_eq!(act(&kim, "/dead-letters/701/discard", "junk", "Winter").await.0, 400);
+    let open = "SELECT COUNT(*) FROM failed_claims WHERE id IN (701, 702) AND resolved_at IS NULL";
+    assert_eq!(f.world.sql.query(open).await, [["2"]]);
+    assert_eq!(act(&kim, "/dead-letters/701/discard", "junk", "Winter coupon").await.0, 303);
+    assert_eq!(act(&kim, "/dead-letters/702/discard", "junk", "").await.0, 303);
+    assert_eq!(act(&kim, "/dead-letters/702/discard", "junk", "").await.0, 409);
+    assert_eq!(f.world.sql.query(open).await, [["0"]]);
+    assert!(kim.text("/dead-letters?status=resolved").await.contains("by_hand: junk (Kim)"));
+    for path in ["/dead-letters/4711", "/dead-letters/x"] {
+        assert_eq!(kim.get(path).await.status(), 404, "{path}");
+    }
+    let acts = "SELECT action, operator, detail->>'$.dead_letter' FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
+    assert_eq!(
+        f.world.sql.query(acts).await,
+        [["reveal", "Kim", "702"], ["discard_dead_letter", "Kim", "701"], ["discard_dead_letter", "Kim", "702"]]
+    );
+}

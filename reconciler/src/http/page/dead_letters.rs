@@ -1,0 +1,226 @@
+//! Dead letters: why each is there, what its message was, and the discarding of one by hand. Ids are
+//! masked, and messages kept back, until somebody who may change things reveals them, which is
+//! recorded.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, Payload, Wanted};
+use firstcome_shared::mysql::ops_actions::Act;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Page;
+use super::board::instant;
+use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable};
+use super::session::Session;
+use crate::notify::wording::{LONGEST, count, detail, line, person};
+
+/// Dead letters on a page, and most pages.
+const PAGE: u32 = 50;
+const PAGES: u32 = 200;
+
+/// Longest part of a message that is shown, in characters.
+const MESSAGE: usize = 2_000;
+
+/// Longest reason for discarding one, in characters.
+const WHY: usize = 200;
+
+/// One in the list.
+pub(super) struct LetterLine {
+    pub(super) id: i64,
+    pub(super) at: String,
+    pub(super) reason: String,
+    pub(super) drop: Option<i64>,
+    pub(super) place: String,
+    pub(super) slot: String,
+    pub(super) person: String,
+    /// What became of it, or the error.
+    pub(super) what: String,
+}
+
+/// One alone.
+pub(super) struct LetterView {
+    pub(super) line: LetterLine,
+    pub(super) claimed: String,
+    pub(super) source: String,
+    pub(super) resolved: Option<String>,
+    /// Its message, once it is revealed.
+    pub(super) message: Option<String>,
+    pub(super) length: String,
+    /// The coupon's name, which is typed to discard the dead letter.
+    pub(super) coupon: Option<String>,
+    /// Where a pass over its drop is asked for.
+    pub(super) drop_page: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    status: String,
+    drop: Option<i64>,
+    reason: Option<String>,
+    #[serde(default)]
+    page: u32,
+}
+
+pub(super) async fn list(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Response {
+    let query = query.map(|Query(query)| query).unwrap_or_default();
+    let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
+    let reason = query.reason.filter(|reason| !reason.is_empty());
+    let wanted = Wanted { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
+    let found = match page.app.stores.db.list_dead_letters(wanted, (number - 1) * PAGE, PAGE + 1).await {
+        Ok(found) => found,
+        Err(error) => return unavailable(error),
+    };
+    let has_more = found.len() > PAGE as usize && number < PAGES;
+    let letters: Vec<LetterLine> = found.iter().take(PAGE as usize).map(|letter| letter_line(letter, false)).collect();
+    let top = Top::new("Dead letters", "dead-letters", Some(&session));
+    let (reason, drop) = (reason.as_deref(), query.drop);
+    answer(StatusCode::OK, &DeadLetters { top, letters: &letters, resolved, drop, reason, page: number, has_more })
+}
+
+fn letter_line(letter: &DeadLetterRow, revealed: bool) -> LetterLine {
+    let dash = || "–".to_owned();
+    let number = |number: Option<i64>| number.map_or_else(dash, |number| number.to_string());
+    let people: HashSet<&str> = letter.user_id.as_deref().into_iter().collect();
+    let what = letter.resolution.as_deref().map(|how| {
+        letter.resolution_detail.as_deref().map_or_else(|| how.to_owned(), |detail| format!("{how}: {detail}"))
+    });
+    let what = what.or_else(|| letter.error.clone()).unwrap_or_default();
+    let shown = |id: &String| if revealed { line(id, LONGEST) } else { person(id) };
+    LetterLine {
+        id: letter.id,
+        at: instant(letter.failed_at.and_utc()),
+        reason: line(&letter.reason, LONGEST),
+        drop: letter.drop_id,
+        place: format!("coupon {}, drop {}", number(letter.coupon_id), number(letter.drop_id)),
+        slot: number(letter.slot),
+        person: letter.user_id.as_ref().map_or_else(|| "nobody".to_owned(), shown),
+        what: if revealed { line(&what, LONGEST) } else { detail(&what, &people) },
+    }
+}
+
+type Id = Result<Path<i64>, PathRejection>;
+
+pub(super) async fn read(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, id: Id) -> Response {
+    shown(&page, &session, id, false).await
+}
+
+pub(super) async fn reveal(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, id: Id) -> Response {
+    shown(&page, &session, id, true).await
+}
+
+fn no_such() -> Response {
+    notice(StatusCode::NOT_FOUND, "No such dead letter", "There is no such dead letter, or it was deleted with age.")
+}
+
+/// The coupon that a dead letter names, by its name, and its drop's page where there is such a drop.
+async fn named(page: &Page, letter: &DeadLetterRow) -> Result<(Option<String>, Option<String>), DbError> {
+    let Some(coupon) = letter.coupon_id.map(CouponId) else { return Ok((None, None)) };
+    let Some((coupon, drops)) = page.app.stores.db.coupon(coupon).await? else { return Ok((None, None)) };
+    let drop = drops.iter().find(|drop| Some(drop.id.0) == letter.drop_id);
+    let drop_page = drop.map(|drop| format!("/coupons/{}/drops/{}", coupon.id, drop.id));
+    Ok((Some(line(&coupon.name, LONGEST)), drop_page))
+}
+
+async fn shown(page: &Page, session: &Session, id: Id, reveal: bool) -> Response {
+    let Ok(Path(id)) = id else { return no_such() };
+    let (letter, payload) = match page.app.stores.db.dead_letter(id).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return no_such(),
+        Err(error) => return unavailable(error),
+    };
+    if reveal {
+        let act = Act { action: "reveal", detail: json!({"dead_letter": id}), ..Act::default() };
+        // Before anything is shown.
+        if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+            return unavailable(error);
+        }
+    }
+    let (coupon, drop_page) = match named(page, &letter).await {
+        Ok(named) => named,
+        Err(error) => return unavailable(error),
+    };
+    let view = LetterView { coupon, drop_page, ..view(&letter, &payload, reveal) };
+    let top = Top::new("One dead letter", "dead-letters", Some(session));
+    answer(StatusCode::OK, &DeadLetter { top, letter: &view, revealed: reveal })
+}
+
+fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView {
+    let message = payload.beginning.as_deref().filter(|_| revealed);
+    let from = letter.source_partition.zip(letter.source_offset);
+    LetterView {
+        line: letter_line(letter, revealed),
+        claimed: letter.claimed_at.map_or_else(|| "not known".to_owned(), |at| instant(at.and_utc())),
+        source: from.map_or_else(
+            || "not from the topic".to_owned(),
+            |(partition, offset)| format!("partition {partition}, offset {offset}"),
+        ),
+        resolved: letter.resolved_at.map(|at| instant(at.and_utc())),
+        message: message.map(|bytes| line(&String::from_utf8_lossy(bytes), MESSAGE)),
+        length: count(usize::try_from(payload.bytes).unwrap_or(0), "byte", "bytes"),
+        coupon: None,
+        drop_page: None,
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Discard {
+    #[serde(default)]
+    why: String,
+    /// The coupon's name, where the dead letter names one.
+    #[serde(default)]
+    name: String,
+}
+
+/// Discards a dead letter: no pass looks at it again.
+pub(super) async fn discard(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    id: Id,
+    form: Result<Form<Discard>, FormRejection>,
+) -> Response {
+    let Ok(Path(id)) = id else { return no_such() };
+    let Form(Discard { why, name }) = match form {
+        Ok(form) => form,
+        Err(_) => return refused("The form is not of this page. Nothing was done."),
+    };
+    let why = line(&why, WHY);
+    if why.is_empty() {
+        return refused("Say why it is discarded. Nothing was done: go back and try again.");
+    }
+    let named = match page.app.stores.db.dead_letter(id).await {
+        Ok(Some((letter, _))) => named(&page, &letter).await,
+        Ok(None) => return no_such(),
+        Err(error) => Err(error),
+    };
+    match named {
+        Ok((Some(coupon), _)) if line(&name, LONGEST) != coupon => {
+            return refused("What you typed is not the coupon's name. Nothing was done: go back and try again.");
+        }
+        Ok(_) => {}
+        Err(error) => return unavailable(error),
+    }
+    let why = format!("{why} ({})", session.name());
+    match page.app.stores.db.discard_dead_letter(id, why, session.operator.clone()).await {
+        Ok(true) => Redirect::to(&format!("/dead-letters/{id}")).into_response(),
+        Ok(false) => notice(StatusCode::CONFLICT, "Not discarded", "It has been dealt with already."),
+        Err(error) => unavailable(error),
+    }
+}
+
+fn refused(why: &str) -> Response {
+    notice(StatusCode::BAD_REQUEST, "Not discarded", why)
+}

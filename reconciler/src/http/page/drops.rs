@@ -1,0 +1,142 @@
+//! One drop: its figures, its alerts, and the passes that somebody may ask for. What can hurt is
+//! confirmed by typing the coupon's name.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{FormRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::{Extension, Form};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
+use serde::Deserialize;
+
+use super::Page;
+use super::html::{DropPage, Top, answer, notice, unavailable};
+use super::pace::chart;
+use super::session::Session;
+use crate::http::reconcile::{Asked as Answered, run};
+use crate::notify::alerts::About;
+use crate::notify::wording::{LONGEST, grouped, line};
+use crate::pass::Request;
+use crate::report::Trigger;
+
+type Place = Result<Path<(i64, i64)>, PathRejection>;
+
+/// The coupon and the drop that a path names.
+pub(super) async fn find(page: &Page, place: Place) -> Result<(Coupon, Drop), Response> {
+    let no_such = || notice(StatusCode::NOT_FOUND, "No such drop", "There is no such drop of this coupon.");
+    let Ok(Path((coupon, drop))) = place else { return Err(no_such()) };
+    let found = page.app.stores.db.coupon(CouponId(coupon)).await.map_err(unavailable)?;
+    let drop_of = |(coupon, drops): (Coupon, Vec<Drop>)| {
+        let drop = drops.into_iter().find(|one| one.id == DropId(drop))?;
+        Some((coupon, drop))
+    };
+    found.and_then(drop_of).ok_or_else(no_such)
+}
+
+/// How many repairs the repair limit holds back, while an alert says so.
+async fn held_back(page: &Page, drop: DropId) -> Result<Option<u32>, DbError> {
+    let firing = alerts::list(&page.app.stores.db, Some(AlertState::Firing.as_str().to_owned()), None, ALERTS).await?;
+    let is_braked = |one: &ListedAlert| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word();
+    if firing.iter().any(is_braked) { page.app.stores.db.held_back(drop).await } else { Ok(None) }
+}
+
+/// Open alerts looked through.
+const ALERTS: i64 = 500;
+
+pub(super) async fn read(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, place: Place) -> Response {
+    let (coupon, drop) = match find(&page, place).await {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let held_back = match held_back(&page, drop.id).await {
+        Ok(held) => held.map(u64::from).map(grouped),
+        Err(error) => return unavailable(error),
+    };
+    let chart = match page.app.stores.db.pace(drop.id).await {
+        Ok(steps) => chart(&steps),
+        Err(error) => return unavailable(error),
+    };
+    let name = line(&coupon.name, LONGEST);
+    let (coupon_id, drop_id, paused) = (coupon.id, drop.id, coupon.paused);
+    let board = page.live.one(coupon, drop).await;
+    let top = Top::new(&name, "", Some(&session));
+    let screen = DropPage {
+        top,
+        name: &name,
+        coupon: coupon_id,
+        drop: drop_id,
+        paused,
+        has_api: page.api.is_some(),
+        board: &board,
+        held_back,
+        chart,
+    };
+    answer(StatusCode::OK, &screen)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    how: String,
+    /// The coupon's name, where it is asked for.
+    #[serde(default)]
+    name: String,
+}
+
+/// A pass over one drop.
+pub(super) async fn pass(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    place: Place,
+    form: Result<Form<Asked>, FormRejection>,
+) -> Response {
+    let Ok(Form(asked)) = form else { return not_understood() };
+    let (coupon, drop) = match find(&page, place).await {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let request = Request { coupon: Some(coupon.id), drop: Some(drop.id), ..Request::new(Trigger::Endpoint) };
+    let request = match asked.how.as_str() {
+        "pass" => request,
+        "dry_run" => Request { dry_run: true, ..request },
+        "confirm" if line(&asked.name, LONGEST) == line(&coupon.name, LONGEST) => Request { confirm: true, ..request },
+        "confirm" => {
+            let why = "What you typed is not the coupon's name. Nothing was done: go back and try again.";
+            return notice(StatusCode::BAD_REQUEST, "Not confirmed", why);
+        }
+        _ => return not_understood(),
+    };
+    started(&page, &session, request).await
+}
+
+/// A pass over everything.
+pub(super) async fn pass_over_all(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<Asked>, FormRejection>,
+) -> Response {
+    let request = Request::new(Trigger::Endpoint);
+    let request = match form.as_ref().map(|Form(asked)| asked.how.as_str()) {
+        Ok("pass") => request,
+        Ok("dry_run") => Request { dry_run: true, ..request },
+        _ => return not_understood(),
+    };
+    started(&page, &session, request).await
+}
+
+fn not_understood() -> Response {
+    notice(StatusCode::BAD_REQUEST, "Not understood", "The form is not of this page. Nothing was done.")
+}
+
+async fn started(page: &Page, session: &Session, request: Request) -> Response {
+    let request = Request { by: Some(session.operator.clone()), ..request };
+    match run(&page.app, request, false).await {
+        Ok(Answered::Begun(run_id)) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
+        Ok(Answered::Ended(run)) => Redirect::to(&format!("/runs/{}", run.run_id)).into_response(),
+        Err(problem) => notice(problem.status(), "No pass was begun", problem.detail()),
+    }
+}

@@ -1,0 +1,219 @@
+//! A form for a new coupon. First a preview of its next openings, in local time and in UTC; then the
+//! API makes it. The form's own key keeps a double click from making two.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{Form, Query};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::Extension;
+use chrono::Utc;
+use firstcome_shared::mysql::ops_actions::Act;
+use firstcome_shared::schedule::Schedule;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Page;
+use super::html::{NewCoupon, Top, answer, unavailable};
+use super::session::Session;
+use crate::notify::wording::{LONGEST, capital, grouped, line};
+
+/// Openings that are shown.
+const OPENINGS: usize = 10;
+
+/// What was typed.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Typed {
+    pub(super) name: String,
+    pub(super) quantity: String,
+    pub(super) once_per: String,
+    pub(super) waiting_list: String,
+    /// `daily`, or else once.
+    pub(super) repeats: String,
+    pub(super) time_zone: String,
+    pub(super) first_day: String,
+    pub(super) last_day: String,
+    pub(super) opens: String,
+    pub(super) closes: String,
+    key: String,
+}
+
+/// One opening: local time, the same in UTC, and the closing.
+pub(super) struct Opening {
+    pub(super) local: String,
+    pub(super) utc: String,
+    pub(super) closes: String,
+}
+
+/// What the form would make.
+pub(super) struct Preview {
+    pub(super) openings: Vec<Opening>,
+    pub(super) quantity: String,
+    pub(super) is_daily: bool,
+    pub(super) key: String,
+}
+
+/// What the API is asked for, and what it would do.
+fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
+    let number = |what: &str, text: &str| {
+        text.trim().parse::<u32>().map_err(|_| format!("{what} must be a whole number, not {:?}", line(text, LONGEST)))
+    };
+    let (quantity, waiting) = (number("The quantity", &typed.quantity)?, number("The waiting list", &typed.waiting_list)?);
+    let is_daily = typed.repeats == "daily";
+    let (first, last) = (typed.first_day.trim(), typed.last_day.trim());
+    let mut daily = json!({
+        "type": "daily", "time_zone": typed.time_zone.trim(), "opens": typed.opens.trim(), "closes": typed.closes.trim(),
+        "first_day": first,
+    });
+    // Once is one day.
+    let last = if is_daily { last } else { first };
+    if !last.is_empty() {
+        daily["last_day"] = last.into();
+    }
+    let wrong = |why: String| format!("The schedule can't be read: {why}");
+    let schedule: Schedule = serde_json::from_value(daily.clone()).map_err(|error| wrong(error.to_string()))?;
+    schedule.check().map_err(|error| wrong(error.to_string()))?;
+    let Schedule::Daily { time_zone, .. } = &schedule else { return Err(wrong("it is not daily".to_owned())) };
+    let openings = schedule.openings(Utc::now(), OPENINGS);
+    let Some(next) = openings.first() else { return Err("It would never open: its days are over".to_owned()) };
+    let body_schedule = if is_daily {
+        daily
+    } else {
+        json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at})
+    };
+    let once_per = if typed.once_per == "drop" { "drop" } else { "coupon" };
+    let body = json!({
+        "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
+        "schedule": body_schedule,
+    });
+    let shown = openings.iter().map(|drop| Opening {
+        local: drop.opens_at.with_timezone(time_zone).format("%a %Y-%m-%d %H:%M %:z").to_string(),
+        utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
+        closes: drop.closes_at.map_or_else(
+            || "stays open".to_owned(),
+            |at| at.with_timezone(time_zone).format("%m-%d %H:%M %:z").to_string(),
+        ),
+    });
+    Ok((body, shown.collect()))
+}
+
+/// The form; once something is typed, with its preview.
+pub(super) async fn form(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    query: Result<Query<Typed>, QueryRejection>,
+) -> Response {
+    let typed = query.map(|Query(typed)| typed).unwrap_or_default();
+    if typed.name.is_empty() && typed.quantity.is_empty() {
+        let typed = Typed { waiting_list: "0".to_owned(), time_zone: "UTC".to_owned(), ..typed };
+        return shown(&page, &session, StatusCode::OK, &typed, "", None);
+    }
+    match plan(&typed) {
+        Ok((body, openings)) => {
+            let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
+            let key = Uuid::now_v7().to_string();
+            let preview = Preview { openings, quantity, is_daily: typed.repeats == "daily", key };
+            shown(&page, &session, StatusCode::OK, &typed, "", Some(&preview))
+        }
+        Err(wrong) => shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+    }
+}
+
+fn shown(
+    page: &Page,
+    session: &Session,
+    status: StatusCode,
+    typed: &Typed,
+    wrong: &str,
+    preview: Option<&Preview>,
+) -> Response {
+    let top = Top::new("New coupon", "new", Some(session));
+    answer(status, &NewCoupon { top, typed, wrong, preview, has_api: page.api.is_some() })
+}
+
+/// Asks the API to make it.
+pub(super) async fn make(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<Typed>, FormRejection>,
+) -> Response {
+    let Ok(Form(typed)) = form else {
+        let wrong = "The form is not of this page. Nothing was made.";
+        return shown(&page, &session, StatusCode::BAD_REQUEST, &Typed::default(), wrong, None);
+    };
+    let (api, body) = match (&page.api, plan(&typed)) {
+        (Some(api), Ok((body, _))) => (api, body),
+        (None, _) => return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None),
+        (_, Err(wrong)) => return shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+    };
+    let act = Act { action: "ask_api", detail: json!({"asked_for": "create", "body": body}), ..Act::default() };
+    if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
+        return unavailable(error);
+    }
+    match api.ask(Method::POST, "/v1/coupons", body, session.name(), Some(&typed.key)).await {
+        Ok(made) => {
+            let (coupon, next) = (&made["id"], &made["next_drop"]["id"]);
+            let drop = if next.is_null() { &made["current_drop"]["id"] } else { next };
+            Redirect::to(&format!("/coupons/{coupon}/drops/{drop}")).into_response()
+        }
+        Err(refused) => shown(&page, &session, refused.status, &typed, &capital(&refused.why), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed() -> Typed {
+        let text = str::to_owned;
+        Typed {
+            name: text(" Winter "),
+            quantity: text("500"),
+            once_per: text("drop"),
+            waiting_list: text("10"),
+            repeats: text("daily"),
+            time_zone: text("Asia/Seoul"),
+            first_day: text("2130-12-01"),
+            last_day: text(""),
+            opens: text("15:00"),
+            closes: text("18:00"),
+            key: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_daily_coupon_is_shown_in_local_time_and_utc() {
+        let (body, openings) = plan(&typed()).unwrap();
+        assert_eq!(openings.len(), 10);
+        assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
+        assert_eq!((openings[0].utc.as_str(), openings[0].closes.as_str()), ("2130-12-01 06:00", "12-01 18:00 +09:00"));
+        assert_eq!(body["schedule"]["type"], "daily");
+        assert_eq!((body["name"].as_str(), body["quantity"].as_u64()), (Some("Winter"), Some(500)));
+    }
+
+    #[test]
+    fn once_is_one_window_in_utc() {
+        let (body, openings) = plan(&Typed { repeats: "once".to_owned(), ..typed() }).unwrap();
+        assert_eq!(openings.len(), 1);
+        let schedule = json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z", "closes_at": "2130-12-01T09:00:00Z"});
+        assert_eq!(body["schedule"], schedule);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (wrong, word) in [
+            (Typed { quantity: "many".to_owned(), ..typed() }, "quantity"),
+            (Typed { time_zone: "Mars".to_owned(), ..typed() }, "schedule"),
+            (Typed { opens: "3 pm".to_owned(), ..typed() }, "schedule"),
+            (Typed { last_day: "2130-11-01".to_owned(), ..typed() }, "last_day"),
+            (Typed { first_day: "2020-01-01".to_owned(), last_day: "2020-01-02".to_owned(), ..typed() }, "never open"),
+        ] {
+            let said = plan(&wrong).err().unwrap();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! How fast a drop went, as a chart and as a table, and how soon rows came, by day. Pure but for its
+//! two handlers' queries.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::{NaiveDateTime, TimeDelta};
+use firstcome_shared::mysql::pace::{Day, Step};
+
+use super::Page;
+use super::board::instant;
+use super::html::{Days, Top, answer, unavailable};
+use super::session::Session;
+use crate::notify::wording::grouped;
+
+/// Days that are listed.
+const DAYS: u32 = 14;
+
+/// Size of the drawing, in its own units.
+const WIDTH: f64 = 600.0;
+const HEIGHT: f64 = 160.0;
+
+/// Lines of the table beside the chart.
+const LINES: usize = 10;
+
+/// Admissions and rows of a drop, over time.
+pub(super) struct Chart {
+    /// Points of a polyline, as SVG has them.
+    pub(super) admitted: String,
+    pub(super) issued: String,
+    pub(super) from: String,
+    /// How long the drawing's width is.
+    pub(super) length: String,
+    pub(super) slots: String,
+    /// How many of those that were looked at had their row within a second, in words.
+    pub(super) share: String,
+    pub(super) lines: Vec<Line>,
+}
+
+/// A slot in the table.
+pub(super) struct Line {
+    pub(super) slot: String,
+    pub(super) admitted: String,
+    pub(super) row: String,
+}
+
+/// What the sample shows; nothing where it is empty.
+pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
+    let last = steps.last()?;
+    let from = steps.iter().map(|step| step.claimed_at).min()?;
+    let since = |at: NaiveDateTime| (at - from).max(TimeDelta::zero());
+    // One straggler of tomorrow must not press all others into a line.
+    let mut lengths: Vec<TimeDelta> = steps.iter().map(|step| since(step.issued_at)).collect();
+    lengths.sort_unstable();
+    let most = lengths.get(lengths.len() * 95 / 100).or(lengths.last()).copied().unwrap_or_default();
+    let length = most.max(TimeDelta::milliseconds(500)) * 11 / 10;
+    let across = |at: NaiveDateTime| (since(at).as_seconds_f64() / length.as_seconds_f64()).min(1.0) * WIDTH;
+    let up = |slot: u64| HEIGHT - slot as f64 / last.slot as f64 * HEIGHT;
+    let points = |when: fn(&Step) -> NaiveDateTime| {
+        let point = |step: &Step| format!("{:.1},{:.1}", across(when(step)), up(step.slot));
+        steps.iter().map(point).collect::<Vec<_>>().join(" ")
+    };
+    let in_time = steps.iter().filter(|step| step.issued_at - step.claimed_at <= TimeDelta::seconds(1)).count();
+    let every = steps.len().div_ceil(LINES);
+    let line = |step: &Step| Line {
+        slot: grouped(step.slot),
+        admitted: seconds(since(step.claimed_at)),
+        row: seconds((step.issued_at - step.claimed_at).max(TimeDelta::zero())),
+    };
+    Some(Chart {
+        admitted: points(|step| step.claimed_at),
+        issued: points(|step| step.issued_at),
+        from: instant(from.and_utc()),
+        length: seconds(length),
+        slots: grouped(last.slot),
+        share: share(in_time as u64, steps.len() as u64),
+        lines: steps.iter().step_by(every).map(line).collect(),
+    })
+}
+
+fn seconds(length: TimeDelta) -> String {
+    format!("{:.1} s", length.as_seconds_f64())
+}
+
+/// Never rounded up to everything.
+fn share(part: u64, whole: u64) -> String {
+    let tenths = (part * 1_000).checked_div(whole).unwrap_or(0);
+    format!("{}.{} % of {} looked at", tenths / 10, tenths % 10, grouped(whole))
+}
+
+/// A day in the list.
+pub(super) struct DayLine {
+    pub(super) day: String,
+    pub(super) drops: String,
+    pub(super) share: String,
+    /// Nobody should wait for a row.
+    pub(super) is_low: bool,
+}
+
+fn day_line(day: &Day) -> DayLine {
+    let [drops, rows, in_time] = [day.drops, day.rows, day.within_a_second].map(|n| u64::try_from(n).unwrap_or(0));
+    DayLine {
+        day: day.day.to_string(),
+        drops: grouped(drops),
+        share: share(in_time, rows),
+        is_low: in_time * 100 < rows * 95,
+    }
+}
+
+pub(super) async fn by_day(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+    let days = match page.app.stores.db.pace_by_day(DAYS).await {
+        Ok(days) => days,
+        Err(error) => return unavailable(error),
+    };
+    let days: Vec<DayLine> = days.iter().map(day_line).collect();
+    answer(StatusCode::OK, &Days { top: Top::new("Days", "days", Some(&session)), days: &days })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(slot: u64, claimed_ms: i64, issued_ms: i64) -> Step {
+        let at = |ms| NaiveDateTime::default() + TimeDelta::milliseconds(ms);
+        Step { slot, claimed_at: at(claimed_ms), issued_at: at(issued_ms) }
+    }
+
+    #[test]
+    fn a_chart_shows_the_rush_and_not_its_straggler() {
+        let mut steps: Vec<Step> = (1..=100).map(|n| step(n, n as i64 * 10, n as i64 * 10 + 30)).collect();
+        steps[49].issued_at += TimeDelta::days(1);
+        let chart = chart(&steps).unwrap();
+        assert_eq!((chart.length.as_str(), chart.slots.as_str()), ("1.1 s", "100"));
+        assert_eq!(chart.share, "99.0 % of 100 looked at");
+        assert!(chart.admitted.starts_with("0.0,158.4 ") && chart.admitted.contains(" 265.0,80.0 "), "{}", chart.admitted);
+        assert!(chart.issued.contains(" 600.0,80.0 "), "{}", chart.issued);
+        assert_eq!(chart.lines.len(), 10);
+    }
+
+    #[test]
+    fn one_row_and_none_are_no_trouble_and_a_clock_that_went_back_neither() {
+        assert!(chart(&[]).is_none());
+        let one = chart(&[step(7, 5_000, 4_000)]).unwrap();
+        assert_eq!((one.length.as_str(), one.lines[0].row.as_str()), ("0.6 s", "0.0 s"));
+        assert!(!one.admitted.contains("NaN"), "{}", one.admitted);
+    }
+
+    #[test]
+    fn a_share_is_all_only_if_it_is() {
+        assert_eq!(share(9_999, 10_000), "99.9 % of 10,000 looked at");
+        assert_eq!(share(10, 10), "100.0 % of 10 looked at");
+        assert_eq!(share(0, 0), "0.0 % of 0 looked at");
+    }
+}

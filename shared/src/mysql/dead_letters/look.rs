@@ -1,0 +1,105 @@
+//! Dead letters as a person looks at them: by pages, one by one, and the discarding of one.
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Blob, Nullable, Text};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
+
+use super::{COLUMNS, DeadLetterRow};
+use crate::domain::{CouponId, DropId};
+use crate::mysql::issued::push_text;
+use crate::mysql::ops_actions::{Act, Operator};
+use crate::mysql::schema::failed_claims;
+use crate::mysql::{Db, DbError};
+
+/// How much of a payload is read, in bytes.
+const PAYLOAD: usize = 4_096;
+
+/// A filter by reason looks at every dead letter that is open.
+const LONG: Duration = Duration::from_secs(10);
+
+/// Which dead letters are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Those that are dealt with, newest first; else those that are open, by drop and slot.
+    pub resolved: bool,
+    pub drop: Option<DropId>,
+    pub reason: Option<String>,
+}
+
+impl Db {
+    /// A page of dead letters, after leaving out so many.
+    pub async fn list_dead_letters(
+        &self,
+        wanted: Wanted,
+        skipped: u32,
+        limit: u32,
+    ) -> Result<Vec<DeadLetterRow>, DbError> {
+        self.run_within(LONG, "list dead letters", async move |conn| {
+            let is_resolved = if wanted.resolved { "NOT NULL" } else { "NULL" };
+            let mut sql = format!(
+                "SELECT {COLUMNS} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
+            );
+            if let Some(drop) = wanted.drop {
+                sql.push_str(&format!(" AND f.drop_id = {drop}"));
+            }
+            if let Some(reason) = &wanted.reason {
+                sql.push_str(" AND f.reason = ");
+                push_text(&mut sql, reason);
+            }
+            // As the index has them: millions are not sorted.
+            let order =
+                if wanted.resolved { "f.resolved_at DESC" } else { "f.drop_id, f.slot, f.coupon_id, f.user_id, f.id" };
+            diesel::sql_query(format!("{sql} ORDER BY {order} LIMIT {limit} OFFSET {skipped}")).load(conn).await
+        })
+        .await
+    }
+
+    /// One dead letter, with the beginning of its message and that message's length in bytes.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<(DeadLetterRow, Payload)>, DbError> {
+        self.run("read a dead letter", async move |conn| {
+            let row = failed_claims::table.find(id).select(DeadLetterRow::as_select()).first(conn).await.optional()?;
+            let Some(row) = row else { return Ok(None) };
+            let payload = diesel::sql_query(format!(
+                "SELECT LEFT(payload, {PAYLOAD}) AS beginning, CAST(COALESCE(LENGTH(payload), 0) AS SIGNED) AS bytes \
+                 FROM failed_claims WHERE id = {id}"
+            ));
+            Ok(payload.get_result(conn).await.optional()?.map(|payload| (row, payload)))
+        })
+        .await
+    }
+
+    /// Takes a dead letter out of the reconciler's hands, with a reason; false if it is not open.
+    pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
+        self.run("discard a dead letter", async move |conn| {
+            conn.transaction(async |conn| {
+                let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
+                let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
+                let Some(letter) = found else { return Ok(false) };
+                let update = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
+                              resolution_detail = ? WHERE id = ?";
+                diesel::sql_query(update).bind::<Text, _>(&why).bind::<BigInt, _>(id).execute(conn).await?;
+                let act = Act {
+                    action: "discard_dead_letter",
+                    coupon: letter.coupon_id.map(CouponId),
+                    drop: letter.drop_id.map(DropId),
+                    detail: json!({"dead_letter": id, "slot": letter.slot, "why": why}),
+                };
+                by.did(conn, act).await.map(|()| true)
+            })
+            .await
+        })
+        .await
+    }
+}
+
+/// What a dead letter's message was.
+#[derive(Debug, QueryableByName)]
+pub struct Payload {
+    #[diesel(sql_type = Nullable<Blob>)]
+    pub beginning: Option<Vec<u8>>,
+    #[diesel(sql_type = BigInt)]
+    pub bytes: i64,
+}
