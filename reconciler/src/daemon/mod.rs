@@ -60,7 +60,14 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());
     reopening.memory.losses = reconciler.memory.losses.clone();
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
-    let router = crate::http::router(stores.clone(), passes.clone(), args.http.token()?, args.http.api()?, metrics, stop.clone());
+    let router = crate::http::router(
+        stores.clone(),
+        passes.clone(),
+        args.http.token()?,
+        args.http.api()?,
+        metrics,
+        stop.clone(),
+    );
     let tasks = TaskTracker::new();
     tasks.spawn(pass_loop.run(stop.clone()));
     tasks.spawn(firstcome_shared::http::serve(

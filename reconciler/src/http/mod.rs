@@ -50,7 +50,7 @@ pub(crate) struct App {
     paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
     modifiers(&OpsSecurity)
 )]
-struct Api;
+struct Contract;
 
 /// Whether passes can run
 #[allow(dead_code)] // served by the code that all services share; this only describes it
@@ -77,7 +77,7 @@ impl utoipa::Modify for OpsSecurity {
 
 /// The routes of the contract, with their description.
 fn contract() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Api::openapi())
+    OpenApiRouter::with_openapi(Contract::openapi())
         .routes(routes!(reconcile::reconcile))
         .routes(routes!(runs::list))
         .routes(routes!(runs::read))
@@ -95,7 +95,6 @@ pub fn router(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Router {
-
     let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
     let render = Arc::new(move || {
         metrics.run_upkeep();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{NaiveDate, NaiveDateTime};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Datetime, Unsigned};
+use diesel::sql_types::{BigInt, Date, Datetime, Integer, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::{Db, DbError};
@@ -14,25 +14,26 @@ use crate::domain::DropId;
 /// Slots that are looked at of one drop; all of them, where there are no more.
 const SLOTS: u32 = 100;
 
-/// Slots of each drop that a day's share is made of, and drops of all days together.
+/// Slots of each drop that a day's share is made of. Drops: the newest that are not sealed, and those
+/// that were sealed last, so many of each.
 const SLOTS_OF_DAY: u32 = 200;
-const DROPS: u32 = 500;
+const DROPS: u32 = 250;
 
-/// A day's share reads up to 100,000 rows, and looks through all drops.
+/// A day's share reads up to 100,000 rows.
 const LONG: Duration = Duration::from_secs(10);
 
 /// A slot, when it was given out, and when its row came (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Step {
-    #[diesel(sql_type = Unsigned<BigInt>)]
-    pub slot: u64,
+    #[diesel(sql_type = Unsigned<Integer>)]
+    pub slot: u32,
     #[diesel(sql_type = Datetime)]
     pub claimed_at: NaiveDateTime,
     #[diesel(sql_type = Datetime)]
     pub issued_at: NaiveDateTime,
 }
 
-/// The promises of the drops that opened on one day (UTC).
+/// The promises of one day (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Day {
     #[diesel(sql_type = Date)]
@@ -65,7 +66,7 @@ impl Db {
         self.run("read a drop's pace", async move |conn| {
             let (series, sample) = (series(SLOTS), sample(SLOTS));
             diesel::sql_query(format!(
-                "{series} SELECT CAST(i.slot AS UNSIGNED) AS slot, i.claimed_at, i.issued_at FROM drops d {sample} \
+                "{series} SELECT i.slot, i.claimed_at, i.issued_at FROM drops d {sample} \
                  WHERE d.id = {drop} ORDER BY i.slot"
             ))
             .load(conn)
@@ -74,17 +75,19 @@ impl Db {
         .await
     }
 
-    /// How soon rows came, on the last days on which drops opened; newest first.
+    /// How soon rows came, day by day; newest first.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<Day>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let (series, sample) = (series(SLOTS_OF_DAY), sample(SLOTS_OF_DAY));
             diesel::sql_query(format!(
-                "{series}, recent AS (SELECT id, quantity, opens_at FROM drops \
-                     WHERE opens_at BETWEEN UTC_TIMESTAMP(3) - INTERVAL {days} DAY AND UTC_TIMESTAMP(3) \
-                     ORDER BY opens_at DESC LIMIT {DROPS}) \
-                 SELECT DATE(d.opens_at) AS day, COUNT(DISTINCT d.id) AS drops, COUNT(*) AS `rows`, \
+                "{series}, recent AS (\
+                     (SELECT id, quantity FROM drops WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) \
+                      ORDER BY opens_at DESC LIMIT {DROPS}) \
+                     UNION (SELECT id, quantity FROM drops \
+                      WHERE sealed_at >= UTC_TIMESTAMP(3) - INTERVAL {days} DAY ORDER BY sealed_at DESC LIMIT {DROPS})) \
+                 SELECT DATE(i.claimed_at) AS day, COUNT(DISTINCT d.id) AS drops, COUNT(*) AS `rows`, \
                      CAST(SUM(i.issued_at <= i.claimed_at + INTERVAL 1 SECOND) AS SIGNED) AS within_a_second \
-                 FROM recent d {sample} GROUP BY day ORDER BY day DESC"
+                 FROM recent d {sample} WHERE i.claimed_at >= UTC_DATE() - INTERVAL {days} DAY GROUP BY day ORDER BY day DESC"
             ))
             .load(conn)
             .await

@@ -40,7 +40,8 @@ impl Api {
             base.starts_with("http://") && base.parse::<reqwest::Url>().is_ok_and(|url| url.path() == "/"),
             "API_URL must be http://host:port, the API's own address, not that of a gateway with TLS"
         );
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().redirect(reqwest::redirect::Policy::none());
+        let client =
+            reqwest::Client::builder().timeout(PATIENCE).no_proxy().redirect(reqwest::redirect::Policy::none());
         Ok(Self { http: client.build().context("API_URL")?, base, token })
     }
 

@@ -193,9 +193,8 @@ pub(super) async fn discard(
     form: Result<Form<Discard>, FormRejection>,
 ) -> Response {
     let Ok(Path(id)) = id else { return no_such() };
-    let Form(Discard { why, name }) = match form {
-        Ok(form) => form,
-        Err(_) => return refused("The form is not of this page. Nothing was done."),
+    let Ok(Form(Discard { why, name })) = form else {
+        return refused("The form is not of this page. Nothing was done.");
     };
     let why = line(&why, WHY);
     if why.is_empty() {

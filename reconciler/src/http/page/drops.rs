@@ -48,7 +48,11 @@ async fn held_back(page: &Page, drop: DropId) -> Result<Option<u32>, DbError> {
 /// Open alerts looked through.
 const ALERTS: i64 = 500;
 
-pub(super) async fn read(State(page): State<Page>, Extension(session): Extension<Arc<Session>>, place: Place) -> Response {
+pub(super) async fn read(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    place: Place,
+) -> Response {
     let (coupon, drop) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,

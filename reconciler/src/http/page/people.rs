@@ -76,7 +76,11 @@ fn view(story: Story) -> StoryView {
         coupon: format!("{name} (coupon {})", story.coupon_id),
         name,
         conclusion: story.conclusion,
-        happenings: story.happenings.into_iter().map(|one| (at(one.at), one.source, line(&one.what, LONGEST))).collect(),
+        happenings: story
+            .happenings
+            .into_iter()
+            .map(|one| (at(one.at), one.source, line(&one.what, LONGEST)))
+            .collect(),
         no_longer_known: story.no_longer_known,
     }
 }

@@ -35,6 +35,9 @@ const COUNT_AGAIN: Duration = Duration::from_secs(10);
 const SLOTS_AT_ONCE: u32 = 200_000;
 const SLOTS_A_SECOND: u32 = 100_000;
 
+/// Rows of a drop larger than this are not counted: it would take longer than a look may.
+const COUNTED_AT_MOST: u32 = 2_000_000;
+
 /// Longest wait for one store: people would rather see old figures.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -133,6 +136,8 @@ impl Reader {
 
     /// The same for one drop, whatever page it is on.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
+        // Somebody asked for this one just now.
+        self.tried_at = None;
         let is_fresh = self.read_facts().await;
         self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
     }
@@ -248,6 +253,9 @@ impl Reader {
     }
 
     fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropNumbers>) -> bool {
+        if drop.quantity > COUNTED_AT_MOST {
+            return false;
+        }
         let Some(counted) = self.counted.get(&drop.id) else { return true };
         let age = counted.at.elapsed();
         let users = numbers.get(&drop.id).map(|numbers| numbers.users);

@@ -1,5 +1,6 @@
 //! Dead letters as a person looks at them: by pages, one by one, and the discarding of one.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use diesel::prelude::*;
@@ -43,7 +44,8 @@ impl Db {
                 "SELECT {COLUMNS} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
             );
             if let Some(drop) = wanted.drop {
-                sql.push_str(&format!(" AND f.drop_id = {drop}"));
+                // Writing to a `String` does not fail.
+                let _ = write!(sql, " AND f.drop_id = {drop}");
             }
             if let Some(reason) = &wanted.reason {
                 sql.push_str(" AND f.reason = ");

@@ -44,14 +44,22 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let (status, run) = ask("/pass", "pass", "").await;
     assert_eq!(status, 303);
     ended(&run, "held back").await;
-    let page = kim.text(&place).await;
-    assert!(page.contains("Confirm 3 repairs of drop") && page.contains("3 repairs are held back"), "{page}");
+    // Its alert is written after the pass.
+    eventually_some("the repairs can be confirmed", LIMIT, async || {
+        let page = kim.text(&place).await;
+        if page.contains("Confirm 3 repairs of drop") { Ok(()) } else { Err(page) }
+    })
+    .await;
     assert_eq!(ask(&pass, "confirm", "Winter").await.0, 400);
     assert_eq!(ask(&pass, "everything", "Winter coupon").await.0, 400);
     let (status, run) = ask(&pass, "confirm", " Winter coupon ").await;
     assert_eq!(status, 303);
     ended(&run, "repaired").await;
-    assert!(!kim.text(&place).await.contains("Confirm "), "there is nothing to confirm any more");
+    eventually_some("there is nothing to confirm any more", LIMIT, async || {
+        let page = kim.text(&place).await;
+        if page.contains("Confirm ") { Err(page) } else { Ok(()) }
+    })
+    .await;
     let acts = "SELECT operator, COALESCE(detail->>'$.confirm', detail->>'$.dry_run') FROM ops_actions \
                 WHERE action = 'reconcile' AND operator IS NOT NULL ORDER BY id";
     assert_eq!(f.world.sql.query(acts).await.len(), 3);
@@ -66,7 +74,11 @@ async fn a_person_s_story_is_found_by_coupon_and_id() {
     let found = kim.text(&format!("/people?coupon={}&person=u-2", coupon.id)).await;
     assert!(found.contains("u-2 and Winter coupon") && found.contains("What happened, oldest first"), "{found}");
     for (coupon, person, status) in [("4711", "u-2", 404), ("x", "u-2", 404), ("1", "a%20b", 400), ("", "", 200)] {
-        assert_eq!(kim.get(&format!("/people?coupon={coupon}&person={person}")).await.status(), status, "{coupon} {person}");
+        assert_eq!(
+            kim.get(&format!("/people?coupon={coupon}&person={person}")).await.status(),
+            status,
+            "{coupon} {person}"
+        );
     }
 }
 
@@ -74,7 +86,7 @@ async fn a_person_s_story_is_found_by_coupon_and_id() {
 async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_api_by_its_name() {
     let f = Fixture::new("ops-changes").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
-    let daemon = f.world.daemon_with(&[("API_URL", f.api.base())]).await;
+    let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let (csrf, place) = (kim.csrf().await, format!("/coupons/{}/drops/{}", coupon.id, coupon.drop));
     let id = coupon.id.to_string();
@@ -117,7 +129,7 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
 #[tokio::test]
 async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
     let (world, api) = open_world("ops-new").await;
-    let daemon = world.daemon_with(&[("API_URL", api.base())]).await;
+    let daemon = world.daemon_with(&[("API_URL", api.http().base())]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     assert!(kim.text("/coupons/new").await.contains("Show the next openings"));
     let typed = "name=Winter&quantity=500&once_per=drop&waiting_list=10&repeats=daily&time_zone=Asia%2FSeoul\
@@ -187,7 +199,9 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
     let found = kim.text(&format!("/dead-letters?drop={}", coupon.drop)).await;
     assert!(found.contains("/dead-letters/701") && !found.contains("/dead-letters/702"), "{found}");
 
-    for (visitor, path) in [(&kim, "/dead-letters?reason=by_hand_probe"), (&viewer, "/dead-letters/702"), (&kim, "/dead-letters/702")] {
+    for (visitor, path) in
+        [(&kim, "/dead-letters?reason=by_hand_probe"), (&viewer, "/dead-letters/702"), (&kim, "/dead-letters/702")]
+    {
         let page = visitor.text(path).await;
         assert!(!page.contains("4711") && !page.contains("<script>c"), "{page}");
     }
@@ -201,7 +215,10 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let (status, shown) = act(&kim, "/dead-letters/702/reveal", "", "").await;
-    assert!(status == 200 && shown.contains("for c-secret-4711") && shown.contains("&#60;script&#62;c-secret-4711"), "{shown}");
+    assert!(
+        status == 200 && shown.contains("for c-secret-4711") && shown.contains("&#60;script&#62;c-secret-4711"),
+        "{shown}"
+    );
     assert_eq!(act(&viewer, "/dead-letters/702/reveal", "", "").await.0, 403);
     assert_eq!(act(&viewer, "/dead-letters/702/discard", "junk", "").await.0, 403);
     assert_eq!(act(&kim, "/dead-letters/702/discard", " ", "").await.0, 400);

@@ -149,7 +149,7 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
 async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
     let f = Fixture::new("page-acts").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
-    let daemon = f.world.daemon_with(&[("API_URL", f.api.base())]).await;
+    let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
     daemon.reconcile(&json!({})).await;
     let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
     let base = daemon.http().base();
@@ -176,7 +176,10 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
 
     let person = &done.people[0].user;
     let story = format!("{base}/people?coupon={}&person={person}", coupon.id);
-    f.world.sql.query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')").await;
+    f.world
+        .sql
+        .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
+        .await;
     let new = format!(
         "{base}/coupons/new?name=Daily&quantity=500&waiting_list=0&repeats=daily&time_zone=Asia%2FSeoul\
          &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
