@@ -43,6 +43,8 @@ pub enum Command {
     TestWebhook(Box<WebhookArgs>),
     /// Tells one person's whole story: claim, message, row, repairs, and what holds now
     Explain(Box<ExplainArgs>),
+    /// Erases a person: a pseudonym takes the place of their id, once their coupons are over
+    Erase(Box<EraseArgs>),
 }
 
 /// Stores and policy.
@@ -269,6 +271,21 @@ pub struct OnceArgs {
     /// Webhooks and Alertmanager.
     #[command(flatten)]
     pub webhooks: WebhookArgs,
+}
+
+/// Settings of `erase`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Whom")]
+pub struct EraseArgs {
+    /// The person
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Who decided it, for the record
+    #[arg(long, value_name = "NAME")]
+    pub by: String,
+    /// Stores and policy.
+    #[command(flatten)]
+    pub reconcile: ReconcileArgs,
 }
 
 /// Settings of `explain`.

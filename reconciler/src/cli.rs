@@ -9,7 +9,7 @@ use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
-use crate::{daemon, explain, notify, once};
+use crate::{daemon, erase, explain, notify, once};
 
 /// How long a thread that a client library holds still may hold up the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
 /// A person who asks at a terminal learns within seconds that a store is away.
 fn command() -> clap::Command {
     let soon = |command: clap::Command| command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"));
-    Cli::command().mut_subcommand("once", soon).mut_subcommand("explain", soon)
+    Cli::command().mut_subcommand("once", soon).mut_subcommand("explain", soon).mut_subcommand("erase", soon)
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -52,5 +52,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if all_took_it { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
         Command::Explain(args) => explain::run(*args, stop).await,
+        Command::Erase(args) => erase::run(*args, stop).await,
     }
 }

@@ -8,6 +8,7 @@ pub mod args;
 pub mod cli;
 pub mod collect;
 pub mod daemon;
+mod erase;
 pub mod execute;
 pub mod explain;
 pub mod http;

@@ -255,14 +255,21 @@ impl Links {
         }
     }
 
-    /// A run in full. No link: a browser has no ops token.
+    /// Leads to a screen of the operations page, where its address is known. A person logs in there
+    /// once.
+    pub(super) fn on_page(&self, label: &str, path: &str) -> Option<Block> {
+        let public = self.public.as_ref()?;
+        Some(Block::Link { label: label.to_owned(), url: format!("{public}{path}") })
+    }
+
+    /// A run in full.
     pub(super) fn run(&self, run_id: &str) -> Block {
         curl("The whole run, with every person's full id", &[], &format!("{}/v1/runs/{run_id}", self.reconciler()))
     }
 
-    /// The address of all alerts, where that is known.
+    /// The address of all alerts on the operations page, where that is known.
     pub(crate) fn alerts(&self) -> Option<String> {
-        self.public.as_ref().map(|public| format!("{public}/v1/alerts"))
+        self.public.as_ref().map(|public| format!("{public}/alerts"))
     }
 
     /// All alerts that fire.

@@ -12,8 +12,8 @@ use super::lead::{duration, subject};
 use super::lead::{lead, summary};
 use super::letter::Links;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
-use crate::alerts::{About, Alert, AlertVerdict, Notice, is_repair};
-use crate::report::{ActionKind, DropReport, Run, Trigger};
+use crate::alerts::{About, Alert, AlertVerdict, Notice, Observation, is_repair};
+use crate::report::{ActionKind, DropReport, Kind, Run, Trigger};
 use crate::wording;
 
 /// Problems with a section of their own.
@@ -143,6 +143,7 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
         blocks.push(Block::Heading(summary(pass, notice)));
     }
     blocks.extend(advice(seen, report, pass.links));
+    blocks.extend(on_page(pass, seen));
     // What failed as a whole has one reason, which the mail begins with.
     if !matches!(seen.about, About::RunFailed | About::Stalled) || seen.findings.len() > 1 {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
@@ -151,6 +152,16 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
     }
     blocks.push(pass.links.section(seen.about.word()));
     Section { title: place.unwrap_or_default(), blocks }
+}
+
+/// Where on the operations page one sees it, and does what is to be done.
+fn on_page(pass: &Pass<'_>, seen: &Observation) -> Option<Block> {
+    let drop = seen.drop_id?;
+    if seen.about == About::Left(Kind::FailedClaim) {
+        return pass.links.on_page("See and discard them", &format!("/dead-letters?drop={drop}"));
+    }
+    let coupon = seen.coupon_id?;
+    pass.links.on_page("This drop", &format!("/coupons/{coupon}/drops/{drop}"))
 }
 
 /// Problems without a section of their own, and information beside something else.
@@ -258,7 +269,13 @@ fn closing(pass: &Pass<'_>) -> Section {
         .filter_map(id)
         .take(LINES)
         .collect();
-    let mut blocks = vec![pass.links.run(&pass.run.run_id)];
+    let screen = all.first().map(|alert| format!("/alerts#alert-{alert}"));
+    let mut blocks: Vec<Block> = screen
+        .and_then(|screen| pass.links.on_page("Acknowledge it, or silence its mails, in a browser", &screen))
+        .into_iter()
+        .chain(pass.links.on_page("This pass, person by person, in a browser", &format!("/runs/{}", pass.run.run_id)))
+        .collect();
+    blocks.push(pass.links.run(&pass.run.run_id));
     blocks.extend((!all.is_empty()).then(|| pass.links.acknowledge(&all)));
     blocks.extend((!one_a_drop.is_empty()).then(|| pass.links.silence(&one_a_drop, pass.now)));
     Section { title: "Commands".to_owned(), blocks }

@@ -271,7 +271,7 @@ pub(crate) async fn seal(
 }
 
 /// All drops of a coupon are sealed, and its schedule has no more.
-async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
+pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
     let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
     let goes_on = match &coupon.schedule {
         Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),

@@ -192,6 +192,21 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
+    /// Whether Redis knows anybody of these drops, or of their coupons.
+    pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
+        for some in drops.chunks(1_000) {
+            let mut cmd = redis::cmd("EXISTS");
+            for keys in some {
+                cmd.arg(&keys.users).arg(&keys.waiting).arg(&keys.claimants).arg(&keys.revoked);
+            }
+            let found: u64 = cmd.query_async(&mut self.connection()).await?;
+            if found > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The first people on a drop's waiting list, in order, `limit` at most.
     pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };

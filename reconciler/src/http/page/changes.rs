@@ -18,7 +18,8 @@ use super::Page;
 use super::drops::find;
 use super::html::{notice, unavailable};
 use super::session::Session;
-use crate::notify::wording::{LONGEST, line};
+use crate::execute::{self, EraseError};
+use crate::notify::wording::{LONGEST, capital, count, line};
 
 /// A change as the API takes it.
 struct Change {
@@ -110,6 +111,42 @@ pub(super) struct OfPerson {
     may_claim_again: Option<String>,
     #[serde(default)]
     name: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WhomToErase {
+    person: String,
+    #[serde(default)]
+    typed: String,
+}
+
+/// Erases a person.
+pub(super) async fn erase(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<WhomToErase>, FormRejection>,
+) -> Response {
+    let Ok(Form(asked)) = form else { return not_understood() };
+    let Ok(person) = asked.person.parse::<UserId>() else { return not_understood() };
+    if asked.typed.trim() != person.as_str() {
+        let why = "What you typed is not the person's id. Nothing was done: go back and try again.";
+        return notice(StatusCode::BAD_REQUEST, "Not confirmed", why);
+    }
+    match execute::erase(&page.app.stores, &person, session.operator.clone()).await {
+        Ok(erased) => {
+            let rows: usize = erased.rows.iter().map(|(_, rows)| rows).sum();
+            let why = format!("{} name {} from now on.", count(rows, "row", "rows"), erased.pseudonym);
+            notice(StatusCode::OK, "Erased", &why)
+        }
+        Err(EraseError::Database(error)) => unavailable(error),
+        Err(refused @ EraseError::StillNeeded(_)) => {
+            notice(StatusCode::CONFLICT, "Not erased", &format!("{}.", capital(&refused.to_string())))
+        }
+        Err(EraseError::Redis(error)) => {
+            tracing::warn!(%error, "a person could not be erased");
+            notice(StatusCode::SERVICE_UNAVAILABLE, "Not erased", "Redis does not answer right now.")
+        }
+    }
 }
 
 /// Revokes what a person holds.

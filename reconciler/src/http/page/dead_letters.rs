@@ -21,6 +21,7 @@ use super::Page;
 use super::board::instant;
 use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable};
 use super::session::Session;
+use crate::execute;
 use crate::notify::wording::{LONGEST, count, detail, line, person};
 
 /// Dead letters on a page, and most pages.
@@ -213,7 +214,7 @@ pub(super) async fn discard(
         Err(error) => return unavailable(error),
     }
     let why = format!("{why} ({})", session.name());
-    match page.app.stores.db.discard_dead_letter(id, why, session.operator.clone()).await {
+    match execute::discard(&page.app.stores, id, why, session.operator.clone()).await {
         Ok(true) => Redirect::to(&format!("/dead-letters/{id}")).into_response(),
         Ok(false) => notice(StatusCode::CONFLICT, "Not discarded", "It has been dealt with already."),
         Err(error) => unavailable(error),

@@ -10,6 +10,7 @@ use firstcome_shared::http::Problem;
 use super::alerts::AlertLine;
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::board::Board;
+use super::deliveries::DeliveryLine;
 use super::dead_letters::{LetterLine, LetterView};
 use super::new_coupon::{Preview, Typed};
 use super::pace::{Chart, DayLine};
@@ -163,6 +164,14 @@ pub(super) struct NewCoupon<'a> {
     pub(super) wrong: &'a str,
     pub(super) preview: Option<&'a Preview>,
     pub(super) has_api: bool,
+}
+
+#[derive(Template)]
+#[template(path = "deliveries.html")]
+pub(super) struct Deliveries<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) open: &'a [DeliveryLine],
+    pub(super) sent: &'a [DeliveryLine],
 }
 
 #[derive(Template)]

@@ -7,6 +7,7 @@ mod assets;
 mod board;
 mod changes;
 mod dead_letters;
+mod deliveries;
 mod drops;
 mod guard;
 mod html;
@@ -77,6 +78,8 @@ pub(super) fn routes(app: App, token: OpsToken, api: Option<Arc<Api>>, stop: Can
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/drops/{drop}/change", post(changes::coupon))
         .route("/coupons/new", post(new_coupon::make))
+        .route("/deliveries/{kind}/{id}/again", post(deliveries::again))
+        .route("/people/erase", post(changes::erase))
         .route("/people/revoke", post(changes::revoke))
         .route("/pass", post(drops::pass_over_all))
         .route("/coupons/{coupon}/drops/{drop}/pass", post(drops::pass))
@@ -92,6 +95,7 @@ pub(super) fn routes(app: App, token: OpsToken, api: Option<Arc<Api>>, stop: Can
         .route("/dead-letters/{id}", get(dead_letters::read))
         .route("/coupons/new", get(new_coupon::form))
         .route("/days", get(pace::by_day))
+        .route("/deliveries", get(deliveries::list))
         .route("/people", get(people::search))
         .route("/logout", post(login::log_out))
         .merge(changes)

@@ -148,3 +148,53 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     assert_eq!(expire().await, [false; 3], "its holders may not get a second one");
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
+
+#[tokio::test]
+async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes() {
+    let fixture = Fixture::new("d-erase").await;
+    let world = &fixture.world;
+    world.set("SEALED_KEYS_TTL_SECONDS", "1");
+    let erase = async || {
+        let process = world.start("firstcome-reconciler", &["erase", "--user", "u-3", "--by", "Kim"], &[]);
+        let code = process.ended(LIMIT).await;
+        (code, process.all_stdout().await, process.log())
+    };
+    let (coupon, _) = closed(&fixture, "Over").await;
+    let (code, _, log) = erase().await;
+    assert!(code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)), "{code} {log}");
+    until_sealed(&fixture, &coupon).await;
+    let own = world.redis.own(&format!("{{{}}}:", coupon.id));
+    eventually("its keys expire", LIMIT, async || {
+        !world.redis.names().await.iter().any(|name| name.starts_with(&own))
+    })
+    .await;
+    let letter = |resolved: &str| {
+        format!(
+            "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
+             VALUES ({}, 'u-3', 'u-3', 'by hand', 'u-3, not u-37 nor x-u-3', {resolved})",
+            coupon.id
+        )
+    };
+    world.sql.query(&letter("NULL")).await;
+    let (code, _, log) = erase().await;
+    assert!(code == 1 && log.contains("1 dead letters or broken promises"), "{code} {log}");
+    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
+    let act = r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
+    world.sql.query(act).await;
+
+    let (code, printed, _) = erase().await;
+    assert_eq!(code, 0, "{printed}");
+    let pseudonym = printed.split("this person is ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(pseudonym.starts_with("erased-") && pseudonym.len() == 27, "{printed}");
+    let rows = format!("SELECT COUNT(*), SUM(user_id = 'u-3'), SUM(user_id = '{pseudonym}') FROM issued_coupons");
+    assert_eq!(world.sql.query(&rows).await, [["20", "0", "1"]]);
+    let texts = "SELECT user_id, COALESCE(payload, 'gone'), error FROM failed_claims";
+    let error = format!("{pseudonym}, not u-37 nor x-u-3");
+    assert_eq!(world.sql.query(texts).await, [[pseudonym, "gone", &error]]);
+    let acts = "SELECT detail->>'$.user_id', detail->>'$.other' FROM ops_actions WHERE action = 'revoke'";
+    assert_eq!(world.sql.query(acts).await, [[pseudonym, "u-37"]]);
+    let recorded = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
+    assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
+    assert_eq!(fixture.api.me(coupon.id, "u-3").await["status"], "none");
+    assert_eq!(world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+}

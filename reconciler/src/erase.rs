@@ -1,0 +1,35 @@
+//! `firstcome-reconciler erase`: a person's id gives way to a pseudonym.
+
+use std::process::ExitCode;
+
+use firstcome_shared::domain::UserId;
+use firstcome_shared::mysql::erase::Erased;
+use firstcome_shared::mysql::ops_actions::Operator;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::EraseArgs;
+use crate::execute::{EraseError, erase};
+
+/// `firstcome-reconciler erase`.
+pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let stores = args.reconcile.stores()?;
+    let user: UserId = args.user.parse()?;
+    let by = Operator { name: Some(args.by), token: "cli".to_owned(), from: None };
+    match erase(&stores, &user, by).await {
+        Ok(Erased { pseudonym, rows }) => {
+            for (table, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
+                println!("{table:<20} {rows}");
+            }
+            println!("erased: this person is {pseudonym} from now on");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(EraseError::StillNeeded(reasons)) => {
+            eprintln!("nothing was erased");
+            for reason in reasons {
+                eprintln!("  {reason}");
+            }
+            Ok(ExitCode::from(1))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,58 @@
+//! What a person has done beside passes: a dead letter discarded, a person erased.
+
+use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::erase::Erased;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::RedisError;
+
+use super::rows::is_over;
+use crate::stores::Stores;
+
+/// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
+pub(crate) async fn discard(stores: &Stores, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
+    stores.db.discard_dead_letter(id, why, by).await
+}
+
+/// Why nobody was erased.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EraseError {
+    /// Reasons, each a sentence.
+    #[error("nothing was erased: {}", .0.join("; "))]
+    StillNeeded(Vec<String>),
+    #[error(transparent)]
+    Database(#[from] DbError),
+    #[error("Redis cannot be asked: {0}")]
+    Redis(#[from] RedisError),
+}
+
+/// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or while
+/// Redis has its keys: a pass would take the renamed row for drift.
+pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Result<Erased, EraseError> {
+    let coupons = stores.db.coupons_of_person(user).await?;
+    let mut reasons = Vec::new();
+    let open = stores.db.open_of_person(user).await?;
+    if open > 0 {
+        reasons.push(format!("{open} dead letters or broken promises of theirs are open: resolve them first"));
+    }
+    for coupon in &coupons {
+        reasons.extend(needed(stores, *coupon).await?);
+    }
+    if !reasons.is_empty() {
+        return Err(EraseError::StillNeeded(reasons));
+    }
+    let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
+    Ok(stores.db.erase(user.clone(), coupons, pseudonym, by).await?)
+}
+
+/// What a coupon still needs its people for.
+async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseError> {
+    if !is_over(&stores.db, id).await? {
+        return Ok(Some(format!("coupon {id} is not over: all its drops must be sealed")));
+    }
+    let drops = stores.db.coupon(id).await?.map(|(_, drops)| drops).unwrap_or_default();
+    let keys: Vec<_> = drops.iter().map(|drop| stores.redis.keys(id, drop.id)).collect();
+    let remain = stores.redis.any_people(&keys).await?;
+    let why = || format!("Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed");
+    Ok(remain.then(why))
+}

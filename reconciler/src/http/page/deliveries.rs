@@ -1,0 +1,81 @@
+//! Mails and webhooks: what waits, what was given up and why, and another try.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use firstcome_shared::mysql::deliveries::{Delivery, Kind};
+
+use super::Page;
+use super::board::instant;
+use super::html::{Deliveries, Top, answer, notice, unavailable};
+use super::session::Session;
+use crate::notify::wording::{LONGEST, line};
+
+/// One delivery as it is shown.
+pub(super) struct DeliveryLine {
+    pub(super) kind: &'static str,
+    pub(super) id: i64,
+    pub(super) at: String,
+    pub(super) what: String,
+    pub(super) target: String,
+    pub(super) state: String,
+    /// A class of the style.
+    pub(super) tone: &'static str,
+    pub(super) error: String,
+    pub(super) is_open: bool,
+}
+
+pub(super) async fn list(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+    let db = &page.app.stores.db;
+    let mut lines = Vec::new();
+    for kind in [Kind::Mail, Kind::Webhook] {
+        match db.deliveries(kind).await {
+            Ok(found) => lines.extend(found.iter().map(|one| delivery_line(kind, one))),
+            Err(error) => return unavailable(error),
+        }
+    }
+    let (open, sent): (Vec<DeliveryLine>, Vec<DeliveryLine>) = lines.into_iter().partition(|line| line.is_open);
+    let top = Top::new("Deliveries", "deliveries", Some(&session));
+    answer(StatusCode::OK, &Deliveries { top, open: &open, sent: &sent })
+}
+
+fn delivery_line(kind: Kind, one: &Delivery) -> DeliveryLine {
+    let at = |at: chrono::NaiveDateTime| instant(at.and_utc());
+    let (state, tone) = match (one.sent_at, one.given_up_at) {
+        (Some(sent), _) => (format!("sent {}", at(sent)), "quiet"),
+        (None, Some(given_up)) => (format!("given up {}", at(given_up)), "bad"),
+        (None, None) if one.attempts == 0 => ("waits for its first attempt".to_owned(), "plain"),
+        (None, None) => (format!("attempt {} at {}", one.attempts + 1, at(one.next_attempt_at)), "plain"),
+    };
+    DeliveryLine {
+        kind: kind.word(),
+        id: one.id,
+        at: at(one.created_at),
+        what: line(&one.what, LONGEST),
+        target: line(&one.target, LONGEST),
+        state,
+        tone,
+        error: one.last_error.as_deref().map(|error| line(error, LONGEST)).unwrap_or_default(),
+        is_open: one.sent_at.is_none(),
+    }
+}
+
+/// Tries one again now.
+pub(super) async fn again(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    path: Result<Path<(String, i64)>, PathRejection>,
+) -> Response {
+    let no_such = || notice(StatusCode::NOT_FOUND, "No such delivery", "There is none, or it has arrived meanwhile.");
+    let Ok(Path((kind, id))) = path else { return no_such() };
+    let Some(kind) = Kind::of_word(&kind) else { return no_such() };
+    match page.app.stores.db.deliver_again(kind, id, session.operator.clone()).await {
+        Ok(true) => Redirect::to("/deliveries").into_response(),
+        Ok(false) => no_such(),
+        Err(error) => unavailable(error),
+    }
+}
