@@ -98,7 +98,8 @@ impl Notifier {
             Ok(mail) => mail,
             Err(error) => return tracing::error!(%error, "the mail about MySQL could not be written"),
         };
-        let event = Event::of_notice(EventKind::Drift, MYSQL, now, now, &mail);
+        let since = self.outage.mailed_since().unwrap_or(now);
+        let event = Event::of_notice(EventKind::Drift, MYSQL, since, now, &mail);
         let relays = self.relays.clone();
         tokio::spawn(async move {
             join_all(relays.iter().map(|relay| relay.post_directly(&event, now))).await;

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use firstcome_shared::domain::UserId;
-use firstcome_shared::mysql::erase::Erased;
 use firstcome_shared::mysql::ops_actions::Operator;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::EraseArgs;
-use crate::execute::{EraseError, erase};
+use crate::execute::{EraseError, Erased, erase};
 
 /// `firstcome-reconciler erase`.
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {

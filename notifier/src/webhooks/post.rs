@@ -32,6 +32,9 @@ use crate::wording;
 const HEAD: usize = 16 * 1024;
 const BODY: usize = 1_024;
 
+/// A part of an address that is as long may be its secret, in characters.
+const SECRET_AT_LEAST: usize = 8;
+
 /// Longest that is waited for that body.
 const BODY_LIMIT: Duration = Duration::from_secs(1);
 
@@ -127,6 +130,13 @@ impl Target {
         })
     }
 
+    /// The text of a refusal, in which many servers repeat the path.
+    fn without_secrets(&self, text: &str) -> String {
+        let path = self.path.expose_secret();
+        let parts = path.split(['/', '?', '&', '=']).filter(|part| part.len() >= SECRET_AT_LEAST);
+        [path].into_iter().filter(|path| path.len() > 1).chain(parts).fold(text.to_owned(), |text, part| text.replace(part, "…"))
+    }
+
     /// Posts JSON with these headers.
     ///
     /// # Errors
@@ -141,7 +151,7 @@ impl Target {
         // A body that never ends must not hide the status.
         let bodys_end = Instant::now() + limit.mul_f32(0.9);
         let reason = match timeout(limit, self.exchange(headers, body, bodys_end, &mut step)).await {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(answer)) => return Ok(Answer { text: self.without_secrets(&answer.text), ..answer }),
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {limit:?}"),
         };

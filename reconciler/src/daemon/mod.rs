@@ -67,7 +67,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         args.http.api()?,
         metrics,
         stop.clone(),
-    );
+    )?;
     let tasks = TaskTracker::new();
     tasks.spawn(pass_loop.run(stop.clone()));
     tasks.spawn(firstcome_shared::http::serve(

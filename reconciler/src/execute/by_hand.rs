@@ -2,7 +2,7 @@
 
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::erase::Erased;
+use firstcome_shared::mysql::erase::Rows;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 
@@ -26,6 +26,14 @@ pub(crate) enum EraseError {
     Redis(#[from] RedisError),
 }
 
+/// What was erased.
+#[derive(Debug)]
+pub(crate) struct Erased {
+    /// What stands in place of the id from now on.
+    pub(crate) pseudonym: String,
+    pub(crate) rows: Rows,
+}
+
 /// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or while
 /// Redis has its keys: a pass would take the renamed row for drift.
 pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Result<Erased, EraseError> {
@@ -38,11 +46,23 @@ pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Resul
     for coupon in &coupons {
         reasons.extend(needed(stores, *coupon).await?);
     }
+    // On a waiting list, or admitted just now.
+    for (coupon, drops) in stores.db.catalogue().await? {
+        let keys: Vec<_> = drops.iter().map(|drop| stores.redis.keys(coupon.id, drop.id)).collect();
+        if !coupons.contains(&coupon.id) && stores.redis.knows(&keys, user).await? {
+            reasons.push(format!("they hold a slot or wait in coupon {}, which is not over", coupon.id));
+        }
+    }
     if !reasons.is_empty() {
         return Err(EraseError::StillNeeded(reasons));
     }
     let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
-    Ok(stores.db.erase(user.clone(), coupons, pseudonym, by).await?)
+    let Some(mut rows) = stores.db.erase(user.clone(), coupons, pseudonym.clone(), by).await? else {
+        let why = "something of theirs has changed meanwhile: try again";
+        return Err(EraseError::StillNeeded(vec![why.to_owned()]));
+    };
+    rows.extend(stores.db.erase_records(user.clone(), pseudonym.clone()).await?);
+    Ok(Erased { pseudonym, rows })
 }
 
 /// What a coupon still needs its people for.

@@ -51,6 +51,7 @@ fn only_execute_calls_what_writes() {
         "finish_run",
         "discard_dead_letter",
         "erase",
+        "erase_records",
     ] {
         assert!(writes.iter().any(|name| name == known), "{known} is not recognized as writing: {writes:?}");
     }

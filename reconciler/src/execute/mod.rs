@@ -10,7 +10,7 @@ mod redis;
 mod revocations;
 mod rows;
 
-pub(crate) use by_hand::{EraseError, discard, erase};
+pub(crate) use by_hand::{EraseError, Erased, discard, erase};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use rows::{
     Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal,

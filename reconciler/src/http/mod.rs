@@ -94,14 +94,14 @@ pub fn router(
     api: Option<Api>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
-) -> Router {
+) -> anyhow::Result<Router> {
     let (db, redis, drift) = (stores.db.clone(), stores.redis.clone(), passes.drift());
     let render = Arc::new(move || {
         metrics.run_upkeep();
         metrics.render() + &drift.render()
     });
     let app = App { stores, passes };
-    let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop);
+    let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
     let openapi = with_problems(openapi);
     let checks = vec![
@@ -120,14 +120,16 @@ pub fn router(
             }),
         ),
     ];
-    ops.route_layer(from_fn_with_state(token, require))
+    let routes = ops
+        .route_layer(from_fn_with_state(token, require))
         .with_state(app)
         .merge(page)
         .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
         .merge(health::routes_with(check(async || Ok(())), checks, render))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024))
+        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024));
+    Ok(routes)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! Erasing a person: their id gives way to a pseudonym wherever a table names it. The rows stay, so
-//! that totals stay exact.
+//! Erasing a person: their id gives way to a pseudonym wherever a table names it, and the texts of
+//! those rows go. The rows stay, so that totals stay exact.
 
 use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::dead_letters::list;
 use super::ops_actions::{Act, Operator};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
@@ -15,35 +16,24 @@ use crate::domain::{CouponId, UserId};
 /// Findings and acts have no index of people.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What was erased.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Erased {
-    /// What stands in place of the id from now on.
-    pub pseudonym: String,
-    /// Rows by table.
-    pub rows: Vec<(&'static str, usize)>,
-}
+/// What takes the place of a text that may name a person.
+const GONE: &str = "erased";
 
-/// The tables with a person, each with its texts that may name one.
-const TABLES: [(&str, &[&str]); 5] = [
-    ("issued_coupons", &[]),
-    ("revoked_coupons", &["reason", "revoked_by"]),
-    ("broken_promises", &["reason"]),
-    ("failed_claims", &["error", "resolution_detail"]),
-    ("reconcile_findings", &["detail"]),
-];
-
-/// An id as a regular expression that finds it alone, and not within another one.
-fn alone(user: &UserId) -> String {
-    let escaped: String =
-        user.as_str().chars().flat_map(|c| (!c.is_ascii_alphanumeric()).then_some('\\').into_iter().chain([c])).collect();
-    format!("(?<![A-Za-z0-9._@+|:=-]){escaped}(?![A-Za-z0-9._@+|:=-])")
-}
+/// Rows by table.
+pub type Rows = Vec<(&'static str, usize)>;
 
 #[derive(QueryableByName)]
 struct Found {
     #[diesel(sql_type = BigInt)]
     id: i64,
+}
+
+#[derive(QueryableByName)]
+struct FoundAct {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Text)]
+    detail: String,
 }
 
 impl Db {
@@ -53,7 +43,10 @@ impl Db {
         self.run_within(LONG, "coupons of a person", async move |conn| {
             // By the unique key of each table, a look a coupon.
             let of = |table: &str| {
-                format!("SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t ON t.coupon_id = c.id AND t.user_id = ?")
+                format!(
+                    "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t \
+                     ON t.coupon_id = c.id AND t.user_id = ?"
+                )
             };
             let all = ["issued_coupons", "revoked_coupons", "broken_promises"].map(of).join(" UNION ");
             let query = diesel::sql_query(format!("{all} ORDER BY id"));
@@ -66,73 +59,120 @@ impl Db {
 
     /// How many dead letters and promises of a person are still open.
     pub async fn open_of_person(&self, user: &UserId) -> Result<i64, DbError> {
-        let user = user.to_string();
-        self.run_within(LONG, "what is open of a person", async move |conn| {
-            let sql = "SELECT (SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND user_id = ?) + \
-                       (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL AND user_id = ?) AS id";
-            let query = diesel::sql_query(sql).bind::<Text, _>(&user).bind::<Text, _>(&user);
-            query.get_result::<Found>(conn).await.map(|found| found.id)
-        })
-        .await
+        let user = user.clone();
+        self.run_within(LONG, "what is open of a person", async move |conn| open(conn, &user).await).await
     }
 
-    /// Erases a person in these coupons, and in everything that belongs to none. All of it, or
-    /// nothing.
+    /// Puts the pseudonym in place of a person's id in what these coupons gave out. All of it, or
+    /// nothing: `None` where a drop of theirs is not sealed any more, or something of the person is
+    /// open.
     pub async fn erase(
         &self,
         user: UserId,
         coupons: Vec<CouponId>,
         pseudonym: String,
         by: Operator,
-    ) -> Result<Erased, DbError> {
+    ) -> Result<Option<Rows>, DbError> {
         self.run_within(LONG, "erase a person", async move |conn| {
             conn.transaction(async |conn| {
-                let mut rows = Vec::with_capacity(TABLES.len() + 1);
-                for (table, texts) in TABLES {
-                    rows.push((table, rename(conn, table, texts, &user, &coupons, &pseudonym).await?));
+                let ids = list(coupons.iter().map(|coupon| coupon.0));
+                if !coupons.is_empty() {
+                    // Nobody unseals one meanwhile.
+                    let lock = format!(
+                        "SELECT CAST(COALESCE(SUM(sealed_at IS NULL), 0) AS SIGNED) AS id FROM \
+                         (SELECT sealed_at FROM drops WHERE coupon_id IN ({ids}) FOR SHARE) d"
+                    );
+                    if diesel::sql_query(lock).get_result::<Found>(conn).await?.id > 0 {
+                        return Ok(None);
+                    }
                 }
-                let update = "UPDATE ops_actions SET detail = CAST(REGEXP_REPLACE(CAST(detail AS CHAR), ?, ?, 1, 0, 'c') AS JSON) \
-                              WHERE REGEXP_LIKE(CAST(detail AS CHAR), ?, 'c')";
-                let expression = alone(&user);
-                let update = diesel::sql_query(update).bind::<Text, _>(&expression).bind::<Text, _>(&pseudonym);
-                rows.push(("ops_actions", update.bind::<Text, _>(&expression).execute(conn).await?));
+                if open(conn, &user).await? > 0 {
+                    return Ok(None);
+                }
+                let mut rows = Rows::new();
+                if !coupons.is_empty() {
+                    for (table, texts) in [
+                        ("issued_coupons", ""),
+                        ("revoked_coupons", ", reason = 'erased', revoked_by = 'erased'"),
+                        ("broken_promises", ", reason = 'erased'"),
+                    ] {
+                        // By the unique key, which begins with the coupon.
+                        let which = format!("coupon_id IN ({ids}) AND");
+                        rows.push((table, rename(conn, table, texts, &which, &user, &pseudonym).await?));
+                    }
+                }
+                let texts = ", payload = NULL, error = NULL, resolution_detail = NULL";
+                let dealt_with = "resolved_at IS NOT NULL AND";
+                rows.push((
+                    "failed_claims",
+                    rename(conn, "failed_claims", texts, dealt_with, &user, &pseudonym).await?,
+                ));
                 let detail = json!({"erased_as": pseudonym, "coupons": coupons.len()});
                 by.did(conn, Act { action: "erase", detail, ..Act::default() }).await?;
-                Ok(Erased { pseudonym, rows })
+                Ok(Some(rows))
             })
             .await
         })
         .await
     }
+
+    /// The same in what passes found and operators did. It may be repeated.
+    pub async fn erase_records(&self, user: UserId, pseudonym: String) -> Result<Rows, DbError> {
+        self.run_within(LONG, "erase a person in records", async move |conn| {
+            let texts = ", detail = 'erased'";
+            let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
+            // As JSON_SEARCH reads it, `_` and `%` are patterns.
+            let pattern = user.as_str().replace('_', "\\_");
+            let named = "SELECT id, CAST(detail AS CHAR) AS detail FROM ops_actions \
+                         WHERE JSON_SEARCH(detail, 'one', ?) IS NOT NULL";
+            let acts: Vec<FoundAct> = diesel::sql_query(named).bind::<Text, _>(pattern).load(conn).await?;
+            let mut changed = 0;
+            for FoundAct { id, detail } in acts {
+                let Ok(mut detail) = serde_json::from_str::<Value>(&detail) else { continue };
+                replace(&mut detail, user.as_str(), &pseudonym);
+                let update = diesel::sql_query("UPDATE ops_actions SET detail = ? WHERE id = ?");
+                changed += update.bind::<Text, _>(detail.to_string()).bind::<BigInt, _>(id).execute(conn).await?;
+            }
+            Ok(vec![("reconcile_findings", findings), ("ops_actions", changed)])
+        })
+        .await
+    }
 }
 
-/// Puts the pseudonym in place of the id in one table. Messages of dead letters go: they hold it in
-/// a form of their own.
+async fn open(conn: &mut Conn, user: &UserId) -> QueryResult<i64> {
+    let sql = "SELECT (SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND user_id = ?) + \
+               (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL AND user_id = ?) AS id";
+    let query = diesel::sql_query(sql).bind::<Text, _>(user.as_str()).bind::<Text, _>(user.as_str());
+    query.get_result::<Found>(conn).await.map(|found| found.id)
+}
+
 async fn rename(
     conn: &mut Conn,
     table: &str,
-    texts: &[&str],
+    texts: &str,
+    which: &str,
     user: &UserId,
-    coupons: &[CouponId],
     pseudonym: &str,
 ) -> QueryResult<usize> {
-    let of_coupons = match table {
-        // By the unique key, which begins with the coupon.
-        "issued_coupons" | "revoked_coupons" | "broken_promises" => {
-            if coupons.is_empty() {
-                return Ok(0);
-            }
-            format!("coupon_id IN ({}) AND ", super::dead_letters::list(coupons.iter().map(|coupon| coupon.0)))
-        }
-        _ => String::new(),
-    };
-    let payload = if table == "failed_claims" { ", payload = NULL" } else { "" };
-    let texts: String = texts
-        .iter()
-        .map(|text| format!(", {text} = REGEXP_REPLACE({text}, '{}', '{pseudonym}', 1, 0, 'c')", alone(user).replace('\\', "\\\\")))
-        .collect();
-    let sql = format!("UPDATE {table} SET user_id = ?{payload}{texts} WHERE {of_coupons}user_id = ?");
+    let sql = format!("UPDATE {table} SET user_id = ?{texts} WHERE {which} user_id = ?");
     diesel::sql_query(sql).bind::<Text, _>(pseudonym).bind::<Text, _>(user.as_str()).execute(conn).await
+}
+
+/// Strings that are the person, and the free texts beside one.
+fn replace(value: &mut Value, user: &str, pseudonym: &str) {
+    match value {
+        Value::String(text) if text == user => pseudonym.clone_into(text),
+        Value::Array(parts) => parts.iter_mut().for_each(|part| replace(part, user, pseudonym)),
+        Value::Object(parts) => {
+            for (name, part) in parts {
+                match part {
+                    Value::String(text) if ["reason", "why"].contains(&name.as_str()) => GONE.clone_into(text),
+                    part => replace(part, user, pseudonym),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_found_alone_whatever_is_in_it() {
-        let user: UserId = "a.b|c+1".parse().unwrap();
-        assert_eq!(alone(&user), r"(?<![A-Za-z0-9._@+|:=-])a\.b\|c\+1(?![A-Za-z0-9._@+|:=-])");
+    fn of_what_was_done_only_the_person_and_the_reasons_go() {
+        let mut detail = json!({
+            "user_id": "7", "slot": 7, "7": "8", "by": "77", "body": {"by": "7", "reason": "7 is a script"}, "list": ["7", 7],
+        });
+        replace(&mut detail, "7", "erased-1");
+        let expected = json!({
+            "user_id": "erased-1", "slot": 7, "7": "8", "by": "77", "body": {"by": "erased-1", "reason": "erased"},
+            "list": ["erased-1", 7],
+        });
+        assert_eq!(detail, expected);
     }
 }

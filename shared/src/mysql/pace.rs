@@ -85,7 +85,7 @@ impl Db {
                       ORDER BY opens_at DESC LIMIT {DROPS}) \
                      UNION (SELECT id, quantity FROM drops \
                       WHERE sealed_at >= UTC_TIMESTAMP(3) - INTERVAL {days} DAY ORDER BY sealed_at DESC LIMIT {DROPS})) \
-                 SELECT DATE(i.claimed_at) AS day, COUNT(DISTINCT d.id) AS drops, COUNT(*) AS `rows`, \
+                 SELECT /*+ MAX_EXECUTION_TIME(10000) */ DATE(i.claimed_at) AS day, COUNT(DISTINCT d.id) AS drops, COUNT(*) AS `rows`, \
                      CAST(SUM(i.issued_at <= i.claimed_at + INTERVAL 1 SECOND) AS SIGNED) AS within_a_second \
                  FROM recent d {sample} WHERE i.claimed_at >= UTC_DATE() - INTERVAL {days} DAY GROUP BY day ORDER BY day DESC"
             ))

@@ -302,7 +302,12 @@ const BY_AGE: &[(&str, Time)] = &[
     ("mail_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
     ("webhook_outbox WHERE sent_at < ? ORDER BY sent_at", |kept| kept.mails),
     ("webhook_outbox WHERE sent_at IS NULL AND given_up_at < ? ORDER BY given_up_at", |kept| kept.mails),
-    ("webhook_drops WHERE updated_at < ? ORDER BY updated_at", |kept| kept.runs),
+    // What is not sealed may still be told of.
+    (
+        "webhook_drops WHERE updated_at < ? AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
+         AND d.sealed_at IS NULL) ORDER BY updated_at",
+        |kept| kept.runs,
+    ),
     // What they were is looked up by drop; without it the next pass shows them once more.
     ("held_back WHERE planned_at < ? ORDER BY planned_at", |kept| kept.runs),
     ("ops_actions WHERE at < ? ORDER BY at", |kept| kept.runs),

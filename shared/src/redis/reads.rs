@@ -207,6 +207,17 @@ impl Redis {
         Ok(false)
     }
 
+    /// Whether Redis knows this person in one of these drops of a coupon: with a slot, or waiting.
+    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str()).cmd("ZSCORE").arg(&keys.waiting).arg(user.as_str());
+            pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        }
+        let found: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
+        Ok(found.iter().any(Option::is_some))
+    }
+
     /// The first people on a drop's waiting list, in order, `limit` at most.
     pub async fn first_waiting(&self, keys: &DropKeys, limit: u64) -> Result<Vec<UserId>, RedisError> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };

@@ -52,12 +52,12 @@ impl Api {
         path: &str,
         body: Value,
         operator: &str,
-        idempotency_key: Option<&str>,
+        header: Option<(&'static str, String)>,
     ) -> Result<Value, Refused> {
         let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.expose_secret());
         let name = HeaderValue::from_bytes(operator.as_bytes()).ok();
         let request = name.into_iter().fold(request, |request, name| request.header("x-operator", name));
-        let request = idempotency_key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+        let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let answer = request.header("content-type", "application/json").body(body.to_string()).send().await;
         let mut answer = answer.map_err(|error| {
             tracing::warn!(error = %error.without_url(), "the API did not answer the operations page");

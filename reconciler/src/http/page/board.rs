@@ -197,11 +197,11 @@ fn alarm(listed: &ListedAlert, facts: &Facts) -> Problem {
 
 /// What is wrong with a drop by its numbers alone, and what to do.
 fn wrong_of(one: &Seen, seen: &Snapshot) -> Option<(String, String)> {
-    let (numbers, counted_rows) = (one.numbers.as_ref()?, one.counted?);
     if is_shut(one, seen) && seen.gate_is_open == Some(true) {
         let todo = "It opens by itself once a pass has verified it. If this stays, look at the last runs.";
         return Some(("Admission to this coupon is closed: claims get 503".to_owned(), todo.to_owned()));
     }
+    let (numbers, counted_rows) = (one.numbers.as_ref()?, one.counted?);
     if !one.is_stuck {
         return None;
     }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::Page;
 use super::drops::find;
 use super::html::{notice, unavailable};
+use super::people;
 use super::session::Session;
 use crate::execute::{self, EraseError};
 use crate::notify::wording::{LONGEST, capital, count, line};
@@ -29,6 +30,8 @@ struct Change {
     body: Value,
     coupon: CouponId,
     drop: Option<DropId>,
+    /// The coupon's revision, where the change is judged by what it was.
+    revision: Option<u64>,
 }
 
 fn not_understood() -> Response {
@@ -40,20 +43,22 @@ fn not_confirmed() -> Response {
     notice(StatusCode::BAD_REQUEST, "Not confirmed", why)
 }
 
-/// Asks the API, and notes who asked from where: the API sees this process only.
-async fn ask(page: &Page, session: &Session, change: Change, then: &str) -> Response {
+/// Asks the API, and notes who asked from where: the API sees this process only. Gives the answer
+/// where it is a refusal.
+async fn ask(page: &Page, session: &Session, change: Change) -> Option<Response> {
     let Some(api) = &page.api else {
         let why = "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon.";
-        return notice(StatusCode::NOT_FOUND, "Not here", why);
+        return Some(notice(StatusCode::NOT_FOUND, "Not here", why));
     };
     let detail = json!({"asked_for": change.what, "body": change.body});
     let act = Act { action: "ask_api", coupon: Some(change.coupon), drop: change.drop, detail };
     if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
-        return unavailable(error);
+        return Some(unavailable(error));
     }
-    match api.ask(change.method, &change.path, change.body, session.name(), None).await {
-        Ok(_) => Redirect::to(then).into_response(),
-        Err(refused) => notice(refused.status, "Not done", &refused.why),
+    let tag = change.revision.map(|revision| ("if-match", format!("\"{revision}\"")));
+    match api.ask(change.method, &change.path, change.body, session.name(), tag).await {
+        Ok(_) => None,
+        Err(refused) => Some(notice(refused.status, "Not done", &refused.why)),
     }
 }
 
@@ -63,6 +68,9 @@ pub(super) struct OfCoupon {
     how: String,
     #[serde(default)]
     quantity: String,
+    /// The quantity once more: a slip of the finger promises ten times as many.
+    #[serde(default)]
+    again: String,
     #[serde(default)]
     name: String,
 }
@@ -79,32 +87,45 @@ pub(super) async fn coupon(
         Ok(found) => found,
         Err(refused) => return refused,
     };
+    // As it is now, with all its drops.
+    let (coupon, drops) = match page.app.stores.db.coupon(coupon.id).await {
+        Ok(found) => found.unwrap_or((coupon, Vec::new())),
+        Err(error) => return unavailable(error),
+    };
     let (what, body) = match asked.how.as_str() {
         "pause" => ("pause", json!({"paused": true})),
         "resume" => ("resume", json!({"paused": false})),
-        "raise" => match asked.quantity.trim().parse::<u32>() {
-            Ok(quantity) if quantity > drop.quantity => ("raise", json!({"quantity": quantity})),
-            _ => {
-                let why = "The new quantity must be a number above what is promised now. Nothing was done.";
-                return notice(StatusCode::BAD_REQUEST, "Not raised", why);
+        "raise" => {
+            let quantity = asked.quantity.trim().parse::<u32>().ok();
+            // The API takes it for the coupon and every drop of it that is not closed.
+            let most = drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.quantity);
+            let most = most.chain([coupon.quantity]).max().unwrap_or(u32::MAX);
+            match quantity.filter(|quantity| *quantity > most && asked.quantity.trim() == asked.again.trim()) {
+                Some(quantity) => ("raise", json!({"quantity": quantity})),
+                None => {
+                    let why = format!("Type the same number twice, above the {most} that are promised now. Nothing was done.");
+                    return notice(StatusCode::BAD_REQUEST, "Not raised", &why);
+                }
             }
-        },
+        }
         _ => return not_understood(),
     };
-    // Un-pausing gives nobody anything that was not promised.
-    if what != "resume" && line(&asked.name, LONGEST) != line(&coupon.name, LONGEST) {
+    if line(&asked.name, LONGEST) != line(&coupon.name, LONGEST) {
         return not_confirmed();
     }
     let path = format!("/v1/coupons/{}", coupon.id);
     let then = format!("/coupons/{}/drops/{}", coupon.id, drop.id);
-    let change = Change { what, method: Method::PATCH, path, body, coupon: coupon.id, drop: Some(drop.id) };
-    ask(&page, &session, change, &then).await
+    let revision = (what == "raise").then_some(coupon.revision);
+    let change = Change { what, method: Method::PATCH, path, body, coupon: coupon.id, drop: Some(drop.id), revision };
+    ask(&page, &session, change).await.unwrap_or_else(|| Redirect::to(&then).into_response())
 }
 
 #[derive(Deserialize)]
 pub(super) struct OfPerson {
     coupon: i64,
     person: String,
+    /// The drop that the story told of.
+    drop: String,
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -166,10 +187,17 @@ pub(super) async fn revoke(
         return not_confirmed();
     }
     let again = asked.may_claim_again.is_some();
-    let body = json!({"reason": asked.reason.trim(), "by": session.name(), "may_claim_again": again});
+    let mut body = json!({"reason": asked.reason.trim(), "by": session.name(), "may_claim_again": again});
+    let drop = asked.drop.trim().parse::<i64>().ok();
+    if let Some(drop) = drop {
+        body["drop_id"] = drop.into();
+    }
     let encoded = utf8_percent_encode(person.as_str(), NON_ALPHANUMERIC);
     let path = format!("/v1/coupons/{}/people/{encoded}/revoke", coupon.id);
-    let then = format!("/people?coupon={}&person={encoded}", coupon.id);
-    let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop: None };
-    ask(&page, &session, change, &then).await
+    let drop = drop.map(DropId);
+    let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop, revision: None };
+    match ask(&page, &session, change).await {
+        Some(refused) => refused,
+        None => people::found(&page, &session, &coupon.id.to_string(), person.as_str()).await,
+    }
 }

@@ -78,6 +78,10 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Response {
     let query = query.map(|Query(query)| query).unwrap_or_default();
+    page.slowly(listed(&page, &session, query)).await
+}
+
+async fn listed(page: &Page, session: &Session, query: ListQuery) -> Response {
     let (resolved, number) = (query.status == "resolved", query.page.clamp(1, PAGES));
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let wanted = Wanted { resolved, drop: query.drop.map(DropId), reason: reason.clone() };
@@ -87,7 +91,7 @@ pub(super) async fn list(
     };
     let has_more = found.len() > PAGE as usize && number < PAGES;
     let letters: Vec<LetterLine> = found.iter().take(PAGE as usize).map(|letter| letter_line(letter, false)).collect();
-    let top = Top::new("Dead letters", "dead-letters", Some(&session));
+    let top = Top::new("Dead letters", "dead-letters", Some(session));
     let (reason, drop) = (reason.as_deref(), query.drop);
     answer(StatusCode::OK, &DeadLetters { top, letters: &letters, resolved, drop, reason, page: number, has_more })
 }

@@ -89,6 +89,9 @@ pub(super) struct Asked {
     /// The coupon's name, where it is asked for.
     #[serde(default)]
     name: String,
+    /// The number on the button.
+    #[serde(default)]
+    held: String,
 }
 
 /// A pass over one drop.
@@ -107,7 +110,17 @@ pub(super) async fn pass(
     let request = match asked.how.as_str() {
         "pass" => request,
         "dry_run" => Request { dry_run: true, ..request },
-        "confirm" if line(&asked.name, LONGEST) == line(&coupon.name, LONGEST) => Request { confirm: true, ..request },
+        "confirm" if line(&asked.name, LONGEST) == line(&coupon.name, LONGEST) => {
+            let held = match held_back(&page, drop.id).await {
+                Ok(held) => held.map(u64::from).map(grouped),
+                Err(error) => return unavailable(error),
+            };
+            if held.as_ref() != Some(&asked.held) {
+                let why = "Another number of repairs is held back by now. Nothing was done: look at the drop again.";
+                return notice(StatusCode::CONFLICT, "Not confirmed", why);
+            }
+            Request { confirm: true, ..request }
+        }
         "confirm" => {
             let why = "What you typed is not the coupon's name. Nothing was done: go back and try again.";
             return notice(StatusCode::BAD_REQUEST, "Not confirmed", why);

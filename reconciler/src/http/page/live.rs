@@ -37,6 +37,8 @@ struct Update {
 
 pub(super) struct Live {
     looking: Mutex<Looking>,
+    /// For drop pages: they keep nobody's first screen waiting.
+    one: Mutex<Reader>,
     updates: watch::Sender<Option<Arc<Update>>>,
     seats: Arc<Semaphore>,
     wake: Notify,
@@ -52,7 +54,8 @@ struct Looking {
 impl Live {
     pub(super) fn new(stores: Stores, stop: CancellationToken) -> Self {
         Self {
-            looking: Mutex::new(Looking { reader: Reader::new(stores), last: None }),
+            looking: Mutex::new(Looking { reader: Reader::new(stores.clone()), last: None }),
+            one: Mutex::new(Reader::new(stores)),
             updates: watch::channel(None).0,
             seats: Arc::new(Semaphore::new(VIEWERS)),
             wake: Notify::new(),
@@ -78,7 +81,7 @@ impl Live {
 
     /// One drop, looked at now.
     pub(super) async fn one(&self, coupon: Coupon, drop: Drop) -> Board {
-        board(&self.looking.lock().await.reader.read_one(coupon, drop).await)
+        board(&self.one.lock().await.read_one(coupon, drop).await)
     }
 
     /// Until the process stops.

@@ -49,18 +49,19 @@ pub(super) async fn log_in(State(page): State<Page>, request: Request) -> Respon
         return shown(StatusCode::BAD_REQUEST, "", "", "Fill in both fields.");
     };
     let refused = |status, why: &str| shown(status, &form.next, &form.name, why);
-    if let Some(wait) = from.and_then(|from| page.tries.wait(from, now)) {
-        let mut response = refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens. Try again in a minute.");
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-        return response;
-    }
     let Some(name) = operator_name(&form.name) else {
         return refused(
             StatusCode::BAD_REQUEST,
             "Say who you are, in 1 to 100 letters: what you do is recorded under this name.",
         );
     };
+    // The right token always lets in: behind a proxy, all come from one address.
     let Some((operator, allowed)) = page.token.log_in(form.token.trim(), name, from) else {
+        if let Some(wait) = from.and_then(|from| page.tries.wait(from, now)) {
+            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens. Try again in a minute.");
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            return response;
+        }
         if let Some(from) = from {
             page.tries.wrong(from, now);
             tracing::warn!(%from, "a wrong token at the operations page");

@@ -34,14 +34,22 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use serde::Deserialize;
+use firstcome_shared::mysql::{Db, DbSettings};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::api::Api;
 use self::assets::{ICON, SCRIPT, STYLE};
-use self::html::{Overview, Top, answer};
+use self::html::{Overview, Top, answer, notice};
 use self::live::Live;
 use self::session::{Session, Sessions, Tries};
 use super::App;
+
+/// Connections to MySQL of all screens together.
+const CONNECTIONS: usize = 4;
+
+/// Slow screens that are made at a time.
+const SLOW_AT_ONCE: usize = 2;
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -54,22 +62,40 @@ struct Page {
     token: OpsToken,
     /// Where changes are asked for that are the API's to make.
     api: Option<Arc<Api>>,
+    /// Taken by screens that may cost seconds.
+    slow: Arc<Semaphore>,
     sessions: Arc<Sessions>,
     tries: Arc<Tries>,
     live: Arc<Live>,
 }
 
 impl Page {
+    /// Makes a screen that may cost seconds, unless too many are being made.
+    async fn slowly(&self, screen: impl Future<Output = Response>) -> Response {
+        let Ok(_turn) = self.slow.try_acquire() else {
+            let why = "Others are looking at something large right now. Reload in a few seconds.";
+            return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
+        };
+        screen.await
+    }
+
     fn session(&self, headers: &HeaderMap) -> Option<Arc<Session>> {
         self.sessions.of(headers, Instant::now())
     }
 }
 
 /// The routes of the page. Its live part ends with `stop`.
-pub(super) fn routes(app: App, token: OpsToken, api: Option<Arc<Api>>, stop: CancellationToken) -> Router {
+pub(super) fn routes(
+    mut app: App,
+    token: OpsToken,
+    api: Option<Arc<Api>>,
+    stop: CancellationToken,
+) -> anyhow::Result<Router> {
+    // However much is looked at, passes have their connections.
+    app.stores.db = Db::new(&DbSettings { pool_size: CONNECTIONS, ..app.stores.db_settings.clone() })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
-    let page = Page { app, token, api, sessions: Arc::default(), tries: Arc::default(), live };
+    let page = Page { app, token, api, slow: Arc::new(Semaphore::new(SLOW_AT_ONCE)), sessions: Arc::default(), tries: Arc::default(), live };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
@@ -96,14 +122,15 @@ pub(super) fn routes(app: App, token: OpsToken, api: Option<Arc<Api>>, stop: Can
         .route("/coupons/new", get(new_coupon::form))
         .route("/days", get(pace::by_day))
         .route("/deliveries", get(deliveries::list))
-        .route("/people", get(people::search))
+        .route("/people", get(people::form).post(people::search))
         .route("/logout", post(login::log_out))
         .merge(changes)
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
     let for_all =
         Router::new().route("/login", get(login::form).post(login::log_in)).route("/assets/{file}", get(asset));
     let routes = for_operators.merge(for_all);
-    routes.route_layer(from_fn(guard::own_origin)).route_layer(map_response(with_security_headers)).with_state(page)
+    let routes = routes.route_layer(from_fn(guard::own_origin)).route_layer(map_response(with_security_headers));
+    Ok(routes.with_state(page))
 }
 
 /// With `no-referrer`, browsers would send `Origin: null` with every form.

@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::Utc;
 use firstcome_shared::mysql::ops_actions::Act;
-use firstcome_shared::schedule::Schedule;
+use firstcome_shared::schedule::{PlannedDrop, Schedule};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -45,6 +45,8 @@ pub(super) struct Typed {
 /// One opening: local time, the same in UTC, and the closing.
 pub(super) struct Opening {
     pub(super) local: String,
+    /// It has begun.
+    pub(super) at_once: bool,
     pub(super) utc: String,
     pub(super) closes: String,
 }
@@ -79,7 +81,10 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let schedule: Schedule = serde_json::from_value(daily.clone()).map_err(|error| wrong(error.to_string()))?;
     schedule.check().map_err(|error| wrong(error.to_string()))?;
     let Schedule::Daily { time_zone, .. } = &schedule else { return Err(wrong("it is not daily".to_owned())) };
-    let openings = schedule.openings(Utc::now(), OPENINGS);
+    let now = Utc::now();
+    // A window that has begun is made too, and opens at once.
+    let begun = schedule.drops_from(now).into_iter().filter(|drop| drop.opens_at < now);
+    let openings: Vec<PlannedDrop> = begun.chain(schedule.openings(now, OPENINGS)).take(OPENINGS).collect();
     let Some(next) = openings.first() else { return Err("It would never open: its days are over".to_owned()) };
     let body_schedule =
         if is_daily { daily } else { json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at}) };
@@ -90,6 +95,7 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     });
     let shown = openings.iter().map(|drop| Opening {
         local: drop.opens_at.with_timezone(time_zone).format("%a %Y-%m-%d %H:%M %:z").to_string(),
+        at_once: drop.opens_at < now,
         utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
         closes: drop.closes_at.map_or_else(
             || "stays open".to_owned(),
@@ -112,13 +118,16 @@ pub(super) async fn form(
     }
     match plan(&typed) {
         Ok((body, openings)) => {
-            let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
-            let key = Uuid::now_v7().to_string();
-            let preview = Preview { openings, quantity, is_daily: typed.repeats == "daily", key };
+            let preview = preview(&body, openings, Uuid::now_v7().to_string());
             shown(&page, &session, StatusCode::OK, &typed, "", Some(&preview))
         }
         Err(wrong) => shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     }
+}
+
+fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
+    let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
+    Preview { openings, quantity, is_daily: body["schedule"]["type"] == "daily", key }
 }
 
 fn shown(
@@ -143,8 +152,8 @@ pub(super) async fn make(
         let wrong = "The form is not of this page. Nothing was made.";
         return shown(&page, &session, StatusCode::BAD_REQUEST, &Typed::default(), wrong, None);
     };
-    let (api, body) = match (&page.api, plan(&typed)) {
-        (Some(api), Ok((body, _))) => (api, body),
+    let (api, body, openings) = match (&page.api, plan(&typed)) {
+        (Some(api), Ok((body, openings))) => (api, body, openings),
         (None, _) => return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None),
         (_, Err(wrong)) => return shown(&page, &session, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     };
@@ -152,13 +161,15 @@ pub(super) async fn make(
     if let Err(error) = page.app.stores.db.record_act(session.operator.clone(), act).await {
         return unavailable(error);
     }
-    match api.ask(Method::POST, "/v1/coupons", body, session.name(), Some(&typed.key)).await {
+    let again = preview(&body, openings, typed.key.clone());
+    let key = Some(("idempotency-key", typed.key.clone()));
+    match api.ask(Method::POST, "/v1/coupons", body, session.name(), key).await {
         Ok(made) => {
             let (coupon, next) = (&made["id"], &made["next_drop"]["id"]);
             let drop = if next.is_null() { &made["current_drop"]["id"] } else { next };
             Redirect::to(&format!("/coupons/{coupon}/drops/{drop}")).into_response()
         }
-        Err(refused) => shown(&page, &session, refused.status, &typed, &capital(&refused.why), None),
+        Err(refused) => shown(&page, &session, refused.status, &typed, &capital(&refused.why), Some(&again)),
     }
 }
 

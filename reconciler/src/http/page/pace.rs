@@ -111,12 +111,16 @@ fn day_line(day: &Day) -> DayLine {
 }
 
 pub(super) async fn by_day(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
+    page.slowly(days(&page, &session)).await
+}
+
+async fn days(page: &Page, session: &Session) -> Response {
     let days = match page.app.stores.db.pace_by_day(DAYS).await {
         Ok(days) => days,
         Err(error) => return unavailable(error),
     };
     let days: Vec<DayLine> = days.iter().map(day_line).collect();
-    answer(StatusCode::OK, &Days { top: Top::new("Days", "days", Some(&session)), days: &days })
+    answer(StatusCode::OK, &Days { top: Top::new("Days", "days", Some(session)), days: &days })
 }
 
 #[cfg(test)]

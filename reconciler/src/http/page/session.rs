@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 /// However much it is used, a session ends after so long.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// Most sessions; one more ends the oldest.
+/// Most sessions; one more ends the oldest, a viewer's first.
 const AT_MOST: usize = 256;
 
 /// The cookie's name. With the prefix a browser takes it over https only, and from no other host.
@@ -52,7 +52,7 @@ impl Sessions {
         let mut sessions = self.0.lock();
         sessions.retain(|_, session| session.ends > now);
         if sessions.len() >= AT_MOST {
-            let oldest = sessions.iter().min_by_key(|(_, session)| session.ends).map(|(id, _)| id.clone());
+            let oldest = sessions.iter().min_by_key(|(_, session)| (session.may_change(), session.ends)).map(|(id, _)| id.clone());
             oldest.and_then(|id| sessions.remove(&id));
         }
         let id = random();

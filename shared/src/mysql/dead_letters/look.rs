@@ -41,7 +41,7 @@ impl Db {
         self.run_within(LONG, "list dead letters", async move |conn| {
             let is_resolved = if wanted.resolved { "NOT NULL" } else { "NULL" };
             let mut sql = format!(
-                "SELECT {COLUMNS} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
+                "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {COLUMNS} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
             );
             if let Some(drop) = wanted.drop {
                 // Writing to a `String` does not fail.

@@ -20,9 +20,9 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let (csrf, place) = (kim.csrf().await, format!("/coupons/{}/drops/{}", coupon.id, coupon.drop));
     // The page to which a form leads, once the pass has ended.
-    let ask = async |path: &str, how: &str, name: &str| {
+    let ask = async |path: &str, how: &str, (name, held): (&str, &str)| {
         eventually_some("no other pass runs", LIMIT, async || {
-            let form = [("csrf", csrf.as_str()), ("how", how), ("name", name)];
+            let form = [("csrf", csrf.as_str()), ("how", how), ("name", name), ("held", held)];
             let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
             let answer = filled_in(request, &form).send().await.unwrap();
             let (status, run) = (answer.status().as_u16(), header(&answer, LOCATION.as_str()).to_owned());
@@ -38,10 +38,10 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
         .await;
     };
     let pass = format!("{place}/pass");
-    let (status, run) = ask(&pass, "dry_run", "").await;
+    let (status, run) = ask(&pass, "dry_run", ("", "")).await;
     assert_eq!(status, 303);
     ended(&run, "would: put back into Redis").await;
-    let (status, run) = ask("/pass", "pass", "").await;
+    let (status, run) = ask("/pass", "pass", ("", "")).await;
     assert_eq!(status, 303);
     ended(&run, "held back").await;
     // Its alert is written after the pass.
@@ -50,9 +50,14 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
         if page.contains("Confirm 3 repairs of drop") { Ok(()) } else { Err(page) }
     })
     .await;
-    assert_eq!(ask(&pass, "confirm", "Winter").await.0, 400);
-    assert_eq!(ask(&pass, "everything", "Winter coupon").await.0, 400);
-    let (status, run) = ask(&pass, "confirm", " Winter coupon ").await;
+    assert_eq!(ask(&pass, "confirm", ("Winter", "3")).await.0, 400);
+    assert_eq!(ask(&pass, "everything", ("Winter coupon", "3")).await.0, 400);
+    // Somebody else looked meanwhile, and there are more.
+    let form = [("csrf", csrf.as_str()), ("how", "confirm"), ("name", "Winter coupon"), ("held", "2")];
+    let request = kim.request(Method::POST, &pass).header(ORIGIN, &kim.base);
+    let refused = filled_in(request, &form).send().await.unwrap().text().await.unwrap();
+    assert!(refused.contains("Another number of repairs"), "{refused}");
+    let (status, run) = ask(&pass, "confirm", (" Winter coupon ", "3")).await;
     assert_eq!(status, 303);
     ended(&run, "repaired").await;
     eventually_some("there is nothing to confirm any more", LIMIT, async || {
@@ -71,15 +76,20 @@ async fn a_person_s_story_is_found_by_coupon_and_id() {
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
     let daemon = f.world.daemon().await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let found = kim.text(&format!("/people?coupon={}&person=u-2", coupon.id)).await;
-    assert!(found.contains("u-2 and Winter coupon") && found.contains("What happened, oldest first"), "{found}");
-    for (coupon, person, status) in [("4711", "u-2", 404), ("x", "u-2", 404), ("1", "a%20b", 400), ("", "", 200)] {
-        assert_eq!(
-            kim.get(&format!("/people?coupon={coupon}&person={person}")).await.status(),
-            status,
-            "{coupon} {person}"
-        );
+    let csrf = kim.csrf().await;
+    let search = async |coupon: &str, person: &str| {
+        let form = [("csrf", csrf.as_str()), ("coupon", coupon), ("person", person)];
+        let request = kim.request(Method::POST, "/people").header(ORIGIN, &kim.base);
+        let answer = filled_in(request, &form).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, found) = search(&coupon.id.to_string(), "u-2").await;
+    assert!(status == 200 && found.contains("u-2 and Winter coupon"), "{status} {found}");
+    assert!(found.contains("What happened, oldest first"), "{found}");
+    for (coupon, person, status) in [("4711", "u-2", 404), ("x", "u-2", 404), ("1", "a b", 400), ("1", "", 400)] {
+        assert_eq!(search(coupon, person).await.0, status, "{coupon} {person}");
     }
+    assert_eq!(kim.get("/people").await.status(), 200);
 }
 
 #[tokio::test]
@@ -89,7 +99,7 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
     let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let (csrf, place) = (kim.csrf().await, format!("/coupons/{}/drops/{}", coupon.id, coupon.drop));
-    let id = coupon.id.to_string();
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
     let change = format!("{place}/change");
     let ask = async |path: &str, fields: &[(&str, &str)]| {
         let mut form = vec![("csrf", csrf.as_str())];
@@ -99,22 +109,29 @@ async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_a
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let revoke = |person: &'static str, name: &'static str| {
-        [("coupon", id.as_str()), ("person", person), ("reason", "bought by a script"), ("name", name)]
+        [("coupon", id.as_str()), ("drop", &drop), ("person", person), ("reason", "bought by a script"), ("name", name)]
     };
     // Nothing happens without the coupon's name.
-    for how in ["pause", "raise"] {
-        assert_eq!(ask(&change, &[("how", how), ("quantity", "30"), ("name", "Winter")]).await.0, 400, "{how}");
+    for how in ["pause", "raise", "resume"] {
+        let form = [("how", how), ("quantity", "30"), ("again", "30"), ("name", "Winter")];
+        assert_eq!(ask(&change, &form).await.0, 400, "{how}");
+    }
+    // Nor by a slip of the finger, nor downwards.
+    for (quantity, again) in [("30", "300"), ("20", "20"), ("19", "19"), ("30", "")] {
+        let form = [("how", "raise"), ("quantity", quantity), ("again", again), ("name", "Winter coupon")];
+        assert_eq!(ask(&change, &form).await.0, 400, "{quantity} {again}");
     }
     assert_eq!(ask("/people/revoke", &revoke("u-2", "Winter")).await.0, 400);
-    assert_eq!(ask(&change, &[("how", "raise"), ("quantity", "20"), ("name", "Winter coupon")]).await.0, 400);
     let state = "SELECT paused, quantity, (SELECT COUNT(*) FROM issued_coupons) FROM coupons";
     assert_eq!(f.world.sql.query(state).await, [["0", "20", "3"]]);
 
     assert_eq!(ask(&change, &[("how", "pause"), ("name", "Winter coupon")]).await.0, 303);
     assert!(kim.text(&place).await.contains("Resume coupon"));
-    assert_eq!(ask(&change, &[("how", "resume")]).await.0, 303);
-    assert_eq!(ask(&change, &[("how", "raise"), ("quantity", "30"), ("name", "Winter coupon")]).await.0, 303);
-    assert_eq!(ask("/people/revoke", &revoke("u-2", "Winter coupon")).await.0, 303);
+    assert_eq!(ask(&change, &[("how", "resume"), ("name", "Winter coupon")]).await.0, 303);
+    let form = [("how", "raise"), ("quantity", "30"), ("again", "30"), ("name", "Winter coupon")];
+    assert_eq!(ask(&change, &form).await.0, 303);
+    let (status, story) = ask("/people/revoke", &revoke("u-2", "Winter coupon")).await;
+    assert!(status == 200 && story.contains("revoked"), "{status} {story}");
     assert_eq!(f.world.sql.query(state).await, [["0", "30", "2"]]);
     // What the API refuses is said in its words.
     let (status, page) = ask("/people/revoke", &revoke("u-99", "Winter coupon")).await;
@@ -136,6 +153,8 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
                  &first_day=2130-12-01&last_day=&opens=15%3A00&closes=18%3A00";
     let preview = kim.text(&format!("/coupons/new?{typed}")).await;
     assert!(preview.contains("Fri 2130-12-01 15:00 +09:00") && preview.contains("2130-12-01 06:00"), "{preview}");
+    let begun = typed.replace("2130-12-01", "2020-12-01").replace("15%3A00", "00%3A00").replace("18%3A00", "23%3A59");
+    assert!(kim.text(&format!("/coupons/new?{begun}")).await.contains("opens at once"));
     let wrong = kim.get(&format!("/coupons/new?{}", typed.replace("Seoul", "Atlantis"))).await;
     assert_eq!(wrong.status(), 400);
     let key = preview.split("name=\"key\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();

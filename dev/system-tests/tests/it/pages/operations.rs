@@ -175,7 +175,6 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
     assert_eq!(f.world.sql.number(rows).await, 12);
 
     let person = &done.people[0].user;
-    let story = format!("{base}/people?coupon={}&person={person}", coupon.id);
     f.world
         .sql
         .query("INSERT INTO failed_claims (id, reason, payload) VALUES (701, 'by hand', 'odd <b>message</b>')")
@@ -185,12 +184,12 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
          &first_day=2130-12-01&opens=15%3A00&closes=18%3A00"
     );
     for (name, place, shown) in [
-        ("ops-person", story.as_str(), "What happened, oldest first"),
-        ("ops-letters", &format!("{base}/dead-letters"), "by hand"),
+        ("ops-letters", format!("{base}/dead-letters").as_str(), "by hand"),
         ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
         ("ops-days", &format!("{base}/days"), "Row within a second"),
+        ("ops-deliveries", &format!("{base}/deliveries"), "Mails and webhooks"),
         ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
-        ("ops-drop-again", &drop_page, "Pause coupon"),
+        ("ops-drop-again", drop_page.as_str(), "Pause coupon"),
     ] {
         browser.visit(place).await;
         until(&browser, &format!("document.body.innerText.includes('{shown}')")).await;
@@ -199,6 +198,15 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
         assert_open_to_all(&browser, &format!("{name}-dark-phone")).await;
         browser.look(Look { width: 1240, ..Look::default() }).await;
     }
+    browser.visit(&format!("{base}/people")).await;
+    until(&browser, "document.querySelector('#person')").await;
+    let typed = format!("coupon.value = '{}'; person.value = '{person}'; person.form.requestSubmit()", coupon.id);
+    browser.run(&typed).await;
+    until(&browser, "document.body.innerText.includes('What happened, oldest first')").await;
+    assert_open_to_all(&browser, "ops-person").await;
+    browser.look(Look { dark: true, ..Look::default() }.on_a_phone()).await;
+    assert_open_to_all(&browser, "ops-person-dark-phone").await;
+    browser.look(Look { width: 1240, ..Look::default() }).await;
     browser.visit(&format!("{base}/dead-letters/701")).await;
     until(&browser, "document.querySelector('form[action$=reveal] button')").await;
     browser.click("form[action$=reveal] button").await;
