@@ -27,6 +27,8 @@ pub(crate) enum Reply {
     Silent,
     Redirect(String),
     RetryAfter(u16, u64),
+    /// Not found, with the path, as many servers say it.
+    Echo,
     /// A status, then the beginning of a body.
     Endless(u16),
 }
@@ -132,11 +134,13 @@ async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1_000_000).await.unwrap();
     let body = String::from_utf8(body.to_vec()).unwrap();
+    let path = head.uri.to_string();
     state.received.lock().unwrap().push(Received { path: head.uri.to_string(), headers: head.headers, body });
     let reply = state.reply.lock().unwrap().clone();
     let status = |status| StatusCode::from_u16(status).unwrap();
     match reply {
         Reply::Status(code) => (status(code), "why it is so").into_response(),
+        Reply::Echo => (StatusCode::NOT_FOUND, format!("Cannot POST {path}")).into_response(),
         Reply::Silent => std::future::pending().await,
         Reply::Redirect(to) => (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
         Reply::RetryAfter(code, seconds) => (status(code), [("retry-after", seconds.to_string())]).into_response(),

@@ -112,6 +112,7 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
         (Reply::Status(500), "answered 500 Internal Server Error: why it is so"),
         (Reply::Silent, "request: no answer within 3s"),
         (Reply::Redirect(elsewhere.url()), "answered 307 Temporary Redirect"),
+        (Reply::Echo, "answered 404 Not Found: Cannot POST …"),
         (Reply::Endless(503), "answered 503 Service Unavailable: no end"),
     ];
     for (n, (reply, error)) in replies.into_iter().enumerate() {
@@ -126,10 +127,10 @@ async fn what_is_not_taken_comes_again_under_the_same_id_and_signed_anew() {
     desk.notifier().flush(SOON).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     let received = receiver.received();
-    assert_eq!(received.len(), 5);
+    assert_eq!(received.len(), 6);
     assert!(received.iter().all(|one| one.id() == received[0].id() && one.body == received[0].body));
     let times: HashSet<&str> = received.iter().map(|one| one.header("webhook-timestamp")).collect();
-    assert!(times.len() == 5 && received.iter().all(|one| one.is_signed_by(SECRET)), "{times:?}");
+    assert!(times.len() == 6 && received.iter().all(|one| one.is_signed_by(SECRET)), "{times:?}");
     assert!(elsewhere.received().is_empty(), "redirects are not followed");
     assert_eq!(desk.query(OPEN).await, [["0"]]);
 }

@@ -373,3 +373,14 @@ pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -
         redis.add_claimants(coupon.id, &people).await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::without_values;
+
+    #[test]
+    fn what_mysql_quotes_is_left_out() {
+        assert_eq!(without_values("Duplicate entry '1-u-37-0' for key 'one'"), "Duplicate entry '…' for key '…'");
+        assert_eq!(without_values("MySQL is away"), "MySQL is away");
+    }
+}

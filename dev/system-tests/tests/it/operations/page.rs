@@ -134,6 +134,7 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
     })
     .await;
     assert!(!header(&refused, "retry-after").is_empty());
+    assert_eq!(stranger.log_in("Kim", OPS_TOKEN, "/").await.status(), 303, "behind a proxy, all have one address");
     assert_eq!(Http::send(daemon.http().ops(Method::GET, "/v1/runs")).await.status, 200);
 }
 
