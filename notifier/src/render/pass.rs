@@ -158,10 +158,10 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
 fn on_page(pass: &Pass<'_>, seen: &Observation) -> Option<Block> {
     let drop = seen.drop_id?;
     if seen.about == About::Left(Kind::FailedClaim) {
-        return pass.links.on_page("See and discard them", &format!("/dead-letters?drop={drop}"));
+        return pass.links.on_page("See and discard them, in a browser", &format!("/dead-letters?drop={drop}"));
     }
     let coupon = seen.coupon_id?;
-    pass.links.on_page("This drop", &format!("/coupons/{coupon}/drops/{drop}"))
+    pass.links.on_page("This drop, in a browser", &format!("/coupons/{coupon}/drops/{drop}"))
 }
 
 /// Problems without a section of their own, and information beside something else.

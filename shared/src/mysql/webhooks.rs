@@ -102,10 +102,12 @@ const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 pub async fn give_up_orphans(db: &Db, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, DbError> {
     let statement = "UPDATE webhook_outbox SET given_up_at = ?, last_error = COALESCE(last_error, ?) \
                      WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
-                     AND next_attempt_at < UTC_TIMESTAMP(3) - INTERVAL 1 HOUR LIMIT 1000";
+                     AND next_attempt_at < ? LIMIT 1000";
     db.run_within(Duration::from_secs(30), "give up old webhooks", async move |conn| {
         let update = diesel::sql_query(statement).bind::<Datetime, _>(now.naive_utc()).bind::<Text, _>(ORPHAN);
-        update.bind::<Datetime, _>(before.naive_utc()).execute(conn).await.map(|rows| rows as u64)
+        let update = update.bind::<Datetime, _>(before.naive_utc());
+        // Not what somebody has just had tried again.
+        update.bind::<Datetime, _>((now - TimeDelta::hours(1)).naive_utc()).execute(conn).await.map(|rows| rows as u64)
     })
     .await
 }
