@@ -1,8 +1,8 @@
 //! Mails that are about no pass. The outage notifier's is the one mail that does not go through the
 //! outbox, since that is in MySQL, which can't be used, or refuses what a pass would record. Its
-//! state is in memory: after a restart the mail may come again before its cooldown, and each process
-//! sends its own. The other is about admission while it is closed: the pass that opens it mails what
-//! it repaired only after the fact, and not at all where nothing was lost.
+//! state is in memory: after a restart the mail may come again before its cooldown, and each
+//! process sends its own. The other is about admission while it is closed: the pass that opens it
+//! mails what it repaired only after the fact, and not at all where nothing was lost.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

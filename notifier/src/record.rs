@@ -74,7 +74,8 @@ pub(super) async fn enqueue(
     .await
 }
 
-/// A mail that belongs to no pass, and what is kept so that another process does not enqueue it too.
+/// A mail that belongs to no pass, and what is kept so that another process does not enqueue it
+/// too.
 pub(super) struct Notice {
     pub(super) mail: Rendered,
     /// The value of the fact from now on.

@@ -1,5 +1,5 @@
-//! What a mail about a pass says first: its subject, what happened (most pressing first), and what a
-//! person is asked to do.
+//! What a mail about a pass says first: its subject, what happened (most pressing first), and what
+//! a person is asked to do.
 
 use std::collections::BTreeSet;
 

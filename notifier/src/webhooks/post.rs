@@ -134,7 +134,11 @@ impl Target {
     fn without_secrets(&self, text: &str) -> String {
         let path = self.path.expose_secret();
         let parts = path.split(['/', '?', '&', '=']).filter(|part| part.len() >= SECRET_AT_LEAST);
-        [path].into_iter().filter(|path| path.len() > 1).chain(parts).fold(text.to_owned(), |text, part| text.replace(part, "…"))
+        [path]
+            .into_iter()
+            .filter(|path| path.len() > 1)
+            .chain(parts)
+            .fold(text.to_owned(), |text, part| text.replace(part, "…"))
     }
 
     /// Posts JSON with these headers.

@@ -6,7 +6,7 @@ use firstcome_shared::mysql::erase::Rows;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 
-use super::rows::is_over;
+use super::sealing::is_over;
 use crate::stores::Stores;
 
 /// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
@@ -34,8 +34,8 @@ pub(crate) struct Erased {
     pub(crate) rows: Rows,
 }
 
-/// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or while
-/// Redis has its keys: a pass would take the renamed row for drift.
+/// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or
+/// while Redis has its keys: a pass would take the renamed row for drift.
 pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Result<Erased, EraseError> {
     let coupons = stores.db.coupons_of_person(user).await?;
     let mut reasons = Vec::new();
@@ -73,6 +73,7 @@ async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseEr
     let drops = stores.db.coupon(id).await?.map(|(_, drops)| drops).unwrap_or_default();
     let keys: Vec<_> = drops.iter().map(|drop| stores.redis.keys(id, drop.id)).collect();
     let remain = stores.redis.any_people(&keys).await?;
-    let why = || format!("Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed");
+    let why =
+        || format!("Redis keeps the people of coupon {id} for SEALED_KEYS_TTL_SECONDS after its last drop was sealed");
     Ok(remain.then(why))
 }

@@ -9,13 +9,14 @@ mod law;
 mod redis;
 mod revocations;
 mod rows;
+mod sealing;
 
 pub(crate) use by_hand::{EraseError, Erased, discard, erase};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
 pub(crate) use rows::{
-    Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, seal,
-    unseal_where_named,
+    Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, unseal_where_named,
 };
+pub(crate) use sealing::{let_expire, seal};
 
 use std::collections::HashSet;
 

@@ -13,7 +13,6 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Holding, PutBack};
-use firstcome_shared::schedule::Schedule;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
@@ -84,7 +83,8 @@ impl Executor<'_> {
             .map(|(at, attempts)| self.write_letters(batches[at], attempts))
             .buffered(WRITERS)
             .try_concat();
-        // Both to their ends: an error of the writers must not keep the counter from being repaired.
+        // Both to their ends: an error of the writers must not keep the counter from being
+        // repaired.
         let (admitted, written) = tokio::join!(self.admit_letters(&batches, decided), written);
         admitted.and(written)
     }
@@ -245,46 +245,11 @@ pub(crate) async fn make_ahead(stores: &Stores, catalogue: &mut [(Coupon, Vec<Dr
     Ok(())
 }
 
-/// What MySQL says, without the values it quotes: a user id stands among them in a form that no mask
-/// finds.
+/// What MySQL says, without the values it quotes: a user id stands among them in a form that no
+/// mask finds.
 fn without_values(text: &str) -> String {
     let parts = text.split('\'').enumerate();
     parts.map(|(n, part)| if n % 2 == 0 { part } else { "'…'" }).collect()
-}
-
-/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
-/// while. `false`: an operator has moved its closing meanwhile, or something of it was revoked.
-pub(crate) async fn seal(
-    stores: &Stores,
-    drop: &Drop,
-    (rows, revocations): (u64, u64),
-    keys_ttl: std::time::Duration,
-) -> Result<bool, ExecuteError> {
-    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
-    if sealed {
-        let keys = stores.redis.keys(drop.coupon_id, drop.id);
-        stores.redis.expire_drop(&keys, keys_ttl).await?;
-        if is_over(&stores.db, drop.coupon_id).await? {
-            stores.redis.expire_coupon(&keys, Some(keys_ttl)).await?;
-            // An operator may have given it more days meanwhile. From here on loading their drops
-            // keeps its keys.
-            if !is_over(&stores.db, drop.coupon_id).await? {
-                stores.redis.expire_coupon(&keys, None).await?;
-            }
-        }
-    }
-    Ok(sealed)
-}
-
-/// All drops of a coupon are sealed, and its schedule has no more.
-pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
-    let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
-    let goes_on = match &coupon.schedule {
-        Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
-        _ => false,
-    };
-    Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
 }
 
 /// Whether a coupon that an operator is changing right now is waited for.

@@ -59,8 +59,21 @@ impl Pass<'_> {
         }
         if !self.request.dry_run {
             self.restore_claimants().await?;
+            self.let_expire().await?;
         }
         Ok(())
+    }
+
+    async fn let_expire(&self) -> Result<(), Broken> {
+        let live = self.stores.db.catalogue().await?.into_iter().map(|(coupon, _)| coupon.id).collect();
+        let mut after = 0;
+        loop {
+            let page = self.sealed_page(after).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.id;
+            let sealed: Vec<_> = page.iter().map(|drop| (CouponId(drop.coupon_id), DropId(drop.id))).collect();
+            execute::let_expire(self.stores, &sealed, &live, self.settings.sealed_keys_ttl).await?;
+        }
     }
 
     async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Broken> {

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// A file inside the program. The hash of its content is in its name, so that a browser keeps it for
-/// good and never has an old one.
+/// A file inside the program. The hash of its content is in its name, so that a browser keeps it
+/// for good and never has an old one.
 pub struct Asset {
     /// `page-0123456789abcdef.css`
     pub name: String,

@@ -79,7 +79,8 @@ impl Db {
         self.run("list deliveries", async move |conn| diesel::sql_query(sql).load(conn).await).await
     }
 
-    /// Has what is not delivered tried again now, also what was given up; false if there is no such row.
+    /// Has what is not delivered tried again now, also what was given up; false if there is no such
+    /// row.
     pub async fn deliver_again(&self, kind: Kind, id: i64, by: Operator) -> Result<bool, DbError> {
         self.run("deliver again", async move |conn| {
             conn.transaction(async |conn| {

@@ -1,5 +1,5 @@
-//! How soon people who were admitted had their rows, by a sample of slots: a look costs the same for
-//! a hundred slots and for ten millions.
+//! How soon people who were admitted had their rows, by a sample of slots: a look costs the same
+//! for a hundred slots and for ten millions.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::domain::DropId;
 /// Slots that are looked at of one drop; all of them, where there are no more.
 const SLOTS: u32 = 100;
 
-/// Slots of each drop that a day's share is made of. Drops: the newest that are not sealed, and those
-/// that were sealed last, so many of each.
+/// Slots of each drop that a day's share is made of. Drops: the newest that are not sealed, and
+/// those that were sealed last, so many of each.
 const SLOTS_OF_DAY: u32 = 200;
 const DROPS: u32 = 250;
 

@@ -192,6 +192,16 @@ impl Redis {
         pipe.query_async(&mut self.connection()).await
     }
 
+    /// Which of these coupons Redis still has anything of, in the order asked.
+    pub async fn are_remembered(&self, coupons: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+        let mut pipe = redis::pipe();
+        for keys in coupons {
+            pipe.cmd("EXISTS").arg(&keys.generation).arg(&keys.claimants).arg(&keys.revoked).arg(&keys.revision);
+        }
+        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+        Ok(found.into_iter().map(|number| number > 0).collect())
+    }
+
     /// Whether Redis knows anybody of these drops, or of their coupons.
     pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
         for some in drops.chunks(1_000) {

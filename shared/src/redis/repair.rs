@@ -330,9 +330,9 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its generation
-    /// goes first: a coupon without one counts as lost, whatever else is left. A drop that is loaded
-    /// later keeps all of it.
+    /// Lets what a coupon has besides its drops expire, or with `None` stay after all. Its
+    /// generation goes first: a coupon without one counts as lost, whatever else is left. A drop
+    /// that is loaded later keeps all of it.
     pub async fn expire_coupon(&self, keys: &DropKeys, after: Option<Duration>) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         for key in [&keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked] {
@@ -342,6 +342,29 @@ impl Redis {
             };
         }
         pipe.query_async(&mut self.conn.clone()).await
+    }
+
+    /// Lets the keys of drops and of coupons that are over expire, where they would last: those
+    /// that expire already keep their time.
+    pub async fn expire_what_lasts(
+        &self,
+        drops: &[DropKeys],
+        coupons: &[DropKeys],
+        after: Duration,
+    ) -> Result<(), RedisError> {
+        let own = drops.iter().flat_map(DropKeys::own);
+        let of_coupons = coupons
+            .iter()
+            .flat_map(|keys| [&*keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked]);
+        let keys: Vec<&str> = own.chain(of_coupons).collect();
+        for some in keys.chunks(1_000) {
+            let mut pipe = redis::pipe();
+            for key in some {
+                pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).arg("NX").ignore();
+            }
+            pipe.query_async::<()>(&mut self.conn.clone()).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn all(keys: &DropKeys) -> [&str; 9] {

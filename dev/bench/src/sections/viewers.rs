@@ -1,5 +1,5 @@
-//! Sold-out claims a second while ten thousand people have the coupon's page open, and fifty operators
-//! look at the operations page live.
+//! Sold-out claims a second while ten thousand people have the coupon's page open, and fifty
+//! operators look at the operations page live.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,16 +58,15 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     reconciler.stop().await?;
     let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
     let (least, most) = spread(&ratios);
-    let ratio =
-        Measurement::of(
-            PART,
-            format!("sold-out claims beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
-            median(ratios),
-            "×",
-        )
-            .with("beside them/s", median(beside))
-            .with("alone/s", median(alone))
-            .with("looks/s", median(looks));
+    let ratio = Measurement::of(
+        PART,
+        format!("sold-out claims beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
+        median(ratios),
+        "×",
+    )
+    .with("beside them/s", median(beside))
+    .with("alone/s", median(alone))
+    .with("looks/s", median(looks));
     Ok(vec![ratio.target(Target::AtLeast(0.9)).note(format!(
         "the middle of {TURNS} turns ({least:.2} to {most:.2}); each page asks every {} s, as the server tells it, on a connection of its own",
         every.as_secs()

@@ -1,5 +1,5 @@
-//! Changes that are the API's to make. The page asks it, with the operators' token and the name under
-//! which somebody logged in: what is allowed is decided in one place.
+//! Changes that are the API's to make. The page asks it, with the operators' token and the name
+//! under which somebody logged in: what is allowed is decided in one place.
 
 use std::time::Duration;
 

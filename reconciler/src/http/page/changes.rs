@@ -100,13 +100,13 @@ pub(super) async fn coupon(
             // The API takes it for the coupon and every drop of it that is not closed.
             let most = drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.quantity);
             let most = most.chain([coupon.quantity]).max().unwrap_or(u32::MAX);
-            match quantity.filter(|quantity| *quantity > most && asked.quantity.trim() == asked.again.trim()) {
-                Some(quantity) => ("raise", json!({"quantity": quantity})),
-                None => {
-                    let why = format!("Type the same number twice, above the {most} that are promised now. Nothing was done.");
-                    return notice(StatusCode::BAD_REQUEST, "Not raised", &why);
-                }
-            }
+            let typed = quantity.filter(|quantity| *quantity > most && asked.quantity.trim() == asked.again.trim());
+            let Some(quantity) = typed else {
+                let why =
+                    format!("Type the same number twice, above the {most} that are promised now. Nothing was done.");
+                return notice(StatusCode::BAD_REQUEST, "Not raised", &why);
+            };
+            ("raise", json!({"quantity": quantity}))
         }
         _ => return not_understood(),
     };

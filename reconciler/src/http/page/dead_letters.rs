@@ -1,5 +1,5 @@
-//! Dead letters: why each is there, what its message was, and the discarding of one by hand. Ids are
-//! masked, and messages kept back, until somebody who may change things reveals them, which is
+//! Dead letters: why each is there, what its message was, and the discarding of one by hand. Ids
+//! are masked, and messages kept back, until somebody who may change things reveals them, which is
 //! recorded.
 
 use std::collections::HashSet;
@@ -131,7 +131,8 @@ fn no_such() -> Response {
     notice(StatusCode::NOT_FOUND, "No such dead letter", "There is no such dead letter, or it was deleted with age.")
 }
 
-/// The coupon that a dead letter names, by its name, and its drop's page where there is such a drop.
+/// The coupon that a dead letter names, by its name, and its drop's page where there is such a
+/// drop.
 async fn named(page: &Page, letter: &DeadLetterRow) -> Result<(Option<String>, Option<String>), DbError> {
     let Some(coupon) = letter.coupon_id.map(CouponId) else { return Ok((None, None)) };
     let Some((coupon, drops)) = page.app.stores.db.coupon(coupon).await? else { return Ok((None, None)) };

@@ -63,8 +63,8 @@ pub(super) fn peer(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Peer>().map(|peer| peer.0.ip())
 }
 
-/// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A change
-/// must bring the session's token.
+/// Middleware: lets in who is logged in; handlers find their [`Session`] in the extensions. A
+/// change must bring the session's token.
 pub(super) async fn logged_in(State(page): State<Page>, mut request: Request, next: Next) -> Response {
     let Some(session) = page.session(request.headers()) else { return to_log_in(&request) };
     if changes(request.method()) {
@@ -115,8 +115,8 @@ fn to_log_in(request: &Request) -> Response {
     Redirect::to(&format!("/login?next={}", utf8_percent_encode(wanted, NON_ALPHANUMERIC))).into_response()
 }
 
-/// Where to go after log-in: a path of our own, else the first page. `//host`, `/\host` and whatever
-/// else a browser takes for another site is none.
+/// Where to go after log-in: a path of our own, else the first page. `//host`, `/\host` and
+/// whatever else a browser takes for another site is none.
 pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")

@@ -133,8 +133,8 @@ struct Said<'a> {
     html: Option<&'a str>,
 }
 
-/// Server-sent events, each with all there is to know, so that a lost one does not matter. A browser
-/// that gets 204 does not ask again.
+/// Server-sent events, each with all there is to know, so that a lost one does not matter. A
+/// browser that gets 204 does not ask again.
 pub(super) fn stream(page: Page, headers: HeaderMap) -> Response {
     let Ok(seat) = Arc::clone(&page.live.seats).try_acquire_owned() else {
         return StatusCode::NO_CONTENT.into_response();

@@ -33,8 +33,8 @@ use axum::{Extension, Router};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
-use serde::Deserialize;
 use firstcome_shared::mysql::{Db, DbSettings};
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,15 @@ pub(super) fn routes(
     app.stores.db = Db::new(&DbSettings { pool_size: CONNECTIONS, ..app.stores.db_settings.clone() })?;
     let live = Arc::new(Live::new(app.stores.clone(), stop));
     tokio::spawn(Arc::clone(&live).run());
-    let page = Page { app, token, api, slow: Arc::new(Semaphore::new(SLOW_AT_ONCE)), sessions: Arc::default(), tries: Arc::default(), live };
+    let page = Page {
+        app,
+        token,
+        api,
+        slow: Arc::new(Semaphore::new(SLOW_AT_ONCE)),
+        sessions: Arc::default(),
+        tries: Arc::default(),
+        live,
+    };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))

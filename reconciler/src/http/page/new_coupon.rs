@@ -1,5 +1,5 @@
-//! A form for a new coupon. First a preview of its next openings, in local time and in UTC; then the
-//! API makes it. The form's own key keeps a double click from making two.
+//! A form for a new coupon. First a preview of its next openings, in local time and in UTC; then
+//! the API makes it. The form's own key keeps a double click from making two.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! How fast a drop went, as a chart and as a table, and how soon rows came, by day. Pure but for its
-//! two handlers' queries.
+//! How fast a drop went, as a chart and as a table, and how soon rows came, by day. Pure but for
+//! its two handlers' queries.
 
 use std::sync::Arc;
 

@@ -105,8 +105,8 @@ pub(super) async fn list(
     answer(StatusCode::OK, &Runs { top, runs: &runs, marks: &marks, next_before })
 }
 
-/// Where each of these passes stands on a line from the oldest to the newest, in thousandths, and how
-/// it ended.
+/// Where each of these passes stands on a line from the oldest to the newest, in thousandths, and
+/// how it ended.
 fn time_line(runs: &[RunSummary]) -> Vec<(i64, &'static str)> {
     let (Some(newest), Some(oldest)) = (runs.first(), runs.last()) else { return Vec::new() };
     let whole = (newest.started_at - oldest.started_at).num_milliseconds().max(1);

@@ -52,7 +52,10 @@ impl Sessions {
         let mut sessions = self.0.lock();
         sessions.retain(|_, session| session.ends > now);
         if sessions.len() >= AT_MOST {
-            let oldest = sessions.iter().min_by_key(|(_, session)| (session.may_change(), session.ends)).map(|(id, _)| id.clone());
+            let oldest = sessions
+                .iter()
+                .min_by_key(|(_, session)| (session.may_change(), session.ends))
+                .map(|(id, _)| id.clone());
             oldest.and_then(|id| sessions.remove(&id));
         }
         let id = random();

@@ -330,8 +330,8 @@ async fn facts(stores: &Stores, known: &Facts) -> Result<Facts, DbError> {
     Ok(Facts { coupons, alerts, last_pass, read_at })
 }
 
-/// Drops with an alert first, then those that are open, that have ended, and that open next; of each
-/// coupon only the next one.
+/// Drops with an alert first, then those that are open, that have ended, and that open next; of
+/// each coupon only the next one.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let alarmed: HashSet<DropId> = facts.alerts.iter().filter_map(|alert| alert.alert.drop_id).collect();
     let mut found = Vec::new();

@@ -80,12 +80,14 @@ impl Db {
                 let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
                 let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
                 let Some(letter) = found else { return Ok(false) };
-                diesel::sql_query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
-                                   resolution_detail = ? WHERE id = ?")
-                    .bind::<Text, _>(&why)
-                    .bind::<BigInt, _>(id)
-                    .execute(conn)
-                    .await?;
+                diesel::sql_query(
+                    "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
+                                   resolution_detail = ? WHERE id = ?",
+                )
+                .bind::<Text, _>(&why)
+                .bind::<BigInt, _>(id)
+                .execute(conn)
+                .await?;
                 let act = Act {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),

@@ -94,6 +94,33 @@ async fn the_deep_pass_looks_at_sealed_drops_and_mends_them() {
 }
 
 #[tokio::test]
+async fn what_would_last_of_a_coupon_that_is_over_expires_after_a_deep_pass() {
+    let fixture = Fixture::new("d-lasting").await;
+    let (coupon, _) = closed(&fixture, "Over").await;
+    until_sealed(&fixture, &coupon).await;
+    // As after a process that died between sealing and this.
+    let own = fixture.world.redis.own(&format!("{{{}}}:", coupon.id));
+    let names = || async {
+        let names = fixture.world.redis.names().await;
+        names.into_iter().filter(|name| name.starts_with(&own)).collect::<Vec<_>>()
+    };
+    for name in names().await {
+        fixture.world.redis.command::<i64>(&["PERSIST", &name]).await;
+    }
+    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    let there = names().await;
+    assert!(there.len() >= 4, "{there:?}");
+    for name in there {
+        assert!(fixture.world.redis.command::<i64>(&["TTL", &name]).await > 0, "{name} lasts");
+    }
+    // What is open keeps its keys.
+    let (open, _) = fixture.held("Open", 5, 5).await;
+    assert_eq!(fixture.world.once_with(&["--deep"], &[]).await.run().status, Status::Clean);
+    let users = fixture.world.redis.of_drop(open.id, open.drop, "users");
+    assert_eq!(fixture.world.redis.command::<i64>(&["TTL", &users]).await, -1);
+}
+
+#[tokio::test]
 async fn a_drop_that_is_not_exact_is_not_sealed() {
     let fixture = Fixture::new("d-unsealed").await;
     let (coupon, answers) = closed(&fixture, "Not yet").await;
@@ -164,10 +191,8 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     assert!(code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)), "{code} {log}");
     until_sealed(&fixture, &coupon).await;
     let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    eventually("its keys expire", LIMIT, async || {
-        !world.redis.names().await.iter().any(|name| name.starts_with(&own))
-    })
-    .await;
+    eventually("its keys expire", LIMIT, async || !world.redis.names().await.iter().any(|name| name.starts_with(&own)))
+        .await;
     let letter = |resolved: &str| {
         format!(
             "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, error, resolved_at) \
@@ -185,7 +210,8 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
     assert!(matches!(fixture.api.claim(line.id, "u-98").await, Answer::Waiting { .. }));
     let (code, _, log) = erase("u-98").await;
     assert!(code == 1 && log.contains(&format!("wait in coupon {}", line.id)), "{code} {log}");
-    let act = r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
+    let act =
+        r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
     world.sql.query(act).await;
 
     let (code, printed, _) = erase("u-3").await;

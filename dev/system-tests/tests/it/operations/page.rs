@@ -1,5 +1,5 @@
-//! The operations page as a client without a browser meets it: who is let in, what is refused, and what
-//! the first screen says. In a browser: `pages/operations.rs`.
+//! The operations page as a client without a browser meets it: who is let in, what is refused, and
+//! what the first screen says. In a browser: `pages/operations.rs`.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Reconciler, Running, eventually_some, open_world};

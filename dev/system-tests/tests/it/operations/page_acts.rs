@@ -1,5 +1,5 @@
-//! What one can do at the operations page beside looking: passes, confirmations, one person's story, dead
-//! letters.
+//! What one can do at the operations page beside looking: passes, confirmations, one person's
+//! story, dead letters.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
@@ -276,7 +276,9 @@ async fn what_was_not_delivered_is_seen_with_its_reason_and_sent_again() {
     }
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = kim.text("/deliveries").await;
-    for shown in ["A &#60;b&#62;subject", "550 no such user", "given up 20", "Send mail 71 now", "hooks.example.com#0a1b2c3d"] {
+    for shown in
+        ["A &#60;b&#62;subject", "550 no such user", "given up 20", "Send mail 71 now", "hooks.example.com#0a1b2c3d"]
+    {
         assert!(page.contains(shown), "{shown} in {page}");
     }
     assert!(!page.contains("Send webhook 72"), "it has arrived");

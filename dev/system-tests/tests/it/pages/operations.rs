@@ -74,7 +74,8 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     assert_open_to_all(&browser, "ops-all-well").await;
 
-    // From a mail in a browser: another site's link brings no cookie, and one is logged in all the same.
+    // From a mail in a browser: another site's link brings no cookie, and one is logged in all the
+    // same.
     let base = daemon.http().base();
     browser.visit(&format!("{}/healthz", base.replace("127.0.0.1", "localhost"))).await;
     browser.run(&format!("location.href = '{base}/runs'")).await;

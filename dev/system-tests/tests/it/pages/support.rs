@@ -50,8 +50,8 @@ impl Page {
         view.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits for one of these views, and gives it. The page looks at itself, for a second at a time:
-    /// to be asked again and again costs a browser more than to wait.
+    /// Waits for one of these views, and gives it. The page looks at itself, for a second at a
+    /// time: to be asked again and again costs a browser more than to wait.
     pub(super) async fn until(&self, wanted: &[&str]) -> String {
         let look = format!(
             "const end = performance.now() + 1000;
@@ -99,8 +99,8 @@ impl Page {
     }
 }
 
-/// The console is silent, and no part of the page is beside the window. Keeps a picture where one is
-/// wanted.
+/// The console is silent, and no part of the page is beside the window. Keeps a picture where one
+/// is wanted.
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";

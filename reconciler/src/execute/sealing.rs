@@ -1,0 +1,85 @@
+//! What is over: drops are sealed, and what Redis has of them expires.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::Utc;
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::schedule::Schedule;
+
+use super::ExecuteError;
+use crate::stores::Stores;
+
+/// Marks a drop as verified exact. Passes skip it from now on, and its keys leave Redis after a
+/// while. `false`: an operator has moved its closing meanwhile, or something of it was revoked.
+pub(crate) async fn seal(
+    stores: &Stores,
+    drop: &Drop,
+    (rows, revocations): (u64, u64),
+    keys_ttl: Duration,
+) -> Result<bool, ExecuteError> {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    let sealed = stores.db.seal_drop(drop.id, drop.closes_at, rows, revocations).await?;
+    if sealed {
+        let keys = stores.redis.keys(drop.coupon_id, drop.id);
+        stores.redis.expire_drop(&keys, keys_ttl).await?;
+        if is_over(&stores.db, drop.coupon_id).await? {
+            stores.redis.expire_coupon(&keys, Some(keys_ttl)).await?;
+            keep_if_live(stores, drop.coupon_id, &keys).await?;
+        }
+    }
+    Ok(sealed)
+}
+
+/// Lets what Redis has of sealed drops, and of coupons that are over, expire where it would last: a
+/// process may have died between sealing and this, and an operator's change may end a coupon
+/// without a drop that is sealed after it. `live` are coupons that are surely not over.
+pub(crate) async fn let_expire(
+    stores: &Stores,
+    sealed: &[(CouponId, DropId)],
+    live: &HashSet<CouponId>,
+    keys_ttl: Duration,
+) -> Result<(), ExecuteError> {
+    let keys: Vec<_> = sealed.iter().map(|(coupon, drop)| stores.redis.keys(*coupon, *drop)).collect();
+    let loaded = stores.redis.are_loaded(&keys).await?;
+    let lasting: Vec<_> = keys.iter().zip(loaded).filter(|(_, loaded)| *loaded).map(|(keys, _)| keys.clone()).collect();
+    let mut coupons: Vec<_> = sealed.iter().copied().filter(|(coupon, _)| !live.contains(coupon)).collect();
+    coupons.sort_unstable();
+    coupons.dedup_by_key(|(coupon, _)| *coupon);
+    let of_coupons: Vec<_> = coupons.iter().map(|(coupon, drop)| stores.redis.keys(*coupon, *drop)).collect();
+    let remembered = stores.redis.are_remembered(&of_coupons).await?;
+    let mut over = Vec::new();
+    for (((coupon, _), keys), remembered) in coupons.iter().zip(of_coupons).zip(remembered) {
+        if remembered && is_over(&stores.db, *coupon).await? {
+            over.push((*coupon, keys));
+        }
+    }
+    let keys: Vec<_> = over.iter().map(|(_, keys)| keys.clone()).collect();
+    stores.redis.expire_what_lasts(&lasting, &keys, keys_ttl).await?;
+    for (coupon, keys) in &over {
+        keep_if_live(stores, *coupon, keys).await?;
+    }
+    Ok(())
+}
+
+/// An operator may have given the coupon more days meanwhile. From here on loading their drops
+/// keeps its keys.
+async fn keep_if_live(stores: &Stores, coupon: CouponId, keys: &DropKeys) -> Result<(), ExecuteError> {
+    if !is_over(&stores.db, coupon).await? {
+        stores.redis.expire_coupon(keys, None).await?;
+    }
+    Ok(())
+}
+
+/// All drops of a coupon are sealed, and its schedule has no more.
+pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
+    let Some((coupon, drops)) = db.coupon(coupon).await? else { return Ok(false) };
+    let goes_on = match &coupon.schedule {
+        Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
+        _ => false,
+    };
+    Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
+}
