@@ -185,6 +185,9 @@ impl Redis {
 
     /// Which of these drops Redis has, in the order asked.
     pub async fn are_loaded(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+        if drops.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut pipe = redis::pipe();
         for keys in drops {
             pipe.cmd("EXISTS").arg(&keys.meta);
@@ -194,6 +197,9 @@ impl Redis {
 
     /// Which of these coupons Redis still has anything of, in the order asked.
     pub async fn are_remembered(&self, coupons: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+        if coupons.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut pipe = redis::pipe();
         for keys in coupons {
             pipe.cmd("EXISTS").arg(&keys.generation).arg(&keys.claimants).arg(&keys.revoked).arg(&keys.revision);
@@ -219,6 +225,9 @@ impl Redis {
 
     /// Whether Redis knows this person in one of these drops of a coupon: with a slot, or waiting.
     pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
+        if drops.is_empty() {
+            return Ok(false);
+        }
         let mut pipe = redis::pipe();
         for keys in drops {
             pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str()).cmd("ZSCORE").arg(&keys.waiting).arg(user.as_str());

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Blob, Nullable, Text};
+use diesel::sql_types::{BigInt, Blob, Datetime, Nullable};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
@@ -80,14 +81,14 @@ impl Db {
                 let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
                 let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
                 let Some(letter) = found else { return Ok(false) };
-                diesel::sql_query(
-                    "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
-                                   resolution_detail = ? WHERE id = ?",
-                )
-                .bind::<Text, _>(&why)
-                .bind::<BigInt, _>(id)
-                .execute(conn)
-                .await?;
+                diesel::update(failed_claims::table.find(id))
+                    .set((
+                        failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
+                        failed_claims::resolution.eq("by_hand"),
+                        failed_claims::resolution_detail.eq(&why),
+                    ))
+                    .execute(conn)
+                    .await?;
                 let act = Act {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
