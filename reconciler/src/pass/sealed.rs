@@ -40,11 +40,16 @@ impl Pass<'_> {
     pub(super) async fn count_sealed(&mut self) -> Result<(), Broken> {
         let compared: HashSet<DropId> = self.run.drops.iter().map(|drop| drop.drop_id).collect();
         let concerned = self.stores.db.drops_of_open_alerts().await?;
+        let live = self.stores.db.catalogue().await?.into_iter().map(|(coupon, _)| coupon.id).collect();
         let mut after = 0;
         loop {
             let page = self.sealed_page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
+            if !self.request.dry_run {
+                let sealed: Vec<_> = page.iter().map(|drop| (CouponId(drop.coupon_id), DropId(drop.id))).collect();
+                execute::let_expire(self.stores, &sealed, &live, self.settings.sealed_keys_ttl).await?;
+            }
             let counts = self.stores.db.rows_by_drop(page.iter().map(|drop| DropId(drop.id)).collect()).await?;
             for drop in page.iter().filter(|drop| !compared.contains(&DropId(drop.id))) {
                 let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
@@ -59,21 +64,8 @@ impl Pass<'_> {
         }
         if !self.request.dry_run {
             self.restore_claimants().await?;
-            self.let_expire().await?;
         }
         Ok(())
-    }
-
-    async fn let_expire(&self) -> Result<(), Broken> {
-        let live = self.stores.db.catalogue().await?.into_iter().map(|(coupon, _)| coupon.id).collect();
-        let mut after = 0;
-        loop {
-            let page = self.sealed_page(after).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.id;
-            let sealed: Vec<_> = page.iter().map(|drop| (CouponId(drop.coupon_id), DropId(drop.id))).collect();
-            execute::let_expire(self.stores, &sealed, &live, self.settings.sealed_keys_ttl).await?;
-        }
     }
 
     async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Broken> {

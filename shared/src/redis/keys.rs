@@ -65,6 +65,12 @@ impl DropKeys {
     pub fn own(&self) -> [&str; 6] {
         [&self.meta, &self.count, &self.users, &self.free, &self.waiting, &self.times]
     }
+
+    /// The keys of its coupon that end with the coupon. The generation first: a coupon without one
+    /// counts as lost, whatever else is left.
+    pub fn of_coupon(&self) -> [&str; 5] {
+        [&self.generation, &self.claimants, &self.verified, &self.revision, &self.revoked]
+    }
 }
 
 /// The coupon's hash of who holds any claim.

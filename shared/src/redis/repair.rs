@@ -335,7 +335,7 @@ impl Redis {
     /// that is loaded later keeps all of it.
     pub async fn expire_coupon(&self, keys: &DropKeys, after: Option<Duration>) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
-        for key in [&keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked] {
+        for key in keys.of_coupon() {
             match after {
                 Some(after) => pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore(),
                 None => pipe.cmd("PERSIST").arg(key).ignore(),
@@ -353,10 +353,7 @@ impl Redis {
         after: Duration,
     ) -> Result<(), RedisError> {
         let own = drops.iter().flat_map(DropKeys::own);
-        let of_coupons = coupons
-            .iter()
-            .flat_map(|keys| [&*keys.generation, &keys.claimants, &keys.verified, &keys.revision, &keys.revoked]);
-        let keys: Vec<&str> = own.chain(of_coupons).collect();
+        let keys: Vec<&str> = own.chain(coupons.iter().flat_map(DropKeys::of_coupon)).collect();
         for some in keys.chunks(1_000) {
             let mut pipe = redis::pipe();
             for key in some {

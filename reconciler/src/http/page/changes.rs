@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 
 use super::Page;
 use super::drops::find;
-use super::html::{notice, unavailable};
+use super::html::{not_understood, notice, unavailable, unless_named};
 use super::people;
 use super::session::Session;
 use crate::execute::{self, EraseError};
-use crate::notify::wording::{LONGEST, capital, count, line};
+use crate::notify::wording::{capital, count};
 
 /// A change as the API takes it.
 struct Change {
@@ -32,15 +32,6 @@ struct Change {
     drop: Option<DropId>,
     /// The coupon's revision, where the change is judged by what it was.
     revision: Option<u64>,
-}
-
-fn not_understood() -> Response {
-    notice(StatusCode::BAD_REQUEST, "Not understood", "The form is not of this page. Nothing was done.")
-}
-
-fn not_confirmed() -> Response {
-    let why = "What you typed is not the coupon's name. Nothing was done: go back and try again.";
-    notice(StatusCode::BAD_REQUEST, "Not confirmed", why)
 }
 
 /// Asks the API, and notes who asked from where: the API sees this process only. Gives the answer
@@ -83,14 +74,9 @@ pub(super) async fn coupon(
     form: Result<Form<OfCoupon>, FormRejection>,
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
-    let (coupon, drop) = match find(&page, place).await {
+    let (coupon, drop, drops) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,
-    };
-    // As it is now, with all its drops.
-    let (coupon, drops) = match page.app.stores.db.coupon(coupon.id).await {
-        Ok(found) => found.unwrap_or((coupon, Vec::new())),
-        Err(error) => return unavailable(error),
     };
     let (what, body) = match asked.how.as_str() {
         "pause" => ("pause", json!({"paused": true})),
@@ -110,8 +96,8 @@ pub(super) async fn coupon(
         }
         _ => return not_understood(),
     };
-    if line(&asked.name, LONGEST) != line(&coupon.name, LONGEST) {
-        return not_confirmed();
+    if let Some(refused) = unless_named(&asked.name, &coupon.name) {
+        return refused;
     }
     let path = format!("/v1/coupons/{}", coupon.id);
     let then = format!("/coupons/{}/drops/{}", coupon.id, drop.id);
@@ -183,8 +169,8 @@ pub(super) async fn revoke(
         Ok(None) => return notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon."),
         Err(error) => return unavailable(error),
     };
-    if line(&asked.name, LONGEST) != line(&coupon.name, LONGEST) {
-        return not_confirmed();
+    if let Some(refused) = unless_named(&asked.name, &coupon.name) {
+        return refused;
     }
     let again = asked.may_claim_again.is_some();
     let mut body = json!({"reason": asked.reason.trim(), "by": session.name(), "may_claim_again": again});

@@ -15,7 +15,7 @@ use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use serde::Deserialize;
 
 use super::Page;
-use super::html::{DropPage, Top, answer, notice, unavailable};
+use super::html::{DropPage, Top, answer, not_understood, notice, unavailable, unless_named};
 use super::pace::chart;
 use super::session::Session;
 use crate::http::reconcile::{Asked as Answered, run};
@@ -26,23 +26,26 @@ use crate::report::Trigger;
 
 type Place = Result<Path<(i64, i64)>, PathRejection>;
 
-/// The coupon and the drop that a path names.
-pub(super) async fn find(page: &Page, place: Place) -> Result<(Coupon, Drop), Response> {
+/// The coupon and the drop that a path names, and all drops of the coupon.
+pub(super) async fn find(page: &Page, place: Place) -> Result<(Coupon, Drop, Vec<Drop>), Response> {
     let no_such = || notice(StatusCode::NOT_FOUND, "No such drop", "There is no such drop of this coupon.");
     let Ok(Path((coupon, drop))) = place else { return Err(no_such()) };
     let found = page.app.stores.db.coupon(CouponId(coupon)).await.map_err(unavailable)?;
     let drop_of = |(coupon, drops): (Coupon, Vec<Drop>)| {
-        let drop = drops.into_iter().find(|one| one.id == DropId(drop))?;
-        Some((coupon, drop))
+        let drop = drops.iter().find(|one| one.id == DropId(drop))?.clone();
+        Some((coupon, drop, drops))
     };
     found.and_then(drop_of).ok_or_else(no_such)
 }
 
 /// How many repairs the repair limit holds back, while an alert says so.
-async fn held_back(page: &Page, drop: DropId) -> Result<Option<u32>, DbError> {
+async fn held_back(page: &Page, drop: DropId) -> Result<Option<String>, DbError> {
     let firing = alerts::list(&page.app.stores.db, Some(AlertState::Firing.as_str().to_owned()), None, ALERTS).await?;
     let is_braked = |one: &ListedAlert| one.alert.drop_id == Some(drop) && one.alert.kind == About::Braked.word();
-    if firing.iter().any(is_braked) { page.app.stores.db.held_back(drop).await } else { Ok(None) }
+    if !firing.iter().any(is_braked) {
+        return Ok(None);
+    }
+    Ok(page.app.stores.db.held_back(drop).await?.map(u64::from).map(grouped))
 }
 
 /// Open alerts looked through.
@@ -53,12 +56,12 @@ pub(super) async fn read(
     Extension(session): Extension<Arc<Session>>,
     place: Place,
 ) -> Response {
-    let (coupon, drop) = match find(&page, place).await {
+    let (coupon, drop, _) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,
     };
     let held_back = match held_back(&page, drop.id).await {
-        Ok(held) => held.map(u64::from).map(grouped),
+        Ok(held) => held,
         Err(error) => return unavailable(error),
     };
     let chart = match page.app.stores.db.pace(drop.id).await {
@@ -102,7 +105,7 @@ pub(super) async fn pass(
     form: Result<Form<Asked>, FormRejection>,
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
-    let (coupon, drop) = match find(&page, place).await {
+    let (coupon, drop, _) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,
     };
@@ -110,9 +113,12 @@ pub(super) async fn pass(
     let request = match asked.how.as_str() {
         "pass" => request,
         "dry_run" => Request { dry_run: true, ..request },
-        "confirm" if line(&asked.name, LONGEST) == line(&coupon.name, LONGEST) => {
+        "confirm" => {
+            if let Some(refused) = unless_named(&asked.name, &coupon.name) {
+                return refused;
+            }
             let held = match held_back(&page, drop.id).await {
-                Ok(held) => held.map(u64::from).map(grouped),
+                Ok(held) => held,
                 Err(error) => return unavailable(error),
             };
             if held.as_ref() != Some(&asked.held) {
@@ -120,10 +126,6 @@ pub(super) async fn pass(
                 return notice(StatusCode::CONFLICT, "Not confirmed", why);
             }
             Request { confirm: true, ..request }
-        }
-        "confirm" => {
-            let why = "What you typed is not the coupon's name. Nothing was done: go back and try again.";
-            return notice(StatusCode::BAD_REQUEST, "Not confirmed", why);
         }
         _ => return not_understood(),
     };
@@ -143,10 +145,6 @@ pub(super) async fn pass_over_all(
         _ => return not_understood(),
     };
     started(&page, &session, request).await
-}
-
-fn not_understood() -> Response {
-    notice(StatusCode::BAD_REQUEST, "Not understood", "The form is not of this page. Nothing was done.")
 }
 
 async fn started(page: &Page, session: &Session, request: Request) -> Response {

@@ -17,6 +17,7 @@ use super::pace::{Chart, DayLine};
 use super::people::StoryView;
 use super::runs::{RunLine, RunView};
 use super::session::Session;
+use crate::notify::wording::{LONGEST, line};
 
 /// What stands around every screen.
 pub(super) struct Top<'a> {
@@ -196,6 +197,18 @@ pub(super) fn answer(status: StatusCode, screen: &impl Template) -> Response {
 /// A screen that only says something.
 pub(super) fn notice(status: StatusCode, title: &str, why: &str) -> Response {
     answer(status, &Notice { top: Top::new(title, "", None), why })
+}
+
+/// A form that this page does not have.
+pub(super) fn not_understood() -> Response {
+    notice(StatusCode::BAD_REQUEST, "Not understood", "The form is not of this page. Nothing was done.")
+}
+
+/// The refusal where what was typed is not the coupon's name.
+pub(super) fn unless_named(typed: &str, coupon: &str) -> Option<Response> {
+    let why = "What you typed is not the coupon's name. Nothing was done: go back and try again.";
+    let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
+    (!is_its_name).then(|| notice(StatusCode::BAD_REQUEST, "Not confirmed", why))
 }
 
 /// MySQL did not answer.
