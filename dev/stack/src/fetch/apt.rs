@@ -57,7 +57,7 @@ pub(super) fn unpack(
     fs::write(work.join("status"), "")?;
     let signed_by = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
     fs::write(work.join("sources.list"), format!("deb {signed_by}{} {suite} main\n", mirror()?))?;
-    fs::write(work.join("apt.conf"), private_configuration(work)?)?;
+    configure(work)?;
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("APT_CONFIG", work.join("apt.conf")).arg("-qq");
@@ -83,9 +83,22 @@ fn extract_all(archives: &Path, skip: &[&str], root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes `apt.conf`, which is read first, and the main configuration, which is read after the
+/// machine's. Images for containers delete all archives after each update; the machine's own apt
+/// may be about to install from them.
+fn configure(work: &Path) -> Result<()> {
+    let machine = Path::new("/etc/apt/apt.conf");
+    let mut main = if machine.exists() { format!("#include \"{}\";\n", machine.display()) } else { String::new() };
+    main.push_str("#clear APT::Update::Post-Invoke;\n#clear DPkg::Post-Invoke;\n");
+    fs::write(work.join("main.conf"), main)?;
+    fs::write(work.join("apt.conf"), private_configuration(work)?)?;
+    Ok(())
+}
+
 fn private_configuration(work: &Path) -> Result<String> {
     let mut text = String::new();
     for (option, file) in [
+        ("Dir::Etc::main", "main.conf"),
         ("Dir::Etc::sourcelist", "sources.list"),
         ("Dir::State::lists", "lists"),
         ("Dir::State::status", "status"),
@@ -130,6 +143,21 @@ fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_beside_the_machines_apt_deletes_none_of_its_archives() {
+        let work = tempfile::tempdir().unwrap();
+        configure(work.path()).unwrap();
+        let (parts, conf) = (work.path().join("parts"), work.path().join("apt.conf"));
+        fs::create_dir(&parts).unwrap();
+        let rule = "APT::Update::Post-Invoke { \"rm\"; };\nDPkg::Post-Invoke { \"rm\"; };\nAcquire::Retries \"7\";\n";
+        fs::write(parts.join("docker-clean"), rule).unwrap();
+        let text = fs::read_to_string(&conf).unwrap();
+        fs::write(&conf, format!("{text}Dir::Etc::parts \"{}\";\n", parts.display())).unwrap();
+        let seen = run(Command::new("apt-config").arg("dump").env("APT_CONFIG", &conf)).unwrap();
+        assert!(seen.contains("Acquire::Retries \"7\""), "the machine's settings hold: {seen}");
+        assert!(!seen.contains("Post-Invoke::"), "{seen}");
+    }
 
     #[test]
     fn the_mirror_is_that_of_the_machines_own_release() {
