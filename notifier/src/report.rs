@@ -69,6 +69,8 @@ pub enum Kind {
     RedisLost,
     /// Something does not move or can't be reached.
     Stalled,
+    /// A store is set up by now so that it may lose promises.
+    UnsafeSetting,
 }
 
 /// The repair that a finding asks for.

@@ -60,6 +60,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
         Kind::Unfilled => count(n, "slot to fill", "slots to fill"),
         Kind::RedisLost => count(n, "loss of data in Redis", "losses of data in Redis"),
         Kind::Stalled => count(n, "stall", "stalls"),
+        Kind::UnsafeSetting => count(n, "unsafe setting", "unsafe settings"),
     }
 }
 

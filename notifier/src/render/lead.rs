@@ -109,6 +109,7 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
             format!("{claims}{of} could not be repaired. A person must decide.")
         }
         About::Left(Kind::RedisLost) => format!("Redis lost data and could not be verified: {summary}."),
+        About::Left(Kind::UnsafeSetting) => format!("{summary}. Nothing is lost yet."),
         About::Left(kind) => format!("{}{of} could not be repaired.", wording::things(kind, n)),
         About::ClosedBelowQuantity => {
             return format!("{} {summary}.", name.unwrap_or_else(|| "A coupon".to_owned()));
@@ -277,6 +278,9 @@ pub fn what_to_do(about: About) -> &'static str {
         About::Left(Kind::RedisLost) => {
             "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \
              tries again. If this stays, see what else is listed here and in the run."
+        }
+        About::Left(Kind::UnsafeSetting) => {
+            "Change the setting as the sentence says, in the running server and in its file. A mail says when it is right."
         }
         About::Left(_) => "The next pass tries again where that can help. If this stays, look at the reconciler's log.",
         About::ClosedBelowQuantity => "Nothing is to be done.",

@@ -7,6 +7,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
+use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
@@ -82,6 +83,7 @@ impl<'a> Pass<'a> {
         }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
+        self.report_unsafe_settings().await?;
         self.compare_and_repair(drops).await?;
         if self.request.covers_everything() {
             self.report_loose_dead_letters().await?;
@@ -235,6 +237,22 @@ impl<'a> Pass<'a> {
         }
         let told = told.into_iter().map(|detail| findings::general(Kind::Stalled, ActionKind::Report, detail));
         self.run.findings.extend(told);
+    }
+
+    /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
+    /// say.
+    async fn report_unsafe_settings(&mut self) -> Result<(), Broken> {
+        if !self.request.covers_everything() {
+            return Ok(());
+        }
+        match self.stores.redis.check_settings().await {
+            Ok(()) => {}
+            Err(Unsafe::Unreachable(error)) => return Err(error.into()),
+            Err(Unsafe::Setting(detail)) => {
+                self.run.findings.push(findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
+            }
+        }
+        Ok(())
     }
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by

@@ -102,7 +102,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
         let info = pipe.query_async::<[String; 2]>(conn).await?.concat();
-        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let fields = fields(&info);
         let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
         Ok(ServerFacts {
             run_id: field("run_id"),
@@ -137,6 +137,11 @@ impl ServerFacts {
     pub(super) fn id(&self) -> String {
         format!("{}:{}", self.run_id, self.promoted_from)
     }
+}
+
+/// What `INFO` tells, by name.
+pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
+    info.lines().filter_map(|line| line.split_once(':')).collect()
 }
 
 /// Whether `INFO replication` speaks of a server that takes writes of its own.

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use redis::RedisError;
+use redis::aio::ConnectionLike;
+use redis::{ErrorKind, RedisError};
 
 use super::Redis;
-use super::client::ServerFacts;
+use super::client::{ServerFacts, fields};
 
 /// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
 /// replicas.
@@ -22,16 +23,32 @@ pub enum Unsafe {
 
 impl Redis {
     /// Refuses a Redis that may forget what it promised: no AOF, an eviction policy, a replica,
-    /// replicas of which none need follow, or too old.
+    /// replicas of which none need follow, or too old. `INFO` tells all but one of it, since
+    /// managed servers don't allow `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let mut conn = self.connection();
         let facts = self.facts(&mut conn).await?;
-        let wanted = ["appendonly", "maxmemory-policy", "min-replicas-to-write", "min-replicas-max-lag"];
-        let config: HashMap<String, String> =
-            redis::cmd("CONFIG").arg("GET").arg(&wanted[..]).query_async(&mut conn).await?;
-        verdict(&facts, &config).map_err(Unsafe::Setting)?;
-        let replication: String = redis::cmd("INFO").arg("replication").query_async(&mut conn).await?;
-        fenced(connected_replicas(&replication), &config).map_err(Unsafe::Setting)
+        let mut pipe = redis::pipe();
+        for section in ["persistence", "memory", "replication"] {
+            pipe.cmd("INFO").arg(section);
+        }
+        let info = pipe.query_async::<[String; 3]>(&mut conn).await?.concat();
+        let info = fields(&info);
+        verdict(&facts, &info).map_err(Unsafe::Setting)?;
+        let (replicas, needs_one) = replicas(&info);
+        let lag = if replicas > 0 && needs_one { longest_lag(&mut conn).await? } else { None };
+        fenced(replicas, needs_one, lag).map_err(Unsafe::Setting)
+    }
+}
+
+/// `min-replicas-max-lag` in seconds; `None` where `CONFIG` is not allowed.
+async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
+    let name = "min-replicas-max-lag";
+    let asked = redis::cmd("CONFIG").arg("GET").arg(name).query_async::<HashMap<String, u32>>(conn).await;
+    match asked {
+        Ok(config) => Ok(config.get(name).copied()),
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -39,28 +56,31 @@ impl Redis {
 /// any fail-over waits.
 const LONGEST_LAG: u32 = 10;
 
-fn connected_replicas(replication: &str) -> u32 {
-    let count = replication.lines().find_map(|line| line.strip_prefix("connected_slaves:"));
-    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+/// How many replicas there are, and whether writes need one: `INFO` counts the good ones only where
+/// both settings are set.
+fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
+    let count = info.get("connected_slaves").and_then(|count| count.parse().ok());
+    (count.unwrap_or(0), info.contains_key("min_slaves_good_slaves"))
 }
 
 /// Replicas are there for fail-over. A master that is cut off from them must stop admitting before
-/// one of them takes its place
-///  (docs/decisions/0009-replicas.md).
-fn fenced(replicas: u32, config: &HashMap<String, String>) -> Result<(), String> {
-    let number = |name: &str| config.get(name).and_then(|value| value.parse().ok()).unwrap_or(0_u32);
-    let (needed, lag) = (number("min-replicas-to-write"), number("min-replicas-max-lag"));
-    if replicas == 0 || needed > 0 && (1..=LONGEST_LAG).contains(&lag) {
+/// one of them takes its place (docs/decisions/0009-replicas.md).
+fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String> {
+    if replicas == 0 || needs_one && lag.is_some_and(|lag| lag <= LONGEST_LAG) {
         return Ok(());
     }
+    let now = match (needs_one, lag) {
+        (false, _) => "now one of them is 0".to_owned(),
+        (true, Some(lag)) => format!("the second is {lag} now"),
+        (true, None) => "this login may not read the second: allow it `CONFIG GET`".to_owned(),
+    };
     Err(format!(
         "Redis has {replicas} replicas and takes writes without them, so a master that is cut off would go on admitting beside \
-         the one that replaces it: set `min-replicas-to-write 1` (now {needed}) and `min-replicas-max-lag {LONGEST_LAG}` or \
-         less (now {lag})"
+         the one that replaces it: set `min-replicas-to-write 1` and `min-replicas-max-lag {LONGEST_LAG}` or less ({now})"
     ))
 }
 
-fn verdict(facts: &ServerFacts, config: &HashMap<String, String>) -> Result<(), String> {
+fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>) -> Result<(), String> {
     let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
@@ -69,14 +89,14 @@ fn verdict(facts: &ServerFacts, config: &HashMap<String, String>) -> Result<(), 
     if !facts.is_master {
         return Err("REDIS_URL points to a replica: point it to the master".into());
     }
-    if config.get("appendonly").is_none_or(|v| v != "yes") {
+    if info.get("aof_enabled") != Some(&"1") {
         return Err("Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`".into());
     }
-    match config.get("maxmemory-policy").map(String::as_str) {
-        Some("noeviction") => Ok(()),
+    match info.get("maxmemory_policy") {
+        Some(&"noeviction") => Ok(()),
         other => Err(format!(
             "Redis may evict admissions (maxmemory-policy is {}): set `maxmemory-policy noeviction`",
-            other.unwrap_or("unknown")
+            other.unwrap_or(&"unknown")
         )),
     }
 }
@@ -87,32 +107,32 @@ mod tests {
 
     #[test]
     fn a_redis_with_replicas_must_need_one_of_them_to_write() {
-        let judged = |replicas: u32, needed: &str, lag: &str| {
-            let config = [("min-replicas-to-write", needed), ("min-replicas-max-lag", lag)];
-            fenced(replicas, &config.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
-        };
-        assert_eq!(judged(0, "0", "10"), Ok(()));
-        assert_eq!(judged(2, "1", "10"), Ok(()));
-        for (needed, lag) in [("0", "10"), ("1", "0"), ("1", "60")] {
-            let said = judged(1, needed, lag).unwrap_err();
+        assert_eq!(fenced(0, false, None), Ok(()));
+        assert_eq!(fenced(2, true, Some(10)), Ok(()));
+        for (needs_one, lag, why) in
+            [(false, None, "one of them is 0"), (true, Some(60), "second is 60"), (true, None, "`CONFIG GET`")]
+        {
+            let said = fenced(1, needs_one, lag).unwrap_err();
             assert!(said.contains("min-replicas-to-write 1") && said.contains("min-replicas-max-lag 10"), "{said}");
+            assert!(said.contains(why), "{said}");
         }
-        assert_eq!(connected_replicas("# Replication\r\nrole:master\r\nconnected_slaves:2\r\n"), 2);
-        assert_eq!(connected_replicas(""), 0);
+        let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
+        assert_eq!(replicas(&fields(info)), (2, false));
+        assert_eq!(replicas(&fields(&format!("{info}min_slaves_good_slaves:1\r\n"))), (2, true));
+        assert_eq!(replicas(&fields("")), (0, false));
     }
 
-    fn judged(version: &str, is_master: bool, appendonly: &str, policy: &str) -> Result<(), String> {
+    fn judged(version: &str, is_master: bool, aof: &str, policy: &str) -> Result<(), String> {
         let facts = ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: version.into(), is_master };
-        let config = [("appendonly", appendonly), ("maxmemory-policy", policy)];
-        verdict(&facts, &config.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+        verdict(&facts, &[("aof_enabled", aof), ("maxmemory_policy", policy)].into())
     }
 
     #[test]
     fn unsafe_settings_are_refused_with_what_to_change() {
-        assert_eq!(judged("7.0.15", true, "yes", "noeviction"), Ok(()));
-        assert!(judged("6.2.1", true, "yes", "noeviction").unwrap_err().contains("7.0"));
-        assert!(judged("8.0.0", false, "yes", "noeviction").unwrap_err().contains("master"));
-        assert!(judged("8.0.0", true, "no", "noeviction").unwrap_err().contains("appendonly yes"));
-        assert!(judged("8.0.0", true, "yes", "allkeys-lru").unwrap_err().contains("noeviction"));
+        assert_eq!(judged("7.0.15", true, "1", "noeviction"), Ok(()));
+        assert!(judged("6.2.1", true, "1", "noeviction").unwrap_err().contains("7.0"));
+        assert!(judged("8.0.0", false, "1", "noeviction").unwrap_err().contains("master"));
+        assert!(judged("8.0.0", true, "0", "noeviction").unwrap_err().contains("appendonly yes"));
+        assert!(judged("8.0.0", true, "1", "allkeys-lru").unwrap_err().contains("noeviction"));
     }
 }

@@ -31,8 +31,10 @@ impl LagWatch {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("consume-lag".into()).spawn(move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let measured = lag(&consumer, &topic);
+                // Before that, how it joins is told by the loop.
                 if consumer.context().has_joined() {
-                    measure(&consumer, &topic, &health);
+                    report(&consumer, measured, &health);
                 }
             }
         })?;
@@ -48,8 +50,8 @@ impl LagWatch {
     }
 }
 
-fn measure(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
-    match lag(consumer, topic) {
+fn report(consumer: &BaseConsumer<Group>, measured: KafkaResult<i64>, health: &Health) {
+    match measured {
         Ok(lag) => {
             #[expect(clippy::cast_precision_loss, reason = "fewer messages than 2^52")]
             metrics::gauge!(report::LAG).set(lag as f64);
@@ -61,12 +63,16 @@ fn measure(consumer: &BaseConsumer<Group>, topic: &str, health: &Health) {
 }
 
 /// Messages between the committed offset and the end, over the partitions that are ours.
+///
+/// Without any, the group's coordinator is asked all the same. librdkafka waits a minute for the
+/// answer to a request to join, but leaves a silent host at the first question that times out.
 fn lag(consumer: &BaseConsumer<Group>, topic: &str) -> KafkaResult<i64> {
     let partitions = consumer.context().partitions();
+    let mut asked = TopicPartitionList::with_capacity(partitions.len().max(1));
     if partitions.is_empty() {
-        return consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT).map(|_| 0);
+        asked.add_partition(topic, 0);
+        return consumer.committed_offsets(asked, KAFKA_TIMEOUT).map(|_| 0);
     }
-    let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         asked.add_partition(topic, partition);
     }
