@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{LIMIT, Process, Stores, World, eventually};
+use firstcome_testkit::{Keys, LIMIT, Process, Stores, World, eventually};
 
 use crate::faults::waves::{HEALED, follows, impatient};
 
