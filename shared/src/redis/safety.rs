@@ -75,7 +75,7 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
         (true, None) => "this login may not read the second: allow it `CONFIG GET`".to_owned(),
     };
     Err(format!(
-        "Redis has {replicas} replicas and takes writes without them, so a master that is cut off would go on admitting beside \
+        "Redis has replicas ({replicas}) and takes writes without them, so a master that is cut off would go on admitting beside \
          the one that replaces it: set `min-replicas-to-write 1` and `min-replicas-max-lag {LONGEST_LAG}` or less ({now})"
     ))
 }

@@ -289,24 +289,24 @@ async fn a_redis_whose_replicas_need_not_follow_is_refused_at_start_up() {
 async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right_again() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(Stores::shared().await.with_redis(&master), "unsafe").await;
+    let daemon = world.settled_daemon().await;
     let told = async || {
-        let once = world.once_with(&[], &[]).await;
-        let told: Vec<_> = once.run().all_findings().map(|found| (found.kind, found.detail.clone())).collect();
-        assert_eq!(once.code, i32::from(!told.is_empty()), "{told:?}");
-        told
+        let run = daemon.reconcile(&serde_json::json!({})).await;
+        run.all_findings().map(|found| (found.kind, found.detail.clone())).collect::<Vec<_>>()
     };
     let set = async |name: &str, value: &str| {
         Keys::new(&master.url(), "").command::<()>(&["CONFIG", "SET", name, value]).await;
     };
-    // The first opens the gate.
-    world.once_with(&[], &[]).await;
     assert_eq!(told().await, []);
     let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
     let _replica = RedisServer::start(options).await.unwrap();
     follows(&master).await;
     let is_told = async |advice: &str| {
         let found = told().await;
-        assert!(matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)), "{advice}: {found:?}");
+        assert!(
+            matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)),
+            "{advice}: {found:?}"
+        );
     };
     is_told("set `min-replicas-to-write 1`").await;
     set("min-replicas-to-write", "1").await;
