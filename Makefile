@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run rush drift bench flame picture pictures api-docs test scale crashes chaos soak lint setup
+.PHONY: compose-test help demo run rush drift bench flame picture pictures api-docs test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -97,6 +97,12 @@ soak: ## Mixed traffic and faults for half an hour; memory, sockets, statements 
 	@cargo build $(system) -p firstcome-chaos
 	@target/debug/firstcome-stack setup
 	@target/debug/firstcome-chaos soak
+
+compose-test: ## docker-compose.yml on a real engine: a rush, kills, down and up again, in release builds; says NOT SHOWN where there is no engine
+	@dev/setup.sh
+	@cargo build --release $(system)
+	@target/release/firstcome-stack setup
+	@dev/compose-test/run.sh target/release
 
 lint: ## Formatting, clippy, documentation, licences, docker-compose.yml
 	@dev/setup.sh

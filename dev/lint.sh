@@ -11,12 +11,12 @@ if [ "${1:-}" != compiled ]; then
     cargo fmt --all --check
 
     step "shell scripts"
-    for script in .ci/run dev/*.sh; do
+    for script in .ci/run dev/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
         bash -n "$script"
     done
 
-    step "docker-compose.yml"
-    dev/check-compose.sh
+    step "docker-compose.yml, deploy/kubernetes"
+    dev/check-deploy.sh
 
     step "dependencies: licences, bans, sources"
     dev/deny.sh

@@ -1,9 +1,11 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use firstcome_shared::config::LogArgs;
+use firstcome_shared::http::probe::ProbeArgs;
 use tokio::runtime::Builder;
 
 use crate::consume::{self, ConsumeArgs};
@@ -32,6 +34,39 @@ enum Command {
     Migrate(Box<MigrateArgs>),
     /// Make, see and change coupons, by the API
     Coupon(Box<CouponArgs>),
+    /// Ask the process of this container whether it runs; exits 0 if so
+    Health(HealthArgs),
+}
+
+#[derive(Debug, Args)]
+struct HealthArgs {
+    /// Which process to ask
+    #[arg(value_enum, default_value_t = Role::Serve)]
+    role: Role,
+    #[command(flatten)]
+    probe: ProbeArgs,
+    /// Where `serve` listens
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    listen_addr: SocketAddr,
+    /// Where `consume` listens
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = "127.0.0.1:8082")]
+    consume_listen_addr: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Role {
+    Serve,
+    Consume,
+}
+
+impl HealthArgs {
+    async fn ask(&self) -> anyhow::Result<()> {
+        let address = match self.role {
+            Role::Serve => self.listen_addr,
+            Role::Consume => self.consume_listen_addr,
+        };
+        self.probe.ask(address).await.map_err(anyhow::Error::msg)
+    }
 }
 
 /// Runs what the command line asks for. An ordinary function: each program that awaits an async
@@ -64,6 +99,7 @@ impl Cli {
             Command::Consume(args) => consume::run(*args, shutdown).await?,
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,
             Command::Coupon(args) => return Ok(coupon::run(*args).await),
+            Command::Health(args) => args.ask().await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -64,7 +64,7 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
     }
 }
 
-/// What was done, in few words: "3 reissued, 1 put back".
+/// What was done, in few words: "3 issued late, 1 put back".
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), usize> = BTreeMap::new();
     for finding in findings {
@@ -76,10 +76,13 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
         ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::GrantLicence => words(action).done.to_owned(),
         _ => format!("{} {}", grouped(n as u64), words(action).done),
     };
-    let phrases: Vec<String> = counts.into_iter().map(phrase).collect();
+    let phrases: Vec<String> = counts.iter().map(|(action, n)| phrase((*action, *n))).collect();
     match phrases.len() {
         0..=3 => phrases.join(", "),
-        more => format!("{}, {} more", phrases[..3].join(", "), more - 3),
+        _ => {
+            let others: usize = counts.values().skip(3).sum();
+            format!("{}, {}", phrases[..3].join(", "), count(others, "other repair", "other repairs"))
+        }
     }
 }
 
@@ -96,7 +99,7 @@ pub struct ActionWords {
 
 pub fn words(action: ActionKind) -> ActionWords {
     let (rank, done, to_do) = match action {
-        ActionKind::Issue => (0, "reissued", "write the row"),
+        ActionKind::Issue => (0, "issued late", "write the row"),
         ActionKind::Readmit => (1, "admitted anew", "admit anew in a free slot"),
         ActionKind::Move => (2, "moved to another slot", "move to another slot"),
         ActionKind::Promote => (3, "promoted from the waiting list", "promote from the waiting list"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use firstcome_shared::config::{KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, secret};
 use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::runs::Kept;
 use firstcome_shared::redis::Redis;
@@ -43,8 +44,21 @@ pub enum Command {
     TestWebhook(Box<WebhookArgs>),
     /// Tells one person's whole story: claim, message, row, repairs, and what holds now
     Explain(Box<ExplainArgs>),
+    /// Asks the daemon of this container whether it runs; exits 0 if so
+    Health(HealthArgs),
     /// Erases a person: a pseudonym takes the place of their id, once their coupons are over
     Erase(Box<EraseArgs>),
+}
+
+/// Which daemon is asked, and what.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// What is asked.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
+    /// Where the daemon listens
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
+    pub listen_addr: SocketAddr,
 }
 
 /// Stores and policy.

@@ -53,5 +53,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Explain(args) => explain::run(*args, stop).await,
         Command::Erase(args) => erase::run(*args, stop).await,
+        Command::Health(args) => {
+            let runs = args.probe.ask(args.listen_addr).await;
+            runs.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg)
+        }
     }
 }

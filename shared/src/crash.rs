@@ -57,6 +57,8 @@ points! {
     RunRecorded "run_recorded" "Reconciler: the run is recorded, no mail is prepared.",
     MailDue "mail_due" "Sender: a mail is leased and not handed over.",
     MailSent "mail_sent" "Sender: the mail server took it, and it is not marked as sent.",
+    WebhookDue "webhook_due" "Sender: a webhook is leased and not posted.",
+    WebhookSent "webhook_sent" "Sender: the receiver has answered, and it is not marked as sent.",
 }
 
 /// Aborts the process if `FIRSTCOME_CRASH_AT` names this point, blocks the thread if

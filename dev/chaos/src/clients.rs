@@ -16,6 +16,15 @@ use crate::system::SystemUnderTest;
 /// A person gives up on an answer after this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Who takes back what a person was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Person,
+    Operator,
+    /// The person may claim again.
+    OperatorOnce,
+}
+
 /// Everyone of a schedule.
 pub struct Clients<'a> {
     system: &'a SystemUnderTest,
@@ -64,7 +73,7 @@ impl<'a> Clients<'a> {
             let after = rng.random_range(0..schedule.crowd_ms);
             let revoked = rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
-            let by_operator = rng.random_bool(0.5);
+            let by = [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)];
             let again = rng.random_range(0..100) < schedule.repeat_percent;
             async move {
                 pause(after).await;
@@ -73,7 +82,7 @@ impl<'a> Clients<'a> {
                     self.until_answered(person).await;
                 }
                 if revoked {
-                    self.until_revoked(person, by_operator).await;
+                    self.until_revoked(person, by).await;
                 }
             }
         });
@@ -94,26 +103,38 @@ impl<'a> Clients<'a> {
     }
 
     /// What a person was promised goes back, or their place on the waiting list.
-    async fn until_revoked(&self, person: Person, by_operator: bool) {
+    async fn until_revoked(&self, person: Person, by: By) {
         let holds = |answer: &Answer| answer.promised().is_some() || matches!(answer, Answer::Waiting { .. });
         if !self.answers.lock().settled.get(&person).is_some_and(holds) {
             return;
         }
         self.answers.lock().revoked.insert(person);
-        let mut wait = 50;
-        while !self.revoke(person, by_operator).await {
+        let (mut wait, mut tries) = (50, 1);
+        while !self.revoke(person, by).await {
             pause(wait).await;
             wait = (wait * 2).min(500);
+            tries += 1;
         }
+        if by != By::OperatorOnce {
+            return;
+        }
+        // A try without an answer may take effect late, and void what they are promised from here on.
+        if tries == 1 {
+            let mut answers = self.answers.lock();
+            answers.settled.remove(&person);
+            answers.revoked.remove(&person);
+        }
+        self.until_answered(person).await;
     }
 
-    async fn revoke(&self, person: Person, by_operator: bool) -> bool {
+    async fn revoke(&self, person: Person, by: By) -> bool {
         let apis = self.system.supervisor.apis();
         let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
         let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(api));
-        let body = serde_json::json!({"reason": "chaos", "by": "an operator"});
+        let again = by == By::OperatorOnce;
+        let body = serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
         let answer =
-            if by_operator { api.revoke(coupon, &name, &body).await } else { api.give_back(coupon, &name).await };
+            if by == By::Person { api.give_back(coupon, &name).await } else { api.revoke(coupon, &name, &body).await };
         // A promise that is broken and listed may leave nothing to give back.
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }

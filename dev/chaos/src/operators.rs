@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_histories::Recorder;
-use firstcome_testkit::{Api, Coupon};
+use firstcome_testkit::{Api, Coupon, Reply};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -81,14 +81,7 @@ impl<'a> Operators<'a> {
         let apis = self.system.supervisor.apis();
         let Some(base) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
         let Ok(reply) = self.api.moved_to(base).try_patch(coupon.id, change).await else { return };
-        let code = reply.body["code"].as_str().unwrap_or_default();
-        let in_contract = match reply.status {
-            200 => reply.body["id"] == coupon.id,
-            409 => code == "below_given_out" && !change["quantity"].is_null(),
-            503 => reply.retry_after().is_some(),
-            _ => false,
-        };
-        if !in_contract {
+        if !is_in_contract(coupon.id, change, &reply) {
             self.system
                 .object(format!("a change by an operator, {change}, was answered {} {}", reply.status, reply.text));
         }
@@ -102,5 +95,40 @@ impl<'a> Operators<'a> {
                 self.change(coupon, &json!({"paused": false})).await;
             }
         }
+    }
+}
+
+/// Whether an answer to a change is one that the API may give.
+fn is_in_contract(coupon: i64, change: &Value, reply: &Reply) -> bool {
+    match reply.status {
+        200 => reply.body["id"] == coupon,
+        409 => reply.body["code"] == "below_given_out" && !change["quantity"].is_null(),
+        503 => reply.retry_after().is_some(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_no_operator_may_get_is_objected_to() {
+        let answered = |status, change: Value, body: Value, retry_after: bool| {
+            let headers = retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
+            let (content_type, text) = (String::new(), body.to_string());
+            let reply = Reply { status, content_type, headers: headers.into_iter().collect(), body, text };
+            is_in_contract(7, &change, &reply)
+        };
+        let (pause, lower) = (json!({"paused": true}), json!({"quantity": 5}));
+        assert!(answered(200, pause.clone(), json!({"id": 7}), false));
+        assert!(!answered(200, pause.clone(), json!({"id": 8}), false), "another coupon's");
+        assert!(answered(409, lower.clone(), json!({"code": "below_given_out"}), false));
+        assert!(!answered(409, pause.clone(), json!({"code": "below_given_out"}), false), "no quantity was lowered");
+        assert!(!answered(409, lower, json!({"code": "conflict"}), false));
+        assert!(answered(503, pause.clone(), json!({}), true));
+        assert!(!answered(503, pause.clone(), json!({}), false), "when to come again is not said");
+        assert!(!answered(500, pause.clone(), json!({}), true));
+        assert!(!answered(404, pause, json!({}), false));
     }
 }

@@ -45,6 +45,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
         person: String,
+        /// Whether the person may claim again afterwards.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     Ok {
         op: u64,

@@ -31,6 +31,8 @@ pub struct Operation {
     pub person: String,
     /// It revokes, and does not claim.
     pub revokes: bool,
+    /// After this revocation the person may claim again.
+    pub again: bool,
     /// Line of its end; none where it never ended.
     pub ended_line: Option<usize>,
     /// How it ended; an operation that never ended is unknown.
@@ -133,10 +135,10 @@ impl History {
                 facts.quantities.push((line, quantity));
             }
             Event::Invoked { op, coupon, drop, person } => {
-                self.begin(line, op, (coupon, drop, person), false, open, seen)?;
+                self.begin(line, op, (coupon, drop, person), (false, false), open, seen)?;
             }
-            Event::Revoking { op, coupon, drop, person } => {
-                self.begin(line, op, (coupon, drop, person), true, open, seen)?;
+            Event::Revoking { op, coupon, drop, person, again } => {
+                self.begin(line, op, (coupon, drop, person), (true, again), open, seen)?;
             }
             Event::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
             Event::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
@@ -168,7 +170,7 @@ impl History {
         line: usize,
         op: u64,
         (coupon, drop, person): (u64, Option<u64>, String),
-        revokes: bool,
+        (revokes, again): (bool, bool),
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
@@ -177,7 +179,7 @@ impl History {
         }
         open.insert(op, self.operations.len());
         let (ended_line, ended) = (None, Ended::Unknown);
-        self.operations.push(Operation { line, coupon, drop, person, revokes, ended_line, ended });
+        self.operations.push(Operation { line, coupon, drop, person, revokes, again, ended_line, ended });
         Ok(())
     }
 

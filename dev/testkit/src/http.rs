@@ -148,17 +148,24 @@ impl Api {
     /// A person gives a claim back; the drop and slot, or why not.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
-        self.revoking(coupon, user, self.http.request(Method::DELETE, &path).header("x-user-id", user)).await
+        let request = self.http.request(Method::DELETE, &path).header("x-user-id", user);
+        self.revoking(coupon, (user, false), request).await
     }
 
     /// An operator revokes a person's claim; the drop and slot, or why not.
     pub async fn revoke(&self, coupon: i64, user: &str, body: &Value) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/people/{user}/revoke");
-        self.revoking(coupon, user, self.http.ops(Method::POST, &path).json(body)).await
+        let again = body["may_claim_again"] == true;
+        self.revoking(coupon, (user, again), self.http.ops(Method::POST, &path).json(body)).await
     }
 
-    async fn revoking(&self, coupon: i64, user: &str, request: RequestBuilder) -> Result<(i64, Option<u32>), Answer> {
-        let pending = self.recorder.revoking(u64::try_from(coupon).unwrap_or_default(), None, user);
+    async fn revoking(
+        &self,
+        coupon: i64,
+        (user, again): (&str, bool),
+        request: RequestBuilder,
+    ) -> Result<(i64, Option<u32>), Answer> {
+        let pending = self.recorder.revoking(u64::try_from(coupon).unwrap_or_default(), None, user, again);
         match Http::try_send(request).await {
             Ok(reply) => {
                 pending.end(Outcome::of_http(reply.status, &reply.body));

@@ -5,8 +5,7 @@ pub use firstcome_shared::mysql::digest::{Day, OpenAlert, SealedDrop};
 
 use super::groups::cells;
 use super::lead::duration;
-use super::letter::Links;
-use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
+use super::letter::{Block, Letter, Links, Rendered, Section, Table, Tone, once};
 use super::notices::WHY;
 use super::pass::time;
 use crate::wording;
@@ -20,7 +19,7 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
     let problems = day.open_total;
     let nobody_looked = total == 0;
     let state = match (problems, nobody_looked) {
-        (_, true) => "no run in this time".to_owned(),
+        (_, true) => "the reconciler has not run".to_owned(),
         (0, _) => "nothing is open".to_owned(),
         (n, _) => format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems")),
     };
@@ -43,9 +42,19 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
 
 fn open(day: &Day, links: &Links) -> Section {
     let mut blocks = Vec::new();
-    if day.open.is_empty() {
-        blocks.push(Block::Paragraph("Nothing needs a person.".to_owned()));
-    } else {
+    let nobody_looked = day.runs.is_empty();
+    if nobody_looked {
+        let todo = "Find out now why the reconciler does not run. If Redis restarts meanwhile, nobody can claim.";
+        blocks.push(Block::Todo(todo.to_owned()));
+        blocks.push(once("A pass by hand", None, ""));
+        blocks.push(links.section("run_missed"));
+    }
+    if day.open.is_empty() && day.broken == 0 {
+        let nothing =
+            if nobody_looked { "No problem is recorded, but nobody looked." } else { "Nothing needs a person." };
+        blocks.push(Block::Paragraph(nothing.to_owned()));
+    }
+    if !day.open.is_empty() {
         let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {

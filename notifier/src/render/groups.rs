@@ -177,7 +177,7 @@ mod tests {
 
     fn grouped(findings: &[Finding]) -> Vec<String> {
         let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
-        reasons(&placed, &HashSet::new(), |_| Some("reissued".to_owned()))
+        reasons(&placed, &HashSet::new(), |_| Some("issued late".to_owned()))
     }
 
     #[test]
@@ -188,8 +188,8 @@ mod tests {
         assert_eq!(
             grouped(&findings),
             [
-                "4 × reissued: admitted 61–67 s ago, no row (slots 1–3, 7 · s•••11, s•••11, s•••11, s•••11)",
-                "reissued: no message (slot 9 · c•••-9)",
+                "4 × issued late: admitted 61–67 s ago, no row (slots 1–3, 7 · s•••11, s•••11, s•••11, s•••11)",
+                "issued late: no message (slot 9 · c•••-9)",
             ]
         );
     }
@@ -201,6 +201,6 @@ mod tests {
         let lines = grouped(&findings);
         assert_eq!((lines.len(), lines[LINES].starts_with("and 3 more")), (LINES + 1, true));
         let apart: Vec<Finding> = (0..100).map(|n| finding(n * 2, "customer-1", "x")).collect();
-        assert_eq!(grouped(&apart), ["100 × reissued: x (slots 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …)"]);
+        assert_eq!(grouped(&apart), ["100 × issued late: x (slots 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, …)"]);
     }
 }

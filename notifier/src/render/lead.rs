@@ -36,8 +36,11 @@ pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
     }
     if verdict.problems.is_empty() {
         parts.extend(state(pass));
-        let todo =
-            if verdict.earlier.is_empty() { "Nothing is to be done." } else { "Please look for what causes them." };
+        let todo = if verdict.earlier.is_empty() {
+            "Nothing is to be done."
+        } else {
+            "No promise is lost, but something causes repairs again and again: find it today, it can wait until morning."
+        };
         parts.push(todo.to_owned());
     }
     let title = parts.remove(0);
@@ -54,11 +57,15 @@ fn repaired(pass: &Pass<'_>) -> Vec<String> {
     let mut parts = Vec::new();
     let rebuilt = with(ActionKind::Rebuild);
     if rebuilt > 0 {
-        let drops = wording::count(rebuilt, "drop, which was", "drops, which were");
-        parts.push(format!("Redis lacked {drops} rebuilt from MySQL and Kafka."));
-        parts.push("Waiting lists are lost: people who waited must claim again.".to_owned());
+        let drops = wording::count(rebuilt, "drop was", "drops were");
+        let are_kept = pass.run.drops.iter().all(|report| report.exact) && pass.verdict.problems.is_empty();
+        let kept = if are_kept { ", and every promise is kept" } else { "" };
+        parts.push(format!("Redis lost data: {drops} rebuilt from MySQL and Kafka{kept}."));
+        parts.push("Waiting lists are lost: people who waited must claim again, and nobody tells them.".to_owned());
     }
-    parts.push(format!("Repaired by itself: {}.", wording::done(repairs.iter().map(|(_, finding)| *finding))));
+    let others = repairs.iter().map(|(_, finding)| *finding).filter(|finding| finding.action != ActionKind::Rebuild);
+    let done = wording::done(others);
+    parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
     if with(ActionKind::GrantLicence) > 0 {
         parts.push(pass.closed_for.map_or_else(
             || "Until then claims got 503.".to_owned(),
@@ -93,10 +100,16 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
         About::RunFailed => {
             format!("{}. Nothing is lost: the next pass examines everything again.", wording::capital(summary))
         }
-        About::Stalled => format!("{}. Nothing is lost, but rows come late.", wording::capital(summary)),
+        About::Stalled => {
+            format!("{}. No promise is lost, but people get their codes late.", wording::capital(summary))
+        }
         About::Braked => {
             let found = wording::count(n, "repair was found in one pass", "repairs were found in one pass");
-            format!("{found}{}, more than the repair limit allows. To be safe, none was made.", over(name.as_deref()))
+            format!(
+                "{found}{}, more than the repair limit allows. To be safe, none was made. Claims go on, and nothing is lost by \
+                 waiting; whoever lacks a row because of it waits too.",
+                over(name.as_deref())
+            )
         }
         About::BrokenPromise => {
             let people =
@@ -106,7 +119,9 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
         }
         About::Left(Kind::FailedClaim) => {
             let claims = wording::count(n, "failed claim", "failed claims");
-            format!("{claims}{of} could not be repaired. A person must decide.")
+            format!(
+                "{claims}{of} could not be repaired: people may have been told yes and have no coupon. A person must decide."
+            )
         }
         About::Left(Kind::RedisLost) => format!("Redis lost data and could not be verified: {summary}."),
         About::Left(Kind::UnsafeSetting) => format!("{summary}. Nothing is lost yet."),
@@ -264,16 +279,16 @@ pub fn what_to_do(about: About) -> &'static str {
             "Check that the consumers run, and that Kafka and MySQL can be reached. A mail says when it moves again."
         }
         About::Braked => {
-            "Look at what would be done. If it is right, confirm it. If it is not, something has changed Redis or MySQL \
-             by hand or by mistake: find that first."
+            "Look at what would be done. Confirm it if you know the cause and MySQL is complete: Redis was restored from an old \
+             copy, say. If you don't know the cause, pause the coupon and wait for somebody who does."
         }
         About::BrokenPromise => {
-            "Raise the quantity, and the next pass gives each of them a coupon; this works until the drop closes. \
-             Otherwise tell them that they have none."
+            "Raise the quantity before the drop closes, and the next pass gives each of them a coupon. Of a daily coupon this \
+             raises every drop that is not closed. Otherwise tell them that they have none."
         }
         About::Left(Kind::FailedClaim) => {
-            "Correct the slot or the person of each entry in the table failed_claims, and the next pass issues it. To \
-             drop an entry, set its resolved_at and resolution."
+            "The reason of each is below. If no slot is left, raise the quantity. If slot or person is wrong, correct it in the \
+             table failed_claims. The next pass then issues it. Or discard the claim, and tell the person."
         }
         About::Left(Kind::RedisLost) => {
             "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \
@@ -298,10 +313,12 @@ fn commands(seen: &Observation, report: Option<&DropReport>, links: &Links) -> V
         }
         // Only a pass over everything may reopen admission.
         About::Left(Kind::RedisLost) => vec![once("Try again now", None, "")],
-        About::RunFailed | About::Stalled | About::Left(_) => vec![once("Try again now", coupon, "")],
+        About::Stalled => vec![once("Issue what waits now, without the consumers", coupon, "")],
+        About::RunFailed | About::Left(_) => vec![once("Try again now", coupon, "")],
         About::BrokenPromise => {
             let open = report.filter(|report| !report.sealed);
-            open.map(|report| raise(report, seen.findings.len() as u64, links)).into_iter().collect()
+            let raise = open.map(|report| raise(report, seen.findings.len() as u64, links));
+            raise.into_iter().flat_map(|raise| [raise, once("Then", coupon, "")]).collect()
         }
         About::ClosedBelowQuantity => Vec::new(),
     }

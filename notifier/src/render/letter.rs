@@ -277,9 +277,10 @@ impl Links {
         curl("All open problems", &[], &format!("{}/v1/alerts?status=firing", self.reconciler()))
     }
 
-    /// The last runs.
-    pub(super) fn runs(&self) -> Block {
-        curl("The last runs", &[], &format!("{}/v1/runs?limit=20", self.reconciler()))
+    /// The last runs, in a browser too where the page's address is known.
+    pub(super) fn runs(&self) -> Vec<Block> {
+        let by_command = curl("The last runs", &[], &format!("{}/v1/runs?limit=20", self.reconciler()));
+        self.on_page("The last runs, in a browser", "/runs").into_iter().chain([by_command]).collect()
     }
 
     /// Sets a coupon's quantity.

@@ -34,7 +34,8 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let (todo, lead) = if let Some(because) = &missed.because {
         lines.push(format!("Now: {}", wording::line(because, wording::LONGEST)));
         (
-            "See what is in its way, below. A process that hangs can be ended: the next pass does its work.",
+            "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
+             its process: the next pass does its work.",
             "It runs as soon as it can. Nothing is lost, but until then nothing is verified.",
         )
     } else {
@@ -43,7 +44,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
             "It runs now. Nothing is lost, but meanwhile nothing was verified.",
         )
     };
-    let blocks = vec![Block::Todo(todo.to_owned()), Block::List(lines), links.runs(), links.section("run_missed")];
+    let blocks = with_runs(vec![Block::Todo(todo.to_owned()), Block::List(lines)], links, "run_missed");
     let title = format!("A scheduled run of the reconciler is {late} late.");
     notice(
         ("missed", Tone::Bad),
@@ -57,6 +58,13 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
 const NOTHING: &str = "Nothing is to be done.";
 
 pub(super) const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
+
+/// With the last runs, and the section of docs/OPERATIONS.md.
+fn with_runs(mut blocks: Vec<Block>, links: &Links, section: &str) -> Vec<Block> {
+    blocks.extend(links.runs());
+    blocks.push(links.section(section));
+    blocks
+}
 
 /// A mail of one section.
 fn notice(
@@ -75,35 +83,34 @@ fn notice(
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
     let blocks = vec![
-        Block::Todo("Bring MySQL back. Nothing else is to be done: the reconciler goes on by itself.".to_owned()),
+        Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned()),
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
-            "Claims are still accepted and wait in Kafka. Until MySQL is back no pass is recorded and no other mail can be \
-             queued; this one was sent past the outbox, and is repeated after the cooldown."
+            "Until MySQL is back no pass is recorded, and no other mail can be queued. This mail was sent directly; it comes \
+             again after ALERT_COOLDOWN_SECONDS."
                 .to_owned(),
         ),
-        once("Once MySQL is back", None, ""),
+        once("Once MySQL is back, if you do not want to wait for the next pass", None, ""),
         links.section("mysql_unreachable"),
     ];
     let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
-    let said = ("The reconciler cannot use MySQL.", "Nothing is lost, but rows come late.");
+    let lead = "Claims are still accepted and wait in Kafka: no promise is lost, but people get their codes late.";
+    let said = ("The reconciler cannot use MySQL.", lead);
     notice(("action", Tone::Bad), subject, now, said, blocks)
 }
 
 /// The mail when MySQL answers but the alerts of passes can't be recorded, past the outbox.
 pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
-    let blocks = vec![
-        Block::Todo(
-            "See the reason, and the reconciler's log. Until it is mended, look at the runs yourself.".to_owned(),
-        ),
-        Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
-        links.runs(),
-        links.section("mysql_unreachable"),
-    ];
+    let todo = "Look for what blocks MySQL: a long transaction, a full disk, a missing right. Until then look at the last runs \
+                every hour.";
+    let seen = Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]);
+    let blocks = with_runs(vec![Block::Todo(todo.to_owned()), seen], links, "alerts_not_recorded");
     let subject = format!("action needed: alerts cannot be recorded ({})", wording::line(&reason, 60));
-    let said =
-        ("Passes run, but their alerts cannot be recorded.", "MySQL answers. No other mail comes until they can.");
+    let said = (
+        "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
+        "Until it can, no mail comes about other problems. A mail says when this is over.",
+    );
     notice(("action", Tone::Bad), subject, now, said, blocks)
 }
 
@@ -116,11 +123,11 @@ pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>) -> a
 pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
     let blocks = vec![
-        Block::Todo("See that Redis answers, then why passes cannot verify it: the last runs say so.".to_owned()),
+        Block::Todo("Check that Redis answers. If it does, the last runs say why it is not verified.".to_owned()),
         Block::List(vec![format!("Closed: {}", time(since))]),
-        links.runs(),
-        links.section("redis_lost"),
+        Block::Command { what: "Does Redis answer?".to_owned(), line: "redis-cli -u $REDIS_URL ping".to_owned() },
     ];
+    let blocks = with_runs(blocks, links, "redis_lost");
     let subject = format!("action needed: admission has been closed for {lasts}");
     let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
     let lead =

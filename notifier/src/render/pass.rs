@@ -161,7 +161,11 @@ fn on_page(pass: &Pass<'_>, seen: &Observation) -> Option<Block> {
         return pass.links.on_page("See and discard them, in a browser", &format!("/dead-letters?drop={drop}"));
     }
     let coupon = seen.coupon_id?;
-    pass.links.on_page("This drop, in a browser", &format!("/coupons/{coupon}/drops/{drop}"))
+    let label = match seen.about {
+        About::Braked => "See and confirm the repairs, in a browser",
+        _ => "This drop, in a browser",
+    };
+    pass.links.on_page(label, &format!("/coupons/{coupon}/drops/{drop}"))
 }
 
 /// Problems without a section of their own, and information beside something else.
@@ -189,7 +193,7 @@ fn repaired(pass: &Pass<'_>, people: &HashSet<&str>) -> Option<Section> {
             "{earlier} were not mailed yet. Something makes repairs necessary again and again: see what these runs have in \
              common."
         )));
-        blocks.push(pass.links.runs());
+        blocks.extend(pass.links.runs());
     }
     let repairs = pass.repairs();
     if !repairs.is_empty() {

@@ -38,11 +38,14 @@ const AT_ONCE: usize = 100;
 /// The label of those that stand in the table of alerts: the beginning of the fingerprint.
 const ALERT: &str = "alert";
 
+/// The labels that alerts have by themselves.
+pub(super) const OWN_LABELS: [&str; 6] = ["alertname", "kind", "severity", "coupon", "drop", ALERT];
+
 /// An alert as `POST /api/v2/alerts` takes it. It is told from others by its labels alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Posted {
-    labels: BTreeMap<&'static str, String>,
+    labels: BTreeMap<String, String>,
     annotations: BTreeMap<&'static str, String>,
     starts_at: DateTime<Utc>,
     /// None while it fires: Alertmanager's own clock ends it when it hears no more.
@@ -52,11 +55,20 @@ pub(super) struct Posted {
     generator_url: Option<String>,
 }
 
+impl Posted {
+    /// With the installation's labels too.
+    fn with(mut self, labels: &BTreeMap<String, String>) -> Self {
+        self.labels.extend(labels.clone());
+        self
+    }
+}
+
 /// One Alertmanager, and what it was told last.
 pub(crate) struct Alertmanager {
     db: Db,
     settings: Arc<MailSettings>,
     target: Target,
+    labels: BTreeMap<String, String>,
     limit: Duration,
     clock: Arc<dyn Clock>,
     outage: Arc<OutageNotifier>,
@@ -80,6 +92,7 @@ impl Receivers {
             db: db.clone(),
             settings: settings.clone(),
             target: target.clone(),
+            labels: self.labels.clone(),
             limit: self.limit,
             clock: clock.clone(),
             outage: outage.clone(),
@@ -141,7 +154,10 @@ impl Alertmanager {
     async fn holding(&self, before: &[Posted], now: DateTime<Utc>) -> Vec<Posted> {
         let links = &self.settings.links;
         let mut holding: Vec<Posted> = match webhooks::told_alerts(&self.db, now, ENDED, ALERTS).await {
-            Ok(rows) => rows.iter().map(|(id, alert, coupon)| posted(*id, alert, coupon.as_deref(), links)).collect(),
+            Ok(rows) => rows
+                .iter()
+                .map(|(id, alert, coupon)| posted(*id, alert, coupon.as_deref(), links).with(&self.labels))
+                .collect(),
             Err(error) => {
                 tracing::debug!(%error, "the alerts for Alertmanager can't be read");
                 let fires = |alert: &&Posted| alert.ends_at.is_none() && alert.labels.contains_key(ALERT);
@@ -161,7 +177,7 @@ impl Alertmanager {
             (since, "admission_closed", "Admission is closed: claims get 503", todo)
         });
         for (since, kind, summary, todo) in outage.into_iter().chain(admission) {
-            let alert = of_process(since, (kind, summary, todo), links);
+            let alert = of_process(since, (kind, summary, todo), links).with(&self.labels);
             holding.retain(|other| other.labels != alert.labels);
             holding.push(alert);
         }
@@ -187,10 +203,10 @@ fn posted(id: i64, alert: &Alert, coupon: Option<&str>, links: &Links) -> Posted
     let is_critical = about.is_some_and(About::is_critical);
     let name = if about == Some(About::BrokenPromise) { "FirstcomeBrokenPromise" } else { "FirstcomeDrift" };
     let mut labels = labels(name, &alert.kind, is_critical);
-    labels.extend(alert.coupon_id.map(|coupon| ("coupon", coupon.to_string())));
-    labels.extend(alert.drop_id.map(|drop| ("drop", drop.to_string())));
+    labels.extend(alert.coupon_id.map(|coupon| ("coupon".to_owned(), coupon.to_string())));
+    labels.extend(alert.drop_id.map(|drop| ("drop".to_owned(), drop.to_string())));
     // Two stalls of one kind are two alerts.
-    labels.insert(ALERT, alert.fingerprint.chars().take(12).collect());
+    labels.insert(ALERT.to_owned(), alert.fingerprint.chars().take(12).collect());
     let place = match (coupon, alert.drop_id) {
         (Some(coupon), Some(drop)) => format!("{} (drop {drop}): ", wording::line(coupon, 100)),
         (None, Some(drop)) => format!("drop {drop}: "),
@@ -217,13 +233,15 @@ fn of_process(since: DateTime<Utc>, (kind, summary, todo): (&str, &str, &str), l
     Posted { labels, annotations, starts_at: since, ends_at: None, generator_url }
 }
 
-fn labels(name: &str, kind: &str, is_critical: bool) -> BTreeMap<&'static str, String> {
+fn labels(name: &str, kind: &str, is_critical: bool) -> BTreeMap<String, String> {
     let severity = if is_critical { "critical" } else { "warning" };
-    BTreeMap::from([("alertname", name.to_owned()), ("kind", kind.to_owned()), ("severity", severity.to_owned())])
+    [("alertname", name), ("kind", kind), ("severity", severity)]
+        .map(|(name, is)| (name.to_owned(), is.to_owned()))
+        .into()
 }
 
 /// The alert of `test-webhook`, which ends by itself.
-pub(super) fn test_alert(now: DateTime<Utc>) -> String {
+pub(super) fn test_alert(own: &BTreeMap<String, String>, now: DateTime<Utc>) -> String {
     let text = "Alerts of the Firstcome reconciler arrive here; this one ends by itself within a minute.";
     let alert = Posted {
         labels: labels("FirstcomeTest", "test", false),
@@ -232,5 +250,6 @@ pub(super) fn test_alert(now: DateTime<Utc>) -> String {
         ends_at: Some(now + TimeDelta::minutes(1)),
         generator_url: None,
     };
+    let alert = alert.with(own);
     serde_json::to_string(&[alert]).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Settings of webhooks and of Alertmanager.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::Receivers;
+use super::alertmanager::OWN_LABELS;
 use super::event::EventKind;
 use super::post::{self, Target};
 use super::sign::Secret;
@@ -47,6 +48,10 @@ pub struct WebhookArgs {
     /// `http://alertmanager:9093`
     #[arg(long, env = "ALERTMANAGER_URL", hide_env_values = true, value_parser = secret(alertmanager_urls))]
     pub alertmanager_url: Option<SecretString>,
+    /// Labels of every alert, several by commas, as `installation=shop,region=eu`: two
+    /// installations that tell one Alertmanager need labels that differ
+    #[arg(long, env = "ALERTMANAGER_LABELS", default_value = "", value_parser = label_list)]
+    pub alertmanager_labels: String,
 }
 
 // A variable that is set but empty, as docker-compose makes them, counts as not set.
@@ -75,6 +80,7 @@ impl WebhookArgs {
             targets: targets(urls, "").context("WEBHOOK_URLS")?,
             alertmanagers: targets(list(self.alertmanager_url.as_ref()), "/api/v2/alerts")
                 .context("ALERTMANAGER_URL")?,
+            labels: labels(&self.alertmanager_labels).map_err(anyhow::Error::msg).context("ALERTMANAGER_LABELS")?,
             secrets: Arc::new(secrets.map_err(anyhow::Error::msg)?),
             limit: Duration::from_millis(self.webhook_timeout_ms),
         })
@@ -90,6 +96,7 @@ impl Default for WebhookArgs {
             webhook_timeout_ms: 15_000,
             webhook_ca_file: None,
             alertmanager_url: None,
+            alertmanager_labels: String::new(),
         }
     }
 }
@@ -155,6 +162,31 @@ fn events(text: &str) -> Result<BTreeSet<EventKind>, String> {
     words.map(event).collect()
 }
 
+fn label_list(text: &str) -> Result<String, String> {
+    labels(text).map(|_| text.to_owned())
+}
+
+/// Labels as Prometheus names them.
+fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut labels = BTreeMap::new();
+    for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        let (name, value) = one.split_once('=').map_or((one, ""), |(name, value)| (name.trim(), value.trim()));
+        let mut letters = name.bytes();
+        let is_name = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == b'_');
+        if !is_name || value.is_empty() {
+            return Err(format!("{one:?} is no label; give name=value, several by commas, as installation=shop"));
+        }
+        if OWN_LABELS.contains(&name) {
+            return Err(format!("{name} is a label that alerts have already: choose another name"));
+        }
+        if labels.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    Ok(labels)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -190,6 +222,11 @@ mod tests {
             (&["--webhook-timeout-ms", "5"], "100..=60000"),
             (&["--webhook-ca-file", "/no/such/file"], "WEBHOOK_CA_FILE"),
             (&["--alertmanager-url", "http://u:hunter2@h:9093/api/v2/alerts"], "without /api/v2"),
+            (&["--alertmanager-labels", "shop"], "name=value"),
+            (&["--alertmanager-labels", "shop=a,=b"], "name=value"),
+            (&["--alertmanager-labels", "a-b=c"], "name=value"),
+            (&["--alertmanager-labels", "shop=a,drop=b"], "drop is a label"),
+            (&["--alertmanager-labels", "shop=a,shop=b"], "given twice"),
         ] {
             let error = receivers(given).err().unwrap();
             assert!(error.contains(says), "{given:?}: {error}");
@@ -199,8 +236,9 @@ mod tests {
 
     #[test]
     fn what_is_set_to_nothing_is_not_set_and_an_address_counts_once() {
-        let empty =
-            ["--webhook-urls=", "--webhook-secret=", "--webhook-events=", "--webhook-ca-file=", "--alertmanager-url="];
+        let settings = ["urls", "secret", "events", "ca-file"].map(|name| format!("--webhook-{name}="));
+        let mut empty: Vec<&str> = settings.iter().map(String::as_str).collect();
+        empty.extend(["--alertmanager-url=", "--alertmanager-labels="]);
         let none = receivers(&empty).unwrap();
         assert!(none.targets.is_empty() && none.alertmanagers.is_empty());
         assert_eq!(none.events, events(EVENTS).unwrap());

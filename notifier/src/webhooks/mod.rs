@@ -12,7 +12,7 @@ mod sender;
 mod sign;
 mod test;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct Receivers {
     events: BTreeSet<EventKind>,
     targets: Vec<Target>,
     alertmanagers: Vec<Target>,
+    /// Labels of every alert, which tell installations apart.
+    labels: BTreeMap<String, String>,
     secrets: Arc<Vec<Secret>>,
     /// Timeout for one POST.
     limit: Duration,

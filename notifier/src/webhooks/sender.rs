@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::outbox::DeliveryOutcome;
 use firstcome_shared::mysql::webhooks::{self, LeasedWebhook};
 use firstcome_shared::mysql::{Db, DbError};
@@ -94,7 +95,9 @@ impl Outbox for Relay {
 
 impl Relay {
     async fn send(&self, webhook: &LeasedWebhook, now: DateTime<Utc>) {
+        crash_point(Point::WebhookDue);
         let answer = self.post.event(&webhook.event_id, &webhook.body, now).await;
+        crash_point(Point::WebhookSent);
         let is_gone = answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::GONE);
         let retry_after = answer.as_ref().ok().and_then(|answer| answer.retry_after);
         let delivered = answer.map_err(|error| error.to_string()).and_then(Answer::success);

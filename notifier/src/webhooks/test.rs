@@ -23,7 +23,7 @@ pub async fn test_webhook(args: &WebhookArgs, mut say: impl FnMut(&str) + Send) 
         all_took_it &= tell("webhook", &post.target.name, answer, &mut say);
     }
     for target in &receivers.alertmanagers {
-        let answer = target.post(receivers.limit, &[], test_alert(now)).await;
+        let answer = target.post(receivers.limit, &[], test_alert(&receivers.labels, now)).await;
         all_took_it &= tell("Alertmanager", &target.name, answer, &mut say);
     }
     Ok(all_took_it)

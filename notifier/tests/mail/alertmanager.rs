@@ -16,7 +16,11 @@ use crate::receiver::{Receiver, Reply};
 async fn desk_with(alertmanager: &Receiver) -> Desk {
     let mut desk = Desk::new(A).await;
     let url = Some(format!("{}/prefix/", alertmanager.base()).into());
-    desk.webhooks = WebhookArgs { alertmanager_url: url, ..WebhookArgs::default() };
+    desk.webhooks = WebhookArgs {
+        alertmanager_url: url,
+        alertmanager_labels: "installation=shop".into(),
+        ..WebhookArgs::default()
+    };
     desk.args.docs_url = Some("https://git.example.com/docs".to_owned());
     desk
 }
@@ -46,6 +50,7 @@ async fn an_alert_is_told_with_its_labels_again_and_again_and_then_that_it_has_e
         ["alertname", "kind", "coupon", "drop", "severity"].map(label),
         ["FirstcomeDrift", "failed_claim", "1", "7", "warning"]
     );
+    assert_eq!(label("installation"), "shop", "two installations on one Alertmanager are two");
     assert_eq!(label("alert").len(), 12, "two alerts of one kind are two");
     let annotations = &first["annotations"];
     assert_eq!(annotations["summary"], "1 unrepaired failed claim");

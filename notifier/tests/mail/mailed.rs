@@ -28,7 +28,7 @@ async fn a_repair_is_mailed_once_to_each_and_a_clean_pass_to_nobody() {
     desk.pass(&repaired("r1")).await; // the same run, notice again after a timeout
     desk.pass(&clean("r2")).await;
     desk.pass(&Run { dry_run: true, ..drift("r3", &[3]) }).await;
-    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued)";
+    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)";
     assert_eq!((desk.subjects(A), desk.subjects(B)), (vec![subject.to_owned()], vec![subject.to_owned()]));
     let mails = desk.sink.mails();
     let mail = parsed(&mails[0]);
@@ -122,7 +122,7 @@ async fn repairs_with_every_pass_are_told_together_and_none_is_left_out() {
         let id = format!("r{n:02}");
         desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) }).await;
     }
-    let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued";
+    let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late";
     let subjects = desk.subjects(A);
     let expected = [
         format!("{one})"),

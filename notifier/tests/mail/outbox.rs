@@ -260,7 +260,7 @@ async fn people_hear_of_it_when_mysql_is_gone_and_when_it_is_back() {
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 reissued)",
+            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
             "[firstcome] resolved: MySQL can be used again, after 8 min",
         ],
         "what was repaired meanwhile is told too"

@@ -109,7 +109,7 @@ fn clean() -> Run {
 #[test]
 fn repaired_by_itself() {
     let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
-    assert_eq!(mail.subject, "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 reissued)");
+    assert_eq!(mail.subject, "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 issued late)");
     keep("repaired", &mail);
 }
 

@@ -27,13 +27,19 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     let mut reachable = true;
     // A reopening that failed may have opened the gate, and left coupons closed.
     let mut unfinished = false;
+    // Another process may be reopening admission; that is said once and not ten times a second.
+    let mut is_told = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         if !unfinished && is_open(&reconciler.stores.redis, &mut reachable).await {
+            is_told = false;
             continue;
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!("admission is closed: Redis may have lost data; verifying at once");
         }
         match reopen(&mut reconciler, &notifier, &stop).await {
             Ok(run) => unfinished = run.status == Status::Failed,
@@ -60,7 +66,7 @@ async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
 
 async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &CancellationToken) -> Result<Run, PassError> {
     let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
-    tracing::warn!(run_id, "admission is closed: Redis may have lost data; verifying at once");
+    tracing::debug!(run_id, "a pass that reopens admission");
     let request = Request { reopening: true, ..Request::new(Trigger::Startup) };
     let run = reconciler.pass(&request, &run_id, stop).await?;
     super::ended(&run, started, notifier).await;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::runs::{FindingRow, RunRow};
+use firstcome_shared::mysql::runs::{FindingRow, ListedRun, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{ActionKind, Examined, Finding, Kind, Outcome, Run, Status, Trigger, Unlisted};
@@ -31,8 +31,8 @@ pub struct RunSummary {
     pub error: Option<String>,
 }
 
-impl From<RunRow> for RunSummary {
-    fn from(row: RunRow) -> Self {
+impl From<ListedRun> for RunSummary {
+    fn from(row: ListedRun) -> Self {
         Self {
             run_id: row.id,
             trigger: row.triggered_by,

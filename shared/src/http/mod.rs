@@ -6,6 +6,7 @@ pub mod json;
 pub mod openapi;
 pub mod ops;
 pub mod page;
+pub mod probe;
 pub mod problem;
 mod server;
 

@@ -181,13 +181,14 @@ impl Db {
         Ok(deleted)
     }
 
-    /// A person's dead letters of one coupon, resolved ones too, oldest first.
+    /// A person's dead letters of one coupon, resolved ones too, oldest first; a thousand at most.
     pub async fn dead_letters_of_person(&self, coupon: CouponId, user: &UserId) -> Result<Vec<DeadLetterRow>, DbError> {
         let name = user.as_str().to_owned();
         self.run("read a person's dead letters", async move |conn| {
             failed_claims::table
                 .filter(failed_claims::user_id.eq(name).and(failed_claims::coupon_id.eq(coupon.0)))
                 .order(failed_claims::id)
+                .limit(1_000)
                 .select(DeadLetterRow::as_select())
                 .load(conn)
                 .await

@@ -59,6 +59,28 @@ pub struct RunRow {
     pub nothing_new: bool,
 }
 
+/// A run as lists show it: without the reports of its drops, which may be megabytes.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+pub struct ListedRun {
+    pub id: String,
+    pub triggered_by: String,
+    pub dry_run: bool,
+    pub deep: bool,
+    pub confirmed: bool,
+    pub status: String,
+    pub started_at: NaiveDateTime,
+    pub finished_at: Option<NaiveDateTime>,
+    pub drops_examined: u32,
+    pub users_examined: i64,
+    pub rows_examined: i64,
+    pub failed_claims_examined: i64,
+    pub applied: u32,
+    pub skipped: u32,
+    pub failed: u32,
+    pub error: Option<String>,
+}
+
 /// Reports of drops that are shorter, in bytes, are written with each run.
 const SHORT: usize = 1_000;
 
@@ -157,13 +179,13 @@ impl Db {
     }
 
     /// Runs, newest first; only those older than `before`.
-    pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<RunRow>, DbError> {
+    pub async fn runs(&self, limit: u32, before: Option<String>) -> Result<Vec<ListedRun>, DbError> {
         self.run("list runs", async move |conn| {
             let mut query = reconcile_runs::table.order(reconcile_runs::id.desc()).limit(i64::from(limit)).into_boxed();
             if let Some(before) = before {
                 query = query.filter(reconcile_runs::id.lt(before));
             }
-            query.select(RunRow::as_select()).load(conn).await
+            query.select(ListedRun::as_select()).load(conn).await
         })
         .await
     }

@@ -145,7 +145,7 @@ pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
 }
 
 /// Whether `INFO replication` speaks of a server that takes writes of its own.
-fn is_master(replication: &str) -> bool {
+pub(super) fn is_master(replication: &str) -> bool {
     replication.lines().any(|line| line.trim_end() == "role:master")
 }
 

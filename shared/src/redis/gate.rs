@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock};
 use futures_util::future::try_join_all;
 use redis::{RedisError, Value};
 
-use super::client::{Script, ServerFacts};
+use super::client::{Script, ServerFacts, fields, is_master};
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
@@ -108,12 +108,20 @@ pub(super) struct KnownGate {
     pub(super) script: String,
     /// This server is the one that was verified.
     pub(super) open: bool,
+    /// [`ServerFacts::promoted_from`] of this server.
+    pub(super) promoted_from: String,
 }
 
 impl KnownGate {
     /// Whether a coupon that was verified in `verified` is open.
     pub(super) fn has_epoch(&self, verified: Option<&str>) -> bool {
         verified.is_some() && verified == self.epoch.as_ref().map(|epoch| epoch.0.as_str())
+    }
+
+    /// Whether `INFO replication` is of this server, and it was not demoted since: one that was
+    /// promoted again has older data and the same scripts.
+    pub(super) fn is_of(&self, replication: &str) -> bool {
+        is_master(replication) && fields(replication).get("master_replid2") == Some(&self.promoted_from.as_str())
     }
 }
 
@@ -148,7 +156,8 @@ impl Redis {
             self.conn.replace();
         }
         let gate = Gate { server, text, life, has_script };
-        self.known_gate.store(Arc::new(KnownGate { epoch, script, open: gate.is_open() }));
+        let (open, promoted_from) = (gate.is_open(), gate.server.promoted_from.clone());
+        self.known_gate.store(Arc::new(KnownGate { epoch, script, open, promoted_from }));
         Ok(gate)
     }
 

@@ -56,7 +56,7 @@ impl Redis {
 
     /// Where `user` stands.
     pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
-        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>);
+        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
         let mut gate = self.known_gate.load_full();
         if !gate.open {
             self.gate().await?;
@@ -68,14 +68,20 @@ impl Redis {
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        let (script, verified, known, score, rank, claimant): Replies =
+        // Last: what was read before it is of this server, if this is.
+        pipe.cmd("INFO").arg("replication");
+        let (script, verified, known, score, rank, claimant, replication): Replies =
             pipe.query_async(&mut self.connection()).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
         let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
         Ok(Standing {
             loaded: known,
-            trusted: gate.open && script == [true] && gate.has_epoch(verified.as_deref()) && known,
+            trusted: gate.open
+                && gate.is_of(&replication)
+                && script == [true]
+                && gate.has_epoch(verified.as_deref())
+                && known,
             slot,
             position: rank.map(|r| r + 1),
             claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),

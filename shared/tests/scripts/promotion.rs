@@ -57,10 +57,14 @@ async fn who_never_noticed_that_a_master_was_demoted_and_promoted_again_is_refus
     // From here on the replica's data is old.
     ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(world.apply(&Command::Claim(vec!['b'])).await.0, "[Accepted(2)]");
+    let standing = world.redis.standing(&world.keys, &"b".parse().unwrap()).await.unwrap();
+    assert_eq!((standing.slot, standing.trusted), (Some(2), true));
     ask::<()>(&master, &["REPLICAOF", "127.0.0.1", &replica.port().to_string()]).await;
     says(&master, "master_link_status:up").await;
     ask::<()>(&master, &["REPLICAOF", "NO", "ONE"]).await;
     // It has not asked for the gate since it was open.
     let claimed = world.redis.claim(&world.keys, DROP, &"c".parse().unwrap()).await;
     assert!(matches!(claimed, Err(AdmissionError::Closed)), "slot 2 is promised: {claimed:?}");
+    let standing = world.redis.standing(&world.keys, &"b".parse().unwrap()).await.unwrap();
+    assert_eq!((standing.slot, standing.trusted), (None, false), "it holds slot 2, and the data is older");
 }

@@ -1,28 +1,29 @@
 //! Every promise has its row at the end, with its slot, or is listed as broken; and no two promises
 //! contradict each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::revoked::may_be_revoked;
+use super::revoked::may_be_revoked_since;
 use super::{Index, once_per_coupon, promise};
 use crate::history::History;
 use crate::verdict::Figures;
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, figures: &mut Figures, found: &mut Vec<Violation>) {
-    let all: BTreeSet<(u64, i64, &str)> = history
+    // With the line at which each was asked for last.
+    let all: BTreeMap<(u64, i64, &str), usize> = history
         .operations
         .iter()
-        .filter_map(|op| promise(op).map(|(drop, slot)| (drop, slot, op.person.as_str())))
+        .filter_map(|op| promise(op).map(|(drop, slot)| ((drop, slot, op.person.as_str()), op.line)))
         .collect();
     figures.promises = all.len();
     // What is listed as broken may have been given again, to the same person or to another.
-    let stands = |(drop, slot, person): &(u64, i64, &str)| {
-        !index.is_broken(*drop, *slot, person) && !may_be_revoked(history, index, *drop, person)
+    let stands = |((drop, slot, person), asked): (&(u64, i64, &str), &usize)| {
+        !index.is_broken(*drop, *slot, person) && !may_be_revoked_since(history, index, (*drop, person), *asked)
     };
-    let standing: Vec<_> = all.iter().copied().filter(stands).collect();
-    figures.kept = all.iter().filter(|promise| index.last.contains(*promise)).count();
-    figures.broken = all.iter().filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2)).count();
+    let standing: Vec<_> = all.iter().filter(|one| stands(*one)).map(|(promise, _)| *promise).collect();
+    figures.kept = all.keys().filter(|promise| index.last.contains(*promise)).count();
+    figures.broken = all.keys().filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2)).count();
     for &(drop, slot, person) in &standing {
         if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {
             continue;

@@ -1,6 +1,8 @@
-//! Revocations. Each is final: from its answer on, its person holds nothing of the drop (of the
-//! coupon, where one each is allowed in it) and is promised nothing. One without an answer may have
-//! taken effect at any time, or never: it excuses promises that are not kept, and nothing else.
+//! Revocations. Each is final, unless its person may claim again: from its answer on, they hold
+//! nothing of the drop (of the coupon, where one each is allowed in it) and are promised nothing.
+//! One without an answer may have taken effect at any time, or never: it excuses promises that are
+//! not kept, and nothing else. Of who may claim again, what was asked for before the answer is void,
+//! and what was asked for after it stands.
 
 use super::{Index, once_per_coupon, promise};
 use crate::event::Answer;
@@ -8,7 +10,7 @@ use crate::history::{Ended, History, Operation};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.revokes) {
+    for op in history.operations.iter().filter(|op| op.revokes && !op.again) {
         let (Ended::Ok(Answer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
         let in_scope = |other: u64| other == *drop || is_same_coupon(history, *drop, other);
         for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held)) {
@@ -31,6 +33,21 @@ pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, drop: u64, pe
     let Some(facts) = history.drops.get(&drop) else { return false };
     let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
     revoking.iter().any(|op| concerns(history, op, drop))
+}
+
+/// The same of a promise that was last asked for at this line.
+pub(super) fn may_be_revoked_since(
+    history: &History,
+    index: &Index<'_>,
+    (drop, person): (u64, &str),
+    asked: usize,
+) -> bool {
+    let Some(facts) = history.drops.get(&drop) else { return false };
+    let is_over = |op: &Operation| {
+        op.again && matches!(op.ended, Ended::Ok(_)) && op.ended_line.is_some_and(|ended| ended < asked)
+    };
+    let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
+    revoking.iter().any(|op| concerns(history, op, drop) && !is_over(op))
 }
 
 fn concerns(history: &History, op: &Operation, drop: u64) -> bool {

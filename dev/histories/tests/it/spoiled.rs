@@ -212,7 +212,7 @@ fn a_history_that_contradicts_its_own_form_is_unreadable() {
 }
 
 fn revokes(op: u64, person: &str, ends: Event) -> [Event; 2] {
-    [Event::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into() }, ends]
+    [Event::Revoking { op, coupon: 1, drop: Some(DROP), person: person.into(), again: false }, ends]
 }
 
 fn revoked(op: u64) -> Event {
@@ -253,4 +253,35 @@ fn what_is_given_back_goes_to_the_next_and_nothing_of_it_comes_back() {
     last(&mut events).remove(0);
     let Verdict::Violated(found) = judged(events) else { panic!("its slot is lost") };
     assert!(found.iter().any(|v| matches!(v, Violation::TooFew { .. })), "{found:?}");
+}
+
+/// u-1 is revoked, may claim again, and is told of slot 7, which u-7 was revoked of for good.
+fn claims_again(ends: Event) -> Vec<Event> {
+    let mut events = good();
+    insert(&mut events, revokes(200, "u-7", revoked(200)));
+    let again = Event::Revoking { op: 201, coupon: 1, drop: Some(DROP), person: "u-1".into(), again: true };
+    insert(&mut events, [again, ends]);
+    insert(&mut events, asks(202, "u-waits", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
+    insert(&mut events, asks(203, "u-1", accepted(7)));
+    last(&mut events)[0] = row(1, "u-waits");
+    last(&mut events)[6] = row(7, "u-1");
+    events
+}
+
+#[test]
+fn who_may_claim_again_keeps_what_they_are_promised_then() {
+    let unknown = || Event::Unknown { op: 201, reason: "timeout".into() };
+    assert_eq!(judged(claims_again(revoked(201))), Verdict::Pass);
+    assert_eq!(judged(claims_again(unknown())), Verdict::Pass);
+
+    let spoiled = |ends: Event| {
+        let mut events = claims_again(ends);
+        last(&mut events)[6] = row(7, "u-late");
+        judged(events)
+    };
+    let Verdict::Violated(found) = spoiled(revoked(201)) else { panic!("the second promise is lost") };
+    assert!(found.iter().any(|v| matches!(v, Violation::Lost { slot: 7, .. })), "{found:?}");
+    let lost = |found: &[Violation]| found.iter().any(|v| matches!(v, Violation::Lost { .. }));
+    let verdict = spoiled(unknown());
+    assert!(!matches!(&verdict, Verdict::Violated(found) if lost(found)), "it may take effect late: {verdict:?}");
 }

@@ -14,10 +14,10 @@ use crate::drift::support::injector;
 
 /// Takes every request, and keeps its head and body.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<Vec<(String, Value)>>>);
+pub(crate) struct Receiver(Arc<Mutex<Vec<(String, Value)>>>);
 
 impl Receiver {
-    async fn start() -> (Self, String) {
+    pub(crate) async fn start() -> (Self, String) {
         let receiver = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -47,7 +47,7 @@ impl Receiver {
     }
 
     /// What was posted under this path.
-    fn posted(&self, path: &str) -> Vec<(String, Value)> {
+    pub(crate) fn posted(&self, path: &str) -> Vec<(String, Value)> {
         let is_there = |(head, _): &&(String, Value)| head.starts_with(&format!("post {path} "));
         self.0.lock().iter().filter(is_there).cloned().collect()
     }
@@ -57,13 +57,15 @@ impl Receiver {
     }
 }
 
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 #[tokio::test]
 async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_drift_and_alertmanager_what_fires() {
     let fixture = Fixture::new("hooks").await;
     let world = &fixture.world;
     let (receiver, url) = Receiver::start().await;
     world.set("WEBHOOK_URLS", &format!("{url}/hook"));
-    world.set("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    world.set("WEBHOOK_SECRET", SECRET);
     world.set("WEBHOOK_EVENTS", "issued,sold_out,drift,broken,resolved");
     world.set("ALERTMANAGER_URL", &url);
     let daemons = [world.daemon().await, world.daemon().await];

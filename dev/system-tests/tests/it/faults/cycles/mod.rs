@@ -14,6 +14,7 @@ mod mail;
 mod repair;
 mod revoke;
 mod tally;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ enum Scenario {
     Repair,
     Gate,
     Mail,
+    Webhook,
 }
 
 fn scenario(point: Point) -> Scenario {
@@ -59,6 +61,7 @@ fn scenario(point: Point) -> Scenario {
         | Point::RunRecorded => Scenario::Repair,
         Point::GateDue | Point::GateOpened => Scenario::Gate,
         Point::MailDue | Point::MailSent => Scenario::Mail,
+        Point::WebhookDue | Point::WebhookSent => Scenario::Webhook,
     }
 }
 
@@ -73,6 +76,7 @@ fn lanes() -> Vec<Vec<Point>> {
         all(Scenario::Revoke),
         all(Scenario::Gate),
         all(Scenario::Mail),
+        all(Scenario::Webhook),
     ];
     lanes.extend(all(Scenario::Batch).into_iter().map(|point| vec![point]));
     lanes.extend(all(Scenario::Repair).chunks(4).map(<[Point]>::to_vec));
@@ -90,6 +94,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
                 Scenario::Repair => repair::cycle(&environment, *point, cycle).await,
                 Scenario::Gate => gate::cycle(&environment, *point).await,
                 Scenario::Mail => mail::cycle(&environment, *point).await,
+                Scenario::Webhook => webhook::cycle(&environment, *point).await,
             };
             tally.add(*point, seen);
         }

@@ -1,0 +1,3 @@
+FROM firstcome-debian
+COPY mailpit /usr/local/bin/
+CMD ["mailpit"]

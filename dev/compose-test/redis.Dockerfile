@@ -1,0 +1,3 @@
+FROM firstcome-debian
+WORKDIR /data
+CMD ["redis-server", "--protected-mode", "no"]

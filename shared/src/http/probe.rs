@@ -1,0 +1,99 @@
+//! `health`: asks the process of this container whether it runs. An image without a shell or curl
+//! has no other probe.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Shorter than the timeouts of probes, which are 3 s in docker-compose.yml: the sentence shall be
+/// read.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Most that is read of an answer, in bytes.
+const ANSWER: usize = 16 * 1024;
+
+/// What is asked.
+#[derive(Debug, Clone, Args)]
+pub struct ProbeArgs {
+    /// Ask `/readyz`, whether it can do its work, and not `/healthz`, whether it runs
+    #[arg(long)]
+    pub ready: bool,
+}
+
+impl ProbeArgs {
+    /// Asks the process that listens on `address`.
+    ///
+    /// # Errors
+    /// A sentence that says what it answered, or that it did not within two seconds.
+    pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
+        let path = if self.ready { "/readyz" } else { "/healthz" };
+        let at = SocketAddr::new(reachable(address.ip()), address.port());
+        match timeout(LIMIT, get(at, path)).await {
+            Ok(Ok((status, _))) if status.is_success() => Ok(()),
+            Ok(Ok((status, body))) => Err(format!("http://{at}{path} answers {status}: {body}")),
+            Ok(Err(error)) => Err(format!("http://{at}{path} does not answer: {error:#}")),
+            Err(_) => Err(format!("http://{at}{path} has not answered within {LIMIT:?}")),
+        }
+    }
+}
+
+/// Where a process that listens on all addresses can be reached.
+fn reachable(listening: IpAddr) -> IpAddr {
+    match listening {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+async fn get(at: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let stream = TcpStream::connect(at).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // An error of the connection is an error of the request, too.
+    tokio::spawn(connection);
+    let request = Request::get(path).header(HOST, at.to_string()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER).collect().await.map_err(|error| anyhow::anyhow!(error))?;
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_does_not_run_or_is_not_ready_or_says_nothing_is_told_apart() {
+        let router = Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/readyz", get(async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone")));
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let (runs, ready) = (ProbeArgs { ready: false }, ProbeArgs { ready: true });
+        assert_eq!(runs.ask(address).await, Ok(()), "0.0.0.0 is asked at 127.0.0.1");
+        let not_ready = ready.ask(address).await.unwrap_err();
+        assert!(not_ready.contains("503") && not_ready.contains("redis: gone"), "{not_ready}");
+
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let says = runs.ask(silent.local_addr().unwrap()).await.unwrap_err();
+        assert!(says.contains("has not answered within 2s"), "{says}");
+        let nobody = silent.local_addr().unwrap();
+        drop(silent);
+        let says = runs.ask(nobody).await.unwrap_err();
+        assert!(says.contains("does not answer"), "{says}");
+    }
+}
