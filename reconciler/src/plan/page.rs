@@ -234,8 +234,8 @@ impl Planner<'_> {
         let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
         let detail = match (message.is_some(), age) {
             (true, Some(age)) => format!("its message has waited for {} s", age / 1_000),
-            (_, Some(age)) => format!("admitted {} s ago, no row and no message", age / 1_000),
-            (_, None) => "no row and no message; when it was admitted is not known".to_owned(),
+            (_, Some(age)) => format!("admitted {} s ago, no row, and no message waits", age / 1_000),
+            (_, None) => "no row, and no message waits; when it was admitted is not known".to_owned(),
         };
         let action = Action::Issue(self.claim(number, user, claimed_at));
         self.push(Kind::Unissued, slot, Some(user), action, detail);

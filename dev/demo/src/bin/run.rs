@@ -123,6 +123,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
         .replace("{api}", &apis[0])
         .replace("{consumers}", &consumers.join(" "))
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
+        .replace("{pages}", &pages.target()?.to_string())
         .replace("{page}", &format!("{}/c/1#token={}", pages.target()?, pages.token))
         .replace("{token}", &system.installation.ops_token)
         .replace("{folder}", &folder.display().to_string())

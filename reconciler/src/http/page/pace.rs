@@ -58,10 +58,14 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     let most = lengths.get(lengths.len() * 95 / 100).or(lengths.last()).copied().unwrap_or_default();
     let length = most.max(TimeDelta::milliseconds(500)) * 11 / 10;
     let across = |at: NaiveDateTime| (since(at).as_seconds_f64() / length.as_seconds_f64()).min(1.0) * WIDTH;
-    let up = |slot: u32| HEIGHT - f64::from(slot) / f64::from(last.slot) * HEIGHT;
+    // How many there were by then: a slot that was issued again later must not lead the line back.
+    #[expect(clippy::cast_precision_loss, reason = "a sample of some thousands")]
+    let up = |number: usize| HEIGHT - number as f64 / steps.len() as f64 * HEIGHT;
     let points = |when: fn(&Step) -> NaiveDateTime| {
-        let point = |step: &Step| format!("{:.1},{:.1}", across(when(step)), up(step.slot));
-        steps.iter().map(point).collect::<Vec<_>>().join(" ")
+        let mut instants: Vec<NaiveDateTime> = steps.iter().map(when).collect();
+        instants.sort_unstable();
+        let point = |(at, instant): (usize, NaiveDateTime)| format!("{:.1},{:.1}", across(instant), up(at + 1));
+        instants.into_iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
     };
     let in_time = steps.iter().filter(|step| step.issued_at - step.claimed_at <= TimeDelta::seconds(1)).count();
     let every = steps.len().div_ceil(LINES);
@@ -144,7 +148,7 @@ mod tests {
             "{}",
             chart.admitted
         );
-        assert!(chart.issued.contains(" 600.0,80.0 "), "{}", chart.issued);
+        assert!(chart.issued.ends_with(" 600.0,0.0"), "it never goes back: {}", chart.issued);
         assert_eq!(chart.lines.len(), 10);
     }
 

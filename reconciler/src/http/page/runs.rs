@@ -239,7 +239,7 @@ fn place(drop: &DropReport) -> String {
 fn drop_line(drop: &DropReport) -> DropLine {
     let (before, after) = (&drop.before, &drop.after);
     let numbers = [
-        ("Given out", before.users, after.users),
+        ("Promised", before.users, after.users),
         ("Rows", before.rows, after.rows),
         ("Dead letters", before.failed_claims, after.failed_claims),
     ];
