@@ -2,8 +2,8 @@
 # Images under the names that docker-compose.yml uses, made of Debian's packages and of what `firstcome-stack setup` fetched: where no
 # registry of images can be reached, everything else of the file is still what people run. Usage: images.sh BINARIES
 set -euo pipefail
+binaries=$(realpath "${1:?the folder with our binaries}")
 cd "$(dirname "$0")"
-binaries=${1:?the folder with our binaries}
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 
 has() { docker image inspect "$1" >/dev/null 2>&1; }

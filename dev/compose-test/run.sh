@@ -2,8 +2,8 @@
 # docker-compose.yml on a real engine: up from nothing, a rush, exact; each container killed in a rush; a mail; down and up again on
 # the same volumes, and nothing is lost. Leaves nothing behind but the engine's images. `make compose-test` runs it.
 set -euo pipefail
+binaries=$(realpath "${1:?the folder with release binaries}")
 cd "$(dirname "$0")/../.."
-binaries=${1:?the folder with release binaries}
 
 say() { echo "[compose-test] $*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
@@ -75,13 +75,16 @@ own=(api-1 api-2 consumer-1 consumer-2 reconciler)
 is_healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$(container "$1")")" = healthy ]; }
 is_open() { curl -fsS "http://127.0.0.1:$1/readyz"; }
 all_well() {
+    local service
     for service in "${own[@]}" mysql redis kafka; do
         until_true "$service is healthy" is_healthy "$service"
     done
     until_true "api-1 admits" is_open 8080
     until_true "api-2 admits" is_open 8082
 }
-sql() { compose exec -T -e MYSQL_PWD="$MYSQL_PASSWORD" mysql mysql -h 127.0.0.1 -u firstcome -N -e "$1" firstcome; }
+sql() {
+    docker exec -e MYSQL_PWD="$MYSQL_PASSWORD" "$(container mysql)" mysql -h 127.0.0.1 -u firstcome -N -e "$1" firstcome
+}
 database() {
     echo "mysql://firstcome:$MYSQL_PASSWORD@$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(container mysql)"):3306/firstcome"
 }
@@ -121,11 +124,13 @@ for service in "${own[@]}" mysql redis kafka; do
     # The rush would lose its own connection to a MySQL that dies.
     judge=(--database-url "$(database)")
     [ "$service" != mysql ] || judge=()
-    rush 300 3000 "${judge[@]}" &
+    rows=$(sql "SELECT COUNT(*) FROM issued_coupons") pid=$(docker inspect -f '{{.State.Pid}}' "$container")
+    rush 2000 20000 "${judge[@]}" &
     crowd=$!
-    sleep 0.3
+    has_begun() { [ "$(sql "SELECT COUNT(*) FROM issued_coupons")" -gt "$rows" ]; }
+    until_true "the rush has begun" has_begun
     # As the kernel ends a process for want of memory. `docker kill` would count as stopped by hand, and nothing starts it again.
-    kill -9 "$(docker inspect -f '{{.State.Pid}}' "$container")"
+    kill -9 "$pid"
     wait "$crowd" || fail "a rush in which $service was killed"
     has_restarted() { [ "$(docker inspect -f '{{.State.StartedAt}}' "$container")" != "$begun" ]; }
     until_true "$service is started again" has_restarted
@@ -135,9 +140,10 @@ for service in "${own[@]}" mysql redis kafka; do
     say "exact after $service was killed"
 done
 
-drop=$(sql "SELECT MAX(id) FROM drops")
+repaired() { curl -fsS http://127.0.0.1:8025 | grep -c '^Subject: .*repaired: .*1 issued late' || true; }
+drop=$(sql "SELECT MAX(id) FROM drops") before=$(repaired)
 sql "DELETE FROM issued_coupons WHERE drop_id = $drop AND slot = 7"
-has_mail() { curl -fsS http://127.0.0.1:8025 | grep -q '^Subject: .*repaired: .*1 issued late'; }
+has_mail() { [ "$(repaired)" -gt "$before" ]; }
 until_true "the mail says what was repaired" has_mail
 exact
 say "a row was deleted, issued again, and mailed"
