@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
@@ -88,6 +88,8 @@ impl World {
                 paused: self.paused,
                 revision: 1,
                 schedule: None,
+                allow: None,
+                allow_list: AllowList::default(),
             },
             drop: Drop {
                 id: DropId(1),
