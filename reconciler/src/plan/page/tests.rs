@@ -37,6 +37,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         coupon,
         drop,
         meta_matches: Some(true),
+        allow_list_differs: false,
         count: Some(count),
         users: 1,
         free: 0,
