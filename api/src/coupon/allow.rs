@@ -51,7 +51,10 @@ async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) 
         return Err(Failure::NotAsked(format!("{} has no line", file.display())));
     }
     if json {
-        return print(&format!("{}\n", json!({"changed": changed, "people": last["people"], "revision": last["revision"]})));
+        return print(&format!(
+            "{}\n",
+            json!({"changed": changed, "people": last["people"], "revision": last["revision"]})
+        ));
     }
     let done = if verb == "add" { "added" } else { "removed" };
     print(&format!("{changed} {done} of {sent} lines; {} people are on the list\n", last["people"]))
