@@ -81,8 +81,8 @@ pub(crate) async fn delete_old_allow_lists(stores: &Stores, kept: Duration) -> R
 pub(super) async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, ExecuteError> {
     let (mut lists, people) = (0, [user.clone()]);
     for id in stores.db.allow_lists_of_person(user).await? {
-        let lists = stores.redis.allow_lists(&[id]).await?;
-        let seen = lists.iter().map(SeenList::revision).fold(stores.redis.revision(id).await?, u64::max);
+        let there = stores.redis.allow_lists(&[id]).await?;
+        let seen = there.iter().map(SeenList::revision).fold(stores.redis.revision(id).await?, u64::max);
         let changed = stores.db.change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone()).await?;
         let Some(changed) = changed.filter(|changed| changed.changed > 0) else { continue };
         lists += 1;

@@ -93,7 +93,7 @@ impl Db {
 
     /// Which list a coupon has.
     pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
-        Ok(self.allow_lists(vec![id]).await?.first().map(|(_, list, _)| *list))
+        Ok(self.allow_lists(vec![id]).await?.into_iter().next().map(|(_, list, _)| list))
     }
 
     /// Which lists these coupons have.

@@ -41,7 +41,7 @@ pub(crate) enum Identity {
 
 /// A person, and what says of which groups they are.
 #[derive(Clone)]
-pub(crate) struct Caller {
+pub(crate) struct Requester {
     pub(crate) user: UserId,
     pub(crate) groups: Groups,
 }
@@ -75,7 +75,7 @@ impl Identity {
         matches!(self, Self::Jwt(_))
     }
 
-    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let (id, groups) = match self {
             Self::TrustedHeader => (only_one(headers)?.into_owned(), None),
             Self::Jwt(verifier) => {
@@ -85,7 +85,7 @@ impl Identity {
             }
         };
         let user = id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))?;
-        Ok(Caller { user, groups: Groups(groups) })
+        Ok(Requester { user, groups: Groups(groups) })
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
         for value in values {
             headers.append(USER_HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Identity::TrustedHeader.person(&headers).map(|caller| caller.user.to_string()).map_err(|p| p.code())
+        Identity::TrustedHeader.person(&headers).map(|requester| requester.user.to_string()).map_err(|p| p.code())
     }
 
     #[test]

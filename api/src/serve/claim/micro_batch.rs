@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::ClaimRefusal;
 use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
-use crate::serve::auth::Caller;
+use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
 
 /// Sends claims to Redis, and sees those that got a slot through to a second store.
@@ -86,16 +86,16 @@ impl MicroBatches {
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
-        caller: &Caller,
+        requester: &Requester,
     ) -> Result<ClaimReply, ClaimRefusal> {
         let known = match &coupon.coupon.allow {
             Some(Allow::Group(group)) => Some(group.clone()),
             _ => None,
         };
-        let reply = self.ask_once(coupon, chosen, caller, known).await?;
+        let reply = self.ask_once(coupon, chosen, requester, known).await?;
         match reply.group {
             // An operator has just changed whom it is for, and this process does not know that yet.
-            Some(group) => self.ask_once(coupon, chosen, caller, Some(group)).await,
+            Some(group) => self.ask_once(coupon, chosen, requester, Some(group)).await,
             None => Ok(reply),
         }
     }
@@ -104,14 +104,14 @@ impl MicroBatches {
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
-        caller: &Caller,
+        requester: &Requester,
         group: Option<Group>,
     ) -> Result<ClaimReply, ClaimRefusal> {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
-        let (coupon, user) = (Arc::clone(coupon), caller.user.clone());
+        let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
         let group = group.map(|group| {
-            let is_member = caller.groups.have(&group);
+            let is_member = requester.groups.have(&group);
             (group, is_member)
         });
         let pending = PendingClaim { coupon, user, group, arrived: Instant::now(), reply, _place: place };
@@ -208,7 +208,7 @@ impl MicroBatches {
         let durability = Arc::clone(&self.durability);
         self.in_flight.spawn(async move {
             let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, Reply, DropId, Slot)| {
-                let (user, Reply { admitted_at_ms, now_ms, .. }) = (pending.user.clone(), reply);
+                let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
                 let is_new = matches!(reply.admission, Admission::Accepted(_));
                 let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new };
                 let stored = durability.ensure(&pending.coupon, claim).await;

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::ClaimRefusal;
 use super::admit::Claims;
 use super::durability::AdmittedClaim;
-use crate::serve::auth::{Caller, Groups};
+use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 
 /// Where a claim stands.
@@ -67,14 +67,18 @@ impl MyClaim {
 
 impl Claims {
     /// Where a person's claim stands.
-    pub(crate) async fn my_claim(self: &Arc<Self>, id: CouponId, caller: Caller) -> Result<MyClaim, ClaimRefusal> {
+    pub(crate) async fn my_claim(
+        self: &Arc<Self>,
+        id: CouponId,
+        requester: Requester,
+    ) -> Result<MyClaim, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
-        self.question_limit.run(async move { claims.look_up(&coupon, caller).await }).await?
+        self.question_limit.run(async move { claims.look_up(&coupon, requester).await }).await?
     }
 
-    async fn look_up(&self, coupon: &CouponWithDrops, caller: Caller) -> Result<MyClaim, ClaimRefusal> {
-        let Caller { user, groups } = caller;
+    async fn look_up(&self, coupon: &CouponWithDrops, requester: Requester) -> Result<MyClaim, ClaimRefusal> {
+        let Requester { user, groups } = requester;
         let shown = drop_to_show(coupon, self.clock.now());
         let in_redis = async {
             match shown.filter(|one| one.drop.sealed_at.is_none()) {

@@ -26,7 +26,7 @@ use tower::ServiceExt as _;
 use super::extract::{CouponPath, Person, coupon_id};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
-use crate::serve::auth::Caller;
+use crate::serve::auth::Requester;
 use crate::serve::claim::my_claim::MyClaim;
 use crate::serve::claim::{ClaimAnswer, ClaimRefusal};
 use crate::serve::state::App;
@@ -58,10 +58,10 @@ use crate::serve::state::App;
 )]
 pub(crate) async fn claim(
     State(app): State<App>,
-    Person(caller): Person,
+    Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<axum::response::Response, Problem> {
-    Ok(success(app.claims.admit(id, caller).await?))
+    Ok(success(app.claims.admit(id, requester).await?))
 }
 
 fn success(answer: ClaimAnswer) -> axum::response::Response {
@@ -90,10 +90,10 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
 )]
 pub(crate) async fn mine(
     State(app): State<App>,
-    Person(caller): Person,
+    Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<Json<MyClaim>, Problem> {
-    Ok(Json(app.claims.my_claim(id, caller).await?))
+    Ok(Json(app.claims.my_claim(id, requester).await?))
 }
 
 /// The router with the fast path before it. A service of hyper's, which is called by reference:
@@ -134,9 +134,9 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        if let Some((id, caller)) = inner.as_claim(&request) {
+        if let Some((id, requester)) = inner.as_claim(&request) {
             return Box::pin(async move {
-                let work = inner.claim(id, caller);
+                let work = inner.claim(id, requester);
                 Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
             });
         }
@@ -149,7 +149,7 @@ impl Service<Request<Incoming>> for FastPath {
 
 impl Inner {
     /// The coupon and the person of a claim that needs no router.
-    fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Caller)> {
+    fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
             && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
@@ -160,8 +160,8 @@ impl Inner {
         Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
-    async fn claim(&self, id: CouponId, caller: Caller) -> Answer {
-        match self.app.claims.admit(id, caller).await {
+    async fn claim(&self, id: CouponId, requester: Requester) -> Answer {
+        match self.app.claims.admit(id, requester).await {
             Ok(answer) => success(answer).map(Either::Right),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => {
                 let mut answer = Response::new(Either::Left(Full::new(self.sold_out.clone())));

@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::{Problem, json};
 use serde::de::DeserializeOwned;
 
-use crate::serve::auth::Caller;
+use crate::serve::auth::Requester;
 use crate::serve::state::App;
 
 /// Largest body, in bytes. Only operators' requests have one that is read.
@@ -55,7 +55,7 @@ impl FromRequestParts<App> for PersonPath {
 }
 
 /// The person that a request is from.
-pub(crate) struct Person(pub(crate) Caller);
+pub(crate) struct Person(pub(crate) Requester);
 
 impl FromRequestParts<App> for Person {
     type Rejection = Problem;
