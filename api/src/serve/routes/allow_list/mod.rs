@@ -90,7 +90,7 @@ pub(crate) async fn add(
 
 /// Take people off a coupon's allow list
 ///
-/// The same as for adding. Nothing is revoked: who holds one or waits already keeps it.
+/// Bodies are as for adding. Nothing is revoked: who holds one or waits already keeps it.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
     request_body(content((String = "text/plain"), (Vec<String> = "application/json"))),

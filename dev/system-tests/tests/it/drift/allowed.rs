@@ -66,6 +66,7 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
         vec![vec!["SET", &set, "text"]],
         vec![vec!["SET", &state, "text"]],
     ] {
+        settled(&fixture).await;
         for command in &spoil {
             redis.command::<firstcome_shared::redis::Value>(command).await;
         }
@@ -77,6 +78,12 @@ async fn a_list_that_redis_lost_or_has_otherwise_is_found_written_and_clean_afte
         assert!(fixture.api.claim(coupon.id, "x").await.is("not_allowed"), "{spoil:?}");
     }
     assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
+}
+
+/// No API can be about to write a list any more.
+async fn settled(fixture: &Fixture) {
+    let sql = "UPDATE coupons SET allow_list_changed_at = UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE";
+    fixture.world.sql.query(sql).await;
 }
 
 /// The API died between MySQL and Redis.
@@ -97,7 +104,7 @@ async fn a_change_that_never_came_to_redis_is_made_by_the_next_pass_once_nobody_
     sql.query(&half(30)).await;
     assert_eq!(fixture.world.pass().await.status, Status::Clean, "an API may be about to write it");
     assert!(fixture.api.claim(coupon.id, "b").await.is("not_allowed"));
-    sql.query("UPDATE coupons SET allow_list_changed_at = UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE").await;
+    settled(&fixture).await;
     pass_repairs(&fixture.world, &[(Kind::CountMismatch, None, None)].into()).await;
     assert_eq!(agreed(&fixture, &coupon).await, ["a", "b"]);
     assert!(fixture.api.claim(coupon.id, "b").await.is_accepted());
