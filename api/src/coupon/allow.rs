@@ -65,7 +65,7 @@ fn in_part(failure: Failure, sent: usize, lines: usize) -> Failure {
     match failure {
         Failure::Refused(why) => Failure::Refused(format!("of {place}: {why}; what came before them stands")),
         Failure::NotAsked(why) => Failure::NotAsked(format!("at {place}: {why}; send the file again")),
-        other => other,
+        Failure::OutputClosed => Failure::OutputClosed,
     }
 }
 

@@ -128,7 +128,7 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
     let (before, acts) = (world.dump().await, world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await);
-    let many: String = (0..10_001).map(|n| format!("u-{n}\n")).collect();
+    let many: String = (0..10_001).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
     for (body, said) in [
         ("u-2\nu 3\nu-4", "line 2: "),
         ("u-2\n\u{fc}\n", "line 2: "),
@@ -160,7 +160,7 @@ async fn a_bad_line_refuses_all_of_a_request_and_changes_nothing() {
 async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_read_page_by_page() {
     let (world, api) = World::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
-    let body = |range: std::ops::Range<u32>| range.map(|n| format!("u-{n:05}\n")).collect::<String>();
+    let body = |range: std::ops::Range<u32>| range.map(|n| format!("u-{n:05}\n")).collect::<Vec<_>>().concat();
     assert_eq!(add(&api, id, &body(0..10_000)).await.json["changed"], 10_000);
     assert_eq!(add(&api, id, &body(5_000..10_001)).await.json["changed"], 1);
     assert_eq!(agreed(&world, id).await.len(), 10_001);
@@ -242,8 +242,9 @@ async fn changes_of_two_operators_at_once_are_all_made_beside_changes_of_the_cou
     let (id, _) = apis[0].make(with_list(500)).await;
     let list = async |number: usize| {
         for round in 0..20 {
-            let ids =
-                |range: std::ops::Range<u32>| range.map(|n| format!("u-{number}-{round}-{n}\n")).collect::<String>();
+            let ids = |range: std::ops::Range<u32>| {
+                range.map(|n| format!("u-{number}-{round}-{n}\n")).collect::<Vec<_>>().concat()
+            };
             assert_eq!(add(&apis[number], id, &ids(0..50)).await.status, 200);
             assert_eq!(send(&apis[1 - number], id, "remove", &ids(0..25)).await.status, 200);
         }

@@ -51,7 +51,8 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
 pub(crate) fn allow(text: &str, identity: &Identity) -> Result<Allow, Problem> {
     let allow = text.parse().map_err(|error: String| invalid(format!("allow: {error}")))?;
     if matches!(allow, Allow::Group(_)) && !identity.wants_token() {
-        let detail = "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known";
+        let detail =
+            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known";
         return Err(invalid(detail));
     }
     Ok(allow)

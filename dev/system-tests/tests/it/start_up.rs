@@ -306,7 +306,10 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     follows(&master).await;
     let is_told = async |advice: &str| {
         let found = told().await;
-        assert!(matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)), "{advice}: {found:?}");
+        assert!(
+            matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)),
+            "{advice}: {found:?}"
+        );
     };
     is_told("set `min-replicas-to-write 1`").await;
     set("min-replicas-to-write", "1").await;

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn one_request_has_ten_thousand_ids_at_most() {
-        let body = |people: usize| (0..people).map(|n| format!("u-{n}\n")).collect::<String>();
+        let body = |people: usize| (0..people).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
         assert_eq!(read(body(10_000)).unwrap().len(), 10_000);
         assert!(read(body(10_001)).unwrap_err().contains("10001"));
     }

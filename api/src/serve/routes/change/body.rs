@@ -121,7 +121,8 @@ impl ChangeBody {
             windows,
         };
         if wanted.name.is_none() && !wanted.is_in_redis() {
-            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
+            let fields =
+                "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
             return Err(invalid(format!("give at least one of {fields}")));
         }
         Ok(wanted)

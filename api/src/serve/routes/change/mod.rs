@@ -31,10 +31,10 @@ use firstcome_shared::redis::repair::Done;
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
 use self::body::{Wanted, Windows};
-use super::{allow_list, etag};
 use super::extract::{Body, CouponPath};
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{CouponView, show_one};
+use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 use crate::serve::state::{App, Services};
 

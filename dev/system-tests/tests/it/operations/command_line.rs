@@ -123,7 +123,7 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     let path = std::env::temp_dir().join(format!("{}-people", world.database()));
     let file = path.to_str().unwrap();
     let write = |people: &str| std::fs::write(file, people).unwrap();
-    let all: String = (0..10_001).map(|n| format!("u-{n}\r\n")).collect();
+    let all: String = (0..10_001).map(|n| format!("u-{n}\r\n")).collect::<Vec<_>>().concat();
     write(&all);
     let added = coupon(world, api, &["allow", &id, "--add", file]).await;
     assert_eq!(added.out, "10001 added of 10001 lines; 10001 people are on the list", "{}", added.log);
