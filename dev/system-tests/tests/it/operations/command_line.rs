@@ -134,7 +134,10 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     assert_eq!(shown.out.lines().count(), 10_001);
     let pages = coupon(world, api, &["allow", &id, "--show", "--json"]).await.out;
     let pages: Vec<Value> = pages.lines().map(|page| serde_json::from_str(page).unwrap()).collect();
-    assert_eq!((pages.len(), &pages[1]["people"], &pages[1]["ids"][0]), (2, &10_001.into(), &"u-9999".into()));
+    assert_eq!(
+        (pages.len(), &pages[1]["people"], &pages[1]["ids"][0]),
+        (2, &Value::from(10_001), &Value::from("u-9999"))
+    );
     assert!(coupon(world, api, &["allow", &id, "--find", "u-10000"]).await.out.contains("is on the list"));
     assert!(coupon(world, api, &["allow", &id, "--find", "u|+="]).await.out.contains("is not on the list"));
     write("u-0\nu-1");
