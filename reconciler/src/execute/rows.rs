@@ -261,8 +261,8 @@ pub(crate) enum Patience {
 
 /// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
 /// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Before them their revocations and allow lists: they open next. Gives the coupons that were not left
-/// out.
+/// later one. Before them their revocations and allow lists: they open next. Gives the coupons that
+/// were not left out.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],

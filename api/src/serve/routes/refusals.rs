@@ -58,7 +58,8 @@ pub(crate) fn refused(admission: Admission) -> Problem {
         Admission::Closed(at) => {
             Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
         }
-        // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come here.
+        // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
+        // here.
         _ => Problem::unavailable("this coupon is being checked; try again"),
     }
 }
