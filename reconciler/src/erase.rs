@@ -15,9 +15,12 @@ pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Re
     let user: UserId = args.user.parse()?;
     let by = Operator { name: Some(args.by), token: "cli".to_owned(), from: None };
     match erase(&stores, &user, by).await {
-        Ok(Erased { pseudonym, rows }) => {
+        Ok(Erased { pseudonym, rows, lists }) => {
             for (table, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
                 println!("{table:<20} {rows}");
+            }
+            if lists > 0 {
+                println!("taken off {lists} allow lists");
             }
             println!("erased: this person is {pseudonym} from now on");
             Ok(ExitCode::SUCCESS)

@@ -1,5 +1,8 @@
 //! A coupon and its drops, as every process sees them.
 
+use std::fmt;
+use std::str::FromStr;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +30,85 @@ pub struct Coupon {
     pub revision: u64,
     /// When it opens; `None` for a coupon whose drops are put in by hand.
     pub schedule: Option<Schedule>,
+    /// Whom it is for; `None`: everybody.
+    pub allow: Option<Allow>,
+    /// Its allow list, which it may have before it asks for one.
+    pub allow_list: AllowList,
+}
+
+/// Whom a coupon is for. In JSON, Redis and MySQL: `list`, or `group:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Allow {
+    /// People on the coupon's allow list.
+    List,
+    /// People whose token names this group.
+    Group(Group),
+}
+
+/// A group of people, by the name that tokens give it: 1–64 characters of `A–Z a–z 0–9 . _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Group(String);
+
+/// Which allow list: it changes with every change of who is on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AllowList {
+    /// The coupon's revision when the list was changed last; 0 before the first time.
+    pub revision: u64,
+    pub people: u32,
+}
+
+impl Group {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Group {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err("the name of a group has 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned())
+    }
+}
+
+impl FromStr for Allow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("group:") {
+            Some(name) => name.parse().map(Self::Group),
+            None if text == "list" => Ok(Self::List),
+            None => Err("allow is null (everybody), \"list\", or \"group:NAME\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List => f.write_str("list"),
+            Self::Group(group) => write!(f, "group:{}", group.0),
+        }
+    }
+}
+
+impl TryFrom<String> for Allow {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Allow> for String {
+    fn from(allow: Allow) -> Self {
+        allow.to_string()
+    }
 }
 
 /// One opening of a coupon.
@@ -113,6 +195,17 @@ mod tests {
             closed_early: false,
             sealed_at: None,
         }
+    }
+
+    #[test]
+    fn whom_a_coupon_is_for_is_read_as_it_was_written_and_nothing_else_is() {
+        for good in ["list", "group:vip", "group:A.b_c-9", &format!("group:{}", "x".repeat(64))] {
+            assert_eq!(good.parse::<Allow>().unwrap().to_string(), good);
+        }
+        for bad in ["", "List", "everybody", "group:", "group:a b", "group:a,b", "group:a:b", "group:ü", "vip"] {
+            assert!(bad.parse::<Allow>().is_err(), "{bad:?}");
+        }
+        assert!(format!("group:{}", "x".repeat(65)).parse::<Allow>().is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!
 //! Only this crate knows key names, table names and the form of the event.
 
+pub mod allow_list;
 pub mod config;
 pub mod coupon;
 pub mod crash;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, IF_MATCH, LINK};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, LINK};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -82,6 +82,12 @@ impl Client {
     ) -> Result<Value, Failure> {
         let request = self.for_operators(method, path)?.json(body);
         let request = idempotency_key.iter().fold(request, |request, key| request.header("idempotency-key", *key));
+        self.json(self.send(request).await?).await
+    }
+
+    /// Sends a text.
+    pub(super) async fn send_text(&self, path: &str, text: String) -> Result<Value, Failure> {
+        let request = self.for_operators(Method::POST, path)?.header(CONTENT_TYPE, "text/plain").body(text);
         self.json(self.send(request).await?).await
     }
 

@@ -1,10 +1,12 @@
 //! `firstcome-api coupon …`: what operators do with coupons, by the API's own routes.
 
+mod allow;
 mod client;
 mod openings;
 mod table;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chrono::{NaiveDate, Utc};
@@ -78,6 +80,8 @@ enum Command {
     },
     /// Revoke what a person has: its slot goes to the next
     Revoke(RevokeArgs),
+    /// Who is on a coupon's allow list, and whether it counts
+    Allow(AllowArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -99,6 +103,34 @@ struct RevokeArgs {
     /// The person may claim another
     #[arg(long)]
     may_claim_again: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+struct AllowArgs {
+    #[command(flatten)]
+    id: Id,
+    #[command(flatten)]
+    what: AllowWhat,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct AllowWhat {
+    /// Put the people of this file on the list, one id a line; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    add: Option<PathBuf>,
+    /// Take the people of this file off the list
+    #[arg(long, value_name = "FILE")]
+    remove: Option<PathBuf>,
+    /// Print who is on the list
+    #[arg(long)]
+    show: bool,
+    /// Say whether this person is on the list
+    #[arg(long, value_name = "PERSON")]
+    find: Option<String>,
+    /// Whom the coupon is for from now on: everybody, `list`, or `group:NAME`
+    #[arg(long, value_name = "WHOM")]
+    only: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -128,6 +160,9 @@ struct CreateArgs {
     /// How many people may wait once a drop is sold out
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
+    /// Whom it is for: `list` (see `coupon allow`) or `group:NAME`; without it everybody
+    #[arg(long, value_name = "WHOM")]
+    allow: Option<String>,
     /// A repeated command with the same key makes no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
@@ -173,10 +208,14 @@ impl CreateArgs {
             OncePer::Coupon => "coupon",
             OncePer::Drop => "drop",
         };
-        json!({
+        let mut body = json!({
             "name": self.name, "quantity": self.quantity, "once_per": once_per, "waiting_list": self.waiting_list,
             "schedule": schedule,
-        })
+        });
+        if let Some(allow) = &self.allow {
+            body["allow"] = json!(allow);
+        }
+        body
     }
 }
 
@@ -222,6 +261,11 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), Failure> {
             let why = || Failure::NotAsked("say who decided it: give --by, or --operator".into());
             self::revoke(client, json, revoke, by.ok_or_else(why)?).await
         }
+        Command::Allow(AllowArgs { id, what: AllowWhat { only: Some(whom), .. } }) => {
+            let allow = if whom == "everybody" { Value::Null } else { json!(whom) };
+            change(*id, json!({ "allow": allow })).await
+        }
+        Command::Allow(AllowArgs { id, what }) => allow::run(client, json, &path(*id), what).await,
     }
 }
 

@@ -11,6 +11,9 @@ pub(super) fn coupon(coupon: &Value) -> String {
     let (quantity, once, waiting) = (&coupon["quantity"], text_of(&coupon["once_per"]), &coupon["waiting_list"]);
     // Writing to a text can't fail.
     let _ = writeln!(text, "  gives out {quantity}, one each per {once}, waiting list {waiting}");
+    if let Some(allow) = coupon["allow"].as_str() {
+        let _ = writeln!(text, "  only for {allow}");
+    }
     let _ = writeln!(text, "  revision {}{paused}", coupon["revision"]);
     for (name, drop) in [("now", &coupon["current_drop"]), ("next", &coupon["next_drop"])] {
         if !drop.is_null() {

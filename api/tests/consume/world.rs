@@ -85,7 +85,7 @@ impl World {
 
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> (CouponId, DropId) {
         let schedule = Schedule::Once { opens_at: Utc::now() - TimeDelta::hours(1), closes_at: None };
-        let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule };
+        let new = NewCoupon { name: "Winter".into(), quantity, once_per, waiting_list: 0, schedule, allow: None };
         let (coupon, drops) = self.db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
         (coupon.id, drops[0].id)
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use firstcome_load::launch::{Coupon, Installation};
 use firstcome_load::measure::server_cpu;
 use firstcome_shared::domain::{CouponId, DropId, UserId, new_code};
+use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -131,7 +132,7 @@ pub async fn script(
     let crowd: Vec<UserId> = (0..claims).map(|number| format!("{name}-{number}").parse()).collect::<Result<_, _>>()?;
     let calls = crowd.chunks(people).map(|users| {
         let (redis, keys) = (&redis, &keys);
-        async move { redis.claim_all(keys, drop, &users.iter().collect::<Vec<_>>()).await }
+        async move { redis.claim_all(keys, drop, &users.iter().map(Claimant::from).collect::<Vec<_>>()).await }
     });
     let cpu = || server_cpu(&installation.servers.stack)[1];
     let (begun, before) = (Instant::now(), cpu());

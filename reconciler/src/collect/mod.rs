@@ -8,6 +8,7 @@
 //! whose person Redis seems not to have may be younger than the first read of Redis, so that person
 //! is looked up in Redis once more.
 
+pub mod allow_lists;
 mod messages;
 mod revocations;
 pub mod snapshot;
@@ -122,6 +123,7 @@ pub async fn headers(
         Some(tail) => tail.messages.extents(sizes).await?,
         None => vec![Extent::default(); drops.len()],
     };
+    let mut lists_differ = allow_lists::differing(stores, drops, context).await?;
     let mut headers = Vec::with_capacity(drops.len());
     for ((((coupon, drop), numbers), keys), messages) in drops.iter().zip(numbers).zip(&keys).zip(messages) {
         let highest_row = highest_rows.get(&drop.id).copied().unwrap_or(0);
@@ -130,6 +132,7 @@ pub async fn headers(
             messages: context.tail.as_ref().filter(|_| messages.any).map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
+            allow_list_differs: lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
             Ok(numbers) => header(stores, (coupon, drop), keys, numbers, known, &with_promises, context).await,
@@ -146,6 +149,7 @@ struct Known {
     messages: Option<Arc<Messages>>,
     failed_claims: u64,
     revoked: u64,
+    allow_list_differs: bool,
 }
 
 async fn header(
@@ -153,7 +157,7 @@ async fn header(
     (coupon, drop): (&Coupon, &Drop),
     keys: &DropKeys,
     numbers: DropNumbers,
-    Known { highest, messages, failed_claims, revoked }: Known,
+    Known { highest, messages, failed_claims, revoked, allow_list_differs }: Known,
     with_promises: &HashSet<DropId>,
     context: &PassContext,
 ) -> Result<DropHeader, CollectError> {
@@ -165,6 +169,7 @@ async fn header(
         coupon: coupon.clone(),
         drop: drop.clone(),
         meta_matches: numbers.meta.map(|meta| meta == DropMeta::of(coupon, drop)),
+        allow_list_differs,
         count: numbers.count,
         users: numbers.users,
         free: numbers.free,

@@ -17,6 +17,8 @@ pub struct DropFacts {
     pub drop: Drop,
     /// Redis's `meta` says what MySQL says. `None` where there is no readable `meta`.
     pub meta_matches: Option<bool>,
+    /// Redis has another allow list of the coupon than MySQL, or none. Said of one drop of it.
+    pub allow_list_differs: bool,
     /// The counter; `None` where the key is missing or no number.
     pub count: Option<i64>,
     pub users: u64,

@@ -6,6 +6,8 @@ use firstcome_shared::mysql::erase::Rows;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 
+use super::ExecuteError;
+use super::allow_lists::take_off_all;
 use super::sealing::is_over;
 use crate::stores::Stores;
 
@@ -24,6 +26,9 @@ pub(crate) enum EraseError {
     Database(#[from] DbError),
     #[error("Redis cannot be asked: {0}")]
     Redis(#[from] RedisError),
+    /// They are erased elsewhere: to be repeated.
+    #[error("the person may still be on an allow list, erase them again: {0}")]
+    OnList(#[from] ExecuteError),
 }
 
 /// What was erased.
@@ -32,6 +37,8 @@ pub(crate) struct Erased {
     /// What stands in place of the id from now on.
     pub(crate) pseudonym: String,
     pub(crate) rows: Rows,
+    /// Allow lists that they are taken off.
+    pub(crate) lists: usize,
 }
 
 /// Puts a pseudonym in place of a person's id. Refused while a coupon of theirs is not over, or
@@ -57,12 +64,13 @@ pub(crate) async fn erase(stores: &Stores, user: &UserId, by: Operator) -> Resul
         return Err(EraseError::StillNeeded(reasons));
     }
     let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
-    let Some(mut rows) = stores.db.erase(user.clone(), coupons, pseudonym.clone(), by).await? else {
+    let Some(mut rows) = stores.db.erase(user.clone(), coupons, pseudonym.clone(), by.clone()).await? else {
         let why = "something of theirs has changed meanwhile: try again";
         return Err(EraseError::StillNeeded(vec![why.to_owned()]));
     };
+    let lists = take_off_all(stores, user, &by).await?;
     rows.extend(stores.db.erase_records(user.clone(), pseudonym.clone()).await?);
-    Ok(Erased { pseudonym, rows })
+    Ok(Erased { pseudonym, rows, lists })
 }
 
 /// What a coupon still needs its people for.

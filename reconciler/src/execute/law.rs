@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What a function that writes contains. A script counts as a write.
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete sql_query(\"UPDATE insert(conn set_state(conn \"DELETE resolve(conn unseal(conn \
-                     insert_drops(conn rename(conn .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\")";
+                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\")";
 
 /// `record` keeps the tables of runs, and nothing else.
 const OF_RUNS: &[&str] = &["begin_run", "finish_run", "delete_old", "set_state", "hold_back"];

@@ -63,6 +63,10 @@ impl Executor<'_> {
     pub(super) async fn rebuild(&self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
         let generation = self.generation().await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
+        let coupon = std::iter::once(&self.facts.coupon);
+        if !super::allow_lists::restore(self.db, self.redis, coupon).await?.is_empty() {
+            return Ok(Attempt::Changed(CHANGED.into()));
+        }
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {

@@ -18,7 +18,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::revocations::restore_revocations_of;
-use super::{AT_ONCE, Attempt, ExecuteError, Executor};
+use super::{AT_ONCE, Attempt, ExecuteError, Executor, allow_lists};
 use crate::plan::{Action, Planned};
 use crate::stores::Stores;
 
@@ -261,8 +261,8 @@ pub(crate) enum Patience {
 
 /// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
 /// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Before them their revocations: they open next. Gives the coupons that were not left
-/// out.
+/// later one. Before them their revocations and allow lists: they open next. Gives the coupons that
+/// were not left out.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],
@@ -287,8 +287,9 @@ pub(crate) async fn renew_settings(
         );
     }
     restore_revocations_of(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
+    let changing = allow_lists::restore(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
     try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
-    Ok(taken.iter().map(|(coupon, _)| coupon.id).collect())
+    Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !changing.contains(coupon)).collect())
 }
 
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after

@@ -213,6 +213,7 @@ impl Pass<'_> {
             && !facts.gate_closed
             && !facts.is_closed()
             && facts.meta_matches == Some(true)
+            && !facts.allow_list_differs
             && facts.revocations.half.is_empty()
             && header.is_quiet();
         let Some(plan) = self.memory.verified.plan(header).filter(|_| may_skip) else { return Ok(None) };

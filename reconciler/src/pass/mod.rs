@@ -34,6 +34,7 @@
 //! could not become a row) is part of the actual state: it is planned for like any other
 //! difference.
 
+mod allow_lists;
 mod findings;
 pub mod memory;
 mod order;

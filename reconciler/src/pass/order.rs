@@ -54,6 +54,7 @@ pub(super) fn portions(drops: Vec<(Coupon, Drop)>, closed: &HashSet<CouponId>) -
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use firstcome_shared::coupon::AllowList;
     use firstcome_shared::domain::{DropId, OncePer};
 
     use super::*;
@@ -63,7 +64,10 @@ mod tests {
         of.map(|(number, quantity, opens)| {
             let (id, opens_at) = (CouponId(number), DateTime::from_timestamp_millis(opens).unwrap());
             let (name, once_per, schedule) = (String::new(), OncePer::Drop, None);
-            let coupon = Coupon { id, name, quantity, once_per, waiting_list: 0, paused: false, revision: 1, schedule };
+            let (allow, allow_list) = (None, AllowList::default());
+            let (waiting_list, paused, revision) = (0, false, 1);
+            let coupon =
+                Coupon { id, name, quantity, once_per, waiting_list, paused, revision, schedule, allow, allow_list };
             let (id, coupon_id, local_date, closes_at, sealed_at) = (DropId(number), id, None, None, None);
             (coupon, Drop { id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early: false })
         })

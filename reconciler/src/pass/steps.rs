@@ -89,7 +89,11 @@ impl<'a> Pass<'a> {
             self.report_loose_dead_letters().await?;
         }
         if self.request.deep {
+            self.compare_allow_lists().await?;
             self.count_sealed().await?;
+        }
+        if self.request.deep && self.covers_everything() {
+            execute::delete_old_allow_lists(self.stores, self.settings.sealed_keys_ttl).await?;
         }
         if self.covers_everything() {
             execute::delete_resolved_dead_letters(&self.stores.db, self.settings.failed_claims_kept).await?;

@@ -69,6 +69,7 @@ impl Planner<'_> {
         for item in &mut self.items {
             let must_wait = match &item.action {
                 Action::Report
+                | Action::WriteAllowList
                 | Action::Revoke(_)
                 | Action::ResolveRevoked { .. }
                 | Action::ResolveDuplicate { .. }
@@ -94,6 +95,10 @@ impl Planner<'_> {
         if self.facts.meta_matches == Some(false) {
             let detail = "quantity, window or pause in Redis differ from MySQL".to_owned();
             self.push(Kind::CountMismatch, None, None, Action::WriteMeta, detail);
+        }
+        if self.facts.allow_list_differs {
+            let detail = "the coupon's allow list in Redis is another than MySQL's, or gone".to_owned();
+            self.push(Kind::CountMismatch, None, None, Action::WriteAllowList, detail);
         }
     }
 
@@ -233,7 +238,7 @@ impl Planner<'_> {
 /// a slot that is another's.
 fn rank(action: &Action) -> u8 {
     match action {
-        Action::WriteMeta => 0,
+        Action::WriteMeta | Action::WriteAllowList => 0,
         Action::Rebuild(_) => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
         Action::Withdraw { .. } => 3,

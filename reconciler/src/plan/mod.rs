@@ -54,6 +54,8 @@ impl Default for Policy {
 pub enum Action {
     /// Write the drop's `meta` as MySQL has it.
     WriteMeta,
+    /// Write the coupon's allow list as MySQL has it.
+    WriteAllowList,
     /// Make the drop anew in Redis from everything that is known of it.
     Rebuild(Vec<Holding>),
     /// Give a person another slot: theirs is another person's, or none of the drop's. Without a
@@ -136,7 +138,7 @@ pub struct Planned {
 impl Action {
     pub fn kind(&self) -> ActionKind {
         match self {
-            Self::WriteMeta => ActionKind::WriteMeta,
+            Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
             Self::Rebuild(_) => ActionKind::Rebuild,
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,

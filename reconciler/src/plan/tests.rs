@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ struct World {
     closed: bool,
     paused: bool,
     meta: Option<bool>,
+    list_differs: bool,
     gate_closed: bool,
     count: Option<i64>,
     users: BTreeMap<UserId, i64>,
@@ -60,6 +61,7 @@ impl World {
             closed: false,
             paused: false,
             meta: Some(true),
+            list_differs: false,
             gate_closed: false,
             count: Some(i64::from(held)),
             users: (1..=held).map(|n| (user(n), i64::from(n))).collect(),
@@ -88,6 +90,8 @@ impl World {
                 paused: self.paused,
                 revision: 1,
                 schedule: None,
+                allow: None,
+                allow_list: AllowList::default(),
             },
             drop: Drop {
                 id: DropId(1),
@@ -100,6 +104,7 @@ impl World {
                 sealed_at: None,
             },
             meta_matches: self.meta,
+            allow_list_differs: self.list_differs,
             count: self.count,
             users: self.users.len() as u64,
             free: self.free.len() as u64,
@@ -226,11 +231,12 @@ impl World {
     fn one(&mut self, action: &Action) {
         match action {
             Action::WriteMeta => self.meta = Some(true),
+            Action::WriteAllowList => self.list_differs = false,
             Action::Rebuild(holdings) => {
                 for holding in holdings {
                     self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
                 }
-                self.meta = Some(true);
+                (self.meta, self.list_differs) = (Some(true), false);
                 self.settle();
             }
             Action::Move { user, from } => self.move_person(user, *from),

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::ops_actions::{Act, Operator};
 use super::schema::{coupons, drops};
 use super::{Conn, Db, DbError, json};
-use crate::coupon::{Coupon, Drop};
+use crate::coupon::{Allow, AllowList, Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
 
@@ -26,12 +26,15 @@ struct CouponRow {
     paused: bool,
     schedule: Option<String>,
     revision: u64,
+    allow_rule: Option<String>,
+    allow_list_revision: u64,
+    allow_list_people: u32,
 }
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         // The schema lets only the two words in. A schedule written by hand that can't be read
-        // makes no drops.
+        // makes no drops, and a rule that can't be read lets nobody in but who is on a list.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -41,6 +44,8 @@ impl From<CouponRow> for Coupon {
             paused: row.paused,
             revision: row.revision,
             schedule: row.schedule.and_then(|json| serde_json::from_str(&json).ok()),
+            allow: row.allow_rule.map(|rule| rule.parse().unwrap_or(Allow::List)),
+            allow_list: AllowList { revision: row.allow_list_revision, people: row.allow_list_people },
         }
     }
 }
@@ -82,6 +87,8 @@ pub struct NewCoupon {
     pub once_per: OncePer,
     pub waiting_list: u32,
     pub schedule: Schedule,
+    /// Whom it is for; `None`: everybody.
+    pub allow: Option<Allow>,
 }
 
 impl Db {
@@ -210,7 +217,8 @@ const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PAT
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
 /// No more than is read: the virtual columns would be worked out anew for each row.
-const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision";
+const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision, \
+     c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
 async fn select_listed(conn: &mut Conn, ids: String) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
     select_coupons(conn, LISTED, &format!("{UNSEALED} AND coupon_id IN (SELECT id FROM ({LISTED}) l)"), ids).await
@@ -323,6 +331,7 @@ pub(super) async fn insert_coupon(
             coupons::once_per.eq(new.once_per.as_str()),
             coupons::waiting_list.eq(new.waiting_list),
             coupons::schedule.eq(&schedule),
+            coupons::allow_rule.eq(new.allow.as_ref().map(ToString::to_string)),
         ))
         .execute(conn)
         .await?;
@@ -331,7 +340,7 @@ pub(super) async fn insert_coupon(
     let coupon = coupon_row(conn, id).await?.ok_or(diesel::result::Error::NotFound)?;
     let detail = json!({
         "name": new.name, "quantity": new.quantity, "once_per": new.once_per, "waiting_list": new.waiting_list,
-        "schedule": new.schedule,
+        "schedule": new.schedule, "allow": new.allow,
     });
     by.did(conn, Act { action: "create_coupon", coupon: Some(coupon.id), detail, ..Act::default() }).await?;
     Ok((coupon, drops_of(conn, id).await?))

@@ -10,7 +10,7 @@ use super::catalogue::{DropRow, coupon_row, drops_of};
 use super::ops_actions::{Act, Operator};
 use super::schema::{coupons, drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError};
-use crate::coupon::{Coupon, Drop};
+use crate::coupon::{Allow, Coupon, Drop};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::schedule::Schedule;
 
@@ -23,6 +23,9 @@ pub struct CouponChange {
     pub quantity: Option<Slot>,
     pub waiting_list: Option<u32>,
     pub schedule: Option<Schedule>,
+    /// Whom it is for; `Some(None)`: everybody.
+    #[allow(clippy::option_option)]
+    pub allow: Option<Option<Allow>>,
     pub drops: Vec<DropChange>,
 }
 
@@ -161,6 +164,10 @@ async fn change_fields(conn: &mut Conn, id: CouponId, change: &CouponChange) -> 
     if let Some(schedule) = &change.schedule {
         diesel::update(coupon()).set(coupons::schedule.eq(super::json(schedule)?)).execute(conn).await?;
     }
+    if let Some(allow) = &change.allow {
+        let rule = allow.as_ref().map(ToString::to_string);
+        diesel::update(coupon()).set(coupons::allow_rule.eq(rule)).execute(conn).await?;
+    }
     Ok(())
 }
 
@@ -216,6 +223,7 @@ fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
         ("paused", json!(coupon.paused)),
         ("waiting_list", json!(coupon.waiting_list)),
         ("schedule", json!(coupon.schedule)),
+        ("allow", json!(coupon.allow)),
     ];
     own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(drops.iter().map(drop)).collect()
 }

@@ -2,6 +2,7 @@
 //! packages need.
 
 pub mod alerts;
+pub mod allow_list;
 pub mod catalogue;
 pub mod change;
 mod connect;

@@ -11,6 +11,17 @@ diesel::table! {
         schedule -> Nullable<Text>,
         revision -> Unsigned<BigInt>,
         created_at -> Datetime,
+        allow_rule -> Nullable<Text>,
+        allow_list_revision -> Unsigned<BigInt>,
+        allow_list_people -> Unsigned<Integer>,
+        allow_list_changed_at -> Nullable<Datetime>,
+    }
+}
+
+diesel::table! {
+    coupon_allow_list (coupon_id, user_id) {
+        coupon_id -> BigInt,
+        user_id -> Text,
     }
 }
 

@@ -5,14 +5,30 @@ use redis::{RedisError, Value};
 use super::Redis;
 use super::client::is_noscript;
 use super::keys::DropKeys;
+use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
 /// Most people in one micro-batch. The script holds up everything else in Redis while it runs: so
 /// many take half a millisecond.
 pub const MAX_BATCH: usize = 128;
 
+/// A person who claims, with what is known of their groups.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'a> {
+    pub user: &'a UserId,
+    /// The group that the coupon is for, as far as the caller knows, and whether the person is in
+    /// it. Only the script knows what the coupon's group is by now.
+    pub group: Option<(&'a Group, bool)>,
+}
+
+impl<'a> From<&'a UserId> for Claimant<'a> {
+    fn from(user: &'a UserId) -> Self {
+        Self { user, group: None }
+    }
+}
+
 /// What admission said, with Redis's time of saying it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub admission: Admission,
     /// Redis's clock, Unix milliseconds.
@@ -20,6 +36,8 @@ pub struct Reply {
     /// When the holder of the slot was admitted, Unix milliseconds by the same clock; `None` where
     /// that is not known.
     pub admitted_at_ms: Option<i64>,
+    /// The group that the coupon is for, where the caller has to say whether this person is in it.
+    pub group: Option<Group>,
 }
 
 /// The answers of the admission script.
@@ -39,6 +57,10 @@ pub enum Admission {
     Paused,
     /// What this person had was given back or revoked, and they may not have another.
     Revoked,
+    /// The coupon is for others: people on its allow list, or of a group.
+    NotAllowed,
+    /// The coupon is for a group of which the caller said nothing: [`Reply::group`].
+    ForGroup,
     /// Redis does not know the drop: never loaded, or lost.
     Unloaded,
     /// The drop's numbers do not add up; the reconciler has to repair it first.
@@ -66,7 +88,7 @@ impl Redis {
     /// Runs admission for one person. Never sent twice: a retry is the caller's, and finds
     /// [`Admission::Already`].
     pub async fn claim(&self, keys: &DropKeys, drop: DropId, user: &UserId) -> Result<Reply, AdmissionError> {
-        self.claim_all(keys, drop, &[user]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
+        self.claim_all(keys, drop, &[user.into()]).await?.pop().flatten().ok_or(AdmissionError::Unexpected)
     }
 
     /// Runs admission for several people in one call, as if they had come one after the other; as
@@ -77,11 +99,11 @@ impl Redis {
         &self,
         keys: &DropKeys,
         drop: DropId,
-        users: &[&UserId],
+        people: &[Claimant<'_>],
     ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let known = self.known_gate.load_full();
         if known.open {
-            match self.call_script(&known.script, keys, drop, users).await {
+            match self.call_script(&known.script, keys, drop, people).await {
                 Err(AdmissionError::Closed) => {}
                 other => return other,
             }
@@ -91,7 +113,7 @@ impl Redis {
         if !is_open || known.open && now.script == known.script {
             return Err(AdmissionError::Closed);
         }
-        self.call_script(&now.script, keys, drop, users).await
+        self.call_script(&now.script, keys, drop, people).await
     }
 
     async fn call_script(
@@ -99,31 +121,45 @@ impl Redis {
         script: &str,
         keys: &DropKeys,
         drop: DropId,
-        users: &[&UserId],
+        people: &[Claimant<'_>],
     ) -> Result<Vec<Option<Reply>>, AdmissionError> {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(script).arg(9);
+        cmd.arg(script).arg(11);
         for key in [&keys.meta, &keys.count, &keys.users, &keys.free, &keys.waiting, &keys.claimants, &keys.times] {
             cmd.arg(key);
         }
-        cmd.arg(&keys.verified).arg(&keys.revoked).arg(drop.0);
-        for user in users {
-            cmd.arg(user.as_str());
+        cmd.arg(&keys.verified).arg(&keys.revoked).arg(&keys.allowed).arg(&keys.allow_list);
+        cmd.arg(drop.0).arg(groups(people));
+        for person in people {
+            cmd.arg(person.user.as_str());
         }
         match cmd.query_async::<Value>(&mut self.conn.clone()).await {
             Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
-            Ok(value) => read_replies(&value, drop, users.len()).ok_or(AdmissionError::Unexpected),
+            Ok(value) => read_replies(&value, drop, people.len()).ok_or(AdmissionError::Unexpected),
             Err(error) if is_noscript(&error) => Err(AdmissionError::Closed),
             Err(error) => Err(error.into()),
         }
     }
 }
 
+/// What is known of people's groups, as the script takes it.
+fn groups(people: &[Claimant<'_>]) -> String {
+    if people.iter().all(|person| person.group.is_none()) {
+        return String::new();
+    }
+    let word = |person: &Claimant<'_>| match person.group {
+        None => String::new(),
+        Some((group, true)) => group.as_str().to_owned(),
+        Some((group, false)) => format!("!{}", group.as_str()),
+    };
+    people.iter().map(word).collect::<Vec<_>>().join(",")
+}
+
 /// One reply a person, `None` for one that the script can't have given; `None` in all where this is
 /// no reply of the script.
 fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option<Reply>>> {
     if let Value::Int(now_ms) = value {
-        let sold_out = Reply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None };
+        let sold_out = Reply { admission: Admission::SoldOut, now_ms: *now_ms, admitted_at_ms: None, group: None };
         return Some(vec![Some(sold_out); people]);
     }
     let Value::Array(items) = value else { return None };
@@ -135,7 +171,7 @@ fn read_replies(value: &Value, drop: DropId, people: usize) -> Option<Vec<Option
 }
 
 fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
-    let mut admitted_at_ms = None;
+    let (mut admitted_at_ms, mut group) = (None, None);
     let admission = match answer {
         Value::Int(0) => Admission::SoldOut,
         Value::Int(slot) => {
@@ -145,6 +181,7 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
         Value::BulkString(word) => match word.as_slice() {
             b"paused" => Admission::Paused,
             b"revoked" => Admission::Revoked,
+            b"not_allowed" => Admission::NotAllowed,
             b"unloaded" => Admission::Unloaded,
             b"unverified" => Admission::Unverified,
             _ => return None,
@@ -156,6 +193,10 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
                 b"closed" => Admission::Closed(*number),
                 _ => return None,
             },
+            [Value::BulkString(word), Value::BulkString(name)] if word == b"group" => {
+                group = Some(std::str::from_utf8(name).ok()?.parse().ok()?);
+                Admission::ForGroup
+            }
             [Value::BulkString(word), Value::BulkString(drop), Value::Int(slot), Value::Int(at_ms)]
                 if word == b"already" =>
             {
@@ -167,5 +208,5 @@ fn read_answer(answer: &Value, asked: DropId, now_ms: i64) -> Option<Reply> {
         },
         _ => return None,
     };
-    Some(Reply { admission, now_ms, admitted_at_ms })
+    Some(Reply { admission, now_ms, admitted_at_ms, group })
 }

@@ -3,7 +3,7 @@
 //!
 //! | Key | Type | Holds |
 //! |---|---|---|
-//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list` |
+//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list`, `allow` (empty: everybody; `list`; `group:NAME`) |
 //! | `…:count` | string | highest slot given out |
 //! | `…:users` | sorted set | member user id, score slot |
 //! | `…:free` | sorted set | slots given back, member and score the slot |
@@ -11,6 +11,8 @@
 //! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
 //! | `fc:{C}:revoked` | hash | user id (`D:` before it with `once_per` drop) → number of their last revocation, `:` and the instant in ms after which they may claim again, if they may |
+//! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
+//! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: which allow list `allowed` is, and its size; without it, who is allowed is not known |
 //! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
 //! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
 //! | `fc:{C}:verified` | string | the epoch in which the coupon was verified; it is open only in that one |
@@ -21,7 +23,7 @@
 
 use std::collections::HashMap;
 
-use crate::coupon::{Coupon, Drop};
+use crate::coupon::{Allow, Coupon, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 
 /// Prefix of every key unless `REDIS_KEY_PREFIX` says otherwise.
@@ -41,6 +43,8 @@ pub struct DropKeys {
     pub revision: String,
     pub verified: String,
     pub revoked: String,
+    pub allowed: String,
+    pub allow_list: String,
 }
 
 impl DropKeys {
@@ -58,6 +62,8 @@ impl DropKeys {
             revision: revision(prefix, coupon),
             verified: verified(prefix, coupon),
             revoked: revoked(prefix, coupon),
+            allowed: allowed(prefix, coupon),
+            allow_list: allow_list(prefix, coupon),
         }
     }
 
@@ -68,8 +74,9 @@ impl DropKeys {
 
     /// The keys of its coupon that end with the coupon. The generation first: a coupon without one
     /// counts as lost, whatever else is left.
-    pub fn of_coupon(&self) -> [&str; 5] {
-        [&self.generation, &self.claimants, &self.verified, &self.revision, &self.revoked]
+    pub fn of_coupon(&self) -> [&str; 7] {
+        let Self { generation, claimants, verified, revision, revoked, allowed, allow_list, .. } = self;
+        [generation, claimants, verified, revision, revoked, allowed, allow_list]
     }
 }
 
@@ -81,6 +88,16 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
 /// The coupon's hash of people with a revocation.
 pub fn revoked(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:revoked")
+}
+
+/// The coupon's set of people on its allow list.
+pub fn allowed(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:allowed")
+}
+
+/// Which allow list that is.
+pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:allow_list")
 }
 
 /// The life of this installation's Redis.
@@ -123,6 +140,8 @@ pub struct DropMeta {
     /// An operator closed it before its time: nobody is promoted any more but those with a broken
     /// promise.
     pub closed_early: bool,
+    /// Whom the coupon is for; `None`: everybody.
+    pub allow: Option<Allow>,
 }
 
 impl DropMeta {
@@ -136,6 +155,7 @@ impl DropMeta {
             once_per: coupon.once_per,
             waiting_list: coupon.waiting_list,
             closed_early: drop.closed_early,
+            allow: coupon.allow.clone(),
         }
     }
 
@@ -150,6 +170,7 @@ impl DropMeta {
             ("once_per", self.once_per.as_str().to_owned()),
             ("waiting_list", self.waiting_list.to_string()),
             ("closed_early", u8::from(self.closed_early).to_string()),
+            ("allow", self.allow.as_ref().map(ToString::to_string).unwrap_or_default()),
         ]
         .into_iter()
         .flat_map(|(field, value)| [field.to_owned(), value])
@@ -160,6 +181,8 @@ impl DropMeta {
     /// for not loaded alike.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms").map_or("", String::as_str);
+        // A drop that an older release loaded has none.
+        let allow = fields.get("allow").map_or("", String::as_str);
         Some(Self {
             quantity: fields.get("quantity")?.parse().ok()?,
             opens_at_ms: fields.get("opens_at_ms")?.parse().ok()?,
@@ -168,6 +191,7 @@ impl DropMeta {
             once_per: fields.get("once_per")?.parse().ok()?,
             waiting_list: fields.get("waiting_list")?.parse().ok()?,
             closed_early: fields.get("closed_early").is_some_and(|early| early == "1"),
+            allow: if allow.is_empty() { None } else { Some(allow.parse().ok()?) },
         })
     }
 }
@@ -204,6 +228,7 @@ mod tests {
                 once_per: OncePer::Drop,
                 waiting_list: 2,
                 closed_early: closes_at_ms.is_some(),
+                allow: closes_at_ms.map(|_| Allow::List),
             };
             let fields: HashMap<_, _> = meta.fields().chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect();
             assert_eq!(DropMeta::read(&fields), Some(meta));

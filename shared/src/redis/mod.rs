@@ -3,6 +3,7 @@
 //! Redis that could forget ([`safety`]).
 
 pub mod admission;
+pub mod allow_list;
 pub mod client;
 pub mod gate;
 pub mod keys;

@@ -209,6 +209,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         for keys in coupons {
             pipe.cmd("EXISTS").arg(&keys.generation).arg(&keys.claimants).arg(&keys.revoked).arg(&keys.revision);
+            pipe.arg(&keys.allowed).arg(&keys.allow_list);
         }
         let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
         Ok(found.into_iter().map(|number| number > 0).collect())

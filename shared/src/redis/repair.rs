@@ -114,6 +114,8 @@ impl Redis {
             &keys.claimants,
             &keys.verified,
             &keys.revoked,
+            &keys.allowed,
+            &keys.allow_list,
         ];
         let reply: String = LOAD.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(match reply.as_str() {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::redis::admission::Admission;
+use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::repair::{Done, Given, Holding};
@@ -70,6 +70,7 @@ impl World {
             once_per: start.once_per,
             waiting_list: start.waiting_list,
             closed_early: false,
+            allow: None,
         };
         let keys = redis.keys(coupon, DROP);
         let gate = redis.gate().await.unwrap();
@@ -95,9 +96,9 @@ impl World {
         let answer = match command {
             Command::Claim(people) => {
                 let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
-                let users: Vec<&UserId> = users.iter().collect();
+                let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
                 let replies = redis.claim_all(keys, DROP, &users).await.unwrap();
-                let said: Vec<Admission> = replies.iter().map(|reply| reply.unwrap().admission).collect();
+                let said: Vec<Admission> = replies.iter().map(|reply| reply.as_ref().unwrap().admission).collect();
                 return (words(&said), said);
             }
             Command::Load(revision) => {

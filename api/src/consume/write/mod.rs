@@ -252,7 +252,7 @@ mod tests {
         let db = Db::new(&settings).unwrap();
         let schedule = Schedule::Once { opens_at: Utc::now(), closes_at: None };
         let (name, once_per) = ("Winter".into(), OncePer::Coupon);
-        let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule };
+        let new = NewCoupon { name, quantity, once_per, waiting_list: 0, schedule, allow: None };
         let (coupon, drops) = db.create_coupon(new, Utc::now(), Operator::default()).await.unwrap();
         (mysql, db, coupon.id, drops[0].id)
     }

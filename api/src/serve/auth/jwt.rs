@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use firstcome_shared::coupon::Group;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
@@ -28,7 +30,14 @@ pub struct JwtArgs {
     /// Audience that the token must name (`aud`); without it any
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// The claim with a person's groups, a text or a list of texts, for coupons of a group; without
+    /// it `groups`
+    #[arg(long, env = "JWT_GROUPS_CLAIM")]
+    pub jwt_groups_claim: Option<String>,
 }
+
+/// The claim with a person's groups, unless a setting names another.
+const GROUPS_CLAIM: &str = "groups";
 
 const ALGORITHMS: [&str; 12] =
     ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -48,6 +57,7 @@ impl JwtArgs {
             ("JWT_PUBLIC_KEY_FILE", self.key_file().is_some()),
             ("JWT_ISSUER", filled(self.jwt_issuer.as_ref()).is_some()),
             ("JWT_AUDIENCE", filled(self.jwt_audience.as_ref()).is_some()),
+            ("JWT_GROUPS_CLAIM", filled(self.jwt_groups_claim.as_ref()).is_some()),
         ];
         given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
     }
@@ -69,6 +79,7 @@ fn filled(text: Option<&String>) -> Option<&String> {
 pub(crate) struct Verifier {
     key: DecodingKey,
     rules: Validation,
+    groups_claim: String,
 }
 
 #[derive(Deserialize)]
@@ -107,17 +118,15 @@ impl Verifier {
             );
         }
         rules.set_required_spec_claims(&required);
-        Ok(Self { key, rules })
+        let groups_claim = filled(args.jwt_groups_claim.as_ref()).cloned().unwrap_or_else(|| GROUPS_CLAIM.to_owned());
+        Ok(Self { key, rules, groups_claim })
     }
 
     /// The `sub` of the request's token.
     pub(crate) fn subject(&self, headers: &HeaderMap) -> Result<String, &'static str> {
         let token = headers
             .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
+            .and_then(bearer)
             .ok_or("say who this is for: send `Authorization: Bearer` with your token")?;
         let decoded = decode::<TokenClaims>(token, &self.key, &self.rules).map_err(|error| {
             tracing::debug!(%error, "a token was refused");
@@ -129,6 +138,32 @@ impl Verifier {
         }
         Ok(decoded.claims.sub)
     }
+
+    /// Whether a token names this group. Read from a token that [`Verifier::subject`] has taken, and
+    /// verified again: only coupons of a group ask.
+    pub(crate) fn names_group(&self, authorization: &HeaderValue, group: &Group) -> bool {
+        let Some(token) = bearer(authorization) else { return false };
+        let decoded = decode::<Map<String, Value>>(token, &self.key, &self.rules);
+        let claims = match decoded {
+            Ok(decoded) => decoded.claims,
+            // It ended a moment ago.
+            Err(error) => {
+                tracing::debug!(%error, "the groups of a token could not be read");
+                return false;
+            }
+        };
+        match claims.get(&self.groups_claim) {
+            Some(Value::String(name)) => name == group.as_str(),
+            // What is no text in the list is no group.
+            Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(group.as_str())),
+            _ => false,
+        }
+    }
+}
+
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn shared_secret(secret: &SecretString) -> Result<DecodingKey, String> {

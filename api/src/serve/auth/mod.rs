@@ -4,9 +4,11 @@
 pub(crate) mod jwt;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use clap::{Args, ValueEnum};
+use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
 
@@ -34,7 +36,25 @@ pub struct IdentityArgs {
 /// Says who a request is from.
 pub(crate) enum Identity {
     TrustedHeader,
-    Jwt(Box<Verifier>),
+    Jwt(Arc<Verifier>),
+}
+
+/// A person, and what says of which groups they are.
+#[derive(Clone)]
+pub(crate) struct Requester {
+    pub(crate) user: UserId,
+    pub(crate) groups: Groups,
+}
+
+/// The groups of a person. The token is read for them only where a coupon is for a group.
+#[derive(Clone)]
+pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
+
+impl Groups {
+    /// Whether the person is of this group. A gateway's header says nothing of groups.
+    pub(crate) fn have(&self, group: &Group) -> bool {
+        self.0.as_ref().is_some_and(|(verifier, authorization)| verifier.names_group(authorization, group))
+    }
 }
 
 const USER_HEADER: &str = "x-user-id";
@@ -46,7 +66,7 @@ impl Identity {
                 Some(name) => Err(format!("{name} is set but USER_AUTH=trusted-header ignores it: choose one")),
                 None => Ok(Self::TrustedHeader),
             },
-            UserAuth::Jwt => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Box::new(verifier))),
+            UserAuth::Jwt => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Arc::new(verifier))),
         }
     }
 
@@ -55,12 +75,17 @@ impl Identity {
         matches!(self, Self::Jwt(_))
     }
 
-    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
-        let id = match self {
-            Self::TrustedHeader => only_one(headers)?.into_owned(),
-            Self::Jwt(verifier) => verifier.subject(headers).map_err(unauthorized)?,
+    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+        let (id, groups) = match self {
+            Self::TrustedHeader => (only_one(headers)?.into_owned(), None),
+            Self::Jwt(verifier) => {
+                let id = verifier.subject(headers).map_err(unauthorized)?;
+                let authorization = headers.get(header::AUTHORIZATION).cloned();
+                (id, authorization.map(|value| (Arc::clone(verifier), value)))
+            }
         };
-        id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))
+        let user = id.parse().map_err(|error| Problem::bad_request("bad_user_id", format!("{error}")))?;
+        Ok(Requester { user, groups: Groups(groups) })
     }
 }
 
@@ -85,9 +110,9 @@ mod tests {
     fn person(values: &[&str]) -> Result<String, &'static str> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(USER_HEADER, axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(USER_HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Identity::TrustedHeader.person(&headers).map(|u| u.to_string()).map_err(|p| p.code())
+        Identity::TrustedHeader.person(&headers).map(|requester| requester.user.to_string()).map_err(|p| p.code())
     }
 
     #[test]

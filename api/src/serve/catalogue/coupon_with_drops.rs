@@ -106,6 +106,7 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
 #[cfg(test)]
 pub(crate) mod tests {
     use chrono::TimeDelta;
+    use firstcome_shared::coupon::AllowList;
     use firstcome_shared::domain::{CouponId, OncePer};
     use firstcome_shared::redis::RedisSettings;
 
@@ -141,6 +142,8 @@ pub(crate) mod tests {
             paused: false,
             revision: 1,
             schedule: None,
+            allow: None,
+            allow_list: AllowList::default(),
         };
         CouponWithDrops::new(&Redis::new(&settings).unwrap(), coupon, drops.collect(), |_| None)
     }

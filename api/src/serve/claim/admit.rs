@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::durability::{Durability, Store};
 use super::in_flight::{InFlightLimit, WorkError};
 use super::micro_batch::{ClaimReply, MicroBatches};
+use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
 use crate::serve::catalogue::{Catalogue, LookupError};
 
@@ -66,9 +67,9 @@ impl Claims {
     }
 
     /// Works one claim to its end. From the call to Redis on, the claim goes on without its caller.
-    pub(crate) async fn admit(&self, id: CouponId, user: UserId) -> Result<ClaimAnswer, ClaimRefusal> {
+    pub(crate) async fn admit(&self, id: CouponId, requester: Requester) -> Result<ClaimAnswer, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
-        let answer = self.ask(&coupon, user).await;
+        let answer = self.ask(&coupon, &requester).await;
         match &answer {
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             other => counter!("firstcome_claims_total", "outcome" => outcome(other)).increment(1),
@@ -76,21 +77,21 @@ impl Claims {
         answer
     }
 
-    async fn ask(&self, coupon: &Arc<CouponWithDrops>, user: UserId) -> Result<ClaimAnswer, ClaimRefusal> {
+    async fn ask(&self, coupon: &Arc<CouponWithDrops>, requester: &Requester) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = self.clock.now();
         let mut chosen = coupon.for_claim(now).ok_or(ClaimRefusal::NoDrop)?;
         if let Some(before) = just_closed(coupon, chosen.drop, now) {
-            let reply = self.batches.ask(coupon, before, user.clone()).await?;
+            let reply = self.batches.ask(coupon, before, requester).await?;
             if is_retry(before.drop, &reply) {
                 return answer(before.drop.id, &reply);
             }
         }
-        let mut reply = match self.batches.ask(coupon, chosen, user.clone()).await {
+        let mut reply = match self.batches.ask(coupon, chosen, requester).await {
             // Nothing of a sealed drop is verified after a loss of Redis: nobody is admitted to it.
             Err(ClaimRefusal::NotAnswered(error))
                 if matches!(*error, AdmissionError::Closed) && chosen.drop.sealed_at.is_some() =>
             {
-                return self.ask_mysql(coupon, chosen, user).await;
+                return self.ask_mysql(coupon, chosen, requester.user.clone()).await;
             }
             reply => reply?,
         };
@@ -100,14 +101,14 @@ impl Claims {
             let by_redis = coupon.for_claim(instant(reply.now_ms)).ok_or(ClaimRefusal::NoDrop)?;
             if by_redis.drop.id != chosen.drop.id {
                 chosen = by_redis;
-                reply = self.batches.ask(coupon, by_redis, user.clone()).await?;
+                reply = self.batches.ask(coupon, by_redis, requester).await?;
             }
         }
         if is_over_or_early(&reply) {
-            return self.ask_drop_before(coupon, chosen, user, reply).await;
+            return self.ask_drop_before(coupon, chosen, requester, reply).await;
         }
         if reply.admission == Admission::Unloaded && chosen.drop.sealed_at.is_some() {
-            return self.ask_mysql(coupon, chosen, user).await;
+            return self.ask_mysql(coupon, chosen, requester.user.clone()).await;
         }
         answer(chosen.drop.id, &reply)
     }
@@ -118,7 +119,7 @@ impl Claims {
         &self,
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
-        user: UserId,
+        requester: &Requester,
         refused: ClaimReply,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = instant(refused.now_ms);
@@ -126,7 +127,7 @@ impl Claims {
         let wanted = coupon.coupon.once_per == OncePer::Drop && chosen.drop.opens_at > now;
         let before = coupon.before(chosen.drop, now).filter(|one| wanted && one.drop.sealed_at.is_none());
         let Some(before) = before else { return answer(chosen.drop.id, &refused) };
-        let reply = self.batches.ask(coupon, before, user).await?;
+        let reply = self.batches.ask(coupon, before, requester).await?;
         match reply.admission {
             // Unloaded: Redis has lost it, and who holds a slot is not known.
             Admission::Accepted(_) | Admission::Already(..) | Admission::Waiting(_) | Admission::Unloaded => {
@@ -200,6 +201,7 @@ fn outcome(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
             Admission::SoldOut => "sold_out",
             Admission::Paused => "paused",
             Admission::Revoked => "revoked",
+            Admission::NotAllowed => "not_allowed",
             Admission::NotOpen(_) => "not_open",
             Admission::Closed(_) => "closed",
             Admission::Unloaded => "unloaded",

@@ -12,10 +12,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, MAX_BATCH, Reply};
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Claimant, MAX_BATCH, Reply};
 use firstcome_shared::redis::keys::DropKeys;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use super::ClaimRefusal;
 use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
+use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
 
 /// Sends claims to Redis, and sees those that got a slot through to a second store.
@@ -46,6 +48,8 @@ pub(super) struct MicroBatches {
 struct PendingClaim {
     coupon: Arc<CouponWithDrops>,
     user: UserId,
+    /// The group that the coupon is for, as far as is known here, and whether they are in it.
+    group: Option<(Group, bool)>,
     arrived: Instant,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Given back with the reply.
@@ -60,6 +64,8 @@ pub(super) struct ClaimReply {
     pub(super) stored: Option<Store>,
     /// When a slot was given, by Redis's clock; `None` where that is not known.
     pub(super) admitted_at_ms: Option<i64>,
+    /// The group that the coupon is for by now.
+    group: Option<Group>,
 }
 
 impl MicroBatches {
@@ -80,12 +86,35 @@ impl MicroBatches {
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         chosen: DropWithKeys<'_>,
-        user: UserId,
+        requester: &Requester,
+    ) -> Result<ClaimReply, ClaimRefusal> {
+        let known = match &coupon.coupon.allow {
+            Some(Allow::Group(group)) => Some(group.clone()),
+            _ => None,
+        };
+        let reply = self.ask_once(coupon, chosen, requester, known).await?;
+        match reply.group {
+            // An operator has just changed whom it is for, and this process does not know that yet.
+            Some(group) => self.ask_once(coupon, chosen, requester, Some(group)).await,
+            None => Ok(reply),
+        }
+    }
+
+    async fn ask_once(
+        self: &Arc<Self>,
+        coupon: &Arc<CouponWithDrops>,
+        chosen: DropWithKeys<'_>,
+        requester: &Requester,
+        group: Option<Group>,
     ) -> Result<ClaimReply, ClaimRefusal> {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
-        let coupon = Arc::clone(coupon);
-        let pending = PendingClaim { coupon, user, arrived: Instant::now(), reply, _place: place };
+        let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
+        let group = group.map(|group| {
+            let is_member = requester.groups.have(&group);
+            (group, is_member)
+        });
+        let pending = PendingClaim { coupon, user, group, arrived: Instant::now(), reply, _place: place };
         let drop = chosen.drop.id;
         if self.queues.join(drop, pending) {
             let (batches, keys) = (Arc::clone(self), chosen.keys.clone());
@@ -131,13 +160,13 @@ impl MicroBatches {
         keys: &DropKeys,
         batch: &[PendingClaim],
     ) -> Result<Vec<Option<Reply>>, AdmissionError> {
-        let users: Vec<&UserId> = batch.iter().map(|pending| &pending.user).collect();
+        let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
-        let replies = self.redis.claim_all(keys, drop, &users).await;
+        let replies = self.redis.claim_all(keys, drop, &people).await;
         self.call_seconds.record(begun.elapsed().as_secs_f64());
         #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
-        self.batch_size.record(users.len() as f64);
+        self.batch_size.record(people.len() as f64);
         match &replies {
             Ok(replies) => {
                 if let Some(reply) = replies.iter().flatten().next() {
@@ -145,7 +174,7 @@ impl MicroBatches {
                 }
             }
             Err(AdmissionError::Redis(cause)) => {
-                tracing::debug!(%cause, claims = users.len(), "claims were not answered");
+                tracing::debug!(%cause, claims = people.len(), "claims were not answered");
             }
             Err(AdmissionError::Unexpected) => tracing::error!(%drop, "admission's answer could not be read"),
             Err(_) => {}
@@ -179,7 +208,7 @@ impl MicroBatches {
         let durability = Arc::clone(&self.durability);
         self.in_flight.spawn(async move {
             let make_durable = async |(pending, reply, drop_id, slot): (PendingClaim, Reply, DropId, Slot)| {
-                let (user, Reply { admitted_at_ms, now_ms, .. }) = (pending.user.clone(), reply);
+                let (user, admitted_at_ms, now_ms) = (pending.user.clone(), reply.admitted_at_ms, reply.now_ms);
                 let is_new = matches!(reply.admission, Admission::Accepted(_));
                 let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new };
                 let stored = durability.ensure(&pending.coupon, claim).await;
@@ -194,8 +223,12 @@ impl MicroBatches {
 impl PendingClaim {
     fn answer(self, reply: Reply, stored: Option<Store>) {
         // The client may be gone; its retry gets the same answer.
-        let Reply { admission, now_ms, admitted_at_ms } = reply;
-        let _ = self.reply.send(Ok(ClaimReply { admission, now_ms, stored, admitted_at_ms }));
+        let Reply { admission, now_ms, admitted_at_ms, group } = reply;
+        let _ = self.reply.send(Ok(ClaimReply { admission, now_ms, stored, admitted_at_ms, group }));
+    }
+
+    fn claimant(&self) -> Claimant<'_> {
+        Claimant { user: &self.user, group: self.group.as_ref().map(|(group, is_member)| (group, *is_member)) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::Revocation;
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 use super::ClaimRefusal;
 use super::admit::Claims;
 use super::durability::AdmittedClaim;
+use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 
 /// Where a claim stands.
@@ -47,10 +49,15 @@ pub(crate) struct MyClaim {
     code: Option<String>,
     /// The place on the waiting list, 1 is next; null for others.
     position: Option<u32>,
+    /// Whether the person may claim, of a coupon that is not for everybody; only where there is no
+    /// claim, and where it is known right now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<bool>,
 }
 
 impl MyClaim {
-    const NONE: Self = Self { status: ClaimStatus::None, drop_id: None, slot: None, code: None, position: None };
+    const NONE: Self =
+        Self { status: ClaimStatus::None, drop_id: None, slot: None, code: None, position: None, allowed: None };
 
     fn revoked(revocation: &Revocation) -> Self {
         let (drop_id, slot) = (Some(DropId(revocation.drop_id)), revocation.slot);
@@ -60,13 +67,18 @@ impl MyClaim {
 
 impl Claims {
     /// Where a person's claim stands.
-    pub(crate) async fn my_claim(self: &Arc<Self>, id: CouponId, user: UserId) -> Result<MyClaim, ClaimRefusal> {
+    pub(crate) async fn my_claim(
+        self: &Arc<Self>,
+        id: CouponId,
+        requester: Requester,
+    ) -> Result<MyClaim, ClaimRefusal> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
-        self.question_limit.run(async move { claims.look_up(&coupon, user).await }).await?
+        self.question_limit.run(async move { claims.look_up(&coupon, requester).await }).await?
     }
 
-    async fn look_up(&self, coupon: &CouponWithDrops, user: UserId) -> Result<MyClaim, ClaimRefusal> {
+    async fn look_up(&self, coupon: &CouponWithDrops, requester: Requester) -> Result<MyClaim, ClaimRefusal> {
+        let Requester { user, groups } = requester;
         let shown = drop_to_show(coupon, self.clock.now());
         let in_redis = async {
             match shown.filter(|one| one.drop.sealed_at.is_none()) {
@@ -84,11 +96,25 @@ impl Claims {
         }
         let drop = shown.map(|one| one.drop.id);
         let claim = judge(coupon.coupon.once_per, drop, record.ok(), standing.ok());
-        let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+        let mut claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+        if claim.status == ClaimStatus::None {
+            claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
+        }
         if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) = (claim.status, claim.drop_id, claim.slot) {
             self.ensure_durable(coupon, drop_id, slot, user).await?;
         }
         Ok(claim)
+    }
+
+    /// Whether admission would let them in; `None` where everybody is, and where it is not known.
+    async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
+        match coupon.allow.as_ref()? {
+            Allow::Group(group) => Some(groups.have(group)),
+            Allow::List => self.redis.is_allowed(coupon.id, user).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "whether a person is on an allow list could not be looked up");
+                None
+            }),
+        }
     }
 
     /// `accepted` acknowledges a claim here too, so a second store must hold it first.
@@ -133,7 +159,7 @@ fn judge(
     let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
     if let Some(row) = record.iter().flat_map(|r| &r.rows).rev().find(|row| counts(DropId(row.drop_id))) {
         let (drop_id, slot, code) = (Some(DropId(row.drop_id)), Some(row.slot), Some(row.code.clone()));
-        return Some(MyClaim { status: ClaimStatus::Issued, drop_id, slot, code, position: None });
+        return Some(MyClaim { status: ClaimStatus::Issued, drop_id, slot, code, ..MyClaim::NONE });
     }
     let revoked = record.iter().flat_map(|r| &r.revoked).rev().find(|one| counts(DropId(one.drop_id)));
     // Redis may still have to follow.

@@ -122,6 +122,12 @@ pub(super) const WORDS: &[(&str, &str, &str)] = &[
     ),
     ("revoked", "No longer yours", "쿠폰이 취소되었어요"),
     ("revoked_why", "This coupon was given back or withdrawn.", "반납했거나 회수된 쿠폰입니다."),
+    ("not_allowed", "Not for this account", "받을 수 있는 대상이 아니에요"),
+    (
+        "not_allowed_why",
+        "This coupon is for certain people, and you are not among them. Ask the organizer if you think you should be.",
+        "정해진 분들만 받을 수 있는 쿠폰입니다. 대상이라고 생각되시면 주최 측에 문의해 주세요.",
+    ),
     ("give_back", "Give it back", "반납하기"),
     (
         "sure",

@@ -185,7 +185,7 @@ function take(answer) {
   if (!answer) note = "stopped";
   else if (answer.status === 401 || code === "bad_user_id") forget();
   else if (answer.status < 300) meet(answer.body);
-  else if (code === "sold_out") note = code;
+  else if (code === "sold_out" || code === "not_allowed") note = code;
   else if (code === "revoked") mine = { status: code };
   else if (code === "paused" || code === "closed") server.state = code;
   else if (code === "not_open") {
@@ -202,6 +202,7 @@ function meet(claim) {
   // What is promised stays so until something else is known of it.
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
+  if (!mine && claim.allowed === false && server.state !== "closed") note = "not_allowed";
   follow();
 }
 
@@ -297,9 +298,8 @@ function ofWork() {
 
 function ofNote() {
   const total = count(server.quantity);
-  if (note === "sold_out") {
-    return { view: note, label: say("sold_out"), detail: say("sold_out_why", { total }), button: say("again"), act: claim };
-  }
+  if (note === "sold_out" || note === "not_allowed")
+    return { view: note, label: say(note), detail: say(`${note}_why`, { total }), button: say("again"), act: claim };
   if (note === "stopped") return { view: note, label: say("stopped"), detail: say("stopped_why"), button: say("again"), act: begin };
   return { view: "refused", label: say("refused"), detail: say("refused_why") };
 }

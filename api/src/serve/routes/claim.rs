@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::{Json, Router};
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::Peer;
 use firstcome_shared::redis::admission::Admission;
@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 use super::extract::{CouponPath, Person, coupon_id};
 use super::middleware::RequestGuard;
 use super::refusals::refused;
+use crate::serve::auth::Requester;
 use crate::serve::claim::my_claim::MyClaim;
 use crate::serve::claim::{ClaimAnswer, ClaimRefusal};
 use crate::serve::state::App;
@@ -45,6 +46,8 @@ use crate::serve::state::App;
         (status = 200, description = "`already_claimed`: you hold one already", body = ClaimAnswer),
         (status = 400, description = "`bad_user_id`"),
         (status = 401, description = "`unauthorized`: nobody is named"),
+        (status = 403, description = "`not_allowed`: the coupon is for people on its allow list, or of a group, and you are not \
+            among them. Who holds one or waits already is told so instead"),
         (status = 404, description = "`not_found`"),
         (status = 409, description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: what you had was given back or \
             revoked, and you may not have another"),
@@ -55,10 +58,10 @@ use crate::serve::state::App;
 )]
 pub(crate) async fn claim(
     State(app): State<App>,
-    Person(user): Person,
+    Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<axum::response::Response, Problem> {
-    Ok(success(app.claims.admit(id, user).await?))
+    Ok(success(app.claims.admit(id, requester).await?))
 }
 
 fn success(answer: ClaimAnswer) -> axum::response::Response {
@@ -87,10 +90,10 @@ fn success(answer: ClaimAnswer) -> axum::response::Response {
 )]
 pub(crate) async fn mine(
     State(app): State<App>,
-    Person(user): Person,
+    Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<Json<MyClaim>, Problem> {
-    Ok(Json(app.claims.my_claim(id, user).await?))
+    Ok(Json(app.claims.my_claim(id, requester).await?))
 }
 
 /// The router with the fast path before it. A service of hyper's, which is called by reference:
@@ -131,9 +134,9 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        if let Some((id, user)) = inner.as_claim(&request) {
+        if let Some((id, requester)) = inner.as_claim(&request) {
             return Box::pin(async move {
-                let work = inner.claim(id, user);
+                let work = inner.claim(id, requester);
                 Ok(inner.guard.answer("POST", "/v1/coupons/{id}/claims", Either::Right, work).await)
             });
         }
@@ -146,7 +149,7 @@ impl Service<Request<Incoming>> for FastPath {
 
 impl Inner {
     /// The coupon and the person of a claim that needs no router.
-    fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, UserId)> {
+    fn as_claim<B>(&self, request: &Request<B>) -> Option<(CouponId, Requester)> {
         let headers = request.headers();
         let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
             && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
@@ -157,8 +160,8 @@ impl Inner {
         Some((coupon_id(id)?, self.app.identity.person(headers).ok()?))
     }
 
-    async fn claim(&self, id: CouponId, user: UserId) -> Answer {
-        match self.app.claims.admit(id, user).await {
+    async fn claim(&self, id: CouponId, requester: Requester) -> Answer {
+        match self.app.claims.admit(id, requester).await {
             Ok(answer) => success(answer).map(Either::Right),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => {
                 let mut answer = Response::new(Either::Left(Full::new(self.sold_out.clone())));

@@ -8,7 +8,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::DbError;
@@ -26,6 +26,7 @@ use super::extract::{Body, invalid};
 use super::refusals::mysql_unavailable;
 use super::validate;
 use super::view::{CouponView, show_one};
+use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
@@ -47,16 +48,22 @@ pub(crate) struct NewCouponBody {
     waiting_list: i64,
     /// When it opens.
     schedule: Schedule,
+    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// token names that group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "list", max_length = 70)]
+    allow: Option<String>,
 }
 
 impl NewCouponBody {
-    fn check(self, now: DateTime<Utc>) -> Result<NewCoupon, Problem> {
+    fn check(self, now: DateTime<Utc>, identity: &Identity) -> Result<NewCoupon, Problem> {
         let new = NewCoupon {
             name: validate::name(&self.name)?,
             quantity: validate::quantity(self.quantity)?,
             once_per: self.once_per,
             waiting_list: validate::waiting_list(self.waiting_list)?,
             schedule: self.schedule,
+            allow: self.allow.as_deref().map(|allow| validate::allow(allow, identity)).transpose()?,
         };
         new.schedule.check().map_err(|error| invalid(format!("schedule: {error}")))?;
         if matches!(new.schedule, Schedule::Once { closes_at: Some(closes), .. } if closes <= now) {
@@ -125,7 +132,7 @@ async fn make_once(
     let now = services.clock.now();
     let life = services.redis.life().await;
     let Some(key) = key else {
-        return match db.create_coupon(body.check(now)?, now, by).await {
+        return match db.create_coupon(body.check(now, &services.identity)?, now, by).await {
             Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
             Err(error) => Err(mysql_unavailable(&error, "look at the list of coupons before you try again")),
         };
@@ -135,7 +142,8 @@ async fn make_once(
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
-    match db.create_coupon_once(key, body.check(now)?, now, by).await.map_err(away)? {
+    let new = body.check(now, &services.identity)?;
+    match db.create_coupon_once(key, new, now, by).await.map_err(away)? {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, life).await),
         Err(earlier) => repeated(services, earlier).await,
     }
@@ -154,6 +162,10 @@ async fn repeated(services: &Services, earlier: Earlier) -> Result<Arc<CouponWit
 /// Makes a new coupon known to admission and to this process.
 async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>, life: Option<Life>) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was made");
+    if coupon.allow == Some(Allow::List) {
+        // It is empty, which Redis must know: what is not known lets nobody be told no.
+        super::allow_list::write(services, coupon.id).await;
+    }
     if let Err(error) = load(&services.redis, &coupon, &drops, life).await {
         tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not known to admission yet; the reconciler sees to it");
     }

@@ -10,10 +10,14 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::{Problem, json};
 use serde::de::DeserializeOwned;
 
+use crate::serve::auth::Requester;
 use crate::serve::state::App;
 
 /// Largest body, in bytes. Only operators' requests have one that is read.
 pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024;
+
+/// The same for people of an allow list.
+pub(crate) const MAX_LIST_BYTES: usize = 1024 * 1024;
 
 /// The coupon that a part of a path names. Each has one name: `05` and `+5` are not coupon 5, so
 /// that nobody walks round a limit that a gateway sets by path.
@@ -51,7 +55,7 @@ impl FromRequestParts<App> for PersonPath {
 }
 
 /// The person that a request is from.
-pub(crate) struct Person(pub(crate) UserId);
+pub(crate) struct Person(pub(crate) Requester);
 
 impl FromRequestParts<App> for Person {
     type Rejection = Problem;
@@ -69,7 +73,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_BODY_BYTES),
             _ => invalid("the body could not be read"),
         })?;
         json::read(&bytes).map(Self).map_err(invalid)
@@ -93,8 +97,8 @@ pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::bad_request("invalid", detail)
 }
 
-pub(crate) fn too_large() -> Problem {
-    let detail = format!("a body may have at most {MAX_BODY_BYTES} bytes");
+pub(crate) fn too_large(most: usize) -> Problem {
+    let detail = format!("a body may have at most {most} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
 }
 

@@ -16,7 +16,8 @@ use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::extract::{MAX_BODY_BYTES, too_large};
+use super::allow_list;
+use super::extract::{MAX_BODY_BYTES, MAX_LIST_BYTES, too_large};
 
 pub(crate) struct RequestGuard {
     /// Longest time until an answer begins.
@@ -92,12 +93,13 @@ pub(crate) async fn guarded(
     let path = path.as_ref().map_or("other", MatchedPath::as_str);
     let work = async {
         // Before any of the body is read.
-        if declares_too_much(request.headers()) { too_large().into_response() } else { next.run(request).await }
+        let most = if path.starts_with(allow_list::PATH) { MAX_LIST_BYTES } else { MAX_BODY_BYTES };
+        if declares_more(request.headers(), most) { too_large(most).into_response() } else { next.run(request).await }
     };
     guard.answer(method, path, |body| body, work).await
 }
 
-fn declares_too_much(headers: &HeaderMap) -> bool {
+fn declares_more(headers: &HeaderMap, most: usize) -> bool {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    length.is_some_and(|length: usize| length > MAX_BODY_BYTES)
+    length.is_some_and(|length: usize| length > most)
 }

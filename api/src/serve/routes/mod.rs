@@ -1,5 +1,6 @@
 //! The routes, and the router that puts them together.
 
+pub(crate) mod allow_list;
 mod change;
 pub(crate) mod claim;
 mod coupons;
@@ -56,6 +57,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .routes(routes!(change::change))
         .routes(routes!(revoke::revoke))
         .routes(routes!(issued::issued))
+        .merge(allow_list::routes())
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
@@ -127,6 +129,10 @@ mod tests {
             "get /v1/coupons/{id}",
             "patch /v1/coupons/{id}",
             "get /v1/coupons/{id}/issued",
+            "get /v1/coupons/{id}/allow-list",
+            "post /v1/coupons/{id}/allow-list/add",
+            "post /v1/coupons/{id}/allow-list/remove",
+            "get /v1/coupons/{id}/allow-list/people/{user_id}",
             "post /v1/coupons/{id}/claims",
             "get /v1/coupons/{id}/claims/me",
             "delete /v1/coupons/{id}/claims/me",
@@ -146,6 +152,10 @@ mod tests {
             ("/v1/coupons", "post"),
             ("/v1/coupons/{id}", "patch"),
             ("/v1/coupons/{id}/issued", "get"),
+            ("/v1/coupons/{id}/allow-list", "get"),
+            ("/v1/coupons/{id}/allow-list/add", "post"),
+            ("/v1/coupons/{id}/allow-list/remove", "post"),
+            ("/v1/coupons/{id}/allow-list/people/{user_id}", "get"),
             ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
         ] {
             let operation = &json["paths"][path][method];

@@ -50,11 +50,16 @@ pub(crate) fn refused(admission: Admission) -> Problem {
         Admission::Revoked => {
             conflict("revoked", "what you had was given back or revoked, and you cannot have another")
         }
+        Admission::NotAllowed => {
+            let detail = "this coupon is for certain people, and you are not among them";
+            Problem::new(StatusCode::FORBIDDEN, "not_allowed", detail)
+        }
         Admission::NotOpen(at) => conflict("not_open", "this coupon is not open yet").with("opens_at", time(at)),
         Admission::Closed(at) => {
             Problem::new(StatusCode::GONE, "closed", "this coupon is closed").with("closed_at", time(at))
         }
-        // Unloaded and unverified; the admissions never come here.
+        // Unloaded, unverified, and a group that changed twice meanwhile; the admissions never come
+        // here.
         _ => Problem::unavailable("this coupon is being checked; try again"),
     }
 }
@@ -101,6 +106,8 @@ mod tests {
             (Admission::SoldOut, 409, "sold_out"),
             (Admission::Paused, 409, "paused"),
             (Admission::Revoked, 409, "revoked"),
+            (Admission::NotAllowed, 403, "not_allowed"),
+            (Admission::ForGroup, 503, "unavailable"),
             (Admission::NotOpen(0), 409, "not_open"),
             (Admission::Closed(0), 410, "closed"),
             (Admission::Unloaded, 503, "unavailable"),

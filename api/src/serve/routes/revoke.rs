@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::extract::{Body, CouponPath, Person, PersonPath};
 use super::validate;
+use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
 use crate::serve::state::App;
 
@@ -55,7 +56,7 @@ pub(crate) struct RevokeBody {
 )]
 pub(crate) async fn give_back(
     State(app): State<App>,
-    Person(user): Person,
+    Person(Requester { user, .. }): Person,
     CouponPath(id): CouponPath,
 ) -> Result<Json<Revoked>, Problem> {
     let (reason, by) = ("given back".to_owned(), user.to_string());

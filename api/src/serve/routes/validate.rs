@@ -1,8 +1,10 @@
 //! Validation of operators' input, for creating and changing coupons.
 
+use firstcome_shared::coupon::Allow;
 use firstcome_shared::domain::{Slot, is_invisible};
 use firstcome_shared::http::Problem;
 
+use crate::serve::auth::Identity;
 use crate::serve::routes::extract::invalid;
 
 pub(crate) const MAX_QUANTITY: u32 = 10_000_000;
@@ -45,6 +47,17 @@ pub(crate) fn waiting_list(number: i64) -> Result<u32, Problem> {
     within("waiting_list", number, 0, MAX_WAITING)
 }
 
+/// Whom a coupon is for. A gateway's header names no groups, so nobody would ever be let in.
+pub(crate) fn allow(text: &str, identity: &Identity) -> Result<Allow, Problem> {
+    let allow = text.parse().map_err(|error: String| invalid(format!("allow: {error}")))?;
+    if matches!(allow, Allow::Group(_)) && !identity.wants_token() {
+        let detail =
+            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known";
+        return Err(invalid(detail));
+    }
+    Ok(allow)
+}
+
 fn within(field: &str, number: i64, least: u32, most: u32) -> Result<u32, Problem> {
     u32::try_from(number)
         .ok()
@@ -69,6 +82,15 @@ mod tests {
         for invisible in "\u{202e}\u{200b}\u{200f}\u{61c}\u{ad}\u{e0041}\u{3164}\u{2800}\u{feff}".chars() {
             assert_eq!(name(&format!("a{invisible}b")).unwrap_err().code(), "invalid", "{invisible:?}");
         }
+    }
+
+    #[test]
+    fn a_coupon_of_a_group_needs_tokens() {
+        assert_eq!(allow("list", &Identity::TrustedHeader).unwrap(), Allow::List);
+        let refused = allow("group:vip", &Identity::TrustedHeader).unwrap_err();
+        assert_eq!(refused.code(), "invalid");
+        assert!(refused.detail().contains("USER_AUTH=jwt"), "{}", refused.detail());
+        assert!(allow("vip", &Identity::TrustedHeader).unwrap_err().detail().starts_with("allow: "));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Coupon, DropState};
+use firstcome_shared::coupon::{Allow, Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::reads::Stock;
@@ -37,6 +37,10 @@ pub(crate) struct CouponView {
     waiting_list: u32,
     /// Whether an operator has stopped admission.
     paused: bool,
+    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// token names that group.
+    #[schema(value_type = Option<String>, example = "list")]
+    allow: Option<Allow>,
     /// Counts the changes of its settings; also its `ETag`, in quotes. What is left of a drop is no
     /// part of it.
     revision: u64,
@@ -105,6 +109,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
             once_per: coupon.once_per,
             waiting_list: coupon.waiting_list,
             paused: coupon.paused,
+            allow: coupon.allow.clone(),
             revision: coupon.revision,
             schedule: coupon.schedule.clone(),
             current_drop: with_drops.current(now).map(drop),

@@ -153,6 +153,11 @@ pub(super) async fn erase(
             tracing::warn!(%error, "a person could not be erased");
             notice(StatusCode::SERVICE_UNAVAILABLE, "Not erased", "Redis does not answer right now.")
         }
+        Err(EraseError::OnList(error)) => {
+            tracing::warn!(%error, "a person may still be on an allow list");
+            let why = "A store did not answer, and they may still be on an allow list. Erase them once more.";
+            notice(StatusCode::SERVICE_UNAVAILABLE, "Not erased from everywhere", why)
+        }
     }
 }
 

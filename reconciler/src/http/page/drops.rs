@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
@@ -69,7 +69,7 @@ pub(super) async fn read(
         Err(error) => return unavailable(error),
     };
     let name = line(&coupon.name, LONGEST);
-    let (coupon_id, drop_id, paused) = (coupon.id, drop.id, coupon.paused);
+    let (coupon_id, drop_id, paused, only_for) = (coupon.id, drop.id, coupon.paused, only_for(&coupon));
     let board = page.live.one(coupon, drop).await;
     let top = Top::new(&name, "", Some(&session));
     let screen = DropPage {
@@ -78,12 +78,23 @@ pub(super) async fn read(
         coupon: coupon_id,
         drop: drop_id,
         paused,
+        only_for,
         has_api: page.api.is_some(),
         board: &board,
         held_back,
         chart,
     };
     answer(StatusCode::OK, &screen)
+}
+
+/// Whom a coupon is for.
+fn only_for(coupon: &Coupon) -> String {
+    match (&coupon.allow, grouped(coupon.allow_list.people.into())) {
+        (None, _) if coupon.allow_list.people == 0 => "everybody".to_owned(),
+        (None, people) => format!("everybody; its allow list of {people} does not count"),
+        (Some(Allow::List), people) => format!("people on its allow list, which has {people}"),
+        (Some(Allow::Group(group)), _) => format!("people of the group {}", group.as_str()),
+    }
 }
 
 #[derive(Deserialize)]

@@ -104,6 +104,7 @@ pub(super) struct DropPage<'a> {
     pub(super) coupon: CouponId,
     pub(super) drop: DropId,
     pub(super) paused: bool,
+    pub(super) only_for: String,
     /// Whether the API's address is known.
     pub(super) has_api: bool,
     pub(super) board: &'a Board,

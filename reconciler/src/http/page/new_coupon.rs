@@ -10,6 +10,7 @@ use axum::extract::{Form, Query};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::Utc;
+use firstcome_shared::coupon::Allow;
 use firstcome_shared::mysql::ops_actions::Act;
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
 use serde::Deserialize;
@@ -32,6 +33,8 @@ pub(super) struct Typed {
     pub(super) quantity: String,
     pub(super) once_per: String,
     pub(super) waiting_list: String,
+    /// Whom it is for; empty: everybody.
+    pub(super) allow: String,
     /// `daily`, or else once.
     pub(super) repeats: String,
     pub(super) time_zone: String,
@@ -89,10 +92,16 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let body_schedule =
         if is_daily { daily } else { json!({"type": "once", "opens_at": next.opens_at, "closes_at": next.closes_at}) };
     let once_per = if typed.once_per == "drop" { "drop" } else { "coupon" };
-    let body = json!({
+    let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
+    let allow: Option<Allow> =
+        allow.map(str::parse).transpose().map_err(|why: String| format!("Whom it is for can't be read: {why}"))?;
+    let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": body_schedule,
     });
+    if let Some(allow) = allow {
+        body["allow"] = json!(allow);
+    }
     let shown = openings.iter().map(|drop| Opening {
         local: drop.opens_at.with_timezone(time_zone).format("%a %Y-%m-%d %H:%M %:z").to_string(),
         at_once: drop.opens_at < now,
@@ -184,6 +193,7 @@ mod tests {
             quantity: text("500"),
             once_per: text("drop"),
             waiting_list: text("10"),
+            allow: text(" group:vip "),
             repeats: text("daily"),
             time_zone: text("Asia/Seoul"),
             first_day: text("2130-12-01"),
@@ -200,7 +210,7 @@ mod tests {
         assert_eq!(openings.len(), 10);
         assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
         assert_eq!((openings[0].utc.as_str(), openings[0].closes.as_str()), ("2130-12-01 06:00", "12-01 18:00 +09:00"));
-        assert_eq!(body["schedule"]["type"], "daily");
+        assert_eq!((body["schedule"]["type"].as_str(), body["allow"].as_str()), (Some("daily"), Some("group:vip")));
         assert_eq!((body["name"].as_str(), body["quantity"].as_u64()), (Some("Winter"), Some(500)));
     }
 
@@ -210,12 +220,15 @@ mod tests {
         assert_eq!(openings.len(), 1);
         let schedule = json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z", "closes_at": "2130-12-01T09:00:00Z"});
         assert_eq!(body["schedule"], schedule);
+        let (body, _) = plan(&Typed { allow: String::new(), ..typed() }).unwrap();
+        assert!(body.get("allow").is_none(), "everybody");
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         for (wrong, word) in [
             (Typed { quantity: "many".to_owned(), ..typed() }, "quantity"),
+            (Typed { allow: "vip".to_owned(), ..typed() }, "Whom it is for"),
             (Typed { time_zone: "Mars".to_owned(), ..typed() }, "schedule"),
             (Typed { opens: "3 pm".to_owned(), ..typed() }, "schedule"),
             (Typed { last_day: "2130-11-01".to_owned(), ..typed() }, "last_day"),

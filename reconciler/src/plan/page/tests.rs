@@ -1,6 +1,6 @@
 //! What a page calls for, as properties.
 
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use proptest::prelude::*;
 
@@ -19,6 +19,8 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         paused: false,
         revision: 1,
         schedule: None,
+        allow: None,
+        allow_list: AllowList::default(),
     };
     let (id, coupon_id) = (DropId(1), CouponId(1));
     let drop = Drop {
@@ -35,6 +37,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         coupon,
         drop,
         meta_matches: Some(true),
+        allow_list_differs: false,
         count: Some(count),
         users: 1,
         free: 0,

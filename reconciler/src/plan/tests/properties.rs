@@ -44,6 +44,7 @@ prop_compose! {
             failed: (1_i64..).zip(failed).map(|(id, (slot, who))| (id, slot, who.map(user))).collect(),
             broken: BTreeSet::new(),
             paused: false,
+            list_differs: gate_closed,
         }
     }
 }

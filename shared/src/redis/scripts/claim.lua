@@ -2,8 +2,9 @@
 -- they had come one after the other. EPOCH and PROMOTION stand before this text: only the reconciler loads it, once in each life
 -- of Redis. A coupon that was not verified in that life is closed, and so are all on a server that was demoted or promoted since:
 -- a script that writes nothing runs on a replica too, by its old data.
--- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked
--- ARGV  1 drop id  2.. user ids
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 verified  9 revoked  10 allowed  11 allow_list
+-- ARGV  1 drop id  2 what is known of people's groups ('' of nobody), one word a person by commas: NAME is in that group,
+--       !NAME is not, empty: not known  3.. user ids
 -- Reply 'closed' where the coupon is not verified; Redis's time in ms where it is sold out for all of them;
 -- else {Redis's time in ms, answer, answer, …}, one answer a person, in order:
 --   slot                            accepted
@@ -13,12 +14,14 @@
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
 --   'revoked'                       what they had was revoked, and they may not have another
+--   'not_allowed'                   the coupon is for others: people on its allow list, or of a group
+--   {'group', name}                 the coupon is for that group, and nothing was said of it: ask again
 --   'unloaded'                      no such drop here
 --   'unverified'                    numbers do not add up: the reconciler has work
 -- Invariant: count = |users| + |free|, and no slot above quantity is given. Everything is read, so every type is checked,
 -- before the first write, because Redis has no rollback. Only `times` is not read: it is written first.
 -- A score that is no slot, put there by hand, is never told or given: a reply would cut it off to another's.
-local call, drop, people = redis.call, ARGV[1], #ARGV - 1
+local call, drop, people = redis.call, ARGV[1], #ARGV - 2
 local function is_slot(number) return number >= 1 and number % 1 == 0 end
 if call('GET', KEYS[8]) ~= EPOCH then return 'closed' end
 local replication = call('INFO', 'replication')
@@ -27,22 +30,22 @@ if not string.find(replication, 'role:master', 1, true)
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {now}
-local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list')
+local meta = call('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow')
 local quantity, opens, closes = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3])
 if not quantity or not opens then
     for i = 1, people do reply[i + 1] = 'unloaded' end
     return reply
 end
 
-local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 2))
+local scores = call('ZMSCORE', KEYS[3], unpack(ARGV, 3))
 local per_coupon = meta[5] == 'coupon'
-local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 2))
+local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, 3))
 -- Their revocations: `NUMBER` while everything of theirs is void, `NUMBER:INSTANT` where what is
 -- admitted after it counts.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}
-    for i = 1, people do fields[i] = per_coupon and ARGV[i + 1] or drop .. ':' .. ARGV[i + 1] end
+    for i = 1, people do fields[i] = per_coupon and ARGV[i + 2] or drop .. ':' .. ARGV[i + 2] end
     bans = call('HMGET', KEYS[9], unpack(fields))
 end
 local count, free = tonumber(call('GET', KEYS[2]) or ''), call('ZCARD', KEYS[4])
@@ -54,6 +57,33 @@ if now < opens then refusal = {'not_open', opens}
 elseif closes and now >= closes then refusal = {'closed', closes}
 elseif meta[4] == '1' then refusal = 'paused'
 elseif count ~= users + free then refusal = 'unverified' end
+
+-- Whom the coupon is not for, each with the answer. Who waits already keeps the place.
+local barred = {}
+if meta[7] and meta[7] ~= '' and not refusal then
+    local group, listed, words = string.match(meta[7], '^group:(.+)$'), nil, {}
+    if group then
+        for word in string.gmatch(ARGV[2] .. ',', '(.-),') do words[#words + 1] = word end
+    elseif meta[7] == 'list' then
+        local text = redis.pcall('GET', KEYS[11])
+        local size = string.match(type(text) == 'string' and text or '', '^%d+:(%d+)$')
+        -- A list that is lost, not whole, or of another type must not send away who is on it.
+        if size and tonumber(size) == redis.pcall('SCARD', KEYS[10]) then
+            listed = call('SMISMEMBER', KEYS[10], unpack(ARGV, 3))
+        end
+    end
+    -- Nothing is known of the list, or the rule is none of ours.
+    if not group and not listed then refusal = 'unverified' end
+    for i = 1, people do
+        local answer = nil
+        if group and words[i] ~= group then
+            answer = words[i] == '!' .. group and 'not_allowed' or {'group', group}
+        elseif listed and listed[i] == 0 then
+            answer = 'not_allowed'
+        end
+        if answer and not (waiting > 0 and call('ZRANK', KEYS[5], ARGV[i + 2])) then barred[i] = answer end
+    end
+end
 
 -- The slots that may be given now, lowest first: free ones, else the next numbers. People already waiting go first: the
 -- reconciler gives them what comes free.
@@ -94,7 +124,7 @@ end
 local given, places, last_place, held = {}, {}, nil, {}
 local new_users, new_times, new_claims, new_waiting = {}, {}, {}, {}
 for i = 1, people do
-    local user = ARGV[i + 1]
+    local user = ARGV[i + 2]
     local score, claim = scores[i] or given[user], per_coupon and claims[i]
     local answer = nil
     local ban = bans and bans[i]
@@ -114,6 +144,8 @@ for i = 1, people do
         answer = d and {'already', d, tonumber(s), 0} or 'unverified'
     elseif refusal then
         answer = refusal
+    elseif barred[i] then
+        answer = barred[i]
     elseif nothing_left then
         answer = 0
         sold_out = sold_out + 1

@@ -2,7 +2,7 @@
 -- the caller saw before it looked at anything else: Redis was emptied since, and what the caller
 -- believes of this drop may be wrong. Refuses as well when a newer revision of the coupon was seen
 -- (`write_meta.lua`): its settings have changed since the caller read them.
--- KEYS  1 meta  2 count  3 generation  4 revision  5 claimants  6 verified  7 revoked
+-- KEYS  1 meta  2 count  3 generation  4 revision  5 claimants  6 verified  7 revoked  8 allowed  9 allow_list
 -- ARGV  1 generation  2 revision  3.. field, value pairs of meta
 -- Reply loaded | present | stale | outdated
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 'stale' end
@@ -13,7 +13,7 @@ redis.call('EXISTS', KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'present' end
 if tonumber(ARGV[2]) < seen then return 'outdated' end
 -- The coupon may have been over, and its own keys about to expire.
-for _, i in ipairs({3, 5, 6, 7}) do redis.call('PERSIST', KEYS[i]) end
+for _, i in ipairs({3, 5, 6, 7, 8, 9}) do redis.call('PERSIST', KEYS[i]) end
 redis.call('SET', KEYS[4], ARGV[2])
 redis.call('SET', KEYS[2], 0, 'NX')
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))

@@ -1,7 +1,6 @@
-use axum::http::HeaderValue;
 use chrono::Utc;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 
@@ -155,4 +154,35 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
         assert!(refused.contains(expected), "{expected}: {refused:?}");
         assert!(!refused.contains("hunter2") && !refused.contains('\n'), "{refused:?}");
     }
+}
+
+#[test]
+fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
+    let named = |args: &JwtArgs, claims: &Value| {
+        let value = HeaderValue::from_str(&format!("Bearer {}", hs_token(claims))).unwrap();
+        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap())
+    };
+    for groups in [json!("vip"), json!(["vip"]), json!(["staff", "vip"]), json!([7, null, "vip", {}])] {
+        assert!(named(&hs256(), &with("groups", groups.clone())), "{groups}");
+    }
+    for groups in [
+        json!(null),
+        json!(7),
+        json!(true),
+        json!({"vip": true}),
+        json!([]),
+        json!([["vip"]]),
+        json!("VIP"),
+        json!("vip,staff"),
+        json!("vip "),
+    ] {
+        assert!(!named(&hs256(), &with("groups", groups.clone())), "{groups}");
+    }
+    assert!(!named(&hs256(), &good()), "no such claim");
+    let renamed = JwtArgs { jwt_groups_claim: Some("roles".into()), ..hs256() };
+    assert!(named(&renamed, &with("roles", "vip")) && !named(&renamed, &with("groups", "vip")));
+    let empty = JwtArgs { jwt_groups_claim: Some(String::new()), ..hs256() };
+    assert!(named(&empty, &with("groups", "vip")), "an empty setting is none");
+    let over = json!({"sub": "u-37", "exp": Utc::now().timestamp() - 600, "groups": "vip"});
+    assert!(!named(&hs256(), &over), "a token that is over names none");
 }

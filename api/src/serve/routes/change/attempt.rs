@@ -60,6 +60,7 @@ impl<'a> ChangeAttempt<'a> {
             paused: wanted.paused,
             quantity: wanted.quantity,
             waiting_list: wanted.waiting_list,
+            allow: wanted.allow,
             schedule: plan.schedule,
             drops: plan.drops,
         };

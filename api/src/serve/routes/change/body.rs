@@ -3,12 +3,14 @@
 #![allow(clippy::option_option)] // a field that is not named, null, or a value
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use firstcome_shared::coupon::Allow;
 use firstcome_shared::domain::Slot;
 use firstcome_shared::http::Problem;
 use firstcome_shared::schedule;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
+use crate::serve::auth::Identity;
 use crate::serve::routes::extract::invalid;
 use crate::serve::routes::validate;
 
@@ -44,6 +46,11 @@ pub(crate) struct ChangeBody {
     /// True closes the drop that is open, at once and for good. Its waiting list gets nothing any
     /// more. Later drops of a daily coupon stay.
     close_now: Option<bool>,
+    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people whose
+    /// token names that group. Who holds one or waits already keeps it.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<String>, example = "list", max_length = 70)]
+    allow: Option<Option<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +71,7 @@ pub(super) struct Wanted {
     pub(super) quantity: Option<Slot>,
     pub(super) paused: Option<bool>,
     pub(super) waiting_list: Option<u32>,
+    pub(super) allow: Option<Option<Allow>>,
     pub(super) windows: Windows,
 }
 
@@ -84,12 +92,16 @@ impl Windows {
 impl Wanted {
     /// Whether Redis must follow; it has no name.
     pub(super) fn is_in_redis(&self) -> bool {
-        self.quantity.is_some() || self.paused.is_some() || self.waiting_list.is_some() || self.windows != Windows::NONE
+        self.quantity.is_some()
+            || self.paused.is_some()
+            || self.waiting_list.is_some()
+            || self.allow.is_some()
+            || self.windows != Windows::NONE
     }
 }
 
 impl ChangeBody {
-    pub(super) fn check(self) -> Result<Wanted, Problem> {
+    pub(super) fn check(self, identity: &Identity) -> Result<Wanted, Problem> {
         let windows = Windows {
             closes_at: self.closes_at.map(|at| at.map(|at| at.0)),
             opens: self.opens.map(|time| time.0),
@@ -102,10 +114,15 @@ impl ChangeBody {
             quantity: self.quantity.map(validate::quantity).transpose()?,
             paused: self.paused,
             waiting_list: self.waiting_list.map(validate::waiting_list).transpose()?,
+            allow: match self.allow {
+                Some(Some(allow)) => Some(Some(validate::allow(&allow, identity)?)),
+                other => other.map(|_| None),
+            },
             windows,
         };
         if wanted.name.is_none() && !wanted.is_in_redis() {
-            let fields = "name, quantity, paused, waiting_list, closes_at, opens, closes, last_day, close_now (true)";
+            let fields =
+                "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
             return Err(invalid(format!("give at least one of {fields}")));
         }
         Ok(wanted)

@@ -18,7 +18,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::drops::make_ahead;
 use firstcome_shared::http::Problem;
@@ -31,10 +31,10 @@ use firstcome_shared::redis::repair::Done;
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
 use self::body::{Wanted, Windows};
-use super::etag;
 use super::extract::{Body, CouponPath};
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{CouponView, show_one};
+use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 use crate::serve::state::{App, Services};
 
@@ -73,7 +73,7 @@ pub(crate) async fn change(
     Body(body): Body<ChangeBody>,
 ) -> Result<Response, Problem> {
     let only = etag::if_match(&headers)?;
-    let change = body.check()?;
+    let change = body.check(&app.identity)?;
     let services = Arc::clone(&app);
     let changed = app.in_flight.run_unlimited(async move { apply(&services, id, change, only, by).await }).await?;
     match changed? {
@@ -201,6 +201,10 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
 /// write therefore does not prove that Redis has this change, and everything is written again with
 /// a revision of its own.
 async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>)) -> bool {
+    // Before admission asks for it.
+    if coupon.allow == Some(Allow::List) && !allow_list::write(services, coupon.id).await {
+        return false;
+    }
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {
             Ok(true) => return true,

@@ -39,7 +39,7 @@ async fn make(world: &World, once_per: OncePer) -> (i64, Vec<Drop>) {
         last_day: Some(day(2)),
     };
     let eve = (day(0) - TimeDelta::days(1)).and_time(clock(12)).and_utc();
-    let new = NewCoupon { name: "Daily".into(), quantity: 5, once_per, waiting_list: 0, schedule };
+    let new = NewCoupon { name: "Daily".into(), quantity: 5, once_per, waiting_list: 0, schedule, allow: None };
     let (coupon, drops) = db.create_coupon(new, eve, Operator::default()).await.unwrap();
     for (drop, quantity) in drops.iter().zip(QUANTITIES) {
         world.sql.query(&format!("UPDATE drops SET quantity = {quantity} WHERE id = {}", drop.id)).await;

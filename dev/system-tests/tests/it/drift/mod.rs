@@ -1,5 +1,6 @@
 //! Drift: each kind is made on purpose, found, repaired and reported.
 
+mod allowed;
 mod asked;
 mod broken;
 mod crashes;

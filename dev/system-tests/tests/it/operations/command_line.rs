@@ -110,3 +110,56 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
         assert!(said.log.contains(says), "{args:?}: {}", said.log);
     }
 }
+
+#[tokio::test]
+async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
+    let fixture = Fixture::new("cli-allow").await;
+    let (world, api) = (&fixture.world, &*fixture.api);
+    let at = "2026-01-01T00:00:00Z";
+    let create = ["create", "--name", "x", "--quantity", "3", "--opens-at", at, "--allow", "list", "--json"];
+    let made: Value = serde_json::from_str(&coupon(world, api, &create).await.out).unwrap();
+    let (id, number) = (made["id"].to_string(), made["id"].as_i64().unwrap());
+    assert_eq!(made["allow"], "list");
+    let path = std::env::temp_dir().join(format!("{}-people", world.database()));
+    let file = path.to_str().unwrap();
+    let write = |people: &str| std::fs::write(file, people).unwrap();
+    let all: String = (0..10_001).map(|n| format!("u-{n}\r\n")).collect::<Vec<_>>().concat();
+    write(&all);
+    let added = coupon(world, api, &["allow", &id, "--add", file]).await;
+    assert_eq!(added.out, "10001 added of 10001 lines; 10001 people are on the list", "{}", added.log);
+    let again = coupon(world, api, &["allow", &id, "--add", file, "--json"]).await;
+    let again: Value = serde_json::from_str(&again.out).unwrap();
+    assert_eq!((&again["changed"], &again["people"]), (&Value::from(0), &Value::from(10_001)));
+    let shown = coupon(world, api, &["allow", &id, "--show"]).await;
+    assert_eq!(shown.out.lines().count(), 10_001);
+    let pages = coupon(world, api, &["allow", &id, "--show", "--json"]).await.out;
+    let pages: Vec<Value> = pages.lines().map(|page| serde_json::from_str(page).unwrap()).collect();
+    assert_eq!(
+        (pages.len(), &pages[1]["people"], &pages[1]["ids"][0]),
+        (2, &Value::from(10_001), &Value::from("u-9999"))
+    );
+    assert!(coupon(world, api, &["allow", &id, "--find", "u-10000"]).await.out.contains("is on the list"));
+    assert!(coupon(world, api, &["allow", &id, "--find", "u|+="]).await.out.contains("is not on the list"));
+    write("u-0\nu-1");
+    assert!(coupon(world, api, &["allow", &id, "--remove", file]).await.out.starts_with("2 removed of 2 lines; 9999"));
+    assert!(api.claim(number, "u-0").await.is("not_allowed") && api.claim(number, "u-2").await.is_accepted());
+    write(&format!("{}no id\n", "u-1\n".repeat(5_001)));
+    let refused = coupon(world, api, &["allow", &id, "--add", file]).await;
+    assert!(refused.code == 1 && refused.log.contains("lines 5001 to 5002: line 2: "), "{}", refused.log);
+    assert!(coupon(world, api, &["show", &id]).await.out.contains("only for list"));
+    let everybody = coupon(world, api, &["allow", &id, "--only", "everybody", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&everybody.out).unwrap()["allow"], Value::Null, "{}", everybody.log);
+    assert!(api.claim(number, "u-0").await.is_accepted());
+    write("");
+    for (args, code, says) in [
+        (["--add", file], 2, "no line"),
+        (["--add", "-"], 2, "no line"),
+        (["--add", "/nowhere"], 2, "cannot be read"),
+        (["--only", "group:vip"], 1, "USER_AUTH=jwt"),
+    ] {
+        let said = coupon(world, api, &["allow", &id, args[0], args[1]]).await;
+        assert!(said.code == code && said.log.contains(says), "{args:?}: {} {}", said.code, said.log);
+    }
+    assert_eq!(coupon(world, api, &["allow", &id]).await.code, 2, "say what to do");
+    std::fs::remove_file(file).unwrap();
+}

@@ -40,6 +40,10 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
         (200, json!({"status": "revoked", "slot": 7}), json!({}), "revoked", "No longer yours"),
         (401, json!({"code": "unauthorized"}), json!({}), "expired", "Your link does not count any more"),
         (400, json!({"code": "invalid"}), json!({}), "refused", "This did not work"),
+        (403, json!({"code": "not_allowed"}), json!({}), "not_allowed", "Not for this account"),
+        (200, json!({"status": "none", "allowed": false}), json!({}), "not_allowed", "Not for this account"),
+        (200, json!({"status": "none", "allowed": false}), json!({"state": "closed"}), "closed", "Closed"),
+        (200, json!({"status": "none", "allowed": true}), json!({}), "open", "Open now"),
         (200, json!({"status": "none"}), json!({}), "open", "Open now"),
         // Yesterday's coupon is shown until today's is near, and then no more.
         (200, issued.clone(), each_drop("scheduled", 3_600_000), "issued", "It is yours"),

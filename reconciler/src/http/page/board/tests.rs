@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::TimeDelta;
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{AllowList, Coupon, Drop};
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::mysql::alerts::{Alert, AlertState};
 use firstcome_shared::redis::reads::DropNumbers;
@@ -28,6 +28,8 @@ fn seen(users: u64, rows: u64) -> Seen {
             paused: false,
             revision: 1,
             schedule: None,
+            allow: None,
+            allow_list: AllowList::default(),
         },
         drop: Drop {
             id: DropId(7),

@@ -1,0 +1,124 @@
+//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be a
+//! million people on it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, stdin};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::client::{self, Client, Failure};
+use super::{AllowWhat, print};
+
+/// Ids sent in one request.
+const AT_ONCE: usize = 5_000;
+
+/// Longest line that is read: no id is half as long.
+const LONGEST_LINE: u64 = 200;
+
+pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), Failure> {
+    let list = format!("{coupon}/allow-list");
+    match what {
+        AllowWhat { add: Some(file), .. } => send(client, json, &list, "add", file).await,
+        AllowWhat { remove: Some(file), .. } => send(client, json, &list, "remove", file).await,
+        AllowWhat { find: Some(user), .. } => {
+            let path = format!("{list}/people/{}", client::encoded(user));
+            let (found, _) = client.get_ops(&path).await?;
+            let words = if found["on_list"] == true { "is" } else { "is not" };
+            print(&if json { format!("{found}\n") } else { format!("{user} {words} on the list\n") })
+        }
+        _ => show(client, json, &list).await,
+    }
+}
+
+/// Sends a file part by part. What was sent before a part that is refused stands: the same file may
+/// be sent again.
+async fn send(client: &Client, json: bool, list: &str, verb: &str, file: &Path) -> Result<(), Failure> {
+    let mut lines = Lines::open(file)?;
+    let (mut changed, mut last, mut sent) = (0, Value::Null, 0);
+    loop {
+        let part = lines.next_part()?;
+        if part.is_empty() {
+            break;
+        }
+        let path = format!("{list}/{verb}");
+        // The API names the line of its part.
+        last = client.send_text(&path, part.join("\n")).await.map_err(|failure| in_part(failure, sent, part.len()))?;
+        changed += last["changed"].as_u64().unwrap_or_default();
+        sent += part.len();
+    }
+    if sent == 0 {
+        return Err(Failure::NotAsked(format!("{} has no line", file.display())));
+    }
+    if json {
+        return print(&format!(
+            "{}\n",
+            json!({"changed": changed, "people": last["people"], "revision": last["revision"]})
+        ));
+    }
+    let done = if verb == "add" { "added" } else { "removed" };
+    print(&format!("{changed} {done} of {sent} lines; {} people are on the list\n", last["people"]))
+}
+
+fn in_part(failure: Failure, sent: usize, lines: usize) -> Failure {
+    let place = format!("lines {} to {}", sent + 1, sent + lines);
+    match failure {
+        Failure::Refused(why) => Failure::Refused(format!("of {place}: {why}; what came before them stands")),
+        Failure::NotAsked(why) => Failure::NotAsked(format!("at {place}: {why}; send the file again")),
+        Failure::OutputClosed => Failure::OutputClosed,
+    }
+}
+
+/// The lines of a file, some at a time.
+struct Lines {
+    reader: Box<dyn BufRead>,
+    name: String,
+}
+
+impl Lines {
+    fn open(file: &Path) -> Result<Self, Failure> {
+        let name = file.display().to_string();
+        if name == "-" {
+            return Ok(Self { reader: Box::new(BufReader::new(stdin())), name: "the standard input".into() });
+        }
+        let opened = File::open(file).map_err(|error| Failure::NotAsked(format!("{name} cannot be read: {error}")))?;
+        Ok(Self { reader: Box::new(BufReader::new(opened)), name })
+    }
+
+    fn next_part(&mut self) -> Result<Vec<String>, Failure> {
+        let mut part = Vec::new();
+        while part.len() < AT_ONCE {
+            let mut line = Vec::new();
+            let read = self.reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
+            read.map_err(|error| Failure::NotAsked(format!("{} cannot be read: {error}", self.name)))?;
+            if line.is_empty() {
+                break;
+            }
+            let line = String::from_utf8_lossy(&line);
+            part.push(line.trim_end_matches(['\r', '\n']).to_owned());
+        }
+        Ok(part)
+    }
+}
+
+async fn show(client: &Client, json: bool, list: &str) -> Result<(), Failure> {
+    let mut next = Some(format!("{list}?limit=10000"));
+    let mut is_first = true;
+    while let Some(path) = next {
+        let (page, _) = client.get_ops(&path).await?;
+        next = page["next"].as_str().map(str::to_owned);
+        if json {
+            print(&format!("{page}\n"))?;
+            continue;
+        }
+        if is_first {
+            let whom = page["allow"].as_str().unwrap_or("everybody");
+            eprintln!("for: {whom}; {} people are on the list", page["people"]);
+            is_first = false;
+        }
+        let ids = page["ids"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+        let lines: String = ids.iter().filter_map(Value::as_str).flat_map(|id| [id, "\n"]).collect();
+        print(&lines)?;
+    }
+    Ok(())
+}

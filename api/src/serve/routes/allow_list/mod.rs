@@ -1,0 +1,320 @@
+//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list (docs/decisions/0019-allow-list.md).
+//!
+//! MySQL has a change first, then Redis follows. Where it can't, because the change before is not
+//! there yet or Redis has lost the list, the whole list is written.
+
+mod people;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{CACHE_CONTROL, HeaderName};
+use axum::{Extension, Json};
+use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::coupon::Allow;
+use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::http::Problem;
+use firstcome_shared::mysql::allow_list::ListChanged;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList, SeenList};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::people::{MAX_PEOPLE, People};
+use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
+use super::refusals::{mysql_unavailable, no_such_coupon};
+use crate::serve::state::{App, Services};
+
+/// How the routes with a large body begin.
+pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
+
+const DEFAULT_LIMIT: usize = 1_000;
+
+/// How often, and how long after each other, Redis is asked whether it has the change before: another
+/// process may be about to write it.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(read))
+        .routes(routes!(find))
+        .routes(routes!(add))
+        .routes(routes!(remove))
+        .layer(DefaultBodyLimit::max(MAX_LIST_BYTES))
+}
+
+/// What became of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AllowListChanged {
+    /// How many came onto the list, or were taken off; the others were so already.
+    changed: u32,
+    /// How many are on it now.
+    people: u32,
+    /// The coupon's revision when the list was changed last.
+    revision: u64,
+}
+
+/// Put people on a coupon's allow list
+///
+/// One id a line (`text/plain`), or a JSON array; 10,000 at most in one request, all of them or
+/// none. Safe to repeat. The list counts while the coupon's `allow` is `list`.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
+    request_body(content((String = "text/plain"), (Vec<String> = "application/json"))),
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+    ),
+    responses(
+        (status = 200, description = "They are on it, and may claim", body = AllowListChanged),
+        (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 413, description = "`too_large`"),
+        (status = 503, description = "`unavailable`: repeat it to be certain"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn add(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    Extension(by): Extension<Operator>,
+    People(people): People,
+) -> Result<Json<AllowListChanged>, Problem> {
+    change(app, id, people, OnList::Add, by).await
+}
+
+/// Take people off a coupon's allow list
+///
+/// Bodies are as for adding. Nothing is revoked: who holds one or waits already keeps it.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
+    request_body(content((String = "text/plain"), (Vec<String> = "application/json"))),
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+    ),
+    responses(
+        (status = 200, description = "They are not on it any more", body = AllowListChanged),
+        (status = 400, description = "`invalid`: the sentence names the line; nothing was changed"),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 413, description = "`too_large`"),
+        (status = 503, description = "`unavailable`: repeat it to be certain"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn remove(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    Extension(by): Extension<Operator>,
+    People(people): People,
+) -> Result<Json<AllowListChanged>, Problem> {
+    change(app, id, people, OnList::Remove, by).await
+}
+
+async fn change(
+    app: App,
+    id: CouponId,
+    people: Vec<UserId>,
+    how: OnList,
+    by: Operator,
+) -> Result<Json<AllowListChanged>, Problem> {
+    let services = Arc::clone(&app);
+    // Begun, it goes on without its client.
+    let changed = app.in_flight.run_unlimited(async move { apply(&services, id, people, how, by).await }).await??;
+    let ListChanged { now, changed, .. } = changed;
+    Ok(Json(AllowListChanged { changed, people: now.people, revision: now.revision }))
+}
+
+async fn apply(
+    services: &Services,
+    id: CouponId,
+    people: Vec<UserId>,
+    how: OnList,
+    by: Operator,
+) -> Result<ListChanged, Problem> {
+    let _one_at_a_time = services.change_locks.lock(id).await;
+    let seen = seen_revision(services, id).await;
+    let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
+    let again = "repeat the request: only then is it certain whether the change stands";
+    let changed = changed.map_err(|error| mysql_unavailable(&error, again))?.ok_or_else(|| no_such_coupon(id))?;
+    tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
+    if !reach_redis(services, id, changed, how, &people).await {
+        let detail = "the change stands in MySQL; admission follows with the next pass, or when you repeat it";
+        return Err(Problem::unavailable(detail));
+    }
+    Ok(changed)
+}
+
+/// The highest revision of the coupon in Redis, 0 where it can't be read: MySQL may have been
+/// restored from a backup.
+async fn seen_revision(services: &Services, id: CouponId) -> u64 {
+    let ids = [id];
+    match tokio::try_join!(services.redis.revision(id), services.redis.allow_lists(&ids)) {
+        Ok((revision, lists)) => lists.iter().map(SeenList::revision).fold(revision, u64::max),
+        Err(error) => {
+            tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+            0
+        }
+    }
+}
+
+async fn reach_redis(
+    services: &Services,
+    id: CouponId,
+    ListChanged { before, now, changed }: ListChanged,
+    how: OnList,
+    people: &[UserId],
+) -> bool {
+    for attempt in 0..ATTEMPTS {
+        // A repeated change has nothing to do, unless it never came to Redis.
+        if changed == 0 {
+            break;
+        }
+        match services.redis.change_allow_list(id, before, now, how, people).await {
+            Ok(ListFollowed::Yes) => return true,
+            Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
+            Err(error) => {
+                tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+                return false;
+            }
+        }
+    }
+    write(services, id).await
+}
+
+/// Writes the whole list to Redis, where that is another. `false`: the reconciler has to do it.
+pub(super) async fn write(services: &Services, id: CouponId) -> bool {
+    match follow(&services.mysql.operators, &services.redis, id, Which::Different).await {
+        Ok(Followed::Same | Followed::Written(_)) => true,
+        Ok(Followed::Changing | Followed::NoCoupon) => false,
+        Err(error) => {
+            tracing::warn!(%error, coupon = %id, "Redis did not follow an allow list; the reconciler sees to it");
+            false
+        }
+    }
+}
+
+/// Which people.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only people whose ids come after this one, byte by byte.
+    after: Option<String>,
+    /// Most people of a page, 1 to 10000.
+    #[param(default = 1000, minimum = 1, maximum = 10000)]
+    limit: Option<usize>,
+}
+
+/// A coupon's allow list, and a page of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AllowListPage {
+    /// Whom the coupon is for: the list counts only where this is `list`.
+    #[schema(value_type = Option<String>, example = "list")]
+    allow: Option<Allow>,
+    /// How many are on the list.
+    people: u32,
+    /// The coupon's revision when the list was changed last; 0 before the first time.
+    revision: u64,
+    /// Those of this page, in order of their ids.
+    #[schema(value_type = Vec<String>)]
+    ids: Vec<UserId>,
+    /// Path of the next page; null on the last.
+    next: Option<String>,
+}
+
+/// See a coupon's allow list
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
+    params(("id" = i64, Path, description = "Number of the coupon"), ListQuery),
+    responses(
+        (status = 200, description = "The list, as MySQL has it", body = AllowListPage),
+        (status = 400, description = "`invalid`: the sentence names the parameter"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn read(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    StrictQuery(asked): StrictQuery<ListQuery>,
+) -> Result<([(HeaderName, &'static str); 1], Json<AllowListPage>), Problem> {
+    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_PEOPLE).contains(&limit) {
+        return Err(invalid(format!("limit must be between 1 and {MAX_PEOPLE}")));
+    }
+    let after = asked.after.as_deref().map(str::parse::<UserId>).transpose();
+    let after = after.map_err(|error| invalid(format!("after: {error}")))?;
+    let db = &app.mysql.operators;
+    let away = |error| mysql_unavailable(&error, "try again");
+    let (coupon, _) = db.coupon(id).await.map_err(away)?.ok_or_else(|| no_such_coupon(id))?;
+    let after = after.map(String::from).unwrap_or_default();
+    let wanted = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+    let mut ids = db.allowed_after(id, after, wanted).await.map_err(away)?;
+    let has_more = ids.len() > limit;
+    ids.truncate(limit);
+    let next = ids.last().filter(|_| has_more).map(|last| next_page(id, last, limit));
+    let (people, revision) = (coupon.allow_list.people, coupon.allow_list.revision);
+    Ok(([(CACHE_CONTROL, "no-store")], Json(AllowListPage { allow: coupon.allow, people, revision, ids, next })))
+}
+
+/// An id may have a `+`, `=`, `|` or `:`, which mean something in a query.
+fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    let after: String = last.as_str().bytes().map(encode).collect();
+    format!("/v1/coupons/{id}/allow-list?after={after}&limit={limit}")
+}
+
+/// Whether a person is on a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OnAllowList {
+    #[schema(value_type = String, example = "u-37")]
+    user_id: UserId,
+    on_list: bool,
+}
+
+/// See whether a person is on a coupon's allow list
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/allow-list/people/{user_id}", tag = "operators",
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("user_id" = String, Path, description = "The person, percent-encoded"),
+    ),
+    responses(
+        (status = 200, description = "Whether they are, as MySQL has it", body = OnAllowList),
+        (status = 400, description = "`invalid`: the sentence names the field"),
+        (status = 404, description = "`not_found`: no such coupon"),
+        (status = 503, description = "`unavailable`"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn find(
+    State(app): State<App>,
+    PersonPath(id, user): PersonPath,
+) -> Result<([(HeaderName, &'static str); 1], Json<OnAllowList>), Problem> {
+    let db = &app.mysql.operators;
+    app.catalogue.find(id).await?;
+    let on_list = db.is_allowed(id, &user).await.map_err(|error| mysql_unavailable(&error, "try again"))?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(OnAllowList { user_id: user, on_list })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_a_path_whatever_the_id() {
+        let next = next_page(CouponId(7), &"a+b=c|d:e@f".parse().unwrap(), 5);
+        assert_eq!(next, "/v1/coupons/7/allow-list?after=a%2Bb%3Dc%7Cd%3Ae%40f&limit=5");
+    }
+}

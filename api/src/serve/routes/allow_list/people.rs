@@ -1,0 +1,105 @@
+//! People, as the body of a request names them.
+
+use std::collections::HashSet;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use firstcome_shared::domain::UserId;
+use firstcome_shared::http::Problem;
+
+use crate::serve::routes::extract::{MAX_LIST_BYTES, invalid, too_large};
+use crate::serve::state::App;
+
+/// Most people in one request. Redis takes them in one script: some milliseconds in which it does
+/// nothing else.
+pub(super) const MAX_PEOPLE: usize = 10_000;
+
+/// Each once.
+pub(crate) struct People(pub(super) Vec<UserId>);
+
+impl FromRequest<App> for People {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_LIST_BYTES),
+            _ => invalid("the body could not be read"),
+        })?;
+        people(&bytes).map(Self).map_err(invalid)
+    }
+}
+
+/// One id a line, or a JSON array: no id begins with `[`.
+fn people(bytes: &[u8]) -> Result<Vec<UserId>, String> {
+    let is_json = bytes.trim_ascii_start().starts_with(b"[");
+    let (ids, place): (Vec<String>, _) = if is_json {
+        let ids = serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON array of texts: {error}"));
+        (ids?, "id")
+    } else {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let lines = if text.is_empty() { Vec::new() } else { text.split('\n').collect() };
+        (lines.into_iter().map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned()).collect(), "line")
+    };
+    if ids.is_empty() || ids.len() > MAX_PEOPLE {
+        return Err(format!("give 1 to {MAX_PEOPLE} ids in one request, not {}; send more in parts", ids.len()));
+    }
+    let parse =
+        |(at, id): (usize, String)| id.parse::<UserId>().map_err(|error| format!("{place} {}: {error}", at + 1));
+    let ids: HashSet<UserId> = ids.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    Ok(ids.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
+        let mut ids: Vec<String> = people(body.as_ref())?.into_iter().map(String::from).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    #[test]
+    fn ids_come_one_a_line_or_as_a_json_array() {
+        for body in ["a\nb", "a\nb\n", "a\r\nb\r\n", "b\na\na\n", "[\"a\", \"b\"]", " \n [\"b\",\"a\",\"a\"]\n"] {
+            assert_eq!(read(body), Ok(vec!["a".into(), "b".into()]), "{body:?}");
+        }
+        assert_eq!(read("a|b:c=d+e@f.g_h-1"), Ok(vec!["a|b:c=d+e@f.g_h-1".into()]));
+    }
+
+    #[test]
+    fn a_bad_id_refuses_all_and_names_its_line() {
+        let bytes = |bytes: &[u8]| read(bytes).unwrap_err();
+        for (body, said) in [
+            ("a\nb c\nd", "line 2: "),
+            ("a\n\nb", "line 2: "),
+            ("a\nb\n\n", "line 3: "),
+            ("\u{feff}a", "line 1: "),
+            ("a\t", "line 1: "),
+            ("a,b", "line 1: "),
+            ("[\"a\", \"b c\"]", "id 2: "),
+            ("[\"a\", 7]", "no JSON array"),
+            ("[\"a\"", "no JSON array"),
+            ("[]", "1 to 10000"),
+            ("", "1 to 10000"),
+            ("\n", "1 to 10000"),
+            (&format!("a\n{}", "x".repeat(65)), "line 2: "),
+        ] {
+            assert!(bytes(body.as_bytes()).contains(said), "{body:?}: {}", bytes(body.as_bytes()));
+        }
+        for odd in [&b"a\n\xff\n"[..], b"a\nb\0\n", b"a\n\xe2\x82\n", "a\nü\n".as_bytes()] {
+            assert!(bytes(odd).starts_with("line 2: "), "{odd:?}");
+        }
+        let secret = bytes(b"a\nalice@example.com secret\n");
+        assert!(!secret.contains("alice"), "an answer repeats no id: {secret}");
+    }
+
+    #[test]
+    fn one_request_has_ten_thousand_ids_at_most() {
+        let body = |people: usize| (0..people).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
+        assert_eq!(read(body(10_000)).unwrap().len(), 10_000);
+        assert!(read(body(10_001)).unwrap_err().contains("10001"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Allow lists of coupons: written to Redis where they differ, deleted once their coupon is long
+//! over, and people taken off them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use firstcome_shared::allow_list::{Followed, ListError, Which, follow};
+use firstcome_shared::coupon::Coupon;
+use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList, SeenList};
+
+use super::sealing::is_over;
+use super::{Attempt, ExecuteError, Executor};
+use crate::collect::allow_lists::has_list;
+use crate::stores::Stores;
+
+impl From<ListError> for ExecuteError {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Db(error) => Self::Mysql(error),
+            ListError::Redis(error) => Self::Redis(error),
+        }
+    }
+}
+
+impl Executor<'_> {
+    pub(super) async fn write_allow_list(&self) -> Result<Attempt, ExecuteError> {
+        Ok(match follow(self.db, self.redis, self.facts.coupon.id, Which::Different).await? {
+            Followed::Same => Attempt::Done(None),
+            Followed::Written(people) => Attempt::Done(Some(format!("{people} people are on it"))),
+            Followed::Changing => Attempt::Changed("others keep changing it; the next pass looks again".into()),
+            Followed::NoCoupon => Attempt::Changed("the coupon is gone".into()),
+        })
+    }
+}
+
+/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that
+/// others kept changing meanwhile: they must not open yet.
+pub(super) async fn restore<'c>(
+    db: &Db,
+    redis: &Redis,
+    coupons: impl Iterator<Item = &'c Coupon>,
+) -> Result<HashSet<CouponId>, ExecuteError> {
+    let mut changing = HashSet::new();
+    for coupon in coupons.filter(|coupon| has_list(coupon)) {
+        if follow(db, redis, coupon.id, Which::Different).await? == Followed::Changing {
+            changing.insert(coupon.id);
+        }
+    }
+    Ok(changing)
+}
+
+/// Writes a list whose people differ, although its revision and size do not.
+pub(crate) async fn rewrite_allow_list(stores: &Stores, coupon: CouponId) -> Result<(), ExecuteError> {
+    follow(&stores.db, &stores.redis, coupon, Which::Any).await?;
+    Ok(())
+}
+
+/// Deletes the lists of coupons whose last drop was sealed so long ago.
+pub(crate) async fn delete_old_allow_lists(stores: &Stores, kept: Duration) -> Result<(), ExecuteError> {
+    for (coupon, mut revision) in stores.db.old_allow_lists(kept).await? {
+        // A daily coupon may go on.
+        if !is_over(&stores.db, coupon).await? {
+            continue;
+        }
+        while let Some((now, has_more)) = stores.db.delete_some_of_allow_list(coupon, revision).await? {
+            revision = now;
+            if !has_more {
+                tracing::info!(%coupon, "the allow list of a coupon that is over is deleted");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes a person off every list; gives how many they were on.
+pub(super) async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, ExecuteError> {
+    let (mut lists, people) = (0, [user.clone()]);
+    for id in stores.db.allow_lists_of_person(user).await? {
+        let there = stores.redis.allow_lists(&[id]).await?;
+        let seen = there.iter().map(SeenList::revision).fold(stores.redis.revision(id).await?, u64::max);
+        let changed = stores.db.change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone()).await?;
+        let Some(changed) = changed.filter(|changed| changed.changed > 0) else { continue };
+        lists += 1;
+        let (before, now) = (changed.before, changed.now);
+        let followed = stores.redis.change_allow_list(id, before, now, OnList::Remove, &people).await?;
+        // A coupon that is over has no list in Redis any more.
+        if followed == ListFollowed::Other && !is_over(&stores.db, id).await? {
+            follow(&stores.db, &stores.redis, id, Which::Different).await?;
+        }
+    }
+    Ok(lists)
+}

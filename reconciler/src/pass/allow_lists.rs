@@ -1,0 +1,62 @@
+//! A deep pass compares allow lists person by person: what keeps revision and size can only be a
+//! change by hand.
+
+use firstcome_shared::allow_list::{Difference, ListError, difference};
+use firstcome_shared::domain::CouponId;
+
+use super::Broken;
+use super::findings::general;
+use super::steps::Pass;
+use crate::collect::allow_lists::has_list;
+use crate::execute::{self, ExecuteError};
+use crate::report::{ActionKind, Kind, Outcome};
+
+impl Pass<'_> {
+    /// Compares the lists of live coupons, and writes those that differ.
+    pub(super) async fn compare_allow_lists(&mut self) -> Result<(), Broken> {
+        for (coupon, _) in self.stores.db.catalogue().await? {
+            let wanted = self.request.coupon.is_none_or(|id| id == coupon.id) && self.request.drop.is_none();
+            if !wanted || !has_list(&coupon) {
+                continue;
+            }
+            if self.stop.is_cancelled() {
+                return Err(Broken::Stopped);
+            }
+            // One that can't be read keeps no other back.
+            if let Err(error) = self.compare_allow_list(coupon.id).await {
+                let why = error.about_data().ok_or(error)?;
+                self.note_allow_list(coupon.id, Outcome::Failed, why);
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_allow_list(&mut self, coupon: CouponId) -> Result<(), ExecuteError> {
+        let Some(found) = self.look_at_allow_list(coupon).await? else { return Ok(()) };
+        let Difference { missing, surplus } = found;
+        let detail = format!(
+            "the allow list in Redis lacks {missing} people who are on it, and has {surplus} who are not; it was changed by hand"
+        );
+        if self.request.dry_run {
+            self.note_allow_list(coupon, Outcome::Planned, detail);
+            return Ok(());
+        }
+        execute::rewrite_allow_list(self.stores, coupon).await?;
+        let is_mended = self.look_at_allow_list(coupon).await?.is_none();
+        self.note_allow_list(coupon, if is_mended { Outcome::Applied } else { Outcome::Failed }, detail);
+        Ok(())
+    }
+
+    /// `None` where there is no difference, or nothing can be said.
+    async fn look_at_allow_list(&self, coupon: CouponId) -> Result<Option<Difference>, ListError> {
+        let found = difference(&self.stores.db, &self.stores.redis, coupon).await?;
+        Ok(found.filter(|found| *found != Difference::default()))
+    }
+
+    fn note_allow_list(&mut self, coupon: CouponId, result: Outcome, detail: String) {
+        let mut finding = general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
+        (finding.coupon_id, finding.result) = (Some(coupon), result);
+        finding.needs_person = result == Outcome::Failed;
+        self.run.findings.push(finding);
+    }
+}

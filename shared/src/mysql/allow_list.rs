@@ -1,0 +1,270 @@
+//! Allow lists of coupons: the truth about who is on them (docs/decisions/0019-allow-list.md).
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Datetime, Nullable, Text, Unsigned};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
+
+use super::ops_actions::{Act, Operator};
+use super::schema::{coupon_allow_list, coupons};
+use super::{Conn, Db, DbError, MOST_VALUES};
+use crate::coupon::AllowList;
+use crate::domain::{CouponId, UserId};
+use crate::redis::allow_list::OnList;
+
+/// A statement over a whole list of a million people.
+const LONG: Duration = Duration::from_secs(60);
+
+/// People deleted in one transaction.
+const DELETED_AT_ONCE: i64 = 10_000;
+
+/// What a change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListChanged {
+    /// Revision of the list that it was made to.
+    pub before: u64,
+    /// The list now; the same as before where nothing changed.
+    pub now: AllowList,
+    /// How many came onto it, or were taken off.
+    pub changed: u32,
+}
+
+/// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock.
+pub type ListWithAge = (CouponId, AllowList, Option<i64>);
+
+const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
+
+impl Db {
+    /// Adds people to a coupon's list or takes them off it, in one transaction and at a revision of
+    /// the coupon of its own, above `seen` too; `None` where there is no such coupon. What is so
+    /// already changes nothing. The caller brings some thousands of people at a time, no more.
+    pub async fn change_allow_list(
+        &self,
+        id: CouponId,
+        seen: u64,
+        people: Vec<UserId>,
+        how: OnList,
+        by: Operator,
+    ) -> Result<Option<ListChanged>, DbError> {
+        self.run("change an allow list", async move |conn| {
+            conn.transaction(async |conn| {
+                let Some(list) = locked(conn, id).await? else { return Ok(None) };
+                let changed = match how {
+                    OnList::Add => insert(conn, id, &people).await?,
+                    OnList::Remove => remove(conn, id, &people).await?,
+                };
+                let changed = u32::try_from(changed).unwrap_or(u32::MAX);
+                if changed == 0 {
+                    return Ok(Some(ListChanged { before: list.revision, now: list, changed }));
+                }
+                let people = match how {
+                    OnList::Add => list.people.saturating_add(changed),
+                    OnList::Remove => list.people.saturating_sub(changed),
+                };
+                let now = set_list(conn, id, seen, people).await?;
+                let word = if how == OnList::Add { "added" } else { "removed" };
+                let detail = json!({ word: changed, "people": now.people });
+                by.did(conn, Act { action: "allow_list", coupon: Some(id), detail, ..Act::default() }).await?;
+                Ok(Some(ListChanged { before: list.revision, now, changed }))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Gives a coupon's list a new revision, above `seen` too, and counts who is on it.
+    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> Result<Option<AllowList>, DbError> {
+        self.run_within(LONG, "renew an allow list", async move |conn| {
+            conn.transaction(async |conn| {
+                if locked(conn, id).await?.is_none() {
+                    return Ok(None);
+                }
+                let people = u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX);
+                set_list(conn, id, seen, people).await.map(Some)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Which list a coupon has.
+    pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
+        Ok(self.allow_lists(vec![id]).await?.into_iter().next().map(|(_, list, _)| list))
+    }
+
+    /// Which lists these coupons have.
+    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
+        self.run("read allow lists", async move |conn| {
+            let mut found = Vec::with_capacity(ids.len());
+            for some in ids.chunks(MOST_VALUES) {
+                let rows: Vec<(i64, u64, u32, Option<i64>)> = coupons::table
+                    .filter(coupons::id.eq_any(some.iter().map(|id| id.0)))
+                    .select((
+                        coupons::id,
+                        coupons::allow_list_revision,
+                        coupons::allow_list_people,
+                        sql::<Nullable<BigInt>>(AGE_MS),
+                    ))
+                    .load(conn)
+                    .await?;
+                let list = |(id, revision, people, age_ms)| (CouponId(id), AllowList { revision, people }, age_ms);
+                found.extend(rows.into_iter().map(list));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// People on a coupon's list whose ids come after `after`, in order of ids.
+    pub async fn allowed_after(&self, id: CouponId, after: String, limit: i64) -> Result<Vec<UserId>, DbError> {
+        self.run("people of an allow list", async move |conn| page(conn, id, after, limit).await).await
+    }
+
+    /// Whether a person is on a coupon's list.
+    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
+        let user = user.clone();
+        self.run("find a person on an allow list", async move |conn| {
+            let one = coupon_allow_list::table.find((id.0, user.as_str())).select(coupon_allow_list::coupon_id);
+            Ok(one.first::<i64>(conn).await.optional()?.is_some())
+        })
+        .await
+    }
+
+    /// The coupons on whose lists a person is.
+    pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
+        let user = user.to_string();
+        self.run_within(LONG, "allow lists of a person", async move |conn| {
+            // By the primary key, a look a coupon that has a list.
+            let found: Vec<Found> = diesel::sql_query(
+                "SELECT l.coupon_id AS id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
+                 ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id",
+            )
+            .bind::<Text, _>(&user)
+            .load(conn)
+            .await?;
+            Ok(found.into_iter().map(|one| CouponId(one.id)).collect())
+        })
+        .await
+    }
+
+    /// Some coupons with a list that have nothing but drops that were sealed `kept` ago, each with
+    /// its revision.
+    pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
+        let kept = TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX);
+        let before = Utc::now().checked_sub_signed(kept).unwrap_or_default().naive_utc();
+        self.run_within(LONG, "old allow lists", async move |conn| {
+            let found: Vec<Old> = diesel::sql_query(
+                "SELECT c.id, c.revision FROM coupons c WHERE c.allow_list_people > 0 \
+                 AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
+                 AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND (d.sealed_at IS NULL OR d.sealed_at > ?)) \
+                 ORDER BY c.id LIMIT 100",
+            )
+            .bind::<Datetime, _>(before)
+            .load(conn)
+            .await?;
+            Ok(found.into_iter().map(|one| (CouponId(one.id), one.revision)).collect())
+        })
+        .await
+    }
+
+    /// Deletes some of a coupon's list while the coupon has this revision; gives the revision that
+    /// this made, and whether more is left. `None`: somebody has changed the coupon.
+    pub async fn delete_some_of_allow_list(&self, id: CouponId, revision: u64) -> Result<Option<(u64, bool)>, DbError> {
+        self.run("delete an allow list", async move |conn| {
+            conn.transaction(async |conn| {
+                let now = coupons::table.find(id.0).select(coupons::revision).for_update().first::<u64>(conn).await;
+                if now.optional()? != Some(revision) {
+                    return Ok(None);
+                }
+                let deleted = diesel::sql_query("DELETE FROM coupon_allow_list WHERE coupon_id = ? LIMIT ?")
+                    .bind::<BigInt, _>(id.0)
+                    .bind::<BigInt, _>(DELETED_AT_ONCE)
+                    .execute(conn)
+                    .await?;
+                let left = u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX);
+                let list = set_list(conn, id, 0, left).await?;
+                Ok(Some((list.revision, deleted > 0 && left > 0)))
+            })
+            .await
+        })
+        .await
+    }
+}
+
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+}
+
+#[derive(QueryableByName)]
+struct Old {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Unsigned<BigInt>)]
+    revision: u64,
+}
+
+/// The list of a coupon that nobody else changes until the transaction ends.
+async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
+    let lists = coupons::table.find(id.0).select((coupons::allow_list_revision, coupons::allow_list_people));
+    let found: Option<(u64, u32)> = lists.for_update().first(conn).await.optional()?;
+    Ok(found.map(|(revision, people)| AllowList { revision, people }))
+}
+
+/// The coupon's next revision is that of its list, which has so many people.
+async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
+    // MySQL assigns from left to right: the list gets the revision that the coupon got just before.
+    diesel::sql_query(
+        "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = revision, \
+         allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?",
+    )
+    .bind::<Unsigned<BigInt>, _>(seen)
+    .bind::<Unsigned<diesel::sql_types::Integer>, _>(people)
+    .bind::<BigInt, _>(id.0)
+    .execute(conn)
+    .await?;
+    let revision = coupons::table.find(id.0).select(coupons::allow_list_revision).first(conn).await?;
+    Ok(AllowList { revision, people })
+}
+
+async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
+    let mut inserted = 0;
+    for some in people.chunks(MOST_VALUES) {
+        let row = |user: &UserId| {
+            (coupon_allow_list::coupon_id.eq(id.0), coupon_allow_list::user_id.eq(user.as_str().to_owned()))
+        };
+        let rows: Vec<_> = some.iter().map(row).collect();
+        inserted += diesel::insert_or_ignore_into(coupon_allow_list::table).values(rows).execute(conn).await?;
+    }
+    Ok(inserted)
+}
+
+async fn remove(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
+    let mut removed = 0;
+    for some in people.chunks(MOST_VALUES) {
+        let of_coupon = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
+        let these = of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
+        removed += diesel::delete(these).execute(conn).await?;
+    }
+    Ok(removed)
+}
+
+async fn count(conn: &mut Conn, id: CouponId) -> QueryResult<i64> {
+    coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0)).count().get_result(conn).await
+}
+
+async fn page(conn: &mut Conn, id: CouponId, after: String, limit: i64) -> QueryResult<Vec<UserId>> {
+    let names: Vec<String> = coupon_allow_list::table
+        .filter(coupon_allow_list::coupon_id.eq(id.0).and(coupon_allow_list::user_id.gt(after)))
+        .order(coupon_allow_list::user_id)
+        .limit(limit)
+        .select(coupon_allow_list::user_id)
+        .load(conn)
+        .await?;
+    Ok(names.into_iter().map(UserId::from_store).collect())
+}

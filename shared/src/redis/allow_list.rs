@@ -1,0 +1,178 @@
+//! Allow lists in Redis (docs/decisions/0019-allow-list.md): who is on a coupon's list, and which
+//! list that is. The admission script judges by them.
+
+use std::sync::LazyLock;
+
+use redis::{RedisError, Value};
+
+use super::Redis;
+use super::client::Script;
+use super::keys;
+use crate::coupon::AllowList;
+use crate::domain::{CouponId, UserId};
+
+static CHANGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/change_allow_list.lua")));
+static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/replace_allow_list.lua")));
+
+/// How long a list that is being gathered stays, if nobody goes on with it. In seconds.
+const GATHERED_FOR: u64 = 600;
+
+/// Ids added in one command: a larger one would hold up everything else in Redis.
+const ADDED_AT_ONCE: usize = 1_000;
+
+/// What becomes of people in a change of an allow list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnList {
+    Add,
+    Remove,
+}
+
+/// What Redis has of a coupon's allow list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeenList {
+    /// Which list it says it is; `None` where it does not say.
+    pub list: Option<AllowList>,
+    /// How many people are on it; `None` where the key is of another type.
+    pub people: Option<u64>,
+}
+
+impl SeenList {
+    /// Whether it is this list, as far as its revision and size tell.
+    pub fn is(&self, list: AllowList) -> bool {
+        self.list == Some(list) && self.people == Some(u64::from(list.people))
+    }
+
+    /// The revision it says it is of; 0 where it does not say.
+    pub fn revision(&self) -> u64 {
+        self.list.map_or(0, |list| list.revision)
+    }
+}
+
+/// What became of [`Redis::change_allow_list`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListFollowed {
+    /// The list has the change.
+    Yes,
+    /// It is another list than the one before the change, or not whole.
+    Other,
+}
+
+/// What became of [`Redis::replace_allow_list`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListReplaced {
+    Yes,
+    /// A later list is there; nothing was changed.
+    Outdated,
+    /// What was gathered is not the whole list; nothing was changed.
+    Incomplete,
+}
+
+/// A list that is being gathered, under a name of its own.
+#[derive(Debug, Clone)]
+pub struct Gathering {
+    coupon: CouponId,
+    key: String,
+}
+
+impl Redis {
+    /// Follows one change of a coupon's list, from the revision before it.
+    pub async fn change_allow_list(
+        &self,
+        coupon: CouponId,
+        before: u64,
+        now: AllowList,
+        how: OnList,
+        people: &[UserId],
+    ) -> Result<ListFollowed, RedisError> {
+        let word = if how == OnList::Add { "add" } else { "remove" };
+        let mut args = vec![before.to_string(), now.revision.to_string(), now.people.to_string(), word.to_owned()];
+        args.extend(people.iter().map(ToString::to_string));
+        let names = [keys::allowed(&self.prefix, coupon), keys::allow_list(&self.prefix, coupon)];
+        let reply: String = CHANGE.run(&mut self.conn.clone(), &[&names[0], &names[1]], &args).await?;
+        Ok(if reply == "other" { ListFollowed::Other } else { ListFollowed::Yes })
+    }
+
+    /// A list that is written anew begins.
+    pub fn gather_allow_list(&self, coupon: CouponId) -> Gathering {
+        let key = format!("{}:{:016x}", keys::allowed(&self.prefix, coupon), rand::random::<u64>());
+        Gathering { coupon, key }
+    }
+
+    /// Adds people to it.
+    pub async fn add_gathered(&self, gathering: &Gathering, people: &[UserId]) -> Result<(), RedisError> {
+        for some in people.chunks(ADDED_AT_ONCE) {
+            let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
+            let mut pipe = redis::pipe();
+            pipe.cmd("SADD").arg(&gathering.key).arg(names).ignore();
+            pipe.cmd("EXPIRE").arg(&gathering.key).arg(GATHERED_FOR).ignore();
+            pipe.query_async::<()>(&mut self.connection()).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts it in the place of the coupon's list, as `list`, unless a later one is there.
+    pub async fn replace_allow_list(&self, new: &Gathering, list: AllowList) -> Result<ListReplaced, RedisError> {
+        let args = [list.revision.to_string(), list.people.to_string()];
+        let (allowed, state) = (keys::allowed(&self.prefix, new.coupon), keys::allow_list(&self.prefix, new.coupon));
+        let old = format!("{}:old", new.key);
+        let reply: String = REPLACE.run(&mut self.conn.clone(), &[&allowed, &state, &new.key, &old], &args).await?;
+        Ok(match reply.as_str() {
+            "ok" => ListReplaced::Yes,
+            "outdated" => ListReplaced::Outdated,
+            _ => ListReplaced::Incomplete,
+        })
+    }
+
+    /// What Redis has of the lists of these coupons, in the order asked. A key of another type
+    /// counts as none.
+    pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
+        let mut seen = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(500) {
+            let mut pipe = redis::pipe();
+            for coupon in some {
+                pipe.cmd("GET").arg(keys::allow_list(&self.prefix, *coupon));
+                pipe.cmd("SCARD").arg(keys::allowed(&self.prefix, *coupon));
+            }
+            let found: Vec<Value> = pipe.ignore_errors().query_async(&mut self.connection()).await?;
+            seen.extend(found.chunks(2).map(|pair| SeenList { list: read(pair.first()), people: size(pair.get(1)) }));
+        }
+        Ok(seen)
+    }
+
+    /// Which of these people are on a coupon's list, in the order asked.
+    pub async fn are_allowed(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<bool>, RedisError> {
+        if people.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        let mut cmd = redis::cmd("SMISMEMBER");
+        cmd.arg(keys::allowed(&self.prefix, coupon)).arg(names).query_async(&mut self.connection()).await
+    }
+
+    /// Whether a person is on the coupon's list; `None` where Redis does not have the whole of it.
+    pub async fn is_allowed(&self, coupon: CouponId, user: &UserId) -> Result<Option<bool>, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("GET").arg(keys::allow_list(&self.prefix, coupon));
+        let allowed = keys::allowed(&self.prefix, coupon);
+        pipe.cmd("SCARD").arg(&allowed).cmd("SISMEMBER").arg(&allowed).arg(user.as_str());
+        let (text, people, is_member): (Option<String>, u64, bool) = pipe.query_async(&mut self.connection()).await?;
+        let list = text.as_deref().and_then(parse);
+        Ok(list.filter(|list| u64::from(list.people) == people).map(|_| is_member))
+    }
+}
+
+/// `REVISION:PEOPLE`
+fn parse(text: &str) -> Option<AllowList> {
+    let (revision, people) = text.split_once(':')?;
+    Some(AllowList { revision: revision.parse().ok()?, people: people.parse().ok()? })
+}
+
+fn read(value: Option<&Value>) -> Option<AllowList> {
+    let Some(Value::BulkString(bytes)) = value else { return None };
+    parse(std::str::from_utf8(bytes).ok()?)
+}
+
+fn size(value: Option<&Value>) -> Option<u64> {
+    let Some(Value::Int(people)) = value else { return None };
+    u64::try_from(*people).ok()
+}

@@ -1,0 +1,23 @@
+-- Puts a coupon's allow list that was gathered under another name in the place of the one that is there, unless that is of a
+-- later revision. The old one is freed beside admission: a large one would hold it up.
+-- KEYS  1 allowed  2 allow_list  3 the new list  4 name for the old one
+-- ARGV  1 revision of the new list  2 people on it
+-- Reply ok | outdated | incomplete (what was gathered is not all: Redis was emptied meanwhile, say). Only `ok` changes anything.
+-- What no program of ours wrote there counts as no list, whatever its type.
+local text = redis.pcall('GET', KEYS[2])
+local seen = string.match(type(text) == 'string' and text or '', '^(%d+):%d+$')
+if tonumber(seen or '') and tonumber(seen) > tonumber(ARGV[1]) then
+    redis.call('UNLINK', KEYS[3])
+    return 'outdated'
+end
+if redis.call('SCARD', KEYS[3]) ~= tonumber(ARGV[2]) then return 'incomplete' end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('RENAME', KEYS[1], KEYS[4])
+    redis.call('UNLINK', KEYS[4])
+end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+    redis.call('RENAME', KEYS[3], KEYS[1])
+    redis.call('PERSIST', KEYS[1])
+end
+redis.call('SET', KEYS[2], ARGV[1] .. ':' .. ARGV[2])
+return 'ok'
