@@ -1,5 +1,6 @@
 //! Allow lists of coupons: the truth about who is on them (docs/decisions/0019-allow-list.md).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -232,14 +233,19 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
     Ok(AllowList { revision, people })
 }
 
+/// The caller holds the coupon's row, so nobody else adds these people meanwhile.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
     let mut inserted = 0;
     for some in people.chunks(MOST_VALUES) {
-        let row = |user: &UserId| {
-            (coupon_allow_list::coupon_id.eq(id.0), coupon_allow_list::user_id.eq(user.as_str().to_owned()))
-        };
-        let rows: Vec<_> = some.iter().map(row).collect();
-        inserted += diesel::insert_or_ignore_into(coupon_allow_list::table).values(rows).execute(conn).await?;
+        let of_coupon = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
+        let these = of_coupon.filter(coupon_allow_list::user_id.eq_any(some.iter().map(UserId::as_str)));
+        let there = these.select(coupon_allow_list::user_id).load::<String>(conn).await?;
+        let there: BTreeSet<&str> = there.iter().map(String::as_str).collect();
+        let new: BTreeSet<&str> = some.iter().map(UserId::as_str).collect();
+        let new = new.difference(&there).copied();
+        let row = |user: &str| (coupon_allow_list::coupon_id.eq(id.0), coupon_allow_list::user_id.eq(user.to_owned()));
+        let rows: Vec<_> = new.map(row).collect();
+        inserted += diesel::insert_into(coupon_allow_list::table).values(rows).execute(conn).await?;
     }
     Ok(inserted)
 }
