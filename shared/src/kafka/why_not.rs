@@ -64,6 +64,11 @@ impl KafkaSettings {
     /// `source` is what the call gave.
     pub(super) async fn why_not(&self, source: &KafkaError, failure: Option<Failure>) -> TopicError {
         match failure {
+            // A port for TLS hangs up on plain text, and librdkafka says no more than that nobody answers.
+            None if self.security.tls().is_none() => match self.ask_each().await {
+                Some(sentence) => TopicError::Setting(sentence),
+                None => self.unreachable(source.to_string()),
+            },
             None => self.unreachable(source.to_string()),
             Some(Failure::Login(reason)) => TopicError::Setting(format!(
                 "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
