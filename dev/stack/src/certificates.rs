@@ -28,14 +28,14 @@ impl Certificates {
         let authority = this.authority("ca.pem", "Firstcome stack authority")?;
         let foreign = this.authority("foreign-ca.pem", "Somebody else's authority")?;
         let of_server = || CertificateParams::new(vec!["127.0.0.1".to_owned()]);
-        this.sign("server", of_server()?, &authority)?;
+        this.sign("server", &of_server()?, &authority)?;
         let mut expired = of_server()?;
         (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-        this.sign("expired", expired, &authority)?;
+        this.sign("expired", &expired, &authority)?;
         for (name, issuer) in [("client", &authority), ("foreign", &foreign)] {
             let mut client = CertificateParams::new(Vec::new())?;
             client.distinguished_name.push(DnType::CommonName, "firstcome");
-            this.sign(name, client, issuer)?;
+            this.sign(name, &client, issuer)?;
         }
         Ok(this)
     }
@@ -63,7 +63,7 @@ impl Certificates {
         Ok(authority)
     }
 
-    fn sign(&self, name: &str, params: CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> Result<()> {
+    fn sign(&self, name: &str, params: &CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> Result<()> {
         let key = KeyPair::generate()?;
         let (certificate, key) = (params.signed_by(&key, issuer)?.pem(), key.serialize_pem());
         self.write(&format!("{name}.pem"), &certificate)?;
