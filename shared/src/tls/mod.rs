@@ -196,3 +196,30 @@ impl From<&str> for Address {
         Self::new(url.into(), None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firstcome_stack::Certificates;
+
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
+        let files = Certificates::make().unwrap();
+        let tls = |cert: &str, key: &str| {
+            let (cert, key) = (Some(files.path(cert).into()), Some(files.path(key).into()));
+            Tls::new(Store::Redis, &Paths { ca: None, cert, key })
+        };
+        let good = tls("client.pem", "client.key").unwrap();
+        assert!(good.has_identity() && !format!("{good:?}").contains("PRIVATE"), "{good:?}");
+        for (cert, key, said) in [
+            ("client.pem", "foreign.key", "REDIS_KEY_FILE is no key to REDIS_CERT_FILE"),
+            ("client.key", "client.key", "holds no certificate"),
+            ("client.pem", "client.pem", "holds no private key"),
+            ("client.pem", "none.key", "can't be read"),
+        ] {
+            let refused = tls(cert, key).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+}
