@@ -48,7 +48,7 @@ impl<'a> StoreWait<'a> {
     /// Waits for Redis and checks the settings under which it could lose a promise.
     pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-        wait_for("Redis", self.limit, self.shutdown, away, async || redis.check_settings().await).await
+        wait_for("Redis", self.limit, self.shutdown, away, async || redis.check_at_start().await).await
     }
 
     /// Asks MySQL until it answers.

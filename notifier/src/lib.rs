@@ -76,6 +76,7 @@ pub struct Notifier {
     outage: Arc<OutageNotifier>,
     unsent: Arc<UnsentRuns>,
     admission: Arc<AdmissionWatch>,
+    redis_is_managed: bool,
 }
 
 impl Notifier {
@@ -120,7 +121,25 @@ impl Notifier {
         });
         let (receivers, (outage, admission)) = (Arc::new(receivers), watches);
         let unsent = Arc::default();
-        Ok(Self { db, settings, sender, relays, alertmanagers, receivers, wake, outage, unsent, admission })
+        Ok(Self {
+            db,
+            settings,
+            sender,
+            relays,
+            alertmanagers,
+            receivers,
+            wake,
+            outage,
+            unsent,
+            admission,
+            redis_is_managed: false,
+        })
+    }
+
+    /// The daily digest says it where the operator vouches for Redis.
+    #[must_use]
+    pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
+        Self { redis_is_managed, ..self }
     }
 
     /// Says in the log what becomes of mails, events and alerts.
@@ -197,6 +216,7 @@ impl Notifier {
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
+        let day = Day { redis_is_managed: self.redis_is_managed, ..day };
         let settings = self.settings.clone();
         record::enqueue_once(&self.db, self.settings.clone(), now, LAST_DIGEST.to_owned(), move |fact| {
             let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());

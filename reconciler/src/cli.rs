@@ -18,7 +18,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 pub fn main() -> ExitCode {
     let cli = match Cli::from_arg_matches(&command().get_matches()) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => error.format(&mut command()).exit(),
     };
     cli.logs.init();
     let done = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {

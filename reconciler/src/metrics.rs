@@ -42,6 +42,7 @@ pub(crate) fn describe() {
     describe_gauge!("firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together");
     let success = "When a pass over everything last ended well, in Unix time";
     describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
+    describe_gauge!("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it");
     describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
     gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }

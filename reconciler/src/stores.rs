@@ -43,7 +43,7 @@ pub async fn check(stores: &Stores, args: &ReconcileArgs, stop: &CancellationTok
         limit,
         stop,
         |e| matches!(e, Unsafe::Unreachable(_)),
-        async || stores.redis.check_settings().await,
+        async || stores.redis.check_at_start().await,
     )
     .await?;
     let kafka = args.kafka.settings();

@@ -18,3 +18,4 @@ pub mod redis;
 pub mod schedule;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

@@ -30,6 +30,7 @@ pub(super) fn describe() {
         ("firstcome_claims_in_hand", "Claims in flight; read once a second"),
         ("firstcome_admission_open", "1 while Redis answers and the gate is open"),
         ("firstcome_redis_up", "1 while Redis answers"),
+        ("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it"),
         ("firstcome_catalogue_coupons", "Live coupons in memory"),
         ("firstcome_kafka_up", "1 while Kafka took the last claim it was given"),
         ("firstcome_mysql_up", "1 while the last refresh of coupons succeeded"),

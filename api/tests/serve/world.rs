@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::Server;
-use firstcome_shared::config::RedisArgs;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::{Durability, Redis, RedisSettings};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -203,8 +203,8 @@ impl World {
 }
 
 fn redis_client(url: &str, prefix: &str) -> Redis {
-    let args = RedisArgs { redis_url: url.into(), redis_key_prefix: prefix.into(), redis_timeout_ms: 5_000 };
-    Redis::new(&args.settings()).unwrap()
+    let (timeout, durability) = (Duration::from_secs(5), Durability::default());
+    Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, durability }).unwrap()
 }
 
 /// One API, running in this process.

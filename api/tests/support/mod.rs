@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
+use firstcome_shared::kafka::Security;
 use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -39,7 +40,12 @@ pub(crate) async fn migrate(database_url: String, kafka_brokers: String, topic: 
     let url = database_url.clone();
     let args = MigrateArgs {
         mysql: MysqlArgs { database_url: database_url.into(), database_pool_size: 2, database_timeout_ms: 20_000 },
-        kafka: KafkaArgs { kafka_brokers, kafka_topic: topic.to_owned(), kafka_group: "unused".into() },
+        kafka: KafkaArgs {
+            kafka_brokers,
+            kafka_topic: topic.to_owned(),
+            kafka_group: "unused".into(),
+            kafka_security: Security::default(),
+        },
         kafka_partitions: partitions,
         kafka_replication: 1,
         start: StartArgs { startup_wait_seconds: 30 },

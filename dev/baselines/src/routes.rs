@@ -14,10 +14,10 @@ use clap::Args;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::http::Problem;
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, Security};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisSettings};
+use firstcome_shared::redis::{Durability, Redis, RedisSettings};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 
@@ -66,8 +66,10 @@ struct BareRoute {
 /// limit.
 pub async fn bare(args: BareArgs) -> Result<()> {
     let (url, prefix) = (args.redis.clone().into(), args.prefix.clone());
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(1) })?;
-    let kafka = KafkaSettings { brokers: args.brokers.clone(), topic: args.topic.clone(), group: String::new() };
+    let (timeout, durability) = (Duration::from_secs(1), Durability::default());
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout, durability })?;
+    let (brokers, topic, group) = (args.brokers.clone(), args.topic.clone(), String::new());
+    let kafka = KafkaSettings { brokers, topic, group, security: Security::default() };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
     let route = BareRoute { redis, keys, producer: kafka.producer(DEADLINE).create()?, args };
     listen(Router::new().route("/v1/coupons/{id}/claims", post(claim)).with_state(Arc::new(route))).await

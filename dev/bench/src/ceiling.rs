@@ -8,7 +8,7 @@ use firstcome_load::measure::server_cpu;
 use firstcome_shared::domain::{CouponId, DropId, UserId, new_code};
 use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisSettings};
+use firstcome_shared::redis::{Durability, Redis, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::prelude::Queryable as _;
 
@@ -125,7 +125,8 @@ pub async fn script(
 ) -> Result<(f64, f64)> {
     let url = installation.setting("REDIS_URL").to_owned().into();
     let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
-    let redis = Redis::new(&RedisSettings { url, prefix, timeout: Duration::from_secs(5) })?;
+    let (timeout, durability) = (Duration::from_secs(5), Durability::default());
+    let redis = Redis::new(&RedisSettings { url, prefix, timeout, durability })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
     let name = crowd.replace(' ', "-");

@@ -9,7 +9,7 @@ use firstcome_load::answer::Promise;
 use firstcome_load::launch::Service;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, Security};
 use firstcome_stack::{MysqlServer, Stack};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
@@ -51,7 +51,8 @@ impl Forger {
     /// A producer of its own, for messages with one coupon's key.
     pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
         let brokers = stack.kafka.bootstrap();
-        let settings = KafkaSettings { brokers, topic: TOPIC.into(), group: String::new() };
+        let settings =
+            KafkaSettings { brokers, topic: TOPIC.into(), group: String::new(), security: Security::default() };
         Ok(Self { producer: settings.producer(SEND_LIMIT).create()?, key: coupon_id.to_string() })
     }
 

@@ -4,6 +4,27 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs};
 
+const SETTINGS: [&str; 18] = [
+    "REDIS_URL",
+    "REDIS_KEY_PREFIX",
+    "REDIS_CA_FILE",
+    "REDIS_CERT_FILE",
+    "REDIS_KEY_FILE",
+    "DATABASE_URL",
+    "DATABASE_TLS",
+    "DATABASE_CA_FILE",
+    "DATABASE_CERT_FILE",
+    "DATABASE_KEY_FILE",
+    "KAFKA_BROKERS",
+    "KAFKA_TOPIC",
+    "KAFKA_GROUP",
+    "KAFKA_SECURITY_PROTOCOL",
+    "KAFKA_SASL_MECHANISM",
+    "KAFKA_SASL_USERNAME",
+    "KAFKA_SASL_PASSWORD",
+    "KAFKA_CA_FILE",
+];
+
 /// The stores of the system that is to drift: the same settings as the product's.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
@@ -19,17 +40,15 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The stores whose settings are looked up by the names of their variables: `REDIS_URL`,
-    /// `REDIS_KEY_PREFIX`, `DATABASE_URL`, `KAFKA_BROKERS`, `KAFKA_TOPIC`, `KAFKA_GROUP`.
-    pub fn of(setting: impl Fn(&str) -> String) -> Result<Self> {
+    /// The stores whose settings are looked up by the names of their variables.
+    pub fn of(setting: impl Fn(&str) -> Option<String>) -> Result<Self> {
         #[derive(Parser)]
         struct Only {
             #[command(flatten)]
             stores: StoreArgs,
         }
-        let names = ["REDIS_URL", "REDIS_KEY_PREFIX", "DATABASE_URL", "KAFKA_BROKERS", "KAFKA_TOPIC", "KAFKA_GROUP"];
-        let flag = |name: &str| format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name));
-        let args = names.iter().map(|name| flag(name));
+        let flag = |name: &str| Some(format!("--{}={}", name.to_lowercase().replace('_', "-"), setting(name)?));
+        let args = SETTINGS.iter().filter_map(|name| flag(name));
         Ok(Only::try_parse_from(std::iter::once("stores".to_owned()).chain(args))?.stores)
     }
 }

@@ -17,7 +17,7 @@ use crate::server::{Home, Instance, Kind, Server};
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
     /// The ports on 127.0.0.1 that clients are told to use instead of the server's own: those of
-    /// proxies in front of it, three at most. Who comes through one is led to it again.
+    /// proxies in front of it, four at most. Who comes through one is led to it again.
     pub advertised_ports: Vec<u16>,
     /// More properties of `server.properties`; they win over the others.
     pub extra_properties: BTreeMap<String, String>,
@@ -86,8 +86,8 @@ impl KafkaOptions {
 
 impl Kind for KafkaOptions {
     const NAME: &'static str = "kafka";
-    /// Three ways for clients, and the controller.
-    const PORTS: usize = 4;
+    /// Four ways for clients, and the controller.
+    const PORTS: usize = 5;
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::kafka()?.log_template()?;

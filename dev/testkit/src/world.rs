@@ -4,7 +4,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 use firstcome_stack::{
-    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, Stack, StackOptions, Tables, with_database,
+    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers, Stack, StackOptions, Tables,
+    with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -33,18 +34,28 @@ pub struct Stores {
     redis: String,
     mysql: String,
     kafka: String,
+    /// What processes are given instead; a test itself goes on by the addresses above.
+    settings: BTreeMap<String, String>,
 }
 
 impl Stores {
     /// Those that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
-        Self { redis: stack.redis.url(), mysql: stack.mysql.database_url(""), kafka: stack.kafka.bootstrap() }
+        Self::at(&stack.redis.url(), &stack.mysql.database_url(""), &stack.kafka.bootstrap())
     }
 
     /// Those at these addresses; MySQL's without a database.
     pub fn at(redis: &str, mysql: &str, kafka: &str) -> Self {
-        Self { redis: redis.to_owned(), mysql: mysql.to_owned(), kafka: kafka.to_owned() }
+        let settings = BTreeMap::new();
+        Self { redis: redis.to_owned(), mysql: mysql.to_owned(), kafka: kafka.to_owned(), settings }
+    }
+
+    /// Servers that processes reach over TLS and by logins only.
+    pub fn secure(servers: &SecureServers) -> Self {
+        let mysql = servers.door_to_mysql().unwrap();
+        let settings = servers.settings().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { settings, ..Self::at(&servers.door_to_redis(), &mysql, &servers.door_to_kafka()) }
     }
 
     /// A Redis of the test's own, which it may break.
@@ -133,6 +144,10 @@ impl World {
         env.insert("REDIS_URL".into(), stores.redis.clone());
         env.insert("KAFKA_BROKERS".into(), stores.kafka.clone());
         env.insert("SMTP_URL".into(), mail.url());
+        env.extend(stores.settings.clone());
+        if let Some(url) = stores.settings.get("DATABASE_URL") {
+            env.insert("DATABASE_URL".into(), with_database(url, &database));
+        }
         let logs = Logs::new();
         Self {
             claims: Claims::new(logs.folder()),
@@ -158,6 +173,11 @@ impl World {
     /// The value of a setting.
     pub fn setting(&self, name: &str) -> String {
         self.env.lock()[name].clone()
+    }
+
+    /// The value of a setting that may not be set.
+    pub fn find_setting(&self, name: &str) -> Option<String> {
+        self.env.lock().get(name).cloned()
     }
 
     /// Copies what the processes said so far into a folder, a file each.

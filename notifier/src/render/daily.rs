@@ -151,6 +151,12 @@ fn totals(day: &Day) -> Section {
     if day.mails[3] > 0 {
         lines.push(format!("Never sent: {untried} mails from before SMTP_URL was set; the table mail_outbox has them"));
     }
+    if day.redis_is_managed {
+        lines.push(
+            "REDIS_DURABILITY is managed: that Redis keeps what it promised is the operator's word, and is not checked"
+                .to_owned(),
+        );
+    }
     blocks.push(Block::List(lines));
     Section { title: "Totals".to_owned(), blocks }
 }

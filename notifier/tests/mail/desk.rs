@@ -11,7 +11,6 @@ use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls};
 use mail_parser::{Message, MessageParser};
-use secrecy::ExposeSecret as _;
 use tokio::sync::OnceCell;
 
 use crate::world::at;
@@ -70,9 +69,9 @@ impl Desk {
         let database = format!("mail_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         mysql().await.query(&format!("CREATE DATABASE {database}")).await.unwrap();
         let url = mysql().await.database_url(&database);
-        let settings = DbSettings { url: url.into(), pool_size: 4, limit: Duration::from_secs(10) };
+        let settings = DbSettings { url: url.clone().into(), pool_size: 4, limit: Duration::from_secs(10) };
         let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
-        TABLES.migrated(settings.url.expose_secret(), migrate).await.unwrap();
+        TABLES.migrated(&url, migrate).await.unwrap();
         let sink = MailSink::start(MailOptions { folder: None, tls }).await.unwrap();
         let args = args(Some(&sink.url()), recipients);
         let db = Db::new(&settings).unwrap();

@@ -311,6 +311,7 @@ fn quiet_day() -> Day {
         sealed_total: 1,
         examined: [287_400, 287_381, 4],
         mails: [7, 0, 0, 0],
+        redis_is_managed: false,
     }
 }
 
@@ -337,4 +338,6 @@ fn the_day() {
         ..quiet_day()
     };
     keep("daily_without_a_run", &daily(&none, &linked()).unwrap());
+    let managed = daily(&Day { redis_is_managed: true, ..quiet_day() }, &linked()).unwrap();
+    assert!(managed.text.contains("REDIS_DURABILITY is managed"), "{}", managed.text);
 }

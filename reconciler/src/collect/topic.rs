@@ -303,6 +303,8 @@ fn is_final(error: &KafkaError) -> bool {
 mod tests {
     use std::sync::mpsc::channel;
 
+    use firstcome_shared::kafka::Security;
+
     use super::*;
 
     #[test]
@@ -333,7 +335,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
-        let settings = KafkaSettings { brokers: "127.0.0.1:1".into(), topic: "t".into(), group: "g".into() };
+        let settings = KafkaSettings {
+            brokers: "127.0.0.1:1".into(),
+            topic: "t".into(),
+            group: "g".into(),
+            security: Security::default(),
+        };
         let limit = Duration::from_millis(100);
         let reader = TopicReader { patience: limit, ..TopicReader::new(settings, limit).unwrap() };
         let (end, ended) = channel::<()>();

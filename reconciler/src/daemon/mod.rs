@@ -55,6 +55,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     // Commands in mails work on this host at least; PUBLIC_URL makes them work elsewhere.
     notify.public_url.get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
+    let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
     let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());

@@ -100,6 +100,7 @@ pub fn router(
         metrics.run_upkeep();
         metrics.render() + &drift.render()
     });
+    let notes = health::durability_of(&stores.redis).into_iter().collect();
     let app = App { stores, passes };
     let page = page::routes(app.clone(), token.clone(), api.map(Arc::new), stop)?;
     let (ops, openapi) = contract().split_for_parts();
@@ -125,7 +126,7 @@ pub fn router(
         .with_state(app)
         .merge(page)
         .route("/openapi.json", axum::routing::get(async move || axum::Json(openapi)))
-        .merge(health::routes_with(check(async || Ok(())), checks, render))
+        .merge(health::routes_with(checks, notes, render))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(16 * 1024));

@@ -1,101 +1,26 @@
 //! Settings every process shares, one struct a concern. Each is a flag and an environment variable;
 //! `--help` shows both with the default. Secrets are never printed.
 
+mod checked;
+mod kafka;
 mod logs;
+mod mysql;
+mod redis;
 mod secret;
 mod start;
 
+use std::convert::Infallible;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use mysql_async::UrlError;
-use secrecy::SecretString;
 
-use crate::kafka::KafkaSettings;
-use crate::mysql::DbSettings;
-use crate::redis::{RedisSettings, keys};
-
+pub use self::redis::RedisArgs;
+pub use kafka::KafkaArgs;
 pub use logs::{LogArgs, LogFormat};
+pub use mysql::MysqlArgs;
 pub use secret::{Secret, secret};
 pub use start::{StartError, wait_for};
-
-/// Where MySQL is.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "MySQL")]
-pub struct MysqlArgs {
-    /// MySQL, as `mysql://user:password@host:port/database`
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret(mysql_url))]
-    pub database_url: SecretString,
-    /// Most connections of this process to MySQL
-    #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub database_pool_size: u16,
-    /// Longest that one MySQL call may take, in milliseconds
-    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
-    pub database_timeout_ms: u64,
-}
-
-impl MysqlArgs {
-    /// In the form the pool takes.
-    pub fn settings(&self) -> DbSettings {
-        DbSettings {
-            url: self.database_url.clone(),
-            pool_size: usize::from(self.database_pool_size),
-            limit: Duration::from_millis(self.database_timeout_ms),
-        }
-    }
-}
-
-/// Where Redis is.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Redis")]
-pub struct RedisArgs {
-    /// Redis, as `redis://[:password@]host:port[/database]`
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
-    pub redis_url: SecretString,
-    /// Prefix of every key; change it only where several installations share one Redis
-    #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
-    pub redis_key_prefix: String,
-    /// Longest wait for an answer of Redis, in milliseconds
-    #[arg(long, env = "REDIS_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    pub redis_timeout_ms: u64,
-}
-
-impl RedisArgs {
-    /// In the form the client takes.
-    pub fn settings(&self) -> RedisSettings {
-        RedisSettings {
-            url: self.redis_url.clone(),
-            prefix: self.redis_key_prefix.clone(),
-            timeout: Duration::from_millis(self.redis_timeout_ms),
-        }
-    }
-}
-
-/// Where Kafka is.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Kafka")]
-pub struct KafkaArgs {
-    /// Kafka brokers as `host:port`, several by commas
-    #[arg(long, env = "KAFKA_BROKERS", value_parser = brokers)]
-    pub kafka_brokers: String,
-    /// Topic of claims
-    #[arg(long, env = "KAFKA_TOPIC", default_value = "coupon-claims")]
-    pub kafka_topic: String,
-    /// Consumer group that writes rows
-    #[arg(long, env = "KAFKA_GROUP", default_value = "firstcome-issuer")]
-    pub kafka_group: String,
-}
-
-impl KafkaArgs {
-    /// In the form the clients take.
-    pub fn settings(&self) -> KafkaSettings {
-        KafkaSettings {
-            brokers: self.kafka_brokers.clone(),
-            topic: self.kafka_topic.clone(),
-            group: self.kafka_group.clone(),
-        }
-    }
-}
 
 /// How long an admission may take to reach Kafka. API and reconciler must be given the same.
 #[derive(Debug, Clone, Args)]
@@ -139,51 +64,16 @@ pub struct StartArgs {
     pub startup_wait_seconds: u64,
 }
 
-/// A wrong URL is refused here and not asked for until the start gives up.
-fn mysql_url(text: &str) -> Result<(), String> {
-    if !text.starts_with("mysql://") {
-        return Err("it must begin with mysql://".into());
-    }
-    let opts = mysql_async::Opts::from_url(text).map_err(|error| match error {
-        UrlError::UnknownParameter { param } => format!("it has a parameter that is not known here: {param:?}"),
-        UrlError::InvalidParamValue { param, .. } => format!("its parameter {param:?} has a value that does not fit"),
-        _ => "it must look like mysql://user:password@host:3306/database".into(),
-    })?;
-    if opts.ssl_opts().is_some() {
-        return Err("connections to MySQL are not encrypted yet: leave require_ssl out, on a private network".into());
-    }
-    if opts.db_name().is_none_or(str::is_empty) {
-        return Err("it must name a database: mysql://user:password@host:3306/database".into());
-    }
-    Ok(())
-}
-
-fn redis_url(text: &str) -> Result<(), String> {
-    redis::Client::open(text).map(|_| ()).map_err(|_| "it must look like redis://host:6379/0".into())
-}
-
-fn key_prefix(text: &str) -> Result<String, String> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    if !text.is_empty() && text.len() <= 64 && text.bytes().all(fits) {
-        Ok(text.to_owned())
-    } else {
-        Err("1 to 64 characters of A-Z a-z 0-9 - _ . :".into())
-    }
-}
-
-fn brokers(text: &str) -> Result<String, String> {
-    let fine = |broker: &str| {
-        broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
-    if text.split(',').all(|b| fine(b.trim())) {
-        Ok(text.to_owned())
-    } else {
-        Err("give host:port, several by commas".into())
-    }
+/// Also an empty one, which clap's own refuses: a variable that is set and empty counts as not set.
+#[allow(clippy::unnecessary_wraps)] // as clap takes it
+fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(text.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[derive(Debug, clap::Parser)]
@@ -196,7 +86,6 @@ mod tests {
 
     #[test]
     fn a_secret_that_is_refused_is_named_and_not_shown() {
-        use clap::Parser as _;
         let refused = |mysql, redis| {
             Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis]).unwrap_err().to_string()
         };
@@ -211,24 +100,22 @@ mod tests {
     }
 
     #[test]
-    fn wrong_addresses_are_refused_with_what_is_wanted() {
-        assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
-        assert!(mysql_url("postgres://x/y").unwrap_err().contains("mysql://"));
-        for (bad, said) in [
-            ("mysql://root@127.0.0.1:3306/", "name a database"),
-            ("mysql://root@127.0.0.1/d?require_ssl=true", "require_ssl"),
-            ("mysql://root@127.0.0.1/d?pool=3", "\"pool\""),
-            ("mysql://root@127.0.0.1/d?tcp_nodelay=maybe", "\"tcp_nodelay\""),
-            ("mysql://root@127.0.0.1:99999/d", "must look like"),
-            ("mysql:///d", "must look like"),
-        ] {
-            assert!(mysql_url(bad).unwrap_err().contains(said), "{bad}: {:?}", mysql_url(bad));
-        }
-        assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
-        assert!(redis_url("127.0.0.1").is_err());
-        assert!(brokers("a:9092,b:9092").is_ok());
-        assert!(brokers("a").is_err() && brokers("").is_err() && brokers(":1").is_err());
-        assert!(key_prefix("fc-test").is_ok());
-        assert!(key_prefix("a{b}").is_err() && key_prefix("").is_err());
+    fn files_without_tls_and_halves_of_a_pair_are_refused_by_name() {
+        let refused = |more: &[&str]| {
+            let given = ["x", "--database-url", "mysql://r:hunter2@h/d", "--redis-url", "redis://:hunter2@h"];
+            let said = Both::try_parse_from(given.iter().chain(more)).unwrap_err().to_string();
+            assert!(!said.contains("hunter2"), "{said}");
+            said
+        };
+        assert!(refused(&["--redis-ca-file", "x.pem"]).contains("write rediss:// in REDIS_URL"));
+        assert!(refused(&["--database-ca-file", "x.pem"]).contains("DATABASE_TLS is off: set it to required"));
+        let said = refused(&["--database-tls", "required", "--database-cert-file", "x.pem"]);
+        assert!(said.contains("DATABASE_CERT_FILE is set without DATABASE_KEY_FILE"), "{said}");
+        let said = refused(&["--database-tls", "required", "--database-ca-file", "no/such.pem"]);
+        assert!(said.contains("DATABASE_CA_FILE no/such.pem can't be read"), "{said}");
+        let said = refused(&["--database-tls", "required", "--database-ca-file", "Cargo.toml"]);
+        assert!(said.contains("DATABASE_CA_FILE Cargo.toml holds no certificate"), "{said}");
+        let empty = ["x", "--database-url", "mysql://r@h/d", "--redis-url", "redis://h", "--redis-ca-file", ""];
+        assert!(Both::try_parse_from(empty).is_ok(), "set and empty counts as not set");
     }
 }

@@ -14,6 +14,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::redis::Redis;
+
 /// A named question about one thing this process needs; `Err` says what is wrong.
 pub type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -56,16 +58,22 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, Check)>,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    routes_with(alive, checks, rendered(metrics))
+    all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, rendered(metrics))
 }
 
-/// The same for a service that writes its `/metrics` itself.
+/// [`routes_with_notes`] for a service that writes its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
-    alive: Check,
     checks: Vec<(&'static str, Check)>,
+    notes: Vec<(&'static str, Check)>,
     metrics: Render,
 ) -> Router<S> {
-    all_routes(alive, Readiness { checks, notes: Vec::new(), last: Mutex::default() }, metrics)
+    all_routes(check(async || Ok(())), Readiness { checks, notes, last: Mutex::default() }, metrics)
+}
+
+/// A note for `/readyz` where the operator vouches for Redis; nothing where it is checked.
+pub fn durability_of(redis: &Redis) -> Option<(&'static str, Check)> {
+    let note = "managed: REDIS_DURABILITY says that the operator vouches for it, and nothing is checked";
+    redis.is_managed().then(|| ("redis_durability", check(move || async move { Err(note.to_owned()) })))
 }
 
 fn rendered(metrics: PrometheusHandle) -> Render {

@@ -1,12 +1,16 @@
 //! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set
 //! aside here.
 
+mod security;
 mod topic;
+mod why_not;
 
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 
+pub(crate) use security::{ClientSetting, SecuritySettings};
+pub use security::{Mechanism, Protocol, Security};
 pub use topic::{TopicError, check_topic, ensure_topic};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
@@ -20,6 +24,8 @@ pub struct KafkaSettings {
     pub topic: String,
     /// The consumer group that writes rows.
     pub group: String,
+    /// How connections are secured, and what else an operator set.
+    pub security: Security,
 }
 
 impl KafkaSettings {
@@ -34,6 +40,7 @@ impl KafkaSettings {
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000");
+        self.security.apply(&mut config);
         config
     }
 
@@ -98,5 +105,14 @@ impl KafkaSettings {
 
     pub fn admin(&self) -> ClientConfig {
         self.base()
+    }
+
+    /// Whether a client of ours is set up with a value of its own for this property.
+    fn sets_itself(property: &str) -> bool {
+        let (brokers, topic, group) = (String::new(), String::new(), String::new());
+        let own = Self { brokers, topic, group, security: Security::default() };
+        [own.producer(Duration::ZERO), own.group_consumer(), own.reader()]
+            .iter()
+            .any(|config| config.get(property).is_some())
     }
 }

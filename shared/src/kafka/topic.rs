@@ -1,23 +1,28 @@
 //! The topic of claims: `migrate` makes it, start-up checks it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
+use super::why_not::{Failure, Failures};
 
 /// Why the topic can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
-    #[error("Kafka cannot be reached at {brokers}: {source}")]
+    #[error("Kafka cannot be reached at {brokers}: {reason}")]
     Unreachable {
         /// `KAFKA_BROKERS`.
         brokers: String,
-        source: KafkaError,
+        reason: String,
     },
+    /// Waiting does not mend it. The sentence says what to change.
+    #[error("{0}")]
+    Setting(String),
     #[error(
         "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
     )]
@@ -28,21 +33,68 @@ pub enum TopicError {
 }
 
 impl KafkaSettings {
-    fn unreachable(&self, source: KafkaError) -> TopicError {
-        TopicError::Unreachable { brokers: self.brokers.clone(), source }
+    pub(super) fn unreachable(&self, reason: String) -> TopicError {
+        TopicError::Unreachable { brokers: self.brokers.clone(), reason }
     }
 }
+
+/// The first wait for an answer; each further one is twice as long. Between them it is looked whether
+/// a broker refused, of which a call that waits says nothing until its time is up.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Most events that are looked at between two waits.
+const EVENTS: usize = 50;
 
 /// Number of partitions of the topic.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
-    let asked = tokio::task::spawn_blocking(move || {
-        let client: BaseConsumer = owned.reader().create().map_err(|e| owned.unreachable(e))?;
-        let metadata = client.fetch_metadata(Some(&owned.topic), limit).map_err(|e| owned.unreachable(e))?;
-        let partitions = metadata.topics().iter().find(|t| t.name() == owned.topic).map_or(0, |t| t.partitions().len());
-        if partitions == 0 { Err(TopicError::Missing(owned.topic)) } else { Ok(partitions) }
-    });
-    asked.await.unwrap_or_else(|_| Err(settings.unreachable(KafkaError::Canceled)))
+    match tokio::task::spawn_blocking(move || ask(&owned, limit)).await {
+        Ok(Ok(Topic::Has(partitions))) => Ok(partitions),
+        Ok(Ok(Topic::Missing)) => Err(TopicError::Missing(settings.topic.clone())),
+        Ok(Ok(Topic::Hidden)) => Err(TopicError::Setting(format!(
+            "Kafka does not let this process see the topic {:?}: allow its user or its certificate to read and write it",
+            settings.topic
+        ))),
+        Ok(Err((source, failure))) => Err(settings.why_not(&source, failure).await),
+        Err(_) => Err(settings.unreachable(KafkaError::Canceled.to_string())),
+    }
+}
+
+enum Topic {
+    /// So many partitions.
+    Has(usize),
+    Missing,
+    /// This user may not see it.
+    Hidden,
+}
+
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, (KafkaError, Option<Failure>)> {
+    let client: BaseConsumer<Failures> =
+        settings.reader().create_with_context(Failures::default()).map_err(|error| (error, None))?;
+    let (until, mut wait) = (Instant::now() + limit, FIRST_WAIT);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match client.fetch_metadata(Some(&settings.topic), wait.min(left)) {
+            Ok(metadata) => {
+                let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
+                let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+                return Ok(match topic.map_or(0, |topic| topic.partitions().len()) {
+                    0 if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
+                    0 => Topic::Missing,
+                    partitions => Topic::Has(partitions),
+                });
+            }
+            Err(error) => error,
+        };
+        for _ in 0..EVENTS {
+            drop(client.poll(Duration::ZERO));
+        }
+        let failure = client.context().first();
+        if failure.is_some() || Instant::now() >= until {
+            return Err((error, failure));
+        }
+        wait *= 2;
+    }
 }
 
 /// Makes the topic where it is missing; `true` if this call made it.
@@ -56,10 +108,11 @@ pub async fn ensure_topic(
         Err(TopicError::Missing(_)) => {}
         other => return other.map(|_| false),
     }
-    let admin: AdminClient<DefaultClientContext> = settings.admin().create().map_err(|e| settings.unreachable(e))?;
+    let admin: AdminClient<DefaultClientContext> =
+        settings.admin().create().map_err(|e| settings.unreachable(e.to_string()))?;
     let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication));
     let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
-    let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e))?;
+    let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {
         Some(Ok(_)) => Ok(true),
         // Another `migrate` was quicker.

@@ -13,8 +13,9 @@ use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
 use mysql_async::{DriverError, Opts, OptsBuilder};
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
+
+use crate::tls::{self, Address, Tls};
 
 /// The connection that queries run on.
 pub type Conn = AsyncMysqlConnection;
@@ -32,7 +33,7 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
 /// A pool's way to make connections and to try them out.
 pub(super) struct Connecting {
-    url: SecretString,
+    address: Address,
     failed_at: Mutex<Option<Instant>>,
 }
 
@@ -45,8 +46,8 @@ pub(super) struct Pooled {
 }
 
 impl Connecting {
-    pub(super) fn new(url: SecretString) -> Self {
-        Self { url, failed_at: Mutex::default() }
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, failed_at: Mutex::default() }
     }
 }
 
@@ -59,7 +60,7 @@ impl Manager for Connecting {
             return Err(ConnectionError::BadConnection("it did not answer a moment ago".into()));
         }
         let mut attempt = Attempt { connecting: self, failed: true };
-        let conn = establish(self.url.expose_secret().to_owned()).await?;
+        let conn = establish(&self.address).await?;
         attempt.failed = false;
         Ok(Pooled { conn, asked_at: Instant::now() })
     }
@@ -136,28 +137,44 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection. Made
 /// without diesel, which drops what kind of error there was; with its options.
-pub(super) async fn establish(url: String) -> ConnectionResult<Conn> {
-    let opts =
-        Opts::from_url(&as_given(url)).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
+pub(super) async fn establish(address: &Address) -> ConnectionResult<Conn> {
+    let url = as_given(address.url().to_owned());
+    let opts = Opts::from_url(&url).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts).init(vec![SETTINGS]).stmt_cache_size(0).client_found_rows(true);
-    Conn::try_from(mysql_async::Conn::new(opts).await.map_err(why_not)?).await
+    let tls = address.tls();
+    let opts = opts.ssl_opts(tls.map(Tls::for_mysql));
+    Conn::try_from(mysql_async::Conn::new(opts).await.map_err(|error| why_not(error, tls))?).await
 }
 
 /// Access to the database denied, access denied, unknown database, access denied without a
 /// password.
 const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1049, 1698];
 
-/// Tells a wrong user, password or database, which is a wrong URL, from a server that is busy or
-/// stops.
-fn why_not(error: mysql_async::Error) -> ConnectionError {
+/// `require_secure_transport` is on.
+const WANTS_TLS: u16 = 3159;
+
+/// Tells a wrong user, password, database or certificate, which is a wrong setting, from a server
+/// that is busy or stops.
+fn why_not(error: mysql_async::Error, tls: Option<&Tls>) -> ConnectionError {
+    if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
+        return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
+    }
     match error {
+        mysql_async::Error::Server(error) if error.code == WANTS_TLS => ConnectionError::InvalidConnectionUrl(format!(
+            "it takes encrypted connections only ({error}): set DATABASE_TLS=required"
+        )),
+        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectionError::InvalidConnectionUrl(
+            "it does not speak TLS: give it a certificate, or set DATABASE_TLS=off on a private network".to_owned(),
+        ),
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
-            ConnectionError::InvalidConnectionUrl(error.to_string())
+            let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
+            let certificate = if may_need_certificate { "; a user may also need DATABASE_CERT_FILE" } else { "" };
+            ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
         }
         // MySQL asks users that it does not know for a password in any of its ways.
         mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
             ConnectionError::InvalidConnectionUrl(format!(
-                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password"
+                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL"
             ))
         }
         other => ConnectionError::BadConnection(other.to_string()),

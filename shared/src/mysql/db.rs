@@ -13,9 +13,9 @@ use diesel::{ConnectionError, QueryResult};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use secrecy::{ExposeSecret as _, SecretString};
 
 use super::connect::{Conn, Connecting, establish};
+use crate::tls::Address;
 
 /// An async closure whose future is `Send`; lets [`Db::run`] take `async |conn| …`. (diesel-async
 /// has the same trait, private.)
@@ -38,7 +38,7 @@ pub enum DbError {
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
     /// MySQL answered and does not let this process in. Waiting does not mend it.
-    #[error("MySQL does not let this process in: {0}; see DATABASE_URL")]
+    #[error("MySQL does not let this process in: {0}")]
     Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
     #[error("MySQL did not answer {what} within {limit:?}")]
@@ -73,8 +73,8 @@ impl DbError {
 /// How [`Db`] connects.
 #[derive(Debug, Clone)]
 pub struct DbSettings {
-    /// `mysql://user:password@host:port/database`
-    pub url: SecretString,
+    /// `mysql://user:password@host:port/database`, and how connections are encrypted.
+    pub url: Address,
     pub pool_size: usize,
     /// Longest wait for a connection, and then for the call's end.
     pub limit: Duration,
@@ -202,7 +202,7 @@ impl Db {
     /// A connection of its own that is never in the pool, for what must live and die with its
     /// connection (`GET_LOCK`).
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
-        match tokio::time::timeout(settings.limit, establish(settings.url.expose_secret().to_owned())).await {
+        match tokio::time::timeout(settings.limit, establish(&settings.url)).await {
             Ok(Ok(conn)) => Ok(conn),
             Ok(Err(error)) => Err(no_connection(&error)),
             Err(_) => Err(DbError::Unreachable(format!("no connection within {:?}", settings.limit))),

@@ -72,6 +72,8 @@ pub struct Day {
     pub examined: [u64; 3],
     /// Mails sent, waiting, given up, and given up because no mail server was set for days.
     pub mails: [u64; 4],
+    /// The operator vouches for Redis, and nothing checks it.
+    pub redis_is_managed: bool,
 }
 
 /// Gathers what happened in a stretch of time.
@@ -99,6 +101,7 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Day,
             sealed_total,
             examined,
             mails: mails(conn, since, until).await?,
+            redis_is_managed: false,
         })
     })
     .await

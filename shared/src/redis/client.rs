@@ -15,20 +15,31 @@ use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline, RedisError, RedisFuture,
     ServerErrorKind, Value,
 };
-use secrecy::{ExposeSecret as _, SecretString};
 
 use super::gate::KnownGate;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
+use crate::tls::{Address, Tls};
 
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://[:password@]host:port[/database]`
-    pub url: SecretString,
+    /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` and how it is encrypted.
+    pub url: Address,
     /// Prefix of every key; `fc` unless several installations share one Redis.
     pub prefix: String,
     /// Longest wait for an answer. A call that timed out may have run.
     pub timeout: Duration,
+    pub durability: Durability,
+}
+
+/// Who says that Redis keeps what it promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Durability {
+    /// Its settings, which are read
+    #[default]
+    Checked,
+    /// The operator: where a provider runs it and does not let them be read
+    Managed,
 }
 
 /// A host that acknowledges nothing for this long is left by the kernel. Its default is a quarter
@@ -40,7 +51,9 @@ const SILENT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Redis {
     pub(super) conn: SharedConnection,
-    client: Client,
+    pub(super) client: Client,
+    pub(super) tls: Option<Tls>,
+    pub(super) durability: Durability,
     timeout: Duration,
     pub(super) prefix: Arc<str>,
     pub(super) database: i64,
@@ -54,12 +67,18 @@ impl Redis {
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 3).with_retries(3))
             .set_user_timeout(SILENT);
-        let client = Client::open(settings.url.expose_secret().into_connection_info()?.set_tcp_settings(tcp))?;
+        let address = settings.url.url().into_connection_info()?.set_tcp_settings(tcp);
+        let client = match settings.url.tls() {
+            Some(tls) => Client::build_with_tls(address, tls.for_redis())?,
+            None => Client::open(address)?,
+        };
         let conn = SharedConnection::new(client.clone(), settings.timeout)?;
         let database = client.get_connection_info().redis_settings().db();
         Ok(Self {
             conn,
             client,
+            tls: settings.url.tls().cloned(),
+            durability: settings.durability,
             timeout: settings.timeout,
             prefix: settings.prefix.as_str().into(),
             database,
@@ -85,6 +104,11 @@ impl Redis {
     /// The names of a drop's keys.
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
         DropKeys::new(&self.prefix, coupon, drop)
+    }
+
+    /// Whether the operator vouches that this Redis keeps what it promised.
+    pub fn is_managed(&self) -> bool {
+        self.durability == Durability::Managed
     }
 
     pub fn prefix(&self) -> &str {

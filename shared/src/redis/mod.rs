@@ -12,6 +12,7 @@ pub mod repair;
 pub mod revoking;
 pub mod safety;
 pub mod wake;
+mod why_not;
 
-pub use client::{Redis, RedisSettings};
+pub use client::{Durability, Redis, RedisSettings};
 pub use redis::{RedisError, Value};

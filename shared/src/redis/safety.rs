@@ -34,7 +34,10 @@ impl Redis {
         }
         let info = pipe.query_async::<[String; 3]>(&mut conn).await?.concat();
         let info = fields(&info);
-        verdict(&facts, &info).map_err(Unsafe::Setting)?;
+        verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
+        if self.is_managed() {
+            return Ok(());
+        }
         let (replicas, needs_one) = replicas(&info);
         let lag = if replicas > 0 && needs_one { longest_lag(&mut conn).await? } else { None };
         fenced(replicas, needs_one, lag).map_err(Unsafe::Setting)
@@ -80,7 +83,9 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>) -> Result<(), String> {
+/// Where the operator vouches for Redis, only what it says by itself counts against it: an append-only
+/// file may be what a provider has in its place, but who evicts says so.
+fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>, is_managed: bool) -> Result<(), String> {
     let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST {
@@ -89,11 +94,14 @@ fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>) -> Result<(), String
     if !facts.is_master {
         return Err("REDIS_URL points to a replica: point it to the master".into());
     }
-    if info.get("aof_enabled") != Some(&"1") {
-        return Err("Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`".into());
+    if !is_managed && info.get("aof_enabled") != Some(&"1") {
+        return Err("Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`, or \
+            REDIS_DURABILITY=managed where a provider vouches for it"
+            .into());
     }
     match info.get("maxmemory_policy") {
         Some(&"noeviction") => Ok(()),
+        None if is_managed => Ok(()),
         other => Err(format!(
             "Redis may evict admissions (maxmemory-policy is {}): set `maxmemory-policy noeviction`",
             other.unwrap_or(&"unknown")
@@ -124,7 +132,20 @@ mod tests {
 
     fn judged(version: &str, is_master: bool, aof: &str, policy: &str) -> Result<(), String> {
         let facts = ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: version.into(), is_master };
-        verdict(&facts, &[("aof_enabled", aof), ("maxmemory_policy", policy)].into())
+        verdict(&facts, &[("aof_enabled", aof), ("maxmemory_policy", policy)].into(), false)
+    }
+
+    #[test]
+    fn where_the_operator_vouches_only_what_redis_says_by_itself_counts() {
+        let judged = |is_master, info: &[(&'static str, &'static str)]| {
+            let facts =
+                ServerFacts { run_id: "r".into(), promoted_from: "i".into(), version: "7.1.0".into(), is_master };
+            verdict(&facts, &info.iter().copied().collect(), true)
+        };
+        assert_eq!(judged(true, &[]), Ok(()));
+        assert_eq!(judged(true, &[("aof_enabled", "0"), ("maxmemory_policy", "noeviction")]), Ok(()));
+        assert!(judged(true, &[("maxmemory_policy", "allkeys-lru")]).unwrap_err().contains("noeviction"));
+        assert!(judged(false, &[]).unwrap_err().contains("master"));
     }
 
     #[test]

@@ -234,13 +234,14 @@ async fn insert(db: &Db, claims: Vec<ClaimEvent>, deadline: Duration) -> Result<
 mod tests {
     use chrono::DateTime;
     use firstcome_shared::domain::{CouponId, DropId};
+    use firstcome_shared::kafka::Security;
 
     use super::*;
 
     fn publisher(brokers: &str) -> Publisher {
         let (topic, group) = ("coupon-claims".to_owned(), "g".to_owned());
         let deadline = Duration::from_secs(5);
-        let kafka = KafkaSettings { brokers: brokers.into(), topic, group };
+        let kafka = KafkaSettings { brokers: brokers.into(), topic, group, security: Security::default() };
         let mut made = Publisher::new(kafka, deadline, None).unwrap();
         // librdkafka's mock broker: enough to see that messages are sent.
         made.settings.set("test.mock.num.brokers", "1");

@@ -100,7 +100,7 @@ fn notes(app: &App) -> Vec<(&'static str, health::Check)> {
         let up = mysql.catalogue.mysql_up();
         async move { if up { Ok(()) } else { Err("coupons are those last read from MySQL".to_owned()) } }
     });
-    vec![("kafka", kafka), ("mysql", mysql)]
+    [("kafka", kafka), ("mysql", mysql)].into_iter().chain(health::durability_of(&app.redis)).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use firstcome_load::launch::{Installation, Servers, Service, beside_this_program, connection};
 use firstcome_load::terminal::step;
-use firstcome_shared::kafka::{KafkaSettings, ensure_topic};
+use firstcome_shared::kafka::{KafkaSettings, Security, ensure_topic};
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -67,7 +67,12 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
     .flat_map(|(name, value)| [name.to_owned(), value])
     .collect();
     if design.has_consumer() {
-        let settings = KafkaSettings { brokers: stack.kafka.bootstrap(), group: topic.clone(), topic };
+        let settings = KafkaSettings {
+            brokers: stack.kafka.bootstrap(),
+            group: topic.clone(),
+            topic,
+            security: Security::default(),
+        };
         ensure_topic(&settings, 12, 1, Duration::from_secs(20)).await?;
     }
     let api = servers.spawn(&format!("design-{}", design.word()), &mut program("serve", &place)?, "").await?;

@@ -13,7 +13,7 @@ mod sql;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, Security};
 use serde::{Deserialize, Serialize};
 
 pub use consumer::consume;
@@ -138,7 +138,12 @@ pub struct DesignArgs {
 impl DesignArgs {
     pub fn kafka(&self) -> KafkaSettings {
         let topic = self.topic.clone();
-        KafkaSettings { brokers: self.brokers.clone(), group: format!("{topic}-issuer"), topic }
+        KafkaSettings {
+            brokers: self.brokers.clone(),
+            group: format!("{topic}-issuer"),
+            topic,
+            security: Security::default(),
+        }
     }
 }
 

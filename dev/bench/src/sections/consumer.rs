@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::launch::{Coupon, Installation, until};
 use firstcome_load::terminal::step;
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, Security};
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
@@ -68,7 +68,7 @@ async fn best_size(installation: &Installation, coupon: Coupon) -> Result<u32> {
 pub(super) async fn publish(installation: &Installation, coupon: Coupon) -> Result<()> {
     let (brokers, topic) =
         (installation.setting("KAFKA_BROKERS").to_owned(), installation.setting("KAFKA_TOPIC").to_owned());
-    let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new() };
+    let settings = KafkaSettings { brokers, topic: topic.clone(), group: String::new(), security: Security::default() };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
     for slot in 1..=coupon.quantity {

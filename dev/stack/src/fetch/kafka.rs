@@ -20,7 +20,11 @@ const OLDEST_JAVA: u32 = 17;
 const COPY_DEPENDENCIES: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 
 /// One for each way to the broker.
-const LISTENERS: [&str; 3] = ["PLAINTEXT", "SECOND", "THIRD"];
+const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
+
+/// Who may log in, where a listener asks for it.
+pub(crate) const KAFKA_USER: &str = "firstcome";
+pub(crate) const KAFKA_PASSWORD: &str = "password-of-tests";
 
 /// Any valid id will do: every private Kafka is a cluster of its own on its own ports.
 const CLUSTER_ID: &str = "Rmlyc3Rjb21lLXN0YWNrMQ";
@@ -83,15 +87,22 @@ impl Kafka {
     }
 
     /// A formatted log folder, to be copied: formatting takes a second. It holds no address: the
-    /// voters are static.
+    /// voters are static. It holds a user for SCRAM, who can't be made later without a client that
+    /// knows how.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
-        let dir = cache::get(&format!("kafka-log-{VERSION}"), |part| {
+        let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
             let file = part.join("server.properties");
             fs::write(&file, properties(&part.join("data"), 9093, &[(9092, 9092)]))?;
             let mut line = self.java(None, "kafka.tools.StorageTool", Path::new("format"));
             line.extend(["-t", CLUSTER_ID, "-c"].map(Into::into));
-            run(Command::new(line.first().context("no program")?).args(&line[1..]).arg(file))?;
+            line.push(file.into());
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                let user = format!("{mechanism}=[name={KAFKA_USER},password={KAFKA_PASSWORD}]");
+                line.push("--add-scram".into());
+                line.push(user.into());
+            }
+            run(Command::new(line.first().context("no program")?).args(&line[1..]))?;
             Ok(())
         })?;
         Ok(dir.join("data"))

@@ -12,4 +12,5 @@ mod operations;
 mod pages;
 mod schema;
 mod start_up;
+mod tls;
 mod webhooks;

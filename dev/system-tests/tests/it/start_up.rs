@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Keys, LIMIT, Process, Stores, World, eventually};
+use firstcome_testkit::{Fixture, Keys, LIMIT, Process, Stores, World, assert_exact, eventually};
 
 use crate::faults::waves::{HEALED, follows, impatient};
 
@@ -16,7 +16,7 @@ const NOWHERE: [(&str, &str, &str); 3] = [
 ];
 
 /// Every process that runs on, and one pass.
-const PROCESSES: [(&str, &[&str]); 4] = [
+pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-api", &["consume"]),
     ("firstcome-reconciler", &["daemon"]),
@@ -25,7 +25,7 @@ const PROCESSES: [(&str, &[&str]); 4] = [
 
 /// Waits until it ends by itself: not with success, and with all these words in one line of its
 /// log.
-async fn refuses(process: &Process, words: &[&str]) {
+pub(crate) async fn refuses(process: &Process, words: &[&str]) {
     assert_ne!(process.ended(LIMIT).await, 0, "{}", process.log());
     let log = process.log();
     let says = |line: &str| words.iter().all(|word| line.contains(word));
@@ -145,7 +145,14 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 13] = [
+    let cases: [(&str, &str, &[&str]); 20] = [
+        ("KAFKA_SASL_PASSWORD", "hunter2", &["serve", "consume", "daemon", "once"]), // of a plain-text listener
+        ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-1", &["serve", "once"]),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS", &["serve", "once"]),
+        ("KAFKA_CONFIG_ENABLE_AUTO_COMMIT", "true", &["serve", "consume", "daemon", "once"]),
+        ("KAFKA_CONFIG_NO_SUCH_THING", "hunter2", &["consume", "once"]),
+        ("REDIS_CA_FILE", "/no/such/file", &["serve", "once"]), // of a redis://
+        ("DATABASE_CA_FILE", "/no/such/file", &["consume", "once"]), // with DATABASE_TLS=off
         ("OPS_TOKEN", "hunter2-is-short", &["serve", "daemon"]),
         ("OPS_TOKEN", "", &["serve", "daemon"]),
         ("USER_AUTH", "", &["serve"]),
@@ -178,14 +185,31 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
 #[tokio::test]
 async fn help_lists_every_setting_with_its_variable_and_default() {
     let world = World::bare(Stores::shared().await, "help").await;
+    world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
     let expected: [(&str, &str, &[&str]); 5] = [
         (
             "firstcome-api",
             "serve",
             &[
                 "DATABASE_URL",
+                "DATABASE_TLS",
+                "DATABASE_CA_FILE",
+                "DATABASE_CERT_FILE",
+                "DATABASE_KEY_FILE",
                 "REDIS_URL",
+                "REDIS_DURABILITY",
+                "REDIS_CA_FILE",
+                "REDIS_CERT_FILE",
+                "REDIS_KEY_FILE",
                 "KAFKA_BROKERS",
+                "KAFKA_SECURITY_PROTOCOL",
+                "KAFKA_SASL_MECHANISM",
+                "KAFKA_SASL_USERNAME",
+                "KAFKA_SASL_PASSWORD",
+                "KAFKA_CA_FILE",
+                "KAFKA_CERT_FILE",
+                "KAFKA_KEY_FILE",
+                "KAFKA_CONFIG_",
                 "KAFKA_TOPIC",
                 "coupon-claims",
                 "LISTEN_ADDR",
@@ -242,7 +266,7 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
         for word in words {
             assert!(help.contains(word), "{program} {command} --help lacks {word}:\n{help}");
         }
-        for secret in [world.setting("OPS_TOKEN"), world.setting("DATABASE_URL")] {
+        for secret in ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name)) {
             assert!(!help.contains(&secret), "{program} {command} --help shows a secret:\n{help}");
         }
     }
@@ -321,4 +345,25 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     is_told("appendonly yes").await;
     set("appendonly", "yes").await;
     assert_eq!(told().await, []);
+}
+
+#[tokio::test]
+async fn a_redis_for_which_the_operator_vouches_is_taken_and_every_place_says_so() {
+    let redis = RedisServer::start(RedisOptions { appendonly: false, ..RedisOptions::default() }).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&redis), "managed").await;
+    world.set("REDIS_DURABILITY", "managed");
+    let fixture = Fixture::of(world).await;
+    let (coupon, answers) = fixture.held("Managed", 20, 20).await;
+    let daemon = fixture.world.settled_daemon().await;
+    assert_exact(&fixture.world, &coupon, 20, &answers).await;
+    for http in [fixture.api.http(), daemon.http()] {
+        let ready = http.get("/readyz").await;
+        let note = ready.body["notes"]["redis_durability"].as_str().unwrap_or_default().to_owned();
+        assert!(ready.status == 200 && note.contains("the operator vouches"), "{ready:?}");
+        let metrics = http.get("/metrics").await.text;
+        assert!(metrics.lines().any(|line| line == "firstcome_redis_managed 1"), "{metrics}");
+    }
+    // What it says by itself still counts.
+    Keys::new(&redis.url(), "").command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    refuses(&fixture.world.start("firstcome-reconciler", &["once"], &[]), &["Redis", "noeviction"]).await;
 }

@@ -13,21 +13,21 @@ use crate::drift::support::{
 };
 
 /// How it begins, what is made, and how it must end.
-struct Case {
-    drift: Drift,
-    n: u32,
+pub(crate) struct Case {
+    pub(crate) drift: Drift,
+    pub(crate) n: u32,
     /// The reconciler's word for it.
-    kind: Kind,
+    pub(crate) kind: Kind,
     /// People at the beginning, of 20.
-    held: usize,
+    pub(crate) held: usize,
     /// People at the end.
-    end: usize,
+    pub(crate) end: usize,
 }
 
 const QUANTITY: u32 = 20;
 
 /// Made, each in a coupon of its own; then all are listed, mended, clean and mailed.
-async fn mend(fixture: &Fixture, cases: &[Case]) -> Vec<(Coupon, Injected)> {
+pub(crate) async fn mend(fixture: &Fixture, cases: &[Case]) -> Vec<(Coupon, Injected)> {
     let world = &fixture.world;
     let (mut made, mut names) = (Vec::new(), Vec::new());
     for case in cases {

@@ -9,7 +9,7 @@ mod explain;
 mod failed_claims;
 mod flight;
 mod foreign;
-mod kinds;
+pub(crate) mod kinds;
 mod left;
 mod load;
 mod many;

@@ -19,7 +19,7 @@ const MAILED: Duration = Duration::from_secs(20);
 
 /// Makes drift in a drop.
 pub(crate) async fn injector(world: &World, coupon: &Coupon) -> Injector {
-    let stores = StoreArgs::of(|name| world.setting(name)).unwrap();
+    let stores = StoreArgs::of(|name| world.find_setting(name)).unwrap();
     Injector::new(&stores, Some(coupon.id), Some(coupon.drop)).await.unwrap()
 }
 

@@ -157,7 +157,7 @@ async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
     let claim =
         r#"{"v":1,"coupon_id":1,"drop_id":1,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
     world.topic.produce_many(std::iter::repeat_n(claim, MANY as usize)).await;
-    let kafka = StoreArgs::of(|name| world.setting(name)).unwrap().kafka.settings();
+    let kafka = StoreArgs::of(|name| world.find_setting(name)).unwrap().kafka.settings();
     let began = std::time::Instant::now();
     let reader = TopicReader::new(kafka.clone(), LIMIT).unwrap();
     assert_eq!(reader.read().await.unwrap().unread, u64::from(MANY));

@@ -1,0 +1,78 @@
+//! An authority made for one run, and what it signed: good, expired, and of somebody else's
+//! authority. No `openssl` is needed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+
+use crate::temp_dir::TempDirGuard;
+
+/// PEM files in a folder of their own, gone with this value.
+#[derive(Debug)]
+pub struct Certificates {
+    folder: TempDirGuard,
+}
+
+impl Certificates {
+    /// Makes them all. Blocks for some milliseconds.
+    ///
+    /// `ca.pem` and `foreign-ca.pem` are authorities. Of the first are `server`, for `127.0.0.1` and no
+    /// other name, `expired`, the same some years ago, and `client`; of the second is `foreign`. Each
+    /// has a `.pem`, a `.key`, and both in one `.store.pem`.
+    pub fn make() -> Result<Self> {
+        let this = Self { folder: TempDirGuard::new()? };
+        let authority = this.authority("ca.pem", "Firstcome stack authority")?;
+        let foreign = this.authority("foreign-ca.pem", "Somebody else's authority")?;
+        let of_server = || CertificateParams::new(vec!["127.0.0.1".to_owned()]);
+        this.sign("server", &of_server()?, &authority)?;
+        let mut expired = of_server()?;
+        (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        this.sign("expired", &expired, &authority)?;
+        for (name, issuer) in [("client", &authority), ("foreign", &foreign)] {
+            let mut client = CertificateParams::new(Vec::new())?;
+            client.distinguished_name.push(DnType::CommonName, "firstcome");
+            this.sign(name, &client, issuer)?;
+        }
+        Ok(this)
+    }
+
+    /// Where a file is, by its name.
+    pub fn path(&self, name: &str) -> String {
+        self.file(name).display().to_string()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.dir()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.dir().join(name)
+    }
+
+    fn authority(&self, file: &str, name: &str) -> Result<CertifiedIssuer<'static, KeyPair>> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        self.write(file, &authority.pem())?;
+        Ok(authority)
+    }
+
+    fn sign(&self, name: &str, params: &CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let (certificate, key) = (params.signed_by(&key, issuer)?.pem(), key.serialize_pem());
+        self.write(&format!("{name}.pem"), &certificate)?;
+        self.write(&format!("{name}.key"), &key)?;
+        self.write(&format!("{name}.store.pem"), &format!("{key}{certificate}"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let file = self.file(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+}

@@ -1,0 +1,221 @@
+//! Redis, MySQL and Kafka that take nobody in plain text and nobody without a login, for tests of just
+//! that. A test itself goes in by doors that no network leads to: the sockets of Redis and MySQL, and
+//! a second listener of Kafka.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::certificates::Certificates;
+use crate::fetch::{KAFKA_PASSWORD, KAFKA_USER};
+use crate::kafka::{KafkaOptions, KafkaServer};
+use crate::mysql::{MysqlOptions, MysqlServer};
+use crate::ports::ReservedPort;
+use crate::proxy::FaultProxy;
+use crate::redis::{RedisOptions, RedisServer};
+use crate::stack::StackOptions;
+
+/// Who may log in, everywhere.
+pub const USER: &str = KAFKA_USER;
+/// By this password.
+pub const PASSWORD: &str = KAFKA_PASSWORD;
+
+/// The servers, each with a second way in that shows an expired certificate.
+pub struct SecureServers {
+    pub certificates: Certificates,
+    redis: SecureRedis,
+    expired_redis: SecureRedis,
+    mysql: MysqlServer,
+    /// Of MySQL's administrative interface.
+    expired_mysql: ReservedPort,
+    kafka: KafkaServer,
+    /// In plain text, with a login, with a certificate, and with a login and an expired certificate.
+    kafka_ways: [FaultProxy; 4],
+}
+
+impl SecureServers {
+    pub async fn start() -> Result<Self> {
+        let certificates = tokio::task::spawn_blocking(Certificates::make).await??;
+        let expired_mysql = ReservedPort::find()?;
+        let (redis, expired_redis, mysql, (kafka, kafka_ways)) = tokio::try_join!(
+            SecureRedis::start(&certificates, "server"),
+            SecureRedis::start(&certificates, "expired"),
+            mysql(&certificates, &expired_mysql),
+            kafka(&certificates),
+        )?;
+        Ok(Self { certificates, redis, expired_redis, mysql, expired_mysql, kafka, kafka_ways })
+    }
+
+    /// What a process is given to reach them, by the names of its settings.
+    pub fn settings(&self) -> BTreeMap<&'static str, String> {
+        let file = |name| self.certificates.path(name);
+        [
+            ("REDIS_URL", self.redis_url(PASSWORD)),
+            ("REDIS_CA_FILE", file("ca.pem")),
+            ("REDIS_CERT_FILE", file("client.pem")),
+            ("REDIS_KEY_FILE", file("client.key")),
+            ("DATABASE_URL", self.mysql_url(PASSWORD)),
+            ("DATABASE_TLS", "required".to_owned()),
+            ("DATABASE_CA_FILE", file("ca.pem")),
+            ("DATABASE_CERT_FILE", file("client.pem")),
+            ("DATABASE_KEY_FILE", file("client.key")),
+            ("KAFKA_BROKERS", self.kafka_by_login()),
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL".to_owned()),
+            ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
+            ("KAFKA_SASL_USERNAME", USER.to_owned()),
+            ("KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
+            ("KAFKA_CA_FILE", file("ca.pem")),
+        ]
+        .into()
+    }
+
+    /// Redis with a password for its user.
+    pub fn redis_url(&self, password: &str) -> String {
+        format!("rediss://{USER}:{password}@127.0.0.1:{}", self.redis.port.number())
+    }
+
+    /// Redis with an expired certificate.
+    pub fn expired_redis_url(&self) -> String {
+        format!("rediss://{USER}:{PASSWORD}@127.0.0.1:{}", self.expired_redis.port.number())
+    }
+
+    /// MySQL with a password for its user, without a database.
+    pub fn mysql_url(&self, password: &str) -> String {
+        format!("mysql://{USER}:{password}@127.0.0.1:{}/", self.mysql.port())
+    }
+
+    /// MySQL with an expired certificate, without a database.
+    pub fn expired_mysql_url(&self) -> String {
+        format!("mysql://{USER}:{PASSWORD}@127.0.0.1:{}/", self.expired_mysql.number())
+    }
+
+    /// `SASL_SSL`: SCRAM and PLAIN.
+    pub fn kafka_by_login(&self) -> String {
+        self.kafka_at(1)
+    }
+
+    /// `SSL`: a certificate of the client's is required.
+    pub fn kafka_by_certificate(&self) -> String {
+        self.kafka_at(2)
+    }
+
+    /// `SASL_SSL` with PLAIN and an expired certificate.
+    pub fn expired_kafka(&self) -> String {
+        self.kafka_at(3)
+    }
+
+    fn kafka_at(&self, way: usize) -> String {
+        format!("127.0.0.1:{}", self.kafka_ways[way].port())
+    }
+
+    /// The test's own door to Redis.
+    pub fn door_to_redis(&self) -> String {
+        format!("unix://{}?user={USER}&pass={PASSWORD}", self.redis.socket)
+    }
+
+    /// The test's own door to MySQL, without a database.
+    pub fn door_to_mysql(&self) -> Result<String> {
+        let socket = self.mysql.instance()?.dir.join("socket");
+        Ok(format!("mysql://root@127.0.0.1/?socket={}", socket.display()))
+    }
+
+    /// The test's own door to Kafka.
+    pub fn door_to_kafka(&self) -> String {
+        self.kafka.bootstrap()
+    }
+}
+
+#[derive(Debug)]
+struct SecureRedis {
+    port: ReservedPort,
+    socket: String,
+    _server: RedisServer,
+}
+
+impl SecureRedis {
+    async fn start(certificates: &Certificates, certificate: &str) -> Result<Self> {
+        let port = ReservedPort::find()?;
+        let socket = certificates.folder().join(format!("redis-{certificate}.socket")).display().to_string();
+        let options = [
+            ("--tls-port", port.number().to_string()),
+            ("--tls-cert-file", certificates.path(&format!("{certificate}.pem"))),
+            ("--tls-key-file", certificates.path(&format!("{certificate}.key"))),
+            ("--tls-ca-cert-file", certificates.path("ca.pem")),
+            ("--unixsocket", socket.clone()),
+        ];
+        let extra_args = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        let server = RedisServer::start(RedisOptions { extra_args, ..RedisOptions::default() }).await?;
+        lock(server.port()).await?;
+        Ok(Self { port, socket, _server: server })
+    }
+}
+
+/// From now on: one user, by password, and no port for plain text.
+async fn lock(port: u16) -> Result<()> {
+    let mut connection = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await?);
+    for command in [
+        format!("ACL SETUSER {USER} on >{PASSWORD} ~* &* +@all"),
+        "ACL SETUSER default off".to_owned(),
+        "CONFIG SET port 0".to_owned(),
+    ] {
+        connection.write_all(format!("{command}\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_line(&mut answer).await?;
+        if answer.trim_end() != "+OK" {
+            bail!("Redis answers {answer:?} to {command:?}");
+        }
+    }
+    Ok(())
+}
+
+async fn mysql(certificates: &Certificates, administrative: &ReservedPort) -> Result<MysqlServer> {
+    let file = |name| certificates.path(name);
+    let mut extra_args = StackOptions::without_fsync().mysql.extra_args;
+    extra_args.extend([
+        format!("--ssl-ca={}", file("ca.pem")),
+        format!("--ssl-cert={}", file("server.pem")),
+        format!("--ssl-key={}", file("server.key")),
+        "--admin-address=127.0.0.1".to_owned(),
+        format!("--admin-port={}", administrative.number()),
+        format!("--admin-ssl-ca={}", file("ca.pem")),
+        format!("--admin-ssl-cert={}", file("expired.pem")),
+        format!("--admin-ssl-key={}", file("expired.key")),
+    ]);
+    let server = MysqlServer::start(MysqlOptions { extra_args }).await?;
+    for statement in [
+        format!("CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509"),
+        format!("GRANT ALL ON *.* TO '{USER}'@'%'"),
+        "SET GLOBAL require_secure_transport = ON".to_owned(),
+    ] {
+        server.query(&statement).await.context("MySQL could not be locked")?;
+    }
+    Ok(server)
+}
+
+async fn kafka(certificates: &Certificates) -> Result<(KafkaServer, [FaultProxy; 4])> {
+    let file = |name| certificates.path(name);
+    let module = "org.apache.kafka.common.security";
+    let scram = format!("{module}.scram.ScramLoginModule required;");
+    let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
+    let protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL".to_owned();
+    let properties = [
+        ("listener.security.protocol.map", protocols),
+        ("ssl.keystore.type", "PEM".to_owned()),
+        ("ssl.keystore.location", file("server.store.pem")),
+        ("ssl.truststore.type", "PEM".to_owned()),
+        ("ssl.truststore.location", file("ca.pem")),
+        ("listener.name.second.sasl.enabled.mechanisms", "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned()),
+        ("listener.name.second.scram-sha-256.sasl.jaas.config", scram.clone()),
+        ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
+        ("listener.name.second.plain.sasl.jaas.config", plain.clone()),
+        ("listener.name.third.ssl.client.auth", "required".to_owned()),
+        ("listener.name.fourth.ssl.keystore.type", "PEM".to_owned()),
+        ("listener.name.fourth.ssl.keystore.location", file("expired.store.pem")),
+        ("listener.name.fourth.sasl.enabled.mechanisms", "PLAIN".to_owned()),
+        ("listener.name.fourth.plain.sasl.jaas.config", plain),
+    ];
+    let extra_properties = properties.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    KafkaServer::start_behind_proxies(KafkaOptions { extra_properties, ..KafkaOptions::default() }).await
+}

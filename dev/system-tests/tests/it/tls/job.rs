@@ -1,0 +1,113 @@
+//! The main job and the repairs, with TLS and logins on Redis, MySQL and Kafka at once.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_reconciler::report::Kind;
+use firstcome_stack::PASSWORD;
+use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
+
+use crate::drift::kinds::{Case, mend};
+use crate::drift::support::{assert_kept, assert_settled, clean_pass, injector};
+use crate::tls::{servers, world};
+
+/// One test, as the last part closes the gate of everybody on this Redis.
+#[tokio::test]
+async fn the_main_job_and_each_repair_work_over_tls_with_logins() {
+    let fixture = Fixture::of(world("tls").await).await;
+    rush_is_exact(&fixture).await;
+    no_log_has_a_password(&fixture).await;
+    each_repair_works(&fixture).await;
+    slots_that_are_free_go_to_those_who_wait(&fixture).await;
+    the_gate_is_opened_again(&fixture).await;
+}
+
+async fn rush_is_exact(fixture: &Fixture) {
+    let coupon = fixture.api.open_coupon(100).await;
+    let answers = rush(&[&fixture.api], coupon.id, &people(1_000), 200).await;
+    assert_eq!(tally(&answers), [("accepted".into(), 100), ("sold_out".into(), 900)].into());
+    all_issued(&fixture.world, coupon.drop, 100).await;
+    assert_exact(&fixture.world, &coupon, 100, &answers).await;
+    assert_clean(&fixture.world.pass().await, &coupon);
+}
+
+async fn no_log_has_a_password(fixture: &Fixture) {
+    let chatty = [("RUST_LOG", "debug"), ("KAFKA_CONFIG_DEBUG", "all")];
+    let once = fixture.world.once_with(&[], &chatty).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+    let logs = std::path::PathBuf::from(servers().await.certificates.path("logs"));
+    fixture.world.keep_logs(&logs).unwrap();
+    let mut said = 0;
+    for file in std::fs::read_dir(logs).unwrap() {
+        let text = String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()).into_owned();
+        assert!(!text.contains(PASSWORD), "{text}");
+        said += text.len();
+    }
+    assert!(said > 10_000, "librdkafka told what it does: {said} bytes");
+}
+
+async fn each_repair_works(fixture: &Fixture) {
+    let case = |drift, n, kind, held, end| Case { drift, n, kind, held, end };
+    let cases = [
+        case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
+        case(Drift::Unpublished, 2, Kind::Unissued, 12, 14),
+        case(Drift::FailedClaim, 3, Kind::FailedClaim, 20, 20),
+        case(Drift::FailedDuplicate, 2, Kind::FailedClaim, 20, 20),
+        case(Drift::FailedSlotTaken, 2, Kind::FailedClaim, 12, 14),
+        case(Drift::MissingAdmission, 3, Kind::MissingAdmission, 20, 20),
+        case(Drift::MissingClaimants, 3, Kind::MissingAdmission, 20, 20),
+        case(Drift::CountGap, 2, Kind::CountMismatch, 12, 13),
+        case(Drift::CountLower, 3, Kind::CountMismatch, 20, 20),
+        case(Drift::CountHigher, 3, Kind::CountMismatch, 12, 12),
+        case(Drift::SlotConflict, 2, Kind::SlotConflict, 12, 14),
+        case(Drift::ConflictMoved, 2, Kind::MissingAdmission, 20, 20),
+        case(Drift::OverAdmitted, 2, Kind::OverAdmitted, 12, 14),
+        case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
+    ];
+    // A mail names a few drops.
+    for some in cases.chunks(5) {
+        mend(fixture, some).await;
+    }
+}
+
+async fn slots_that_are_free_go_to_those_who_wait(fixture: &Fixture) {
+    let (coupon, answers) = fixture.held("Waited for", 20, 20).await;
+    let done = injector(&fixture.world, &coupon).await.make(Drift::Unfilled, 2).await.unwrap();
+    let run = fixture.world.pass().await;
+    assert!(run.all_findings().count() > 0 && run.all_findings().all(|f| f.kind == Kind::Unfilled), "{run:#?}");
+    let gone: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
+    assert_kept(&fixture.world, &coupon, &answers, &gone).await;
+    clean_pass(&fixture.world, &coupon).await;
+}
+
+async fn the_gate_is_opened_again(fixture: &Fixture) {
+    let (coupon, answers) = fixture.held("Gate", 20, 12).await;
+    injector(&fixture.world, &coupon).await.make(Drift::RedisGate, 1).await.unwrap();
+    assert!(fixture.api.claim(coupon.id, "u-late").await.is("unavailable"), "closed while unsure");
+    assert_eq!(fixture.world.once_with(&[], &[]).await.code, 0);
+    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
+    assert_eq!(fixture.api.claim(coupon.id, "u-late").await.promised(), Some((coupon.drop, 13)));
+}
+
+#[tokio::test]
+async fn every_way_to_log_in_to_kafka_works() {
+    let world = world("tls-kafka").await;
+    let servers = servers().await;
+    let file = |name| servers.certificates.path(name);
+    let (login, certificate) = (servers.kafka_by_login(), servers.kafka_by_certificate());
+    for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
+        let env = [("KAFKA_BROKERS", login.as_str()), ("KAFKA_SASL_MECHANISM", mechanism)];
+        let once = world.once_with(&[], &env).await;
+        assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
+    }
+    let (cert, key) = (file("client.pem"), file("client.key"));
+    let env = [
+        ("KAFKA_BROKERS", certificate.as_str()),
+        ("KAFKA_SECURITY_PROTOCOL", "SSL"),
+        ("KAFKA_SASL_MECHANISM", ""),
+        ("KAFKA_SASL_USERNAME", ""),
+        ("KAFKA_SASL_PASSWORD", ""),
+        ("KAFKA_CERT_FILE", cert.as_str()),
+        ("KAFKA_KEY_FILE", key.as_str()),
+    ];
+    let once = world.once_with(&[], &env).await;
+    assert_eq!(once.code, 0, "{}", once.log);
+}

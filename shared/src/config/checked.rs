@@ -1,0 +1,32 @@
+//! Arguments that clap reads one by one and that are checked together afterwards: what follows from
+//! them can't be had unchecked.
+
+/// Makes `$checked` clap's arguments, by way of `$given` and `TryFrom<$given>`.
+macro_rules! checked {
+    ($given:ty => $checked:ty) => {
+        impl clap::FromArgMatches for $checked {
+            fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+                let given = <$given as clap::FromArgMatches>::from_arg_matches(matches)?;
+                Self::try_from(given)
+                    .map_err(|why: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+                *self = <Self as clap::FromArgMatches>::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+
+        impl clap::Args for $checked {
+            fn augment_args(command: clap::Command) -> clap::Command {
+                <$given as clap::Args>::augment_args(command)
+            }
+
+            fn augment_args_for_update(command: clap::Command) -> clap::Command {
+                <$given as clap::Args>::augment_args_for_update(command)
+            }
+        }
+    };
+}
+
+pub(super) use checked;

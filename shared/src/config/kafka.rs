@@ -1,0 +1,134 @@
+//! Where Kafka is.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::checked::checked;
+use super::{path, secret};
+use crate::kafka::{ClientSetting, KafkaSettings, Mechanism, Protocol, Security, SecuritySettings};
+use crate::tls::Paths;
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Kafka")]
+struct KafkaGiven {
+    /// Kafka brokers as `host:port`, several by commas
+    #[arg(long, env = "KAFKA_BROKERS", value_parser = brokers)]
+    kafka_brokers: String,
+    /// Topic of claims
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "coupon-claims")]
+    kafka_topic: String,
+    /// Consumer group that writes rows
+    #[arg(long, env = "KAFKA_GROUP", default_value = "firstcome-issuer")]
+    kafka_group: String,
+    /// How connections are encrypted, and whether this process logs in
+    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", value_enum, ignore_case = true, default_value_t)]
+    kafka_security_protocol: Protocol,
+    /// How this process logs in to Kafka
+    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, ignore_case = true)]
+    kafka_sasl_mechanism: Option<Mechanism>,
+    /// User to log in to Kafka as
+    #[arg(long, env = "KAFKA_SASL_USERNAME")]
+    kafka_sasl_username: Option<String>,
+    /// Password of KAFKA_SASL_USERNAME
+    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, value_parser = secret(any))]
+    kafka_sasl_password: Option<SecretString>,
+    /// Certificate authorities to trust for Kafka instead of the machine's, as a PEM file
+    #[arg(long, env = "KAFKA_CA_FILE", value_name = "FILE", value_parser = path)]
+    kafka_ca_file: Option<PathBuf>,
+    /// Certificate by which this process proves to Kafka who it is, as a PEM file
+    #[arg(long, env = "KAFKA_CERT_FILE", value_name = "FILE", value_parser = path)]
+    kafka_cert_file: Option<PathBuf>,
+    /// Private key to KAFKA_CERT_FILE, as a PEM file
+    #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
+    kafka_key_file: Option<PathBuf>,
+    /// Any other setting of the Kafka client (librdkafka), several times; as a variable
+    /// `KAFKA_CONFIG_…`, in capitals and dots as underscores: KAFKA_CONFIG_CLIENT_ID=…
+    #[arg(long, value_name = "NAME=VALUE", value_parser = secret(name_and_value))]
+    kafka_config: Vec<SecretString>,
+}
+
+/// Where Kafka is.
+#[derive(Debug, Clone)]
+pub struct KafkaArgs {
+    pub kafka_brokers: String,
+    pub kafka_topic: String,
+    pub kafka_group: String,
+    pub kafka_security: Security,
+}
+
+checked!(KafkaGiven => KafkaArgs);
+
+impl TryFrom<KafkaGiven> for KafkaArgs {
+    type Error = String;
+
+    fn try_from(given: KafkaGiven) -> Result<Self, String> {
+        let flags = given.kafka_config.iter().filter_map(ClientSetting::of_flag);
+        let security = SecuritySettings {
+            protocol: given.kafka_security_protocol,
+            mechanism: given.kafka_sasl_mechanism,
+            username: given.kafka_sasl_username.filter(|name| !name.is_empty()),
+            password: given.kafka_sasl_password.filter(|password| !is_empty(password)),
+            paths: Paths::new(given.kafka_ca_file, given.kafka_cert_file, given.kafka_key_file),
+            others: ClientSetting::of_environment(std::env::vars_os()).chain(flags).collect(),
+        };
+        Ok(Self {
+            kafka_brokers: given.kafka_brokers,
+            kafka_topic: given.kafka_topic,
+            kafka_group: given.kafka_group,
+            kafka_security: Security::new(security)?,
+        })
+    }
+}
+
+impl KafkaArgs {
+    /// In the form the clients take.
+    pub fn settings(&self) -> KafkaSettings {
+        KafkaSettings {
+            brokers: self.kafka_brokers.clone(),
+            topic: self.kafka_topic.clone(),
+            group: self.kafka_group.clone(),
+            security: self.kafka_security.clone(),
+        }
+    }
+}
+
+fn brokers(text: &str) -> Result<String, String> {
+    let fine = |broker: &str| {
+        broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(|b| fine(b.trim())) {
+        Ok(text.to_owned())
+    } else {
+        Err("give host:port, several by commas".into())
+    }
+}
+
+fn is_empty(secret: &SecretString) -> bool {
+    use secrecy::ExposeSecret as _;
+    secret.expose_secret().is_empty()
+}
+
+#[allow(clippy::unnecessary_wraps)] // as a secret's check is
+fn any(_: &str) -> Result<(), String> {
+    Ok(())
+}
+
+fn name_and_value(text: &str) -> Result<(), String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(()),
+        _ => Err("give name=value, as in client.id=firstcome".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_addresses_are_refused() {
+        assert!(brokers("a:9092,b:9092").is_ok());
+        assert!(brokers("a").is_err() && brokers("").is_err() && brokers(":1").is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! Where MySQL is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use mysql_async::UrlError;
+use secrecy::SecretString;
+
+use super::checked::checked;
+use super::{path, secret};
+use crate::mysql::DbSettings;
+use crate::tls::{Address, Paths, Store, Tls};
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "MySQL")]
+struct MysqlGiven {
+    /// MySQL, as `mysql://user:password@host:port/database`
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret(mysql_url))]
+    database_url: SecretString,
+    /// Most connections of this process to MySQL
+    #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    database_pool_size: u16,
+    /// Longest that one MySQL call may take, in milliseconds
+    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    database_timeout_ms: u64,
+    /// Whether connections to MySQL are encrypted, and its certificate verified
+    #[arg(long, env = "DATABASE_TLS", value_enum, default_value_t)]
+    database_tls: DatabaseTls,
+    /// Certificate authorities to trust for MySQL instead of the public ones, as a PEM file
+    #[arg(long, env = "DATABASE_CA_FILE", value_name = "FILE", value_parser = path)]
+    database_ca_file: Option<PathBuf>,
+    /// Certificate by which this process proves to MySQL who it is, as a PEM file
+    #[arg(long, env = "DATABASE_CERT_FILE", value_name = "FILE", value_parser = path)]
+    database_cert_file: Option<PathBuf>,
+    /// Private key to DATABASE_CERT_FILE, as a PEM file
+    #[arg(long, env = "DATABASE_KEY_FILE", value_name = "FILE", value_parser = path)]
+    database_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum DatabaseTls {
+    /// Plain text, for a private network
+    #[default]
+    Off,
+    /// Encrypted, or not at all
+    Required,
+}
+
+/// Where MySQL is.
+#[derive(Debug, Clone)]
+pub struct MysqlArgs {
+    pub database_url: Address,
+    pub database_pool_size: u16,
+    pub database_timeout_ms: u64,
+}
+
+checked!(MysqlGiven => MysqlArgs);
+
+impl TryFrom<MysqlGiven> for MysqlArgs {
+    type Error = String;
+
+    fn try_from(given: MysqlGiven) -> Result<Self, String> {
+        let paths = Paths::new(given.database_ca_file, given.database_cert_file, given.database_key_file);
+        let tls = match (given.database_tls, paths.first()) {
+            (DatabaseTls::Required, _) => Some(Tls::new(Store::Mysql, &paths)?),
+            (DatabaseTls::Off, None) => None,
+            (DatabaseTls::Off, Some(name)) => {
+                return Err(format!(
+                    "DATABASE_{name} is set and DATABASE_TLS is off: set it to required, or leave the file out"
+                ));
+            }
+        };
+        Ok(Self {
+            database_url: Address::new(given.database_url, tls),
+            database_pool_size: given.database_pool_size,
+            database_timeout_ms: given.database_timeout_ms,
+        })
+    }
+}
+
+impl MysqlArgs {
+    /// In the form the pool takes.
+    pub fn settings(&self) -> DbSettings {
+        DbSettings {
+            url: self.database_url.clone(),
+            pool_size: usize::from(self.database_pool_size),
+            limit: Duration::from_millis(self.database_timeout_ms),
+        }
+    }
+}
+
+/// A wrong URL is refused here and not asked for until the start gives up.
+fn mysql_url(text: &str) -> Result<(), String> {
+    if !text.starts_with("mysql://") {
+        return Err("it must begin with mysql://".into());
+    }
+    let opts = mysql_async::Opts::from_url(text).map_err(|error| match error {
+        UrlError::UnknownParameter { param } => format!("it has a parameter that is not known here: {param:?}"),
+        UrlError::InvalidParamValue { param, .. } => format!("its parameter {param:?} has a value that does not fit"),
+        _ => "it must look like mysql://user:password@host:3306/database".into(),
+    })?;
+    if opts.ssl_opts().is_some() {
+        return Err("leave require_ssl out and set DATABASE_TLS=required: it also verifies who answers".into());
+    }
+    if opts.db_name().is_none_or(str::is_empty) {
+        return Err("it must name a database: mysql://user:password@host:3306/database".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_addresses_are_refused_with_what_is_wanted() {
+        assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
+        assert!(mysql_url("postgres://x/y").unwrap_err().contains("mysql://"));
+        for (bad, said) in [
+            ("mysql://root@127.0.0.1:3306/", "name a database"),
+            ("mysql://root@127.0.0.1/d?require_ssl=true", "DATABASE_TLS=required"),
+            ("mysql://root@127.0.0.1/d?pool=3", "\"pool\""),
+            ("mysql://root@127.0.0.1/d?tcp_nodelay=maybe", "\"tcp_nodelay\""),
+            ("mysql://root@127.0.0.1:99999/d", "must look like"),
+            ("mysql:///d", "must look like"),
+        ] {
+            assert!(mysql_url(bad).unwrap_err().contains(said), "{bad}: {:?}", mysql_url(bad));
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! How connections to Kafka are secured, and any other setting of its client that an operator wants.
+//! Both end as properties of librdkafka; what would break a promise is refused by name.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+
+use clap::ValueEnum;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::KafkaSettings;
+use crate::tls::{Paths, Store, Tls};
+
+/// Whether connections are encrypted, and whether this process logs in by a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Protocol {
+    /// Neither
+    #[default]
+    #[value(name = "PLAINTEXT")]
+    Plaintext,
+    /// Encrypted
+    #[value(name = "SSL")]
+    Ssl,
+    /// With a log-in, not encrypted
+    #[value(name = "SASL_PLAINTEXT")]
+    SaslPlaintext,
+    /// Encrypted, with a log-in
+    #[value(name = "SASL_SSL")]
+    SaslSsl,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Ssl => "SSL",
+            Self::SaslPlaintext => "SASL_PLAINTEXT",
+            Self::SaslSsl => "SASL_SSL",
+        }
+    }
+
+    fn is_encrypted(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    fn logs_in(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+/// How a password is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mechanism {
+    /// As it is
+    #[value(name = "PLAIN")]
+    Plain,
+    /// By proof that it is known
+    #[value(name = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// By proof that it is known
+    #[value(name = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl Mechanism {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+
+    /// What librdkafka must have been built with.
+    fn feature(self) -> &'static str {
+        match self {
+            Self::Plain => "sasl_plain",
+            Self::ScramSha256 | Self::ScramSha512 => "sasl_scram",
+        }
+    }
+}
+
+/// A property of librdkafka as an operator set it.
+pub(crate) struct ClientSetting {
+    /// As the operator wrote it, for messages.
+    label: String,
+    name: String,
+    value: SecretString,
+}
+
+impl ClientSetting {
+    /// `name=value`.
+    pub(crate) fn of_flag(text: &SecretString) -> Option<Self> {
+        let (name, value) = text.expose_secret().split_once('=')?;
+        Some(Self { label: format!("--kafka-config {name}"), name: name.to_owned(), value: value.into() })
+    }
+
+    /// Each variable `KAFKA_CONFIG_…`; an empty one counts as not set.
+    pub(crate) fn of_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = Self> {
+        variables.filter_map(|(name, value)| {
+            let (label, value) = (name.into_string().ok()?, value.into_string().ok()?);
+            let name = label.strip_prefix("KAFKA_CONFIG_")?.to_lowercase().replace('_', ".");
+            (!value.is_empty()).then(|| Self { label, name, value: value.into() })
+        })
+    }
+}
+
+/// What was set, before it is checked.
+#[derive(Default)]
+pub(crate) struct SecuritySettings {
+    pub(crate) protocol: Protocol,
+    pub(crate) mechanism: Option<Mechanism>,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<SecretString>,
+    pub(crate) paths: Paths,
+    pub(crate) others: Vec<ClientSetting>,
+}
+
+/// Properties of librdkafka, checked. The default is plain text.
+#[derive(Clone, Default)]
+pub struct Security {
+    properties: BTreeMap<String, SecretString>,
+    tls: Option<Tls>,
+}
+
+/// Without values: passwords are among them.
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.properties.keys()).finish()
+    }
+}
+
+impl Security {
+    pub(crate) fn new(given: SecuritySettings) -> Result<Self, String> {
+        given.fit_together()?;
+        let mut this = Self::default();
+        if given.protocol != Protocol::Plaintext {
+            this.set("security.protocol", given.protocol.name().to_lowercase());
+        }
+        if given.protocol.is_encrypted() {
+            needs("ssl")?;
+            this.tls = Some(Tls::new(Store::Kafka, &given.paths)?);
+            // OpenSSL is built without a folder of authorities; `probe` looks where systems have one.
+            let ca = given.paths.ca.as_ref().map_or_else(|| "probe".into(), |path| path.display().to_string());
+            this.set("ssl.ca.location", ca);
+            for (property, path) in
+                [("ssl.certificate.location", &given.paths.cert), ("ssl.key.location", &given.paths.key)]
+            {
+                if let Some(path) = path {
+                    this.set(property, path.display().to_string());
+                }
+            }
+        }
+        if let (Some(mechanism), Some(username), Some(password)) = (given.mechanism, given.username, given.password) {
+            needs(mechanism.feature())?;
+            this.set("sasl.mechanisms", mechanism.name());
+            this.set("sasl.username", username);
+            this.properties.insert("sasl.password".into(), password);
+        }
+        for other in given.others {
+            may_be_set(&other)?;
+            this.properties.insert(other.name, other.value);
+        }
+        Ok(this)
+    }
+
+    fn set(&mut self, property: &str, value: impl Into<String>) {
+        self.properties.insert(property.to_owned(), value.into().into());
+    }
+
+    pub(super) fn apply(&self, config: &mut ClientConfig) {
+        for (name, value) in &self.properties {
+            config.set(name, value.expose_secret());
+        }
+    }
+
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+}
+
+impl SecuritySettings {
+    /// A log-in without its password, or certificates for plain text: what an operator believes to be
+    /// secured and is not.
+    fn fit_together(&self) -> Result<(), String> {
+        let protocol = self.protocol.name();
+        if let (false, Some(name)) = (self.protocol.is_encrypted(), self.paths.first()) {
+            return Err(format!(
+                "KAFKA_{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: set it to SSL or SASL_SSL, or leave the file out"
+            ));
+        }
+        for (is_set, name) in [
+            (self.mechanism.is_some(), "KAFKA_SASL_MECHANISM"),
+            (self.username.is_some(), "KAFKA_SASL_USERNAME"),
+            (self.password.is_some(), "KAFKA_SASL_PASSWORD"),
+        ] {
+            if is_set && !self.protocol.logs_in() {
+                return Err(format!(
+                    "{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: set it to SASL_SSL, or leave {name} out"
+                ));
+            }
+            if !is_set && self.protocol.logs_in() {
+                return Err(format!("KAFKA_SECURITY_PROTOCOL is {protocol}, which needs {name} too"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// librdkafka is built from source here; where somebody links another, it may lack what is asked for,
+/// and would say so only in a log.
+fn needs(feature: &str) -> Result<(), String> {
+    let built_with = ClientConfig::new().create_native_config().and_then(|config| config.get("builtin.features"));
+    let built_with = built_with.map_err(|error| format!("the Kafka client does not tell what it can: {error}"))?;
+    if built_with.split(',').any(|one| one.trim() == feature) {
+        Ok(())
+    } else {
+        Err(format!(
+            "KAFKA_SECURITY_PROTOCOL can't be had: the Kafka client was built without `{feature}` ({built_with})"
+        ))
+    }
+}
+
+/// Properties that other settings are for, under all their names.
+const HAVE_A_SETTING: [(&str, &str); 17] = [
+    ("bootstrap.servers", "KAFKA_BROKERS"),
+    ("metadata.broker.list", "KAFKA_BROKERS"),
+    ("group.id", "KAFKA_GROUP"),
+    ("session.timeout.ms", "CONSUME_SESSION_TIMEOUT_MS"),
+    ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
+    ("message.timeout.ms", "PUBLISH_DEADLINE_MS"),
+    ("security.protocol", "KAFKA_SECURITY_PROTOCOL"),
+    ("sasl.mechanism", "KAFKA_SASL_MECHANISM"),
+    ("sasl.mechanisms", "KAFKA_SASL_MECHANISM"),
+    ("sasl.username", "KAFKA_SASL_USERNAME"),
+    ("sasl.password", "KAFKA_SASL_PASSWORD"),
+    ("ssl.ca.location", "KAFKA_CA_FILE"),
+    ("ssl.ca.pem", "KAFKA_CA_FILE"),
+    ("ssl.certificate.location", "KAFKA_CERT_FILE"),
+    ("ssl.certificate.pem", "KAFKA_CERT_FILE"),
+    ("ssl.key.location", "KAFKA_KEY_FILE"),
+    ("ssl.key.pem", "KAFKA_KEY_FILE"),
+];
+
+/// Properties on which a promise rests, beside those that the clients are set up with
+/// ([`KafkaSettings`]): that no claim is lost, skipped or written twice, and who answers.
+const CARRY_PROMISES: [&str; 16] = [
+    "auto.commit.enable",
+    "auto.commit.interval.ms",
+    "enable.gapless.guarantee",
+    "enable.ssl.certificate.verification",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "log.queue",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "message.send.max.retries",
+    "partitioner",
+    "request.required.acks",
+    "retries",
+    "ssl.endpoint.identification.algorithm",
+    "transactional.id",
+];
+
+fn may_be_set(setting: &ClientSetting) -> Result<(), String> {
+    let ClientSetting { label, name, value } = setting;
+    if let Some((_, instead)) = HAVE_A_SETTING.iter().find(|(property, _)| property == name) {
+        return Err(format!("{label} can't be set: `{name}` is what {instead} is for"));
+    }
+    if CARRY_PROMISES.contains(&name.as_str()) || KafkaSettings::sets_itself(name) {
+        return Err(format!("{label} can't be set: what Firstcome promises rests on its own `{name}`"));
+    }
+    // Without its value in a message: it may be a secret.
+    match ClientConfig::new().set(name, value.expose_secret()).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Err(format!("{label}: the Kafka client has no setting `{name}`"))
+        }
+        Err(_) => Err(format!("{label}: the Kafka client does not take this value of `{name}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &str, value: &str) -> Result<Security, String> {
+        let variables = [(OsString::from(name), OsString::from(value))];
+        let others = ClientSetting::of_environment(variables.into_iter()).collect();
+        Security::new(SecuritySettings { others, ..SecuritySettings::default() })
+    }
+
+    #[test]
+    fn settings_of_the_client_are_passed_on_by_their_own_names() {
+        let mut config = ClientConfig::new();
+        with("KAFKA_CONFIG_CLIENT_ID", "coupons").unwrap().apply(&mut config);
+        with("KAFKA_CONFIG_COMPRESSION_CODEC", "lz4").unwrap().apply(&mut config);
+        assert_eq!((config.get("client.id"), config.get("compression.codec")), (Some("coupons"), Some("lz4")));
+        assert!(with("KAFKA_BROKERS", "a:1").unwrap().properties.is_empty());
+    }
+
+    #[test]
+    fn what_would_break_a_promise_is_refused_by_name() {
+        for (name, value) in [
+            ("ENABLE_AUTO_COMMIT", "true"),
+            ("ENABLE_AUTO_OFFSET_STORE", "true"),
+            ("AUTO_OFFSET_RESET", "latest"),
+            ("ACKS", "1"),
+            ("REQUEST_REQUIRED_ACKS", "1"),
+            ("ENABLE_IDEMPOTENCE", "false"),
+            ("GROUP_ID", "x"),
+            ("BOOTSTRAP_SERVERS", "x:1"),
+            ("METADATA_BROKER_LIST", "x:1"),
+            ("GROUP_INSTANCE_ID", "x"),
+            ("PARTITION_ASSIGNMENT_STRATEGY", "roundrobin"),
+            ("MAX_POLL_INTERVAL_MS", "1"),
+            ("LINGER_MS", "1000"),
+            ("SECURITY_PROTOCOL", "plaintext"),
+            ("SASL_PASSWORD", "hunter2"),
+            ("SSL_CA_LOCATION", "x"),
+            ("ENABLE_SSL_CERTIFICATE_VERIFICATION", "false"),
+            ("SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", "none"),
+        ] {
+            let name = format!("KAFKA_CONFIG_{name}");
+            let said = with(&name, value).unwrap_err();
+            assert!(said.starts_with(&format!("{name} can't be set")) && !said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn unknown_settings_and_values_that_do_not_fit_are_refused_without_the_value() {
+        let said = with("KAFKA_CONFIG_NO_SUCH_THING", "hunter2").unwrap_err();
+        assert!(said.contains("no setting `no.such.thing`") && !said.contains("hunter2"), "{said}");
+        let said = with("KAFKA_CONFIG_SOCKET_SEND_BUFFER_BYTES", "hunter2").unwrap_err();
+        assert!(said.contains("does not take this value") && !said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn a_login_is_whole_or_refused_and_its_password_is_not_shown() {
+        let given = |protocol, mechanism, username: Option<&str>, password: Option<&str>| SecuritySettings {
+            protocol,
+            mechanism,
+            username: username.map(str::to_owned),
+            password: password.map(Into::into),
+            ..SecuritySettings::default()
+        };
+        let scram = Some(Mechanism::ScramSha512);
+        let whole = Security::new(given(Protocol::SaslSsl, scram, Some("u"), Some("hunter2"))).unwrap();
+        let mut config = ClientConfig::new();
+        whole.apply(&mut config);
+        assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
+        assert_eq!(
+            (config.get("sasl.mechanisms"), config.get("sasl.password")),
+            (Some("SCRAM-SHA-512"), Some("hunter2"))
+        );
+        assert!(!format!("{whole:?}{config:?}").contains("hunter2"));
+        for (given, said) in [
+            (given(Protocol::SaslSsl, scram, Some("u"), None), "needs KAFKA_SASL_PASSWORD too"),
+            (given(Protocol::SaslSsl, None, Some("u"), Some("p")), "needs KAFKA_SASL_MECHANISM too"),
+            (given(Protocol::Ssl, None, Some("u"), None), "KAFKA_SASL_USERNAME is set, but"),
+            (given(Protocol::Plaintext, None, None, Some("p")), "KAFKA_SASL_PASSWORD is set, but"),
+        ] {
+            let refused = Security::new(given).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+        let paths = Paths { ca: Some("x.pem".into()), ..Paths::default() };
+        let refused = Security::new(SecuritySettings { paths, ..SecuritySettings::default() }).unwrap_err();
+        assert!(refused.contains("KAFKA_CA_FILE is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT"), "{refused}");
+    }
+
+    #[test]
+    fn the_client_is_built_with_all_that_is_offered() {
+        for feature in ["ssl", "sasl_plain", "sasl_scram"] {
+            needs(feature).unwrap();
+        }
+        assert!(needs("sasl_by_smile").unwrap_err().contains("built without `sasl_by_smile`"));
+    }
+}

@@ -1,0 +1,58 @@
+//! Why Redis does not answer at start-up, in a sentence where a setting is the reason.
+
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+
+use super::Redis;
+use super::safety::Unsafe;
+use crate::tls::{Answer, Store, Tls, speaks_plain_redis};
+
+impl Redis {
+    /// [`Redis::check_settings`] for start-up: where no waiting mends it, the error is a setting.
+    pub async fn check_at_start(&self) -> Result<(), Unsafe> {
+        metrics::gauge!("firstcome_redis_managed").set(f64::from(u8::from(self.is_managed())));
+        match self.check_settings().await {
+            Err(Unsafe::Unreachable(error)) => Err(match self.why_not(&error).await {
+                Some(sentence) => Unsafe::Setting(sentence),
+                None => Unsafe::Unreachable(error),
+            }),
+            Ok(()) if self.is_managed() => {
+                tracing::warn!("REDIS_DURABILITY=managed: whether Redis keeps what it promised is not checked");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn why_not(&self, error: &RedisError) -> Option<String> {
+        if does_not_let_in(error) {
+            return Some(format!(
+                "Redis does not let this process in: {error}; see the user and the password in REDIS_URL"
+            ));
+        }
+        if error.code().is_some() {
+            return None;
+        }
+        let (host, port, encrypted) = match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, port) => (host, *port, false),
+            ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
+            _ => return None,
+        };
+        let tls = self.tls.clone().unwrap_or_else(|| Tls::public(Store::Redis));
+        let why = match (encrypted, tls.probe(host, port).await) {
+            (true, Answer::Fault(why)) => why,
+            (true, Answer::PlainText | Answer::Silent) if speaks_plain_redis(host, port).await => {
+                "it answers in plain text: write redis:// in REDIS_URL, or the port on which it speaks TLS".to_owned()
+            }
+            (false, Answer::Fine | Answer::Fault(_)) => "it speaks TLS: write rediss:// in REDIS_URL".to_owned(),
+            _ => return None,
+        };
+        Some(format!("Redis at {host}:{port} can't be used: {why}"))
+    }
+}
+
+/// Wrong user or password, none where one is needed, or a user who may not do what this needs.
+fn does_not_let_in(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+}

@@ -1,0 +1,89 @@
+//! A handshake that failed, in a sentence that names the setting to change.
+
+use std::error::Error;
+use std::io;
+
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+use super::{Store, Tls};
+
+/// What TLS itself says, somewhere below an error of a client.
+pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    // An I/O error calls what it holds its own, not its source.
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    held.and_then(|inner| cause(inner)).or_else(|| error.source().and_then(cause))
+}
+
+impl Tls {
+    /// Why a server is not believed, or does not believe us.
+    pub(crate) fn sentence(&self, error: &rustls::Error) -> String {
+        use CertificateError::{
+            BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+            NotValidYetContext, UnknownIssuer,
+        };
+        let (prefix, address) = (self.store.prefix(), self.store.address());
+        match error {
+            rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => match &self.ca {
+                Some(ca) => format!(
+                    "its certificate comes from an unknown authority, none of those in {prefix}_CA_FILE ({})",
+                    ca.path().display()
+                ),
+                None => format!(
+                    "its certificate comes from an unknown authority, none of the public ones: name its own by {prefix}_CA_FILE"
+                ),
+            },
+            rustls::Error::InvalidCertificate(NotValidForNameContext { expected, presented }) => format!(
+                "its certificate is for another name ({}), not for {}: use a name in {address} that it is for",
+                presented.join(", "),
+                expected.to_str()
+            ),
+            rustls::Error::InvalidCertificate(NotValidForName) => {
+                format!("its certificate is for another name: use a name in {address} that it is for")
+            }
+            rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+                "its certificate has expired (or the clock here is wrong): renew it".to_owned()
+            }
+            rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+                "its certificate is not valid yet: is the clock here right?".to_owned()
+            }
+            rustls::Error::AlertReceived(alert) if is_about_us(*alert) => self.not_believed(&format!("{alert:?}")),
+            other => format!("TLS fails: {other}; see {prefix}_CA_FILE and {address}"),
+        }
+    }
+
+    /// The server does not take the certificate of this process, or wants one.
+    fn not_believed(&self, alert: &str) -> String {
+        let prefix = self.store.prefix();
+        let kafka = if self.store == Store::Kafka { ", and KAFKA_SECURITY_PROTOCOL" } else { "" };
+        if self.has_identity() {
+            format!("it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE{kafka}")
+        } else {
+            format!(
+                "it asks this process for a certificate ({alert}): set {prefix}_CERT_FILE and {prefix}_KEY_FILE{kafka}"
+            )
+        }
+    }
+}
+
+fn is_about_us(alert: AlertDescription) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
+        DecryptError, HandshakeFailure, UnknownCA, UnsupportedCertificate,
+    };
+    matches!(
+        alert,
+        AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | DecryptError
+            | HandshakeFailure
+            | UnknownCA
+            | UnsupportedCertificate
+    )
+}

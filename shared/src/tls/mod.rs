@@ -1,0 +1,225 @@
+//! TLS to the stores: which authorities are trusted, who this process is, and what a handshake that
+//! fails means in words. Redis and MySQL use it as it is; librdkafka has OpenSSL, and is asked here
+//! only why it does not get through (docs/decisions/0020-tls.md).
+
+mod fault;
+mod files;
+mod probe;
+mod provider;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mysql_async::{ClientIdentity, SslOpts};
+use redis::{ClientTlsConfig, TlsCertificates};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use self::files::{Certificates, PrivateKey};
+
+pub(crate) use fault::cause;
+pub(crate) use probe::{Answer, speaks_plain_redis};
+
+/// A store that is reached over TLS, for the names of its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Redis,
+    Mysql,
+    Kafka,
+}
+
+impl Store {
+    /// What the names of its settings for TLS begin with.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Self::Redis => "REDIS",
+            Self::Mysql => "DATABASE",
+            Self::Kafka => "KAFKA",
+        }
+    }
+
+    /// The setting that has its address.
+    pub(crate) fn address(self) -> &'static str {
+        match self {
+            Self::Redis => "REDIS_URL",
+            Self::Mysql => "DATABASE_URL",
+            Self::Kafka => "KAFKA_BROKERS",
+        }
+    }
+}
+
+/// The files of one store, as they were given: all may be missing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paths {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Paths {
+    /// A variable that is set and empty, as docker-compose makes them, counts as not set.
+    pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
+        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        Self { ca: given(ca), cert: given(cert), key: given(key) }
+    }
+
+    /// The first that is given, by what its setting's name ends with.
+    pub(crate) fn first(&self) -> Option<&'static str> {
+        [(&self.ca, "CA_FILE"), (&self.cert, "CERT_FILE"), (&self.key, "KEY_FILE")]
+            .into_iter()
+            .find_map(|(path, name)| path.as_ref().map(|_| name))
+    }
+}
+
+/// Whom this process trusts, and how it proves who it is. The files are read once, at start-up.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    store: Store,
+    /// Without it: the authorities that browsers trust.
+    ca: Option<Certificates>,
+    identity: Option<(Certificates, PrivateKey)>,
+}
+
+impl Tls {
+    /// Reads the files. The error names the setting to change.
+    pub(crate) fn new(store: Store, paths: &Paths) -> Result<Self, String> {
+        let prefix = store.prefix();
+        let ca = paths.ca.as_deref().map(|path| Certificates::read(&format!("{prefix}_CA_FILE"), path)).transpose()?;
+        let identity = match (&paths.cert, &paths.key) {
+            (Some(cert), Some(key)) => Some((
+                Certificates::read(&format!("{prefix}_CERT_FILE"), cert)?,
+                PrivateKey::read(&format!("{prefix}_KEY_FILE"), key)?,
+            )),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(format!("{prefix}_CERT_FILE is set without {prefix}_KEY_FILE: give both, or neither"));
+            }
+            (None, Some(_)) => {
+                return Err(format!("{prefix}_KEY_FILE is set without {prefix}_CERT_FILE: give both, or neither"));
+            }
+        };
+        let tls = Self { store, ca, identity };
+        tls.client_config()?;
+        Ok(tls)
+    }
+
+    /// With the public authorities and without a certificate of its own.
+    pub(crate) fn public(store: Store) -> Self {
+        Self { store, ca: None, identity: None }
+    }
+
+    fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
+        let prefix = self.store.prefix();
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(ca) => {
+                for certificate in ca.der() {
+                    roots.add(certificate).map_err(|error| {
+                        format!("{prefix}_CA_FILE {} holds no authority's certificate: {error}", ca.path().display())
+                    })?;
+                }
+            }
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        let config = ClientConfig::builder_with_provider(provider::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS can't be set up: {error}"))?
+            .with_root_certificates(roots);
+        let config = match &self.identity {
+            None => config.with_no_client_auth(),
+            Some((cert, key)) => config.with_client_auth_cert(cert.der(), key.der()).map_err(|error| {
+                format!("{prefix}_KEY_FILE is no key to {prefix}_CERT_FILE, or of a kind that can't be used: {error}")
+            })?,
+        };
+        Ok(Arc::new(config))
+    }
+
+    /// In the form of the Redis client.
+    pub(crate) fn for_redis(&self) -> TlsCertificates {
+        provider::install();
+        TlsCertificates {
+            client_tls: self.identity.as_ref().map(|(cert, key)| ClientTlsConfig {
+                client_cert: cert.pem().to_vec(),
+                client_key: key.pem().to_vec(),
+            }),
+            root_cert: self.ca.as_ref().map(|ca| ca.pem().to_vec()),
+        }
+    }
+
+    /// In the form of the MySQL client. Name and authority are always verified.
+    pub(crate) fn for_mysql(&self) -> SslOpts {
+        provider::install();
+        let identity = self
+            .identity
+            .as_ref()
+            .map(|(cert, key)| ClientIdentity::new(cert.pem().to_vec().into(), key.der().secret_der().to_vec().into()));
+        SslOpts::default()
+            .with_disable_built_in_roots(self.ca.is_some())
+            .with_root_certs(self.ca.iter().map(|ca| ca.pem().to_vec().into()).collect())
+            .with_client_identity(identity)
+    }
+
+    pub(crate) fn has_identity(&self) -> bool {
+        self.identity.is_some()
+    }
+}
+
+/// Where a store is, and how connections to it are encrypted. Made of a text alone, they are not.
+#[derive(Debug, Clone)]
+pub struct Address {
+    url: SecretString,
+    tls: Option<Tls>,
+}
+
+impl Address {
+    pub(crate) fn new(url: SecretString, tls: Option<Tls>) -> Self {
+        Self { url, tls }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.url.expose_secret()
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+}
+
+impl From<String> for Address {
+    fn from(url: String) -> Self {
+        Self::new(url.into(), None)
+    }
+}
+
+impl From<&str> for Address {
+    fn from(url: &str) -> Self {
+        Self::new(url.into(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_stack::Certificates;
+
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {
+        let files = Certificates::make().unwrap();
+        let tls = |cert: &str, key: &str| {
+            let (cert, key) = (Some(files.path(cert).into()), Some(files.path(key).into()));
+            Tls::new(Store::Redis, &Paths { ca: None, cert, key })
+        };
+        let good = tls("client.pem", "client.key").unwrap();
+        assert!(good.has_identity() && !format!("{good:?}").contains("PRIVATE"), "{good:?}");
+        for (cert, key, said) in [
+            ("client.pem", "foreign.key", "REDIS_KEY_FILE is no key to REDIS_CERT_FILE"),
+            ("client.key", "client.key", "holds no certificate"),
+            ("client.pem", "client.pem", "holds no private key"),
+            ("client.pem", "none.key", "can't be read"),
+        ] {
+            let refused = tls(cert, key).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+}

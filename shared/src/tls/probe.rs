@@ -1,0 +1,70 @@
+//! One handshake with an address, to learn why a client does not get through: clients say that a
+//! connection broke off, and not that a password went to a port that speaks something else.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::{Tls, cause};
+
+/// Longest that a handshake may take.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// With TLS 1.3 a server looks at the certificate of its client after the handshake; it has this
+/// long to refuse it.
+const VERDICT: Duration = Duration::from_millis(500);
+
+/// What a server made of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Fine,
+    /// It speaks TLS, and one does not believe the other. The sentence says why.
+    Fault(String),
+    /// It answered, but not in TLS.
+    PlainText,
+    /// It said nothing, or is not there.
+    Silent,
+}
+
+impl Tls {
+    pub(crate) async fn probe(&self, host: &str, port: u16) -> Answer {
+        match timeout(LIMIT, self.handshake(host, port)).await {
+            Ok(Ok(())) => Answer::Fine,
+            Ok(Err(error)) => match cause(&error) {
+                Some(rustls::Error::InvalidMessage(_)) => Answer::PlainText,
+                Some(reason) => Answer::Fault(self.sentence(reason)),
+                None => Answer::Silent,
+            },
+            Err(_) => Answer::Silent,
+        }
+    }
+
+    async fn handshake(&self, host: &str, port: u16) -> io::Result<()> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let config = self.client_config().map_err(io::Error::other)?;
+        let connection = TcpStream::connect((host, port)).await?;
+        let mut stream = TlsConnector::from(config).connect(name, connection).await?;
+        match timeout(VERDICT, stream.read(&mut [0; 1])).await {
+            Ok(Err(error)) if cause(&error).is_some() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a server answers a line of plain text as Redis does.
+pub(crate) async fn speaks_plain_redis(host: &str, port: u16) -> bool {
+    let ask = async {
+        let mut connection = TcpStream::connect((host, port)).await?;
+        connection.write_all(b"PING\r\n").await?;
+        let mut answer = [0; 1];
+        connection.read_exact(&mut answer).await?;
+        io::Result::Ok(matches!(answer, [b'+' | b'-']))
+    };
+    timeout(LIMIT, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+}

@@ -1,0 +1,53 @@
+//! Who does the cryptography: ring, for every client of this process.
+
+use std::sync::{Arc, LazyLock};
+
+use tokio_rustls::rustls::Error;
+use tokio_rustls::rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use tokio_rustls::rustls::sign::SigningKey;
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(CryptoProvider { key_provider: &AnyForm, ..ring::default_provider() }));
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// Makes it the one that the clients of Redis and MySQL find. Where a process has one already, that
+/// one stays.
+pub(super) fn install() {
+    if CryptoProvider::get_default().is_none() && CryptoProvider::clone(&PROVIDER).install_default().is_err() {
+        tracing::debug!("another thread was quicker to choose the cryptography");
+    }
+}
+
+/// Reads a key in whatever form it is. mysql_async calls every key PKCS #1, and ring believes it:
+/// with elliptic curves, and with what most tools write today, MySQL could not be logged in to.
+#[derive(Debug)]
+struct AnyForm;
+
+impl KeyProvider for AnyForm {
+    fn load_private_key(&self, key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        let bytes = key.secret_der().to_vec();
+        ring::sign::any_supported_type(&key)
+            .or_else(|_| ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(bytes.clone()).into()))
+            .or_else(|_| ring::sign::any_supported_type(&PrivateSec1KeyDer::from(bytes).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_called_by_the_name_of_another_form_is_read() {
+        let files = firstcome_stack::Certificates::make().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap()).unwrap();
+        let as_mysql_async_gives_it = || PrivateKeyDer::Pkcs1(key.secret_der().to_vec().into());
+        assert!(ring::sign::any_supported_type(&as_mysql_async_gives_it()).is_err());
+        assert!(AnyForm.load_private_key(as_mysql_async_gives_it()).is_ok());
+    }
+}
