@@ -2,9 +2,10 @@
 //! after a change that did not reach it, a loss, or a change by hand. The API does so where a change
 //! finds another list than the one before it, the reconciler where a pass finds one.
 
+use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::mysql::{Db, DbError};
-use crate::redis::allow_list::ListReplaced;
+use crate::redis::allow_list::{Gathering, ListReplaced};
 use crate::redis::{Redis, RedisError};
 
 /// People read in one statement, and compared in one command.
@@ -64,28 +65,44 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId, which: Which) -> Resul
             list = renewed;
         }
         let new = redis.gather_allow_list(id);
-        let (mut after, mut people) = (String::new(), 0_u32);
-        loop {
-            let page = db.allowed_after(id, after, PAGE).await?;
-            redis.add_gathered(&new, &page).await?;
-            people = people.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
-            let Some(last) = page.last().filter(|_| is_full(&page)) else { break };
-            after = last.to_string();
+        let written = gather(db, redis, (id, list, seen.revision()), &new).await;
+        if matches!(written, Ok(true)) {
+            tracing::info!(coupon = %id, people = list.people, revision = list.revision, "an allow list was written to Redis");
+            return Ok(Followed::Written(list.people));
         }
-        if db.allow_list(id).await? != Some(list) {
-            continue;
+        // Else it would take room until it expires.
+        if let Err(error) = redis.drop_gathered(&new).await {
+            tracing::debug!(%error, coupon = %id, "an allow list that was not finished expires by itself");
         }
-        if people != list.people {
-            // A hand has changed the table: its number is counted anew.
-            db.renew_allow_list(id, seen.revision()).await?;
-            continue;
-        }
-        if redis.replace_allow_list(&new, list).await? == ListReplaced::Yes {
-            tracing::info!(coupon = %id, people, revision = list.revision, "an allow list was written to Redis");
-            return Ok(Followed::Written(people));
-        }
+        written?;
     }
     Ok(Followed::Changing)
+}
+
+/// Gathers a list and puts it in its place; `false` where another list is MySQL's by then.
+async fn gather(
+    db: &Db,
+    redis: &Redis,
+    (id, list, seen): (CouponId, AllowList, u64),
+    new: &Gathering,
+) -> Result<bool, ListError> {
+    let (mut after, mut people) = (String::new(), 0_u32);
+    loop {
+        let page = db.allowed_after(id, after, PAGE).await?;
+        redis.add_gathered(new, &page).await?;
+        people = people.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+        if db.allow_list(id).await? != Some(list) {
+            return Ok(false);
+        }
+        let Some(last) = page.last().filter(|_| is_full(&page)) else { break };
+        after = last.to_string();
+    }
+    if people != list.people {
+        // A hand has changed the table: its number is counted anew.
+        db.renew_allow_list(id, seen).await?;
+        return Ok(false);
+    }
+    Ok(redis.replace_allow_list(new, list).await? == ListReplaced::Yes)
 }
 
 /// Whether there may be more behind a page.

@@ -132,7 +132,8 @@ pub async fn headers(
             messages: context.tail.as_ref().filter(|_| messages.any).map(|tail| Arc::clone(&tail.messages)),
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
-            allow_list_differs: lists_differ.remove(&coupon.id),
+            // Told with the first of its drops that can be worked on.
+            allow_list_differs: numbers.is_ok() && lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
             Ok(numbers) => header(stores, (coupon, drop), keys, numbers, known, &with_promises, context).await,

@@ -88,8 +88,13 @@ pub(super) async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) 
         lists += 1;
         let (before, now) = (changed.before, changed.now);
         let followed = stores.redis.change_allow_list(id, before, now, OnList::Remove, &people).await?;
-        // A coupon that is over has no list in Redis any more.
-        if followed == ListFollowed::Other && !is_over(&stores.db, id).await? {
+        if followed != ListFollowed::Other {
+            continue;
+        }
+        // Nobody asks for the list of a coupon that is over, and it may be another one.
+        if is_over(&stores.db, id).await? {
+            stores.redis.forget_allowed(id, user).await?;
+        } else {
             follow(&stores.db, &stores.redis, id, Which::Different).await?;
         }
     }

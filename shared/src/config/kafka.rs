@@ -95,6 +95,9 @@ impl KafkaArgs {
 }
 
 fn brokers(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return Err("give host:port without a protocol: that is what KAFKA_SECURITY_PROTOCOL is for".into());
+    }
     let fine = |broker: &str| {
         broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };

@@ -84,6 +84,8 @@ impl RedisArgs {
 }
 
 fn is_encrypted(url: &str) -> bool {
+    // As the client reads it.
+    let url = url.trim_start().to_ascii_lowercase();
     url.starts_with("rediss://") || url.starts_with("valkeys://")
 }
 

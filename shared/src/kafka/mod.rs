@@ -51,6 +51,8 @@ impl KafkaSettings {
         let mut config = self.base();
         config
             .set("enable.idempotence", "true")
+            // Without reports of what was written no claim would ever be acknowledged.
+            .set("delivery.report.only.error", "false")
             .set("acks", "all")
             .set("delivery.timeout.ms", deadline.as_millis().to_string())
             .set("request.timeout.ms", deadline.as_millis().max(1_000).to_string())

@@ -50,7 +50,11 @@ impl Failure {
                     | RDKafkaErrorCode::UnsupportedSASLMechanism
             )
         );
-        if is_login {
+        // A broker that went away in the middle of it is said to have refused the log-in.
+        let is_gone = reason.contains("mechanisms: (n/a)");
+        if is_gone {
+            None
+        } else if is_login {
             Some(Self::Login(reason.to_owned()))
         } else if reason.contains("SSL") || reason.contains("security.protocol") || reason.contains("message size") {
             Some(Self::Tls(reason.to_owned()))
@@ -63,6 +67,9 @@ impl Failure {
 impl KafkaSettings {
     /// `source` is what the call gave.
     pub(super) async fn why_not(&self, source: &KafkaError, failure: Option<Failure>) -> TopicError {
+        if let KafkaError::ClientCreation(reason) = source {
+            return TopicError::Setting(format!("the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"));
+        }
         match failure {
             // A port for TLS hangs up on plain text, and librdkafka says no more than that nobody answers.
             None if self.security.tls().is_none() => match self.ask_each().await {

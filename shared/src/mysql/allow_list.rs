@@ -152,18 +152,21 @@ impl Db {
         .await
     }
 
-    /// Some coupons with a list that have nothing but drops that were sealed `kept` ago, each with
-    /// its revision.
+    /// Some coupons with a list that was not changed for `kept`, and with nothing but drops that were
+    /// sealed as long ago, each with its revision. Who gives such a coupon more days uploads its list
+    /// first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let kept = TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX);
         let before = Utc::now().checked_sub_signed(kept).unwrap_or_default().naive_utc();
         self.run_within(LONG, "old allow lists", async move |conn| {
             let found: Vec<Old> = diesel::sql_query(
                 "SELECT c.id, c.revision FROM coupons c WHERE c.allow_list_people > 0 \
+                 AND (c.allow_list_changed_at IS NULL OR c.allow_list_changed_at <= ?) \
                  AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
                  AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND (d.sealed_at IS NULL OR d.sealed_at > ?)) \
                  ORDER BY c.id LIMIT 100",
             )
+            .bind::<Datetime, _>(before)
             .bind::<Datetime, _>(before)
             .load(conn)
             .await?;
@@ -177,18 +180,30 @@ impl Db {
     pub async fn delete_some_of_allow_list(&self, id: CouponId, revision: u64) -> Result<Option<(u64, bool)>, DbError> {
         self.run("delete an allow list", async move |conn| {
             conn.transaction(async |conn| {
-                let now = coupons::table.find(id.0).select(coupons::revision).for_update().first::<u64>(conn).await;
-                if now.optional()? != Some(revision) {
-                    return Ok(None);
-                }
+                let row = coupons::table.find(id.0).select((coupons::revision, coupons::allow_list_people));
+                let now: Option<(u64, u32)> = row.for_update().first(conn).await.optional()?;
+                let Some((_, people)) = now.filter(|(now, _)| *now == revision) else { return Ok(None) };
                 let deleted = diesel::sql_query("DELETE FROM coupon_allow_list WHERE coupon_id = ? LIMIT ?")
                     .bind::<BigInt, _>(id.0)
                     .bind::<BigInt, _>(DELETED_AT_ONCE)
                     .execute(conn)
                     .await?;
-                let left = u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX);
-                let list = set_list(conn, id, 0, left).await?;
-                Ok(Some((list.revision, deleted > 0 && left > 0)))
+                // Counted at the end only: a hand may have changed the table.
+                let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
+                let left = if has_more {
+                    people.saturating_sub(u32::try_from(deleted).unwrap_or(u32::MAX)).max(1)
+                } else {
+                    u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
+                };
+                // Its age stays, so that a deletion that died goes on.
+                let revision = revision + 1;
+                let set = diesel::update(coupons::table.find(id.0)).set((
+                    coupons::revision.eq(revision),
+                    coupons::allow_list_revision.eq(revision),
+                    coupons::allow_list_people.eq(left),
+                ));
+                set.execute(conn).await?;
+                Ok(Some((revision, has_more)))
             })
             .await
         })

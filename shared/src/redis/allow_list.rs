@@ -103,11 +103,23 @@ impl Redis {
         for some in people.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
-            pipe.cmd("SADD").arg(&gathering.key).arg(names).ignore();
+            // Together: without its end it would stay for good.
+            pipe.atomic().cmd("SADD").arg(&gathering.key).arg(names).ignore();
             pipe.cmd("EXPIRE").arg(&gathering.key).arg(GATHERED_FOR).ignore();
             pipe.query_async::<()>(&mut self.connection()).await?;
         }
         Ok(())
+    }
+
+    /// Lets go of one that is not finished.
+    pub async fn drop_gathered(&self, gathering: &Gathering) -> Result<(), RedisError> {
+        redis::cmd("UNLINK").arg(&gathering.key).query_async(&mut self.connection()).await
+    }
+
+    /// Takes a person off the set of a coupon that is over, whatever list it is.
+    pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
+        let allowed = keys::allowed(&self.prefix, coupon);
+        redis::cmd("SREM").arg(allowed).arg(user.as_str()).query_async(&mut self.connection()).await
     }
 
     /// Puts it in the place of the coupon's list, as `list`, unless a later one is there.

@@ -139,25 +139,25 @@ impl Verifier {
         Ok(decoded.claims.sub)
     }
 
-    /// Whether a token names this group. Read from a token that [`Verifier::subject`] has taken, and
-    /// verified again: only coupons of a group ask.
-    pub(crate) fn names_group(&self, authorization: &HeaderValue, group: &Group) -> bool {
-        let Some(token) = bearer(authorization) else { return false };
+    /// Whether a token names this group; `None` where it can't be read any more. Read from a token that
+    /// [`Verifier::subject`] has taken, and verified again: only coupons of a group ask.
+    pub(crate) fn names_group(&self, authorization: &HeaderValue, group: &Group) -> Option<bool> {
+        let token = bearer(authorization)?;
         let decoded = decode::<Map<String, Value>>(token, &self.key, &self.rules);
         let claims = match decoded {
             Ok(decoded) => decoded.claims,
             // It ended a moment ago.
             Err(error) => {
                 tracing::debug!(%error, "the groups of a token could not be read");
-                return false;
+                return None;
             }
         };
-        match claims.get(&self.groups_claim) {
+        Some(match claims.get(&self.groups_claim) {
             Some(Value::String(name)) => name == group.as_str(),
             // What is no text in the list is no group.
             Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(group.as_str())),
             _ => false,
-        }
+        })
     }
 }
 

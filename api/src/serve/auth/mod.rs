@@ -51,9 +51,10 @@ pub(crate) struct Requester {
 pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
 
 impl Groups {
-    /// Whether the person is of this group. A gateway's header says nothing of groups.
-    pub(crate) fn have(&self, group: &Group) -> bool {
-        self.0.as_ref().is_some_and(|(verifier, authorization)| verifier.names_group(authorization, group))
+    /// Whether the person is of this group; `None` where that is not known: a gateway's header says
+    /// nothing of groups, and a token may have ended a moment ago.
+    pub(crate) fn have(&self, group: &Group) -> Option<bool> {
+        self.0.as_ref().and_then(|(verifier, authorization)| verifier.names_group(authorization, group))
     }
 }
 

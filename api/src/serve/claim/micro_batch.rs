@@ -110,10 +110,8 @@ impl MicroBatches {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
         let (coupon, user) = (Arc::clone(coupon), requester.user.clone());
-        let group = group.map(|group| {
-            let is_member = requester.groups.have(&group);
-            (group, is_member)
-        });
+        // Of nobody whose groups are not known a no is told.
+        let group = group.and_then(|group| requester.groups.have(&group).map(|is_member| (group, is_member)));
         let pending = PendingClaim { coupon, user, group, arrived: Instant::now(), reply, _place: place };
         let drop = chosen.drop.id;
         if self.queues.join(drop, pending) {

@@ -109,7 +109,7 @@ impl Claims {
     /// Whether admission would let them in; `None` where everybody is, and where it is not known.
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
-            Allow::Group(group) => Some(groups.have(group)),
+            Allow::Group(group) => groups.have(group),
             Allow::List => self.redis.is_allowed(coupon.id, user).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "whether a person is on an allow list could not be looked up");
                 None

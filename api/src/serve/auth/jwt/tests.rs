@@ -160,7 +160,7 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
 fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let named = |args: &JwtArgs, claims: &Value| {
         let value = HeaderValue::from_str(&format!("Bearer {}", hs_token(claims))).unwrap();
-        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap())
+        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap()).unwrap()
     };
     for groups in [json!("vip"), json!(["vip"]), json!(["staff", "vip"]), json!([7, null, "vip", {}])] {
         assert!(named(&hs256(), &with("groups", groups.clone())), "{groups}");
@@ -179,6 +179,9 @@ fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
         assert!(!named(&hs256(), &with("groups", groups.clone())), "{groups}");
     }
     assert!(!named(&hs256(), &good()), "no such claim");
+    let ended = HeaderValue::from_str(&format!("Bearer {}", hs_token(&with("exp", 1)))).unwrap();
+    let known = Verifier::new(&hs256()).unwrap().names_group(&ended, &"vip".parse().unwrap());
+    assert_eq!(known, None, "of a token that ended meanwhile nothing is known");
     let renamed = JwtArgs { jwt_groups_claim: Some("roles".into()), ..hs256() };
     assert!(named(&renamed, &with("roles", "vip")) && !named(&renamed, &with("groups", "vip")));
     let empty = JwtArgs { jwt_groups_claim: Some(String::new()), ..hs256() };

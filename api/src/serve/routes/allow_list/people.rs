@@ -34,7 +34,10 @@ impl FromRequest<App> for People {
 fn people(bytes: &[u8]) -> Result<Vec<UserId>, String> {
     let is_json = bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {
-        let ids = serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON array of texts: {error}"));
+        // Without the parser's own words, which repeat a value.
+        let ids = serde_json::from_slice(bytes).map_err(|error| {
+            format!("the body is no JSON array of texts: line {}, column {}", error.line(), error.column())
+        });
         (ids?, "id")
     } else {
         let text = String::from_utf8_lossy(bytes);
@@ -80,7 +83,7 @@ mod tests {
             ("a\t", "line 1: "),
             ("a,b", "line 1: "),
             ("[\"a\", \"b c\"]", "id 2: "),
-            ("[\"a\", 7]", "no JSON array"),
+            ("[\"a\", 7]", "no JSON array of texts: line 1, column 7"),
             ("[\"a\"", "no JSON array"),
             ("[]", "1 to 10000"),
             ("", "1 to 10000"),

@@ -158,7 +158,7 @@ impl<'a> ChangeAttempt<'a> {
 
     async fn not_changed(&self, error: &DbError, told: &[&(Drop, DropKeys)]) -> Problem {
         let refused = matches!(error, DbError::Query { source, .. } if refusal(source) == Some(Refusal::BadData));
-        if refused || matches!(error, DbError::Unreachable(_)) {
+        if refused || matches!(error, DbError::Unreachable(_) | DbError::Refused(_)) {
             self.restore(told).await;
         }
         if refused {

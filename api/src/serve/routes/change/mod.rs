@@ -146,7 +146,10 @@ async fn finish(
             tracing::warn!(%error, drop = %drop.id, "the keys of a drop that is gone stay in Redis");
         }
     }
-    if wanted.is_in_redis() && !follow(services, made.clone()).await {
+    // A coupon that becomes one for people on a list has it in Redis before admission asks. No
+    // other change waits for a list.
+    let has_list = wanted.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
+    if wanted.is_in_redis() && !(has_list && follow(services, made.clone()).await) {
         let detail = "the change stands in MySQL; admission follows within a minute, or when you repeat it";
         return Err(Problem::unavailable(detail));
     }
@@ -201,10 +204,6 @@ async fn seen_revision(services: &Services, id: CouponId) -> u64 {
 /// write therefore does not prove that Redis has this change, and everything is written again with
 /// a revision of its own.
 async fn follow(services: &Services, (mut coupon, mut drops): (Coupon, Vec<Drop>)) -> bool {
-    // Before admission asks for it.
-    if coupon.allow == Some(Allow::List) && !allow_list::write(services, coupon.id).await {
-        return false;
-    }
     for _ in 0..ATTEMPTS {
         match write_all(services, &coupon, &drops).await {
             Ok(true) => return true,
