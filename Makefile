@@ -49,7 +49,7 @@ flame: ## Where the API's time goes: flame graphs in target/flame (perf and infe
 picture: ## The README's picture and table, out of the last `make bench`
 	@target/release/firstcome-baselines picture
 
-pictures: ## The coupon page and the operations page in every state, in target/pictures, by a real browser
+pictures: ## The coupon page and the operations page in every state, and mails, in target/pictures, by a real browser
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup

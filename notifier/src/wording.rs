@@ -77,13 +77,11 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
         _ => format!("{} {}", grouped(n as u64), words(action).done),
     };
     let phrases: Vec<String> = counts.iter().map(|(action, n)| phrase((*action, *n))).collect();
-    match phrases.len() {
-        0..=3 => phrases.join(", "),
-        _ => {
-            let others: usize = counts.values().skip(3).sum();
-            format!("{}, {}", phrases[..3].join(", "), count(others, "other repair", "other repairs"))
-        }
+    if phrases.len() <= 3 {
+        return phrases.join(", ");
     }
+    let others: usize = counts.values().skip(3).sum();
+    format!("{}, {}", phrases[..3].join(", "), count(others, "other repair", "other repairs"))
 }
 
 /// What an action is called.

@@ -101,9 +101,22 @@ pub(super) async fn coupon(
     }
     let path = format!("/v1/coupons/{}", coupon.id);
     let then = format!("/coupons/{}/drops/{}", coupon.id, drop.id);
-    let revision = (what == "raise").then_some(coupon.revision);
-    let change = Change { what, method: Method::PATCH, path, body, coupon: coupon.id, drop: Some(drop.id), revision };
-    ask(&page, &session, change).await.unwrap_or_else(|| Redirect::to(&then).into_response())
+    let mut revision = coupon.revision;
+    for last in [false, false, true] {
+        let if_match = (what == "raise").then_some(revision);
+        let (method, path, body) = (Method::PATCH, path.clone(), body.clone());
+        let change = Change { what, method, path, body, coupon: coupon.id, drop: Some(drop.id), revision: if_match };
+        let Some(answer) = ask(&page, &session, change).await else { break };
+        if answer.status() != StatusCode::PRECONDITION_FAILED || last {
+            return answer;
+        }
+        // A pass has a revision of its own for what it writes. What a person has changed stops this.
+        match page.app.stores.db.coupon(coupon.id).await {
+            Ok(Some((now, _))) if now.quantity == coupon.quantity => revision = now.revision,
+            _ => return answer,
+        }
+    }
+    Redirect::to(&then).into_response()
 }
 
 #[derive(Deserialize)]

@@ -160,7 +160,7 @@ fn wrong_settings_are_refused_in_one_sentence_without_the_secret() {
 fn a_token_names_its_groups_as_a_text_or_a_list_of_texts_and_in_no_other_way() {
     let named = |args: &JwtArgs, claims: &Value| {
         let value = HeaderValue::from_str(&format!("Bearer {}", hs_token(claims))).unwrap();
-        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap()).unwrap()
+        Verifier::new(args).unwrap().names_group(&value, &"vip".parse().unwrap()) == Some(true)
     };
     for groups in [json!("vip"), json!(["vip"]), json!(["staff", "vip"]), json!([7, null, "vip", {}])] {
         assert!(named(&hs256(), &with("groups", groups.clone())), "{groups}");

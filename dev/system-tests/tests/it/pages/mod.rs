@@ -2,6 +2,7 @@
 
 mod claiming;
 mod looks;
+mod mails;
 mod operations;
 mod support;
 mod waiting;
