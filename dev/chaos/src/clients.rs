@@ -109,21 +109,17 @@ impl<'a> Clients<'a> {
             return;
         }
         self.answers.lock().revoked.insert(person);
-        let (mut wait, mut tries) = (50, 1);
+        let mut wait = 50;
         while !self.revoke(person, by).await {
             pause(wait).await;
             wait = (wait * 2).min(500);
-            tries += 1;
         }
         if by != By::OperatorOnce {
             return;
         }
-        // A try without an answer may take effect late, and void what they are promised from here on.
-        if tries == 1 {
-            let mut answers = self.answers.lock();
-            answers.settled.remove(&person);
-            answers.revoked.remove(&person);
-        }
+        // A question that was asked before may be answered only now, so questions about them are not
+        // judged any more. What they are promised from here on is, by the history.
+        self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
 
