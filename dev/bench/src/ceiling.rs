@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use firstcome_load::launch::{Coupon, Installation};
 use firstcome_load::measure::server_cpu;
-use firstcome_shared::domain::{CouponId, DropId, UserId, new_code};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::mysql::codes::random_code;
 use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Durability, Redis, RedisSettings};
@@ -41,7 +42,7 @@ pub async fn insert_rows_by(
         let last = to.min(next + rows - 1);
         let values: Vec<String> = (next..=last)
             .map(|slot| {
-                let (user, code) = (person(slot), new_code());
+                let (user, code) = (person(slot), random_code());
                 let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
                 format!(
                     "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)",

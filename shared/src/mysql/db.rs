@@ -4,6 +4,7 @@
 //! caller only awaits, and a connection that ran out of time is thrown away.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
@@ -13,7 +14,9 @@ use diesel::{ConnectionError, QueryResult};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
 
+use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish};
 use crate::tls::Address;
 
@@ -86,13 +89,14 @@ pub struct Db {
     pool: Pool<Connecting>,
     limit: Duration,
     of_primary: bool,
+    pub(super) code_key: Arc<OnceCell<CodeKey>>,
 }
 
 impl Db {
     /// A pool that connects when first used.
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let pool = Pool::builder(Connecting::new(settings.url.clone())).max_size(settings.pool_size).build()?;
-        Ok(Self { pool, limit: settings.limit, of_primary: false })
+        Ok(Self { pool, limit: settings.limit, of_primary: false, code_key: Arc::default() })
     }
 
     /// The same, but every answer is one of a primary: a call on a server that is read-only when it

@@ -9,11 +9,13 @@ use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
+use super::codes::{CodeKey, random_code};
 use super::dead_letters::{Resolution, resolve};
-use super::schema::{issued_coupons, revoked_coupons, slot_limits};
+use super::schema::{issued_coupons, revoked_coupons};
+use super::slot_limits::SlotLimits;
 use super::void::take_out_void;
 use super::{Conn, Db, DbError, MOST_VALUES};
-use crate::domain::{CouponId, DropId, Slot, UserId, new_code};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
@@ -64,15 +66,34 @@ pub struct IssuedRow {
 /// As text, not prepared: a prepared statement of a thousand rows has eight thousand parameters,
 /// each described by MySQL in a packet of its own before the values are even sent, and it is used
 /// once (docs/PERFORMANCE.md has the figures).
-pub async fn insert(conn: &mut Conn, claims: &[Claim], limits: &SlotLimits, by: IssuedBy) -> QueryResult<usize> {
+pub async fn insert(
+    conn: &mut Conn,
+    claims: &[Claim],
+    limits: &SlotLimits,
+    key: &CodeKey,
+    by: IssuedBy,
+) -> QueryResult<usize> {
     if claims.is_empty() {
         return Ok(0);
     }
-    conn.batch_execute(&statement(claims, limits, by, Utc::now().naive_utc())).await?;
+    let now = Utc::now();
+    match conn.batch_execute(&statement(claims, limits, Some(key), by, now)).await {
+        // A hand gave the row of one of them to somebody else. A person without a row is worse off
+        // than one with another code.
+        Err(error) if is_code_taken(&error) => {
+            conn.batch_execute(&statement(claims, limits, None, by, now)).await?;
+        }
+        done => done?,
+    }
     if !is_any_revoked(conn, claims).await? {
         return Ok(claims.len());
     }
     Ok(claims.len() - take_out_void(conn, claims).await?)
+}
+
+fn is_code_taken(error: &diesel::result::Error) -> bool {
+    use diesel::result::Error::DatabaseError;
+    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().contains("issued_coupons_code"))
 }
 
 /// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this
@@ -87,68 +108,10 @@ async fn is_any_revoked(conn: &mut Conn, claims: &[Claim]) -> QueryResult<bool> 
     Ok(!any.is_empty())
 }
 
-/// From so many rows on, one query for their limits costs less than the schema's query for each
-/// row.
-const LIMITS_FROM: usize = 4;
-
-/// The limits that rows of some drops may keep to (`migrations/2026-11-21-000005_slot_limits`). By
-/// default none is known, and the schema finds each row's. SlotLimits that have changed since they
-/// were read are refused by the schema's foreign key.
-#[derive(Debug, Default)]
-pub struct SlotLimits(HashMap<i64, Vec<Limit>>);
-
-#[derive(Debug, Clone, Copy, Queryable)]
-struct Limit {
-    slot_limit: Slot,
-    coupon_id: i64,
-    person_scope: i64,
-}
-
-impl SlotLimits {
-    /// Most drops in one query's list.
-    const CHUNK: usize = 500;
-
-    /// Reads those of these claims. Not in the transaction of their rows: a plain read would begin
-    /// its snapshot, in which rows written meanwhile are missing, and a locking one would make new
-    /// drops wait for it.
-    pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
-        let mut limits = Self::default();
-        if claims.len() < LIMITS_FROM {
-            return Ok(limits);
-        }
-        let mut drops: Vec<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
-        drops.sort_unstable();
-        drops.dedup();
-        for drops in drops.chunks(Self::CHUNK) {
-            let found: Vec<(i64, Limit)> = slot_limits::table
-                .filter(slot_limits::drop_id.eq_any(drops))
-                .order((slot_limits::drop_id, slot_limits::slot_limit))
-                .select((
-                    slot_limits::drop_id,
-                    (slot_limits::slot_limit, slot_limits::coupon_id, slot_limits::person_scope),
-                ))
-                .load(conn)
-                .await?;
-            for (drop, limit) in found {
-                limits.0.entry(drop).or_default().push(limit);
-            }
-        }
-        Ok(limits)
-    }
-
-    /// The lowest that is not below the slot. `None`: the schema says what is wrong with it.
-    fn of(&self, claim: &Claim) -> Option<&Limit> {
-        let limits = self.0.get(&claim.drop_id.0)?;
-        limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]
-            .first()
-            .filter(|limit| limit.coupon_id == claim.coupon_id.0 && claim.slot > 0)
-    }
-}
-
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
-/// SQL; see [`push_text`].
-fn statement(claims: &[Claim], limits: &SlotLimits, by: IssuedBy, now: NaiveDateTime) -> String {
-    let now = instant(now);
+/// SQL; see [`push_text`]. Without a key codes are random.
+fn statement(claims: &[Claim], limits: &SlotLimits, key: Option<&CodeKey>, by: IssuedBy, now: DateTime<Utc>) -> String {
+    let issued_at = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
@@ -160,16 +123,18 @@ fn statement(claims: &[Claim], limits: &SlotLimits, by: IssuedBy, now: NaiveDate
         // Writing to a `String` does not fail.
         let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
         push_text(&mut sql, claim.user_id.as_str());
-        let claimed_at = claim.claimed_at.map_or(now, |at| instant(at.naive_utc()));
+        let at = claim.claimed_at.unwrap_or(now);
+        let code = key.map_or_else(random_code, |key| key.code(claim, at));
+        let claimed_at = instant(at);
         let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
-        let _ = write!(sql, ",'{}','{claimed_at}','{now}','{}',{scope},{limit})", new_code(), by.as_str());
+        let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit})", by.as_str());
     }
     sql
 }
 
 /// Microseconds are the finest that MySQL reads; it rounds to what its column keeps.
-fn instant(at: NaiveDateTime) -> NaiveDateTime {
-    at.trunc_subsecs(6)
+fn instant(at: DateTime<Utc>) -> NaiveDateTime {
+    at.naive_utc().trunc_subsecs(6)
 }
 
 /// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
@@ -322,12 +287,13 @@ impl Db {
         run_id: &str,
     ) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
+        let key = self.code_key().await?;
         // In the order of the primary key, as the consumer writes them: one waits for the other.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {
             let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
             conn.transaction(async |conn| {
-                if insert(conn, &claims, &limits, IssuedBy::Reconciler).await? < claims.len() {
+                if insert(conn, &claims, &limits, &key, IssuedBy::Reconciler).await? < claims.len() {
                     return Err(revoked_meanwhile());
                 }
                 resolve(conn, &resolutions, &run_id).await
@@ -357,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_claim_is_written_as_it_is() {
-        let now = DateTime::UNIX_EPOCH.naive_utc();
-        let sql = statement(&[claim("u-37".parse().unwrap())], &SlotLimits::default(), IssuedBy::Consumer, now);
+        let (limits, now) = (SlotLimits::default(), DateTime::UNIX_EPOCH);
+        let sql = statement(&[claim("u-37".parse().unwrap())], &limits, None, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
         assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();

@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod allow_list;
 pub mod catalogue;
 pub mod change;
+pub mod codes;
 mod connect;
 mod db;
 pub mod dead_letters;
@@ -25,6 +26,7 @@ pub mod revoked;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
+pub mod slot_limits;
 pub mod void;
 pub mod webhooks;
 

@@ -26,6 +26,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    code_key (id) {
+        id -> TinyInt,
+        secret -> Binary,
+    }
+}
+
+diesel::table! {
     drops (id) {
         id -> BigInt,
         coupon_id -> BigInt,

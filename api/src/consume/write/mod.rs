@@ -11,8 +11,10 @@ use diesel_async::AsyncConnection as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::{DropRules, rules_of_drops};
+use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
-use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, SlotLimits, insert, of_people, on_slots};
+use firstcome_shared::mysql::issued::{Claim, IssuedBy, IssuedRow, insert, of_people, on_slots};
+use firstcome_shared::mysql::slot_limits::SlotLimits;
 use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
@@ -36,19 +38,20 @@ pub(crate) struct Written {
 /// right in both cases.
 pub(crate) async fn write(db: &Db, batch: Vec<Arc<Record>>) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
+    let key = db.code_key().await?;
     let written = db
         .run("write a batch", async move |conn| {
             let claims: Vec<&Claim> = batch.iter().filter_map(|record| record.claim.as_ref().ok()).collect();
             let limits = SlotLimits::read(conn, &claims).await?;
-            conn.transaction(async |conn| write_in(conn, &batch, &limits).await).await
+            conn.transaction(async |conn| write_in(conn, &batch, &limits, &key).await).await
         })
         .await?;
     crash_point(Point::RowsCommitted);
     Ok(written)
 }
 
-async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits) -> QueryResult<Written> {
-    let mut write = BatchWrite::default();
+async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits, key: &CodeKey) -> QueryResult<Written> {
+    let mut write = BatchWrite { key, done: Written::default(), failed: Vec::new() };
     let mut claims = Vec::with_capacity(batch.len());
     for record in batch {
         match &record.claim {
@@ -57,7 +60,7 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits) -
         }
     }
     // The common case: one statement inserts them all.
-    match insert_all(conn, &claims, limits).await {
+    match write.insert(conn, &claims, limits).await {
         Ok(issued) => write.count(claims.len(), issued),
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
         Err(error) => return Err(error),
@@ -72,21 +75,21 @@ async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], limits: &SlotLimits) -
 
 type Pair<'a> = (&'a Record, &'a Claim);
 
-/// In the order of the primary key: two consumers that write the same rows then wait for each other
-/// and don't deadlock.
-async fn insert_all(conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<u64> {
-    let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
-    claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-    insert(conn, &claims, limits, IssuedBy::Consumer).await.map(|rows| rows as u64)
-}
-
-#[derive(Default)]
-struct BatchWrite {
+struct BatchWrite<'k> {
+    key: &'k CodeKey,
     done: Written,
     failed: Vec<FailedClaim>,
 }
 
-impl BatchWrite {
+impl BatchWrite<'_> {
+    /// In the order of the primary key: two consumers that write the same rows then wait for each
+    /// other and don't deadlock.
+    async fn insert(&self, conn: &mut Conn, claims: &[Pair<'_>], limits: &SlotLimits) -> QueryResult<u64> {
+        let mut claims: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
+        claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+        insert(conn, &claims, limits, self.key, IssuedBy::Consumer).await.map(|rows| rows as u64)
+    }
+
     /// Of so many claims so many became rows; the others are revoked.
     fn count(&mut self, claims: usize, issued: u64) {
         self.done.issued += issued;
@@ -104,9 +107,9 @@ impl BatchWrite {
         let accepted = self.accept(conn, claims).await?;
         // Without the limits that were read: they may be outdated, and the reason for the refusal.
         // The schema reads its own.
-        match insert_all(conn, &accepted, &SlotLimits::default()).await {
+        match self.insert(conn, &accepted, &SlotLimits::default()).await {
             Ok(issued) => self.count(accepted.len(), issued),
-            // Another process wrote in between, or a code was drawn twice.
+            // Another process wrote in between.
             Err(error) if refusal(&error).is_some() => {
                 for pair in accepted {
                     self.write_one(conn, pair).await?;
@@ -144,7 +147,7 @@ impl BatchWrite {
 
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
         for _ in 0..ATTEMPTS {
-            let error = match insert_all(conn, &[pair], &SlotLimits::default()).await {
+            let error = match self.insert(conn, &[pair], &SlotLimits::default()).await {
                 Ok(issued) => {
                     self.count(1, issued);
                     return Ok(());
@@ -152,8 +155,7 @@ impl BatchWrite {
                 Err(error) => error,
             };
             match refusal(&error) {
-                // The existing rows show which key it was. Otherwise it was the code, and the next
-                // attempt draws another.
+                // The existing rows show which key it was.
                 Some(Refusal::Duplicate | Refusal::Revoked) => {
                     if self.accept(conn, &[pair]).await?.is_empty() {
                         return Ok(());
@@ -262,11 +264,15 @@ mod tests {
     async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
         let (_mysql, db, coupon_id, drop_id) = shop(100).await;
         let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
+        let key = db.code_key().await.unwrap();
         let insert_one = async |slot: Slot, name: &str| {
+            let key = key.clone();
             let user_id = firstcome_shared::domain::UserId::from_store(name.to_owned());
             let claim = Claim { coupon_id, drop_id, slot, user_id, claimed_at: Some(claimed_at) };
-            db.run("insert", async move |conn| insert(conn, &[claim], &SlotLimits::default(), IssuedBy::Consumer).await)
-                .await
+            db.run("insert", async move |conn| {
+                insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await
+            })
+            .await
         };
         let names = ["o'clock", "'); DROP TABLE issued_coupons; -- ", "a\\", "\"`%_\\'", "two words", "\u{1}\n", ""];
         for (slot, name) in (1..).zip(names) {

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use firstcome_shared::domain::{Slot, UserId};
-use firstcome_shared::mysql::issued::{self, Claim, IssuedBy};
+use firstcome_shared::mysql::issued::{Claim, IssuedBy, insert};
+use firstcome_shared::mysql::slot_limits::SlotLimits;
 
 use crate::injector::{Injected, Injector};
 use crate::kind::Kind;
@@ -34,9 +35,10 @@ impl Injector {
     async fn write_row(&self, user: &UserId, slot: Slot) -> Result<()> {
         let (coupon_id, drop_id) = self.target();
         let claim = Claim { coupon_id, drop_id, slot, user_id: user.clone(), claimed_at: None };
+        let key = self.db.code_key().await?;
         self.db
             .run("insert row", async move |conn| {
-                issued::insert(conn, &[claim], &issued::SlotLimits::default(), IssuedBy::Consumer).await
+                insert(conn, &[claim], &SlotLimits::default(), &key, IssuedBy::Consumer).await
             })
             .await?;
         Ok(())

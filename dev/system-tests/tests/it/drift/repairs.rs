@@ -61,6 +61,37 @@ async fn a_count_that_was_changed_is_set_right() {
 }
 
 #[tokio::test]
+async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
+    let (world, api) = open_world("codes").await;
+    let (coupon, _) = given_out(&world, &api).await;
+    let read = format!("SELECT slot, user_id, code FROM issued_coupons WHERE drop_id = {} ORDER BY slot", coupon.drop);
+    let shown = world.sql.query(&read).await;
+    let delete = format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot", coupon.drop);
+
+    world.sql.query(&format!("{delete} IN (1, 7, 20)")).await;
+    assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 3)].into());
+    assert_eq!(world.sql.query(&read).await, shown);
+
+    // Redis has the instant of the claim from the rows now.
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world.redis.command::<i64>(&["DEL", &users, &world.redis.claimants(coupon.id)]).await;
+    world.pass().await;
+    world.sql.query(&delete.replace(" AND slot", "")).await;
+    assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 20)].into());
+    assert_eq!(world.sql.query(&read).await, shown);
+
+    // A hand gave somebody's row to another: who is promised it gets a row, with another code.
+    world.sql.query(&format!("{delete} = 4")).await;
+    let moved = "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
+    world.sql.query(&format!("{moved} = {}", coupon.drop)).await;
+    assert_eq!(world.once_with(&[], &[]).await.code, 1, "whose slot the other has is told by name");
+    let now = world.sql.query(&read).await;
+    assert_eq!(now[2][..2], shown[2][..2]);
+    assert_ne!(now[2][2], shown[2][2]);
+    assert_eq!(now[3][2], shown[2][2]);
+}
+
+#[tokio::test]
 async fn a_flushed_redis_is_rebuilt_and_nobody_gets_another_s_slot() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = Stores::shared().await.with_redis(&redis);
