@@ -1,12 +1,11 @@
 //! Settings of mail.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use firstcome_shared::config::secret;
+use firstcome_shared::config::{path, secret};
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
@@ -119,12 +118,6 @@ impl NotifyArgs {
     fn ca_file(&self) -> Option<&Path> {
         self.smtp_ca_file.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
-}
-
-/// clap's own parser refuses an empty one.
-#[allow(clippy::unnecessary_wraps)] // as clap takes it
-pub(super) fn path(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(PathBuf::from(text))
 }
 
 fn smtp_url(text: &str) -> Result<(), String> {
