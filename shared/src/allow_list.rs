@@ -60,7 +60,7 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId, which: Which) -> Resul
         }
         // Redis refuses an older list than it has. MySQL has one where it was restored from a backup.
         if seen.revision() > list.revision {
-            let above = seen.revision().max(redis.revision(id).await?);
+            let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else { return Ok(Followed::NoCoupon) };
             list = renewed;
         }

@@ -17,7 +17,7 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::allow_list::ListChanged;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::redis::allow_list::{ListFollowed, OnList, SeenList};
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -139,7 +139,10 @@ async fn apply(
     by: Operator,
 ) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
-    let seen = seen_revision(services, id).await;
+    let seen = services.redis.highest_revision(id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+        0
+    });
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
     let again = "repeat the request: only then is it certain whether the change stands";
     let changed = changed.map_err(|error| mysql_unavailable(&error, again))?.ok_or_else(|| no_such_coupon(id))?;
@@ -149,19 +152,6 @@ async fn apply(
         return Err(Problem::unavailable(detail));
     }
     Ok(changed)
-}
-
-/// The highest revision of the coupon in Redis, 0 where it can't be read: MySQL may have been
-/// restored from a backup.
-async fn seen_revision(services: &Services, id: CouponId) -> u64 {
-    let ids = [id];
-    match tokio::try_join!(services.redis.revision(id), services.redis.allow_lists(&ids)) {
-        Ok((revision, lists)) => lists.iter().map(SeenList::revision).fold(revision, u64::max),
-        Err(error) => {
-            tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
-            0
-        }
-    }
 }
 
 async fn reach_redis(
