@@ -26,6 +26,7 @@ use utoipa_axum::routes;
 use self::people::{MAX_PEOPLE, People};
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
 use super::refusals::{mysql_unavailable, no_such_coupon};
+use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
 /// How the routes with a large body begin.
@@ -255,14 +256,8 @@ pub(crate) async fn read(
     Ok(([(CACHE_CONTROL, "no-store")], Json(AllowListPage { allow: coupon.allow, people, revision, ids, next })))
 }
 
-/// An id may have a `+`, `=`, `|` or `:`, which mean something in a query.
 fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
-    let encode = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    let after: String = last.as_str().bytes().map(encode).collect();
-    format!("/v1/coupons/{id}/allow-list?after={after}&limit={limit}")
+    format!("/v1/coupons/{id}/allow-list?after={}&limit={limit}", encoded(last.as_str()))
 }
 
 /// Whether a person is on a list.
