@@ -125,15 +125,7 @@ impl Redis {
     pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-        let info = pipe.query_async::<[String; 2]>(conn).await?.concat();
-        let fields = fields(&info);
-        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
-        Ok(ServerFacts {
-            run_id: field("run_id"),
-            promoted_from: field("master_replid2"),
-            version: field("redis_version"),
-            is_master: is_master(&info),
-        })
+        Ok(ServerFacts::of(&pipe.query_async::<[String; 2]>(conn).await?.concat()))
     }
 
     /// Asks Redis for a sign of life.
@@ -157,6 +149,18 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
+    /// From `INFO server` and `INFO replication`.
+    pub(super) fn of(info: &str) -> Self {
+        let fields = fields(info);
+        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
+        Self {
+            run_id: field("run_id"),
+            promoted_from: field("master_replid2"),
+            version: field("redis_version"),
+            is_master: is_master(info),
+        }
+    }
+
     /// One server process from one promotion to the next.
     pub(super) fn id(&self) -> String {
         format!("{}:{}", self.run_id, self.promoted_from)

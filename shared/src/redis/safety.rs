@@ -27,14 +27,13 @@ impl Redis {
     /// managed servers don't allow `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let mut conn = self.connection();
-        let facts = self.facts(&mut conn).await?;
         let mut pipe = redis::pipe();
-        for section in ["persistence", "memory", "replication"] {
+        for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
-        let info = pipe.query_async::<[String; 3]>(&mut conn).await?.concat();
-        let info = fields(&info);
-        verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
+        let text = pipe.query_async::<[String; 4]>(&mut conn).await?.concat();
+        let info = fields(&text);
+        verdict(&ServerFacts::of(&text), &info, self.is_managed()).map_err(Unsafe::Setting)?;
         if self.is_managed() {
             return Ok(());
         }
