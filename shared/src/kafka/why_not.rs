@@ -102,8 +102,7 @@ impl KafkaSettings {
         for broker in self.brokers.split(',') {
             let Some((host, port)) = broker.trim().rsplit_once(':') else { continue };
             let Ok(port) = port.parse() else { continue };
-            // librdkafka takes `protocol://host:port` too.
-            let host = host.rsplit('/').next().unwrap_or(host).trim_matches(['[', ']']);
+            let host = host.trim_matches(['[', ']']);
             let why = match (encrypted, tls.probe(host, port).await) {
                 (Some(_), Answer::Fault(why)) => why,
                 (Some(_), Answer::PlainText) => {
