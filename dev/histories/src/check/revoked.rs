@@ -28,15 +28,9 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// Whether what a person has in a drop may have been revoked.
-pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
-    let Some(facts) = history.drops.get(&drop) else { return false };
-    let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
-    revoking.iter().any(|op| concerns(history, op, drop))
-}
-
-/// The same of a promise that was last asked for at this line.
-pub(super) fn may_be_revoked_since(
+/// Whether what a person has in a drop may have been revoked. `asked` is the line at which it was
+/// last asked for, 0 where that is not known.
+pub(super) fn may_be_revoked(
     history: &History,
     index: &Index<'_>,
     (drop, person): (u64, &str),
