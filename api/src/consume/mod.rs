@@ -38,6 +38,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use args::LISTEN_ADDR;
 pub use args::{ConsumeArgs, TuningArgs};
 use watch::report::{Health, describe_metrics};
 use worker::Setup;
