@@ -39,8 +39,8 @@ pub struct NotifyArgs {
     /// A problem that is still there is mailed again after this, in seconds
     #[arg(long, env = "ALERT_COOLDOWN_SECONDS", default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
     pub alert_cooldown_seconds: u64,
-    /// A pass that cannot be finished, or recorded, is mailed once passes have failed for this long,
-    /// in seconds: stores restart
+    /// A pass that cannot be finished, or recorded, is mailed once passes have failed for this
+    /// long, in seconds: stores restart
     #[arg(long, env = "ALERT_PATIENCE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub alert_patience_seconds: u64,
     /// Address under which the docs/ folder can be read; mails link to its OPERATIONS.md

@@ -3,7 +3,7 @@
 //! ```text
 //! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write ─▶ group ─▶ Kafka
 //!          poll      map       gather   one tx   commit
-//!                                        │ refused: classify ─▶ rows, or dead letters in the same transaction
+//!                                        │ refused: classify ─▶ rows or dead letters, same tx
 //!                                        └ MySQL away: the same batch again, paused, with backoff
 //! ```
 //!

@@ -1,5 +1,5 @@
-//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be a
-//! million people on it.
+//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be
+//! a million people on it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};

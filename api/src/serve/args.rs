@@ -42,8 +42,8 @@ pub struct HttpArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub listen_addr: SocketAddr,
-    /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it is
-    /// being replaced
+    /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it
+    /// is being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: SecretString,
     /// Token that reads what operators see and changes nothing; not set: there is none

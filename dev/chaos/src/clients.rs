@@ -109,8 +109,8 @@ impl<'a> Clients<'a> {
         if by != By::OperatorOnce {
             return;
         }
-        // A question that was asked before may be answered only now, so questions about them are not
-        // judged any more. What they are promised from here on is, by the history.
+        // A question that was asked before may be answered only now, so questions about them are
+        // not judged any more. What they are promised from here on is, by the history.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }

@@ -67,7 +67,7 @@ pub struct PassContext {
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Arc<Tail>>,
-    /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
+    /// Coupons not verified in this life of Redis, which may be older than what it promised.
     pub unverified: HashSet<CouponId>,
 }
 

@@ -92,7 +92,7 @@ impl Redis {
     }
 
     /// The same on a connection of its own, to one server process and no other: it does not come
-    /// back by itself. A pass uses one, so that what it read and what it writes to are the same life.
+    /// back by itself. A pass uses one, so what it read and what it writes to are the same life.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -221,8 +221,8 @@ const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 /// with connections.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// A connection that all callers share. It comes back by itself, also from a host that died without a
-/// word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
+/// A connection that all callers share. It comes back by itself, also from a host that died without
+/// a word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
 /// asking the same server. No command is sent twice by itself.
 #[derive(Clone)]
 pub struct SharedConnection(Kind);
@@ -287,8 +287,8 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws the conclusion from what came of a command. An error without a code is the client's own:
-    /// it sees by itself that a connection is lost, but not that one is silent.
+    /// Draws the conclusion from what came of a command. An error without a code is the client's
+    /// own: it sees by itself that a connection is lost, but not that one is silent.
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
         let wrong = |code: &str| WRONG_SERVER.contains(&code);
         let (came, server_is_wrong) = match answer {

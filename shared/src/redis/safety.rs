@@ -82,8 +82,8 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-/// Where the operator vouches for Redis, only what it says by itself counts against it: an append-only
-/// file may be what a provider has in its place, but who evicts says so.
+/// Where the operator vouches for Redis, only what it says by itself counts against it: an
+/// append-only file may be what a provider has in its place, but who evicts says so.
 fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>, is_managed: bool) -> Result<(), String> {
     let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));

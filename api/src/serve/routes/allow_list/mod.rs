@@ -1,4 +1,5 @@
-//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list (docs/decisions/0019-allow-list.md).
+//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list
+//! (docs/decisions/0019-allow-list.md).
 //!
 //! MySQL has a change first, then Redis follows. Where it can't, because the change before is not
 //! there yet or Redis has lost the list, the whole list is written.
@@ -34,8 +35,8 @@ pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and how long after each other, Redis is asked whether it has the change before: another
-/// process may be about to write it.
+/// How often, and how long after each other, Redis is asked whether it has the change before:
+/// another process may be about to write it.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
