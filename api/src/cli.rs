@@ -46,10 +46,10 @@ struct HealthArgs {
     #[command(flatten)]
     probe: ProbeArgs,
     /// Where `serve` listens
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR)]
     listen_addr: SocketAddr,
     /// Where `consume` listens
-    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = "127.0.0.1:8082")]
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = consume::LISTEN_ADDR)]
     consume_listen_addr: SocketAddr,
 }
 

@@ -5,5 +5,6 @@ pub mod cli;
 pub mod consume;
 pub mod coupon;
 pub mod migrate;
+mod percent;
 pub mod serve;
 mod stores;

@@ -1,12 +1,11 @@
 //! Settings of mail.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use firstcome_shared::config::secret;
+use firstcome_shared::config::{path, secret};
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
@@ -40,8 +39,8 @@ pub struct NotifyArgs {
     /// A problem that is still there is mailed again after this, in seconds
     #[arg(long, env = "ALERT_COOLDOWN_SECONDS", default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
     pub alert_cooldown_seconds: u64,
-    /// A pass that cannot be finished, or recorded, is mailed once passes have failed for this long,
-    /// in seconds: stores restart
+    /// A pass that cannot be finished, or recorded, is mailed once passes have failed for this
+    /// long, in seconds: stores restart
     #[arg(long, env = "ALERT_PATIENCE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub alert_patience_seconds: u64,
     /// Address under which the docs/ folder can be read; mails link to its OPERATIONS.md
@@ -119,12 +118,6 @@ impl NotifyArgs {
     fn ca_file(&self) -> Option<&Path> {
         self.smtp_ca_file.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
-}
-
-/// clap's own parser refuses an empty one.
-#[allow(clippy::unnecessary_wraps)] // as clap takes it
-pub(super) fn path(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(PathBuf::from(text))
 }
 
 fn smtp_url(text: &str) -> Result<(), String> {

@@ -19,6 +19,9 @@ use crate::pass::Settings;
 use crate::plan::Policy;
 use crate::stores::Stores;
 
+/// Where the daemon listens unless `LISTEN_ADDR` says otherwise.
+const LISTEN_ADDR: &str = "127.0.0.1:8081";
+
 /// Compares every promise with every row, repairs what drifted, and tells a person.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
@@ -57,7 +60,7 @@ pub struct HealthArgs {
     #[command(flatten)]
     pub probe: ProbeArgs,
     /// Where the daemon listens
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub listen_addr: SocketAddr,
 }
 
@@ -211,7 +214,7 @@ pub struct ScheduleArgs {
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address to listen on
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub listen_addr: SocketAddr,
     /// Token of the operators, at least 32 characters; two by a comma while it is being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token))]

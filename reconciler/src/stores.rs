@@ -25,8 +25,8 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The same for one pass: with a connection to Redis that ends with the server process, and no row
-    /// of a MySQL that is read-only.
+    /// The same for one pass: with a connection to Redis that ends with the server process, and no
+    /// row of a MySQL that is read-only.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self { redis: self.redis.pinned().await?, db: self.db.of_primary(), ..self.clone() })
     }

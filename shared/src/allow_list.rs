@@ -1,6 +1,6 @@
 //! Makes Redis have the allow list of a coupon that MySQL has (docs/decisions/0019-allow-list.md):
-//! after a change that did not reach it, a loss, or a change by hand. The API does so where a change
-//! finds another list than the one before it, the reconciler where a pass finds one.
+//! after a change that did not reach it, a loss, or a change by hand. The API does so where a
+//! change finds another list than the one before it, the reconciler where a pass finds one.
 
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -58,9 +58,9 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId, which: Which) -> Resul
         if which == Which::Different && seen.is(list) {
             return Ok(Followed::Same);
         }
-        // Redis refuses an older list than it has. MySQL has one where it was restored from a backup.
+        // Redis refuses an older list than it has. MySQL has one after a restore from a backup.
         if seen.revision() > list.revision {
-            let above = seen.revision().max(redis.revision(id).await?);
+            let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else { return Ok(Followed::NoCoupon) };
             list = renewed;
         }

@@ -70,9 +70,9 @@ impl UserId {
         &self.0
     }
 
-    /// Enough to tell people apart who are known already, too little to learn who they are: the first
-    /// character, and the last one or two of an id that is long enough. An e-mail address shows that
-    /// of its name, and the first character of its host.
+    /// Enough to tell people apart who are known already, too little to learn who they are: the
+    /// first character, and the last one or two of an id that is long enough. An e-mail address
+    /// shows that of its name, and the first character of its host.
     pub fn masked(&self) -> String {
         let (name, host) = self.0.split_once('@').map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
         let host = host.map(|host| format!("@{}•••", host.chars().take(1).collect::<String>()));

@@ -21,11 +21,14 @@ pub struct ConsumeArgs {
     pub tuning: TuningArgs,
 }
 
+/// Where `consume` listens unless `CONSUME_LISTEN_ADDR` says otherwise.
+pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Consumer")]
 pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`
-    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = "127.0.0.1:8082")]
+    #[arg(long, env = "CONSUME_LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub consume_listen_addr: SocketAddr,
     /// Most claims written in one transaction
     // 5,000 rows of eight values stay below the 65,535 values that one prepared statement of MySQL

@@ -3,7 +3,7 @@
 //! ```text
 //! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write ─▶ group ─▶ Kafka
 //!          poll      map       gather   one tx   commit
-//!                                        │ refused: classify ─▶ rows, or dead letters in the same transaction
+//!                                        │ refused: classify ─▶ rows or dead letters, same tx
 //!                                        └ MySQL away: the same batch again, paused, with backoff
 //! ```
 //!
@@ -38,6 +38,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use args::LISTEN_ADDR;
 pub use args::{ConsumeArgs, TuningArgs};
 use watch::report::{Health, describe_metrics};
 use worker::Setup;

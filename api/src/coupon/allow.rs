@@ -1,5 +1,5 @@
-//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be a
-//! million people on it.
+//! `firstcome-api coupon allow`: the allow list of a coupon, sent and shown in parts: there may be
+//! a million people on it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::client::{self, Client, Failure};
+use super::client::{Client, Failure};
 use super::{AllowWhat, print};
+use crate::percent::encoded;
 
 /// Ids sent in one request.
 const AT_ONCE: usize = 5_000;
@@ -22,7 +23,7 @@ pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowW
         AllowWhat { add: Some(file), .. } => send(client, json, &list, "add", file).await,
         AllowWhat { remove: Some(file), .. } => send(client, json, &list, "remove", file).await,
         AllowWhat { find: Some(user), .. } => {
-            let path = format!("{list}/people/{}", client::encoded(user));
+            let path = format!("{list}/people/{}", encoded(user));
             let (found, _) = client.get_ops(&path).await?;
             let words = if found["on_list"] == true { "is" } else { "is not" };
             print(&if json { format!("{found}\n") } else { format!("{user} {words} on the list\n") })

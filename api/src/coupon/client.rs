@@ -150,12 +150,3 @@ fn failure(status: StatusCode, detail: Option<&str>) -> Failure {
         (_, Some(detail)) => Failure::NotAsked(detail.to_owned()),
     }
 }
-
-/// A value as it stands in a path or a query.
-pub(super) fn encoded(text: &str) -> String {
-    let one = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(one).collect()
-}

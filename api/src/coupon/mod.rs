@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use self::client::{Client, Failure};
+use crate::percent::encoded;
 
 #[derive(Debug, Clone, Args)]
 pub struct CouponArgs {
@@ -295,7 +296,7 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
 }
 
 async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), Failure> {
-    let state = state.map(|state| format!("&state={}", client::encoded(state))).unwrap_or_default();
+    let state = state.map(|state| format!("&state={}", encoded(state))).unwrap_or_default();
     let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
     let mut all = Vec::new();
     while let Some(path) = next {
@@ -332,7 +333,7 @@ async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Res
     if let Some(drop) = drop {
         body["drop_id"] = json!(drop);
     }
-    let path = format!("{}/people/{}/revoke", path(*id), client::encoded(user));
+    let path = format!("{}/people/{}/revoke", path(*id), encoded(user));
     let revoked = client.ops(Method::POST, &path, &body, None).await?;
     if json {
         return print(&format!("{revoked}\n"));

@@ -33,14 +33,17 @@ pub struct ServeArgs {
     pub catalogue_refresh_ms: u64,
 }
 
+/// Where `serve` listens unless `LISTEN_ADDR` says otherwise.
+pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8080";
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR)]
     pub listen_addr: SocketAddr,
-    /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it is
-    /// being replaced
+    /// Token for operators' routes, at least 32 printable ASCII characters; two by a comma while it
+    /// is being replaced
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
     pub ops_token: SecretString,
     /// Token that reads what operators see and changes nothing; not set: there is none

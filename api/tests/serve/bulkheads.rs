@@ -1,5 +1,5 @@
-//! One part's trouble stays in it: questions that wait for MySQL take neither places nor connections
-//! from claims and operators.
+//! One part's trouble stays in it: questions that wait for MySQL take neither places nor
+//! connections from claims and operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -95,11 +95,7 @@ impl<'a> Clients<'a> {
     }
 
     async fn until_answered(&self, person: Person) {
-        let mut wait = 50;
-        while !self.ask(person).await {
-            pause(wait).await;
-            wait = (wait * 2).min(500);
-        }
+        until(async || self.ask(person).await).await;
     }
 
     /// What a person was promised goes back, or their place on the waiting list.
@@ -109,16 +105,12 @@ impl<'a> Clients<'a> {
             return;
         }
         self.answers.lock().revoked.insert(person);
-        let mut wait = 50;
-        while !self.revoke(person, by).await {
-            pause(wait).await;
-            wait = (wait * 2).min(500);
-        }
+        until(async || self.revoke(person, by).await).await;
         if by != By::OperatorOnce {
             return;
         }
-        // A question that was asked before may be answered only now, so questions about them are not
-        // judged any more. What they are promised from here on is, by the history.
+        // A question that was asked before may be answered only now, so questions about them are
+        // not judged any more. What they are promised from here on is, by the history.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
@@ -223,5 +215,14 @@ impl<'a> Clients<'a> {
         let wrong = named.filter(|(person, _)| !listed.contains(person));
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)
+    }
+}
+
+/// Tries again, with pauses that grow, until it is done.
+async fn until(is_done: impl AsyncFn() -> bool) {
+    let mut wait = 50;
+    while !is_done().await {
+        pause(wait).await;
+        wait = (wait * 2).min(500);
     }
 }

@@ -62,8 +62,8 @@ impl Forger {
     }
 
     /// Copies of messages that people's claims rest on: the same again, which must change nothing,
-    /// and one of a version that this build does not know, which the dead-letter table keeps and the
-    /// reconciler sees to be issued already.
+    /// and one of a version that this build does not know, which the dead-letter table keeps and
+    /// the reconciler sees to be issued already.
     pub async fn copies(&self, coupon_id: i64, user_id: &str, promise: Promise) -> Result<()> {
         let claim = ClaimEvent {
             coupon_id: CouponId(coupon_id),

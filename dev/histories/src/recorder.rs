@@ -49,8 +49,8 @@ impl Recorder {
         Pending { recorder: self.clone(), op, open: true }
     }
 
-    /// A claim is about to be given back or revoked; `again`: its person may claim again afterwards.
-    /// Call it before the request is sent.
+    /// A claim is about to be given back or revoked; `again`: its person may claim again
+    /// afterwards. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
         let mut inner = self.0.lock();

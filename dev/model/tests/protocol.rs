@@ -1,4 +1,4 @@
-//! Every state of the protocols under the faults they are to withstand; and each wrong one is caught.
+//! Every state of the protocols under the faults they are to withstand; each wrong one is caught.
 
 use firstcome_model::{Case, cases};
 

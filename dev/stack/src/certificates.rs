@@ -20,9 +20,9 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them all. Blocks for some milliseconds.
     ///
-    /// `ca.pem` and `foreign-ca.pem` are authorities. Of the first are `server`, for `127.0.0.1` and no
-    /// other name, `expired`, the same some years ago, and `client`; of the second is `foreign`. Each
-    /// has a `.pem`, a `.key`, and both in one `.store.pem`.
+    /// `ca.pem` and `foreign-ca.pem` are authorities. Of the first are `server`, for `127.0.0.1`
+    /// and no other name, `expired`, the same some years ago, and `client`; of the second is
+    /// `foreign`. Each has a `.pem`, a `.key`, and both in one `.store.pem`.
     pub fn make() -> Result<Self> {
         let this = Self { folder: TempDirGuard::new()? };
         let authority = this.authority("ca.pem", "Firstcome stack authority")?;

@@ -46,8 +46,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Whether a client begins its session with this. It waits for each of these answers, so a piece
-    /// has nothing else in it.
+    /// Whether a client begins its session with this. It waits for each of these answers, so a
+    /// piece has nothing else in it.
     fn is_handshake(self, sent: &[u8]) -> bool {
         match self {
             Self::Redis => {

@@ -1,6 +1,6 @@
-//! Redis, MySQL and Kafka that take nobody in plain text and nobody without a login, for tests of just
-//! that. A test itself goes in by doors that no network leads to: the sockets of Redis and MySQL, and
-//! a second listener of Kafka.
+//! Redis, MySQL and Kafka that take nobody in plain text and nobody without a login, for tests of
+//! just that. A test itself goes in by doors that no network leads to: the sockets of Redis and
+//! MySQL, and a second listener of Kafka.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub struct SecureServers {
     /// Of MySQL's administrative interface.
     expired_mysql: ReservedPort,
     kafka: KafkaServer,
-    /// In plain text, with a login, with a certificate, and with a login and an expired certificate.
+    /// In plain text, with a login, with a certificate, with a login and an expired certificate.
     kafka_ways: [FaultProxy; 4],
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use firstcome_shared::config::secret;
+use firstcome_shared::config::{path, secret};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
@@ -42,7 +42,7 @@ pub struct WebhookArgs {
     #[arg(long, env = "WEBHOOK_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub webhook_timeout_ms: u64,
     /// Certificate authorities to trust for these addresses beside the usual ones, as a PEM file
-    #[arg(long, env = "WEBHOOK_CA_FILE", value_parser = crate::args::path)]
+    #[arg(long, env = "WEBHOOK_CA_FILE", value_parser = path)]
     pub webhook_ca_file: Option<PathBuf>,
     /// Alertmanagers that are told which alerts fire, several by commas, as
     /// `http://alertmanager:9093`

@@ -17,8 +17,8 @@ pub(crate) fn has_list(coupon: &Coupon) -> bool {
     coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
 }
 
-/// The coupons of these drops whose list in Redis is another one. Where it is, MySQL is asked again:
-/// the pass read its coupons a while ago, and people may be coming onto a list right now.
+/// The coupons of these drops whose list in Redis is another one. Where it is, MySQL is asked
+/// again: the pass read its coupons a while ago, and people may be coming onto a list right now.
 pub(super) async fn differing(
     stores: &Stores,
     drops: &[(Coupon, Drop)],

@@ -10,6 +10,7 @@
 
 pub mod allow_lists;
 mod messages;
+mod promises;
 mod revocations;
 pub mod snapshot;
 mod tail;
@@ -32,7 +33,7 @@ pub use messages::{PersonMessage, PersonMessages};
 pub use topic::{Tail, TopicReader, Unread};
 
 use crate::stores::Stores;
-use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Row};
 use tail::{Extent, Messages};
 
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ pub struct PassContext {
     pub read_at_ms: i64,
     /// The tail; `None` where Kafka could not be reached.
     pub tail: Option<Arc<Tail>>,
-    /// Coupons that are not verified in this life of Redis, which may be older than what it promised.
+    /// Coupons not verified in this life of Redis, which may be older than what it promised.
     pub unverified: HashSet<CouponId>,
 }
 
@@ -179,7 +180,7 @@ async fn header(
         failed_claims,
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
-        promises: promises(stores, coupon, drop, with_promises).await?,
+        promises: promises::of_drop(stores, coupon, drop, with_promises).await?,
         revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
     };
@@ -359,43 +360,5 @@ impl DropHeader {
 
     pub fn drop_id(&self) -> DropId {
         self.facts.drop.id
-    }
-}
-
-/// A drop's broken promises, compared with its rows and its waiting list, page by page; what is as it
-/// should be is only counted. Redis is read after MySQL, so that a person promoted meanwhile is seen
-/// on a slot.
-async fn promises(
-    stores: &Stores,
-    coupon: &Coupon,
-    drop: &Drop,
-    with_promises: &HashSet<DropId>,
-) -> Result<Promises, CollectError> {
-    let mut promises = Promises::default();
-    if !with_promises.contains(&drop.id) {
-        return Ok(promises);
-    }
-    let keys = stores.redis.keys(coupon.id, drop.id);
-    let mut after = String::new();
-    loop {
-        let page = stores.db.open_promises(drop.id, after).await?;
-        let Some((last, _)) = page.last() else { return Ok(promises) };
-        after = last.to_string();
-        let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
-        let rows = stores.db.rows_of_people(coupon.id, &people).await?;
-        // Where one each is allowed, a row in another drop is the one that they may hold.
-        let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
-        let held: HashSet<&str> = rows.iter().filter(|r| counts(r.drop_id)).map(|r| r.user_id.as_str()).collect();
-        let out = stores.redis.out_of_line(&keys, coupon.once_per, &people).await?;
-        for ((user, slot), out) in page.into_iter().zip(out) {
-            if held.contains(user.as_str()) {
-                promises.kept.push(user);
-                continue;
-            }
-            promises.open += 1;
-            if out {
-                promises.out_of_line.push((user, slot));
-            }
-        }
     }
 }

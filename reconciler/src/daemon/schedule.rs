@@ -185,7 +185,7 @@ impl Schedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Another process may have made the run. An instant from the future is another clock's mistake.
+    /// Another process may have made the run. An instant in the future is another clock's mistake.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) {
         match record::recall(db, self.event.state_name()).await {
             Ok(Some(at)) if at <= now && at > self.last => self.ran(at),
@@ -200,8 +200,8 @@ impl Schedule {
         (self.because, self.is_mailed) = (None, false);
     }
 
-    /// How an attempt of this process ended. A process that was held still in mid-pass ends it late,
-    /// maybe before anybody looked at the time.
+    /// How an attempt of this process ended. A process that was held still in mid-pass ends it
+    /// late, maybe before anybody looked at the time.
     pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             Attempt::Ran => {

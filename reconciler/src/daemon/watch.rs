@@ -1,5 +1,5 @@
-//! Watches Redis: for losses, which must not wait for the next scheduled pass, and reopens admission
-//! after one, whatever pass is running; and for changes that ask for a pass.
+//! Watches Redis: for losses, which must not wait for the next scheduled pass, and reopens
+//! admission after one, whatever pass is running; and for changes that ask for a pass.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -96,9 +96,9 @@ const CHANGES_EVERY: Duration = Duration::from_millis(250);
 /// How long to wait for the end of another process's pass.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a quantity
-/// was raised, say, while people wait. That must not wait for the next scheduled pass, since
-/// newcomers join the line behind them until then.
+/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a
+/// quantity was raised, say, while people wait. That must not wait for the next scheduled pass,
+/// since newcomers join the line behind them until then.
 pub(super) async fn changes(redis: Redis, passes: Passes, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(CHANGES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::allow_list::{ListFollowed, OnList, SeenList};
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 
 use super::sealing::is_over;
 use super::{Attempt, ExecuteError, Executor};
@@ -81,8 +81,7 @@ pub(crate) async fn delete_old_allow_lists(stores: &Stores, kept: Duration) -> R
 pub(super) async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, ExecuteError> {
     let (mut lists, people) = (0, [user.clone()]);
     for id in stores.db.allow_lists_of_person(user).await? {
-        let there = stores.redis.allow_lists(&[id]).await?;
-        let seen = there.iter().map(SeenList::revision).fold(stores.redis.revision(id).await?, u64::max);
+        let seen = stores.redis.highest_revision(id).await?;
         let changed = stores.db.change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone()).await?;
         let Some(changed) = changed.filter(|changed| changed.changed > 0) else { continue };
         lists += 1;

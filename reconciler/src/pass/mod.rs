@@ -26,8 +26,8 @@
 //!    over.
 //! 7. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
 //!
-//! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after a
-//! loss it begins at once, whatever pass is running. It goes through a few coupons at a time, all
+//! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after
+//! a loss it begins at once, whatever pass is running. It goes through a few coupons at a time, all
 //! rounds of them, so that what comes before the first opens does not depend on how many there are.
 //!
 //! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that

@@ -64,9 +64,10 @@ pub struct StartArgs {
     pub startup_wait_seconds: u64,
 }
 
-/// Also an empty one, which clap's own refuses: a variable that is set and empty counts as not set.
+/// Parser of a path. Also of an empty one, which clap's own refuses: a variable that is set and
+/// empty counts as not set.
 #[allow(clippy::unnecessary_wraps)] // as clap takes it
-fn path(text: &str) -> Result<PathBuf, Infallible> {
+pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())
 }
 

@@ -1,5 +1,5 @@
-//! How connections to Kafka are secured, and any other setting of its client that an operator wants.
-//! Both end as properties of librdkafka; what would break a promise is refused by name.
+//! How connections to Kafka are secured, and any other setting of its client that an operator
+//! wants. Both end as properties of librdkafka; what would break a promise is refused by name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -143,7 +143,7 @@ impl Security {
         if given.protocol.is_encrypted() {
             needs("ssl")?;
             this.tls = Some(Tls::new(Store::Kafka, &given.paths)?);
-            // OpenSSL is built without a folder of authorities; `probe` looks where systems have one.
+            // OpenSSL is built with no folder of authorities; `probe` looks where systems have one.
             let ca = given.paths.ca.as_ref().map_or_else(|| "probe".into(), |path| path.display().to_string());
             this.set("ssl.ca.location", ca);
             for (property, path) in
@@ -183,8 +183,8 @@ impl Security {
 }
 
 impl SecuritySettings {
-    /// A log-in without its password, or certificates for plain text: what an operator believes to be
-    /// secured and is not.
+    /// A log-in without its password, or certificates for plain text: what an operator believes to
+    /// be secured and is not.
     fn fit_together(&self) -> Result<(), String> {
         let protocol = self.protocol.name();
         if let (false, Some(name)) = (self.protocol.is_encrypted(), self.paths.first()) {
@@ -210,8 +210,8 @@ impl SecuritySettings {
     }
 }
 
-/// librdkafka is built from source here; where somebody links another, it may lack what is asked for,
-/// and would say so only in a log.
+/// librdkafka is built from source here; where somebody links another, it may lack what is asked
+/// for, and would say so only in a log.
 fn needs(feature: &str) -> Result<(), String> {
     let built_with = ClientConfig::new().create_native_config().and_then(|config| config.get("builtin.features"));
     let built_with = built_with.map_err(|error| format!("the Kafka client does not tell what it can: {error}"))?;

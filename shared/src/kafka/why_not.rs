@@ -1,5 +1,5 @@
-//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by events,
-//! and of a certificate only that it could not be verified.
+//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by
+//! events, and of a certificate only that it could not be verified.
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -71,7 +71,7 @@ impl KafkaSettings {
             return TopicError::Setting(format!("the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"));
         }
         match failure {
-            // A port for TLS hangs up on plain text, and librdkafka says no more than that nobody answers.
+            // A port for TLS hangs up on plain text; librdkafka says only that nobody answers.
             None if self.security.tls().is_none() => match self.ask_each().await {
                 Some(sentence) => TopicError::Setting(sentence),
                 None => self.unreachable(source.to_string()),
@@ -102,8 +102,7 @@ impl KafkaSettings {
         for broker in self.brokers.split(',') {
             let Some((host, port)) = broker.trim().rsplit_once(':') else { continue };
             let Ok(port) = port.parse() else { continue };
-            // librdkafka takes `protocol://host:port` too.
-            let host = host.rsplit('/').next().unwrap_or(host).trim_matches(['[', ']']);
+            let host = host.trim_matches(['[', ']']);
             let why = match (encrypted, tls.probe(host, port).await) {
                 (Some(_), Answer::Fault(why)) => why,
                 (Some(_), Answer::PlainText) => {

@@ -152,9 +152,9 @@ impl Db {
         .await
     }
 
-    /// Some coupons with a list that was not changed for `kept`, and with nothing but drops that were
-    /// sealed as long ago, each with its revision. Who gives such a coupon more days uploads its list
-    /// first.
+    /// Some coupons with a list that was not changed for `kept`, and with nothing but drops that
+    /// were sealed as long ago, each with its revision. Who gives such a coupon more days uploads
+    /// its list first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let kept = TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX);
         let before = Utc::now().checked_sub_signed(kept).unwrap_or_default().naive_utc();

@@ -145,8 +145,8 @@ impl Db {
         self.coupons_by_id(ids.await?.into_iter().map(CouponId).collect()).await
     }
 
-    /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One that
-    /// another transaction is changing is left out: it keeps no other waiting.
+    /// [`Db::take_revision`] for many coupons, each with what [`Db::catalogue`] gives of it. One
+    /// that another transaction is changing is left out: it keeps no other waiting.
     pub async fn take_revisions(&self, seen: Vec<(CouponId, u64)>) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("take revisions", async move |conn| {
             conn.transaction(async |conn| {

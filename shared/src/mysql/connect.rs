@@ -127,16 +127,16 @@ impl Drop for Attempt<'_> {
 }
 
 /// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
-/// block each other. wait_timeout: a process that stands still, or whose host is gone without a word,
-/// holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up. The
-/// default is eight hours. lc_messages: diesel passes an error's text on and not its number, and
-/// [`super::refusal`] reads the text.
+/// block each other. wait_timeout: a process that stands still, or whose host is gone without a
+/// word, holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up.
+/// The default is eight hours. lc_messages: diesel passes an error's text on and not its number,
+/// and [`super::refusal`] reads the text.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
-/// A connection outside the pool, set up alike: for locks that live as long as their connection. Made
-/// without diesel, which drops what kind of error there was; with its options.
+/// A connection outside the pool, set up alike: for locks that live as long as their connection.
+/// Made without diesel, which drops what kind of error there was; with its options.
 pub(super) async fn establish(address: &Address) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url).map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;

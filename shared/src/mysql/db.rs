@@ -235,8 +235,8 @@ const BAD_DATA: [&str; 6] =
     ["Data too long", "Incorrect ", "Out of range", "firstcome: ", "Illegal mix of coll", "Conversion from coll"];
 
 /// Whether an error is a refusal, from a connection that `establish` set up: its texts are English
-/// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is away,
-/// read-only, locked, or full.
+/// whatever the server's `lc_messages`. `None` means that the call may be tried again: MySQL is
+/// away, read-only, locked, or full.
 pub fn refusal(error: &diesel::result::Error) -> Option<Refusal> {
     let diesel::result::Error::DatabaseError(kind, info) = error else { return None };
     match kind {

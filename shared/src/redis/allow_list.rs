@@ -151,6 +151,14 @@ impl Redis {
         Ok(seen)
     }
 
+    /// The highest revision of the coupon here, its list's included; 0 where none is known. MySQL's
+    /// may be below it after it was restored from a backup.
+    pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
+        let ids = [coupon];
+        let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;
+        Ok(lists.iter().map(SeenList::revision).fold(revision, u64::max))
+    }
+
     /// Which of these people are on a coupon's list, in the order asked.
     pub async fn are_allowed(&self, coupon: CouponId, people: &[UserId]) -> Result<Vec<bool>, RedisError> {
         if people.is_empty() {

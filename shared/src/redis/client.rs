@@ -92,7 +92,7 @@ impl Redis {
     }
 
     /// The same on a connection of its own, to one server process and no other: it does not come
-    /// back by itself. A pass uses one, so that what it read and what it writes to are the same life.
+    /// back by itself. A pass uses one, so what it read and what it writes to are the same life.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -125,15 +125,7 @@ impl Redis {
     pub async fn facts(&self, conn: &mut impl redis::aio::ConnectionLike) -> Result<ServerFacts, RedisError> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-        let info = pipe.query_async::<[String; 2]>(conn).await?.concat();
-        let fields = fields(&info);
-        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
-        Ok(ServerFacts {
-            run_id: field("run_id"),
-            promoted_from: field("master_replid2"),
-            version: field("redis_version"),
-            is_master: is_master(&info),
-        })
+        Ok(ServerFacts::of(&pipe.query_async::<[String; 2]>(conn).await?.concat()))
     }
 
     /// Asks Redis for a sign of life.
@@ -157,6 +149,18 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
+    /// From `INFO server` and `INFO replication`.
+    pub(super) fn of(info: &str) -> Self {
+        let fields = fields(info);
+        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
+        Self {
+            run_id: field("run_id"),
+            promoted_from: field("master_replid2"),
+            version: field("redis_version"),
+            is_master: is_master(info),
+        }
+    }
+
     /// One server process from one promotion to the next.
     pub(super) fn id(&self) -> String {
         format!("{}:{}", self.run_id, self.promoted_from)
@@ -217,8 +221,8 @@ const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 /// with connections.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// A connection that all callers share. It comes back by itself, also from a host that died without a
-/// word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
+/// A connection that all callers share. It comes back by itself, also from a host that died without
+/// a word or was demoted: to redis-rs a time-out and `READONLY` are answers, after which it goes on
 /// asking the same server. No command is sent twice by itself.
 #[derive(Clone)]
 pub struct SharedConnection(Kind);
@@ -283,8 +287,8 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws the conclusion from what came of a command. An error without a code is the client's own:
-    /// it sees by itself that a connection is lost, but not that one is silent.
+    /// Draws the conclusion from what came of a command. An error without a code is the client's
+    /// own: it sees by itself that a connection is lost, but not that one is silent.
     fn heed(&self, used: &Arc<Current>, sent_at_ms: u64, answer: Result<&[Value], &RedisError>) {
         let wrong = |code: &str| WRONG_SERVER.contains(&code);
         let (came, server_is_wrong) = match answer {

@@ -1,5 +1,5 @@
-//! The admission gate. It is each coupon's own, and rests on *epochs*, fencing tokens of one life of
-//! Redis.
+//! The admission gate. It is each coupon's own, and rests on *epochs*, fencing tokens of one life
+//! of Redis.
 //!
 //! A life ends when Redis may have lost data: its process restarts, another one is promoted, a
 //! demoted one is promoted again, or it is emptied. `fc:epoch` names the epoch of the life and the
@@ -202,9 +202,9 @@ impl Redis {
         Ok(try_join_all(opened).await?.iter().all(|opened| *opened))
     }
 
-    /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life` was
-    /// read before it was made: else people may hold slots of it, which a loss since then took away.
-    /// Where it does not open it, the reconciler does.
+    /// Opens a coupon that was made in this life, so that nobody can hold anything of it. `life`
+    /// was read before it was made: else people may hold slots of it, which a loss since then took
+    /// away. Where it does not open it, the reconciler does.
     pub async fn open_new_coupon(
         &self,
         coupon: CouponId,
@@ -283,8 +283,8 @@ impl Redis {
         Ok(Generation(ENSURE_GENERATION.run(&mut self.connection(), &[&key], &fresh).await?))
     }
 
-    /// A key that holds a text. What no program of ours wrote there counts as nothing, as the scripts
-    /// read it.
+    /// A key that holds a text. What no program of ours wrote there counts as nothing, as the
+    /// scripts read it.
     pub(super) async fn text(&self, key: &str) -> Result<Option<String>, RedisError> {
         match redis::cmd("GET").arg(key).query_async(&mut self.connection()).await {
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),

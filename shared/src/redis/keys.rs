@@ -3,21 +3,32 @@
 //!
 //! | Key | Type | Holds |
 //! |---|---|---|
-//! | `fc:{C}:drop:D:meta` | hash | `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1), `once_per`, `waiting_list`, `allow` (empty: everybody; `list`; `group:NAME`) |
+//! | `fc:{C}:drop:D:meta` | hash | settings of the drop |
 //! | `…:count` | string | highest slot given out |
 //! | `…:users` | sorted set | member user id, score slot |
 //! | `…:free` | sorted set | slots given back, member and score the slot |
 //! | `…:waiting` | sorted set | member user id, score order of arrival |
-//! | `…:times` | hash | slot → instant of admission in ms by Redis's clock; not all slots have one (put in by hand, or rebuilt) |
-//! | `fc:{C}:claimants` | hash | user id → `D:slot`, of those holding any claim of the coupon (`once_per` coupon) |
-//! | `fc:{C}:revoked` | hash | user id (`D:` before it with `once_per` drop) → number of their last revocation, `:` and the instant in ms after which they may claim again, if they may |
+//! | `…:times` | hash | slot → instant of admission in ms by Redis's clock |
+//! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
+//! | `fc:{C}:revoked` | hash | user id → number of their last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
-//! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: which allow list `allowed` is, and its size; without it, who is allowed is not known |
-//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded; gone once Redis was emptied: a fencing token |
-//! | `fc:{C}:revision` | string | highest revision of the coupon whose settings were written here: a fencing token |
-//! | `fc:{C}:verified` | string | the epoch in which the coupon was verified; it is open only in that one |
-//! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: the life of Redis, and the server it was given to: a fencing token |
-//! | `fc:wake` | set | coupons that an operator changed while people waited: the reconciler compares them at once |
+//! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: which list `allowed` is, and its size |
+//! | `fc:{C}:generation` | string | random, made when the coupon is first loaded: a fencing token |
+//! | `fc:{C}:revision` | string | highest revision whose settings are here: a fencing token |
+//! | `fc:{C}:verified` | string | the epoch in which the coupon was verified |
+//! | `fc:epoch` | string | `EPOCH SERVER new` or `… open`: a life of Redis, a fencing token |
+//! | `fc:wake` | set | coupons that an operator changed while people waited |
+//!
+//! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
+//!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
+//! - Not all slots have `times`: one that was put in by hand, or rebuilt, has none.
+//! - `revoked` has `D:` before the id with `once_per` drop. If they may claim again, `:` and the
+//!   instant in ms after which they may follow the number.
+//! - Without `allow_list`, who is allowed is not known.
+//! - `generation` is gone once Redis was emptied.
+//! - A coupon is open only in the epoch that `verified` names.
+//! - `SERVER` is the server that the life was given to.
+//! - The reconciler compares the coupons of `wake` at once.
 //!
 //! Always: count = |users| + |free|.
 

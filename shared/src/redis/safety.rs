@@ -27,14 +27,13 @@ impl Redis {
     /// managed servers don't allow `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let mut conn = self.connection();
-        let facts = self.facts(&mut conn).await?;
         let mut pipe = redis::pipe();
-        for section in ["persistence", "memory", "replication"] {
+        for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
-        let info = pipe.query_async::<[String; 3]>(&mut conn).await?.concat();
-        let info = fields(&info);
-        verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
+        let text = pipe.query_async::<[String; 4]>(&mut conn).await?.concat();
+        let info = fields(&text);
+        verdict(&ServerFacts::of(&text), &info, self.is_managed()).map_err(Unsafe::Setting)?;
         if self.is_managed() {
             return Ok(());
         }
@@ -83,8 +82,8 @@ fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String
     ))
 }
 
-/// Where the operator vouches for Redis, only what it says by itself counts against it: an append-only
-/// file may be what a provider has in its place, but who evicts says so.
+/// Where the operator vouches for Redis, only what it says by itself counts against it: an
+/// append-only file may be what a provider has in its place, but who evicts says so.
 fn verdict(facts: &ServerFacts, info: &HashMap<&str, &str>, is_managed: bool) -> Result<(), String> {
     let mut numbers = facts.version.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));

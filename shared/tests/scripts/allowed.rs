@@ -125,7 +125,7 @@ async fn a_coupon_of_a_group_goes_by_what_is_said_of_that_group_and_asks_where_n
     let expected = [(Admission::Accepted(1), None), (Admission::NotAllowed, None)];
     assert_eq!(found[..2], expected);
     assert!(found[2..].iter().all(|one| *one == ask_again), "{found:?}");
-    // Who holds one is told so, whatever is said of them. A coupon for everybody goes by nothing said.
+    // Who holds one is told so, whatever is said of them. A coupon for all goes by nothing said.
     assert_eq!(said([Some((&vip, false)); 5]).await[0].0, Admission::Already(DROP, 1));
     only_for(&server, &world, "").await;
     assert_eq!(said([None, Some((&vip, false)), None, None, None]).await[1].0, Admission::Accepted(2));

@@ -353,7 +353,7 @@ impl Model {
         for _ in 0..limit {
             let Some((_, person)) = self.waiting.first().copied() else { break };
             if !self.holds(person) && !self.is_banned(person) {
-                // As admission: a slot that somebody holds is never given, whatever the counter says.
+                // As admission: a slot that somebody holds is never given, whatever the count says.
                 let next = self.next(quantity).filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
                 let Some(slot) = next else { break };
                 self.give(person, slot);

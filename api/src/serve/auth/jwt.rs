@@ -139,8 +139,8 @@ impl Verifier {
         Ok(decoded.claims.sub)
     }
 
-    /// Whether a token names this group; `None` where it can't be read any more. Read from a token that
-    /// [`Verifier::subject`] has taken, and verified again: only coupons of a group ask.
+    /// Whether a token names this group; `None` where it can't be read any more. Read from a token
+    /// that [`Verifier::subject`] has taken, and verified again: only coupons of a group ask.
     pub(crate) fn names_group(&self, authorization: &HeaderValue, group: &Group) -> Option<bool> {
         let token = bearer(authorization)?;
         let decoded = decode::<Map<String, Value>>(token, &self.key, &self.rules);

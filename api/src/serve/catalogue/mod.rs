@@ -1,6 +1,6 @@
-//! Live coupons and their drops in memory, refreshed from MySQL; others are looked up by number. Its
-//! cost depends on how many coupons are live, not on how many there ever were. While MySQL is away
-//! the last snapshot stays in use, and claims go on.
+//! Live coupons and their drops in memory, refreshed from MySQL; others are looked up by number.
+//! Its cost depends on how many coupons are live, not on how many there ever were. While MySQL is
+//! away the last snapshot stays in use, and claims go on.
 
 pub(crate) mod coupon_with_drops;
 mod lookup;

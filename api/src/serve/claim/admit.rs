@@ -238,8 +238,8 @@ pub(crate) enum ClaimAnswer {
         drop_id: DropId,
         /// Which slot.
         slot: Slot,
-        /// Whether the message is certain to be on the topic. If not, the dead-letter table holds it,
-        /// and the coupon comes all the same, a little later.
+        /// Whether the message is certain to be on the topic. If not, the dead-letter table holds
+        /// it, and the coupon comes all the same, a little later.
         queued: bool,
     },
     /// This person holds a slot already.

@@ -1,7 +1,7 @@
 //! The in-flight limits: one on claims, one on questions about claims, so that neither takes the
-//! other's places. Above its limit this process sheds load (503), so that a slow store does not make
-//! it grow. Work runs in tasks of its own: a client that hangs up does not stop it half-way, and
-//! shutdown waits for it.
+//! other's places. Above its limit this process sheds load (503), so that a slow store does not
+//! make it grow. Work runs in tasks of its own: a client that hangs up does not stop it half-way,
+//! and shutdown waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! Claims that have their row already: those of earlier drops, mostly, which are sealed. Lookups
-//! that come together are one query a drop, and what is found is remembered. So a winner who presses
-//! the button for days costs one query, and no message.
+//! that come together are one query a drop, and what is found is remembered. So a winner who
+//! presses the button for days costs one query, and no message.
 
 use std::collections::{HashMap, HashSet};
 

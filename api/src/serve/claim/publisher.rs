@@ -31,8 +31,8 @@ pub(crate) struct Publisher {
 const FIND_EVERY: Duration = Duration::from_secs(2);
 
 impl Publisher {
-    /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is away.
-    /// It connects by itself.
+    /// A producer for the topic of claims, which has so many partitions; `None` where Kafka is
+    /// away. It connects by itself.
     pub(crate) fn new(kafka: KafkaSettings, deadline: Duration, partitions: Option<usize>) -> anyhow::Result<Self> {
         let settings = kafka.producer(deadline);
         let producer = RwLock::new(settings.create().context("the Kafka producer could not be made")?);
@@ -155,9 +155,9 @@ const QUEUE: usize = 16_384;
 /// Most rows of one statement.
 const MAX_ROWS: usize = 1_000;
 
-/// Claims that Kafka has not acknowledged go to the table `failed_claims`. While Kafka answers, MySQL
-/// gets no queries from here. While it does not, one statement writes all claims that have come
-/// together.
+/// Claims that Kafka has not acknowledged go to the table `failed_claims`. While Kafka answers,
+/// MySQL gets no queries from here. While it does not, one statement writes all claims that have
+/// come together.
 pub(crate) struct Fallback {
     queue: mpsc::Sender<UnpublishedClaim>,
     deadline: Duration,

@@ -48,8 +48,8 @@ pub(crate) struct NewCouponBody {
     waiting_list: i64,
     /// When it opens.
     schedule: Schedule,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people whose
-    /// token names that group.
+    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
+    /// whose token names that group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "list", max_length = 70)]
     allow: Option<String>,

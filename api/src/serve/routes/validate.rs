@@ -23,7 +23,7 @@ pub(crate) fn name(name: &str) -> Result<String, Problem> {
 pub(crate) fn text(field: &str, text: &str, most: usize) -> Result<String, Problem> {
     let text = text.trim();
     // They appear in mails' subjects, in terminals and on pages: no line breaks, nothing that
-    // reverses the text, and no two names that look alike. An emoji may have its joiner and selector.
+    // reverses the text, and no two names that look alike. An emoji may have a joiner and selector.
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
         c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}') || (is_invisible(c) && !is_of_emoji)

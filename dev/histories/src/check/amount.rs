@@ -36,7 +36,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &Read) -> Option<Violatio
     let mut waits = false;
     for op in history.operations.iter().filter(|op| !op.revokes && drop_of(history, op) == Some(drop)) {
         let Ended::Ok(answer) = &op.ended else { continue };
-        let gone = may_be_revoked(history, index, drop, &op.person);
+        let gone = may_be_revoked(history, index, (drop, &op.person), 0);
         if gone || holds_elsewhere(history, index, drop, &op.person) {
             continue;
         }

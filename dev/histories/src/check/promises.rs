@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::revoked::may_be_revoked_since;
+use super::revoked::may_be_revoked;
 use super::{Index, once_per_coupon, promise};
 use crate::history::History;
 use crate::verdict::Figures;
@@ -19,7 +19,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, figures: &mut Figures,
     figures.promises = all.len();
     // What is listed as broken may have been given again, to the same person or to another.
     let stands = |((drop, slot, person), asked): (&(u64, i64, &str), &usize)| {
-        !index.is_broken(*drop, *slot, person) && !may_be_revoked_since(history, index, (*drop, person), *asked)
+        !index.is_broken(*drop, *slot, person) && !may_be_revoked(history, index, (*drop, person), *asked)
     };
     let standing: Vec<_> = all.iter().filter(|one| stands(*one)).map(|(promise, _)| *promise).collect();
     figures.kept = all.keys().filter(|promise| index.last.contains(*promise)).count();

@@ -1,8 +1,8 @@
 //! Revocations. Each is final, unless its person may claim again: from its answer on, they hold
 //! nothing of the drop (of the coupon, where one each is allowed in it) and are promised nothing.
 //! One without an answer may have taken effect at any time, or never: it excuses promises that are
-//! not kept, and nothing else. Of who may claim again, what was asked for before the answer is void,
-//! and what was asked for after it stands.
+//! not kept, and nothing else. Of who may claim again, what was asked for before the answer is
+//! void, and what was asked for after it stands.
 
 use super::{Index, once_per_coupon, promise};
 use crate::event::Answer;
@@ -28,20 +28,9 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// Whether what a person has in a drop may have been revoked.
-pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {
-    let Some(facts) = history.drops.get(&drop) else { return false };
-    let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
-    revoking.iter().any(|op| concerns(history, op, drop))
-}
-
-/// The same of a promise that was last asked for at this line.
-pub(super) fn may_be_revoked_since(
-    history: &History,
-    index: &Index<'_>,
-    (drop, person): (u64, &str),
-    asked: usize,
-) -> bool {
+/// Whether what a person has in a drop may have been revoked. `asked` is the line at which it was
+/// last asked for, 0 where that is not known.
+pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, (drop, person): (u64, &str), asked: usize) -> bool {
     let Some(facts) = history.drops.get(&drop) else { return false };
     let is_over = |op: &Operation| {
         op.again && matches!(op.ended, Ended::Ok(_)) && op.ended_line.is_some_and(|ended| ended < asked)

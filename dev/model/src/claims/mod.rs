@@ -40,8 +40,8 @@ pub struct Faults {
     pub crashes: u8,
     /// Messages already committed are delivered once more.
     pub repeats: u8,
-    /// A message is not acknowledged in time: it gets to the topic or not, and the dead-letter table
-    /// keeps the claim or is away too.
+    /// A message is not acknowledged in time: it gets to the topic or not, and the dead-letter
+    /// table keeps the claim or is away too.
     pub lost: u8,
     /// Redis restarts with everything it had.
     pub restarts: u8,
@@ -69,7 +69,7 @@ pub enum Wrong {
     SettleFirst,
     /// A lost drop is loaded before the people of the dead-letter table are put back.
     BackupLate,
-    /// A person is answered `accepted` although neither the topic nor the dead-letter table holds it.
+    /// A person is answered `accepted` although neither topic nor dead-letter table holds it.
     ToldUnheld,
     /// A retry is answered `already_claimed` although nobody has made sure that the topic or the
     /// dead-letter table holds it.

@@ -30,7 +30,7 @@ pub(crate) fn axe() -> Result<PathBuf> {
         progress::step("axe", format!("downloading {AXE} with Maven"));
         let repository = part.join("repository");
         let mut maven = Command::new("mvn");
-        // Where there is no project, the plugin notes what it has unpacked in a folder of this name.
+        // Where there is no project, the plugin notes what it unpacked in a folder of this name.
         maven.current_dir(part);
         maven.args(["--batch-mode", "--no-transfer-progress", UNPACK]).arg("-Dmdep.unpack.includes=axe.min.js");
         maven.arg(format!("-Dartifact=com.deque.html.axe-core:selenium:{AXE}"));

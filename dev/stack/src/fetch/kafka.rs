@@ -62,9 +62,9 @@ pub(crate) fn kafka() -> Result<Kafka> {
 }
 
 impl Kafka {
-    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one: a
-    /// start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote them
-    /// loads them as usual.
+    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
+    /// a start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote
+    /// them loads them as usual.
     pub(crate) fn broker(&self, properties: &Path) -> Result<CommandLine> {
         let mut option = std::ffi::OsString::from("-XX:SharedArchiveFile=");
         option.push(self.classes()?);

@@ -19,8 +19,9 @@ pub(crate) use self::redis::redis;
 use crate::progress;
 
 /// Fetches everything that is missing and says on stderr what it does: Debian packages
-/// (`redis-server`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as root), MySQL, Kafka and axe (into the cache
-/// folder; nothing of the machine changes). Does nothing the second time.
+/// (`redis-server`, `prometheus-alertmanager`, a Java runtime, Maven, Chromium; as root), MySQL,
+/// Kafka and axe (into the cache folder; nothing of the machine changes). Does nothing the second
+/// time.
 pub async fn setup() -> Result<()> {
     let redis = spawn_blocking(|| redis().map(|()| progress::step("redis", "ready")));
     let alertmanager = spawn_blocking(|| alertmanager().map(|()| progress::step("alertmanager", "ready")));

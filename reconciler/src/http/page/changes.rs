@@ -110,7 +110,7 @@ pub(super) async fn coupon(
         if answer.status() != StatusCode::PRECONDITION_FAILED || last {
             return answer;
         }
-        // A pass has a revision of its own for what it writes. What a person has changed stops this.
+        // A pass has a revision of its own for what it writes. What a person changed stops this.
         match page.app.stores.db.coupon(coupon.id).await {
             Ok(Some((now, _))) if now.quantity == coupon.quantity => revision = now.revision,
             _ => return answer,

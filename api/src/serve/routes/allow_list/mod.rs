@@ -1,4 +1,5 @@
-//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list (docs/decisions/0019-allow-list.md).
+//! `/v1/coupons/{id}/allow-list`: who is on a coupon's allow list
+//! (docs/decisions/0019-allow-list.md).
 //!
 //! MySQL has a change first, then Redis follows. Where it can't, because the change before is not
 //! there yet or Redis has lost the list, the whole list is written.
@@ -17,7 +18,7 @@ use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::allow_list::ListChanged;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::redis::allow_list::{ListFollowed, OnList, SeenList};
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -26,6 +27,7 @@ use utoipa_axum::routes;
 use self::people::{MAX_PEOPLE, People};
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
 use super::refusals::{mysql_unavailable, no_such_coupon};
+use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
 /// How the routes with a large body begin.
@@ -33,8 +35,8 @@ pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// How often, and how long after each other, Redis is asked whether it has the change before: another
-/// process may be about to write it.
+/// How often, and how long after each other, Redis is asked whether it has the change before:
+/// another process may be about to write it.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -139,7 +141,10 @@ async fn apply(
     by: Operator,
 ) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
-    let seen = seen_revision(services, id).await;
+    let seen = services.redis.highest_revision(id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+        0
+    });
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
     let again = "repeat the request: only then is it certain whether the change stands";
     let changed = changed.map_err(|error| mysql_unavailable(&error, again))?.ok_or_else(|| no_such_coupon(id))?;
@@ -149,19 +154,6 @@ async fn apply(
         return Err(Problem::unavailable(detail));
     }
     Ok(changed)
-}
-
-/// The highest revision of the coupon in Redis, 0 where it can't be read: MySQL may have been
-/// restored from a backup.
-async fn seen_revision(services: &Services, id: CouponId) -> u64 {
-    let ids = [id];
-    match tokio::try_join!(services.redis.revision(id), services.redis.allow_lists(&ids)) {
-        Ok((revision, lists)) => lists.iter().map(SeenList::revision).fold(revision, u64::max),
-        Err(error) => {
-            tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
-            0
-        }
-    }
 }
 
 async fn reach_redis(
@@ -265,14 +257,8 @@ pub(crate) async fn read(
     Ok(([(CACHE_CONTROL, "no-store")], Json(AllowListPage { allow: coupon.allow, people, revision, ids, next })))
 }
 
-/// An id may have a `+`, `=`, `|` or `:`, which mean something in a query.
 fn next_page(id: CouponId, last: &UserId, limit: usize) -> String {
-    let encode = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    let after: String = last.as_str().bytes().map(encode).collect();
-    format!("/v1/coupons/{id}/allow-list?after={after}&limit={limit}")
+    format!("/v1/coupons/{id}/allow-list?after={}&limit={limit}", encoded(last.as_str()))
 }
 
 /// Whether a person is on a list.

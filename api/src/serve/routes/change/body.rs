@@ -46,8 +46,8 @@ pub(crate) struct ChangeBody {
     /// True closes the drop that is open, at once and for good. Its waiting list gets nothing any
     /// more. Later drops of a daily coupon stay.
     close_now: Option<bool>,
-    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people whose
-    /// token names that group. Who holds one or waits already keeps it.
+    /// Whom it is for: null is everybody, `list` people on its allow list, `group:NAME` people
+    /// whose token names that group. Who holds one or waits already keeps it.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     allow: Option<Option<String>>,

@@ -3,8 +3,8 @@
 //! MySQL decides; the reconciler makes Redis follow it. What takes something away (a lower
 //! quantity, a drop that moves or goes) stands in Redis first, and all else in MySQL first, so that
 //! a crash between two steps leaves nothing promised that MySQL would refuse. Each attempt first
-//! takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts its writes after
-//! those of a later revision (docs/decisions/0012-revisions.md).
+//! takes a revision of the coupon, a fencing token: neither Redis nor MySQL accepts its writes
+//! after those of a later revision (docs/decisions/0012-revisions.md).
 
 mod attempt;
 mod body;

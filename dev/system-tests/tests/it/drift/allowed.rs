@@ -1,5 +1,5 @@
-//! Allow lists that Redis lost, has older, or has otherwise than MySQL: after a crash, a loss, or by
-//! a hand.
+//! Allow lists that Redis lost, has older, or has otherwise than MySQL: after a crash, a loss, or
+//! by a hand.
 
 use std::collections::BTreeSet;
 

@@ -157,6 +157,7 @@ pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promi
 pub(crate) struct Read {
     pub(crate) subject: String,
     pub(crate) text: String,
+    pub(crate) html: String,
 }
 
 pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
@@ -164,6 +165,7 @@ pub(crate) fn read(mail: &firstcome_stack::Mail) -> Read {
     Read {
         subject: parsed.subject().unwrap_or_default().to_owned(),
         text: parsed.body_text(0).unwrap_or_default().into_owned(),
+        html: parsed.body_html(0).unwrap_or_default().into_owned(),
     }
 }
 

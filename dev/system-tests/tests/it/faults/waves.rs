@@ -30,7 +30,7 @@ pub(crate) struct Waves {
     answers: Vec<Promise>,
 }
 
-/// What the API, the consumer and the daemon are given, in this order, besides the world's settings.
+/// What the API, the consumer and the daemon are given, in this order, beside the world's settings.
 pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
 
 /// A world whose processes give up early, so that a test need not wait for them.

@@ -1,4 +1,4 @@
-//! How soon admission reopens after a loss of Redis, beside a pass that runs and many other coupons.
+//! How soon admission reopens after a loss of Redis, beside a running pass and many other coupons.
 
 use std::time::{Duration, Instant};
 

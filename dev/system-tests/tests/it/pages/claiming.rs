@@ -116,7 +116,7 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 0);
     page.browser.reload().await;
     page.until(&["revoked"]).await;
-    // The next person gets its slot; they themselves are told what became of it, in another browser too.
+    // The next person gets its slot; they are told what became of it, in another browser too.
     assert_eq!(f.api.claim(coupon.id, "u-next").await.promised(), Some((coupon.drop, 1)));
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;

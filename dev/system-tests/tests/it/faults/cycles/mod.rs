@@ -10,11 +10,10 @@ mod batch;
 mod claim;
 mod environment;
 mod gate;
-mod mail;
+mod outbox;
 mod repair;
 mod revoke;
 mod tally;
-mod webhook;
 
 use std::sync::Arc;
 
@@ -93,8 +92,8 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
                 Scenario::Batch => batch::cycle(&environment, *point).await,
                 Scenario::Repair => repair::cycle(&environment, *point, cycle).await,
                 Scenario::Gate => gate::cycle(&environment, *point).await,
-                Scenario::Mail => mail::cycle(&environment, *point).await,
-                Scenario::Webhook => webhook::cycle(&environment, *point).await,
+                Scenario::Mail => outbox::mail(&environment, *point).await,
+                Scenario::Webhook => outbox::webhook(&environment, *point).await,
             };
             tally.add(*point, seen);
         }

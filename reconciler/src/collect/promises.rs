@@ -1,0 +1,47 @@
+//! A drop's broken promises, compared with its rows and its waiting list, page by page.
+
+use std::collections::HashSet;
+
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{DropId, OncePer, UserId};
+
+use super::CollectError;
+use super::snapshot::Promises;
+use crate::stores::Stores;
+
+/// What is as it should be is only counted. Redis is read after MySQL, so that a person promoted
+/// meanwhile is seen on a slot.
+pub(super) async fn of_drop(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: &Drop,
+    with_promises: &HashSet<DropId>,
+) -> Result<Promises, CollectError> {
+    let mut promises = Promises::default();
+    if !with_promises.contains(&drop.id) {
+        return Ok(promises);
+    }
+    let keys = stores.redis.keys(coupon.id, drop.id);
+    let mut after = String::new();
+    loop {
+        let page = stores.db.open_promises(drop.id, after).await?;
+        let Some((last, _)) = page.last() else { return Ok(promises) };
+        after = last.to_string();
+        let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
+        let rows = stores.db.rows_of_people(coupon.id, &people).await?;
+        // Where one each is allowed, a row in another drop is the one that they may hold.
+        let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
+        let held: HashSet<&str> = rows.iter().filter(|r| counts(r.drop_id)).map(|r| r.user_id.as_str()).collect();
+        let out = stores.redis.out_of_line(&keys, coupon.once_per, &people).await?;
+        for ((user, slot), out) in page.into_iter().zip(out) {
+            if held.contains(user.as_str()) {
+                promises.kept.push(user);
+                continue;
+            }
+            promises.open += 1;
+            if out {
+                promises.out_of_line.push((user, slot));
+            }
+        }
+    }
+}
