@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: compose-test help demo run rush drift bench flame picture pictures api-docs test scale crashes chaos soak lint setup
+.PHONY: compose-test help demo run rush drift mysql bench flame picture pictures api-docs test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
