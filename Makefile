@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: compose-test help demo run rush drift bench flame picture pictures api-docs test scale crashes chaos soak lint setup
+.PHONY: compose-test help demo run rush drift mysql bench flame picture pictures api-docs test scale crashes chaos soak lint setup
 
 # What is set behind the word, or in the environment, reaches the programs by itself; the defaults are theirs.
 
@@ -38,8 +38,11 @@ run: ## The whole system, left running until Ctrl-C, with commands to try (PROFI
 rush: ## A crowd against a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100; ARGS="--rate 5000")
 	@$(running); API_URL=$$API_URLS exec $$PROGRAMS/rush --json target/rush/report.json $(ARGS)
 
-drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1; KIND=? lists the kinds)
+drift: ## Something goes wrong in a running `make run` (KIND=unissued COUNT=1 COUPON=the newest with rows; KIND=? lists the kinds)
 	@if [ "$${KIND:-}" = "?" ]; then PROGRAMS=$(programs); else $(running); fi; exec $$PROGRAMS/firstcome-drift
+
+mysql: ## MySQL's client in a running `make run` (SQL="SELECT …" runs that only)
+	@$(running); exec $$PROGRAMS/firstcome-stack mysql
 
 flame: ## Where the API's time goes: flame graphs in target/flame (perf and inferno)
 	@dev/setup.sh

@@ -227,6 +227,9 @@ pub struct Run {
     pub run_id: String,
     /// What set it off.
     pub trigger: Trigger,
+    /// The name of the operator who asked for it, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
     /// Nothing was changed.
     pub dry_run: bool,
     /// Sealed drops were examined too.

@@ -146,6 +146,7 @@ mod tests {
         Run {
             run_id: String::new(),
             trigger: Trigger::Cron,
+            asked_by: None,
             dry_run: false,
             deep,
             partial,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::Path;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
@@ -22,6 +23,14 @@ pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowW
     match what {
         AllowWhat { add: Some(file), .. } => send(client, json, &list, "add", file).await,
         AllowWhat { remove: Some(file), .. } => send(client, json, &list, "remove", file).await,
+        AllowWhat { empty: true, .. } => {
+            let done = client.ops(Method::DELETE, &list, &Value::Null, None).await?;
+            print(&if json {
+                format!("{done}\n")
+            } else {
+                format!("{} removed; nobody is on the list\n", done["changed"])
+            })
+        }
         AllowWhat { find: Some(user), .. } => {
             let path = format!("{list}/people/{}", encoded(user));
             let (found, _) = client.get_ops(&path).await?;

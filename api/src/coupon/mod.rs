@@ -123,6 +123,9 @@ struct AllowWhat {
     /// Take the people of this file off the list
     #[arg(long, value_name = "FILE")]
     remove: Option<PathBuf>,
+    /// Take everybody off the list
+    #[arg(long)]
+    empty: bool,
     /// Print who is on the list
     #[arg(long)]
     show: bool,

@@ -22,6 +22,10 @@ async fn add(api: &Api, id: i64, body: &str) -> Answer {
     send(api, id, "add", body).await
 }
 
+async fn empty(api: &Api, id: i64) -> Answer {
+    api.ops(Method::DELETE, &format!("/v1/coupons/{id}/allow-list"), &Value::Null).await
+}
+
 async fn read(api: &Api, path: &str) -> Answer {
     api.ops(Method::GET, path, &Value::Null).await
 }
@@ -187,6 +191,43 @@ async fn ten_thousand_come_in_one_request_and_the_next_in_another_and_all_are_re
 }
 
 #[tokio::test]
+async fn a_list_is_emptied_at_once_and_nothing_is_revoked() {
+    let world = World::new().await;
+    let proxy = stack().await.redis.proxy().await.unwrap();
+    let other = world.with("redis-url", stack().await.redis.url_via(&proxy)).with("redis-timeout-ms", 500);
+    let (api, hindered) = tokio::join!(world.api(), other.api());
+    let (id, _) = api.make(with_list(5)).await;
+    let nobody = empty(&api, id).await;
+    assert_eq!((nobody.status, &nobody.json["changed"], &nobody.json["people"]), (200, &json!(0), &json!(0)));
+    let all: String = (0..10_000).map(|n| format!("u-{n}\n")).collect::<Vec<_>>().concat();
+    for part in [all.as_str(), "a\nb"] {
+        assert_eq!(add(&api, id, part).await.status, 200);
+    }
+    assert_eq!(api.claim(id, "a").await.code(), (202, "accepted"));
+    let emptied = empty(&api, id).await;
+    assert_eq!((emptied.status, &emptied.json["changed"], &emptied.json["people"]), (200, &json!(10_002), &json!(0)));
+    assert!(agreed(&world, id).await.is_empty());
+    assert_eq!(api.claim(id, "a").await.code(), (200, "already_claimed"));
+    assert_eq!(api.claim(id, "b").await.code(), (403, "not_allowed"));
+    assert_eq!(empty(&api, id).await.json["revision"], emptied.json["revision"], "a repeat changes nothing");
+    let acts = "SELECT operator, detail FROM {db}.ops_actions WHERE action = 'allow_list' ORDER BY id DESC LIMIT 1";
+    let act: Value = serde_json::from_str(&world.sql(acts).await[0][1]).unwrap();
+    assert_eq!(act, json!({"removed": 10_002, "people": 0}));
+
+    // Redis is told by a repeat, and people come onto an emptied list as onto any.
+    add(&api, id, "c").await;
+    proxy.set(Fault::Cut).await.unwrap();
+    let half = empty(&hindered, id).await;
+    assert!(half.status == 503 && half.json["detail"].as_str().unwrap().contains("stands in MySQL"), "{half:?}");
+    assert_eq!(empty(&api, id).await.json["changed"], 0);
+    assert!(agreed(&world, id).await.is_empty());
+    assert_eq!(add(&api, id, "b").await.json["people"], 1);
+    assert_eq!(agreed(&world, id).await, ["b"]);
+    assert_eq!(api.claim(id, "b").await.code(), (202, "accepted"));
+    assert_eq!(empty(&api, 4_711).await.code(), (404, "not_found"));
+}
+
+#[tokio::test]
 async fn a_view_token_reads_lists_and_changes_none() {
     let world = World::new().await;
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
@@ -203,6 +244,7 @@ async fn a_view_token_reads_lists_and_changes_none() {
         assert_eq!(ask(Method::POST, &path, &view).await.code(), (403, "read_only"));
         assert_eq!(ask(Method::POST, &path, "Bearer x").await.code(), (401, "unauthorized"));
     }
+    assert_eq!(ask(Method::DELETE, "allow-list", &view).await.code(), (403, "read_only"));
     for path in ["allow-list", "allow-list/people/u-1"] {
         assert_eq!(ask(Method::GET, path, "Bearer x").await.code(), (401, "unauthorized"));
     }

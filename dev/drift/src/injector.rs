@@ -50,8 +50,9 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// An injector for a drop; without one named, the newest that has opened, of the coupon if that
-    /// is named.
+    /// An injector for a drop; without one named, the newest with rows, of the coupon if that is
+    /// named: most drift is made to people who hold one. Where none has rows, the newest that has
+    /// opened.
     pub async fn new(stores: &StoreArgs, coupon: Option<i64>, drop: Option<i64>) -> Result<Self> {
         let db_settings = stores.mysql.settings();
         let db = Db::new(&db_settings)?;
@@ -182,7 +183,14 @@ async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon
                     query.filter(drops::opens_at.le(chrono::Utc::now().naive_utc())).filter(drops::sealed_at.is_null())
                 }
             };
-            query.order((drops::opens_at.desc(), drops::id.desc())).first(conn).await.optional()
+            let newest_first: Vec<(i64, i64)> = query.order(drops::id.desc()).load(conn).await?;
+            for found in &newest_first {
+                let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(found.0));
+                if rows.select(issued_coupons::slot).first::<Slot>(conn).await.optional()?.is_some() {
+                    return Ok(Some(*found));
+                }
+            }
+            Ok(newest_first.into_iter().next())
         })
         .await?;
     let Some((drop, coupon)) = found else { bail!("there is no such drop that has opened: make a coupon first") };

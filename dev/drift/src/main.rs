@@ -18,10 +18,10 @@ struct Cli {
     /// What to make; `?` lists the kinds
     #[arg(value_enum, env = "KIND", default_value = "unissued", hide_possible_values = true)]
     kind: Kind,
-    /// In this coupon; else in the newest
+    /// In this coupon; else in the newest with rows
     #[arg(long, env = "COUPON", value_name = "ID")]
     coupon: Option<i64>,
-    /// In this drop; else in the newest that has opened
+    /// In this drop; else in the newest with rows
     #[arg(long, env = "DROP", value_name = "ID")]
     drop: Option<i64>,
     /// How many people or messages it hits, or how far a counter is off
@@ -62,6 +62,12 @@ fn kinds() -> String {
 
 async fn run(cli: Cli) -> Result<()> {
     let mut injector = Injector::new(&cli.stores, cli.coupon, cli.drop).await?;
+    if cli.drop.is_none() {
+        let (coupon, drop) = injector.target();
+        println!(
+            "chosen: coupon {coupon}, drop {drop} (the newest with rows, if any has); COUPON=ID or DROP=ID names another"
+        );
+    }
     let done = injector.make(cli.kind, cli.count).await?;
     println!("{}: {}", done.kind.name(), done.summary);
     if let Some(stall) = done.stall {

@@ -47,7 +47,7 @@ pub use fetch::setup;
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
-pub use mysql::{MysqlOptions, MysqlServer, Tables, table_statements, with_database};
+pub use mysql::{MysqlOptions, MysqlServer, Tables, mysql_client, table_statements, with_database};
 pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
 pub use redis::{RedisOptions, RedisServer};
 pub use secure::{PASSWORD, SecureServers, USER};

@@ -1,6 +1,7 @@
 //! `firstcome-stack`: private real servers from the command line.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -31,6 +32,15 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         mail_dir: Option<PathBuf>,
     },
+    /// Open MySQL's client at a database
+    Mysql {
+        /// Where it is: mysql://USER@HOST:PORT/NAME
+        #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+        database_url: String,
+        /// Run this, and end
+        #[arg(long, env = "SQL")]
+        sql: Option<String>,
+    },
 }
 
 #[tokio::main]
@@ -38,6 +48,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
         Command::Run { env_file, mail_dir } => run(env_file, mail_dir).await,
+        Command::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,6 +58,11 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The client takes the place of this process, with its terminal and its signals.
+fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
+    Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
 async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>) -> Result<()> {

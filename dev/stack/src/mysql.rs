@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row, Value};
+use mysql_async::{Conn, Opts, Row, Value};
 use tokio::sync::OnceCell;
 
 use crate::fetch;
@@ -113,6 +113,21 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     let run = run.collect::<Vec<_>>().join(", ");
     all.push(format!("INSERT INTO __diesel_schema_migrations (version) VALUES {run}"));
     Ok(all)
+}
+
+/// MySQL's own client for the database of a URL: it asks at the terminal, or runs `sql`.
+pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
+    // Without the URL, which may have a password.
+    let options = Opts::from_url(url).map_err(|_| anyhow!("DATABASE_URL must be like mysql://USER@HOST:PORT/NAME"))?;
+    let mut command = fetch::to_command(&fetch::mysql()?.client());
+    command.args(["--protocol=TCP", "--get-server-public-key"]);
+    command.args([format!("--host={}", options.ip_or_hostname()), format!("--port={}", options.tcp_port())]);
+    command.args(options.user().map(|user| format!("--user={user}")));
+    // Not as an argument: everybody on the machine sees those.
+    command.env("MYSQL_PWD", options.pass().unwrap_or_default());
+    command.args(sql.map(|sql| format!("--execute={sql}")));
+    command.args(options.db_name());
+    Ok(command)
 }
 
 async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {

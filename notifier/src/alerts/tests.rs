@@ -60,6 +60,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
     Run {
         run_id: "run".to_owned(),
         trigger: Trigger::Cron,
+        asked_by: None,
         dry_run: false,
         deep: false,
         partial: false,

@@ -290,11 +290,12 @@ fn footer(run: &Run) -> Vec<String> {
     let [users, rows, failed] = [examined.users, examined.rows, examined.failed_claims].map(wording::grouped);
     // With a space that does not break.
     let took = run.finished_at.map(|end| format!(", took {:.1}\u{a0}s", (end - run.started_at).as_seconds_f64()));
-    let trigger = match run.trigger {
-        Trigger::Cron => "by schedule",
-        Trigger::Endpoint => "by request",
-        Trigger::Cli => "by the command line",
-        Trigger::Startup => "by the daemon itself",
+    let trigger = match (run.trigger, &run.asked_by) {
+        (_, Some(name)) => format!("asked for by {}", wording::line(name, 100)),
+        (Trigger::Cron, None) => "by schedule".to_owned(),
+        (Trigger::Endpoint, None) => "by request".to_owned(),
+        (Trigger::Cli, None) => "by the command line".to_owned(),
+        (Trigger::Startup, None) => "by the daemon itself".to_owned(),
     };
     vec![
         format!(

@@ -65,6 +65,7 @@ pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
     Run {
         run_id: id.to_owned(),
         trigger: Trigger::Cron,
+        asked_by: None,
         dry_run: false,
         deep: false,
         partial: false,

@@ -1,14 +1,14 @@
 //! Allow lists of coupons: written to Redis where they differ, deleted once their coupon is long
 //! over, and people taken off them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use firstcome_shared::allow_list::{Followed, ListError, Which, follow};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::{CouponId, UserId};
-use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 
@@ -28,29 +28,55 @@ impl From<ListError> for ExecuteError {
 
 impl Executor<'_> {
     pub(super) async fn write_allow_list(&self) -> Result<Attempt, ExecuteError> {
-        Ok(match follow(self.db, self.redis, self.facts.coupon.id, Which::Different).await? {
-            Followed::Same => Attempt::Done(None),
-            Followed::Written(people) => Attempt::Done(Some(format!("{people} people are on it"))),
-            Followed::Changing => Attempt::Changed("others keep changing it; the next pass looks again".into()),
-            Followed::NoCoupon => Attempt::Changed("the coupon is gone".into()),
+        Ok(match one(self.db, self.redis, self.facts.coupon.id).await? {
+            Ok(Followed::Same) => Attempt::Done(None),
+            Ok(Followed::Written(people)) => Attempt::Done(Some(format!("{people} people are on it"))),
+            Ok(Followed::Changing) => Attempt::Changed(CHANGING.into()),
+            Ok(Followed::NoCoupon) => Attempt::Changed("the coupon is gone".into()),
+            Err(why) => Attempt::Changed(why),
         })
     }
 }
 
-/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that
-/// others kept changing meanwhile: they must not open yet.
+const CHANGING: &str = "others keep changing the allow list; the next pass looks again";
+
+/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that must
+/// not open yet, and why: others kept changing them, or they could not be written. A bulkhead: a list
+/// keeps no other coupon closed.
 pub(super) async fn restore<'c>(
     db: &Db,
     redis: &Redis,
     coupons: impl Iterator<Item = &'c Coupon>,
-) -> Result<HashSet<CouponId>, ExecuteError> {
-    let mut changing = HashSet::new();
+) -> Result<HashMap<CouponId, String>, ExecuteError> {
+    let mut closed = HashMap::new();
     for coupon in coupons.filter(|coupon| has_list(coupon)) {
-        if follow(db, redis, coupon.id, Which::Different).await? == Followed::Changing {
-            changing.insert(coupon.id);
-        }
+        match one(db, redis, coupon.id).await? {
+            Ok(Followed::Changing) => closed.insert(coupon.id, CHANGING.to_owned()),
+            Err(why) => closed.insert(coupon.id, why),
+            Ok(Followed::Same | Followed::Written(_) | Followed::NoCoupon) => None,
+        };
     }
-    Ok(changing)
+    Ok(closed)
+}
+
+/// Writes one list where it differs. The inner error is of this list alone.
+async fn one(db: &Db, redis: &Redis, id: CouponId) -> Result<Result<Followed, String>, ExecuteError> {
+    match follow(db, redis, id, Which::Different).await {
+        Ok(followed) => Ok(Ok(followed)),
+        Err(error) if is_of_one_list(&error) => {
+            tracing::error!(%error, coupon = %id, "an allow list could not be written to Redis");
+            Ok(Err(format!("the allow list could not be written: {error}")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the store answered, or took too long over this list; else it is away for all lists.
+fn is_of_one_list(error: &ListError) -> bool {
+    match error {
+        ListError::Db(error) => matches!(error, DbError::Query { .. } | DbError::TimedOut { .. }),
+        ListError::Redis(error) => !error.is_io_error(),
+    }
 }
 
 /// Writes a list whose people differ, although its revision and size do not.

@@ -64,8 +64,8 @@ impl Executor<'_> {
         let generation = self.generation().await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
         let coupon = std::iter::once(&self.facts.coupon);
-        if !super::allow_lists::restore(self.db, self.redis, coupon).await?.is_empty() {
-            return Ok(Attempt::Changed(CHANGED.into()));
+        if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon).await?.into_values().next() {
+            return Ok(Attempt::Changed(why));
         }
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {

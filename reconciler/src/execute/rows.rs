@@ -287,9 +287,9 @@ pub(crate) async fn renew_settings(
         );
     }
     restore_revocations_of(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
-    let changing = allow_lists::restore(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
+    let closed = allow_lists::restore(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
     try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
-    Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !changing.contains(coupon)).collect())
+    Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !closed.contains_key(coupon)).collect())
 }
 
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after

@@ -381,6 +381,7 @@ fn blank(request: &Request, run_id: &str) -> Run {
     Run {
         run_id: run_id.to_owned(),
         trigger: request.trigger,
+        asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
         dry_run: request.dry_run,
         deep: request.deep,
         partial: !request.covers_everything(),

@@ -114,6 +114,7 @@ fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
         drops_hash: None,
         drops_run: None,
         nothing_new: false,
+        asked_by: run.asked_by.clone(),
     }
 }
 

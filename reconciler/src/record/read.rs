@@ -29,6 +29,9 @@ pub struct RunSummary {
     pub failed: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The name of the operator who asked for it, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
 }
 
 impl From<ListedRun> for RunSummary {
@@ -50,6 +53,7 @@ impl From<ListedRun> for RunSummary {
             skipped: row.skipped,
             failed: row.failed,
             error: row.error,
+            asked_by: row.asked_by,
         }
     }
 }
@@ -77,6 +81,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
         status: word(&row.status, Status::Failed),
         drops: row.drops.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         run_id: row.id,
+        asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
         partial: false,

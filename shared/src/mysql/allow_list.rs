@@ -8,7 +8,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ops_actions::{Act, Operator};
 use super::schema::{coupon_allow_list, coupons};
@@ -62,14 +62,37 @@ impl Db {
                 if changed == 0 {
                     return Ok(Some(ListChanged { before: list.revision, now: list, changed }));
                 }
-                let people = match how {
-                    OnList::Add => list.people.saturating_add(changed),
-                    OnList::Remove => list.people.saturating_sub(changed),
+                let (word, people) = match how {
+                    OnList::Add => ("added", list.people.saturating_add(changed)),
+                    OnList::Remove => ("removed", list.people.saturating_sub(changed)),
                 };
                 let now = set_list(conn, id, seen, people).await?;
-                let word = if how == OnList::Add { "added" } else { "removed" };
-                let detail = json!({ word: changed, "people": now.people });
-                by.did(conn, Act { action: "allow_list", coupon: Some(id), detail, ..Act::default() }).await?;
+                record(conn, id, json!({ word: changed, "people": people }), &by).await?;
+                Ok(Some(ListChanged { before: list.revision, now, changed }))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Takes everybody off a coupon's list, in one transaction: the same as a change of all of it.
+    pub async fn empty_allow_list(
+        &self,
+        id: CouponId,
+        seen: u64,
+        by: Operator,
+    ) -> Result<Option<ListChanged>, DbError> {
+        self.run_within(LONG, "empty an allow list", async move |conn| {
+            conn.transaction(async |conn| {
+                let Some(list) = locked(conn, id).await? else { return Ok(None) };
+                let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
+                let changed = u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
+                // A hand may have taken people off without their number.
+                if changed == 0 && list.people == 0 {
+                    return Ok(Some(ListChanged { before: list.revision, now: list, changed }));
+                }
+                let now = set_list(conn, id, seen, 0).await?;
+                record(conn, id, json!({"removed": changed, "people": 0}), &by).await?;
                 Ok(Some(ListChanged { before: list.revision, now, changed }))
             })
             .await
@@ -246,6 +269,10 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
     .await?;
     let revision = coupons::table.find(id.0).select(coupons::allow_list_revision).first(conn).await?;
     Ok(AllowList { revision, people })
+}
+
+async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> QueryResult<()> {
+    by.did(conn, Act { action: "allow_list", coupon: Some(id), detail, ..Act::default() }).await
 }
 
 /// The caller holds the coupon's row, so nobody else adds these people meanwhile.

@@ -57,6 +57,8 @@ pub struct RunRow {
     pub drops_run: Option<String>,
     /// Clean, or the same as the pass before.
     pub nothing_new: bool,
+    /// The operator who asked for it.
+    pub asked_by: Option<String>,
 }
 
 /// A run as lists show it: without the reports of its drops, which may be megabytes.
@@ -79,6 +81,7 @@ pub struct ListedRun {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
+    pub asked_by: Option<String>,
 }
 
 /// Reports of drops that are shorter, in bytes, are written with each run.

@@ -161,6 +161,7 @@ diesel::table! {
         drops_hash -> Nullable<BigInt>,
         drops_run -> Nullable<Text>,
         nothing_new -> Bool,
+        asked_by -> Nullable<Text>,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The coupon page: `GET /c/{id}`, what it loads, and the state it asks for. Everything comes from
-//! memory: ten thousand people who look cost no store a query.
+//! memory: ten thousand people who wait cost no store a query.
 //! Why it is made so: docs/decisions/0015-coupon-page.md.
 
 mod assets;

@@ -55,9 +55,7 @@ function keep(storage, key, value) {
   try {
     if (value === null) window[storage].removeItem(key);
     else window[storage].setItem(key, value);
-  } catch {
-    // Nothing to do: see above.
-  }
+  } catch {} // nothing to do
 }
 
 // The token comes in the fragment, which no browser sends to a server, and leaves the address at once.
@@ -94,17 +92,14 @@ function pause(ms) {
   });
 }
 
-function visible() {
-  if (!document.hidden) return null;
-  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
-}
+const visible = () =>
+  document.hidden && new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 
 // An answer that breaks off, or is no JSON, is none: status 0.
 async function ask(method, path) {
   const headers = wantsToken ? { Authorization: `Bearer ${token}` } : {};
-  const signal = AbortSignal.timeout(PATIENCE_MS);
   try {
-    const answer = await fetch(path, { method, headers, signal, cache: "no-store" });
+    const answer = await fetch(path, { method, headers, signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
     const after = Number(answer.headers.get("Retry-After")) * 1000 || 0;
     return { status: answer.status, body: await answer.json(), after };
   } catch {
@@ -134,9 +129,7 @@ async function refresh() {
     server = answer.body;
     readAt = (before + performance.now()) / 2;
     misses = 0;
-  } else {
-    misses += 1;
-  }
+  } else misses += 1;
   render();
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
 }
@@ -208,31 +201,38 @@ function meet(claim) {
 
 function forget() {
   note = "expired";
-  token = null;
-  mine = null;
+  token = mine = null;
   keep("sessionStorage", tokenKey, null);
 }
 
 const isUnderWay = () => mine?.status === "accepted" || (mine?.position && mine.status !== "issued");
 let following = false;
 async function follow() {
-  if (following) return;
+  if (following || !isUnderWay()) return;
   following = true;
   for (let wait = 0; isUnderWay(); ) {
     const { status, old } = mine;
-    const first = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
-    // Who has claimed before has a code by now.
-    wait = old && wait === 0 ? 100 : Math.max(first, Math.min(wait * 1.5, LONGEST_PAUSE_MS));
+    const told = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
+    // Most codes are there in no time, and who has claimed before has one by now.
+    const first = status === "accepted" ? (old ? 100 : 200) : told;
+    wait = wait ? Math.max(Math.min(wait * 2, told), Math.min(wait * 1.5, LONGEST_PAUSE_MS)) : first;
     await pause(wait);
     await visible();
     const answer = await ask("GET", `${claims}/me`);
     if (answer.status === 200) meet(answer.body);
     else if (answer.status === 401) forget();
-    if (mine?.status !== status) wait = 1;
+    if (mine?.status !== status) wait = 0;
     render();
   }
   following = false;
   if (!mine && !note) refresh();
+}
+
+// Who holds one may come by another browser. The button works meanwhile.
+async function lookBeside() {
+  await pause(server.look_after_ms);
+  const answer = await ask("GET", `${claims}/me`);
+  if (answer.status === 200 && !work && !mine && !note) take(answer);
 }
 
 async function lookUp() {
@@ -262,8 +262,7 @@ async function copy() {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
     // Without https there is no clipboard: the code is marked, to be copied by hand.
-    getSelection().selectAllChildren(code);
-    return;
+    return getSelection().selectAllChildren(code);
   }
   copied = true;
   render();
@@ -393,8 +392,9 @@ async function begin() {
   await refresh();
   while (!server) await pause(1000);
   if (recall("sessionStorage", own) === "trying" && canClaim()) return claim();
-  // A crowd that only looks asks no store: who never tried here, and may still try, has the button.
   if (recall("localStorage", own) || server.state === "closed" || server.state === "paused") return lookUp();
+  // Null where a crowd waits for an opening: it asks no store.
+  if (server.look_after_ms != null) return lookBeside();
 }
 
 begin();

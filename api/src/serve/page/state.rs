@@ -8,11 +8,17 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// Who waits for the code asks so often at first, and less and less often.
+/// Who waits for the code asks so often, after some quick looks, and less and less often.
 const ACCEPTED_AFTER_MS: u32 = 1_500;
 
 /// Who stands on the waiting list asks so often.
 const WAITING_AFTER_MS: u32 = 10_000;
+
+/// For so long after an opening people claim, and whether they hold one already is told by that.
+const RUSH_MS: i64 = 10_000;
+
+/// A crowd gathers in the last minutes before an opening.
+const CROWD_MS: i64 = 600_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct PageState {
@@ -27,6 +33,9 @@ pub(super) struct PageState {
     quantity: Slot,
     /// When to ask for this again; null where nothing more will change.
     poll_after_ms: Option<u32>,
+    /// When who comes by a browser that has not claimed may ask, once, for the claim they hold; null
+    /// where a crowd looks, and while nobody can hold one.
+    look_after_ms: Option<u32>,
     /// When to ask for the own claim again while it is `accepted`, and while it is `waiting`.
     accepted_after_ms: u32,
     waiting_after_ms: u32,
@@ -50,6 +59,7 @@ impl PageState {
             closes_at_ms: drop.and_then(|drop| drop.closes_at).map(|at| at.timestamp_millis()),
             quantity: drop.map_or(coupon.coupon.quantity, |drop| drop.quantity),
             poll_after_ms: poll_after_ms(state, until_opening),
+            look_after_ms: look_after_ms(state, until_opening, coupon.current(now).is_some()),
             accepted_after_ms: ACCEPTED_AFTER_MS,
             waiting_after_ms: WAITING_AFTER_MS,
         }
@@ -64,6 +74,15 @@ fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
         DropState::Open | DropState::SoldOut => Some(60_000),
         DropState::Paused => Some(10_000),
         DropState::Closed | DropState::Sealed => None,
+    }
+}
+
+fn look_after_ms(state: DropState, until_opening: i64, has_opened: bool) -> Option<u32> {
+    match state {
+        DropState::Open | DropState::SoldOut => u32::try_from((until_opening + RUSH_MS).max(0)).ok(),
+        DropState::Scheduled if has_opened && until_opening > CROWD_MS => Some(0),
+        // While it is closed or paused nobody rushes: the page asks at once.
+        DropState::Scheduled | DropState::Paused | DropState::Closed | DropState::Sealed => None,
     }
 }
 
@@ -85,6 +104,10 @@ mod tests {
         assert_eq!(said(20), (DropState::Scheduled, 2, Some(60_000)), "the next");
         assert_eq!(said(40), (DropState::Closed, 2, None));
         assert_eq!(poll_after_ms(DropState::Scheduled, 1), Some(5_000));
+        let look = |drops: &[(i64, i64)], minute| PageState::of(&coupon(drops), at(minute)).look_after_ms;
+        let far = [(10, 20), (40, 50)];
+        assert_eq!([look(&far, 0), look(&far, 10), look(&far, 11)], [None, Some(10_000), Some(0)]);
+        assert_eq!([look(&far, 20), look(&far, 31), look(&far, 50)], [Some(0), None, None], "a crowd gathers");
         let none = PageState::of(&coupon(&[]), at(0));
         assert_eq!((none.state, none.opens_at_ms, none.quantity), (DropState::Closed, None, 10));
     }

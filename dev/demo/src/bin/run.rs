@@ -90,12 +90,14 @@ fn only_one(folder: &Path) -> Result<fs::File> {
 /// The addresses, for commands from another terminal.
 fn write_env(system: &System, path: &Path) -> Result<()> {
     let apis: Vec<_> = system.targets()?.iter().map(ToString::to_string).collect();
+    let pages = system.pages.as_ref().context("no pages")?;
     let mut lines: Vec<_> = system.installation.settings.clone().into_iter().collect();
     lines.extend([
         ("API_URL", apis[0].clone()),
         ("API_URLS", apis.join(",")),
         ("RECONCILER_URL", system.reconciler()?.target.to_string()),
-        ("PAGES_URL", system.pages.as_ref().context("no pages")?.target()?.to_string()),
+        ("PAGES_URL", pages.target()?.to_string()),
+        ("PAGE_TOKEN", pages.token.clone()),
         ("PROGRAMS", programs()?.display().to_string()),
     ]);
     let mut lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
@@ -124,7 +126,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
         .replace("{consumers}", &consumers.join(" "))
         .replace("{reconciler}", &system.reconciler()?.target.to_string())
         .replace("{pages}", &pages.target()?.to_string())
-        .replace("{page}", &format!("{}/c/1#token={}", pages.target()?, pages.token))
+        .replace("{page_token}", &pages.token)
         .replace("{token}", &system.installation.ops_token)
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))

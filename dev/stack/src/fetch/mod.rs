@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::alertmanager::alertmanager;
 pub(crate) use self::browser::{axe, browser};
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
-pub(crate) use self::mysql::mysql;
+pub(crate) use self::mysql::{mysql, to_command};
 pub(crate) use self::redis::redis;
 use crate::progress;
 

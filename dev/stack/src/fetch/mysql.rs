@@ -60,6 +60,17 @@ impl Mysql {
         vec![libraries.join(loader).into(), "--library-path".into(), search, self.root.join(path).into()]
     }
 
+    /// `mysql`, the client, with all that does not differ between servers.
+    pub(crate) fn client(&self) -> CommandLine {
+        let mut command = self.program("usr/bin/mysql");
+        // It must come first.
+        command.push("--no-defaults".into());
+        let mut character_sets = OsString::from("--character-sets-dir=");
+        character_sets.push(self.root.join("usr/share/mysql/charsets"));
+        command.extend([character_sets, "--default-character-set=utf8mb4".into()]);
+        command
+    }
+
     /// `mysqld` with all that does not differ between servers.
     pub(crate) fn server(&self, data: &Path) -> CommandLine {
         let mut command = self.program("usr/sbin/mysqld");
@@ -107,7 +118,7 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn to_command(line: &CommandLine) -> Command {
+pub(crate) fn to_command(line: &CommandLine) -> Command {
     let mut command = Command::new(line.first().cloned().unwrap_or_default());
     command.args(line.iter().skip(1));
     command

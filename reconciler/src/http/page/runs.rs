@@ -121,7 +121,7 @@ fn run_line(run: RunSummary) -> RunLine {
     let unsigned = |n: i64| grouped(u64::try_from(n).unwrap_or(0));
     RunLine {
         at: instant(run.started_at),
-        how: how(&run.trigger, [run.dry_run, run.deep, run.confirmed]),
+        how: how(&run.trigger, run.asked_by.as_deref(), [run.dry_run, run.deep, run.confirmed]),
         result,
         tone,
         examined: examined(&unsigned(run.users_examined), &unsigned(run.rows_examined), u64::from(run.drops_examined)),
@@ -135,16 +135,17 @@ fn examined(people: &str, rows: &str, drops: u64) -> String {
     format!("{people} people, {rows} rows, {} {noun}", grouped(drops))
 }
 
-fn how(trigger: &str, [dry_run, deep, confirmed]: [bool; 3]) -> String {
-    let by = match trigger {
-        "cron" => "by schedule",
-        "endpoint" => "asked for",
-        "cli" => "command line",
-        "startup" => "by itself",
-        other => other,
+fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
+    let by = match (trigger, asked_by) {
+        (_, Some(name)) => format!("asked for by {}", line(name, LONGEST)),
+        ("cron", None) => "by schedule".to_owned(),
+        ("endpoint", None) => "asked for".to_owned(),
+        ("cli", None) => "command line".to_owned(),
+        ("startup", None) => "by itself".to_owned(),
+        (other, None) => other.to_owned(),
     };
     let more = [(dry_run, ", dry run"), (deep, ", deep"), (confirmed, ", confirmed")];
-    more.into_iter().filter(|(is, _)| *is).fold(by.to_owned(), |text, (_, word)| text + word)
+    more.into_iter().filter(|(is, _)| *is).fold(by, |text, (_, word)| text + word)
 }
 
 fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
@@ -217,7 +218,7 @@ fn view(run: &Run, (after, next_after): (i64, Option<i64>), revealed: bool) -> R
         id: run.run_id.clone(),
         at: instant(run.started_at),
         took: run.finished_at.map(|at| format!("{:.1} s", (at - run.started_at).as_seconds_f64())),
-        how: how(run.trigger.as_str(), [run.dry_run, run.deep, false]),
+        how: how(run.trigger.as_str(), run.asked_by.as_deref(), [run.dry_run, run.deep, false]),
         result,
         tone,
         running: run.status == Status::Running,
@@ -311,7 +312,8 @@ mod tests {
         };
         let run = Run {
             run_id: "1".to_owned(),
-            trigger: Trigger::Cron,
+            trigger: Trigger::Endpoint,
+            asked_by: Some("<b>Kim</b>".to_owned()),
             dry_run: false,
             deep: false,
             partial: false,
@@ -331,6 +333,7 @@ mod tests {
         let (masked, revealed) = (html(false), html(true));
         assert!(!masked.contains("4711") && masked.contains("c•••11@e•••"), "{masked}");
         assert!(revealed.matches(user).count() == 2, "{revealed}");
+        assert!(revealed.contains("asked for by &#60;b&#62;Kim"), "{revealed}");
         for page in [&masked, &revealed] {
             for raw in ["<script>alert", "<b>", "' <", "onload='", "style="] {
                 assert!(!page.contains(raw), "{raw}: {page}");

@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(read))
+        .routes(routes!(read, empty))
         .routes(routes!(find))
         .routes(routes!(add))
         .routes(routes!(remove))
@@ -58,6 +58,12 @@ pub(crate) struct AllowListChanged {
     people: u32,
     /// The coupon's revision when the list was changed last.
     revision: u64,
+}
+
+impl From<ListChanged> for AllowListChanged {
+    fn from(ListChanged { now, changed, .. }: ListChanged) -> Self {
+        Self { changed, people: now.people, revision: now.revision }
+    }
 }
 
 /// Put people on a coupon's allow list
@@ -119,6 +125,34 @@ pub(crate) async fn remove(
     change(app, id, people, OnList::Remove, by).await
 }
 
+/// Take everybody off a coupon's allow list
+///
+/// All of them or none; a list of a million takes some seconds. Safe to repeat. Nothing is revoked:
+/// who holds one or waits already keeps it. While the coupon's `allow` is `list`, nobody else may claim.
+#[utoipa::path(
+    delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
+    params(
+        ("id" = i64, Path, description = "Number of the coupon"),
+        ("X-Operator" = Option<String>, Header, description = "Your name, for the record of what operators did"),
+    ),
+    responses(
+        (status = 200, description = "Nobody is on it any more", body = AllowListChanged),
+        (status = 401, description = "`unauthorized`"),
+        (status = 404, description = "`not_found`"),
+        (status = 503, description = "`unavailable`: repeat it to be certain"),
+    ),
+    security(("ops" = []))
+)]
+pub(crate) async fn empty(
+    State(app): State<App>,
+    CouponPath(id): CouponPath,
+    Extension(by): Extension<Operator>,
+) -> Result<Json<AllowListChanged>, Problem> {
+    let services = Arc::clone(&app);
+    let changed = app.in_flight.run_unlimited(async move { apply_empty(&services, id, by).await }).await??;
+    Ok(Json(changed.into()))
+}
+
 async fn change(
     app: App,
     id: CouponId,
@@ -129,8 +163,7 @@ async fn change(
     let services = Arc::clone(&app);
     // Begun, it goes on without its client.
     let changed = app.in_flight.run_unlimited(async move { apply(&services, id, people, how, by).await }).await??;
-    let ListChanged { now, changed, .. } = changed;
-    Ok(Json(AllowListChanged { changed, people: now.people, revision: now.revision }))
+    Ok(Json(changed.into()))
 }
 
 async fn apply(
@@ -146,14 +179,25 @@ async fn apply(
         0
     });
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
-    let again = "repeat the request: only then is it certain whether the change stands";
-    let changed = changed.map_err(|error| mysql_unavailable(&error, again))?.ok_or_else(|| no_such_coupon(id))?;
+    let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
-    if !reach_redis(services, id, changed, how, &people).await {
-        let detail = "the change stands in MySQL; admission follows with the next pass, or when you repeat it";
-        return Err(Problem::unavailable(detail));
-    }
-    Ok(changed)
+    if reach_redis(services, id, changed, how, &people).await { Ok(changed) } else { Err(half_done()) }
+}
+
+async fn apply_empty(services: &Services, id: CouponId, by: Operator) -> Result<ListChanged, Problem> {
+    let _one_at_a_time = services.change_locks.lock(id).await;
+    let seen = seen_revision(services, id).await;
+    let changed = services.mysql.operators.empty_allow_list(id, seen, by).await;
+    let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
+    tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
+    // The whole of an empty list is one small write, and needs no list before it.
+    if write(services, id).await { Ok(changed) } else { Err(half_done()) }
+}
+
+const AGAIN: &str = "repeat the request: only then is it certain whether the change stands";
+
+fn half_done() -> Problem {
+    Problem::unavailable("the change stands in MySQL; admission follows with the next pass, or when you repeat it")
 }
 
 async fn reach_redis(

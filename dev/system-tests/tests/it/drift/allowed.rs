@@ -173,6 +173,31 @@ async fn after_a_loss_of_redis_nobody_on_the_list_is_ever_sent_away() {
 }
 
 #[tokio::test]
+async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-allowed-apart").await;
+    let listed = fixture.api.create_coupon(&body("Listed", 9)).await;
+    put_on(&fixture, &listed, &["a"]).await;
+    let other = fixture.api.create_coupon(&coupon_body("For everybody", 9, 0)).await;
+    injector(&fixture.world, &other).await.make(Drift::RedisFlushed, 1).await.unwrap();
+    // MySQL answers, and has no people of any list.
+    fixture.world.sql.query("RENAME TABLE coupon_allow_list TO hidden").await;
+    let once = fixture.world.once_with(&[], &[]).await;
+    let run = once.run();
+    assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
+    let closed: Vec<_> = run.all_findings().filter(|finding| finding.detail.contains("coupon is closed")).collect();
+    assert_eq!(closed.iter().map(|finding| finding.coupon_id.unwrap().0).collect::<Vec<_>>(), [listed.id], "{run:#?}");
+    assert!(fixture.api.claim(other.id, "x").await.is_accepted());
+    assert!(matches!(fixture.api.claim(listed.id, "a").await, Answer::Problem(503, _)));
+
+    fixture.world.sql.query("RENAME TABLE hidden TO coupon_allow_list").await;
+    assert_eq!(fixture.world.pass().await.status, Status::Repaired);
+    assert_eq!(agreed(&fixture, &listed).await, ["a"]);
+    assert!(fixture.api.claim(listed.id, "a").await.is_accepted());
+    assert!(fixture.api.claim(listed.id, "x").await.is("not_allowed"));
+}
+
+#[tokio::test]
 async fn an_erased_person_is_on_no_list_any_more() {
     let fixture = Fixture::new("d-allowed-erase").await;
     let mut coupons = Vec::new();

@@ -6,7 +6,7 @@ use firstcome_testkit::{Fixture, Http, LIMIT, OPS_TOKEN, Session, eventually, st
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, injector};
+use crate::drift::support::{Hindered, injector, mailed};
 
 #[tokio::test]
 async fn a_pass_that_is_not_waited_for_can_be_read_later_and_another_is_refused_meanwhile() {
@@ -88,6 +88,27 @@ async fn runs_are_listed_newest_first_and_read_with_their_findings_page_by_page(
     assert_eq!(daemon.http().get("/v1/runs").await.status, 401);
     let wrong = daemon.http().request(Method::POST, "/v1/reconcile").bearer_auth(OPS_TOKEN.replace('0', "1"));
     assert_eq!(Http::send(wrong).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_pass_that_somebody_asked_for_by_name_says_so_in_its_mail_and_wherever_it_is_read() {
+    let fixture = Fixture::new("d-by-name").await;
+    let (coupon, _) = fixture.held("By name", 20, 12).await;
+    let daemon = fixture.world.settled_daemon().await;
+    injector(&fixture.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
+    let get = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await.body;
+    let ask = daemon.http().ops(Method::POST, "/v1/reconcile").header("x-operator", "김 Kim".as_bytes());
+    let run = Http::send(ask).await;
+    assert_eq!((run.status, &run.body["status"], &run.body["asked_by"]), (200, &json!("repaired"), &json!("김 Kim")));
+    assert_eq!(get("/v1/runs?limit=1").await["runs"][0]["asked_by"], "김 Kim");
+    let path = format!("/v1/runs/{}", run.body["run_id"].as_str().unwrap());
+    assert_eq!(get(&path).await["asked_by"], "김 Kim");
+    let mail = mailed(&fixture.world, &["repaired"]).await;
+    let words = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("asked for by 김 Kim"), "{words}");
+    // Without a name there is none.
+    daemon.reconcile(&json!({})).await;
+    assert_eq!(get("/v1/runs?limit=1").await["runs"][0]["asked_by"], Value::Null);
 }
 
 #[tokio::test]

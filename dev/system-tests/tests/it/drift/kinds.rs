@@ -1,7 +1,7 @@
 //! Every kind of drift that mends, made on purpose: a dry run lists exactly that and changes
 //! nothing, a pass mends it, the next finds nothing, and a mail says so.
 
-use firstcome_drift::{Hit, Injected, Kind as Drift};
+use firstcome_drift::{Hit, Injected, Injector, Kind as Drift, StoreArgs};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Coupon, Fixture, LIMIT, Stores, assert_clean, eventually};
@@ -169,6 +169,25 @@ async fn a_person_in_two_drops_of_a_coupon_that_allows_one_keeps_the_one_with_th
     assert_kept(&fixture.world, &coupon, &answers, &[]).await;
     clean_pass(&fixture.world, &second).await;
     mailed(&fixture.world, &["repaired", "Daily", "1 of 20 issued"]).await;
+}
+
+#[tokio::test]
+async fn drift_is_made_in_the_newest_drop_with_rows_unless_another_is_named() {
+    let fixture = Fixture::new("d-newest").await;
+    let stores = StoreArgs::of(|name| fixture.world.find_setting(name)).unwrap();
+    let chosen = async |coupon: Option<i64>| {
+        let (coupon, drop) = Injector::new(&stores, coupon, None).await.unwrap().target();
+        (coupon.0, drop.0)
+    };
+    let of = |coupon: &Coupon| (coupon.id, coupon.drop);
+    let first = fixture.api.open_coupon(20).await;
+    let empty = fixture.api.open_coupon(20).await;
+    assert_eq!(chosen(None).await, of(&empty), "none has rows");
+    let (held, _) = fixture.held("Held", 20, 12).await;
+    let empty_again = fixture.api.open_coupon(20).await;
+    assert_eq!(chosen(None).await, of(&held));
+    assert_eq!(chosen(Some(first.id)).await, of(&first));
+    assert_eq!(chosen(Some(empty_again.id)).await, of(&empty_again));
 }
 
 #[tokio::test]

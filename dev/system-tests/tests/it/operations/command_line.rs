@@ -150,6 +150,13 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     let everybody = coupon(world, api, &["allow", &id, "--only", "everybody", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&everybody.out).unwrap()["allow"], Value::Null, "{}", everybody.log);
     assert!(api.claim(number, "u-0").await.is_accepted());
+    let emptied = coupon(world, api, &["allow", &id, "--empty", "--operator", "Kim"]).await;
+    assert_eq!(emptied.out, "10000 removed; nobody is on the list", "{}", emptied.log);
+    let last = "SELECT operator FROM ops_actions ORDER BY id DESC LIMIT 1";
+    assert_eq!(world.sql.query(last).await, [["Kim"]]);
+    assert_eq!(coupon(world, api, &["allow", &id, "--show"]).await.out, "");
+    let again = coupon(world, api, &["allow", &id, "--empty", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&again.out).unwrap()["changed"], 0, "{}", again.log);
     write("");
     for (args, code, says) in [
         (["--add", file], 2, "no line"),

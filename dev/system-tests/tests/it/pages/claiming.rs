@@ -36,13 +36,57 @@ async fn a_person_claims_in_a_rush_and_gets_a_number_and_a_code() {
     page.until(&["issued"]).await;
     assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "after a reload");
     assert_eq!(page.claims_sent().await, 0);
-    // In another browser they have not claimed yet, and are told that they have.
+    // In another browser they see what they hold, and claim nothing.
+    page.browser.run("localStorage.clear()").await;
+    page.browser.reload().await;
+    page.until(&["issued"]).await;
+    assert_eq!(vec![vec![page.text("#big").await, page.text("#code output").await]], row, "in another browser");
+    assert_eq!(page.text("#label").await, "It is yours");
+    assert_eq!(page.claims_sent().await, 0);
+    // Who claims all the same is told that they have one: here nothing tells before.
+    page.browser.prepare(NOT_BESIDE).await;
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
     page.until(&["open"]).await;
     page.browser.click("#main").await;
     page.until(&["issued"]).await;
     assert_eq!(page.text("#label").await, "You already have one");
+}
+
+/// From the next load on, the first question about the own claim is lost.
+const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
+    String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
+
+#[tokio::test]
+async fn who_waits_for_the_code_looks_soon_and_then_as_often_as_the_server_says() {
+    // No consumer writes rows.
+    let (world, _api) = firstcome_testkit::open_world("page-soon").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(10).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    // What a timer was set to, however late a busy machine wakes it.
+    let timers = "window.waits = []; { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
+        window.waits.push(ms); return real(then, ms, ...more); }; }";
+    page.browser.prepare(timers).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
+    page.browser.run("window.waits.length = 0; document.querySelector('#main').click()").await;
+    page.until(&["accepted"]).await;
+    // Without those by which this test waits, and that of the coupon's state.
+    let looks = async || {
+        let waits = page.browser.run("return window.waits.filter((ms) => ms >= 100 && ms < 10000)").await;
+        waits.as_array().unwrap().iter().map(|ms| ms.as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    firstcome_testkit::eventually("it looks again and again", firstcome_testkit::LIMIT, async || {
+        looks().await.len() >= 5
+    })
+    .await;
+    for (wait, told) in looks().await.into_iter().zip([200.0, 400.0, 800.0, 1_500.0, 2_250.0]) {
+        assert!((told..=told * 1.4).contains(&wait), "{wait} ms, not {told}");
+    }
+    assert_eq!(page.view().await, "accepted");
+    let _consumer = world.consume().await;
+    page.until(&["issued"]).await;
 }
 
 #[tokio::test]
@@ -120,7 +164,5 @@ async fn a_person_gives_it_back_after_being_asked_and_the_slot_is_free() {
     assert_eq!(f.api.claim(coupon.id, "u-next").await.promised(), Some((coupon.drop, 1)));
     page.browser.run("localStorage.clear()").await;
     page.browser.reload().await;
-    page.until(&["open"]).await;
-    page.browser.click("#main").await;
     page.until(&["revoked"]).await;
 }

@@ -53,6 +53,7 @@ fn run() -> Run {
     Run {
         run_id: "1".to_owned(),
         trigger: Trigger::Cron,
+        asked_by: None,
         dry_run: false,
         deep: false,
         partial: false,
