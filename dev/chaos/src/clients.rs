@@ -192,6 +192,7 @@ impl<'a> Clients<'a> {
                 let settled = answer.promised().is_some()
                     || matches!(answer, Answer::Waiting { .. })
                     || answer.is("sold_out")
+                    || answer.is("not_allowed")
                     || answer.is("revoked");
                 if settled {
                     answers.settled.insert(person, answer.clone());

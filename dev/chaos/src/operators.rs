@@ -28,15 +28,16 @@ pub(crate) struct Operators<'a> {
 }
 
 impl<'a> Operators<'a> {
-    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a Schedule) -> Self {
-        let api = Api::patient("", PATIENCE, Recorder::new(std::io::sink()));
+    /// Changes of an allow list are recorded.
+    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a Schedule, recorder: Recorder) -> Self {
+        let api = Api::patient("", PATIENCE, recorder);
         Self { system, schedule, api, enough: AtomicBool::default(), stopped: AtomicBool::default() }
     }
 
     /// All of them at once; and when they have stopped, they end pauses for ever.
     pub(crate) async fn work(&self) {
         let all = (0..self.schedule.operators).map(|number| self.one(number));
-        futures_util::future::join_all(all).await;
+        tokio::join!(futures_util::future::join_all(all), self.relist());
         self.stopped.store(true, Ordering::Relaxed);
         loop {
             self.end_pauses().await;
@@ -46,7 +47,7 @@ impl<'a> Operators<'a> {
 
     /// They go on for as long as people come.
     pub(crate) async fn until_people_came(&self) {
-        if self.schedule.operators > 0 {
+        if self.schedule.operators > 0 || self.schedule.relisted {
             pause(self.schedule.crowd_ms).await;
         }
     }
@@ -73,6 +74,33 @@ impl<'a> Operators<'a> {
                 }
             }
             pause(rng.random_range(20..300)).await;
+        }
+    }
+
+    /// Puts people on the allow list, and takes people off, a few at a time.
+    async fn relist(&self) {
+        let Some(coupon) = self.system.coupons().first().filter(|_| self.schedule.relisted) else { return };
+        let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ 0x0115_7000);
+        while !self.enough.load(Ordering::Relaxed) {
+            let first = rng.random_range(0..self.schedule.people);
+            let numbers = first..first + rng.random_range(1..=5);
+            let people: Vec<String> = numbers.map(|number| format!("u-{}", number % self.schedule.people)).collect();
+            self.list(coupon, &people, rng.random_bool(0.5)).await;
+            pause(rng.random_range(20..300)).await;
+        }
+    }
+
+    async fn list(&self, coupon: &Coupon, people: &[String], on: bool) {
+        let apis = self.system.supervisor.apis();
+        let Some(base) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
+        let Ok(reply) = self.api.moved_to(base).try_list(coupon.id, people, on).await else { return };
+        let in_contract = match reply.status {
+            200 => reply.body["people"].is_u64(),
+            503 => reply.retry_after().is_some(),
+            _ => false,
+        };
+        if !in_contract {
+            self.system.object(format!("a change of an allow list was answered {} {}", reply.status, reply.text));
         }
     }
 

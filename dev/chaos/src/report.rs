@@ -89,6 +89,7 @@ impl fmt::Display for Report {
         writeln!(out, "over-issued            {}", self.wrong(&["too many", "no such slot"]))?;
         writeln!(out, "doubled                {}", self.wrong(&["slot doubled", "person doubled"]))?;
         writeln!(out, "rows without admission {}", self.wrong(&["asked for by nobody", "never admitted", "vanished"]))?;
+        writeln!(out, "against allow lists    {}", self.wrong(&["turned away", "denied", "not on the list"]))?;
         writeln!(
             out,
             "not exact in the end   {}",

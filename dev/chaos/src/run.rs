@@ -106,9 +106,12 @@ pub async fn run(servers: &Arc<Servers>, schedule: &Schedule, folder: &Path) -> 
     Ok(ran)
 }
 
-/// Records what a coupon's drop is.
+/// Records what a coupon's drop is, and whom it is for.
 pub(crate) fn announce(coupon: &Coupon, schedule: &Schedule, recorder: &Recorder) {
     is_now(coupon, schedule.quantity.into(), recorder);
+    if verify::has_list(coupon) {
+        recorder.allow_list(id(coupon.id), schedule.listed_people());
+    }
 }
 
 fn is_now(coupon: &Coupon, quantity: u64, recorder: &Recorder) {
@@ -116,10 +119,14 @@ fn is_now(coupon: &Coupon, quantity: u64, recorder: &Recorder) {
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
 }
 
-/// Somebody may put them into Redis by hand, and they may be given a slot.
+/// Somebody may put them into Redis by hand, and they may be given a slot, whatever the allow list
+/// says.
 fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
     for coupon in system.coupons() {
         for name in ODD_PEOPLE {
+            if verify::has_list(coupon) {
+                drop(recorder.listing(id(coupon.id), name, true));
+            }
             drop(recorder.invoke(id(coupon.id), Some(id(coupon.drop)), name));
         }
     }
@@ -149,7 +156,7 @@ struct Played {
 /// Faults, healing, and the wait until everything is exact.
 async fn play(system: &SystemUnderTest, schedule: &Schedule, recorder: &Recorder) -> Result<Played> {
     let clients = Clients::new(system, system.coupons().to_vec(), recorder.clone());
-    let operators = Operators::new(system, schedule);
+    let operators = Operators::new(system, schedule, recorder.clone());
     let (hits, healed, exact) = tokio::select! {
         ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
         () = operators.work() => unreachable!("pauses are ended for ever"),
@@ -253,6 +260,9 @@ async fn until_exact(
                     "somebody who asked again was not answered".clone_into(&mut why);
                 } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
                     why = left;
+                } else if let Err(late) = verify::exact(system).await {
+                    // A late change of an allow list let somebody in who asked again.
+                    why = late.to_string();
                 } else {
                     return Ok(at);
                 }

@@ -45,6 +45,13 @@ pub struct Schedule {
     /// it.
     #[serde(default)]
     pub revoke_percent: u32,
+    /// So many people are on the allow list of the first coupon from the begin; 0: the coupon is for
+    /// everybody, like the others.
+    #[serde(default)]
+    pub listed: u32,
+    /// An operator puts people on that list and takes people off, all the time.
+    #[serde(default)]
+    pub relisted: bool,
     /// Processes of each kind. Of daemons there are two, unless a fault is one of the daemon's.
     pub processes: usize,
     /// So many operators change the coupons all the time.
@@ -87,6 +94,7 @@ impl Schedule {
         let mut faults: Vec<Timed> =
             (0..number).map(|_| Timed { at_ms: rng.random_range(200..latest), fault: fault(&mut rng) }).collect();
         faults.sort_by_key(|timed| timed.at_ms);
+        let (listed, relisted) = allow_list(seed, people);
         Self {
             seed,
             coupons,
@@ -98,6 +106,8 @@ impl Schedule {
             repeat_percent: rng.random_range(0..=30),
             // More people ask than there are slots and revocations together.
             revoke_percent: if rng.random_bool(0.7) { rng.random_range(2..=15) } else { 0 },
+            listed,
+            relisted,
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
@@ -119,6 +129,8 @@ impl Schedule {
             crowd_ms: 4_000,
             repeat_percent: 20,
             revoke_percent: 0,
+            listed: 0,
+            relisted: false,
             processes: 1,
             operators: 0,
             pollers: 0,
@@ -133,11 +145,27 @@ impl Schedule {
         self.quantity + (self.people - self.quantity) / 2
     }
 
+    /// Who is on the allow list from the begin. People come in no order.
+    pub fn listed_people(&self) -> Vec<String> {
+        (0..self.listed).map(|number| format!("u-{number}")).collect()
+    }
+
     /// When the last fault is over at the latest, if none waits for another: milliseconds since the
     /// begin.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
+}
+
+/// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some lists
+/// fill the quantity, others do not. Drawn apart from the rest, which a seed gave before.
+fn allow_list(seed: u64, people: u32) -> (u32, bool) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
+    if !rng.random_bool(0.25) {
+        return (0, false);
+    }
+    let percent = *[40, 67, 90].choose(&mut rng).unwrap_or(&67);
+    (people * percent / 100, rng.random_bool(0.6))
 }
 
 fn fault(rng: &mut StdRng) -> Fault {
@@ -234,7 +262,9 @@ fn points(role: Role) -> &'static [&'static str] {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, operators, pollers, .. } = self;
+        let Self {
+            seed, coupons, quantity, people, crowd_ms, once_per, waiting_list, listed, operators, pollers, ..
+        } = self;
         write!(
             out,
             "seed {seed}: {coupons} × {people} people for {quantity} in {crowd_ms} ms, one each per {once_per}"
@@ -244,6 +274,9 @@ impl fmt::Display for Schedule {
         }
         if self.revoke_percent > 0 {
             write!(out, ", {} % give it back or are revoked", self.revoke_percent)?;
+        }
+        if *listed > 0 {
+            write!(out, ", {listed} on an allow list{}", if self.relisted { " that changes" } else { "" })?;
         }
         if *operators > 0 {
             write!(out, ", {operators} operators")?;
@@ -281,6 +314,18 @@ mod tests {
         let drawn: BTreeSet<String> =
             (1..=500).flat_map(|seed| Schedule::draw(seed).faults).map(|timed| timed.fault.name()).collect();
         assert_eq!(drawn.len(), KINDS, "{drawn:#?}");
+    }
+
+    #[test]
+    fn a_quarter_of_the_seeds_has_an_allow_list_and_some_lists_fill_the_quantity() {
+        let drawn: Vec<Schedule> = (1..=500).map(Schedule::draw).filter(|schedule| schedule.listed > 0).collect();
+        assert!((85..=165).contains(&drawn.len()), "{}", drawn.len());
+        for changes in [true, false] {
+            let listed = || drawn.iter().filter(|schedule| schedule.relisted == changes);
+            assert!(listed().any(|schedule| schedule.listed >= schedule.most()));
+            assert!(listed().any(|schedule| schedule.listed < schedule.quantity));
+        }
+        assert!(drawn.iter().all(|schedule| schedule.listed < schedule.people));
     }
 
     /// 4 faults for each of 3 processes, 2, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,

@@ -170,7 +170,7 @@ async fn one_coupon(
 /// A coupon, as soon as it can be made; none when it can't for long.
 async fn make(system: &SystemUnderTest, schedule: &Schedule) -> Option<Coupon> {
     for _ in 0..20 {
-        if let Ok(coupon) = system.make_coupon(schedule, "INTERVAL 45 SECOND").await {
+        if let Ok(coupon) = system.make_coupon(schedule, None, "INTERVAL 45 SECOND").await {
             return Some(coupon);
         }
         pause(500).await;

@@ -87,14 +87,16 @@ impl SystemUnderTest {
             pause(50).await;
         }
         let mut coupons = Vec::new();
-        for _ in 0..schedule.coupons {
-            coupons.push(self.make_coupon(schedule, "INTERVAL 30 MINUTE").await?);
+        for number in 0..schedule.coupons {
+            let allow = (number == 0 && schedule.listed > 0).then_some("list");
+            coupons.push(self.make_coupon(schedule, allow, "INTERVAL 30 MINUTE").await?);
         }
         Ok(coupons)
     }
 
-    /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
-    pub async fn make_coupon(&self, schedule: &Schedule, open_for: &str) -> Result<Coupon> {
+    /// Makes a coupon that has been open for half an hour, and is open for so long from now on. With
+    /// `allow` it is for the people whom the schedule lists.
+    pub async fn make_coupon(&self, schedule: &Schedule, allow: Option<&str>, open_for: &str) -> Result<Coupon> {
         let instants = format!(
             "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 30 MINUTE, '%Y-%m-%dT%H:%i:%sZ'),
                     DATE_FORMAT(UTC_TIMESTAMP() + {open_for}, '%Y-%m-%dT%H:%i:%sZ')"
@@ -102,12 +104,17 @@ impl SystemUnderTest {
         let instants = self.world.sql.rows(&instants).await?;
         let body = json!({
             "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
-            "waiting_list": schedule.waiting_list,
+            "waiting_list": schedule.waiting_list, "allow": allow,
             "schedule": {"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]},
         });
         let api = self.supervisor.apis().into_iter().next().context("no API runs")?;
         let api = Api::patient(&api, Duration::from_secs(10), Recorder::new(std::io::sink()));
-        api.try_create_coupon(&body).await.map_err(|why| anyhow!(why))
+        let coupon = api.try_create_coupon(&body).await.map_err(|why| anyhow!(why))?;
+        if allow.is_some() {
+            let reply = api.try_list(coupon.id, &schedule.listed_people(), true).await.map_err(|why| anyhow!(why))?;
+            ensure!(reply.status == 200, "the allow list was not made: {reply:?}");
+        }
+        Ok(coupon)
     }
 
     /// Keeps the processes running, for ever.

@@ -11,10 +11,17 @@ use crate::inject::pause;
 use crate::system::SystemUnderTest;
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
-/// and nothing is left over.
+/// and nothing is left over. Where a coupon has an allow list, they hold the same list, and the people
+/// on it may be too few.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(system, &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop)).await?;
+        if has_list(coupon) {
+            same_list(system, coupon).await?;
+            if is_short_of_people(system, coupon, quantity).await? {
+                continue;
+            }
+        }
         firstcome_testkit::exact(&system.world.sql, &system.redis(), coupon, u32::try_from(quantity)?).await?;
     }
     let early =
@@ -28,6 +35,50 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     let left = number(system, left).await?;
     ensure!(left == 0, "{left} failed claims are not resolved");
     Ok(())
+}
+
+/// Whether a coupon is for people on its allow list.
+pub(crate) fn has_list(coupon: &Coupon) -> bool {
+    coupon.body["allow"] == "list"
+}
+
+/// MySQL and Redis have the same people on the list, and it is the same list of the coupon's.
+async fn same_list(system: &SystemUnderTest, coupon: &Coupon) -> Result<()> {
+    let (sql, redis, id) = (&system.world.sql, system.redis(), coupon.id);
+    let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
+    let listed = sql.rows(&format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id}")).await?;
+    let listed: HashSet<String> = listed.into_iter().flatten().collect();
+    let members: HashSet<String> = redis.try_command(&["SMEMBERS", &own("allowed")]).await?;
+    let differ = listed.symmetric_difference(&members).count();
+    ensure!(differ == 0, "{differ} people are on one allow list alone, of MySQL or of Redis");
+    let state = format!("SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}");
+    let state = sql.rows(&state).await?.swap_remove(0).swap_remove(0);
+    let known: Option<String> = redis.try_command(&["GET", &own("allow_list")]).await?;
+    ensure!(known.as_ref() == Some(&state), "Redis says {known:?} of the allow list, MySQL {state}");
+    Ok(())
+}
+
+/// Whether slots are left, since everybody on the list has one who may, and nobody waits. Fails where
+/// the stores do not agree on who has which, or somebody has none yet.
+async fn is_short_of_people(system: &SystemUnderTest, coupon: &Coupon, quantity: u64) -> Result<bool> {
+    let (redis, Coupon { id, drop, .. }) = (system.redis(), coupon);
+    let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon).await?.len() as u64;
+    if given >= quantity {
+        return Ok(false);
+    }
+    let without = format!(
+        "SELECT COUNT(*) FROM coupon_allow_list a WHERE a.coupon_id = {id}
+         AND NOT EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = {drop} AND i.user_id = a.user_id)
+         AND NOT EXISTS (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = {id} AND r.user_id = a.user_id
+                         AND r.again_from IS NULL)"
+    );
+    let without = number(system, &without).await?;
+    let waiting: u64 = redis.try_command(&["ZCARD", &redis.of_drop(*id, *drop, "waiting")]).await?;
+    ensure!(
+        without == 0 && waiting == 0,
+        "{given} of {quantity} slots are given, while {without} people on the allow list have none and {waiting} wait"
+    );
+    Ok(true)
 }
 
 /// Rows that the consumer did not write, and failed claims.

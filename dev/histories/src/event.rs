@@ -49,6 +49,22 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
+    /// From here on a coupon is for people on its allow list; these are on it. Without this line a
+    /// coupon is for everybody. It comes before anybody asks for the coupon.
+    AllowList {
+        coupon: u64,
+        people: Vec<String>,
+    },
+    /// An operator puts a person on a coupon's allow list, or takes them off. A request for several
+    /// people is as many operations.
+    Listing {
+        /// As in `invoked`.
+        op: u64,
+        coupon: u64,
+        person: String,
+        /// Put on it, not taken off.
+        on: bool,
+    },
     Ok {
         op: u64,
         answer: Answer,
@@ -133,6 +149,10 @@ pub enum Answer {
         #[serde(alias = "drop_id")]
         drop: u64,
     },
+    /// The coupon is for others.
+    NotAllowed,
+    /// The allow list has the change.
+    ListChanged,
 }
 
 /// How an operation ended.
@@ -153,11 +173,17 @@ impl Outcome {
                 Ok(answer) => Self::Ok(answer),
                 Err(error) => Self::Unknown(format!("{status} with a body that says nothing: {error}")),
             },
+            403 if code() == "not_allowed" => Self::Ok(Answer::NotAllowed),
             409 if code() == "sold_out" => Self::Ok(Answer::SoldOut),
             408 => Self::Unknown(code()),
             400..=499 => Self::Failed(code()),
             _ => Self::Unknown(code()),
         }
+    }
+
+    /// The same of an answer to a change of an allow list, which has no `status`.
+    pub fn of_list_change(status: u16, body: &Value) -> Self {
+        if status == 200 { Self::Ok(Answer::ListChanged) } else { Self::of_http(status, body) }
     }
 }
 
@@ -175,6 +201,11 @@ mod tests {
         let waiting = json!({"status": "waiting", "position": 2});
         assert_eq!(Outcome::of_http(202, &waiting), Outcome::Ok(Answer::Waiting { position: 2 }));
         assert_eq!(Outcome::of_http(409, &json!({"code": "sold_out"})), Outcome::Ok(Answer::SoldOut));
+        assert_eq!(Outcome::of_http(403, &json!({"code": "not_allowed"})), Outcome::Ok(Answer::NotAllowed));
+        assert_eq!(Outcome::of_http(403, &json!({"code": "forbidden"})), Outcome::Failed("forbidden".into()));
+        assert_eq!(Outcome::of_list_change(200, &json!({"changed": 1})), Outcome::Ok(Answer::ListChanged));
+        let away = json!({"code": "unavailable"});
+        assert_eq!(Outcome::of_list_change(503, &away), Outcome::Unknown("unavailable".into()));
         assert_eq!(Outcome::of_http(410, &json!({"code": "closed"})), Outcome::Failed("closed".into()));
         assert_eq!(Outcome::of_http(503, &json!({"code": "unavailable"})), Outcome::Unknown("unavailable".into()));
         assert!(matches!(Outcome::of_http(202, &json!({"status": "accepted"})), Outcome::Unknown(_)));

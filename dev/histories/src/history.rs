@@ -1,6 +1,6 @@
 //! Reads a history back and puts what belongs together in one place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::event::{Answer, Event, Line, OncePer, Row};
 
@@ -24,19 +24,31 @@ pub enum Unreadable {
 pub struct Operation {
     /// Line of its `invoked`.
     pub line: usize,
+    pub act: Act,
     /// The coupon asked for.
     pub coupon: u64,
     /// The drop asked for, where known.
     pub drop: Option<u64>,
     pub person: String,
-    /// It revokes, and does not claim.
-    pub revokes: bool,
-    /// After this revocation the person may claim again.
-    pub again: bool,
     /// Line of its end; none where it never ended.
     pub ended_line: Option<usize>,
     /// How it ended; an operation that never ended is unknown.
     pub ended: Ended,
+}
+
+/// What an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Claim,
+    Revoke {
+        /// The person may claim again afterwards.
+        again: bool,
+    },
+    /// It changes the allow list.
+    List {
+        /// It puts the person on the list, and does not take them off.
+        on: bool,
+    },
 }
 
 /// How an operation ended.
@@ -76,6 +88,8 @@ pub struct Read {
 #[derive(Debug, Default)]
 pub struct History {
     pub drops: BTreeMap<u64, DropFacts>,
+    /// Who is on the allow list of a coupon at first; a coupon without one is for everybody.
+    pub lists: BTreeMap<u64, HashSet<String>>,
     /// The operations, in the order in which they were invoked.
     pub operations: Vec<Operation>,
     /// The reads, in order, without the final ones.
@@ -135,10 +149,22 @@ impl History {
                 facts.quantities.push((line, quantity));
             }
             Event::Invoked { op, coupon, drop, person } => {
-                self.begin(line, op, (coupon, drop, person), (false, false), open, seen)?;
+                self.begin(line, op, Act::Claim, (coupon, drop, person), open, seen)?;
             }
             Event::Revoking { op, coupon, drop, person, again } => {
-                self.begin(line, op, (coupon, drop, person), (true, again), open, seen)?;
+                self.begin(line, op, Act::Revoke { again }, (coupon, drop, person), open, seen)?;
+            }
+            Event::AllowList { coupon, people } => {
+                let is_late = self.operations.iter().any(|op| op.coupon == coupon);
+                if self.lists.insert(coupon, people.into_iter().collect()).is_some() || is_late {
+                    return Err(format!("coupon {coupon} has operations or an allow list already"));
+                }
+            }
+            Event::Listing { op, coupon, person, on } => {
+                if !self.lists.contains_key(&coupon) {
+                    return Err(format!("the allow list of coupon {coupon} was never announced"));
+                }
+                self.begin(line, op, Act::List { on }, (coupon, None, person), open, seen)?;
             }
             Event::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
             Event::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
@@ -169,8 +195,8 @@ impl History {
         &mut self,
         line: usize,
         op: u64,
+        act: Act,
         (coupon, drop, person): (u64, Option<u64>, String),
-        (revokes, again): (bool, bool),
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
@@ -179,7 +205,7 @@ impl History {
         }
         open.insert(op, self.operations.len());
         let (ended_line, ended) = (None, Ended::Unknown);
-        self.operations.push(Operation { line, coupon, drop, person, revokes, again, ended_line, ended });
+        self.operations.push(Operation { line, act, coupon, drop, person, ended_line, ended });
         Ok(())
     }
 

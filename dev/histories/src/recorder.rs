@@ -42,21 +42,33 @@ impl Recorder {
     /// A person is about to ask. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
-        let mut inner = self.0.lock();
-        inner.ops += 1;
-        let op = inner.ops;
-        inner.write(Event::Invoked { op, coupon, drop, person: person.to_owned() });
-        Pending { recorder: self.clone(), op, open: true }
+        self.begin(|op| Event::Invoked { op, coupon, drop, person: person.to_owned() })
     }
 
     /// A claim is about to be given back or revoked; `again`: its person may claim again
     /// afterwards. Call it before the request is sent.
     #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
     pub fn revoking(&self, coupon: u64, drop: Option<u64>, person: &str, again: bool) -> Pending {
+        self.begin(|op| Event::Revoking { op, coupon, drop, person: person.to_owned(), again })
+    }
+
+    /// A coupon is for people on its allow list, and these are on it. Call it before anybody asks.
+    pub fn allow_list(&self, coupon: u64, people: Vec<String>) {
+        self.write(Event::AllowList { coupon, people });
+    }
+
+    /// A person is about to be put on a coupon's allow list, or taken off. Call it before the
+    /// request is sent.
+    #[must_use = "how it ended is recorded through it; dropped, it is recorded as unknown"]
+    pub fn listing(&self, coupon: u64, person: &str, on: bool) -> Pending {
+        self.begin(|op| Event::Listing { op, coupon, person: person.to_owned(), on })
+    }
+
+    fn begin(&self, event: impl FnOnce(u64) -> Event) -> Pending {
         let mut inner = self.0.lock();
         inner.ops += 1;
         let op = inner.ops;
-        inner.write(Event::Revoking { op, coupon, drop, person: person.to_owned(), again });
+        inner.write(event(op));
         Pending { recorder: self.clone(), op, open: true }
     }
 

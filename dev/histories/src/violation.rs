@@ -45,6 +45,22 @@ pub enum Violation {
         "revoked and promised: {person}'s claim of drop {drop} was revoked (line {line}), and they were promised slot {slot} after it"
     )]
     RevokedPromised { drop: u64, slot: i64, person: String, line: usize },
+    #[error(
+        "turned away: {person} was told in line {line} that coupon {coupon} is for others, and was allowed all along"
+    )]
+    TurnedAway { coupon: u64, person: String, line: usize },
+    #[error(
+        "denied: {person} was promised slot {slot} of drop {drop}, and was told in line {line} that the coupon is for others"
+    )]
+    Denied { drop: u64, slot: i64, person: String, line: usize },
+    #[error(
+        "not on the list: {person} was given a slot of coupon {coupon}, or a place to wait for one, in line {line}"
+    )]
+    GivenUnlisted { coupon: u64, person: String, line: usize },
+    #[error(
+        "not on the list: {person} has slot {slot} of drop {drop} (line {line}), and was off the list whenever they asked"
+    )]
+    HeldUnlisted { drop: u64, slot: i64, person: String, line: usize },
     #[error("vanished: drop {drop} had {rows} rows in line {line} and has fewer at the end")]
     RowsVanished { drop: u64, rows: u64, line: usize },
 }

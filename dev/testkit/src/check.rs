@@ -61,13 +61,22 @@ pub type Promise = (String, Answer);
 /// people, each with a code of their own; Redis has the same person on each slot, and its numbers
 /// add up.
 pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> Result<()> {
-    let rows = try_rows(sql, coupon.drop).await?;
+    let rows = agreed(sql, redis, coupon).await?;
     ensure!(rows.keys().copied().eq(1..=quantity), "slots of {} rows are not 1..={quantity}", rows.len());
+    let free: u32 = redis.try_command(&["ZCARD", &redis.of_drop(coupon.id, coupon.drop, "free")]).await?;
+    ensure!(free == 0, "{free} slots are free");
+    Ok(())
+}
+
+/// Slot and person of each row of a drop. Fails unless the stores agree on them: nobody has two,
+/// each has a code of its own, Redis has the same person on each slot, and its numbers add up.
+pub async fn agreed(sql: &Sql, redis: &Keys, coupon: &Coupon) -> Result<BTreeMap<u32, String>> {
+    let rows = try_rows(sql, coupon.drop).await?;
     let people: HashSet<&String> = rows.values().collect();
     ensure!(people.len() == rows.len(), "somebody has two rows");
     let codes = format!("SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
     let codes = sql.rows(&codes).await?;
-    ensure!(codes[0][0] == quantity.to_string(), "{} codes of {quantity}", codes[0][0]);
+    ensure!(codes[0][0] == rows.len().to_string(), "{} codes of {}", codes[0][0], rows.len());
 
     let holders = try_holders(redis, coupon).await?;
     let differ = rows.iter().filter(|(slot, user)| holders.get(slot) != Some(user)).count();
@@ -77,11 +86,10 @@ pub async fn exact(sql: &Sql, redis: &Keys, coupon: &Coupon, quantity: u32) -> R
         holders.len()
     );
     let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);
-    let count: Option<u32> = redis.try_command(&["GET", &key("count")]).await?;
-    ensure!(count == Some(quantity), "Redis counts {count:?} of {quantity}");
-    let free: u32 = redis.try_command(&["ZCARD", &key("free")]).await?;
-    ensure!(free == 0, "{free} slots are free");
-    Ok(())
+    let count: Option<usize> = redis.try_command(&["GET", &key("count")]).await?;
+    let free: usize = redis.try_command(&["ZCARD", &key("free")]).await?;
+    ensure!(count == Some(rows.len() + free), "Redis counts {count:?}: {} slots and {free} free ones", rows.len());
+    Ok(rows)
 }
 
 /// Fails unless the drop is exact, everyone who was promised a slot has the row with that slot, and

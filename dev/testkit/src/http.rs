@@ -226,6 +226,20 @@ impl Api {
         Http::try_send(request).await.map_err(|error| error.to_string())
     }
 
+    /// An operator puts people on a coupon's allow list, or takes them off; where an answer comes.
+    pub async fn try_list(&self, coupon: i64, people: &[String], on: bool) -> Result<Reply, String> {
+        let number = u64::try_from(coupon).unwrap_or_default();
+        let pending: Vec<_> = people.iter().map(|person| self.recorder.listing(number, person, on)).collect();
+        let path = format!("/v1/coupons/{coupon}/allow-list/{}", if on { "add" } else { "remove" });
+        let reply = Http::try_send(self.http.ops(Method::POST, &path).json(people)).await;
+        let outcome = match &reply {
+            Ok(reply) => Outcome::of_list_change(reply.status, &reply.body),
+            Err(error) => Outcome::Unknown(error.to_string()),
+        };
+        pending.into_iter().for_each(|one| one.end(outcome.clone()));
+        reply.map_err(|error| error.to_string())
+    }
+
     /// What a person holds.
     pub async fn me(&self, coupon: i64, user: &str) -> Value {
         let reply = self.try_me(coupon, user).await.expect("an answer");

@@ -30,7 +30,7 @@ mod world;
 
 pub use answer::Answer;
 pub use browser::{Browser, Look};
-pub use check::{Promise, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
+pub use check::{Promise, agreed, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
 pub use clock::{Clock, Clocks};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply, coupon_body};

@@ -1,6 +1,7 @@
 //! Judges a history. Everything that can be decided is decided; one violation does not hide
 //! another.
 
+mod allowed;
 mod amount;
 mod promises;
 mod revoked;
@@ -9,7 +10,7 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 
 use crate::event::{Answer, OncePer};
-use crate::history::{Ended, History, Operation, Read};
+use crate::history::{Act, Ended, History, Operation, Read};
 use crate::verdict::{Figures, Judgement, Verdict};
 use crate::violation::Violation;
 
@@ -36,6 +37,7 @@ pub fn check(history: &History) -> Judgement {
     rows::stay(history, &index, &mut found);
     amount::check(history, &index, &mut found);
     revoked::check(history, &index, &mut found);
+    allowed::check(history, &index, &mut found);
     found.sort();
     found.dedup();
     Judgement { verdict: verdict(history, &figures, found), figures }
@@ -60,6 +62,8 @@ struct Index<'a> {
     asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// The same of what revokes.
     revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// The same of what changes the allow list.
+    listing: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Drop, slot and person of every row at the end.
     last: HashSet<(u64, i64, &'a str)>,
     /// Drop and person → slot at the end.
@@ -73,12 +77,17 @@ impl<'a> Index<'a> {
         let mut index = Self {
             asked: HashMap::new(),
             revoking: HashMap::new(),
+            listing: HashMap::new(),
             last: HashSet::new(),
             holds: HashMap::new(),
             broken: HashMap::new(),
         };
         for op in &history.operations {
-            let of = if op.revokes { &mut index.revoking } else { &mut index.asked };
+            let of = match op.act {
+                Act::Claim => &mut index.asked,
+                Act::Revoke { .. } => &mut index.revoking,
+                Act::List { .. } => &mut index.listing,
+            };
             of.entry((op.coupon, &op.person)).or_default().push(op);
         }
         for Read { drop, rows, .. } in history.finals.values() {
@@ -93,6 +102,11 @@ impl<'a> Index<'a> {
         index
     }
 
+    /// A person's claims of a coupon.
+    fn asked(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
+        self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
+    }
+
     fn is_broken(&self, drop: u64, slot: i64, person: &str) -> bool {
         let listed = self.broken.get(&(drop, person));
         listed.is_some_and(|slots| slots.iter().any(|listed| listed.is_none_or(|listed| listed == slot)))
@@ -105,6 +119,11 @@ fn promise(op: &Operation) -> Option<(u64, i64)> {
         Ended::Ok(Answer::Accepted { drop, slot } | Answer::AlreadyClaimed { drop, slot }) => Some((*drop, *slot)),
         _ => None,
     }
+}
+
+/// Nothing was given, and no place on the waiting list.
+fn refused(op: &Operation) -> bool {
+    matches!(op.ended, Ended::Failed | Ended::Ok(Answer::SoldOut | Answer::NotAllowed))
 }
 
 /// The drop an operation was about: what the answer says, else what was asked for, else the only

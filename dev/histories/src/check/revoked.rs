@@ -6,11 +6,11 @@
 
 use super::{Index, once_per_coupon, promise};
 use crate::event::Answer;
-use crate::history::{Ended, History, Operation};
+use crate::history::{Act, Ended, History, Operation};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
-    for op in history.operations.iter().filter(|op| op.revokes && !op.again) {
+    for op in history.operations.iter().filter(|op| op.act == Act::Revoke { again: false }) {
         let (Ended::Ok(Answer::Revoked { drop }), Some(line)) = (&op.ended, op.ended_line) else { continue };
         let in_scope = |other: u64| other == *drop || is_same_coupon(history, *drop, other);
         for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held)) {
@@ -18,8 +18,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
                 found.push(Violation::RevokedHeld { drop: held, slot, person: person.to_owned(), line });
             }
         }
-        let asked = index.asked.get(&(op.coupon, op.person.as_str())).map_or(&[][..], Vec::as_slice);
-        for (promised, slot) in asked.iter().filter(|asked| asked.line > line).filter_map(|asked| promise(asked)) {
+        let asked = index.asked(op.coupon, &op.person).iter();
+        for (promised, slot) in asked.filter(|asked| asked.line > line).filter_map(|asked| promise(asked)) {
             if in_scope(promised) {
                 let person = op.person.clone();
                 found.push(Violation::RevokedPromised { drop: promised, slot, person, line });
@@ -33,7 +33,9 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 pub(super) fn may_be_revoked(history: &History, index: &Index<'_>, (drop, person): (u64, &str), asked: usize) -> bool {
     let Some(facts) = history.drops.get(&drop) else { return false };
     let is_over = |op: &Operation| {
-        op.again && matches!(op.ended, Ended::Ok(_)) && op.ended_line.is_some_and(|ended| ended < asked)
+        op.act == Act::Revoke { again: true }
+            && matches!(op.ended, Ended::Ok(_))
+            && op.ended_line.is_some_and(|ended| ended < asked)
     };
     let revoking = index.revoking.get(&(facts.coupon, person)).map_or(&[][..], Vec::as_slice);
     revoking.iter().any(|op| concerns(history, op, drop) && !is_over(op))
@@ -47,6 +49,6 @@ fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
     }
 }
 
-fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
+pub(super) fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
     once_per_coupon(history, one).is_some_and(|coupon| once_per_coupon(history, other) == Some(coupon))
 }

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 
 use super::revoked::may_be_revoked;
-use super::{Index, once_per_coupon};
-use crate::event::Answer;
-use crate::history::{Ended, History, Operation, Read};
+use super::{Index, allowed, once_per_coupon, refused};
+use crate::history::{History, Read};
 use crate::violation::Violation;
 
 pub(super) fn check(history: &History, index: &Index<'_>, read: &Read, found: &mut Vec<Violation>) {
@@ -31,18 +30,15 @@ pub(super) fn check(history: &History, index: &Index<'_>, read: &Read, found: &m
             let person = person.clone();
             found.push(Violation::PersonDoubled { person, one_drop: drop, one, other_drop: drop, other: slot });
         }
-        let asked = index.asked.get(&(facts.coupon, row.person.as_str())).map_or(&[][..], Vec::as_slice);
-        let mut before = asked.iter().filter(|op| op.line < line).peekable();
+        let mut before = index.asked(facts.coupon, &row.person).iter().filter(|op| op.line < line).peekable();
         if before.peek().is_none() {
             found.push(Violation::NeverAsked { drop, slot, person, line });
         } else if before.all(|op| refused(op)) {
             found.push(Violation::NeverAdmitted { drop, slot, person, line });
+        } else if !allowed::may_be_admitted(history, index, (facts.coupon, &row.person), line) {
+            found.push(Violation::HeldUnlisted { drop, slot, person, line });
         }
     }
-}
-
-fn refused(op: &Operation) -> bool {
-    matches!(op.ended, Ended::Failed | Ended::Ok(Answer::SoldOut))
 }
 
 /// One each in the whole coupon, where that is the rule.

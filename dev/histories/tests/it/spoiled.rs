@@ -3,22 +3,22 @@
 
 use firstcome_histories::{Answer, Event, History, OncePer, Row, Verdict, Violation, check};
 
-const DROP: u64 = 9;
+pub(crate) const DROP: u64 = 9;
 
-fn row(slot: i64, person: &str) -> Row {
+pub(crate) fn row(slot: i64, person: &str) -> Row {
     Row { slot, person: person.into() }
 }
 
-fn asks(op: u64, person: &str, answer: Answer) -> [Event; 2] {
+pub(crate) fn asks(op: u64, person: &str, answer: Answer) -> [Event; 2] {
     [Event::Invoked { op, coupon: 1, drop: Some(DROP), person: person.into() }, Event::Ok { op, answer }]
 }
 
-fn accepted(slot: i64) -> Answer {
+pub(crate) fn accepted(slot: i64) -> Answer {
     Answer::Accepted { drop: DROP, slot }
 }
 
 /// A hundred slots, all taken, somebody waiting and somebody refused.
-fn good() -> Vec<Event> {
+pub(crate) fn good() -> Vec<Event> {
     let mut events = vec![Event::Drop { drop: DROP, coupon: 1, quantity: 100, once_per: OncePer::Drop }];
     events.extend((1_u64..=100).flat_map(|n| asks(n, &format!("u-{n}"), accepted(i64::try_from(n).unwrap()))));
     events.extend(asks(101, "u-1", Answer::AlreadyClaimed { drop: DROP, slot: 1 }));
@@ -31,12 +31,12 @@ fn good() -> Vec<Event> {
     events
 }
 
-fn last(events: &mut [Event]) -> &mut Vec<Row> {
+pub(crate) fn last(events: &mut [Event]) -> &mut Vec<Row> {
     let Some(Event::Final { rows, .. }) = events.last_mut() else { panic!("a history ends with its end") };
     rows
 }
 
-fn judged(events: Vec<Event>) -> Verdict {
+pub(crate) fn judged(events: Vec<Event>) -> Verdict {
     check(&History::of(events).unwrap()).verdict
 }
 
@@ -50,7 +50,7 @@ fn violations(spoil: impl FnOnce(&mut Vec<Event>)) -> Vec<Violation> {
 }
 
 /// Before the end, so that it counts.
-fn insert(events: &mut Vec<Event>, more: impl IntoIterator<Item = Event>) {
+pub(crate) fn insert(events: &mut Vec<Event>, more: impl IntoIterator<Item = Event>) {
     let at = events.len() - 1;
     events.splice(at..at, more);
 }

@@ -174,10 +174,7 @@ async fn apply(
     by: Operator,
 ) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
-    let seen = services.redis.highest_revision(id).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
-        0
-    });
+    let seen = seen_revision(services, id).await;
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
     let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
@@ -192,6 +189,13 @@ async fn apply_empty(services: &Services, id: CouponId, by: Operator) -> Result<
     tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
     // The whole of an empty list is one small write, and needs no list before it.
     if write(services, id).await { Ok(changed) } else { Err(half_done()) }
+}
+
+async fn seen_revision(services: &Services, id: CouponId) -> u64 {
+    services.redis.highest_revision(id).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon = %id, "Redis is away while an allow list is changed");
+        0
+    })
 }
 
 const AGAIN: &str = "repeat the request: only then is it certain whether the change stands";

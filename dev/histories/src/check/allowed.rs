@@ -1,0 +1,84 @@
+//! Allow lists. A person was certainly on a list, or off it, where every change that may have taken
+//! effect last says so; a change without an answer may have taken effect at any time after it was
+//! asked for, or never. Where a person was so during the whole of a request, its answer must be in
+//! keeping. Taking a person off revokes nothing: it excuses no promise, and no row that is missing.
+
+use super::revoked::{is_same_coupon, may_be_revoked};
+use super::{Index, drop_of, promise, refused};
+use crate::event::Answer;
+use crate::history::{Act, Ended, History, Operation};
+use crate::violation::Violation;
+
+pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    for op in history.operations.iter().filter(|op| op.act == Act::Claim) {
+        let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else { continue };
+        let (coupon, person) = (op.coupon, &op.person);
+        let given = match answer {
+            Answer::NotAllowed => {
+                if !may_be(history, index, (coupon, person), false, (op.line, line)) {
+                    found.push(Violation::TurnedAway { coupon, person: person.clone(), line });
+                }
+                found.extend(denied(history, index, op, line));
+                continue;
+            }
+            // A slot just now is given by this request; anything else may be from an earlier one.
+            Answer::Accepted { .. } => may_be(history, index, (coupon, person), true, (op.line, line)),
+            Answer::AlreadyClaimed { .. } | Answer::Waiting { .. } => {
+                may_be_admitted(history, index, (coupon, person), line)
+            }
+            _ => continue,
+        };
+        if !given {
+            found.push(Violation::GivenUnlisted { coupon, person: person.clone(), line });
+        }
+    }
+}
+
+/// A promise that stands, to a person who asks again and is told that the coupon is for others.
+fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
+    let asks = drop_of(history, op)?;
+    let person = op.person.as_str();
+    let before = index.asked(op.coupon, person).iter().filter(|one| one.ended_line.is_some_and(|end| end < op.line));
+    let mut standing = before.filter_map(|one| promise(one).map(|(drop, slot)| (drop, slot, one.line)));
+    let denied = standing.find(|&(drop, slot, since)| {
+        (drop == asks || is_same_coupon(history, drop, asks))
+            && !index.is_broken(drop, slot, person)
+            && !may_be_revoked(history, index, (drop, person), since)
+    });
+    denied.map(|(drop, slot, _)| Violation::Denied { drop, slot, person: person.to_owned(), line })
+}
+
+/// Whether some request of a person may have been admitted before a line, as far as the list says.
+pub(super) fn may_be_admitted(history: &History, index: &Index<'_>, who: (u64, &str), line: usize) -> bool {
+    let asked = index.asked(who.0, who.1).iter().filter(|op| op.line < line && !refused(op));
+    // One without an answer may be worked late.
+    let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
+        (Ended::Ok(_), Some(end)) => (op.line, end.min(line)),
+        _ => (op.line, line),
+    });
+    moments.any(|during| may_be(history, index, who, true, during))
+}
+
+/// Whether a person may have been on a coupon's list (`on`), or off it, at some moment between two
+/// lines.
+fn may_be(history: &History, index: &Index<'_>, who: (u64, &str), on: bool, (from, to): (usize, usize)) -> bool {
+    let Some(first) = history.lists.get(&who.0) else { return on };
+    let changes = index.listing.get(&who).map_or(&[][..], Vec::as_slice);
+    let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
+    // Whether the opposite was certainly done between a line and the moment.
+    let is_undone = |since: usize| {
+        let mut others = changes.iter().filter(|op| op.act != Act::List { on } && op.line > since);
+        others.any(|op| done(op).is_some_and(|end| end < from))
+    };
+    let so_at_first = first.contains(who.1) == on && !is_undone(0);
+    let mut same = changes.iter().filter(|op| op.act == Act::List { on } && op.line < to && op.ended != Ended::Failed);
+    so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
+}
+
+/// Whether a person was told that the coupon is for others, by this answer or one that may have come
+/// after it.
+pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
+    let sent_away = |other: &&&Operation| other.ended == Ended::Ok(Answer::NotAllowed);
+    let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);
+    others.any(|other| other.ended_line.is_some_and(|end| end > op.line))
+}
