@@ -25,7 +25,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
     all_issued(world, coupon.drop, 6).await;
     assert_eq!(consumer.process.stop().await, 0, "{}", consumer.process.log());
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    let kept = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+    // On a busy machine the API keeps a claim here whose message was slow: that is none of these.
+    let kept = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
     assert_eq!(world.sql.number(kept).await, 2, "each message that is no claim is kept, once");
     world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
     environment.count(&coupon, QUANTITY as usize, &answers).await
