@@ -97,7 +97,7 @@ impl Pass<'_> {
             if again.too_young || !is_closed {
                 self.context = self.fresh_context().await?;
             }
-            todo = again.drops;
+            todo = self.as_of_now(again.drops).await?;
         }
         Ok(verified.into_iter().filter(|coupon| self.context.unverified.contains(coupon)).collect())
     }
@@ -131,10 +131,10 @@ impl Pass<'_> {
             };
             self.memory.progress.drops_done.fetch_add(u64::from(round == 0), Relaxed);
             again.too_young |= next.too_young;
-            if next.repaired {
+            if next.compare_again {
                 repaired.insert(coupon);
             }
-            if next.too_young || next.repaired {
+            if next.too_young || next.compare_again {
                 again.drops.push(drop);
             }
             let is_last = drops.peek().is_none_or(|next| next.0.id != coupon);
@@ -153,7 +153,7 @@ impl Pass<'_> {
         round: usize,
         reports: &mut Reports,
     ) -> Result<Next, Broken> {
-        let Some(header) = header.transpose()? else { return Ok(Next { repaired: false, too_young: false }) };
+        let Some(header) = header.transpose()? else { return Ok(Next::default()) };
         let plan = match ahead {
             Some(plan) => plan?,
             None => self.plan(&header).await?,
@@ -185,10 +185,15 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
+        // People admitted to slots that an operator has just added are none too many.
+        if round < ROUNDS && !plan.items.is_empty() && self.is_outdated(&header.facts.coupon).await? {
+            return Ok(Next { compare_again: true, too_young: false });
+        }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
         let awaited = self.request.is_awaited() && round == 0;
-        let mut next = Next { repaired: false, too_young: plan.young > 0 && awaited };
+        let mut next = Next { compare_again: false, too_young: plan.young > 0 && awaited };
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
+        report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;
         report.exact = plan.exact;
         let (coupon, drop) = (header.facts.coupon.id, header.drop_id());
@@ -202,15 +207,37 @@ impl Pass<'_> {
             let attempts = executor.carry_out(&plan).await?;
             crate::metrics::stage("execute", began.elapsed());
             ledger.attempts(coupon, drop, &plan.items, &attempts);
-            next.repaired = true;
+            next.compare_again = true;
         } else {
             ledger.still_there(coupon, drop, &plan.items, header.facts.gate_closed);
         }
-        if plan.sealable && !next.repaired && !self.request.dry_run && self.old_enough_to_seal(header) {
+        if plan.sealable && !next.compare_again && !self.request.dry_run && self.old_enough_to_seal(header) {
             let (verified, ttl) = ((plan.numbers.rows, header.facts.revocations.number), self.settings.sealed_keys_ttl);
             report.sealed = execute::seal(self.stores, &header.facts.drop, verified, ttl).await?;
         }
         Ok(next)
+    }
+
+    /// Whether the coupon was changed since it was read.
+    async fn is_outdated(&self, read: &Coupon) -> Result<bool, Broken> {
+        let now = self.stores.db.coupons_by_id(vec![read.id]).await?;
+        Ok(now.first().is_some_and(|(now, _)| now.revision != read.revision))
+    }
+
+    /// The same drops with what MySQL says of them by now.
+    async fn as_of_now(&self, mut drops: Vec<(Coupon, Drop)>) -> Result<Vec<(Coupon, Drop)>, Broken> {
+        let mut ids: Vec<CouponId> = drops.iter().map(|(coupon, _)| coupon.id).collect();
+        ids.dedup();
+        let now = self.stores.db.coupons_by_id(ids).await?;
+        let now: HashMap<CouponId, (Coupon, Vec<Drop>)> = now.into_iter().map(|one| (one.0.id, one)).collect();
+        for (coupon, drop) in &mut drops {
+            let Some((changed, own)) = now.get(&coupon.id) else { continue };
+            coupon.clone_from(changed);
+            if let Some(own) = own.iter().find(|own| own.id == drop.id) {
+                drop.clone_from(own);
+            }
+        }
+        Ok(drops)
     }
 
     /// Why a plan is not carried out before a person confirms it. A confirmation is for what was
@@ -277,9 +304,11 @@ struct Again {
 }
 
 /// Why a drop is compared once more.
+#[derive(Default)]
 struct Next {
-    /// The next comparison says whether the repairs took effect.
-    repaired: bool,
+    /// The next comparison says whether the repairs took effect, or what is left by an operator's
+    /// change.
+    compare_again: bool,
     /// An admission is too young to be judged, and somebody waits for the answer: it is given the
     /// time that it may take.
     too_young: bool,
@@ -316,7 +345,7 @@ impl Reports {
         let (report, ledger) = self.of(coupon, drop, &Plan::default());
         report.exact = false;
         ledger.note(findings::unworkable(coupon.id, drop.id, why), None);
-        Next { repaired: false, too_young: false }
+        Next::default()
     }
 
     fn into_drops(self) -> Vec<DropReport> {

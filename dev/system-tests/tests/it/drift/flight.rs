@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Fixture, LIMIT, World, error_of, eventually, status_of};
+use firstcome_testkit::{Fixture, LIMIT, Session, World, all_issued, assert_exact, error_of, eventually, status_of};
 use serde_json::json;
 
 use crate::drift::support::{Found, Hindered, assert_settled, clean_pass, expected, injector, mailed};
@@ -133,4 +133,32 @@ async fn a_schedule_shorter_than_a_pass_makes_no_pile() {
     assert_eq!(world.sql.number(overlapping).await, 0, "one pass at a time");
     let missed = world.mail.mails().iter().filter(|mail| mail.text().contains("RECONCILE_CRON")).count();
     assert_eq!(missed, 0, "a pass that is under way is not missed");
+}
+
+/// A session that others wait for.
+const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
+    AND state = 'Waiting for table metadata lock'";
+
+#[tokio::test]
+async fn whoever_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_finding() {
+    let fixture = Fixture::new("d-raised").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
+    // The pass has read the coupon when it comes to this table; one that repairs reads it before, too.
+    let mut lock = Session::begin(&world.sql).await;
+    lock.run("LOCK TABLES broken_promises WRITE").await;
+    let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {
+        eventually("the pass waits", LIMIT, async || world.sql.number(WAITS).await > 0).await;
+        assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": 25})).await.status, 200);
+        for n in 0..5 {
+            let user = format!("u-added-{n}");
+            answers.push((user.clone(), fixture.api.claim(coupon.id, &user).await));
+        }
+        lock.run("UNLOCK TABLES").await;
+    });
+    let run = once.run();
+    assert_eq!((run.status, once.code), (Status::Clean, 0), "{run:#?}");
+    assert_eq!(run.drops[0].quantity, 25);
+    all_issued(world, coupon.drop, 25).await;
+    assert_exact(world, &coupon, 25, &answers).await;
 }
