@@ -131,7 +131,7 @@ fn say(done: usize, all: u64, schedule: &Schedule, ran: Result<&Ran, &anyhow::Er
                 .map(|hit| format!("{}{}", hit.name, if hit.took { "" } else { " (no effect)" }))
                 .collect();
             println!(
-                "[{done}/{all}] seed {:>5} ok: {} promises, {} listed, exact {} ms after healing · {}",
+                "[{done}/{all}] seed {:>5} ok: {} promises, {} broken, exact {} ms after healing · {}",
                 ran.seed,
                 ran.promises,
                 ran.listed,

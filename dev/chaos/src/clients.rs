@@ -73,7 +73,10 @@ impl<'a> Clients<'a> {
             let after = rng.random_range(0..schedule.crowd_ms);
             let revoked = rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
-            let by = [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)];
+            let by = match [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)] {
+                By::OperatorOnce if schedule.sets_redis_ahead() => By::Operator,
+                by => by,
+            };
             let again = rng.random_range(0..100) < schedule.repeat_percent;
             async move {
                 pause(after).await;

@@ -103,7 +103,7 @@ async fn replay(what: &str, times: u32, out: &std::path::Path) -> Result<bool> {
             println!("  {} · {}: {}", hit.fault, if hit.took { "took effect" } else { "no effect" }, hit.note);
         }
         println!(
-            "{} promises, {} kept, {} listed, exact after {:?} ms",
+            "{} promises, {} kept, {} broken, exact after {:?} ms",
             ran.promises, ran.kept, ran.listed, ran.exact_after_ms
         );
         ran.wrong.iter().for_each(|wrong| println!("  WRONG: {wrong}"));

@@ -145,6 +145,11 @@ impl Schedule {
         self.quantity + (self.people - self.quantity) / 2
     }
 
+    /// A claim after a revocation of that time is one to Redis's clock only hours later.
+    pub(crate) fn sets_redis_ahead(&self) -> bool {
+        self.faults.iter().any(|hit| matches!(hit.fault, Fault::RedisClock { seconds: 1.., .. }))
+    }
+
     /// Who is on the allow list from the begin. People come in no order.
     pub fn listed_people(&self) -> Vec<String> {
         (0..self.listed).map(|number| format!("u-{number}")).collect()
