@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use firstcome_stack::{Fault, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, KafkaCluster, KafkaOptions, KafkaServer};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -91,4 +91,21 @@ async fn extra_properties_win() {
     let options = KafkaOptions { extra_properties: properties, ..KafkaOptions::default() };
     let error = KafkaServer::start(options).await.unwrap_err().to_string();
     assert!(error.contains("ended while starting") && error.contains("no-such-value"), "{error}");
+}
+
+#[tokio::test]
+async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
+    let cluster = KafkaCluster::start().await.unwrap();
+    let admin: AdminClient<_> = client(&cluster.bootstrap()).create().unwrap();
+    let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(3)).set("min.insync.replicas", "2");
+    let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
+    assert!(made[0].is_ok(), "{made:?}");
+    send(&cluster.bootstrap(), "kept").await;
+    for id in 1..=3 {
+        let broker = cluster.broker(id).unwrap();
+        broker.kill().await.unwrap();
+        assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
+        broker.start_again().await.unwrap();
+    }
+    assert!(cluster.broker(4).is_err() && cluster.broker(0).is_err());
 }
