@@ -42,11 +42,15 @@ impl Membership {
                  consumer a KAFKA_GROUP_INSTANCE_ID of its own"
             )),
             // librdkafka can't offer both, so a group changes from one to the other while it is empty.
-            (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
-                "the group {group:?} has consumers with another CONSUME_REBALANCE than {}, or of an earlier version (eager): \
-                 this one waits until they have stopped, or give all the same",
-                self.rebalance.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-            )),
+            (RDKafkaErrorCode::InconsistentGroupProtocol, _) => {
+                let others = match self.rebalance {
+                    Rebalance::Cooperative => "CONSUME_REBALANCE=eager, or of an earlier version",
+                    Rebalance::Eager => "CONSUME_REBALANCE=cooperative",
+                };
+                Some(format!(
+                    "the group {group:?} has consumers with {others}: this one waits until they have stopped, or give all the same"
+                ))
+            }
             _ => None,
         }
     }
@@ -76,7 +80,7 @@ mod tests {
         let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
         assert!(fenced.contains("\"consumer-1\"") && fenced.contains("KAFKA_GROUP_INSTANCE_ID"), "{fenced}");
         let mixed = of(RDKafkaErrorCode::InconsistentGroupProtocol, None).unwrap();
-        assert!(mixed.contains("another CONSUME_REBALANCE than cooperative"), "{mixed}");
+        assert!(mixed.contains("consumers with CONSUME_REBALANCE=eager, or of an earlier version"), "{mixed}");
         assert_eq!(of(RDKafkaErrorCode::UnknownMemberId, Some("consumer-1")), None);
     }
 

@@ -77,7 +77,7 @@ async fn a_consumer_that_rebalances_otherwise_waits_until_the_others_have_stoppe
         let first = world.consume_with(&[("CONSUME_REBALANCE", old)]).await;
         let second = world.start("firstcome-api", &["consume"], &[("CONSUME_REBALANCE", new)]);
         let front = Http::new(&second.line("listening on ").await);
-        let says = format!("another CONSUME_REBALANCE than {new}");
+        let says = format!("consumers with CONSUME_REBALANCE={old}");
         eventually("it says why it waits", LIMIT, async || {
             let ready = front.get("/readyz").await;
             ready.status == 503 && ready.text.contains(&says) && second.log().contains(&says)
