@@ -85,7 +85,9 @@ impl KafkaOptions {
         let own = if self.advertised_ports.is_empty() { vec![instance.port()] } else { self.advertised_ports.clone() };
         let ways: Vec<_> = ways(instance).zip(own).collect();
         let mut text = fetch::kafka_properties(&instance.data, self.id(), &controllers, &ways);
-        text.push_str(self.node.as_ref().map_or("", |_| KafkaNode::PROPERTIES));
+        if self.node.is_some() {
+            text.push_str(KafkaNode::PROPERTIES);
+        }
         for (name, value) in &self.extra_properties {
             writeln!(text, "{name}={value}")?;
         }
@@ -110,7 +112,7 @@ impl Kind for KafkaOptions {
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let properties = instance.dir.join("server.properties");
         fs::write(&properties, self.properties(instance)?)?;
-        fetch::kafka()?.broker(self.node.as_ref().map(|_| KafkaNode::HEAP), &properties)
+        fetch::kafka()?.broker(self.node.is_some().then_some(KafkaNode::HEAP), &properties)
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {

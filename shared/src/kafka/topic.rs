@@ -7,6 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
@@ -93,7 +94,7 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
             Ok(metadata) => {
                 let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
                 let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-                let partitions = topic.map_or(&[][..], |topic| topic.partitions());
+                let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
                 return Ok(match partitions.iter().map(|partition| partition.replicas().len()).max() {
                     None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
                     None => Topic::Missing,
