@@ -115,34 +115,43 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
     }
 }
 
+/// A broker may not know how to tell a topic's settings, or not tell this user.
+const KEPT_BACK: [RDKafkaErrorCode; 4] = [
+    RDKafkaErrorCode::TopicAuthorizationFailed,
+    RDKafkaErrorCode::ClusterAuthorizationFailed,
+    RDKafkaErrorCode::UnsupportedFeature,
+    RDKafkaErrorCode::UnsupportedVersion,
+];
+
 impl KafkaSettings {
     /// Each of `KAFKA_BROKERS`.
     pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
         self.brokers.split(',').map(str::trim)
     }
 
-    /// The topic's settings; `None` where this user may not read them.
+    /// The topic's settings; `None` where they can't be read.
     async fn of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
         let asked = admin.describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options).await;
         // Its thread takes a tenth of a second to end.
         tokio::task::spawn_blocking(move || drop(admin));
-        let hidden = [RDKafkaErrorCode::TopicAuthorizationFailed, RDKafkaErrorCode::ClusterAuthorizationFailed];
-        match asked.map(|results| results.into_iter().next()) {
-            Ok(Some(Ok(config))) => Ok(Some(config)),
-            Ok(Some(Err(code))) if hidden.contains(&code) => {
-                tracing::warn!(
-                    topic = self.topic,
-                    "Kafka does not tell the topic's settings, so whether they lose messages is not checked: allow \
-                     this process DescribeConfigs on the topic"
-                );
-                Ok(None)
-            }
-            Ok(Some(Err(code))) => Err(self.unreachable(code.to_string())),
-            Ok(None) => Err(self.unreachable("it tells no settings of the topic".into())),
-            Err(error) => Err(self.unreachable(error.to_string())),
+        let code = match asked.map(|results| results.into_iter().next()) {
+            Ok(Some(Ok(config))) => return Ok(Some(config)),
+            Ok(Some(Err(code))) | Err(KafkaError::AdminOp(code)) => code,
+            Ok(None) => RDKafkaErrorCode::UnsupportedFeature,
+            Err(error) => return Err(self.unreachable(error.to_string())),
+        };
+        if !KEPT_BACK.contains(&code) {
+            return Err(self.unreachable(code.to_string()));
         }
+        tracing::warn!(
+            topic = self.topic,
+            %code,
+            "Kafka does not tell the topic's settings, so whether they lose messages is not checked: allow this process \
+             DescribeConfigs on the topic"
+        );
+        Ok(None)
     }
 
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {

@@ -134,8 +134,14 @@ async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_a
             assert_eq!(consumer.stop().await, 0, "{}", consumer.log());
         }
     }
-    let all = format!("{expired},{}", good.replace("127.0.0.1", "localhost"));
-    are_refused(&world, &TWO, &[(vec![("KAFKA_BROKERS", all)], &["Kafka at", "can't be used"])]).await;
+    let other_name = good.replace("127.0.0.1", "localhost");
+    let wrong_password =
+        vec![("KAFKA_BROKERS", format!("{good},{other_name}")), ("KAFKA_SASL_PASSWORD", "hunter2".to_owned())];
+    let all: [Case; 2] = [
+        (vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))], &["Kafka at", "can't be used"]),
+        (wrong_password, &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"]),
+    ];
+    are_refused(&world, &TWO, &all).await;
     // The other may be well, and is waited for.
     let away = format!("{expired},127.0.0.1:1");
     are_refused(&world, &TWO[1..], &[(vec![("KAFKA_BROKERS", away)], &["has expired"])]).await;
