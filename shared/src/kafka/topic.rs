@@ -63,7 +63,7 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
         Ok(Err(no_answer)) => return Err(settings.why_not(no_answer).await),
         Err(_) => return Err(settings.unreachable(KafkaError::Canceled.to_string())),
     };
-    match settings.of_topic(limit).await? {
+    match settings.config_of_topic(limit).await? {
         Some(config) => {
             let value = |name: &str| config.get(name)?.value.as_deref();
             what_loses(&settings.topic, replicas, value).map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
@@ -130,7 +130,7 @@ impl KafkaSettings {
     }
 
     /// The topic's settings; `None` where they can't be read.
-    async fn of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
+    async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
         let asked = admin.describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options).await;
