@@ -20,7 +20,8 @@ pub struct MigrateArgs {
     /// Partitions of the topic, if it has to be made
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=10_000), help_heading = "Kafka")]
     pub kafka_partitions: i32,
-    /// Replicas of each partition, if the topic has to be made
+    /// Replicas of each partition, if the topic has to be made; with two or more, two must have a
+    /// message before it counts
     #[arg(long, env = "KAFKA_REPLICATION", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100), help_heading = "Kafka")]
     pub kafka_replication: i32,
     #[command(flatten)]

@@ -7,6 +7,7 @@ use clap::{Args, value_parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 
 use super::read::batch::BatchLimits;
+use super::read::membership::{Membership, Rebalance, instance_id};
 use super::watch::watchdog::LivenessLimits;
 
 #[derive(Debug, Clone, Args)]
@@ -46,11 +47,26 @@ pub struct TuningArgs {
     /// brokers must allow it (`group.min.session.timeout.ms`)
     #[arg(long, env = "CONSUME_SESSION_TIMEOUT_MS", default_value_t = 6_000, value_parser = value_parser!(u64).range(1_000..=300_000))]
     pub consume_session_timeout_ms: u64,
+    /// Name of this process in the group, by which the one started in its place gets its partitions
+    /// again: they wait for it, for as long as CONSUME_SESSION_TIMEOUT_MS. No two may have the same.
+    /// Without one, partitions go to others at once when a process stops
+    #[arg(long, env = "KAFKA_GROUP_INSTANCE_ID", value_name = "NAME", value_parser = instance_id)]
+    pub kafka_group_instance_id: Option<String>,
+    /// What happens to partitions when a process joins or leaves the group: the same for all of a group
+    #[arg(long, env = "CONSUME_REBALANCE", value_enum, ignore_case = true, default_value_t)]
+    pub consume_rebalance: Rebalance,
     /// Time without progress after which this process calls itself stuck, in seconds: it is not
     /// ready then; after twice the time its partitions go to others, and after three times it ends
     /// with code 1, for its supervisor to start it again. A store that is away is no such case
     #[arg(long, env = "CONSUME_STUCK_SECONDS", default_value_t = 30, value_parser = value_parser!(u64).range(3..=3_600))]
     pub consume_stuck_seconds: u64,
+}
+
+impl ConsumeArgs {
+    pub(super) fn membership(&self) -> Membership {
+        let instance_id = self.tuning.kafka_group_instance_id.clone().filter(|name| !name.is_empty());
+        Membership { group: self.kafka.kafka_group.clone(), rebalance: self.tuning.consume_rebalance, instance_id }
+    }
 }
 
 impl TuningArgs {

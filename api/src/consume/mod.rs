@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::LISTEN_ADDR;
 pub use args::{ConsumeArgs, TuningArgs};
+pub use read::membership::Rebalance;
 use watch::report::{Health, describe_metrics};
 use worker::Setup;
 
@@ -116,6 +117,7 @@ fn start_worker(
         limits: args.tuning.limits(),
         max_rows_per_second: args.tuning.consume_max_rows_per_second,
         liveness: args.tuning.liveness(),
+        membership: args.membership(),
         health,
         runtime: Handle::current(),
         stop,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::batch::{BatchLimits, NextBatch};
 use super::read::group::{Group, InFlightBatch, WriteOutcome};
+use super::read::membership::Membership;
 use super::read::source::Record;
 use super::read::source::Source;
 use super::watch::lag::LagWatch;
@@ -52,6 +53,7 @@ pub(crate) struct Setup {
     pub(crate) limits: BatchLimits,
     pub(crate) max_rows_per_second: u32,
     pub(crate) liveness: LivenessLimits,
+    pub(crate) membership: Membership,
     pub(crate) health: Arc<Health>,
     pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
@@ -77,7 +79,7 @@ pub(crate) struct Worker {
 /// assignment of partitions.
 pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
     let group = Group::new(setup.kafka.topic.clone(), Arc::clone(&setup.health), setup.runtime.clone(), joined);
-    let source = Source::subscribe(&setup.kafka, setup.liveness, group)?;
+    let source = Source::subscribe(&setup.kafka, setup.liveness, setup.membership.clone(), group)?;
     let lag = LagWatch::start(Arc::clone(source.consumer()), setup.kafka.topic.clone(), Arc::clone(&setup.health))?;
     let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;
     let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());

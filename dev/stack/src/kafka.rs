@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::fetch;
+use crate::kafka_cluster::KafkaNode;
 use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;
@@ -21,6 +22,8 @@ pub struct KafkaOptions {
     pub advertised_ports: Vec<u16>,
     /// More properties of `server.properties`; they win over the others.
     pub extra_properties: BTreeMap<String, String>,
+    /// Which broker of several it is; otherwise it is alone.
+    pub node: Option<KafkaNode>,
 }
 
 /// A private Kafka with one broker. Topics are not made by themselves; consumer groups start
@@ -72,11 +75,19 @@ fn ways(instance: &Instance) -> impl Iterator<Item = u16> {
 }
 
 impl KafkaOptions {
+    fn id(&self) -> usize {
+        self.node.as_ref().map_or(1, KafkaNode::id)
+    }
+
     fn properties(&self, instance: &Instance) -> Result<String> {
-        let controller = instance.ports.last().map(ReservedPort::number).context("Kafka has no controller port")?;
+        let alone = || instance.ports.last().map(|port| vec![port.number()]).context("Kafka has no controller port");
+        let controllers = self.node.as_ref().map_or_else(alone, |node| Ok(node.controllers()))?;
         let own = if self.advertised_ports.is_empty() { vec![instance.port()] } else { self.advertised_ports.clone() };
         let ways: Vec<_> = ways(instance).zip(own).collect();
-        let mut text = fetch::kafka_properties(&instance.data, controller, &ways);
+        let mut text = fetch::kafka_properties(&instance.data, self.id(), &controllers, &ways);
+        if self.node.is_some() {
+            text.push_str(KafkaNode::PROPERTIES);
+        }
         for (name, value) in &self.extra_properties {
             writeln!(text, "{name}={value}")?;
         }
@@ -95,19 +106,20 @@ impl Kind for KafkaOptions {
             let file = file?;
             fs::copy(file.path(), instance.data.join(file.file_name()))?;
         }
-        Ok(())
+        self.node.as_ref().map_or(Ok(()), |node| node.takes_over(&instance.data))
     }
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let properties = instance.dir.join("server.properties");
         fs::write(&properties, self.properties(instance)?)?;
-        fetch::kafka()?.broker(&properties)
+        fetch::kafka()?.broker(self.node.is_some().then_some(KafkaNode::HEAP), &properties)
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
         // A broker that listens but is still fenced off by its controller is not in the metadata.
-        if kafka_wire::brokers(instance.port()).await? == 0 {
-            bail!("no broker is ready yet");
+        let id = i32::try_from(self.id())?;
+        if !kafka_wire::brokers(instance.port()).await?.contains(&id) {
+            bail!("it is not one of the brokers yet");
         }
         kafka_wire::gives_producer_ids(instance.port()).await
     }

@@ -12,12 +12,30 @@ const METADATA: &[u8] = &[0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0];
 const INIT_PRODUCER_ID: &[u8] = &[0, 22, 0, 0, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xea, 0x60];
 const LONGEST_ANSWER: u32 = 1 << 20;
 
-/// How many brokers the cluster says it has.
-pub(crate) async fn brokers(port: u16) -> Result<u32> {
+/// The ids of the brokers that the cluster says it has.
+pub(crate) async fn brokers(port: u16) -> Result<Vec<i32>> {
     let answer = ask(port, METADATA).await?;
-    // After the correlation id stands the number of brokers.
-    let count = answer.get(4..8).and_then(|bytes| bytes.try_into().ok()).context("the answer is too short")?;
-    Ok(u32::from_be_bytes(count))
+    broker_ids(&answer).context("the answer is too short")
+}
+
+/// After the correlation id stands how many brokers there are; of each its id, its host, its port and
+/// its rack, where there is one.
+fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
+    let (count, mut rest) = answer.get(4..)?.split_first_chunk()?;
+    let mut ids = Vec::new();
+    for _ in 0..i32::from_be_bytes(*count) {
+        let (id, after) = rest.split_first_chunk()?;
+        ids.push(i32::from_be_bytes(*id));
+        let after_host = after_text(after)?;
+        rest = after_text(after_host.get(4..)?)?;
+    }
+    Some(ids)
+}
+
+/// What follows a text with its length before it; a negative one means none.
+fn after_text(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.get(usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0)..)
 }
 
 /// Asks for a producer id. A broker has none to give right after its start and says "coordinator
@@ -44,4 +62,17 @@ async fn ask(port: u16, request: &[u8]) -> Result<Vec<u8>> {
     let mut answer = vec![0; usize::try_from(length)?];
     connection.read_exact(&mut answer).await?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_read_with_and_without_a_rack() {
+        let answer =
+            b"\0\0\0\x07\0\0\0\x02\0\0\0\x01\0\x01a\0\0\x23\x84\xff\xff\0\0\0\x03\0\x02bc\0\0\x23\x85\0\x01r\0\0\0\x01";
+        assert_eq!(broker_ids(answer), Some(vec![1, 3]));
+        assert_eq!(broker_ids(&answer[..20]), None);
+    }
 }

@@ -44,7 +44,7 @@ pub struct Http {
 }
 
 impl Http {
-    pub(crate) fn new(base: &str) -> Self {
+    pub fn new(base: &str) -> Self {
         Self::patient(base, Duration::from_secs(60))
     }
 

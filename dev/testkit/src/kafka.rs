@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -60,6 +61,28 @@ impl Topic {
         let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
         let sent = producer.send(record, PATIENCE).await.unwrap();
         (sent.partition, sent.offset)
+    }
+
+    /// Makes another topic on the same brokers, with these settings of its own.
+    pub async fn make_another(&self, name: &str, replication: i32, settings: &[(&str, &str)]) {
+        let admin: AdminClient<_> = self.config().create().unwrap();
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replication));
+        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+        let made = admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        assert!(made[0].is_ok(), "{made:?}");
+    }
+
+    /// The id of the broker that leads a partition; `None` while there is none.
+    pub async fn leader(&self, partition: i32) -> Option<i32> {
+        let (this, config) = (self.clone(), self.config());
+        let asked = tokio::task::spawn_blocking(move || {
+            let reader: BaseConsumer = config.create().unwrap();
+            let metadata = reader.fetch_metadata(Some(&this.name), PATIENCE).ok()?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == this.name)?;
+            let leader = topic.partitions().iter().find(|found| found.id() == partition)?.leader();
+            (leader > 0).then_some(leader)
+        });
+        asked.await.unwrap()
     }
 
     /// For each partition: the group's committed offset (0 where there is none) and the topic's

@@ -4,8 +4,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 use firstcome_stack::{
-    KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers, Stack, StackOptions, Tables,
-    with_database,
+    KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers, Stack, StackOptions,
+    Tables, with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -90,6 +90,14 @@ impl Stores {
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
         self.kafka = server.bootstrap();
+        self
+    }
+
+    /// A Kafka with three brokers, of which each message is on all.
+    #[must_use]
+    pub fn with_kafka_cluster(mut self, cluster: &KafkaCluster) -> Self {
+        self.kafka = cluster.bootstrap();
+        self.settings.insert("KAFKA_REPLICATION".into(), "3".into());
         self
     }
 }

@@ -1,6 +1,7 @@
 //! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set
 //! aside here.
 
+mod safety;
 mod security;
 mod topic;
 mod why_not;
@@ -83,7 +84,8 @@ impl KafkaSettings {
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
-            .set("partition.assignment.strategy", "range");
+            // Whoever joins or leaves stops the partitions that change hands, and no other.
+            .set("partition.assignment.strategy", "cooperative-sticky");
         config
     }
 

@@ -225,10 +225,12 @@ fn needs(feature: &str) -> Result<(), String> {
 }
 
 /// Properties that other settings are for, under all their names.
-const HAVE_A_SETTING: [(&str, &str); 17] = [
+const HAVE_A_SETTING: [(&str, &str); 19] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("metadata.broker.list", "KAFKA_BROKERS"),
     ("group.id", "KAFKA_GROUP"),
+    ("group.instance.id", "KAFKA_GROUP_INSTANCE_ID"),
+    ("partition.assignment.strategy", "CONSUME_REBALANCE"),
     ("session.timeout.ms", "CONSUME_SESSION_TIMEOUT_MS"),
     ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
     ("message.timeout.ms", "PUBLISH_DEADLINE_MS"),
@@ -247,13 +249,12 @@ const HAVE_A_SETTING: [(&str, &str); 17] = [
 
 /// Properties on which a promise rests, beside those that the clients are set up with
 /// ([`KafkaSettings`]): that no claim is lost, skipped or written twice, and who answers.
-const CARRY_PROMISES: [&str; 22] = [
+const CARRY_PROMISES: [&str; 21] = [
     "allow.auto.create.topics",
     "auto.commit.enable",
     "auto.commit.interval.ms",
     "enable.gapless.guarantee",
     "enable.ssl.certificate.verification",
-    "group.instance.id",
     "group.protocol",
     "isolation.level",
     "log.queue",

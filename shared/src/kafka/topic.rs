@@ -1,15 +1,18 @@
 //! The topic of claims: `migrate` makes it, start-up checks it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
-use super::why_not::{Failure, Failures};
+use super::safety::what_loses;
+use super::why_not::{Failures, NoAnswer};
 
 /// Why the topic can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,39 +41,52 @@ impl KafkaSettings {
     }
 }
 
-/// The first wait for an answer; each further one is twice as long. Between them it is looked
-/// whether a broker refused, of which a call that waits says nothing until its time is up.
+/// The first wait for an answer; each further one is twice as long. Between them it is looked whether
+/// the brokers refused, of which a call that waits says nothing until its time is up.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Most events that are looked at between two waits.
 const EVENTS: usize = 50;
 
-/// Number of partitions of the topic.
+/// Number of partitions of the topic, which loses no acknowledged message by its settings.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
-    match tokio::task::spawn_blocking(move || ask(&owned, limit)).await {
-        Ok(Ok(Topic::Has(partitions))) => Ok(partitions),
-        Ok(Ok(Topic::Missing)) => Err(TopicError::Missing(settings.topic.clone())),
-        Ok(Ok(Topic::Hidden)) => Err(TopicError::Setting(format!(
-            "Kafka does not let this process see the topic {:?}: allow its user or its certificate to read and write it",
-            settings.topic
-        ))),
-        Ok(Err((source, failure))) => Err(settings.why_not(&source, failure).await),
-        Err(_) => Err(settings.unreachable(KafkaError::Canceled.to_string())),
+    let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await {
+        Ok(Ok(Topic::Has { partitions, replicas })) => (partitions, replicas),
+        Ok(Ok(Topic::Missing)) => return Err(TopicError::Missing(settings.topic.clone())),
+        Ok(Ok(Topic::Hidden)) => {
+            return Err(TopicError::Setting(format!(
+                "Kafka does not let this process see the topic {:?}: allow its user or its certificate to read and write it",
+                settings.topic
+            )));
+        }
+        Ok(Err(no_answer)) => return Err(settings.why_not(no_answer).await),
+        Err(_) => return Err(settings.unreachable(KafkaError::Canceled.to_string())),
+    };
+    match settings.config_of_topic(limit).await? {
+        Some(config) => {
+            let value = |name: &str| config.get(name)?.value.as_deref();
+            what_loses(&settings.topic, replicas, value).map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
+        }
+        None => Ok(partitions),
     }
 }
 
 enum Topic {
-    /// So many partitions.
-    Has(usize),
+    Has {
+        partitions: usize,
+        /// The most that a partition has.
+        replicas: usize,
+    },
     Missing,
     /// This user may not see it.
     Hidden,
 }
 
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, (KafkaError, Option<Failure>)> {
-    let client: BaseConsumer<Failures> =
-        settings.reader().create_with_context(Failures::default()).map_err(|error| (error, None))?;
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
+    let client: BaseConsumer<Failures> = settings.reader().create_with_context(Failures::default())?;
+    // One that refuses may be wrong by itself while another answers.
+    let brokers: BTreeSet<&str> = settings.addresses().collect();
     let (until, mut wait) = (Instant::now() + limit, FIRST_WAIT);
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -78,10 +94,11 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, (KafkaError, 
             Ok(metadata) => {
                 let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
                 let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-                return Ok(match topic.map_or(0, |topic| topic.partitions().len()) {
-                    0 if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
-                    0 => Topic::Missing,
-                    partitions => Topic::Has(partitions),
+                let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
+                return Ok(match partitions.iter().map(|partition| partition.replicas().len()).max() {
+                    None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
+                    None => Topic::Missing,
+                    Some(replicas) => Topic::Has { partitions: partitions.len(), replicas },
                 });
             }
             Err(error) => error,
@@ -89,13 +106,61 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, (KafkaError, 
         for _ in 0..EVENTS {
             drop(client.poll(Duration::ZERO));
         }
-        let failure = client.context().first();
-        if failure.is_some() || Instant::now() >= until {
-            return Err((error, failure));
+        let (failure, refusing) = client.context().so_far();
+        let everywhere = refusing >= brokers.len();
+        if everywhere || Instant::now() >= until {
+            return Err(NoAnswer { error, failure, everywhere });
         }
         wait *= 2;
     }
 }
+
+/// A broker may not know how to tell a topic's settings, or not tell this user.
+const KEPT_BACK: [RDKafkaErrorCode; 4] = [
+    RDKafkaErrorCode::TopicAuthorizationFailed,
+    RDKafkaErrorCode::ClusterAuthorizationFailed,
+    RDKafkaErrorCode::UnsupportedFeature,
+    RDKafkaErrorCode::UnsupportedVersion,
+];
+
+impl KafkaSettings {
+    /// Each of `KAFKA_BROKERS`.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.brokers.split(',').map(str::trim)
+    }
+
+    /// The topic's settings; `None` where they can't be read.
+    async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
+        let admin = self.admin_client()?;
+        let options = AdminOptions::new().request_timeout(Some(limit));
+        let asked = admin.describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options).await;
+        // Its thread takes a tenth of a second to end.
+        tokio::task::spawn_blocking(move || drop(admin));
+        let code = match asked.map(|results| results.into_iter().next()) {
+            Ok(Some(Ok(config))) => return Ok(Some(config)),
+            Ok(Some(Err(code))) | Err(KafkaError::AdminOp(code)) => code,
+            Ok(None) => RDKafkaErrorCode::UnsupportedFeature,
+            Err(error) => return Err(self.unreachable(error.to_string())),
+        };
+        if !KEPT_BACK.contains(&code) {
+            return Err(self.unreachable(code.to_string()));
+        }
+        tracing::warn!(
+            topic = self.topic,
+            %code,
+            "Kafka does not tell the topic's settings, so whether they lose messages is not checked: allow this process \
+             DescribeConfigs on the topic"
+        );
+        Ok(None)
+    }
+
+    fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
+        self.admin().create().map_err(|error| self.unreachable(error.to_string()))
+    }
+}
+
+/// Replicas that must have a message before it is acknowledged, where there are so many.
+pub(super) const IN_SYNC: usize = 2;
 
 /// Makes the topic where it is missing; `true` if this call made it.
 pub async fn ensure_topic(
@@ -108,9 +173,12 @@ pub async fn ensure_topic(
         Err(TopicError::Missing(_)) => {}
         other => return other.map(|_| false),
     }
-    let admin: AdminClient<DefaultClientContext> =
-        settings.admin().create().map_err(|e| settings.unreachable(e.to_string()))?;
-    let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication));
+    let admin = settings.admin_client()?;
+    let in_sync = IN_SYNC.min(usize::try_from(replication).unwrap_or(IN_SYNC)).to_string();
+    // Whatever the brokers' own defaults are.
+    let topic = NewTopic::new(&settings.topic, partitions, TopicReplication::Fixed(replication))
+        .set("min.insync.replicas", &in_sync)
+        .set("cleanup.policy", "delete");
     let options = AdminOptions::new().operation_timeout(Some(limit)).request_timeout(Some(limit));
     let results = admin.create_topics([&topic], &options).await.map_err(|e| settings.unreachable(e.to_string()))?;
     match results.into_iter().next() {

@@ -1,5 +1,7 @@
-//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by
-//! events, and of a certificate only that it could not be verified.
+//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by events,
+//! and of a certificate only that it could not be verified.
+
+use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -10,9 +12,25 @@ use super::KafkaSettings;
 use super::topic::TopicError;
 use crate::tls::{Answer, Store, Tls};
 
-/// Keeps the first reason for which a connection failed that may be a setting.
+/// Keeps for each broker the first reason for which a connection failed that may be a setting.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<Option<Failure>>);
+pub(super) struct Failures(Mutex<BTreeMap<String, Failure>>);
+
+/// No broker told of the topic.
+#[derive(Debug)]
+pub(super) struct NoAnswer {
+    /// What the call gave.
+    pub(super) error: KafkaError,
+    pub(super) failure: Option<Failure>,
+    /// Every broker failed that way. Otherwise one that is merely away may still answer.
+    pub(super) everywhere: bool,
+}
+
+impl From<KafkaError> for NoAnswer {
+    fn from(error: KafkaError) -> Self {
+        Self { error, failure: None, everywhere: true }
+    }
+}
 
 /// Each with librdkafka's own words.
 #[derive(Debug, Clone)]
@@ -24,8 +42,10 @@ pub(super) enum Failure {
 }
 
 impl Failures {
-    pub(super) fn first(&self) -> Option<Failure> {
-        self.0.lock().clone()
+    /// One of them, and how many brokers have one.
+    pub(super) fn so_far(&self) -> (Option<Failure>, usize) {
+        let failures = self.0.lock();
+        (failures.values().next().cloned(), failures.len())
     }
 }
 
@@ -33,7 +53,9 @@ impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
         if let Some(failure) = Failure::of(error.rdkafka_error_code(), reason) {
-            self.0.lock().get_or_insert(failure);
+            // librdkafka's words begin with the broker's address.
+            let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
+            self.0.lock().entry(broker.to_owned()).or_insert(failure);
         }
     }
 }
@@ -65,43 +87,50 @@ impl Failure {
 }
 
 impl KafkaSettings {
-    /// `source` is what the call gave.
-    pub(super) async fn why_not(&self, source: &KafkaError, failure: Option<Failure>) -> TopicError {
-        if let KafkaError::ClientCreation(reason) = source {
+    pub(super) async fn why_not(&self, NoAnswer { error, failure, everywhere }: NoAnswer) -> TopicError {
+        if let KafkaError::ClientCreation(reason) = error {
             return TopicError::Setting(format!("the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"));
         }
-        match failure {
-            // A port for TLS hangs up on plain text; librdkafka says only that nobody answers.
-            None if self.security.tls().is_none() => match self.ask_each().await {
-                Some(sentence) => TopicError::Setting(sentence),
-                None => self.unreachable(source.to_string()),
-            },
-            None => self.unreachable(source.to_string()),
-            Some(Failure::Login(reason)) => TopicError::Setting(format!(
+        if let Some(Failure::Login(reason)) = &failure {
+            let sentence = format!(
                 "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
-            )),
-            Some(Failure::Tls(reason)) => match self.ask_each().await {
-                Some(sentence) => TopicError::Setting(sentence),
-                None if reason.contains("certificate verify failed") => {
-                    TopicError::Setting(format!("Kafka: {reason}; see KAFKA_CA_FILE"))
-                }
-                // A broker that stops breaks a handshake off too, so this one is waited for.
-                None if reason.contains("PLAINTEXT broker") => self.unreachable(
-                    "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL"
-                        .into(),
-                ),
-                None => self.unreachable(reason),
-            },
+            );
+            return self.refused(sentence, everywhere);
+        }
+        // A port for TLS hangs up on plain text, and librdkafka says no more than that nobody answers.
+        if (failure.is_some() || self.security.tls().is_none())
+            && let Some((sentence, everywhere)) = self.ask_each().await
+        {
+            return self.refused(sentence, everywhere);
+        }
+        match failure {
+            Some(Failure::Tls(reason)) if reason.contains("certificate verify failed") => {
+                self.refused(format!("Kafka: {reason}; see KAFKA_CA_FILE"), everywhere)
+            }
+            // A broker that stops breaks a handshake off too, so this one is waited for.
+            Some(Failure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
+                "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL".into(),
+            ),
+            Some(Failure::Tls(reason)) => self.unreachable(reason),
+            _ => self.unreachable(error.to_string()),
         }
     }
 
-    /// A handshake with each broker: the first that shows what to change.
-    async fn ask_each(&self) -> Option<String> {
+    /// Where only some brokers are wrong, the others are waited for.
+    fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
+        if everywhere { TopicError::Setting(sentence) } else { self.unreachable(sentence) }
+    }
+
+    /// A handshake with each broker: what to change at the first that shows it, and whether each shows
+    /// something.
+    async fn ask_each(&self) -> Option<(String, bool)> {
         let encrypted = self.security.tls();
         let tls = encrypted.cloned().unwrap_or_else(|| Tls::public(Store::Kafka));
-        for broker in self.brokers.split(',') {
-            let Some((host, port)) = broker.trim().rsplit_once(':') else { continue };
-            let Ok(port) = port.parse() else { continue };
+        let (mut sentence, mut everywhere) = (None, true);
+        for broker in self.addresses() {
+            let Some((host, Ok(port))) = broker.rsplit_once(':').map(|(host, port)| (host, port.parse())) else {
+                continue;
+            };
             let host = host.trim_matches(['[', ']']);
             let why = match (encrypted, tls.probe(host, port).await) {
                 (Some(_), Answer::Fault(why)) => why,
@@ -112,10 +141,35 @@ impl KafkaSettings {
                 (None, Answer::Fine | Answer::Fault(_)) => {
                     "it speaks TLS: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL".to_owned()
                 }
-                _ => continue,
+                _ => {
+                    everywhere = false;
+                    continue;
+                }
             };
-            return Some(format!("Kafka at {host}:{port} can't be used: {why}"));
+            sentence.get_or_insert(format!("Kafka at {host}:{port} can't be used: {why}"));
         }
-        None
+        Some((sentence?, everywhere))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_broker() {
+        let failures = Failures::default();
+        let refuse = |broker: &str, reason: &str| {
+            let error = KafkaError::Global(RDKafkaErrorCode::SSL);
+            failures.error(error, &format!("ssl://{broker}/bootstrap: SSL handshake failed: {reason}"));
+        };
+        assert!(matches!(failures.so_far(), (None, 0)));
+        refuse("a:9092", "certificate verify failed");
+        refuse("a:9092", "certificate verify failed again");
+        assert!(matches!(failures.so_far(), (Some(Failure::Tls(reason)), 1) if !reason.contains("again")));
+        refuse("b:9092", "certificate verify failed");
+        assert_eq!(failures.so_far().1, 2);
+        failures.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "c:9092/2: Connection refused");
+        assert_eq!(failures.so_far().1, 2, "one that is away has not refused");
     }
 }

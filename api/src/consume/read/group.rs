@@ -95,6 +95,11 @@ impl Group {
         self.paused.load(Ordering::Relaxed)
     }
 
+    /// The group does not take this process.
+    pub(crate) fn kept_out(&self, why: &str) {
+        self.health.kafka(Some(why.to_owned()));
+    }
+
     /// Sets the batch that a rebalance has to wait for.
     pub(crate) fn set_in_flight(&self, batch: Option<InFlightBatch>) {
         self.assignment.lock().in_flight = batch;

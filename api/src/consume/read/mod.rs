@@ -2,4 +2,5 @@
 
 pub(crate) mod batch;
 pub(crate) mod group;
+pub(crate) mod membership;
 pub(crate) mod source;

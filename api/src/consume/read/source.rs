@@ -18,6 +18,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 
 use super::group::Group;
+use super::membership::Membership;
 use crate::consume::watch::lag::LagWatch;
 use crate::consume::watch::watchdog::LivenessLimits;
 
@@ -29,6 +30,7 @@ const SERVE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
+    membership: Membership,
     /// Records that arrived although fetching was paused. They come first when it is resumed.
     carried: Vec<Record>,
     /// When each error was logged last.
@@ -36,16 +38,22 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn subscribe(settings: &KafkaSettings, liveness: LivenessLimits, group: Group) -> anyhow::Result<Self> {
+    pub(crate) fn subscribe(
+        settings: &KafkaSettings,
+        liveness: LivenessLimits,
+        membership: Membership,
+        group: Group,
+    ) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         // The longest that a commit blocks the loop; the default is a minute.
         config.set("socket.timeout.ms", "6000");
         liveness.apply(&mut config);
+        membership.apply(&mut config);
 
         let consumer: BaseConsumer<Group> =
             config.create_with_context(group).context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&settings.topic]).context("the topic could not be subscribed to")?;
-        Ok(Self { consumer: Arc::new(consumer), carried: Vec::new(), logged: BTreeMap::new() })
+        Ok(Self { consumer: Arc::new(consumer), membership, carried: Vec::new(), logged: BTreeMap::new() })
     }
 
     pub(crate) fn consumer(&self) -> &Arc<BaseConsumer<Group>> {
@@ -86,11 +94,18 @@ impl Source {
     /// a group that went on without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(anyhow::Error::new(error).context("Kafka refuses this consumer for good"));
+            // The error itself says no more than that it is fatal.
+            let (code, reason) = self.consumer.client().fatal_error().unzip();
+            let why = code.and_then(|code| self.membership.why_not(code)).or(reason).unwrap_or_default();
+            return Err(anyhow::Error::new(error).context(format!("Kafka refuses this consumer for good: {why}")));
         }
-        let text = error.to_string();
+        let why = error.rdkafka_error_code().and_then(|code| self.membership.why_not(code));
+        if let Some(why) = &why {
+            self.group().kept_out(why);
+        }
+        let text = why.unwrap_or_else(|| error.to_string());
         if self.logged.get(&text).is_none_or(|at| at.elapsed() > LOG_AGAIN) {
-            tracing::warn!(%error, "Kafka reports a problem; polling on");
+            tracing::warn!(error = text, "Kafka reports a problem; polling on");
             self.logged.insert(text, Instant::now());
         }
         Ok(())

@@ -136,7 +136,7 @@ pub(crate) fn describe_metrics() {
         (AGAIN, "Messages whose row was there: read again after a restart or a rebalance"),
         (REVOKED, "Messages of claims that were given back or revoked: neither rows nor dead letters"),
         (RETRIES, "Batches tried again because MySQL was away, locked or slow"),
-        (REBALANCES, "Times the group gave this process partitions"),
+        (REBALANCES, "Times the group shared its partitions out anew, as this process saw it"),
         (COMMIT_FAILURES, "Commits of offsets that Kafka refused"),
     ] {
         describe_counter!(name, meaning);

@@ -1,5 +1,6 @@
 //! Kafka: its jars, resolved by Maven, and a Java runtime from the distribution.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,22 +63,23 @@ pub(crate) fn kafka() -> Result<Kafka> {
 }
 
 impl Kafka {
-    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
-    /// a start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote
-    /// them loads them as usual.
-    pub(crate) fn broker(&self, properties: &Path) -> Result<CommandLine> {
-        let mut option = std::ffi::OsString::from("-XX:SharedArchiveFile=");
-        option.push(self.classes()?);
-        Ok(self.java(Some(option), "kafka.Kafka", properties))
+    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one: a
+    /// start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote them
+    /// loads them as usual. `heap` is an option of Java's, in place of the usual 384 MB.
+    pub(crate) fn broker(&self, heap: Option<&str>, properties: &Path) -> Result<CommandLine> {
+        let mut archive = OsString::from("-XX:SharedArchiveFile=");
+        archive.push(self.classes()?);
+        let options = heap.map(OsString::from).into_iter().chain([archive]);
+        Ok(self.java(options, "kafka.Kafka", properties))
     }
 
     /// A class of Kafka, in a JVM that starts fast and stays small.
-    fn java(&self, option: Option<std::ffi::OsString>, class: &str, argument: &Path) -> CommandLine {
+    fn java(&self, options: impl IntoIterator<Item = OsString>, class: &str, argument: &Path) -> CommandLine {
         let mut command: CommandLine =
             ["java", "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx384m"]
                 .map(Into::into)
                 .into();
-        command.extend(option);
+        command.extend(options);
         command.extend(
             ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
                 .map(Into::into),
@@ -93,7 +95,7 @@ impl Kafka {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
             progress::step("kafka", "formatting a log folder");
             let file = part.join("server.properties");
-            fs::write(&file, properties(&part.join("data"), 9093, &[(9092, 9092)]))?;
+            fs::write(&file, properties(&part.join("data"), 1, &[9093], &[(9092, 9092)]))?;
             let mut line = self.java(None, "kafka.tools.StorageTool", Path::new("format"));
             line.extend(["-t", CLUSTER_ID, "-c"].map(Into::into));
             line.push(file.into());
@@ -117,10 +119,10 @@ impl Kafka {
             let [port, controller] = [ReservedPort::find()?, ReservedPort::find()?];
             let (file, log) = (part.join("server.properties"), part.join("log"));
             let way = (port.number(), port.number());
-            fs::write(&file, properties(&part.join("data"), controller.number(), &[way]))?;
-            let mut option = std::ffi::OsString::from("-XX:ArchiveClassesAtExit=");
+            fs::write(&file, properties(&part.join("data"), 1, &[controller.number()], &[way]))?;
+            let mut option = OsString::from("-XX:ArchiveClassesAtExit=");
             option.push(part.join("classes.jsa"));
-            let command = self.java(Some(option), "kafka.Kafka", &file);
+            let command = self.java([option], "kafka.Kafka", &file);
             let mut broker = Process::start(&Janitor::start()?, &command, part, &log)?;
             let mut signalled = false;
             while broker.ended()?.is_none() {
@@ -136,21 +138,26 @@ impl Kafka {
     }
 }
 
-/// What a broker is started with. Each way has a port and the port that its clients are told.
-pub(crate) fn properties(data: &Path, controller: u16, ways: &[(u16, u16)]) -> String {
+/// What a broker is started with. Nodes are counted from 1, and each has a controller. Each way has a
+/// port and the port that its clients are told.
+pub(crate) fn properties(data: &Path, node: usize, controllers: &[u16], ways: &[(u16, u16)]) -> String {
     let named = |port: fn(&(u16, u16)) -> u16| {
         let all = LISTENERS.iter().zip(ways).map(|(name, way)| format!("{name}://127.0.0.1:{}", port(way)));
         all.collect::<Vec<_>>().join(",")
     };
+    let voters = (1..).zip(controllers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect::<Vec<_>>();
     format!(
         "{fixed}\
+         node.id={node}\n\
          log.dirs={dir}\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.quorum.voters={voters}\n\
          listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners={advertised}\n",
         fixed = include_str!("../kafka.properties"),
         dir = data.display(),
+        voters = voters.join(","),
         listeners = named(|(port, _)| *port),
+        controller = controllers.get(node - 1).copied().unwrap_or_default(),
         advertised = named(|(_, advertised)| *advertised),
     )
 }

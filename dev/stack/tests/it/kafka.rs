@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use firstcome_stack::{Fault, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, KafkaCluster, KafkaOptions, KafkaServer};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -33,8 +33,15 @@ async fn first_message(bootstrap: &str) -> String {
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_offset(TOPIC, 0, Offset::Beginning).unwrap();
     consumer.assign(&partitions).unwrap();
-    let message = tokio::time::timeout(LIMIT, consumer.recv()).await.unwrap().unwrap();
-    String::from_utf8(message.payload().unwrap().to_vec()).unwrap()
+    // A broker that is away is an error, and another is asked.
+    let first = async {
+        loop {
+            if let Ok(message) = consumer.recv().await {
+                return String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, first).await.unwrap()
 }
 
 #[tokio::test]
@@ -91,4 +98,21 @@ async fn extra_properties_win() {
     let options = KafkaOptions { extra_properties: properties, ..KafkaOptions::default() };
     let error = KafkaServer::start(options).await.unwrap_err().to_string();
     assert!(error.contains("ended while starting") && error.contains("no-such-value"), "{error}");
+}
+
+#[tokio::test]
+async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
+    let cluster = KafkaCluster::start().await.unwrap();
+    let admin: AdminClient<_> = client(&cluster.bootstrap()).create().unwrap();
+    let topic = NewTopic::new(TOPIC, 1, TopicReplication::Fixed(3)).set("min.insync.replicas", "2");
+    let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
+    assert!(made[0].is_ok(), "{made:?}");
+    send(&cluster.bootstrap(), "kept").await;
+    for id in 1..=3 {
+        let broker = cluster.broker(id).unwrap();
+        broker.kill().await.unwrap();
+        assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
+        broker.start_again().await.unwrap();
+    }
+    assert!(cluster.broker(4).is_err() && cluster.broker(0).is_err());
 }

@@ -59,6 +59,15 @@ async fn each_process_stops_with_the_name_of_the_store_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_broker_address_where_nobody_is_keeps_no_process_from_starting() {
+    let world = World::new("one-of-two").await;
+    world.set("KAFKA_BROKERS", &format!("127.0.0.1:1,{}", world.setting("KAFKA_BROKERS")));
+    let (api, _consumer) = tokio::join!(world.serve(), world.consume());
+    assert!(!api.process.log().contains("starting without Kafka"), "{}", api.process.log());
+    assert_eq!(world.once_with(&[], &[]).await.code, 0);
+}
+
+#[tokio::test]
 async fn a_reconciler_with_other_keys_or_another_group_than_the_api_stops_and_names_both() {
     let world = World::new("disagree").await;
     let (_api, _consumer) = (world.serve().await, world.consume().await);
@@ -145,7 +154,9 @@ async fn a_schema_that_is_not_migrated_is_refused_with_what_to_run() {
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
-    let cases: [(&str, &str, &[&str]); 20] = [
+    let cases: [(&str, &str, &[&str]); 22] = [
+        ("KAFKA_GROUP_INSTANCE_ID", "a b", &["consume"]),
+        ("CONSUME_REBALANCE", "sticky", &["consume"]),
         ("KAFKA_SASL_PASSWORD", "hunter2", &["serve", "consume", "daemon", "once"]), // of a plain-text listener
         ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-1", &["serve", "once"]),
         ("KAFKA_SECURITY_PROTOCOL", "TLS", &["serve", "once"]),
@@ -225,7 +236,16 @@ async fn help_lists_every_setting_with_its_variable_and_default() {
         (
             "firstcome-api",
             "consume",
-            &["DATABASE_URL", "KAFKA_BROKERS", "KAFKA_GROUP", "firstcome-issuer", "CONSUME_MAX_ROWS_PER_SECOND"],
+            &[
+                "DATABASE_URL",
+                "KAFKA_BROKERS",
+                "KAFKA_GROUP",
+                "firstcome-issuer",
+                "CONSUME_MAX_ROWS_PER_SECOND",
+                "KAFKA_GROUP_INSTANCE_ID",
+                "CONSUME_REBALANCE",
+                "cooperative",
+            ],
         ),
         ("firstcome-api", "migrate", &["DATABASE_URL", "KAFKA_BROKERS", "KAFKA_PARTITIONS", "12", "KAFKA_REPLICATION"]),
         (

@@ -1,4 +1,5 @@
-//! The consumer: messages that can't become rows, and a loop that stands still.
+//! The consumer: its group, messages that can't become rows, and a loop that stands still.
 
+mod members;
 pub(crate) mod messages;
 mod stuck;

@@ -1,5 +1,6 @@
 //! Faults: single ones as schedules, crash points, and those whose tests show more than exactness.
 
+mod brokers;
 mod clocks;
 mod cycles;
 mod disks;

@@ -65,9 +65,15 @@ impl Waves {
 
     /// The next so many people ask, once each.
     pub(crate) async fn next(&mut self, number: usize) -> &[Promise] {
+        self.next_while(number, async |_| ()).await
+    }
+
+    /// The same, and something happens meanwhile.
+    pub(crate) async fn next_while(&mut self, number: usize, meanwhile: impl AsyncFnOnce(&Self)) -> &[Promise] {
         let asked = self.answers.len();
         let some = &self.users[asked..(asked + number).min(self.users.len())];
-        let answers = rush(&[&self.api], self.coupon.id, some, WAVE).await;
+        let claims = rush(&[&self.api], self.coupon.id, some, WAVE);
+        let (answers, ()) = tokio::join!(claims, meanwhile(self));
         self.answers.extend(answers);
         &self.answers[asked..]
     }

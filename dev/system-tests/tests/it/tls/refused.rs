@@ -120,3 +120,29 @@ async fn a_kafka_that_is_not_whom_it_should_be_or_does_not_let_in_is_refused_wit
     let plain_port: Case = (vec![("KAFKA_BROKERS", servers.door_to_kafka())], &["breaks the TLS handshake off"]);
     are_refused(&world, &TWO[1..], &[plain_port]).await;
 }
+
+#[tokio::test]
+async fn one_broker_that_is_not_whom_it_should_be_keeps_nobody_from_the_others_and_all_of_them_do() {
+    let (world, servers) = (world("tls-one-of-two").await, servers().await);
+    world.set("KAFKA_SASL_MECHANISM", "PLAIN");
+    let (expired, good) = (servers.expired_kafka(), servers.kafka_by_login());
+    for brokers in [format!("{expired},{good}"), format!("{good},{expired}")] {
+        for _ in 0..2 {
+            // librdkafka asks one of them by chance.
+            let consumer = world.start("firstcome-api", &["consume"], &[("KAFKA_BROKERS", &brokers)]);
+            consumer.line("consuming ").await;
+            assert_eq!(consumer.stop().await, 0, "{}", consumer.log());
+        }
+    }
+    let other_name = good.replace("127.0.0.1", "localhost");
+    let wrong_password =
+        vec![("KAFKA_BROKERS", format!("{good},{other_name}")), ("KAFKA_SASL_PASSWORD", "hunter2".to_owned())];
+    let all: [Case; 2] = [
+        (vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))], &["Kafka at", "can't be used"]),
+        (wrong_password, &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"]),
+    ];
+    are_refused(&world, &TWO, &all).await;
+    // The other may be well, and is waited for.
+    let away = format!("{expired},127.0.0.1:1");
+    are_refused(&world, &TWO[1..], &[(vec![("KAFKA_BROKERS", away)], &["has expired"])]).await;
+}

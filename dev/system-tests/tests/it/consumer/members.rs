@@ -1,0 +1,97 @@
+//! Members of the consumer group: they come, go, and are started again.
+
+use std::time::Duration;
+
+use firstcome_testkit::{Http, LIMIT, all_issued, assert_exact, eventually, open_world, people, rush};
+
+/// How often the group has given this consumer partitions.
+async fn rebalances(consumer: &Http) -> u64 {
+    let metrics = consumer.get("/metrics").await.text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_rebalances_total "));
+    line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn consumers_that_join_and_leave_in_mid_rush_leave_no_gap_and_no_double() {
+    let (world, api) = open_world("join-leave").await;
+    let first = world.consume().await;
+    let coupon = api.open_coupon(3_000).await;
+    let claims = rush(&[&api], coupon.id, &people(3_000), 100);
+    let members = async {
+        let (second, third) = (world.consume().await, world.consume().await);
+        assert_eq!(first.process.stop().await, 0);
+        let fourth = world.consume().await;
+        second.process.kill().await;
+        (third, fourth)
+    };
+    let (answers, (_third, _fourth)) = tokio::join!(claims, members);
+    all_issued(&world, coupon.drop, 3_000).await;
+    assert_exact(&world, &coupon, 3_000, &answers).await;
+    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_named_consumer_started_again_gets_its_partitions_and_no_other_is_disturbed() {
+    let (world, api) = open_world("static-member").await;
+    // Longer than the test may take: nobody takes over meanwhile.
+    world.set("CONSUME_SESSION_TIMEOUT_MS", "60000");
+    let name = |name| [("KAFKA_GROUP_INSTANCE_ID", name)];
+    let (one, other) = (world.consume_with(&name("one")).await, world.consume_with(&name("other")).await);
+    let coupon = api.open_coupon(400).await;
+    let mut answers = rush(&[&api], coupon.id, &people(200), 50).await;
+    all_issued(&world, coupon.drop, 200).await;
+    // None at first, since all were the other's; then those that it gave up.
+    eventually("each has partitions", LIMIT, async || rebalances(&other).await == 2).await;
+    assert_eq!(one.process.stop().await, 0);
+    let users: Vec<String> = (0..200).map(|n| format!("later-{n}")).collect();
+    answers.extend(rush(&[&api], coupon.id, &users, 50).await);
+    let begun = std::time::Instant::now();
+    let _one = world.consume_with(&name("one")).await;
+    all_issued(&world, coupon.drop, 400).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(rebalances(&other).await, 2);
+    assert_exact(&world, &coupon, 400, &answers).await;
+}
+
+#[tokio::test]
+async fn of_two_consumers_with_one_name_the_first_ends_and_says_why() {
+    let (world, api) = open_world("fenced").await;
+    world.set("KAFKA_GROUP_INSTANCE_ID", "one");
+    let first = world.consume().await;
+    let _second = world.consume().await;
+    assert_eq!(first.process.ended(LIMIT).await, 1);
+    let log = first.process.log();
+    let says = |line: &str| line.contains("\"one\"") && line.contains("give each consumer a KAFKA_GROUP_INSTANCE_ID");
+    assert!(log.lines().any(says) && !log.contains("panicked"), "{log}");
+    let coupon = api.open_coupon(100).await;
+    let answers = rush(&[&api], coupon.id, &people(100), 50).await;
+    all_issued(&world, coupon.drop, 100).await;
+    assert_exact(&world, &coupon, 100, &answers).await;
+}
+
+/// As in an upgrade from a version that knows only one of the two.
+#[tokio::test]
+async fn a_consumer_that_rebalances_otherwise_waits_until_the_others_have_stopped() {
+    for (old, new) in [("eager", "cooperative"), ("cooperative", "eager")] {
+        let (world, api) = open_world("rebalance").await;
+        let first = world.consume_with(&[("CONSUME_REBALANCE", old)]).await;
+        let second = world.start("firstcome-api", &["consume"], &[("CONSUME_REBALANCE", new)]);
+        let front = Http::new(&second.line("listening on ").await);
+        let says = format!("consumers with CONSUME_REBALANCE={old}");
+        eventually("it says why it waits", LIMIT, async || {
+            let ready = front.get("/readyz").await;
+            ready.status == 503 && ready.text.contains(&says) && second.log().contains(&says)
+        })
+        .await;
+        let coupon = api.open_coupon(200).await;
+        let mut answers = rush(&[&api], coupon.id, &people(100), 50).await;
+        all_issued(&world, coupon.drop, 100).await;
+        assert_eq!(first.process.stop().await, 0);
+        second.line("consuming ").await;
+        let users: Vec<String> = (0..100).map(|n| format!("later-{n}")).collect();
+        answers.extend(rush(&[&api], coupon.id, &users, 50).await);
+        all_issued(&world, coupon.drop, 200).await;
+        assert_exact(&world, &coupon, 200, &answers).await;
+        assert_eq!(front.get("/readyz").await.status, 200);
+    }
+}

@@ -1,0 +1,127 @@
+//! Three brokers: one dies, two die, one of those named is away; and topics that would not outlive it.
+
+use firstcome_stack::KafkaCluster;
+use firstcome_testkit::{Answer, LIMIT, Stores, World, eventually, holders};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use super::waves::{HEALED, Waves, impatient};
+use crate::start_up::{PROCESSES, refuses};
+
+static CLUSTER: OnceCell<KafkaCluster> = OnceCell::const_new();
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The one cluster, with all its brokers; one test at a time has its guard.
+async fn cluster() -> (&'static KafkaCluster, MutexGuard<'static, ()>) {
+    let turn = TURN.lock().await;
+    let start = async || KafkaCluster::start().await.unwrap_or_else(|error| panic!("{error:#}"));
+    let cluster = CLUSTER.get_or_init(start).await;
+    for id in 1..=3 {
+        // A test that failed may have left one dead.
+        let broker = cluster.broker(id).unwrap();
+        if broker.pid().is_none() {
+            broker.start_again().await.unwrap();
+        }
+    }
+    (cluster, turn)
+}
+
+async fn stores(cluster: &KafkaCluster) -> Stores {
+    Stores::shared().await.with_kafka_cluster(cluster)
+}
+
+fn is_queued((_, answer): &(String, Answer)) -> bool {
+    matches!(answer, Answer::Accepted { queued: true, .. })
+}
+
+#[tokio::test]
+async fn a_broker_killed_in_mid_rush_breaks_no_promise_and_two_go_on_without_it() {
+    let (cluster, _turn) = cluster().await;
+    let waves = Waves::begin_each(impatient(stores(cluster).await, "broker").await, 400, [&[]; 3]).await;
+    waves
+        .survives(async |waves| {
+            let leader = waves.world.topic.leader(0).await.unwrap();
+            let dying = cluster.broker(leader).unwrap();
+            let before = holders(&waves.world, &waves.coupon).await;
+            let answers = waves.next_while(250, async |waves| {
+                eventually("the rush is on", LIMIT, async || holders(&waves.world, &waves.coupon).await > before + 20)
+                    .await;
+                dying.kill().await.unwrap();
+            });
+            let queued = answers.await.iter().filter(|answer| is_queued(answer)).count();
+            assert!(queued >= 20, "{queued} were queued before it died");
+            // Nobody mends anything: another broker leads, and claims go by the topic again.
+            eventually("another broker leads", HEALED, async || {
+                waves.world.topic.leader(0).await.is_some_and(|found| found != leader)
+            })
+            .await;
+            eventually("claims go by the two that are left", HEALED, async || {
+                let answers = waves.next(5).await;
+                !answers.is_empty() && answers.iter().all(is_queued)
+            })
+            .await;
+            dying.start_again().await.unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn with_two_of_three_brokers_dead_claims_are_kept_in_mysql_and_none_is_lost() {
+    let (cluster, _turn) = cluster().await;
+    let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
+    waves
+        .survives(async |waves| {
+            let (first, second) = (cluster.broker(1).unwrap(), cluster.broker(2).unwrap());
+            let (one, other) = tokio::join!(first.kill(), second.kill());
+            one.and(other).unwrap();
+            let answers = waves.next(20).await.to_vec();
+            let kept = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
+            let honest = |answer: &Answer| kept(answer) || answer.is("unavailable");
+            assert!(
+                answers.iter().all(|(_, answer)| honest(answer)),
+                "one broker alone acknowledges nothing: {answers:?}"
+            );
+            let accepted = answers.iter().filter(|(_, answer)| kept(answer)).count();
+            let unpublished = waves.world.sql.number("SELECT COUNT(*) FROM failed_claims").await;
+            assert!(accepted > 0 && usize::try_from(unpublished).unwrap() >= accepted, "{accepted} {unpublished}");
+            let (one, other) = tokio::join!(first.start_again(), second.start_again());
+            one.and(other).unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_what_to_change() {
+    let (cluster, _turn) = cluster().await;
+    let world = World::on(stores(cluster).await, "unsafe-topic").await;
+    let migrate = ("firstcome-api", &["migrate"][..]);
+    for (replication, setting, value, advice) in [
+        (3, "min.insync.replicas", "1", "min.insync.replicas=2"),
+        (3, "unclean.leader.election.enable", "true", "unclean.leader.election.enable=false"),
+        (1, "cleanup.policy", "delete,compact", "cleanup.policy=delete"),
+    ] {
+        let topic = format!("{}-{}", world.setting("KAFKA_TOPIC"), setting.replace('.', "-"));
+        let others = if replication == 3 { [("min.insync.replicas", "2")].as_slice() } else { &[] };
+        let settings: Vec<_> = others.iter().copied().chain([(setting, value)]).collect();
+        world.topic.make_another(&topic, replication, &settings).await;
+        for (program, args) in PROCESSES.into_iter().chain([migrate]) {
+            let process = world.start(program, args, &[("KAFKA_TOPIC", &topic)]);
+            refuses(&process, &[&topic, setting, &format!("--add-config {advice}")]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_keeps_no_process_from_starting() {
+    let (cluster, _turn) = cluster().await;
+    let world = World::on(stores(cluster).await, "one-away").await;
+    cluster.broker(1).unwrap().kill().await.unwrap();
+    let env = [("STARTUP_WAIT_SECONDS", "20")];
+    let (api, consumer) = tokio::join!(world.serve_with(&env), world.consume_with(&env));
+    assert_eq!(world.once_with(&[], &env).await.code, 0);
+    for process in [&api.process, &consumer.process] {
+        assert_eq!(process.status(), None, "{}", process.log());
+    }
+    let without = "starting without Kafka";
+    assert!(!api.process.log().contains(without), "{}", api.process.log());
+    cluster.broker(1).unwrap().start_again().await.unwrap();
+}
