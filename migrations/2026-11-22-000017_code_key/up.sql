@@ -1,5 +1,5 @@
 -- The key that codes are derived with (docs/decisions/0021-codes.md): a claim whose row is written again gets the same code.
--- Drawn by whoever writes the first row.
+-- Drawn by `firstcome-api migrate`, or where the table was copied empty by whoever writes the first row.
 CREATE TABLE IF NOT EXISTS code_key (
     id     TINYINT       NOT NULL PRIMARY KEY,
     secret VARBINARY(32) NOT NULL,

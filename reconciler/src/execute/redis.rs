@@ -17,6 +17,8 @@ use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 
 const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
+const NO_REVISION: &str = "the drop is gone, or its coupon is being changed; the next pass looks again";
+
 /// People promoted in one script and one statement.
 const PROMOTED_AT_ONCE: u32 = 1_000;
 
@@ -30,7 +32,7 @@ impl Executor<'_> {
 
     pub(super) async fn write_meta(&self) -> Result<Attempt, ExecuteError> {
         let Some((revision, meta)) = self.settings_in_force().await? else {
-            return Ok(Attempt::Changed("the drop is gone".into()));
+            return Ok(Attempt::Changed(NO_REVISION.into()));
         };
         Ok(match self.redis.write_meta(&self.keys, revision, &meta).await? {
             Done::Applied(()) => Attempt::Done(None),
@@ -43,7 +45,12 @@ impl Executor<'_> {
     async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
         let id = self.facts.coupon.id;
         let seen = self.redis.revision(id).await?;
-        let Some((coupon, drops)) = self.db.take_revision(id, seen).await? else { return Ok(None) };
+        let taken = match self.db.take_revision(id, seen).await {
+            // An operator empties a large allow list, say: that keeps no other coupon back.
+            Err(error) if error.is_lock_wait() => None,
+            taken => taken?,
+        };
+        let Some((coupon, drops)) = taken else { return Ok(None) };
         let drop = drops.iter().find(|drop| drop.id == self.drop_id());
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
@@ -85,7 +92,7 @@ impl Executor<'_> {
         }
         self.restore_claimants(&generation).await?;
         let Some((revision, meta)) = self.settings_in_force().await? else {
-            return Ok(Attempt::Changed("the drop is gone".into()));
+            return Ok(Attempt::Changed(NO_REVISION.into()));
         };
         let loaded = match self.redis.load_drop(&self.keys, &generation, revision, &meta).await? {
             // It is there, but could not be read.

@@ -275,7 +275,12 @@ pub(crate) async fn renew_settings(
         Patience::None => taken = stores.db.take_revisions(seen.collect()).await?,
         Patience::Waits => {
             for (coupon, seen) in seen {
-                taken.extend(stores.db.take_revision(coupon, seen).await?);
+                match stores.db.take_revision(coupon, seen).await {
+                    Err(error) if error.is_lock_wait() => {
+                        tracing::warn!(coupon_id = coupon.0, "the coupon is being changed for long: it opens later");
+                    }
+                    revision => taken.extend(revision?),
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
@@ -15,9 +16,9 @@ use super::order::portions;
 use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};
-use crate::plan::{Action, Plan, Planner};
+use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{DropReport, Numbers};
+use crate::report::{DropReport, Kind, Numbers};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
 /// worst of the generated worlds that the plan's properties are checked on; more would only chase
@@ -185,13 +186,15 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
-        // People admitted to slots that an operator has just added are none too many.
-        if round < ROUNDS && !plan.items.is_empty() && self.is_outdated(&header.facts.coupon).await? {
-            return Ok(Next { compare_again: true, too_young: false });
-        }
         let held_back = self.held_back(header.drop_id(), &plan).await?;
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { compare_again: false, too_young: plan.young > 0 && awaited };
+        // People on slots that an operator has just added are none too many. The last repairs are
+        // carried out in any case: each looks whether it still applies.
+        if round + 1 < ROUNDS && plan.items.iter().any(by_settings) && self.is_outdated(header).await? {
+            return Ok(Next { compare_again: true, ..next });
+        }
+        let held_back = self.held_back(header.drop_id(), &plan).await?;
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;
@@ -218,10 +221,12 @@ impl Pass<'_> {
         Ok(next)
     }
 
-    /// Whether the coupon was changed since it was read.
-    async fn is_outdated(&self, read: &Coupon) -> Result<bool, Broken> {
-        let now = self.stores.db.coupons_by_id(vec![read.id]).await?;
-        Ok(now.first().is_some_and(|(now, _)| now.revision != read.revision))
+    /// Whether the settings by which the drop was judged are others by now. Not its coupon's
+    /// revision: repairs take some, too.
+    async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Broken> {
+        let (coupon, drop) = (&header.facts.coupon, &header.facts.drop);
+        let now = self.as_of_now(vec![(coupon.clone(), drop.clone())]).await?;
+        Ok(now.iter().any(|(c, d)| DropMeta::of(c, d) != DropMeta::of(coupon, drop)))
     }
 
     /// The same drops with what MySQL says of them by now.
@@ -292,6 +297,11 @@ impl Pass<'_> {
         let now_ms = header.facts.read_at_ms.min(chrono::Utc::now().timestamp_millis());
         closed.is_some_and(|at| at.saturating_add(in_flight) < now_ms)
     }
+}
+
+/// Findings that a change of settings may explain.
+fn by_settings(item: &Planned) -> bool {
+    matches!(item.kind, Kind::OverAdmitted | Kind::CountMismatch)
 }
 
 /// The drops of the next round.

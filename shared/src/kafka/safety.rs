@@ -18,6 +18,14 @@ pub(super) fn what_loses<'a>(topic: &str, replicas: usize, value: impl Fn(&str) 
             change("cleanup.policy=delete")
         ));
     }
+    let in_sync = value("min.insync.replicas").and_then(|number| number.parse::<usize>().ok());
+    if in_sync.is_some_and(|in_sync| in_sync > replicas) {
+        return Some(format!(
+            "the topic {topic:?} acknowledges nothing: a partition has {replicas} replicas, and min.insync.replicas asks \
+             for more; {}",
+            change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
+        ));
+    }
     // With one replica there is nobody to fall back on.
     if replicas < IN_SYNC {
         return None;
@@ -28,8 +36,8 @@ pub(super) fn what_loses<'a>(topic: &str, replicas: usize, value: impl Fn(&str) 
             change("unclean.leader.election.enable=false")
         ));
     }
-    let in_sync = value("min.insync.replicas")?;
-    (in_sync.parse::<usize>().ok()? < IN_SYNC).then(|| {
+    let in_sync = in_sync?;
+    (in_sync < IN_SYNC).then(|| {
         format!(
             "the topic {topic:?} has {replicas} replicas, but min.insync.replicas={in_sync}: an acknowledged claim may be on \
              one broker alone, and be lost with it; {}",
@@ -50,6 +58,8 @@ mod tests {
             (2, safe, None),
             (3, ("delete", "false", "3"), None),
             (1, ("delete", "true", "1"), None),
+            (1, ("delete", "false", "2"), Some("min.insync.replicas=1")),
+            (2, ("delete", "false", "3"), Some("min.insync.replicas=2")),
             (1, ("compact", "false", "1"), Some("cleanup.policy=delete")),
             (3, ("delete,compact", "false", "2"), Some("cleanup.policy=delete")),
             (3, ("delete", "true", "2"), Some("unclean.leader.election.enable=false")),

@@ -75,7 +75,7 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
 enum Topic {
     Has {
         partitions: usize,
-        /// The most that a partition has.
+        /// The fewest that a partition has.
         replicas: usize,
     },
     Missing,
@@ -95,7 +95,7 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
                 let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
                 let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
                 let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
-                return Ok(match partitions.iter().map(|partition| partition.replicas().len()).max() {
+                return Ok(match partitions.iter().map(|partition| partition.replicas().len()).min() {
                     None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Topic::Hidden,
                     None => Topic::Missing,
                     Some(replicas) => Topic::Has { partitions: partitions.len(), replicas },
@@ -106,7 +106,7 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<Topic, NoAnswer> {
         for _ in 0..EVENTS {
             drop(client.poll(Duration::ZERO));
         }
-        let (failure, refusing) = client.context().so_far();
+        let (failure, refusing) = client.context().so_far(&brokers);
         let everywhere = refusing >= brokers.len();
         if everywhere || Instant::now() >= until {
             return Err(NoAnswer { error, failure, everywhere });

@@ -1,7 +1,7 @@
 //! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by events,
 //! and of a certificate only that it could not be verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -42,10 +42,11 @@ pub(super) enum Failure {
 }
 
 impl Failures {
-    /// One of them, and how many brokers have one.
-    pub(super) fn so_far(&self) -> (Option<Failure>, usize) {
+    /// One of them, and how many of these brokers have one.
+    pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<Failure>, usize) {
         let failures = self.0.lock();
-        (failures.values().next().cloned(), failures.len())
+        let refusing = brokers.iter().filter(|broker| failures.contains_key(**broker)).count();
+        (failures.values().next().cloned(), refusing)
     }
 }
 
@@ -53,14 +54,19 @@ impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
         if let Some(failure) = Failure::of(error.rdkafka_error_code(), reason) {
-            // librdkafka's words begin with the broker's address.
-            let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
-            self.0.lock().entry(broker.to_owned()).or_insert(failure);
+            self.0.lock().entry(address(reason).to_owned()).or_insert(failure);
         }
     }
 }
 
 impl ConsumerContext for Failures {}
+
+/// librdkafka's words begin with `protocol://host:port/node: `, or with another name of the broker.
+fn address(reason: &str) -> &str {
+    let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
+    let broker = broker.split_once("://").map_or(broker, |(_, address)| address);
+    broker.split_once('/').map_or(broker, |(address, _)| address)
+}
 
 impl Failure {
     fn of(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Self> {
@@ -163,13 +169,16 @@ mod tests {
             let error = KafkaError::Global(RDKafkaErrorCode::SSL);
             failures.error(error, &format!("ssl://{broker}/bootstrap: SSL handshake failed: {reason}"));
         };
-        assert!(matches!(failures.so_far(), (None, 0)));
+        let brokers = BTreeSet::from(["a:9092", "b:9092"]);
+        let so_far = || failures.so_far(&brokers);
+        assert!(matches!(so_far(), (None, 0)));
         refuse("a:9092", "certificate verify failed");
         refuse("a:9092", "certificate verify failed again");
-        assert!(matches!(failures.so_far(), (Some(Failure::Tls(reason)), 1) if !reason.contains("again")));
+        refuse("GroupCoordinator", "certificate verify failed");
+        assert!(matches!(so_far(), (Some(Failure::Tls(reason)), 1) if !reason.contains("again")));
         refuse("b:9092", "certificate verify failed");
-        assert_eq!(failures.so_far().1, 2);
+        assert_eq!(so_far().1, 2);
         failures.error(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "c:9092/2: Connection refused");
-        assert_eq!(failures.so_far().1, 2, "one that is away has not refused");
+        assert_eq!(so_far().1, 2, "one that is away has not refused");
     }
 }

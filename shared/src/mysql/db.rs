@@ -65,6 +65,13 @@ impl DbError {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
 
+    /// Another transaction has had a row locked for long.
+    pub fn is_lock_wait(&self) -> bool {
+        use diesel::result::Error::DatabaseError;
+        let waited = "Lock wait timeout exceeded";
+        matches!(self, Self::Query { source: DatabaseError(_, info), .. } if info.message().starts_with(waited))
+    }
+
     /// It speaks of what was to be written or read, and not of MySQL: other rows can be.
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};

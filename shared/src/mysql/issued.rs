@@ -1,6 +1,6 @@
 //! Rows people hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
@@ -77,11 +77,13 @@ pub async fn insert(
         return Ok(0);
     }
     let now = Utc::now();
-    match conn.batch_execute(&statement(claims, limits, Some(key), by, now)).await {
+    let mut codes: Vec<String> = claims.iter().map(|claim| key.code(claim, claim.claimed_at.unwrap_or(now))).collect();
+    match conn.batch_execute(&statement(claims, &codes, limits, by, now)).await {
         // A hand gave the row of one of them to somebody else. A person without a row is worse off
         // than one with another code.
         Err(error) if is_code_taken(&error) => {
-            conn.batch_execute(&statement(claims, limits, None, by, now)).await?;
+            replace_taken(conn, &mut codes).await?;
+            conn.batch_execute(&statement(claims, &codes, limits, by, now)).await?;
         }
         done => done?,
     }
@@ -91,9 +93,21 @@ pub async fn insert(
     Ok(claims.len() - take_out_void(conn, claims).await?)
 }
 
+/// By the end of the message: a user id that it quotes may say anything.
 fn is_code_taken(error: &diesel::result::Error) -> bool {
     use diesel::result::Error::DatabaseError;
-    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().contains("issued_coupons_code"))
+    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
+}
+
+/// Draws a code for each that a row has.
+async fn replace_taken(conn: &mut Conn, codes: &mut [String]) -> QueryResult<()> {
+    let with_these = issued_coupons::table.filter(issued_coupons::code.eq_any(codes.iter()));
+    let taken: HashSet<String> = with_these.select(issued_coupons::code).load(conn).await?.into_iter().collect();
+    tracing::warn!(codes = taken.len(), "rows of others have the codes of claims: these get other codes");
+    for code in codes.iter_mut().filter(|code| taken.contains(*code)) {
+        *code = random_code();
+    }
+    Ok(())
 }
 
 /// Whether any of these claims' coupons has a revocation. Nearly always none has, and then this
@@ -116,16 +130,14 @@ fn statement(claims: &[Claim], limits: &SlotLimits, key: Option<&CodeKey>, by: I
     sql.push_str(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
     );
-    for (i, claim) in claims.iter().enumerate() {
+    for (i, (claim, code)) in claims.iter().zip(codes).enumerate() {
         if i > 0 {
             sql.push(',');
         }
         // Writing to a `String` does not fail.
         let _ = write!(sql, "({},{},{},", claim.drop_id.0, claim.slot, claim.coupon_id.0);
         push_text(&mut sql, claim.user_id.as_str());
-        let at = claim.claimed_at.unwrap_or(now);
-        let code = key.map_or_else(random_code, |key| key.code(claim, at));
-        let claimed_at = instant(at);
+        let claimed_at = instant(claim.claimed_at.unwrap_or(now));
         let (scope, limit) = limits.of(claim).map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
         let _ = write!(sql, ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit})", by.as_str());
     }
@@ -324,7 +336,8 @@ mod tests {
     #[test]
     fn a_claim_is_written_as_it_is() {
         let (limits, now) = (SlotLimits::default(), DateTime::UNIX_EPOCH);
-        let sql = statement(&[claim("u-37".parse().unwrap())], &limits, None, IssuedBy::Consumer, now);
+        let (claims, codes) = ([claim("u-37".parse().unwrap())], ["ABCD".to_owned()]);
+        let sql = statement(&claims, &codes, &limits, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
         assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();

@@ -27,7 +27,10 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     if !got.context("the lock for migrating could not be asked for")? {
         bail!("another process has been migrating this database for {LOCK_WAIT_SECONDS} s; see what it waits for");
     }
-    tokio::task::spawn_blocking(move || run_pending(conn)).await?
+    let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
+    // Before the first row, so that every backup with rows has it.
+    Db::new(&patient)?.code_key().await.context("the key of the codes could not be drawn")?;
+    Ok(done)
 }
 
 fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {

@@ -230,8 +230,8 @@ async function follow() {
 
 // Who holds one may come by another browser. The button works meanwhile.
 async function lookBeside() {
-  await pause(server.look_after_ms);
-  const answer = await ask("GET", `${claims}/me`);
+  await pause(server.look_after_ms + Math.random() * 3000);
+  const answer = !work && !mine && !note && (await ask("GET", `${claims}/me`));
   if (answer.status === 200 && !work && !mine && !note) take(answer);
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Timelike as _};
+use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Coupon, Fixture, Session, Stores, coupon_body, eventually};
+use firstcome_testkit::{Coupon, Fixture, Session, Stores, all_issued, assert_exact, coupon_body, eventually};
+use serde_json::json;
 
 use super::sizes::insert;
 use crate::faults::waves::{HEALED, impatient};
@@ -63,6 +66,30 @@ async fn beyond_the_wait(loss: Loss, others: u32) -> f64 {
     pass.kill().await;
     let millis = |name: &str| Duration::from_millis(world.setting(name).parse().unwrap());
     (took.saturating_sub(millis("PUBLISH_DEADLINE_MS") + millis("BACKUP_DEADLINE_MS"))).as_secs_f64()
+}
+
+/// Each of its drops takes a revision of the coupon when it is rebuilt.
+#[tokio::test]
+async fn a_coupon_of_many_drops_is_rebuilt_and_opens_in_one_pass() {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = Stores::shared().await.with_redis(&server);
+    let fixture = Fixture::of(impatient(stores, "reopen-daily").await).await;
+    let world = &fixture.world;
+    // Where it is noon: the day must not end meanwhile.
+    let now = chrono::Utc::now();
+    let ahead = 12 - i64::from(now.hour());
+    let (zone, today) = (format!("Etc/GMT{:+}", -ahead), (now + TimeDelta::hours(ahead)).date_naive().to_string());
+    let schedule = json!({"type": "daily", "time_zone": zone, "opens": "00:00", "closes": "23:00", "first_day": today});
+    let body = json!({"name": "Daily", "quantity": 20, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
+    let (coupon, answers) = fixture.held_of(&body, 20).await;
+    all_issued(world, coupon.drop, 20).await;
+    assert!(world.sql.number("SELECT COUNT(*) FROM drops").await > 6, "more than a pass has rounds");
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert!(run.all_findings().all(|f| f.result == Outcome::Applied && !f.needs_person), "{run:#?}");
+    assert_exact(world, &coupon, 20, &answers).await;
+    opens(&fixture, &coupon, &answers[0].0).await;
 }
 
 async fn opens(fixture: &Fixture, coupon: &Coupon, user: &str) {
