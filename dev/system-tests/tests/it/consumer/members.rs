@@ -1,4 +1,4 @@
-//! Members of the consumer group: they come, go, and are started again.
+//! Members of the consumer group: with names, and with another way to rebalance.
 
 use std::time::Duration;
 
@@ -9,25 +9,6 @@ async fn rebalances(consumer: &Http) -> u64 {
     let metrics = consumer.get("/metrics").await.text;
     let line = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_rebalances_total "));
     line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
-}
-
-#[tokio::test]
-async fn consumers_that_join_and_leave_in_mid_rush_leave_no_gap_and_no_double() {
-    let (world, api) = open_world("join-leave").await;
-    let first = world.consume().await;
-    let coupon = api.open_coupon(3_000).await;
-    let claims = rush(&[&api], coupon.id, &people(3_000), 100);
-    let members = async {
-        let (second, third) = (world.consume().await, world.consume().await);
-        assert_eq!(first.process.stop().await, 0);
-        let fourth = world.consume().await;
-        second.process.kill().await;
-        (third, fourth)
-    };
-    let (answers, (_third, _fourth)) = tokio::join!(claims, members);
-    all_issued(&world, coupon.drop, 3_000).await;
-    assert_exact(&world, &coupon, 3_000, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
 }
 
 #[tokio::test]
