@@ -186,7 +186,6 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::mend(&self.stores.db, header.drop_id(), &header.facts.promises.kept).await?;
         }
-        let held_back = self.held_back(header.drop_id(), &plan).await?;
         let awaited = self.request.is_awaited() && round == 0;
         let mut next = Next { compare_again: false, too_young: plan.young > 0 && awaited };
         // People on slots that an operator has just added are none too many. The last repairs are

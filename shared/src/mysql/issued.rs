@@ -123,8 +123,8 @@ async fn is_any_revoked(conn: &mut Conn, claims: &[Claim]) -> QueryResult<bool> 
 }
 
 /// Every value is a number, an instant, or a text of letters, digits and signs that mean nothing in
-/// SQL; see [`push_text`]. Without a key codes are random.
-fn statement(claims: &[Claim], limits: &SlotLimits, key: Option<&CodeKey>, by: IssuedBy, now: DateTime<Utc>) -> String {
+/// SQL; see [`push_text`].
+fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: IssuedBy, now: DateTime<Utc>) -> String {
     let issued_at = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
