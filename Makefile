@@ -52,11 +52,15 @@ flame: ## Where the API's time goes: flame graphs in target/flame (perf and infe
 picture: ## The README's picture and table, out of the last `make bench`
 	@target/release/firstcome-baselines picture
 
-pictures: ## The coupon page and the operations page in every state, and mails, in target/pictures, by a real browser
+pictures: ## The coupon page, the operations page and mails in every state, in target/pictures, by a real browser; then those of docs
 	@dev/setup.sh
 	@cargo build --workspace --all-targets --locked
 	@target/debug/firstcome-stack setup
 	@PICTURES=$(CURDIR)/target/pictures cargo test --workspace --locked --test it pages::
+	@cd target/pictures; for pair in issued:coupon-page-issued scheduled-korean-phone:coupon-page-korean \
+		waiting-dark:coupon-page-waiting ops-all-well:operations-page ops-alert-dark-phone:operations-page-alert \
+		mail-action-needed:mail-action-needed; do \
+		cp "$${pair%:*}.png" "$(CURDIR)/docs/pictures/$${pair#*:}.png"; done
 
 api-docs: ## docs/API.md, made anew from what both services say of their routes
 	@dev/setup.sh

@@ -92,7 +92,7 @@ async fn sold_out(bench: &Bench, installation: &Installation, api: &Service, siz
 }
 
 /// A coupon that is sold out.
-pub(super) async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result<Coupon> {
+async fn sold(installation: &Installation, api: &Service, size: &Size) -> Result<Coupon> {
     let coupon = installation.coupon(api, size.quantity).await?;
     let buyers = Workload::once_each(api.address()?, coupon.id, size.quantity * 2, size.connections).named("buyer-");
     buyers.run().await?;

@@ -1,5 +1,5 @@
-//! Sold-out claims a second while ten thousand people have the coupon's page open, and fifty
-//! operators look at the operations page live.
+//! Claims a second of which everyone wins, while ten thousand people have the coupon's page open,
+//! and fifty operators look at the operations page live.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::launch::{Coupon, Service};
+use firstcome_load::answer::Kind;
+use firstcome_load::launch::{Coupon, Installation, Service, until};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
+use mysql_async::prelude::Queryable as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::ceilings::sold;
 use super::{median, spread};
 use crate::Bench;
 use crate::cli::Size;
@@ -29,22 +30,29 @@ const TURNS: u32 = 5;
 pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     let installation = bench.install("viewers").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api_with_pages())?;
-    let coupon = sold(&installation, &api, size).await?;
-    let every = look(api.address()?, coupon.id).await?;
+    let consumer = installation.consumer().await?;
+    // Made before the first turn: just after an opening, no page asks for the own claim.
+    let mut coupons = Vec::new();
+    for _ in 0..2 * TURNS {
+        coupons.push(installation.coupon(&api, size.winners / TURNS).await?);
+    }
+    let first = coupons.first().context("no coupon")?.id;
+    let (every, _) = Seen::default().state(api.address()?, first, "viewer").await?;
     let board = reconciler.address()?;
     let cookie = log_in(board, &installation.ops(&reconciler)?.token).await?;
     step(format!(
-        "sold-out claims beside {VIEWERS} open pages and {OPERATORS} operations pages, in turns with claims alone"
+        "everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages, in turns with claims alone"
     ));
     let (mut alone, mut beside, mut looks) = (Vec::new(), Vec::new(), Vec::new());
-    for turn in 0..TURNS {
-        alone.push(rate(&api, coupon, size, &format!("a{turn}-")).await?.0);
+    for pair in coupons.chunks_exact(2) {
+        alone.push(rate(&api, pair[0], size).await?.0);
+        every_row(&installation, pair[0]).await?;
         let seen = Arc::new(Seen::default());
-        let mut viewers = open(api.address()?, coupon.id, every, &seen);
+        let mut viewers = open(api.address()?, pair[1].id, every, &seen);
         for _ in 0..OPERATORS {
             viewers.spawn(watch(board, cookie.clone(), Arc::clone(&seen)));
         }
-        let (per_second, seconds) = rate(&api, coupon, size, &format!("b{turn}-")).await?;
+        let (per_second, seconds) = rate(&api, pair[1], size).await?;
         beside.push(per_second);
         drop(viewers);
         let (answered, refused) = (seen.answered.load(Ordering::Relaxed), seen.refused.load(Ordering::Relaxed));
@@ -53,14 +61,16 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
         ensure!(live >= u64::from(OPERATORS), "the operations pages were told {live} times");
         #[allow(clippy::cast_precision_loss, reason = "thousands")]
         looks.push(answered as f64 / seconds);
+        every_row(&installation, pair[1]).await?;
     }
+    consumer.stop().await?;
     api.stop().await?;
     reconciler.stop().await?;
     let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
     let (least, most) = spread(&ratios);
     let ratio = Measurement::of(
         PART,
-        format!("sold-out claims beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
+        format!("everyone wins beside {VIEWERS} open pages and {OPERATORS} operations pages ÷ alone"),
         median(ratios),
         "×",
     )
@@ -68,16 +78,27 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
     .with("alone/s", median(alone))
     .with("looks/s", median(looks));
     Ok(vec![ratio.target(Target::AtLeast(0.9)).note(format!(
-        "the middle of {TURNS} turns ({least:.2} to {most:.2}); each page asks every {} s, as the server tells it, on a connection of its own",
+        "the middle of {TURNS} turns ({least:.2} to {most:.2}); each page is loaded, asks once for the own claim, and for the \
+         state every {} s, as the server tells it, on a connection of its own",
         every.as_secs()
     ))])
 }
 
-/// Claims a second, and how many seconds it took.
-async fn rate(api: &Service, coupon: Coupon, size: &Size, prefix: &str) -> Result<(f64, f64)> {
-    let claims = Workload::once_each(api.address()?, coupon.id, size.many_requests * 4, size.connections);
-    let tally = claims.named(prefix).run().await?;
+/// Claims a second while everyone wins, and how many seconds it took.
+async fn rate(api: &Service, coupon: Coupon, size: &Size) -> Result<(f64, f64)> {
+    let people = coupon.quantity;
+    let tally = Workload::once_each(api.address()?, coupon.id, people, size.connections).run().await?;
+    ensure!(tally.count(Kind::Accepted) == u64::from(people), "not everyone won: {:?}", tally.answers);
     Ok((tally.per_second, tally.seconds))
+}
+
+/// Waits for the rows of a turn, so that the next one does not share the machine with them.
+async fn every_row(installation: &Installation, coupon: Coupon) -> Result<()> {
+    let mut conn = installation.mysql().await?;
+    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}", coupon.drop);
+    until("every row", async || Ok(conn.query_first(&rows).await? == Some(coupon.quantity))).await?;
+    conn.disconnect().await?;
+    Ok(())
 }
 
 #[derive(Default)]
@@ -86,6 +107,29 @@ struct Seen {
     refused: AtomicU64,
     /// Events of operations pages.
     live: AtomicU64,
+}
+
+impl Seen {
+    /// A request of a coupon page; the body of its answer.
+    async fn get(&self, target: SocketAddr, path: &str, user: &str) -> Result<String> {
+        let mut connection = TcpStream::connect(target).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nx-user-id: {user}\r\nconnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        let body = answer.strip_prefix("HTTP/1.1 200").and_then(|answer| answer.split_once("\r\n\r\n"));
+        let body = body.with_context(|| answer.clone())?.1.to_owned();
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        Ok(body)
+    }
+
+    /// Asks for the coupon's state; in how long to ask again, and when for the own claim.
+    async fn state(&self, target: SocketAddr, coupon: i64, user: &str) -> Result<(Duration, Option<Duration>)> {
+        let body = self.get(target, &format!("/c/{coupon}/state"), user).await?;
+        let state: serde_json::Value = serde_json::from_str(&body)?;
+        let after = |name: &str| state[name].as_u64().map(Duration::from_millis);
+        Ok((after("poll_after_ms").context("the page need not ask again")?, after("look_after_ms")))
+    }
 }
 
 /// The cookie of somebody who has logged in at the operations page.
@@ -123,34 +167,34 @@ async fn watch(board: SocketAddr, cookie: String, seen: Arc<Seen>) {
     }
 }
 
-/// Pages that were opened evenly over the time between two looks, until the set is dropped.
+/// Pages that are opened evenly over the time between two looks, until the set is dropped.
 fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> JoinSet<()> {
     let mut viewers = JoinSet::new();
     for number in 0..VIEWERS {
         let seen = Arc::clone(seen);
         viewers.spawn(async move {
             tokio::time::sleep(every * number / VIEWERS).await;
-            loop {
-                let count = match look(target, coupon).await {
-                    Ok(_) => &seen.answered,
-                    Err(_) => &seen.refused,
-                };
-                count.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(every).await;
+            if view(target, coupon, number, &seen).await.is_err() {
+                seen.refused.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
     viewers
 }
 
-/// Asks as an open page does; in how long to ask again.
-async fn look(target: SocketAddr, coupon: i64) -> Result<Duration> {
-    let mut connection = TcpStream::connect(target).await?;
-    let request = format!("GET /c/{coupon}/state HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    let body = answer.strip_prefix("HTTP/1.1 200").and_then(|answer| answer.split_once("\r\n\r\n"));
-    let state: serde_json::Value = serde_json::from_str(body.with_context(|| answer.clone())?.1)?;
-    Ok(Duration::from_millis(state["poll_after_ms"].as_u64().context("the page need not ask again")?))
+/// One page, as `page.js` asks: the page and the state, once the own claim, then the state again
+/// and again.
+async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
+    let user = format!("viewer-{number}");
+    seen.get(target, &format!("/c/{coupon}"), &user).await?;
+    let (every, look) = seen.state(target, coupon, &user).await?;
+    if let Some(look) = look {
+        // Those who were told the same instant do not come together.
+        tokio::time::sleep(look.mul_f64(1.0 + 0.4 * f64::from(number) / f64::from(VIEWERS))).await;
+        seen.get(target, &format!("/v1/coupons/{coupon}/claims/me"), &user).await?;
+    }
+    loop {
+        tokio::time::sleep(every).await;
+        seen.state(target, coupon, &user).await?;
+    }
 }

@@ -110,3 +110,24 @@ async fn programs_are_told_once_by_two_daemons_that_a_drop_is_sold_out_and_of_dr
         assert_eq!(daemon.process.stop().await, 0);
     }
 }
+
+#[tokio::test]
+async fn a_program_is_told_of_promises_that_a_real_pass_could_not_keep() {
+    let fixture = Fixture::new("hooks-broken").await;
+    let world = &fixture.world;
+    let (receiver, url) = Receiver::start().await;
+    world.set("WEBHOOK_URLS", &format!("{url}/hook"));
+    world.set("WEBHOOK_SECRET", SECRET);
+    world.set("WEBHOOK_EVENTS", "broken");
+    let (coupon, _) = fixture.held("Broken", 20, 20).await;
+    let daemon = world.settled_daemon().await;
+    injector(world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    eventually("a broken promise is posted", LIMIT, async || receiver.count("alert.broken") > 0).await;
+    let posted = receiver.posted("/hook");
+    let [(head, body)] = &posted[..] else { panic!("{posted:#?}") };
+    assert!(head.contains("webhook-signature: v1,"), "{head}");
+    let data = &body["data"];
+    assert_eq!((&data["kind"], &data["status"]), (&json!("broken_promise"), &json!("new")), "{body}");
+    assert_eq!((&data["drop_id"], &data["findings_total"]), (&json!(coupon.drop), &json!(2)), "{body}");
+}

@@ -187,6 +187,38 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
 }
 
 #[tokio::test]
+async fn who_only_views_is_refused_every_change() {
+    let (world, api) = open_world("ops-views").await;
+    let coupon = api.open_coupon(3).await;
+    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = world.daemon_with(&[("API_URL", api.http().base())]).await;
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let csrf = lee.csrf().await;
+    let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    for path in [
+        "/alerts/1/acknowledge",
+        "/alerts/1/silence",
+        "/runs/0193a1f2-7c00-7d31-8000-0000000000a1/reveal",
+        "/dead-letters/1/reveal",
+        "/dead-letters/1/discard",
+        &format!("{drop}/change"),
+        "/coupons/new",
+        "/deliveries/mail/1/again",
+        "/people/erase",
+        "/people/revoke",
+        "/pass",
+        &format!("{drop}/pass"),
+    ] {
+        let request = lee.request(Method::POST, path).header(ORIGIN, &lee.base);
+        let answer = filled_in(request, &[("csrf", &csrf)]).send().await.unwrap();
+        assert_eq!(answer.status(), 403, "{path}");
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("You are logged in with the OPS_VIEW_TOKEN"), "{path}: {page}");
+    }
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM ops_actions WHERE operator = 'Lee'").await, 0);
+}
+
+#[tokio::test]
 async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair() {
     let f = Fixture::new("ops-screen").await;
     let (coupon, _) = f.held("Winter coupon", 40, 25).await;

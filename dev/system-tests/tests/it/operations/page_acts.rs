@@ -93,6 +93,41 @@ async fn a_person_s_story_is_found_by_coupon_and_id() {
 }
 
 #[tokio::test]
+async fn a_person_is_erased_by_the_form_once_their_id_is_typed_and_nothing_of_theirs_is_open() {
+    let f = Fixture::new("ops-erase").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 3).await;
+    let daemon = f.world.daemon().await;
+    let letter = format!(
+        "INSERT INTO failed_claims (coupon_id, user_id, payload, reason, resolved_at) \
+         VALUES ({}, 'c-erase-4711', 'c-erase-4711', 'by hand', UTC_TIMESTAMP(3))",
+        coupon.id
+    );
+    f.world.sql.query(&letter).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (csrf, id) = (kim.csrf().await, coupon.id.to_string());
+    let send = async |path: &str, fields: [(&str, &str); 2]| {
+        let form = [("csrf", csrf.as_str()), fields[0], fields[1]];
+        let request = kim.request(Method::POST, path).header(ORIGIN, &kim.base);
+        let answer = filled_in(request, &form).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (_, story) = send("/people", [("coupon", id.as_str()), ("person", "c-erase-4711")]).await;
+    assert!(story.contains("Erase 1 person from all coupons"), "{story}");
+    for (person, typed, status) in [("c-erase-4711", "c-erase", 400), ("c-erase-4711", "", 400), ("u-2", "u-2", 409)] {
+        assert_eq!(send("/people/erase", [("person", person), ("typed", typed)]).await.0, status, "{person} {typed}");
+    }
+    let erasures = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
+    assert_eq!(f.world.sql.query(erasures).await, Vec::<Vec<String>>::new());
+
+    let (status, page) = send("/people/erase", [("person", "c-erase-4711"), ("typed", " c-erase-4711 ")]).await;
+    let letters = f.world.sql.query("SELECT user_id, COALESCE(payload, 'gone') FROM failed_claims").await;
+    let pseudonym = letters[0][0].as_str();
+    assert!(status == 200 && pseudonym.starts_with("erased-") && page.contains(pseudonym), "{status} {page}");
+    assert_eq!(letters, [[pseudonym, "gone"]]);
+    assert_eq!(f.world.sql.query(erasures).await, [["Kim", pseudonym]]);
+}
+
+#[tokio::test]
 async fn a_coupon_is_paused_resumed_and_raised_and_a_claim_revoked_through_the_api_by_its_name() {
     let f = Fixture::new("ops-changes").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;

@@ -1,9 +1,10 @@
-//! Answers that take long to come about, told by the page as if they had come.
+//! Answers that take long to come about, told by the page as if they had come; and what counts as
+//! a complaint of the browser.
 
-use firstcome_testkit::{Look, open_world};
+use firstcome_testkit::{Look, eventually_some, open_world};
 use serde_json::{Value, json};
 
-use super::support::{Page, serve_pages};
+use super::support::{LIMIT, Page, serve_pages};
 
 /// From the next load on, `claims/me` and the state are answered so.
 fn answering(coupon: i64, status: u16, mine: &Value, state: &Value) -> String {
@@ -66,4 +67,26 @@ async fn every_end_of_a_claim_has_its_words_and_a_coupon_is_given_back_after_a_q
     page.browser.click("#back").await;
     page.browser.click("#yes").await;
     page.until(&["revoked"]).await;
+}
+
+#[tokio::test]
+async fn a_part_of_the_page_that_is_missing_is_a_complaint_and_another_answer_404_is_none() {
+    let (world, _api) = open_world("page-missing").await;
+    let pages = serve_pages(&world).await;
+    let coupon = pages.open_coupon(1).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.visit().await;
+    page.until(&["who"]).await;
+    assert_eq!(page.browser.complaints().await, Vec::<Value>::new());
+    for path in ["../v1/coupons/4711", "assets/none.js"] {
+        let status = page.browser.run(&format!("return fetch({path:?}).then((answer) => answer.status)")).await;
+        assert_eq!(status, json!(404), "{path}");
+    }
+    let complaints = eventually_some("the console shows it", LIMIT, async || {
+        let complaints = page.browser.complaints().await;
+        if complaints.is_empty() { Err("nothing") } else { Ok(complaints) }
+    })
+    .await;
+    assert_eq!(complaints.len(), 1, "{complaints:#?}");
+    assert!(complaints[0]["message"].as_str().unwrap().contains("assets/none.js"), "{complaints:#?}");
 }

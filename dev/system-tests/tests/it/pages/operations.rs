@@ -5,7 +5,7 @@ use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, eventually_some};
 use serde_json::json;
 
 use super::support::{LIMIT, assert_open_to_all, assert_sound};
-use crate::drift::support::injector;
+use crate::drift::support::{Read, assert_settled, injector, mailed};
 
 const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
@@ -59,17 +59,13 @@ async fn tab_to(browser: &Browser, css: &str) {
 #[tokio::test]
 async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard() {
     let f = Fixture::new("page-duty").await;
-    let (coupon, _) = f.held("Winter <b>coupon</b>", 20, 12).await;
+    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     f.held("Spring coupon", 100, 40).await;
     let daemon = f.world.settled_daemon().await;
     daemon.reconcile(&json!({})).await;
     let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
-    // As a link in a mail leads there.
-    browser.visit(&format!("{}/alerts?status=resolved", daemon.http().base())).await;
-    assert_open_to_all(&browser, "ops-log-in").await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until(&browser, "location.pathname === '/alerts' && location.search === '?status=resolved'").await;
     browser.visit(daemon.http().base()).await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
     until_title(&browser, "Everything is as promised").await;
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     assert_open_to_all(&browser, "ops-all-well").await;
@@ -117,6 +113,73 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
 }
 
+/// Where a mail's text leads to under this label.
+fn link<'m>(mail: &'m Read, label: &str) -> &'m str {
+    let found = mail.text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
+    found.unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text)).trim_end()
+}
+
+#[tokio::test]
+async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
+    let f = Fixture::new("page-mail").await;
+    f.world.set("RECONCILE_BRAKE_PERCENT", "0");
+    f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");
+    let name = "Winter <b>coupon</b>";
+    let (coupon, answers) = f.held(name, 20, 20).await;
+    // Its mails lead to its own address, as no PUBLIC_URL says another.
+    let daemon = f.world.settled_daemon().await;
+    injector(&f.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    let mail = mailed(&f.world, &["action needed", name]).await;
+    let drop_link = link(&mail, "See and confirm the repairs, in a browser");
+    let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
+
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    browser.visit(drop_link).await;
+    until(&browser, "document.querySelector('#token')").await;
+    assert_open_to_all(&browser, "ops-log-in").await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until(&browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
+        .await;
+    assert_open_to_all(&browser, "ops-held-back").await;
+
+    browser.run("document.querySelector('#main').focus()").await;
+    tab_to(&browser, "button[value=dry_run]").await;
+    browser.key(ENTER).await;
+    until(&browser, "document.querySelector('h1').innerText.includes('found, not changed')").await;
+    let repairs = browser.run("return document.body.innerText.split('would: put back into Redis').length - 1").await;
+    assert_eq!(repairs, json!(3));
+    assert_open_to_all(&browser, "ops-dry-run").await;
+    let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
+    assert_eq!(f.world.redis.command::<i64>(&["ZCARD", &users]).await, 17, "a dry run changes nothing");
+
+    // Before it is confirmed: with the repairs, the alert ends by itself.
+    browser.visit(alert_link).await;
+    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
+    browser.click("article:target form[action$=acknowledge] button").await;
+    until(&browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
+    assert_sound(&browser, "ops-taken-on").await;
+
+    browser.visit(drop_link).await;
+    until(&browser, "document.querySelector('button[value=confirm]')").await;
+    browser.click("#name").await;
+    browser.keys(name).await;
+    browser.click("button[value=confirm]").await;
+    until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
+    until(&browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
+    assert_open_to_all(&browser, "ops-confirmed").await;
+    assert_settled(&f.world, &coupon, 20, 20, &answers).await;
+
+    mailed(&f.world, &["resolved", name]).await;
+    browser.visit(alert_link).await;
+    until(&browser, "document.body.innerText.includes('No alert is open.')").await;
+    assert_sound(&browser, "ops-no-alert").await;
+    browser.visit(daemon.http().base()).await;
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until(&browser, &format!("document.querySelector('#board').innerText.includes({name:?})")).await;
+    assert_sound(&browser, "ops-odd-name").await;
+}
+
 #[tokio::test]
 async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing_to_press() {
     let f = Fixture::new("page-viewer").await;
@@ -147,7 +210,7 @@ async fn a_viewer_on_a_phone_at_night_sees_a_pass_with_masked_people_and_nothing
 }
 
 #[tokio::test]
-async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
+async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     let f = Fixture::new("page-acts").await;
     let (coupon, _) = f.held("Winter coupon", 20, 12).await;
     let daemon = f.world.daemon_with(&[("API_URL", f.api.http().base())]).await;
@@ -162,18 +225,10 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
 
     let done = injector(&f.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
     browser.visit(&drop_page).await;
-    until(&browser, "document.querySelector('button[value=dry_run]')").await;
-    browser.run("document.querySelector('#main').focus()").await;
-    tab_to(&browser, "button[value=dry_run]").await;
-    browser.key(ENTER).await;
-    until(&browser, "document.body.innerText.includes('would: write the row')").await;
-    let rows = "SELECT COUNT(*) FROM issued_coupons";
-    assert_eq!(f.world.sql.number(rows).await, 10, "a dry run changes nothing");
-    browser.visit(&drop_page).await;
     until(&browser, "document.querySelector('button[value=pass]')").await;
     browser.click("button[value=pass]").await;
     until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
-    assert_eq!(f.world.sql.number(rows).await, 12);
+    assert_eq!(f.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 12);
 
     let person = &done.people[0].user;
     f.world
