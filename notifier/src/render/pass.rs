@@ -180,7 +180,9 @@ fn more_problems(pass: &Pass<'_>) -> Option<Section> {
     let lines: Vec<String> = problems.chain(information).map(line).collect();
     (!lines.is_empty()).then(|| {
         let mut blocks = vec![Block::List(bounded(lines))];
-        blocks.extend((pass.verdict.problems.len() > PROBLEMS).then(|| pass.links.firing()));
+        if pass.verdict.problems.len() > PROBLEMS {
+            blocks.extend(pass.links.firing());
+        }
         Section { title: "Also".to_owned(), blocks }
     })
 }
