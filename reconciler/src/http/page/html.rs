@@ -84,6 +84,8 @@ pub(super) struct Alerts<'a> {
 pub(super) struct Runs<'a> {
     pub(super) top: Top<'a>,
     pub(super) runs: &'a [RunLine],
+    /// What a pass would compare.
+    pub(super) over: &'a str,
     /// Where there are any.
     pub(super) time_line: Option<TimeLine>,
     /// The oldest shown, where there may be older ones.
@@ -106,6 +108,8 @@ pub(super) struct DropPage<'a> {
     pub(super) drop: DropId,
     pub(super) paused: bool,
     pub(super) only_for: String,
+    /// Whose quantity can be raised.
+    pub(super) to_raise: String,
     /// Whether the API's address is known.
     pub(super) has_api: bool,
     pub(super) board: &'a Board,

@@ -103,7 +103,11 @@ pub(super) async fn list(
     let runs: Vec<RunLine> = runs.into_iter().map(run_line).collect();
     let next_before = runs.last().filter(|_| runs.len() == RUNS as usize).map(|run| run.id.as_str());
     let top = Top::new("Passes", "runs", Some(&session));
-    answer(StatusCode::OK, &Runs { top, runs: &runs, time_line, next_before })
+    let over = match page.live.drops().await {
+        1 => "the 1 live drop".to_owned(),
+        drops => format!("all {} live drops", grouped(drops)),
+    };
+    answer(StatusCode::OK, &Runs { top, runs: &runs, over: &over, time_line, next_before })
 }
 
 fn run_line(run: RunSummary) -> RunLine {

@@ -177,6 +177,11 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     assert_eq!(kim.post(&silence, &kim.base, &of_kim).await, 303);
     let page = kim.text("/alerts").await;
     assert!(page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "), "{page}");
+    let (drop, place) = (coupon.drop, format!("href=\"/coupons/{}/drops/{}\"", coupon.id, coupon.drop));
+    for said in [&place, &format!("Silence mails about drop {drop}"), &format!("Send mails about drop {drop} again")] {
+        assert!(page.contains(said.as_str()), "{said}: {page}");
+    }
+    assert!(kim.text("/runs").await.contains("Run a pass over the 1 live drop"));
     let person = &done.people[0].user;
     assert!(!kim.text(&read).await.contains(person.as_str()), "masked");
     let form = filled_in(kim.request(Method::POST, &reveal).header(ORIGIN, &kim.base), &[("csrf", &of_kim)]);
