@@ -84,8 +84,8 @@ impl Live {
         board(&self.one.lock().await.read_one(coupon, drop).await)
     }
 
-    /// How many drops a pass over everything compares.
-    pub(super) async fn drops(&self) -> u64 {
+    /// How many drops a pass over everything compares, where that is known.
+    pub(super) async fn drops(&self) -> Option<u64> {
         self.one.lock().await.drops().await
     }
 

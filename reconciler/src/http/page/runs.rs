@@ -104,8 +104,9 @@ pub(super) async fn list(
     let next_before = runs.last().filter(|_| runs.len() == RUNS as usize).map(|run| run.id.as_str());
     let top = Top::new("Passes", "runs", Some(&session));
     let over = match page.live.drops().await {
-        1 => "the 1 live drop".to_owned(),
-        drops => format!("all {} live drops", grouped(drops)),
+        Some(1) => "the 1 live drop".to_owned(),
+        Some(drops) => format!("all {} live drops", grouped(drops)),
+        None => "everything".to_owned(),
     };
     answer(StatusCode::OK, &Runs { top, runs: &runs, over: &over, time_line, next_before })
 }
