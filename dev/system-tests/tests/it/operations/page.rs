@@ -208,8 +208,13 @@ async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair
     let rows = |rows: u32| format!(">{rows}<progress value=\"{rows}\" max=\"40\"");
     says(&["<h1>Everything is as promised</h1>", &rows(25), "It compared 25 people with 25 rows in 1 drop."]).await;
     injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    says(&["<h1>3 people were told yes and have no row yet</h1>", &rows(22), "The next pass writes what is missing."])
-        .await;
+    says(&[
+        "<h1>3 people were told yes and have no row yet</h1>",
+        &rows(22),
+        ">3 missing<",
+        "The next pass writes what is missing.",
+    ])
+    .await;
     daemon.reconcile(&json!({})).await;
     says(&["<h1>Everything is as promised</h1>", &rows(25), "exact, after repairs"]).await;
 }
