@@ -122,7 +122,7 @@ impl Notifier {
 
     pub(super) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let Some(outage) = self.outage.note_success() else { return Ok(()) };
-        let mail = render::can_record(outage.was_away, outage.since, now)?;
+        let mail = render::can_record(outage.was_away, outage.since, now, &self.settings.links)?;
         let event = Event::of_notice(EventKind::Resolved, MYSQL, outage.since, now, &mail);
         Ok(record::enqueue(&self.db, mail, event, self.settings.clone(), now).await?)
     }
@@ -227,9 +227,10 @@ impl Notifier {
     }
 
     async fn mail_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let links = self.settings.links.clone();
         let decide = move |fact: Option<&str>| {
             let notice = |(since, _)| {
-                let mail = render::admission_open(since, now)?;
+                let mail = render::admission_open(since, now, &links)?;
                 let event = Event::of_notice(EventKind::Resolved, "admission_closed", since, now, &mail);
                 Ok(Notice { mail, fact: "open".to_owned(), event: Some(event) })
             };

@@ -54,14 +54,16 @@ fn open(day: &Day, links: &Links) -> Section {
             if nobody_looked { "No problem is recorded, but nobody looked." } else { "Nothing needs a person." };
         blocks.push(Block::Paragraph(nothing.to_owned()));
     }
-    if !day.open.is_empty() {
+    if day.open.is_empty() {
+        blocks.extend(links.open_problems());
+    } else {
         let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {
             lines.push(format!("and {} more", wording::grouped(more)));
         }
         blocks.push(Block::List(lines));
-        blocks.push(links.firing());
+        blocks.extend(links.firing());
     }
     if day.broken > 0 {
         let broken = usize::try_from(day.broken).unwrap_or(usize::MAX);

@@ -262,13 +262,6 @@ fn place(pass: &Pass<'_>, drops: &BTreeSet<DropId>) -> Option<String> {
     Some(report.map_or_else(|| format!("{name} · drop {first}"), |report| format!("{name} · {}", issued(report))))
 }
 
-/// What to do about one problem, with its commands. `report` is of the problem's drop.
-pub(super) fn advice(seen: &Observation, report: Option<&DropReport>, links: &Links) -> Vec<Block> {
-    let mut blocks = vec![Block::Todo(what_to_do(seen.about).to_owned())];
-    blocks.extend(commands(seen, report, links));
-    blocks
-}
-
 /// What a person is to do about it, in a sentence or two.
 pub fn what_to_do(about: About) -> &'static str {
     match about {
@@ -287,8 +280,9 @@ pub fn what_to_do(about: About) -> &'static str {
              raises every drop that is not closed. Otherwise tell them that they have none."
         }
         About::Left(Kind::FailedClaim) => {
-            "The reason of each is below. If no slot is left, raise the quantity. If slot or person is wrong, correct it in the \
-             table failed_claims. The next pass then issues it. Or discard the claim, and tell the person."
+            "Each has its reason. In a browser: run a pass over the drop, which issues what it can; if no slot is left, raise the \
+             quantity first. Or discard the claim with a reason, and tell the person. If slot or person is wrong: at a computer, \
+             correct it in the table failed_claims. The next pass then issues it."
         }
         About::Left(Kind::RedisLost) => {
             "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \
@@ -302,7 +296,8 @@ pub fn what_to_do(about: About) -> &'static str {
     }
 }
 
-fn commands(seen: &Observation, report: Option<&DropReport>, links: &Links) -> Vec<Block> {
+/// What to do about one problem, as commands. `report` is of the problem's drop.
+pub(super) fn commands(seen: &Observation, report: Option<&DropReport>, links: &Links) -> Vec<Block> {
     let coupon = seen.coupon_id;
     match seen.about {
         About::Braked => {
@@ -332,7 +327,7 @@ fn raise(report: &DropReport, by: u64, links: &Links) -> Block {
 fn select(coupon: Option<CouponId>) -> Block {
     let of_coupon = coupon.map(|id| format!("coupon_id = {id} AND ")).unwrap_or_default();
     Block::Command {
-        what: "The entries, in MySQL".to_owned(),
+        what: "At a computer: the entries, in MySQL".to_owned(),
         line: format!(
             "SELECT id, drop_id, slot, user_id, reason, error\nFROM failed_claims\nWHERE {of_coupon}resolved_at IS NULL;"
         ),

@@ -272,9 +272,16 @@ impl Links {
         self.public.as_ref().map(|public| format!("{public}/alerts"))
     }
 
-    /// All alerts that fire.
-    pub(super) fn firing(&self) -> Block {
-        curl("All open problems", &[], &format!("{}/v1/alerts?status=firing", self.reconciler()))
+    /// All alerts that fire, as a page.
+    pub(super) fn open_problems(&self) -> Option<Block> {
+        let label = "All open problems, in a browser".to_owned();
+        self.alerts().map(|url| Block::Link { label, url })
+    }
+
+    /// All alerts that fire, in a browser too where the page's address is known.
+    pub(super) fn firing(&self) -> Vec<Block> {
+        let by_command = curl("All open problems", &[], &format!("{}/v1/alerts?status=firing", self.reconciler()));
+        self.open_problems().into_iter().chain([by_command]).collect()
     }
 
     /// The last runs, in a browser too where the page's address is known.

@@ -82,7 +82,7 @@ fn notice(
 /// The mail when MySQL can't be reached: it is sent past the outbox, which is in MySQL.
 pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let reason = wording::line(reason, wording::LONGEST);
-    let blocks = vec![
+    let mut blocks = vec![
         Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned()),
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
@@ -90,9 +90,11 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
              again after ALERT_COOLDOWN_SECONDS."
                 .to_owned(),
         ),
-        once("Once MySQL is back, if you do not want to wait for the next pass", None, ""),
-        links.section("mysql_unreachable"),
     ];
+    // The other screens need MySQL.
+    blocks.extend(links.on_page("What is known meanwhile, in a browser", "/"));
+    blocks.push(once("Once MySQL is back, if you do not want to wait for the next pass", None, ""));
+    blocks.push(links.section("mysql_unreachable"));
     let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
     let lead = "Claims are still accepted and wait in Kafka: no promise is lost, but people get their codes late.";
     let said = ("The reconciler cannot use MySQL.", lead);
@@ -115,8 +117,8 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
 }
 
 /// The notice that MySQL is back, or that alerts can be recorded again.
-pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
-    over(if was_away { "MySQL can be used again" } else { "Alerts can be recorded again" }, since, now)
+pub fn can_record(was_away: bool, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    over(if was_away { "MySQL can be used again" } else { "Alerts can be recorded again" }, since, now, links)
 }
 
 /// The mail while admission is closed.
@@ -136,15 +138,16 @@ pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links)
 }
 
 /// The notice that admission is open again.
-pub fn admission_open(since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
-    over("Admission is open again", since, now)
+pub fn admission_open(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
+    over("Admission is open again", since, now, links)
 }
 
-fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
+fn over(what: &str, since: DateTime<Utc>, now: DateTime<Utc>, links: &Links) -> anyhow::Result<Rendered> {
     let lasted = duration(now - since);
     let lines = vec![format!("From: {}", time(since)), format!("To: {}", time(now))];
     let (subject, title) = (format!("resolved: {what}, after {lasted}"), format!("{what}, after {lasted}."));
-    notice(("resolved", Tone::Good), subject, now, (&title, NOTHING), vec![Block::List(lines)])
+    let blocks = [Block::List(lines)].into_iter().chain(links.open_problems()).collect();
+    notice(("resolved", Tone::Good), subject, now, (&title, NOTHING), blocks)
 }
 
 /// The mail when a receiver of webhooks wants no more of them.

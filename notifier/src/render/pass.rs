@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::groups::{Placed, cells, changes, open_label, reasons};
-use super::lead::advice;
+use super::lead::{commands, what_to_do};
 use super::lead::{duration, subject};
 use super::lead::{lead, summary};
 use super::letter::Links;
@@ -142,8 +142,10 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
     if pass.verdict.problems.len() > 1 {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
-    blocks.extend(advice(seen, report, pass.links));
+    blocks.push(Block::Todo(what_to_do(seen.about).to_owned()));
+    // Commands come after it: a telephone runs none.
     blocks.extend(on_page(pass, seen));
+    blocks.extend(commands(seen, report, pass.links));
     // What failed as a whole has one reason, which the mail begins with.
     if !matches!(seen.about, About::RunFailed | About::Stalled) || seen.findings.len() > 1 {
         let findings: Vec<Placed<'_>> = seen.findings.iter().map(|finding| (seen.drop_id, finding)).collect();
@@ -155,17 +157,25 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Section 
 }
 
 /// Where on the operations page one sees it, and does what is to be done.
-fn on_page(pass: &Pass<'_>, seen: &Observation) -> Option<Block> {
-    let drop = seen.drop_id?;
-    if seen.about == About::Left(Kind::FailedClaim) {
-        return pass.links.on_page("See and discard them, in a browser", &format!("/dead-letters?drop={drop}"));
+fn on_page(pass: &Pass<'_>, seen: &Observation) -> Vec<Block> {
+    let mut screens = Vec::new();
+    let is_letter = seen.about == About::Left(Kind::FailedClaim);
+    if is_letter {
+        let of_drop = seen.drop_id.map(|drop| format!("?drop={drop}")).unwrap_or_default();
+        screens.push(("See and discard them, in a browser", format!("/dead-letters{of_drop}")));
     }
-    let coupon = seen.coupon_id?;
-    let label = match seen.about {
-        About::Braked => "See and confirm the repairs, in a browser",
-        _ => "This drop, in a browser",
-    };
-    pass.links.on_page(label, &format!("/coupons/{coupon}/drops/{drop}"))
+    screens.push(match seen.coupon_id.zip(seen.drop_id) {
+        Some((coupon, drop)) => {
+            let label = match seen.about {
+                About::Braked => "See and confirm the repairs, in a browser",
+                _ if is_letter => "Run a pass over this drop, or raise its quantity, in a browser",
+                _ => "This drop, in a browser",
+            };
+            (label, format!("/coupons/{coupon}/drops/{drop}"))
+        }
+        None => ("Run a pass over all live drops, in a browser", "/runs".to_owned()),
+    });
+    screens.into_iter().filter_map(|(label, path)| pass.links.on_page(label, &path)).collect()
 }
 
 /// Problems without a section of their own, and information beside something else.
@@ -180,7 +190,9 @@ fn more_problems(pass: &Pass<'_>) -> Option<Section> {
     let lines: Vec<String> = problems.chain(information).map(line).collect();
     (!lines.is_empty()).then(|| {
         let mut blocks = vec![Block::List(bounded(lines))];
-        blocks.extend((pass.verdict.problems.len() > PROBLEMS).then(|| pass.links.firing()));
+        if pass.verdict.problems.len() > PROBLEMS {
+            blocks.extend(pass.links.firing());
+        }
         Section { title: "Also".to_owned(), blocks }
     })
 }

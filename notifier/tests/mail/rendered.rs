@@ -287,7 +287,7 @@ fn a_missed_run_and_mysql_gone() {
         &render::cannot_record("MySQL: record alerts: Lock wait timeout", at(90), &linked()).unwrap(),
     );
     keep("mysql_gone", &database_gone("MySQL cannot be reached: Connection refused", at(90), &linked()).unwrap());
-    keep("mysql_back", &render::can_record(true, at(0), at(720)).unwrap());
+    keep("mysql_back", &render::can_record(true, at(0), at(720), &linked()).unwrap());
     keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
 }
 

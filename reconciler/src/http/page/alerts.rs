@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
 use super::Page;
@@ -33,6 +33,8 @@ pub(super) struct AlertLine {
     pub(super) what: String,
     pub(super) kind: String,
     pub(super) place: Option<String>,
+    /// Where its drop is shown.
+    pub(super) drop_page: Option<String>,
     pub(super) todo: Option<&'static str>,
     /// Since when, and until when.
     pub(super) when: String,
@@ -40,7 +42,7 @@ pub(super) struct AlertLine {
     pub(super) silenced: Option<String>,
     pub(super) fires: bool,
     /// Silence is kept per drop.
-    pub(super) has_drop: bool,
+    pub(super) drop: Option<DropId>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +91,7 @@ fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: Date
         what: capital(&line(&alert.summary, LONGEST)),
         kind: line(&alert.kind, LONGEST),
         place,
+        drop_page: alert.coupon_id.zip(alert.drop_id).map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
         todo: About::of_word(&alert.kind).filter(|_| fires).map(what_to_do),
         when: format!("Since {}{ended}", instant(alert.first_seen_at)),
         taken: alert
@@ -98,7 +101,7 @@ fn alert_line(listed: &ListedAlert, names: &HashMap<CouponId, String>, now: Date
             format!("No mails on this drop until {}, silenced{}", instant(until), by(listed.silenced_by.as_deref()))
         }),
         fires,
-        has_drop: alert.drop_id.is_some(),
+        drop: alert.drop_id,
     }
 }
 

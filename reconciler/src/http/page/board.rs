@@ -64,6 +64,8 @@ pub(super) struct Line {
     pub(super) promised: String,
     pub(super) given: String,
     pub(super) rows: String,
+    /// Rows that are due and do not come.
+    pub(super) missing: Option<String>,
     /// How much of it has rows, for the bar.
     pub(super) share: (u64, u32),
     pub(super) in_flight: String,
@@ -260,7 +262,9 @@ fn drop_line(one: &Seen, seen: &Snapshot) -> Line {
     let rows = one.counted.map(|counted| counted.rows);
     // The keys of a sealed drop expire; its rows stay.
     let given = one.numbers.as_ref().map(|numbers| numbers.users).filter(|_| drop.sealed_at.is_none());
-    let in_flight = one.counted.filter(|_| given.is_some()).map(|counted| counted.users.saturating_sub(counted.rows));
+    let without_row = one.counted.filter(|_| given.is_some()).map(|counted| counted.users.saturating_sub(counted.rows));
+    // What is in flight moves.
+    let (in_flight, missing) = if one.is_stuck { (without_row.map(|_| 0), without_row) } else { (without_row, None) };
     let alert = seen.facts.alerts.iter().find(|alert| alert.alert.drop_id == Some(drop.id));
     let by_alert = alert.map(|alert| line(&alert.alert.summary, LONGEST));
     let report = seen.facts.last_pass.as_deref().map(|run| run.drops.iter().find(|report| report.drop_id == drop.id));
@@ -276,6 +280,7 @@ fn drop_line(one: &Seen, seen: &Snapshot) -> Line {
         given: text(given.or(rows)),
         share: (rows.unwrap_or(0), drop.quantity),
         rows: text(rows),
+        missing: missing.filter(|missing| *missing > 0).map(grouped),
         in_flight: text(in_flight.or(drop.sealed_at.map(|_| 0))),
         waiting: text(one.numbers.as_ref().map(|numbers| numbers.waiting)),
         dead_letters: text(one.dead_letters),

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
+use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
@@ -20,7 +21,7 @@ use super::pace::chart;
 use super::session::Session;
 use crate::http::reconcile::{Asked as Answered, run};
 use crate::notify::alerts::About;
-use crate::notify::wording::{LONGEST, grouped, line};
+use crate::notify::wording::{LONGEST, count, grouped, line};
 use crate::pass::Request;
 use crate::report::Trigger;
 
@@ -56,7 +57,7 @@ pub(super) async fn read(
     Extension(session): Extension<Arc<Session>>,
     place: Place,
 ) -> Response {
-    let (coupon, drop, _) = match find(&page, place).await {
+    let (coupon, drop, drops) = match find(&page, place).await {
         Ok(found) => found,
         Err(refused) => return refused,
     };
@@ -70,6 +71,7 @@ pub(super) async fn read(
     };
     let name = line(&coupon.name, LONGEST);
     let (coupon_id, drop_id, paused, only_for) = (coupon.id, drop.id, coupon.paused, only_for(&coupon));
+    let to_raise = to_raise(coupon_id, &drops, Utc::now());
     let board = page.live.one(coupon, drop).await;
     let top = Top::new(&name, "", Some(&session));
     let screen = DropPage {
@@ -79,6 +81,7 @@ pub(super) async fn read(
         drop: drop_id,
         paused,
         only_for,
+        to_raise,
         has_api: page.api.is_some(),
         board: &board,
         held_back,
@@ -94,6 +97,15 @@ fn only_for(coupon: &Coupon) -> String {
         (None, people) => format!("everybody; its allow list of {people} does not count"),
         (Some(Allow::List), people) => format!("people on its allow list, which has {people}"),
         (Some(Allow::Group(group)), _) => format!("people of the group {}", group.as_str()),
+    }
+}
+
+/// Whose quantity the API raises: all drops of the coupon that are not closed.
+fn to_raise(coupon: CouponId, drops: &[Drop], now: DateTime<Utc>) -> String {
+    let is_raised = |drop: &&Drop| drop.sealed_at.is_none() && drop.closes_at.is_none_or(|closes| now < closes);
+    match drops.iter().filter(is_raised).count() {
+        0 | 1 => format!("coupon {coupon}"),
+        several => format!("{} of coupon {coupon}", count(several, "drop", "drops")),
     }
 }
 
@@ -164,5 +176,33 @@ async fn started(page: &Page, session: &Session, request: Request) -> Response {
         Ok(Answered::Begun(run_id)) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
         Ok(Answered::Ended(run)) => Redirect::to(&format!("/runs/{}", run.run_id)).into_response(),
         Err(problem) => notice(problem.status(), "No pass was begun", problem.detail()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn a_larger_quantity_says_how_many_drops_it_concerns() {
+        let at = |minute| DateTime::UNIX_EPOCH + TimeDelta::minutes(minute);
+        let drop = |id, closes_at: Option<i64>, sealed_at: Option<i64>| Drop {
+            id: DropId(id),
+            coupon_id: CouponId(3),
+            local_date: None,
+            opens_at: at(0),
+            closes_at: closes_at.map(at),
+            quantity: 100,
+            closed_early: false,
+            sealed_at: sealed_at.map(at),
+        };
+        let all = [drop(1, Some(20), Some(30)), drop(2, Some(40), None), drop(3, Some(80), None), drop(4, None, None)];
+        let raised = |drops: &[Drop], minute| to_raise(CouponId(3), drops, at(minute));
+        assert_eq!(raised(&all, 39), "3 drops of coupon 3");
+        assert_eq!(raised(&all, 40), "2 drops of coupon 3");
+        assert_eq!(raised(&all[..2], 39), "coupon 3");
+        assert_eq!(raised(&all[..2], 40), "coupon 3");
     }
 }

@@ -17,6 +17,7 @@ use super::pace::{Chart, DayLine};
 use super::people::StoryView;
 use super::runs::{RunLine, RunView};
 use super::session::Session;
+use super::time_line::TimeLine;
 use crate::notify::wording::{LONGEST, line};
 
 /// What stands around every screen.
@@ -83,8 +84,10 @@ pub(super) struct Alerts<'a> {
 pub(super) struct Runs<'a> {
     pub(super) top: Top<'a>,
     pub(super) runs: &'a [RunLine],
-    /// Their places on a line of time, in thousandths, and how each ended.
-    pub(super) marks: &'a [(i64, &'static str)],
+    /// What a pass would compare.
+    pub(super) over: &'a str,
+    /// Where there are any.
+    pub(super) time_line: Option<TimeLine>,
     /// The oldest shown, where there may be older ones.
     pub(super) next_before: Option<&'a str>,
 }
@@ -105,6 +108,8 @@ pub(super) struct DropPage<'a> {
     pub(super) drop: DropId,
     pub(super) paused: bool,
     pub(super) only_for: String,
+    /// Whose quantity can be raised.
+    pub(super) to_raise: String,
     /// Whether the API's address is known.
     pub(super) has_api: bool,
     pub(super) board: &'a Board,

@@ -37,7 +37,7 @@ struct Update {
 
 pub(super) struct Live {
     looking: Mutex<Looking>,
-    /// For drop pages: they keep nobody's first screen waiting.
+    /// For other screens: they keep nobody's first screen waiting.
     one: Mutex<Reader>,
     updates: watch::Sender<Option<Arc<Update>>>,
     seats: Arc<Semaphore>,
@@ -82,6 +82,11 @@ impl Live {
     /// One drop, looked at now.
     pub(super) async fn one(&self, coupon: Coupon, drop: Drop) -> Board {
         board(&self.one.lock().await.read_one(coupon, drop).await)
+    }
+
+    /// How many drops a pass over everything compares, where that is known.
+    pub(super) async fn drops(&self) -> Option<u64> {
+        self.one.lock().await.drops().await
     }
 
     /// Until the process stops.

@@ -19,6 +19,7 @@ mod people;
 mod runs;
 mod session;
 mod snapshot;
+mod time_line;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -18,6 +18,7 @@ use super::Page;
 use super::board::instant;
 use super::html::{RunPage, Runs, Top, answer, notice, unavailable};
 use super::session::Session;
+use super::time_line::time_line;
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
 use crate::record::{self, RunSummary};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
@@ -98,21 +99,16 @@ pub(super) async fn list(
         Ok(runs) => runs,
         Err(error) => return unavailable(error),
     };
-    let marks = time_line(&runs);
+    let time_line = time_line(&runs);
     let runs: Vec<RunLine> = runs.into_iter().map(run_line).collect();
     let next_before = runs.last().filter(|_| runs.len() == RUNS as usize).map(|run| run.id.as_str());
     let top = Top::new("Passes", "runs", Some(&session));
-    answer(StatusCode::OK, &Runs { top, runs: &runs, marks: &marks, next_before })
-}
-
-/// Where each of these passes stands on a line from the oldest to the newest, in thousandths, and
-/// how it ended.
-fn time_line(runs: &[RunSummary]) -> Vec<(i64, &'static str)> {
-    let (Some(newest), Some(oldest)) = (runs.first(), runs.last()) else { return Vec::new() };
-    let whole = (newest.started_at - oldest.started_at).num_milliseconds().max(1);
-    let at = |run: &RunSummary| (run.started_at - oldest.started_at).num_milliseconds() * 1_000 / whole;
-    let tone = |run: &RunSummary| result(run.status.parse().unwrap_or(Status::Failed), run.dry_run).1;
-    runs.iter().map(|run| (at(run).clamp(0, 1_000), tone(run))).collect()
+    let over = match page.live.drops().await {
+        Some(1) => "the 1 live drop".to_owned(),
+        Some(drops) => format!("all {} live drops", grouped(drops)),
+        None => "everything".to_owned(),
+    };
+    answer(StatusCode::OK, &Runs { top, runs: &runs, over: &over, time_line, next_before })
 }
 
 fn run_line(run: RunSummary) -> RunLine {
@@ -148,7 +144,8 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
     more.into_iter().filter(|(is, _)| *is).fold(by, |text, (_, word)| text + word)
 }
 
-fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
+/// How a pass ended, and a class of the style.
+pub(super) fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     match status {
         Status::Running => ("running", "plain"),
         Status::Clean => ("nothing found", "quiet"),

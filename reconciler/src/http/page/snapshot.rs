@@ -145,6 +145,14 @@ impl Reader {
         self.look(vec![(coupon, drop)], (0, 1), is_fresh).await
     }
 
+    /// How many drops are not sealed; `None` where that is not known yet.
+    pub(super) async fn drops(&mut self) -> Option<u64> {
+        self.read_facts().await;
+        self.facts.read_at?;
+        let drops = self.facts.coupons.iter().flat_map(|(_, drops)| drops);
+        Some(drops.filter(|drop| drop.sealed_at.is_none()).count() as u64)
+    }
+
     async fn look(&mut self, shown: Vec<(Coupon, Drop)>, (page, total): (usize, usize), is_fresh: bool) -> Snapshot {
         let (at, facts) = (Utc::now(), Arc::clone(&self.facts));
         let gate = timeout(PATIENCE, self.stores.redis.gate()).await.ok().and_then(Result::ok);

@@ -177,6 +177,11 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     assert_eq!(kim.post(&silence, &kim.base, &of_kim).await, 303);
     let page = kim.text("/alerts").await;
     assert!(page.contains("Taken on by Kim at ") && page.contains("No mails on this drop until "), "{page}");
+    let (drop, place) = (coupon.drop, format!("href=\"/coupons/{}/drops/{}\"", coupon.id, coupon.drop));
+    for said in [&place, &format!("Silence mails about drop {drop}"), &format!("Send mails about drop {drop} again")] {
+        assert!(page.contains(said.as_str()), "{said}: {page}");
+    }
+    assert!(kim.text("/runs").await.contains("Run a pass over the 1 live drop"));
     let person = &done.people[0].user;
     assert!(!kim.text(&read).await.contains(person.as_str()), "masked");
     let form = filled_in(kim.request(Method::POST, &reveal).header(ORIGIN, &kim.base), &[("csrf", &of_kim)]);
@@ -235,8 +240,13 @@ async fn the_first_screen_tells_of_lost_rows_before_any_pass_and_of_their_repair
     let rows = |rows: u32| format!(">{rows}<progress value=\"{rows}\" max=\"40\"");
     says(&["<h1>Everything is as promised</h1>", &rows(25), "It compared 25 people with 25 rows in 1 drop."]).await;
     injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
-    says(&["<h1>3 people were told yes and have no row yet</h1>", &rows(22), "The next pass writes what is missing."])
-        .await;
+    says(&[
+        "<h1>3 people were told yes and have no row yet</h1>",
+        &rows(22),
+        ">3 missing<",
+        "The next pass writes what is missing.",
+    ])
+    .await;
     daemon.reconcile(&json!({})).await;
     says(&["<h1>Everything is as promised</h1>", &rows(25), "exact, after repairs"]).await;
 }

@@ -149,6 +149,22 @@ fn numbers_that_stay_wrong_are_told_with_what_to_do() {
 }
 
 #[test]
+fn in_flight_is_what_still_moves_and_a_row_that_does_not_come_is_missing() {
+    let shown = |users, rows, is_stuck| {
+        let board = board(&snapshot(vec![Seen { is_stuck, ..seen(users, rows) }]));
+        (board.drops[0].in_flight.clone(), board.drops[0].missing.clone())
+    };
+    let told = |in_flight: &str, missing: Option<&str>| (in_flight.to_owned(), missing.map(str::to_owned));
+    assert_eq!(shown(100, 97, false), told("3", None));
+    assert_eq!(shown(100, 97, true), told("0", Some("3")));
+    assert_eq!(shown(22, 25, true), told("0", None), "too many rows");
+    let mut away = snapshot(vec![Seen { numbers: None, is_stuck: true, ..seen(100, 97) }]);
+    away.gate_is_open = None;
+    let away = board(&away);
+    assert_eq!((away.drops[0].in_flight.as_str(), &away.drops[0].missing), ("–", &None), "nothing is known");
+}
+
+#[test]
 fn stores_that_are_away_and_closed_gates_are_told_by_what_people_feel() {
     let first = |change: fn(&mut Snapshot)| {
         let mut snapshot = snapshot(vec![seen(50, 50)]);
