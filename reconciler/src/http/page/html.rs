@@ -10,6 +10,7 @@ use firstcome_shared::http::Problem;
 use super::alerts::AlertLine;
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::board::Board;
+use super::coupons::CouponLine;
 use super::dead_letters::{LetterLine, LetterView};
 use super::deliveries::DeliveryLine;
 use super::new_coupon::{Preview, Typed};
@@ -66,6 +67,16 @@ pub(super) struct Overview<'a> {
 #[template(path = "board.html")]
 pub(super) struct Fragment<'a> {
     pub(super) board: &'a Board,
+}
+
+#[derive(Template)]
+#[template(path = "coupons.html")]
+pub(super) struct Coupons<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) coupons: &'a [CouponLine],
+    pub(super) is_first: bool,
+    /// The last that is shown, where there are more.
+    pub(super) next_after: Option<CouponId>,
 }
 
 #[derive(Template)]

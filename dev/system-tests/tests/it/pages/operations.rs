@@ -186,6 +186,7 @@ async fn an_operator_dry_runs_repairs_and_looks_behind_every_figure() {
     );
     for (name, place, shown) in [
         ("ops-letters", format!("{base}/dead-letters").as_str(), "by hand"),
+        ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
         ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
         ("ops-days", &format!("{base}/days"), "Row within a second"),
         ("ops-deliveries", &format!("{base}/deliveries"), "Mails and webhooks"),
