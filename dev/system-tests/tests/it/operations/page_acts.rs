@@ -176,15 +176,21 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
 async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    let daemon = f.world.daemon().await;
+    // No pass of its own keeps the promise that is broken below.
+    let daemon = f.world.settled_daemon().await;
     f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 300000 MICROSECOND").await;
     f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 7 SECOND WHERE slot = 4").await;
     let lee = Visitor::logged_in(&daemon, "Lee", OPS_TOKEN).await;
     let page = lee.text(&format!("/coupons/{}/drops/{}", coupon.id, coupon.drop)).await;
-    assert!(page.contains("Row within a second of the claim: 90.0 % of 10 looked at."), "{page}");
+    assert!(page.contains("Rows written within a second of their claim: 90.0 % of 10 looked at."), "{page}");
     assert!(page.contains("data-label=\"Row after its claim\">7.0 s<"), "{page}");
     let days = lee.text("/days").await;
     assert!(days.contains("90.0 % of 10 looked at"), "{days}");
+    let broken = format!("({}, 'u-late', {}, 20, 'by hand', 'none')", coupon.drop, coupon.id);
+    let columns = "(drop_id, user_id, coupon_id, slot, reason, run_id)";
+    f.world.sql.query(&format!("INSERT INTO broken_promises {columns} VALUES {broken}")).await;
+    let days = lee.text("/days").await;
+    assert!(days.contains("81.8 % of 11 looked at"), "a broken promise is a miss: {days}");
 }
 
 #[tokio::test]
