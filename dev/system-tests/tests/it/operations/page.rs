@@ -180,7 +180,8 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     let person = &done.people[0].user;
     assert!(!kim.text(&read).await.contains(person.as_str()), "masked");
     let form = filled_in(kim.request(Method::POST, &reveal).header(ORIGIN, &kim.base), &[("csrf", &of_kim)]);
-    assert!(form.send().await.unwrap().text().await.unwrap().contains(person.as_str()), "revealed");
+    let revealed = form.send().await.unwrap().text().await.unwrap();
+    assert!(revealed.contains(&format!("Story of {person}")), "{revealed}");
     let said = |action: &str| [action, "Kim", "8", "127.0.0.1"].map(str::to_owned).to_vec();
     assert_eq!(f.world.sql.query(acts).await, [said("acknowledge"), said("silence"), said("reveal")]);
     assert_eq!(kim.post("/alerts/4711/acknowledge", &kim.base, &of_kim).await, 404);
