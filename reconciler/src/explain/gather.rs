@@ -12,7 +12,7 @@ use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
 
-use super::Happening;
+use super::{Happening, OnSlot};
 use crate::stores::Stores;
 
 /// What is known of a person.
@@ -42,22 +42,21 @@ impl Known {
 }
 
 /// Everybody who is known on a slot of a drop: by a row, in Redis, or by a dead letter.
-pub(super) async fn people_on(
-    stores: &Stores,
-    coupon: &Coupon,
-    drop: DropId,
-    slot: i64,
-) -> anyhow::Result<BTreeSet<UserId>> {
+pub(super) async fn people_on(stores: &Stores, coupon: &Coupon, drop: DropId, slot: i64) -> anyhow::Result<OnSlot> {
     let mut people = BTreeSet::new();
     if let Ok(slot) = slot.try_into() {
         people.extend(stores.db.row_on_slot(drop, slot).await?.map(|row| UserId::from_store(row.user_id)));
     }
     people.extend(stores.db.people_of_dead_letters_on(drop, slot).await?);
-    match stores.redis.slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot)).await {
-        Ok(page) => people.extend(page.users.into_iter().map(|(_, user)| UserId::from_store(user))),
-        Err(error) => eprintln!("Redis cannot be asked right now: {error}"),
-    }
-    Ok(people)
+    let in_redis = stores.redis.slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot)).await;
+    let not_asked = match in_redis {
+        Ok(page) => {
+            people.extend(page.users.into_iter().map(|(_, user)| UserId::from_store(user)));
+            None
+        }
+        Err(error) => Some(error),
+    };
+    Ok(OnSlot { drop, people, not_asked })
 }
 
 pub(super) async fn gather(stores: &Stores, coupon: &Coupon, drops: &[Drop], user: &UserId) -> anyhow::Result<Known> {

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::Drop;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
+use firstcome_shared::redis::RedisError;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -102,6 +103,25 @@ pub async fn explain(
     }))
 }
 
+/// Who is known on a slot.
+pub(crate) struct OnSlot {
+    pub(crate) drop: DropId,
+    pub(crate) people: BTreeSet<UserId>,
+    /// Why Redis could not be asked.
+    pub(crate) not_asked: Option<RedisError>,
+}
+
+/// Everybody known on a slot of a drop, or of the last drop that has opened; `None` where none has.
+pub(crate) async fn on_slot(
+    stores: &Stores,
+    (coupon, drops): (&Coupon, &[Drop]),
+    drop: Option<DropId>,
+    slot: i64,
+) -> anyhow::Result<Option<OnSlot>> {
+    let Some(drop) = drop.or_else(|| last_opened(drops)) else { return Ok(None) };
+    gather::people_on(stores, coupon, drop, slot).await.map(Some)
+}
+
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.reconcile.stores()?;
@@ -111,9 +131,12 @@ pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<
     let people = match (&args.user, args.slot) {
         (Some(user), _) => BTreeSet::from([user.parse().context("--user")?]),
         (None, Some(slot)) => {
-            let drop =
-                drop.or_else(|| last_opened(&drops)).context("no drop of the coupon has opened; name one by --drop")?;
-            let people = gather::people_on(&stores, &coupon, drop, slot).await?;
+            let known = on_slot(&stores, (&coupon, &drops), drop, slot).await?;
+            let OnSlot { drop, people, not_asked } =
+                known.context("no drop of the coupon has opened; name one by --drop")?;
+            if let Some(error) = not_asked {
+                eprintln!("Redis cannot be asked right now: {error}");
+            }
             anyhow::ensure!(!people.is_empty(), "nobody is known on slot {slot} of drop {drop}");
             people
         }

@@ -17,6 +17,7 @@ pub mod holders;
 pub mod idempotency;
 pub mod issued;
 pub mod migrations;
+pub mod opened;
 pub mod ops_actions;
 pub mod outbox;
 pub mod pace;

@@ -33,17 +33,17 @@ pub struct Step {
     pub issued_at: NaiveDateTime,
 }
 
-/// The promises of one day (UTC).
+/// The rows of one day (UTC), and the promises of which a pass found that day that they are broken.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Day {
     #[diesel(sql_type = Date)]
     pub day: NaiveDate,
     #[diesel(sql_type = BigInt)]
     pub drops: i64,
-    /// Rows that were looked at.
+    /// Rows that were looked at, and broken promises.
     #[diesel(sql_type = BigInt)]
-    pub rows: i64,
-    /// Those that came within a second of their claim.
+    pub looked_at: i64,
+    /// Rows that came within a second of their claim.
     #[diesel(sql_type = BigInt)]
     pub within_a_second: i64,
 }
@@ -75,7 +75,8 @@ impl Db {
         .await
     }
 
-    /// How soon rows came, day by day; newest first.
+    /// How soon rows came, day by day; newest first. A promise that is broken and not mended is a
+    /// miss; as rows of a large drop are only some of them, so are its broken promises, rounded up.
     pub async fn pace_by_day(&self, days: u32) -> Result<Vec<Day>, DbError> {
         self.run_within(LONG, "read the pace by day", async move |conn| {
             let (series, sample) = (series(SLOTS_OF_DAY), sample(SLOTS_OF_DAY));
@@ -84,10 +85,20 @@ impl Db {
                      (SELECT id, quantity FROM drops WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) \
                       ORDER BY opens_at DESC LIMIT {DROPS}) \
                      UNION (SELECT id, quantity FROM drops \
-                      WHERE sealed_at >= UTC_TIMESTAMP(3) - INTERVAL {days} DAY ORDER BY sealed_at DESC LIMIT {DROPS})) \
-                 SELECT /*+ MAX_EXECUTION_TIME(10000) */ DATE(i.claimed_at) AS day, COUNT(DISTINCT d.id) AS drops, COUNT(*) AS `rows`, \
-                     CAST(SUM(i.issued_at <= i.claimed_at + INTERVAL 1 SECOND) AS SIGNED) AS within_a_second \
-                 FROM recent d {sample} WHERE i.claimed_at >= UTC_DATE() - INTERVAL {days} DAY GROUP BY day ORDER BY day DESC"
+                      WHERE sealed_at >= UTC_TIMESTAMP(3) - INTERVAL {days} DAY ORDER BY sealed_at DESC LIMIT {DROPS})), \
+                 found AS (\
+                     SELECT DATE(i.claimed_at) AS day, d.id AS drop_id, COUNT(*) AS looked_at, \
+                         SUM(i.issued_at <= i.claimed_at + INTERVAL 1 SECOND) AS in_time \
+                     FROM recent d {sample} WHERE i.claimed_at >= UTC_DATE() - INTERVAL {days} DAY GROUP BY day, d.id \
+                     UNION ALL \
+                     SELECT DATE(b.created_at) AS day, d.id, \
+                         CEIL(COUNT(*) * LEAST({SLOTS_OF_DAY}, d.quantity) / d.quantity), 0 \
+                     FROM broken_promises b JOIN drops d ON d.id = b.drop_id \
+                     WHERE b.mended_at IS NULL AND b.created_at >= UTC_DATE() - INTERVAL {days} DAY \
+                     GROUP BY day, d.id, d.quantity) \
+                 SELECT /*+ MAX_EXECUTION_TIME(10000) */ day, COUNT(DISTINCT drop_id) AS drops, \
+                     CAST(SUM(looked_at) AS SIGNED) AS looked_at, CAST(SUM(in_time) AS SIGNED) AS within_a_second \
+                 FROM found GROUP BY day ORDER BY day DESC"
             ))
             .load(conn)
             .await

@@ -252,7 +252,7 @@ fn admission(one: &Seen, seen: &Snapshot) -> Admission {
     }
 }
 
-fn minute(at: DateTime<Utc>) -> String {
+pub(super) fn minute(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::Page;
 use super::drops::find;
 use super::html::{not_understood, notice, unavailable, unless_named};
-use super::people;
+use super::people::{self, Search};
 use super::session::Session;
 use crate::execute::{self, EraseError};
 use crate::notify::wording::{capital, count};
@@ -202,6 +202,9 @@ pub(super) async fn revoke(
     let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop, revision: None };
     match ask(&page, &session, change).await {
         Some(refused) => refused,
-        None => people::found(&page, &session, &coupon.id.to_string(), person.as_str()).await,
+        None => {
+            let (coupon, person) = (coupon.id.to_string(), person.to_string());
+            people::found(&page, &session, Search { coupon, person, ..Search::default() }).await
+        }
     }
 }

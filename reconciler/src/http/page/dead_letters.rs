@@ -20,6 +20,7 @@ use serde_json::json;
 use super::Page;
 use super::board::instant;
 use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable};
+use super::people::Search;
 use super::session::Session;
 use crate::execute;
 use crate::notify::wording::{LONGEST, count, detail, line, person};
@@ -60,6 +61,8 @@ pub(super) struct LetterView {
     pub(super) coupon: Option<String>,
     /// Where a pass over its drop is asked for.
     pub(super) drop_page: Option<String>,
+    /// What leads to the person's story, once they are revealed.
+    pub(super) story: Option<Search>,
 }
 
 #[derive(Deserialize, Default)]
@@ -159,7 +162,13 @@ async fn shown(page: &Page, session: &Session, id: Id, reveal: bool) -> Response
         Ok(named) => named,
         Err(error) => return unavailable(error),
     };
-    let view = LetterView { coupon, drop_page, ..view(&letter, &payload, reveal) };
+    let is_known = reveal && coupon.is_some();
+    let story = letter.coupon_id.zip(letter.user_id.as_ref()).filter(|_| is_known).map(|(coupon, person)| Search {
+        coupon: coupon.to_string(),
+        drop: letter.drop_id.filter(|_| drop_page.is_some()).map(|drop| drop.to_string()).unwrap_or_default(),
+        person: person.clone(),
+    });
+    let view = LetterView { coupon, drop_page, story, ..view(&letter, &payload, reveal) };
     let top = Top::new("One dead letter", "dead-letters", Some(session));
     answer(StatusCode::OK, &DeadLetter { top, letter: &view, revealed: reveal })
 }
@@ -179,6 +188,7 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
         length: count(usize::try_from(payload.bytes).unwrap_or(0), "byte", "bytes"),
         coupon: None,
         drop_page: None,
+        story: None,
     }
 }
 

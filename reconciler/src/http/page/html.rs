@@ -4,17 +4,18 @@ use askama::Template;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{StatusCode, header::HeaderName};
 use axum::response::{IntoResponse as _, Response};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::Problem;
 
 use super::alerts::AlertLine;
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::board::Board;
+use super::coupons::CouponLine;
 use super::dead_letters::{LetterLine, LetterView};
 use super::deliveries::DeliveryLine;
 use super::new_coupon::{Preview, Typed};
 use super::pace::{Chart, DayLine};
-use super::people::StoryView;
+use super::people::{Search, StoryView};
 use super::runs::{RunLine, RunView};
 use super::session::Session;
 use super::time_line::TimeLine;
@@ -67,6 +68,16 @@ pub(super) struct Overview<'a> {
 #[template(path = "board.html")]
 pub(super) struct Fragment<'a> {
     pub(super) board: &'a Board,
+}
+
+#[derive(Template)]
+#[template(path = "coupons.html")]
+pub(super) struct Coupons<'a> {
+    pub(super) top: Top<'a>,
+    pub(super) coupons: &'a [CouponLine],
+    pub(super) is_first: bool,
+    /// The last that is shown, where there are more.
+    pub(super) next_after: Option<CouponId>,
 }
 
 #[derive(Template)]
@@ -124,10 +135,11 @@ pub(super) struct DropPage<'a> {
 pub(super) struct People<'a> {
     pub(super) top: Top<'a>,
     /// What was searched for.
-    pub(super) coupon: &'a str,
-    pub(super) person: &'a str,
+    pub(super) asked: &'a Search,
     /// Why nothing was found.
     pub(super) wrong: &'a str,
+    /// Those on a slot on which several are known.
+    pub(super) several: &'a [UserId],
     pub(super) story: Option<&'a StoryView>,
     /// Whether the API's address is known.
     pub(super) has_api: bool,

@@ -6,6 +6,7 @@ mod api;
 mod assets;
 mod board;
 mod changes;
+mod coupons;
 mod dead_letters;
 mod deliveries;
 mod drops;
@@ -128,6 +129,7 @@ pub(super) fn routes(
         .route("/coupons/{coupon}/drops/{drop}", get(drops::read))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", get(dead_letters::read))
+        .route("/coupons", get(coupons::list))
         .route("/coupons/new", get(new_coupon::form))
         .route("/days", get(pace::by_day))
         .route("/deliveries", get(deliveries::list))

@@ -35,7 +35,7 @@ pub(super) struct Chart {
     /// How long the drawing's width is.
     pub(super) length: String,
     pub(super) slots: String,
-    /// How many of those that were looked at had their row within a second, in words.
+    /// How many of the rows that were looked at came within a second, in words.
     pub(super) share: String,
     pub(super) lines: Vec<Line>,
 }
@@ -105,12 +105,13 @@ pub(super) struct DayLine {
 }
 
 fn day_line(day: &Day) -> DayLine {
-    let [drops, rows, in_time] = [day.drops, day.rows, day.within_a_second].map(|n| u64::try_from(n).unwrap_or(0));
+    let [drops, looked_at, in_time] =
+        [day.drops, day.looked_at, day.within_a_second].map(|n| u64::try_from(n).unwrap_or(0));
     DayLine {
         day: day.day.to_string(),
         drops: grouped(drops),
-        share: share(in_time, rows),
-        is_low: in_time * 100 < rows * 95,
+        share: share(in_time, looked_at),
+        is_low: in_time * 100 < looked_at * 95,
     }
 }
 

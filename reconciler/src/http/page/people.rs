@@ -1,4 +1,4 @@
-//! One person's whole story, by search.
+//! One person's whole story, by search: by their id, or by a slot.
 
 use std::sync::Arc;
 
@@ -7,23 +7,46 @@ use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Form};
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::Page;
 use super::board::instant;
 use super::html::{People, Top, answer};
 use super::session::Session;
-use crate::explain::{Story, explain};
+use crate::explain::{self, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
 
+/// What is searched for. A button that leads to a person's story searches for it too.
 #[derive(Deserialize, Default)]
 pub(super) struct Search {
     #[serde(default)]
-    coupon: String,
+    pub(super) coupon: String,
+    /// Empty: any, and for a slot the last that has opened.
     #[serde(default)]
-    person: String,
+    pub(super) drop: String,
+    /// An id, or `slot 7`.
+    #[serde(default)]
+    pub(super) person: String,
 }
+
+/// What a search leads to.
+enum Found {
+    Story(Story),
+    /// More than one person is on the slot.
+    Several(Vec<UserId>),
+}
+
+enum Whom {
+    Person(UserId),
+    Slot(i64),
+}
+
+/// Why nothing was found.
+type Wrong = (StatusCode, String);
 
 /// What is known of a person.
 pub(super) struct StoryView {
@@ -40,7 +63,7 @@ pub(super) struct StoryView {
 
 /// The form. What is searched for comes by POST: ids do not belong into logs and histories.
 pub(super) async fn form(State(page): State<Page>, Extension(session): Extension<Arc<Session>>) -> Response {
-    shown(&page, &session, StatusCode::OK, ("", ""), "", None)
+    answer(StatusCode::OK, &screen(&page, &session, &Search::default()))
 }
 
 pub(super) async fn search(
@@ -48,45 +71,109 @@ pub(super) async fn search(
     Extension(session): Extension<Arc<Session>>,
     form: Result<Form<Search>, FormRejection>,
 ) -> Response {
-    let Search { coupon, person } = form.map(|Form(search)| search).unwrap_or_default();
-    found(&page, &session, coupon.trim(), person.trim()).await
+    let mut asked = form.map(|Form(search)| search).unwrap_or_default();
+    for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
+        *field = field.trim().to_owned();
+    }
+    found(&page, &session, asked).await
 }
 
 /// The story of a person, or why there is none.
-pub(super) async fn found(page: &Page, session: &Session, coupon: &str, person: &str) -> Response {
-    let screen = async {
-        match story(page, coupon, person).await {
-            Ok(story) => shown(page, session, StatusCode::OK, (coupon, person), "", Some(&view(story))),
-            Err((status, wrong)) => shown(page, session, status, (coupon, person), &wrong, None),
+pub(super) async fn found(page: &Page, session: &Session, mut asked: Search) -> Response {
+    let made = async {
+        let found = look(page, session, &mut asked).await;
+        let none = screen(page, session, &asked);
+        match found {
+            Ok(Found::Story(story)) => answer(StatusCode::OK, &People { story: Some(&view(story)), ..none }),
+            Ok(Found::Several(people)) => answer(StatusCode::OK, &People { several: &people, ..none }),
+            Err((status, wrong)) => answer(status, &People { wrong: &wrong, ..none }),
         }
     };
-    page.slowly(screen).await
+    page.slowly(made).await
 }
 
-fn shown(
+/// With nobody's story.
+fn screen<'a>(page: &Page, session: &'a Session, asked: &'a Search) -> People<'a> {
+    let top = Top::new("One person", "people", Some(session));
+    People { top, asked, wrong: "", several: &[], story: None, has_api: page.api.is_some() }
+}
+
+/// Puts the person and the drop that a slot leads to into what was asked for.
+async fn look(page: &Page, session: &Session, asked: &mut Search) -> Result<Found, Wrong> {
+    let id = CouponId(asked.coupon.parse().map_err(|_| no_such(asked))?);
+    let whom = whom(&asked.person)?;
+    let coupon = page.app.stores.db.coupon(id).await.map_err(unanswered)?;
+    let (coupon, drops) = coupon.ok_or_else(|| no_such(asked))?;
+    let mut drop = drop_of(&drops, &asked.drop)?;
+    let person = match whom {
+        Whom::Person(person) => person,
+        Whom::Slot(slot) => {
+            let (of_slot, mut people) = on_slot(page, session, (&coupon, &drops), drop, slot).await?;
+            drop = Some(of_slot);
+            asked.drop = of_slot.to_string();
+            match people.pop() {
+                Some(person) if people.is_empty() => person,
+                last => return Ok(Found::Several(people.into_iter().chain(last).collect())),
+            }
+        }
+    };
+    let story = explain(&page.app.stores, id, drop, &person).await.map_err(unanswered)?;
+    asked.person = person.to_string();
+    story.map(Found::Story).ok_or_else(|| no_such(asked))
+}
+
+/// No id has a space.
+fn whom(text: &str) -> Result<Whom, Wrong> {
+    let slot = text.split_once(' ').filter(|(word, _)| word.eq_ignore_ascii_case("slot"));
+    match slot.and_then(|(_, slot)| slot.trim().parse().ok()) {
+        Some(slot) => Ok(Whom::Slot(slot)),
+        None => text.parse::<UserId>().map(Whom::Person).map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}."))),
+    }
+}
+
+fn drop_of(drops: &[Drop], text: &str) -> Result<Option<DropId>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let own = text.parse().ok().and_then(|id| drops.iter().map(|drop| drop.id).find(|own| *own == DropId(id)));
+    let no_such = || (StatusCode::NOT_FOUND, format!("The coupon has no drop {text:?}: give its number, or none."));
+    own.map(Some).ok_or_else(no_such)
+}
+
+/// Everybody on a slot, and of which drop. It shows ids to somebody who did not have them.
+async fn on_slot(
     page: &Page,
     session: &Session,
-    status: StatusCode,
-    (coupon, person): (&str, &str),
-    wrong: &str,
-    story: Option<&StoryView>,
-) -> Response {
-    let top = Top::new("One person", "people", Some(session));
-    answer(status, &People { top, coupon, person, wrong, story, has_api: page.api.is_some() })
+    (coupon, drops): (&Coupon, &[Drop]),
+    drop: Option<DropId>,
+    slot: i64,
+) -> Result<(DropId, Vec<UserId>), Wrong> {
+    if !session.may_change() {
+        let why = "People are masked for who is logged in with the OPS_VIEW_TOKEN: search by an id.";
+        return Err((StatusCode::FORBIDDEN, why.to_owned()));
+    }
+    let known = explain::on_slot(&page.app.stores, (coupon, drops), drop, slot).await.map_err(unanswered)?;
+    let Some(OnSlot { drop, people, not_asked }) = known else {
+        return Err((StatusCode::NOT_FOUND, "No drop of the coupon has opened.".to_owned()));
+    };
+    if people.is_empty() {
+        let but = not_asked.map_or("", |_| " But Redis cannot be asked right now.");
+        return Err((StatusCode::NOT_FOUND, format!("Nobody is known on slot {slot} of drop {drop}.{but}")));
+    }
+    let act = Act { action: "reveal", coupon: Some(coupon.id), drop: Some(drop), detail: json!({"slot": slot}) };
+    // Before anything is shown.
+    page.app.stores.db.record_act(session.operator.clone(), act).await.map_err(unanswered)?;
+    Ok((drop, people.into_iter().collect()))
 }
 
-async fn story(page: &Page, coupon: &str, person: &str) -> Result<Story, (StatusCode, String)> {
-    let no_such = || (StatusCode::NOT_FOUND, format!("There is no coupon {coupon:?}: give its number."));
-    let coupon = CouponId(coupon.parse().map_err(|_| no_such())?);
-    let person: UserId = person.parse().map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}.")))?;
-    match explain(&page.app.stores, coupon, None, &person).await {
-        Ok(Some(story)) => Ok(story),
-        Ok(None) => Err(no_such()),
-        Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "a story could not be told");
-            Err((StatusCode::SERVICE_UNAVAILABLE, "Not all stores can be asked right now.".to_owned()))
-        }
-    }
+fn no_such(asked: &Search) -> Wrong {
+    (StatusCode::NOT_FOUND, format!("There is no coupon {:?}: give its number.", asked.coupon))
+}
+
+fn unanswered(error: impl Into<anyhow::Error>) -> Wrong {
+    let error: anyhow::Error = error.into();
+    tracing::warn!(error = format!("{error:#}"), "a story could not be told");
+    (StatusCode::SERVICE_UNAVAILABLE, "Not all stores can be asked right now.".to_owned())
 }
 
 fn holds(story: &Story) -> String {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::Page;
 use super::board::instant;
 use super::html::{RunPage, Runs, Top, answer, notice, unavailable};
+use super::people::Search;
 use super::session::Session;
 use super::time_line::time_line;
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
@@ -82,6 +83,8 @@ pub(super) struct FindingLine {
     pub(super) what: String,
     pub(super) detail: String,
     pub(super) is_left: bool,
+    /// What leads to the person's story, once they are revealed.
+    pub(super) story: Option<Search>,
 }
 
 #[derive(Deserialize)]
@@ -254,6 +257,12 @@ fn finding_line(drop: Option<&DropReport>, finding: &Finding, people: &HashSet<&
     let shown = |id: &String| if revealed { line(id, LONGEST) } else { person(id) };
     let of_no_report = || finding.drop_id.map_or_else(dash, |drop| format!("drop {drop}"));
     let words = words(finding.action);
+    let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id).filter(|_| revealed);
+    let story = coupon.zip(finding.user_id.as_ref()).map(|(coupon, person)| Search {
+        coupon: coupon.to_string(),
+        drop: drop.map(|drop| drop.drop_id.to_string()).unwrap_or_default(),
+        person: person.clone(),
+    });
     let is_left = finding.needs_person || finding.result == Outcome::Failed;
     let what = match finding.result {
         Outcome::Applied | Outcome::Skipped if finding.needs_person => "needs a person".to_owned(),
@@ -271,6 +280,7 @@ fn finding_line(drop: Option<&DropReport>, finding: &Finding, people: &HashSet<&
         what,
         detail: if revealed { line(&finding.detail, LONGEST) } else { detail(&finding.detail, people) },
         is_left,
+        story,
     }
 }
 
@@ -329,7 +339,13 @@ mod tests {
         };
         let (masked, revealed) = (html(false), html(true));
         assert!(!masked.contains("4711") && masked.contains("c•••11@e•••"), "{masked}");
-        assert!(revealed.matches(user).count() == 2, "{revealed}");
+        assert!(revealed.matches(user).count() == 3, "{revealed}");
+        assert!(
+            revealed.contains(&format!(
+                "name=\"drop\" value=\"7\"><input type=\"hidden\" name=\"person\" value=\"{user}\""
+            ))
+        );
+        assert!(!masked.contains("action=\"/people\""), "{masked}");
         assert!(revealed.contains("asked for by &#60;b&#62;Kim"), "{revealed}");
         for page in [&masked, &revealed] {
             for raw in ["<script>alert", "<b>", "' <", "onload='", "style="] {

@@ -185,7 +185,8 @@ async fn a_change_needs_the_right_token_the_page_itself_and_its_form_and_is_reco
     let person = &done.people[0].user;
     assert!(!kim.text(&read).await.contains(person.as_str()), "masked");
     let form = filled_in(kim.request(Method::POST, &reveal).header(ORIGIN, &kim.base), &[("csrf", &of_kim)]);
-    assert!(form.send().await.unwrap().text().await.unwrap().contains(person.as_str()), "revealed");
+    let revealed = form.send().await.unwrap().text().await.unwrap();
+    assert!(revealed.contains(&format!("Story of {person}")), "{revealed}");
     let said = |action: &str| [action, "Kim", "8", "127.0.0.1"].map(str::to_owned).to_vec();
     assert_eq!(f.world.sql.query(acts).await, [said("acknowledge"), said("silence"), said("reveal")]);
     assert_eq!(kim.post("/alerts/4711/acknowledge", &kim.base, &of_kim).await, 404);
@@ -272,4 +273,50 @@ async fn a_live_screen_ends_with_the_session_and_with_the_process() {
     let (code, over) = tokio::join!(daemon.process.stop(), tokio::time::timeout(LIMIT, until_over(events)));
     assert_eq!((code, over.is_ok()), (0, true), "{}", daemon.process.log());
     assert!(!daemon.process.log().contains("still busy"), "{}", daemon.process.log());
+}
+
+#[tokio::test]
+async fn every_coupon_is_listed_also_one_that_is_over_with_its_sealed_drop() {
+    let f = Fixture::new("ops-coupons").await;
+    let (over, _) = f.held("Winter <b>coupon</b>", 20, 3).await;
+    let (live, _) = f.held("Spring coupon", 1_500, 2).await;
+    let seal = "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
+    f.world.sql.query(&format!("{seal} = {}", over.drop)).await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.settled_daemon().await;
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let page = lee.text("/coupons").await;
+    for words in [
+        "Winter &#60;b&#62;coupon&#60;/b&#62;",
+        "class=\"quiet\">over<",
+        ", ended, sealed</p>",
+        ">1,500<",
+        "data-label=\"State\">live<",
+        ", open</p>",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    for coupon in [&over, &live] {
+        let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
+        assert!(page.contains(&format!("<a href=\"{drop}\">")), "{page}");
+        assert_eq!(lee.get(&drop).await.status(), 200);
+    }
+    let rest = lee.text(&format!("/coupons?after={}", over.id.min(live.id))).await;
+    assert!(!rest.contains("Winter") && rest.contains("Spring"), "{rest}");
+    assert!(lee.text("/coupons?after=999999").await.contains("No more coupons."));
+
+    // More than a page of them, and more drops than are listed of one.
+    let many: Vec<String> = (1..=51).map(|n| format!("({n} + 1000, 'Many {n}', 5, 'coupon', 0)")).collect();
+    let columns = "(id, name, quantity, once_per, waiting_list)";
+    f.world.sql.query(&format!("INSERT INTO coupons {columns} VALUES {}", many.join(","))).await;
+    let drops: Vec<String> = (1..=9)
+        .map(|n| format!("(1001, '2020-01-0{n}', '2020-01-0{n} 06:00', '2020-01-0{n} 07:00', 5, '2020-01-0{n} 08:00')"))
+        .collect();
+    let columns = "(coupon_id, local_date, opens_at, closes_at, quantity, sealed_at)";
+    f.world.sql.query(&format!("INSERT INTO drops {columns} VALUES {}", drops.join(","))).await;
+    let page = lee.text("/coupons?after=1000").await;
+    assert_eq!(page.matches("<span class=\"name\">Many ").count(), 50, "{page}");
+    assert!(page.contains("href=\"/coupons?after=1050\""), "{page}");
+    let (newest, oldest) = (page.find("2020-01-09 06:00 UTC"), page.find("2020-01-05 06:00 UTC"));
+    assert!(newest.is_some() && newest < oldest && !page.contains("2020-01-04"), "{page}");
 }

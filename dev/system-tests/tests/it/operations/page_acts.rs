@@ -71,25 +71,53 @@ async fn passes_and_confirmations_are_asked_for_at_the_page_and_what_can_hurt_by
 }
 
 #[tokio::test]
-async fn a_person_s_story_is_found_by_coupon_and_id() {
+async fn a_person_s_story_is_found_by_coupon_and_id_or_slot() {
     let f = Fixture::new("ops-person").await;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
-    let daemon = f.world.daemon().await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.settled_daemon().await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let csrf = kim.csrf().await;
-    let search = async |coupon: &str, person: &str| {
-        let form = [("csrf", csrf.as_str()), ("coupon", coupon), ("person", person)];
-        let request = kim.request(Method::POST, "/people").header(ORIGIN, &kim.base);
+    let viewer = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let search_as = async |who: &Visitor, coupon: &str, drop: &str, person: &str| {
+        let csrf = who.csrf().await;
+        let form = [("csrf", csrf.as_str()), ("coupon", coupon), ("drop", drop), ("person", person)];
+        let request = who.request(Method::POST, "/people").header(ORIGIN, &who.base);
         let answer = filled_in(request, &form).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
-    let (status, found) = search(&coupon.id.to_string(), "u-2").await;
+    let search = async |coupon: &str, person: &str| search_as(&kim, coupon, "", person).await;
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let (status, found) = search(&id, "u-2").await;
     assert!(status == 200 && found.contains("u-2 and Winter coupon"), "{status} {found}");
     assert!(found.contains("What happened, oldest first"), "{found}");
     for (coupon, person, status) in [("4711", "u-2", 404), ("x", "u-2", 404), ("1", "a b", 400), ("1", "", 400)] {
         assert_eq!(search(coupon, person).await.0, status, "{coupon} {person}");
     }
     assert_eq!(kim.get("/people").await.status(), 200);
+
+    // By a slot, of the last drop that has opened or of one that is named; that shows an id.
+    let on_slot = f.world.sql.query("SELECT user_id FROM issued_coupons WHERE slot = 2").await;
+    for drop in ["", &drop] {
+        let (status, found) = search_as(&kim, &id, drop, "Slot 2").await;
+        assert!(status == 200 && found.contains(&format!("{} and Winter coupon", on_slot[0][0])), "{status} {found}");
+    }
+    let (status, page) = search_as(&viewer, &id, &drop, "slot 2").await;
+    assert!(status == 403 && !page.contains(&on_slot[0][0]), "{status} {page}");
+    assert_eq!(search_as(&viewer, &id, &drop, "u-2").await.0, 200);
+    for (drop, person, status) in
+        [(drop.as_str(), "slot 19", 404), ("4711", "slot 2", 404), ("x", "u-2", 404), ("", "slot two", 400)]
+    {
+        assert_eq!(search_as(&kim, &id, drop, person).await.0, status, "{drop} {person}");
+    }
+    let reveals = "SELECT operator, detail->>'$.slot' FROM ops_actions WHERE action = 'reveal'";
+    assert_eq!(f.world.sql.query(reveals).await, [["Kim", "2"], ["Kim", "2"]]);
+    // A row of another person appears on it besides.
+    f.world.sql.query("UPDATE issued_coupons SET user_id = 'u-other' WHERE slot = 2").await;
+    let (status, found) = search(&id, "slot 2").await;
+    assert!(status == 200 && found.contains("Several people are known on slot 2 of drop "), "{status} {found}");
+    for person in ["u-other", &on_slot[0][0]] {
+        assert!(found.contains(&format!("Show the story of {person}<")), "{found}");
+    }
 }
 
 #[tokio::test]
@@ -211,15 +239,21 @@ async fn a_coupon_is_made_once_from_the_form_after_its_openings_were_shown() {
 async fn how_soon_rows_came_is_shown_of_a_drop_and_by_day() {
     let f = Fixture::new("ops-pace").await;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    let daemon = f.world.daemon().await;
+    // No pass of its own keeps the promise that is broken below.
+    let daemon = f.world.settled_daemon().await;
     f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 300000 MICROSECOND").await;
     f.world.sql.query("UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL 7 SECOND WHERE slot = 4").await;
     let lee = Visitor::logged_in(&daemon, "Lee", OPS_TOKEN).await;
     let page = lee.text(&format!("/coupons/{}/drops/{}", coupon.id, coupon.drop)).await;
-    assert!(page.contains("Row within a second of the claim: 90.0 % of 10 looked at."), "{page}");
+    assert!(page.contains("Rows written within a second of their claim: 90.0 % of 10 looked at."), "{page}");
     assert!(page.contains("data-label=\"Row after its claim\">7.0 s<"), "{page}");
     let days = lee.text("/days").await;
     assert!(days.contains("90.0 % of 10 looked at"), "{days}");
+    let broken = format!("({}, 'u-late', {}, 20, 'by hand', 'none')", coupon.drop, coupon.id);
+    let columns = "(drop_id, user_id, coupon_id, slot, reason, run_id)";
+    f.world.sql.query(&format!("INSERT INTO broken_promises {columns} VALUES {broken}")).await;
+    let days = lee.text("/days").await;
+    assert!(days.contains("81.8 % of 11 looked at"), "a broken promise is a miss: {days}");
 }
 
 #[tokio::test]
@@ -292,6 +326,16 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
         f.world.sql.query(acts).await,
         [["reveal", "Kim", "702"], ["discard_dead_letter", "Kim", "701"], ["discard_dead_letter", "Kim", "702"]]
     );
+
+    // From a person whose coupon is known, a button leads to the story.
+    assert!(!shown.contains("Show the story of"), "{shown}");
+    let letter = format!("(703, {}, {}, 999, 'u-1', 'by_hand_probe')", coupon.id, coupon.drop);
+    f.world
+        .sql
+        .query(&format!("INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason) VALUES {letter}"))
+        .await;
+    let (_, shown) = act(&kim, "/dead-letters/703/reveal", "", "").await;
+    assert!(shown.contains("Show the story of u-1") && shown.contains("action=\"/people\""), "{shown}");
 }
 
 #[tokio::test]

@@ -241,8 +241,9 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     );
     for (name, place, shown) in [
         ("ops-letters", format!("{base}/dead-letters").as_str(), "by hand"),
+        ("ops-coupons", &format!("{base}/coupons"), "Winter coupon"),
         ("ops-letter", &format!("{base}/dead-letters/701"), "Discard dead letter 701"),
-        ("ops-days", &format!("{base}/days"), "Row within a second"),
+        ("ops-days", &format!("{base}/days"), "Written within a second"),
         ("ops-deliveries", &format!("{base}/deliveries"), "Mails and webhooks"),
         ("ops-new", &new, "Fri 2130-12-01 15:00 +09:00"),
         ("ops-drop-again", drop_page.as_str(), "Pause coupon"),
