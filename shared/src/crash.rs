@@ -37,6 +37,8 @@ points! {
     ClaimKept "claim_kept" "API: a claim without acknowledgement is a dead letter; nothing is answered yet.",
     RevocationWritten "revocation_written" "API: MySQL has a revocation, Redis still has its claim.",
     RevocationReleased "revocation_released" "API: the claim of a revocation is out of Redis; nothing is answered yet.",
+    ListWritten "list_written" "API: MySQL has a change of an allow list, Redis has the list before.",
+    ListFollowed "list_followed" "API: Redis has the allow list too; nothing is answered yet.",
     RowsBegun "rows_begun" "Consumer: before the transaction of a batch.",
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
     BackupInserted "backup_inserted" "Consumer: dead letters are written too, the transaction is open.",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -70,6 +70,16 @@ impl Topic {
         let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let made = admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
         assert!(made[0].is_ok(), "{made:?}");
+    }
+
+    /// Changes the settings of this topic; those that are not named go back to the broker's.
+    pub async fn alter(&self, settings: &[(&str, &str)]) {
+        let admin: AdminClient<_> = self.config().create().unwrap();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
+        let change = settings.iter().fold(change, |change, (name, value)| change.set(name, value));
+        let done =
+            admin.alter_configs([&change], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap();
+        assert!(done[0].is_ok(), "{done:?}");
     }
 
     /// The id of the broker that leads a partition; `None` while there is none.

@@ -15,15 +15,24 @@ pub async fn measured(
     [small, full]: [u32; 2],
     mut measure: impl AsyncFnMut(u32) -> f64,
 ) -> f64 {
-    let unit = target.split(' ').nth(2).unwrap_or_default();
-    let text = |value: f64| format!("{} {unit}", (value * 100.0).round() / 100.0).trim().to_owned();
     let on_small = measure(small).await;
     let (last, at_full) = if is_full() {
         let value = measure(full).await;
-        (value, text(value))
+        (value, text(value, target))
     } else {
         (on_small, "-".to_owned())
     };
-    println!("scale: {what} | {at_full} | {} | {target}", text(on_small));
+    println!("scale: {what} | {at_full} | {} | {target}", text(on_small, target));
     last
+}
+
+/// Prints the same line for what has no size.
+pub fn print(what: &str, target: &str, value: f64) {
+    println!("scale: {what} | {} | - | {target}", text(value, target));
+}
+
+/// With the unit of the target.
+fn text(value: f64, target: &str) -> String {
+    let unit = target.split(' ').nth(2).unwrap_or_default();
+    format!("{} {unit}", (value * 100.0).round() / 100.0).trim().to_owned()
 }

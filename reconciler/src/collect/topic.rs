@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -62,6 +62,18 @@ impl TopicReader {
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self { settings, consumer, moved: Arc::new(Mutex::new(Instant::now())), patience: STANDS_STILL, limit })
+    }
+
+    /// Settings of the topic that start-up would refuse, as a sentence with what to change.
+    ///
+    /// # Errors
+    /// Kafka is away, or the topic.
+    pub async fn unsafe_settings(&self) -> Result<Option<String>, TopicError> {
+        match check_topic(&self.settings, ANSWER).await {
+            Ok(_) => Ok(None),
+            Err(TopicError::Setting(told)) => Ok(Some(told)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Everything between the group's offsets and the end as it is now.

@@ -15,13 +15,16 @@ use tokio::time::Instant;
 
 use super::Broken;
 use super::steps::Pass;
-use crate::collect::{DropHeader, Unread};
+use crate::collect::{DropHeader, TopicReader, Unread};
 use crate::plan::Plan;
 use crate::record::How;
 use crate::report::{Examined, Run, Trigger};
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
 const UNRECORDED_AT_MOST: usize = 120;
+
+/// How long an answer about the topic's settings holds.
+const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
 /// What one pass leaves for the next.
 #[derive(Default)]
@@ -37,6 +40,8 @@ pub struct Memory {
     pub(super) unrecorded: Vec<(Run, How)>,
     /// What need not be read whole again.
     pub(super) verified: Verified,
+    /// When the topic's settings were looked at, and what is wrong with them.
+    topic: Option<(Instant, Option<String>)>,
 }
 
 /// How far a pass is, for the terminal and the endpoint.
@@ -94,6 +99,21 @@ impl Memory {
             }
         }
         (stuck, longest)
+    }
+
+    /// What is wrong with the topic's settings. To ask takes connections of its own, so passes by
+    /// schedule remember the answer for a while.
+    pub(super) async fn unsafe_topic(&mut self, topic: &TopicReader, trigger: Trigger) -> Option<String> {
+        let is_old =
+            |at: &Instant| matches!(trigger, Trigger::Endpoint | Trigger::Cli) || at.elapsed() > TOPIC_AGAIN_AFTER;
+        if self.topic.as_ref().is_none_or(|(at, _)| is_old(at)) {
+            match topic.unsafe_settings().await {
+                Ok(told) => self.topic = Some((Instant::now(), told)),
+                // Reading the unread messages tells it too.
+                Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
+            }
+        }
+        self.topic.as_ref().and_then(|(_, told)| told.clone())
     }
 
     pub(super) fn keep_unrecorded(&mut self, run: Run, how: How) {

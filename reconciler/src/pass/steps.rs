@@ -83,9 +83,9 @@ impl<'a> Pass<'a> {
         }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
-        self.report_unsafe_settings().await?;
         self.compare_and_repair(drops).await?;
         if self.request.covers_everything() {
+            self.report_unsafe_settings().await?;
             self.report_loose_dead_letters().await?;
         }
         if self.request.deep {
@@ -246,16 +246,18 @@ impl<'a> Pass<'a> {
     /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
     /// say.
     async fn report_unsafe_settings(&mut self) -> Result<(), Broken> {
-        if !self.request.covers_everything() {
-            return Ok(());
-        }
-        match self.stores.redis.check_settings().await {
-            Ok(()) => {}
+        let redis = match self.stores.redis.check_settings().await {
+            Ok(()) => None,
             Err(Unsafe::Unreachable(error)) => return Err(error.into()),
-            Err(Unsafe::Setting(detail)) => {
-                self.run.findings.push(findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
-            }
-        }
+            Err(Unsafe::Setting(detail)) => Some(detail),
+        };
+        let topic = match &self.context.tail {
+            Some(_) => self.memory.unsafe_topic(&self.stores.topic, self.run.trigger).await,
+            None => None,
+        };
+        let told = redis.into_iter().chain(topic);
+        let told = told.map(|detail| findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
+        self.run.findings.extend(told);
         Ok(())
     }
 

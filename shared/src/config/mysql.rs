@@ -22,7 +22,7 @@ struct MysqlGiven {
     #[arg(long, env = "DATABASE_POOL_SIZE", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     database_pool_size: u16,
     /// Longest that one MySQL call may take, in milliseconds
-    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    #[arg(long, env = "DATABASE_TIMEOUT_MS", default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     database_timeout_ms: u64,
     /// Whether connections to MySQL are encrypted, and its certificate verified
     #[arg(long, env = "DATABASE_TLS", value_enum, default_value_t)]

@@ -69,15 +69,15 @@ impl Db {
 /// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
 async fn read(conn: &mut Conn) -> QueryResult<CodeKey> {
     let stored = code_key::table.select(code_key::secret);
-    let secret: Vec<u8> = match stored.first(conn).await.optional()? {
-        Some(secret) => secret,
-        None => {
-            let drawn: [u8; 32] = rand::rng().random();
-            let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
-            match diesel::insert_into(code_key::table).values(row).execute(conn).await {
-                Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
-                _ => stored.first(conn).await?,
-            }
+    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
+    let secret = if let Some(secret) = found {
+        secret
+    } else {
+        let drawn: [u8; 32] = rand::rng().random();
+        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
+        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
+            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
+            _ => stored.first(conn).await?,
         }
     };
     CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))

@@ -365,6 +365,10 @@ async fn settings_that_lose_promises_are_told_by_every_pass_until_they_are_right
     is_told("appendonly yes").await;
     set("appendonly", "yes").await;
     assert_eq!(told().await, []);
+    world.topic.alter(&[("cleanup.policy", "compact")]).await;
+    is_told("--add-config cleanup.policy=delete").await;
+    world.topic.alter(&[]).await;
+    assert_eq!(told().await, []);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use axum::http::header::{CACHE_CONTROL, HeaderName};
 use axum::{Extension, Json};
 use firstcome_shared::allow_list::{Followed, Which, follow};
 use firstcome_shared::coupon::Allow;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::allow_list::ListChanged;
@@ -178,7 +179,10 @@ async fn apply(
     let changed = services.mysql.operators.change_allow_list(id, seen, people.clone(), how, by).await;
     let changed = changed.map_err(|error| mysql_unavailable(&error, AGAIN))?.ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
-    if reach_redis(services, id, changed, how, &people).await { Ok(changed) } else { Err(half_done()) }
+    crash_point(Point::ListWritten);
+    let reached = reach_redis(services, id, changed, how, &people).await;
+    crash_point(Point::ListFollowed);
+    if reached { Ok(changed) } else { Err(half_done()) }
 }
 
 async fn apply_empty(services: &Services, id: CouponId, by: Operator) -> Result<ListChanged, Problem> {

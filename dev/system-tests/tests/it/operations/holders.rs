@@ -1,8 +1,7 @@
 //! What the list of a million holders costs the API.
-#![allow(clippy::cast_precision_loss)] // kilobytes
 
-use firstcome_testkit::World;
 use firstcome_testkit::scale::measured;
+use firstcome_testkit::{Process, World};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 
@@ -28,7 +27,12 @@ async fn measure(rows: u32) -> f64 {
         lines += part.split(|byte| *byte == b'\n').count() - 1;
     }
     assert_eq!(lines, 1 + rows as usize);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", api.process.pid())).unwrap();
+    most_memory(&api.process)
+}
+
+/// Most memory of a process that runs, in MB.
+pub(super) fn most_memory(process: &Process) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     kilobytes / 1_024.0

@@ -329,12 +329,12 @@ async fn a_dead_letter_is_found_by_its_reason_revealed_and_discarded_and_each_is
 
     // From a person whose coupon is known, a button leads to the story.
     assert!(!shown.contains("Show the story of"), "{shown}");
-    let letter = format!("(703, {}, {}, 999, 'u-1', 'by_hand_probe')", coupon.id, coupon.drop);
+    let letter = format!("(9703, {}, {}, 999, 'u-1', 'by_hand_probe')", coupon.id, coupon.drop);
     f.world
         .sql
         .query(&format!("INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason) VALUES {letter}"))
         .await;
-    let (_, shown) = act(&kim, "/dead-letters/703/reveal", "", "").await;
+    let (_, shown) = act(&kim, "/dead-letters/9703/reveal", "", "").await;
     assert!(shown.contains("Show the story of u-1") && shown.contains("action=\"/people\""), "{shown}");
 }
 

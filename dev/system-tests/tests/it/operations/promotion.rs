@@ -7,7 +7,7 @@ use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, r
 use serde_json::json;
 
 /// A coupon that is given out, with so many people waiting, in order.
-async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
+pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
     let names: Vec<String> = (1..=people).map(|n| format!("{name}-{n}")).collect();
     rush(&[&fixture.api], coupon.id, &names, 100).await;
@@ -17,7 +17,7 @@ async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, V
     (coupon, line)
 }
 
-async fn raise(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
+pub(super) async fn raise(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
     assert_eq!(fixture.api.patch(coupon.id, &json!({"quantity": quantity})).await.status, 200);
 }
 

@@ -9,8 +9,11 @@ use firstcome_testkit::scale::measured;
 use firstcome_testkit::{Coupon, Fixture, Session, Stores, all_issued, assert_exact, coupon_body, eventually};
 use serde_json::json;
 
+use super::promotion::{raise, with_a_line};
 use super::sizes::insert;
 use crate::faults::waves::{HEALED, impatient};
+
+const DEAD_LETTERS: &str = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
 
 /// What happens to Redis.
 #[derive(Clone, Copy, PartialEq)]
@@ -29,22 +32,54 @@ async fn after_a_loss_an_open_coupon_opens_beside_a_pass_and_many_others() {
             "after a loss of Redis, beside a running pass, 100,000 dead letters and 1,000 open coupons: {which} is open, \
              beyond the safety wait"
         );
+        let took = measured(&what, "≤ 1 s", [100, 100_000], async |others| beside_many(loss, others).await).await;
         // A busy machine may take longer than the target of a quiet one.
-        assert!(
-            measured(&what, "≤ 1 s", [100, 100_000], async |others| beyond_the_wait(loss, others).await).await < 20.0
-        );
+        assert!(took < 20.0, "{took} s");
     }
 }
 
-/// Seconds between the end of the safety wait and the first admission.
-async fn beyond_the_wait(loss: Loss, others: u32) -> f64 {
+#[tokio::test]
+async fn after_a_loss_an_open_coupon_opens_beside_all_there_is_to_repair() {
+    for (loss, which) in [(Loss::Restarted, "after a restart"), (Loss::Emptied, "rebuilt")] {
+        let what = format!(
+            "after a loss of Redis, beside a pass at work, 100,000 dead letters to issue and 3,000,000 of garbage, 5,000 \
+             people waiting for a raised quantity and 10,000 held repairs: an open coupon, {which}, is open, beyond the \
+             safety wait"
+        );
+        let took = measured(&what, "≤ 1 s", [100, 100_000], async |much| beside_all(loss, much).await).await;
+        assert!(took < 20.0, "{took} s");
+    }
+}
+
+/// On a Redis of its own, with an open coupon that ten people hold.
+async fn with_an_open_coupon() -> (RedisServer, Fixture, Coupon, String) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = Stores::shared().await.with_redis(&server);
     let fixture = Fixture::of(impatient(stores, "reopening").await).await;
     let (coupon, answers) = fixture.held("Open", 20, 10).await;
+    (server, fixture, coupon, answers[0].0.clone())
+}
+
+/// Loses Redis. Seconds between the end of the safety wait and the first admission.
+async fn beyond_the_wait(loss: Loss, server: &RedisServer, fixture: &Fixture, coupon: &Coupon, user: &str) -> f64 {
+    if loss == Loss::Restarted {
+        server.kill().await.unwrap();
+        server.start_again().await.unwrap();
+    } else {
+        fixture.world.redis.command::<()>(&["FLUSHALL"]).await;
+    }
+    let began = Instant::now();
+    opens(fixture, coupon, user).await;
+    let took = began.elapsed();
+    let millis = |name: &str| Duration::from_millis(fixture.world.setting(name).parse().unwrap());
+    (took.saturating_sub(millis("PUBLISH_DEADLINE_MS") + millis("BACKUP_DEADLINE_MS"))).as_secs_f64()
+}
+
+/// The pass holds its lock and does nothing.
+async fn beside_many(loss: Loss, others: u32) -> f64 {
+    let (server, fixture, coupon, user) = with_an_open_coupon().await;
     let world = &fixture.world;
-    let letters = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
-    insert(world, others, letters, "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'").await;
+    insert(world, others, DEAD_LETTERS, "i + 1000, i + 1000, 1, CONCAT('u-', i), 'unpublished'").await;
     // Small ones come first.
     let quantity = if loss == Loss::Restarted { 10 } else { 30 };
     for other in 0..others.min(1_000) {
@@ -54,18 +89,32 @@ async fn beyond_the_wait(loss: Loss, others: u32) -> f64 {
     let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", "run_begun")]);
     let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
     eventually("the pass has begun", HEALED, async || world.sql.number(running).await == 1).await;
-    if loss == Loss::Restarted {
-        server.kill().await.unwrap();
-        server.start_again().await.unwrap();
-    } else {
-        world.redis.command::<()>(&["FLUSHALL"]).await;
-    }
-    let began = Instant::now();
-    opens(&fixture, &coupon, &answers[0].0).await;
-    let took = began.elapsed();
+    let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
     pass.kill().await;
-    let millis = |name: &str| Duration::from_millis(world.setting(name).parse().unwrap());
-    (took.saturating_sub(millis("PUBLISH_DEADLINE_MS") + millis("BACKUP_DEADLINE_MS"))).as_secs_f64()
+    took
+}
+
+/// The pass is at work: it is the one with which the daemon begins.
+async fn beside_all(loss: Loss, much: u32) -> f64 {
+    let (server, fixture, coupon, user) = with_an_open_coupon().await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    let (line, _) = with_a_line(&fixture, "line", much as usize / 20).await;
+    let (held, issued) = (api.open_coupon(much / 10).await, api.open_coupon(much).await);
+    let rows = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+    let row = format!("{}, i, {}, CONCAT('u-', i), 'consumer'", held.drop, held.id);
+    insert(world, much / 10, rows, &row).await;
+    let letter = format!("{}, {}, i, CONCAT('u-', i), 'unpublished'", issued.id, issued.drop);
+    insert(world, much, DEAD_LETTERS, &letter).await;
+    for _ in 0..30 {
+        insert(world, much, DEAD_LETTERS, "1, 1000000 + i % 66000, 1, CONCAT('u-', i), 'garbage'").await;
+    }
+    raise(&fixture, &line, 10 + much as usize / 20).await;
+    let daemon = world.daemon().await;
+    let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by <> 'cli'";
+    eventually("a pass has begun", HEALED, async || world.sql.number(passes).await > 0).await;
+    let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
+    assert!(daemon.process.status().is_none(), "{}", daemon.process.log());
+    took
 }
 
 /// Each of its drops takes a revision of the coupon when it is rebuilt.

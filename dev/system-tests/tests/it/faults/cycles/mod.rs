@@ -10,6 +10,7 @@ mod batch;
 mod claim;
 mod environment;
 mod gate;
+mod list;
 mod outbox;
 mod repair;
 mod revoke;
@@ -30,6 +31,8 @@ enum Scenario {
     Kept,
     /// A claim that is given back.
     Revoke,
+    /// An allow list that is changed.
+    List,
     Batch,
     Repair,
     Gate,
@@ -42,6 +45,7 @@ fn scenario(point: Point) -> Scenario {
         Point::ClaimAsked | Point::ClaimAdmitted | Point::ClaimSent | Point::ClaimPublished => Scenario::Claim,
         Point::ClaimKept => Scenario::Kept,
         Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
+        Point::ListWritten | Point::ListFollowed => Scenario::List,
         Point::RowsBegun
         | Point::RowsInserted
         | Point::BackupInserted
@@ -73,6 +77,7 @@ fn lanes() -> Vec<Vec<Point>> {
         all(Scenario::Claim),
         all(Scenario::Kept),
         all(Scenario::Revoke),
+        all(Scenario::List),
         all(Scenario::Gate),
         all(Scenario::Mail),
         all(Scenario::Webhook),
@@ -89,6 +94,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<Tally>) {
             let seen = match scenario(*point) {
                 Scenario::Claim | Scenario::Kept => claim::cycle(&environment, *point).await,
                 Scenario::Revoke => revoke::cycle(&environment, *point).await,
+                Scenario::List => list::cycle(&environment, *point).await,
                 Scenario::Batch => batch::cycle(&environment, *point).await,
                 Scenario::Repair => repair::cycle(&environment, *point, cycle).await,
                 Scenario::Gate => gate::cycle(&environment, *point).await,

@@ -1,0 +1,33 @@
+//! An API that dies while an allow list is changed.
+
+use firstcome_shared::crash::Point;
+use firstcome_testkit::{all_issued, coupon_body, people, rush};
+use serde_json::json;
+
+use super::environment::{Environment, dies_at};
+use super::tally::Seen;
+
+const QUANTITY: u32 = 3;
+
+/// An API dies while three are put on the list, and one while the last of them is taken off.
+pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
+    let world = &environment.world;
+    let mut body = coupon_body("Members", QUANTITY, 0);
+    body["allow"] = json!("list");
+    let coupon = environment.api.create_coupon(&body).await;
+    let users = people(3);
+    for (some, on) in [(&users[..], true), (&users[2..], false)] {
+        let api = world.serve_with(&[("FIRSTCOME_CRASH_AT", point.name())]).await;
+        assert!(api.try_list(coupon.id, some, on).await.is_err());
+        dies_at(&api.process, point).await;
+    }
+    environment.mend().await;
+    let answers = rush(&[&environment.api], coupon.id, &users, 1).await;
+    assert!(answers[..2].iter().all(|(_, answer)| answer.promised().is_some()), "{answers:?}");
+    assert!(answers[2].1.is("not_allowed"), "{answers:?}");
+    let listed = format!("SELECT user_id FROM coupon_allow_list WHERE coupon_id = {} ORDER BY 1", coupon.id);
+    assert_eq!(world.sql.query(&listed).await.concat(), users[..2]);
+    all_issued(world, coupon.drop, 2).await;
+    let kept = &answers[..2];
+    environment.count(&coupon, QUANTITY as usize, kept).await
+}

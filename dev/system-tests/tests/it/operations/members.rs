@@ -1,0 +1,72 @@
+//! What an allow list of a million ids costs: to put it there, to write it to a Redis that lost it,
+//! and to empty it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::scale::measured;
+use firstcome_testkit::{Stores, World, coupon_body};
+use reqwest::Method;
+use serde_json::json;
+
+use super::holders::most_memory;
+use super::scale::{pass, seconds};
+
+/// Ids of one request.
+const AT_ONCE: u32 = 10_000;
+
+/// Most memory of the API in MB; seconds of the pass that writes the whole list, and its memory over
+/// that of an empty pass; seconds of emptying it.
+async fn measure(people: u32) -> [f64; 4] {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_redis(&server), "members").await;
+    world.open().await;
+    let (_, least) = pass(&world, &[]).await;
+    let api = world.serve().await;
+    let mut body = coupon_body("Members", 10, 0);
+    body["allow"] = json!("list");
+    let coupon = api.create_coupon(&body).await;
+    for from in (0..people).step_by(AT_ONCE as usize) {
+        let ids: Vec<String> = (from..from + AT_ONCE).map(|n| format!("member-{n}@example.com")).collect();
+        assert_eq!(api.try_list(coupon.id, &ids, true).await.unwrap().status, 200);
+    }
+    let memory = most_memory(&api.process);
+    let last = format!("member-{}@example.com", people - 1);
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let (run, peak) = pass(&world, &[]).await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    assert!(api.claim(coupon.id, &last).await.promised().is_some());
+    let begun = Instant::now();
+    let path = format!("/v1/coupons/{}/allow-list", coupon.id);
+    let emptied = api.http().ops(Method::DELETE, &path).send().await.unwrap();
+    assert_eq!(emptied.status(), 200);
+    let emptying = begun.elapsed().as_secs_f64();
+    assert!(api.claim(coupon.id, "member-1@example.com").await.is("not_allowed"));
+    [memory, seconds(&run), peak - least, emptying]
+}
+
+#[tokio::test]
+async fn an_allow_list_of_a_million_costs_seconds_and_no_memory() {
+    let sizes = [20_000, 1_000_000];
+    let mut figures = VecDeque::new();
+    let what = |part: &str| format!("allow list of 1,000,000 ids: {part}");
+    let api = measured(&what("memory of the API"), "≤ 60 MB", sizes, async |people| {
+        let [memory, others @ ..] = measure(people).await;
+        figures.push_back(others);
+        memory
+    })
+    .await;
+    let mut most = Vec::new();
+    let parts = [
+        ("the pass that writes it to an emptied Redis", "≤ 60 s"),
+        ("memory of that pass over that of an empty one", "≤ 50 MB"),
+        ("to empty it", "≤ 60 s"),
+    ];
+    for (n, (part, target)) in parts.into_iter().enumerate() {
+        let mut of = figures.iter().map(|figures| figures[n]);
+        most.push(measured(&what(part), target, sizes, async |_| of.next().unwrap_or(0.0)).await);
+    }
+    assert!(api < 100.0 && most[1] < 100.0, "{api} MB, {most:?}");
+}
