@@ -1,7 +1,7 @@
 //! An API that dies while an allow list is changed.
 
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{all_issued, coupon_body, people, rush};
+use firstcome_testkit::{LIMIT, all_issued, coupon_body, eventually, people, rush};
 use serde_json::json;
 
 use super::environment::{Environment, dies_at};
@@ -21,6 +21,10 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> Seen {
         assert!(api.try_list(coupon.id, some, on).await.is_err());
         dies_at(&api.process, point).await;
     }
+    // A pass leaves a change alone for two seconds: an API may be about to tell Redis.
+    let age = "SELECT TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(3)) FROM coupons WHERE id";
+    let age = format!("{age} = {}", coupon.id);
+    eventually("the change is two seconds old", LIMIT, async || world.sql.number(&age).await >= 2_000_000).await;
     environment.mend().await;
     let answers = rush(&[&environment.api], coupon.id, &users, 1).await;
     assert!(answers[..2].iter().all(|(_, answer)| answer.promised().is_some()), "{answers:?}");
