@@ -173,7 +173,7 @@ impl World {
         &self.database
     }
 
-    /// A setting for all processes started from now on.
+    /// A setting for all processes started from now on; an empty value takes one away.
     pub fn set(&self, name: &str, value: &str) {
         self.env.lock().insert(name.into(), value.into());
     }
@@ -197,13 +197,8 @@ impl World {
     /// value takes one away.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let mut all = self.env.lock().clone();
-        for (name, value) in env {
-            if value.is_empty() {
-                all.remove(*name);
-            } else {
-                all.insert((*name).into(), (*value).into());
-            }
-        }
+        all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        all.retain(|_, value| !value.is_empty());
         Process::start(&self.logs, program, args, &all)
     }
 }

@@ -61,7 +61,7 @@ impl TopicReader {
         // A client of its own, so that `explain` does not hold up a pass.
         let consumer: BaseConsumer = self.settings.reader().create()?;
         let mut found = PersonMessages::default();
-        let (ranges, _) = self.ranges(&consumer)?;
+        let (ranges, _) = self.ranges(&consumer, ANSWER)?;
         let committed = ranges.iter().map(|range| (range.partition, range.from)).collect();
         let ends = self.assign_since(&consumer, &committed, since, &mut found.unknown)?;
         let left = read_to_the_ends(

@@ -41,6 +41,10 @@ pub struct Unread {
 /// the end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
+/// The same of a client that another pass has left: it may lead to a host that went silent, by one
+/// connection after the other.
+const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
+
 /// A read without any progress for this long is given up, well after the longest answer should have
 /// come: librdkafka waits by the host's clock, and blocks for as long as that was set back.
 const STANDS_STILL: Duration = Duration::from_secs(15);
@@ -109,15 +113,27 @@ impl TopicReader {
     }
 
     fn with_consumer(&self) -> anyhow::Result<Tail> {
-        let taken = self.consumer.lock().take();
-        let consumer = taken.map_or_else(|| self.settings.reader().create(), Ok)?;
-        let read = self.read_blocking(&consumer);
+        let kept = self.consumer.lock().take();
+        let (consumer, ranges) = match kept.map(|kept| (self.ranges(&kept, ANSWER_OF_KEPT), kept)) {
+            Some((Ok(ranges), kept)) => (kept, ranges),
+            silent => {
+                // Its end may wait for the silent host.
+                std::thread::spawn(move || drop(silent));
+                let fresh = self.settings.reader().create()?;
+                let ranges = self.ranges(&fresh, ANSWER).context("Kafka did not tell how far the consumer is")?;
+                (fresh, ranges)
+            }
+        };
+        let read = self.read_blocking(&consumer, ranges);
         *self.consumer.lock() = Some(consumer);
         read
     }
 
-    fn read_blocking(&self, consumer: &BaseConsumer) -> anyhow::Result<Tail> {
-        let (ranges, problems) = self.ranges(consumer).context("Kafka did not tell how far the consumer is")?;
+    fn read_blocking(
+        &self,
+        consumer: &BaseConsumer,
+        (ranges, problems): (Vec<Unread>, Vec<String>),
+    ) -> anyhow::Result<Tail> {
         let unread: Vec<_> = ranges.iter().copied().filter(|r| r.from < r.end).collect();
         let mut tail = Tail { partitions: ranges, problems, ..Tail::default() };
         if unread.is_empty() {
@@ -153,8 +169,12 @@ impl TopicReader {
     }
 
     /// The partitions, and what is wrong with them.
-    pub(super) fn ranges(&self, consumer: &BaseConsumer) -> anyhow::Result<(Vec<Unread>, Vec<String>)> {
-        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), ANSWER)?;
+    pub(super) fn ranges(
+        &self,
+        consumer: &BaseConsumer,
+        answer: Duration,
+    ) -> anyhow::Result<(Vec<Unread>, Vec<String>)> {
+        let metadata = consumer.fetch_metadata(Some(&self.settings.topic), answer)?;
         let topic = metadata.topics().first().context("no such topic")?;
         let mut wanted = TopicPartitionList::new();
         for partition in topic.partitions() {
@@ -163,12 +183,12 @@ impl TopicReader {
         if wanted.count() == 0 {
             bail!("the topic {:?} does not exist", self.settings.topic);
         }
-        let committed = consumer.committed_offsets(wanted, ANSWER)?;
+        let committed = consumer.committed_offsets(wanted, answer)?;
         let (mut ranges, mut problems) = (Vec::new(), Vec::new());
         for element in committed.elements() {
             self.moves();
             let partition = element.partition();
-            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, ANSWER)?;
+            let (low, end) = consumer.fetch_watermarks(&self.settings.topic, partition, answer)?;
             let committed = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
             let (from, problem) = unread_from(committed, low, end);
             problems.extend(problem.map(|what| format!("partition {partition} of the topic: {what}")));

@@ -36,7 +36,7 @@ impl KafkaSettings {
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
             // A broker that died without a word is left after this. The default is a minute.
-            .set("socket.timeout.ms", "4000")
+            .set("socket.timeout.ms", "2000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
             .set("reconnect.backoff.ms", "50")

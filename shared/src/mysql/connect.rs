@@ -23,9 +23,9 @@ pub type Conn = AsyncMysqlConnection;
 /// A connection that was not asked for this long is asked before it is used.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long that may take. Where the host died without a word, each idle connection costs a caller
-/// this much, not the whole time limit.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How long that may take. Where the host died without a word, a caller waits for this much, not
+/// for the whole time limit; the other idle connections of before go unasked.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
 /// out of time one after the other, and each would begin a connection just before it does.
@@ -35,6 +35,8 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Connecting {
     address: Address,
     failed_at: Mutex<Option<Instant>>,
+    /// When an idle connection did not answer.
+    silent_at: Mutex<Option<Instant>>,
 }
 
 /// A connection of a pool.
@@ -47,7 +49,7 @@ pub(super) struct Pooled {
 
 impl Connecting {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, failed_at: Mutex::default() }
+        Self { address, failed_at: Mutex::default(), silent_at: Mutex::default() }
     }
 }
 
@@ -69,6 +71,9 @@ impl Manager for Connecting {
         if pooled.conn.is_broken() {
             return Err(RecycleError::message("it is in the middle of something"));
         }
+        if self.silent_at.lock().is_some_and(|at| pooled.asked_at < at) {
+            return Err(RecycleError::message("another one of its time does not answer"));
+        }
         if pooled.asked_at.elapsed() < ASK_AFTER {
             return Ok(());
         }
@@ -79,7 +84,10 @@ impl Manager for Connecting {
                 Err(RecycleError::message("its server is read-only"))
             }
             Ok(Err(error)) => Err(RecycleError::message(error.to_string())),
-            Err(_) => Err(RecycleError::message("no answer")),
+            Err(_) => {
+                *self.silent_at.lock() = Some(Instant::now());
+                Err(RecycleError::message("no answer"))
+            }
         }
     }
 }
