@@ -35,7 +35,8 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // A broker that died without a word is left after this. The default is a minute.
+            // A broker that died without a word is left after this, and no commit blocks a consumer
+            // for longer. The default is a minute.
             .set("socket.timeout.ms", "2000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.

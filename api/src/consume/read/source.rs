@@ -45,8 +45,6 @@ impl Source {
         group: Group,
     ) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
-        // The longest that a commit blocks the loop; the default is a minute.
-        config.set("socket.timeout.ms", "6000");
         liveness.apply(&mut config);
         membership.apply(&mut config);
 
