@@ -7,7 +7,7 @@ use super::groups::cells;
 use super::lead::duration;
 use super::letter::{Block, Letter, Links, Rendered, Section, Table, Tone, once};
 use super::notices::WHY;
-use super::pass::time;
+use super::pass::{COMMANDS, time};
 use crate::wording;
 
 /// Lines of a list.
@@ -18,15 +18,21 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     let problems = day.open_total;
     let nobody_looked = total == 0;
+    let broken = (day.broken > 0).then(|| broken(day.broken));
     let state = match (problems, nobody_looked) {
-        (_, true) => "the reconciler has not run".to_owned(),
-        (0, _) => "nothing is open".to_owned(),
-        (n, _) => format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems")),
+        (_, true) => "no pass has ended".to_owned(),
+        (0, _) if broken.is_none() => "nothing is open".to_owned(),
+        (n, _) => {
+            let open = (n > 0).then(|| {
+                format!("{} open", wording::count(usize::try_from(n).unwrap_or(usize::MAX), "problem", "problems"))
+            });
+            broken.into_iter().chain(open).collect::<Vec<_>>().join(", ")
+        }
     };
     let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
     Letter {
         kind: "digest",
-        tone: if problems > 0 || nobody_looked { Tone::Bad } else { Tone::Good },
+        tone: if problems > 0 || day.broken > 0 || nobody_looked { Tone::Bad } else { Tone::Good },
         subject: format!(
             "daily digest: {state} · {runs} · {}",
             wording::count(usize::try_from(day.sealed_total).unwrap_or(usize::MAX), "drop exact", "drops exact")
@@ -35,9 +41,13 @@ pub fn daily(day: &Day, links: &Links) -> anyhow::Result<Rendered> {
         title: wording::capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),
         sections: vec![open(day, links), runs_section(day, total), successes(day), totals(day)],
-        footer: vec![WHY.to_owned()],
+        footer: footer(nobody_looked || day.open_total > 0),
     }
     .render()
+}
+
+fn footer(has_commands: bool) -> Vec<String> {
+    has_commands.then_some(COMMANDS).into_iter().chain([WHY]).map(str::to_owned).collect()
 }
 
 fn open(day: &Day, links: &Links) -> Section {
@@ -54,9 +64,12 @@ fn open(day: &Day, links: &Links) -> Section {
             if nobody_looked { "No problem is recorded, but nobody looked." } else { "Nothing needs a person." };
         blocks.push(Block::Paragraph(nothing.to_owned()));
     }
-    if day.open.is_empty() {
+    if nobody_looked {
+        blocks.extend(links.on_page("Run a pass, in a browser", "/runs"));
+    } else if day.open.is_empty() {
         blocks.extend(links.open_problems());
-    } else {
+    }
+    if !day.open.is_empty() {
         let mut lines: Vec<String> = day.open.iter().take(LINES).map(|alert| open_line(alert, day.to)).collect();
         let more = day.open_total.saturating_sub(lines.len() as u64);
         if more > 0 {
@@ -66,14 +79,18 @@ fn open(day: &Day, links: &Links) -> Section {
         blocks.extend(links.firing());
     }
     if day.broken > 0 {
-        let broken = usize::try_from(day.broken).unwrap_or(usize::MAX);
         blocks.push(Block::Paragraph(format!(
-            "{} not kept yet.",
-            wording::count(broken, "broken promise is", "broken promises are")
+            "{}: told yes, and without a coupon.",
+            wording::capital(&broken(day.broken))
         )));
+        blocks.extend(links.on_page("Who they are, by alert, in a browser", "/alerts"));
         blocks.push(links.section("broken_promise"));
     }
     Section { title: "Problems".to_owned(), blocks }
+}
+
+fn broken(promises: u64) -> String {
+    wording::count(usize::try_from(promises).unwrap_or(usize::MAX), "promise is broken", "promises are broken")
 }
 
 fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {

@@ -36,7 +36,9 @@ pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
     }
     if verdict.problems.is_empty() {
         parts.extend(state(pass));
-        let todo = if verdict.earlier.is_empty() {
+        let todo = if verdict.earlier.is_empty() && has_rebuilt(pass) {
+            "Nothing is to be done tonight; who runs the coupons may want to tell those who waited."
+        } else if verdict.earlier.is_empty() {
             "Nothing is to be done."
         } else {
             "No promise is lost, but something causes repairs again and again: find it today, it can wait until morning."
@@ -45,6 +47,10 @@ pub(super) fn lead(pass: &Pass<'_>) -> (String, String) {
     }
     let title = parts.remove(0);
     (title, parts.join(" "))
+}
+
+fn has_rebuilt(pass: &Pass<'_>) -> bool {
+    pass.repairs().iter().any(|(_, finding)| finding.action == ActionKind::Rebuild)
 }
 
 fn repaired(pass: &Pass<'_>) -> Vec<String> {
@@ -61,7 +67,10 @@ fn repaired(pass: &Pass<'_>) -> Vec<String> {
         let are_kept = pass.run.drops.iter().all(|report| report.exact) && pass.verdict.problems.is_empty();
         let kept = if are_kept { ", and every promise is kept" } else { "" };
         parts.push(format!("Redis lost data: {drops} rebuilt from MySQL and Kafka{kept}."));
-        parts.push("Waiting lists are lost: people who waited must claim again, and nobody tells them.".to_owned());
+        parts.push(
+            "Waiting lists are lost: people who waited must claim again, and the product does not tell them."
+                .to_owned(),
+        );
     }
     let others = repairs.iter().map(|(_, finding)| *finding).filter(|finding| finding.action != ActionKind::Rebuild);
     let done = wording::done(others);
@@ -106,8 +115,8 @@ fn sentences(pass: &Pass<'_>, notice: &Notice) -> String {
         About::Braked => {
             let found = wording::count(n, "repair was found in one pass", "repairs were found in one pass");
             format!(
-                "{found}{}, more than the repair limit allows. To be safe, none was made. Claims go on, and nothing is lost by \
-                 waiting; whoever lacks a row because of it waits too.",
+                "{found}{}, more than the repair limit allows. To be safe, none was made. Claims go on: people whom Redis lacks \
+                 may lose their slots to others.",
                 over(name.as_deref())
             )
         }
@@ -220,8 +229,7 @@ fn repaired_in(pass: &Pass<'_>) -> String {
     let drops = verdict.earlier.iter().map(|earlier| earlier.drop_id);
     let drops: BTreeSet<DropId> = drops.chain(verdict.repaired.iter().copied()).flatten().collect();
     let what = [also_repaired(pass), pass.earlier()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    let is_rebuilt = pass.repairs().iter().any(|(_, finding)| finding.action == ActionKind::Rebuild);
-    let problem = if is_rebuilt { "Redis lacked data · " } else { "" };
+    let problem = if has_rebuilt(pass) { "Redis lacked data · " } else { "" };
     place(pass, &drops).map_or_else(|| what.clone(), |place| format!("{problem}{place} ({what})"))
 }
 
@@ -272,17 +280,18 @@ pub fn what_to_do(about: About) -> &'static str {
             "Check that the consumers run, and that Kafka and MySQL can be reached. A mail says when it moves again."
         }
         About::Braked => {
-            "Look at what would be done. Confirm it if you know the cause and MySQL is complete: Redis was restored from an old \
-             copy, say. If you don't know the cause, pause the coupon and wait for somebody who does."
+            "If you don't know the cause, pause the coupon and wait for somebody who does. If you know it and MySQL is complete \
+             (Redis was restored from an old copy, say): look at what would be done, and confirm it."
         }
         About::BrokenPromise => {
             "Raise the quantity before the drop closes, and the next pass gives each of them a coupon. Of a daily coupon this \
-             raises every drop that is not closed. Otherwise tell them that they have none."
+             raises every drop that is not closed. If you can't: tell them that they have none, and note it as the section below \
+             says; that ends this alert."
         }
         About::Left(Kind::FailedClaim) => {
-            "Each has its reason. In a browser: run a pass over the drop, which issues what it can; if no slot is left, raise the \
-             quantity first. Or discard the claim with a reason, and tell the person. If slot or person is wrong: at a computer, \
-             correct it in the table failed_claims. The next pass then issues it."
+            "Each has its reason. No slot is left: raise the quantity, then run a pass, which issues what it can. Slot or person is \
+             wrong: correct the entry in the table failed_claims, at a computer; the next pass issues it. Discard a claim only if \
+             nobody was promised anything, or tell the person."
         }
         About::Left(Kind::RedisLost) => {
             "Admission may be closed: claims then get 503 until a pass over all coupons has verified Redis. The next pass \

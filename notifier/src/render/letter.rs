@@ -305,9 +305,11 @@ impl Links {
 
     /// No mails on the alerts' drops for some hours.
     pub(super) fn silence(&self, alerts: &[i64], now: DateTime<Utc>) -> Block {
-        let until = (now + TimeDelta::hours(8)).to_rfc3339_opts(SecondsFormat::Secs, true);
-        let what = if alerts.len() > 1 { "No mails on these drops for 8 h" } else { "No mails on this drop for 8 h" };
-        self.for_each(what, alerts, &format!(r#"-d "{{\"until\":\"{until}\",\"by\":\"$USER\"}}""#), "silence")
+        let until = now + TimeDelta::hours(8);
+        let drops = if alerts.len() > 1 { "these drops" } else { "this drop" };
+        let what = format!("No mails on {drops} until {}", until.format("%H:%M UTC"));
+        let until = until.to_rfc3339_opts(SecondsFormat::Secs, true);
+        self.for_each(&what, alerts, &format!(r#"-d "{{\"until\":\"{until}\",\"by\":\"$USER\"}}""#), "silence")
     }
 
     fn for_each(&self, what: &str, alerts: &[i64], body: &str, verb: &str) -> Block {

@@ -6,7 +6,7 @@ use super::groups::cells;
 use super::lead::duration;
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use super::letter::{Links, once};
-use super::pass::time;
+use super::pass::{COMMANDS, time};
 use crate::wording;
 
 /// A run that should have been and was not.
@@ -36,12 +36,12 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
         (
             "See what is in its way, below, as host:number of the process. If that pass does not end within half an hour, end \
              its process: the next pass does its work.",
-            "It runs as soon as it can. Nothing is lost, but until then nothing is verified.",
+            "It runs as soon as that pass has ended. Nothing is lost; what that pass does not look at is not verified meanwhile.",
         )
     } else {
         (
             "Find out why the reconciler did not run then: stopped, restarted, or its host asleep.",
-            "It runs now. Nothing is lost, but meanwhile nothing was verified.",
+            "It runs now. Nothing is lost, but meanwhile nothing was verified, and after a restart of Redis nobody could claim.",
         )
     };
     let blocks = with_runs(vec![Block::Todo(todo.to_owned()), Block::List(lines)], links, "run_missed");
@@ -74,8 +74,10 @@ fn notice(
     (title, lead): (&str, &str),
     blocks: Vec<Block>,
 ) -> anyhow::Result<Rendered> {
+    let has_commands = blocks.iter().any(|block| matches!(block, Block::Command { .. }));
+    let footer = has_commands.then_some(COMMANDS).into_iter().chain([WHY]).map(str::to_owned).collect();
     let sections = vec![Section { title: String::new(), blocks }];
-    let (title, lead, footer) = (title.to_owned(), lead.to_owned(), vec![WHY.to_owned()]);
+    let (title, lead) = (title.to_owned(), lead.to_owned());
     Letter { kind, tone, subject, at, title, lead, sections, footer }.render()
 }
 
@@ -86,8 +88,8 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
         Block::Todo("Bring MySQL back. The reconciler then goes on by itself.".to_owned()),
         Block::List(vec![format!("Seen: {}", time(now)), format!("Reason: {reason}")]),
         Block::Paragraph(
-            "Until MySQL is back no pass is recorded, and no other mail can be queued. This mail was sent directly; it comes \
-             again after ALERT_COOLDOWN_SECONDS."
+            "Until MySQL is back no pass is recorded, and no other mail can be queued. This mail was sent directly; while it lasts \
+             it comes again (ALERT_COOLDOWN_SECONDS)."
                 .to_owned(),
         ),
     ];
@@ -96,7 +98,7 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     blocks.push(once("Once MySQL is back, if you do not want to wait for the next pass", None, ""));
     blocks.push(links.section("mysql_unreachable"));
     let subject = format!("action needed: MySQL cannot be used ({})", wording::line(&reason, 60));
-    let lead = "Claims are still accepted and wait in Kafka: no promise is lost, but people get their codes late.";
+    let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
     let said = ("The reconciler cannot use MySQL.", lead);
     notice(("action", Tone::Bad), subject, now, said, blocks)
 }
@@ -127,13 +129,14 @@ pub fn admission_closed(since: DateTime<Utc>, now: DateTime<Utc>, links: &Links)
     let blocks = vec![
         Block::Todo("Check that Redis answers. If it does, the last runs say why it is not verified.".to_owned()),
         Block::List(vec![format!("Closed: {}", time(since))]),
-        Block::Command { what: "Does Redis answer?".to_owned(), line: "redis-cli -u $REDIS_URL ping".to_owned() },
+        Block::Command { what: "Ask Redis".to_owned(), line: "redis-cli -u \"$REDIS_URL\" ping".to_owned() },
     ];
+    let first = links.on_page("What is closed, and which store is away, in a browser", "/");
+    let blocks = first.into_iter().chain(blocks).collect();
     let blocks = with_runs(blocks, links, "redis_lost");
     let subject = format!("action needed: admission has been closed for {lasts}");
     let title = format!("Claims have got 503 for {lasts}: Redis is away, or lost data and is not verified yet.");
-    let lead =
-        "Nobody who holds a coupon loses it. The reconciler opens admission by itself once everything is verified.";
+    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon by itself once it is verified.";
     notice(("action", Tone::Bad), subject, now, (&title, lead), blocks)
 }
 

@@ -162,12 +162,13 @@ fn on_page(pass: &Pass<'_>, seen: &Observation) -> Vec<Block> {
     let is_letter = seen.about == About::Left(Kind::FailedClaim);
     if is_letter {
         let of_drop = seen.drop_id.map(|drop| format!("?drop={drop}")).unwrap_or_default();
-        screens.push(("See and discard them, in a browser", format!("/dead-letters{of_drop}")));
+        screens.push(("See them, with their reasons, in a browser", format!("/dead-letters{of_drop}")));
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
             let label = match seen.about {
-                About::Braked => "See and confirm the repairs, in a browser",
+                About::Braked => "Pause the coupon, or see and confirm the repairs, in a browser",
+                About::BrokenPromise => "Raise the quantity, in a browser",
                 _ if is_letter => "Run a pass over this drop, or raise its quantity, in a browser",
                 _ => "This drop, in a browser",
             };
@@ -175,6 +176,14 @@ fn on_page(pass: &Pass<'_>, seen: &Observation) -> Vec<Block> {
         }
         None => ("Run a pass over all live drops, in a browser", "/runs".to_owned()),
     });
+    if let Some(alert) = pass.ids.get(&seen.fingerprint) {
+        // An alert of no drop can't be silenced.
+        let label = match seen.drop_id {
+            Some(_) => "Acknowledge it, or silence its mails, in a browser",
+            None => "Acknowledge it, in a browser",
+        };
+        screens.push((label, format!("/alerts#alert-{alert}")));
+    }
     screens.into_iter().filter_map(|(label, path)| pass.links.on_page(label, &path)).collect()
 }
 
@@ -285,21 +294,26 @@ fn closing(pass: &Pass<'_>) -> Section {
         .filter_map(id)
         .take(LINES)
         .collect();
-    let screen = all.first().map(|alert| format!("/alerts#alert-{alert}"));
-    let mut blocks: Vec<Block> = screen
-        .and_then(|screen| pass.links.on_page("Acknowledge it, or silence its mails, in a browser", &screen))
-        .into_iter()
-        .chain(pass.links.on_page("This pass, person by person, in a browser", &format!("/runs/{}", pass.run.run_id)))
-        .collect();
-    blocks.push(pass.links.run(&pass.run.run_id));
+    let page = format!("/runs/{}", pass.run.run_id);
+    let mut blocks: Vec<Block> =
+        pass.links.on_page("This pass, with its findings, in a browser", &page).into_iter().collect();
+    if !pass.run.drops.is_empty() {
+        blocks.push(pass.links.run(&pass.run.run_id));
+    }
     blocks.extend((!all.is_empty()).then(|| pass.links.acknowledge(&all)));
     blocks.extend((!one_a_drop.is_empty()).then(|| pass.links.silence(&one_a_drop, pass.now)));
     Section { title: "Commands".to_owned(), blocks }
 }
 
+/// What a command of a mail needs.
+pub(super) const COMMANDS: &str =
+    "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.";
+
 fn footer(run: &Run) -> Vec<String> {
     let (drops, examined) = run.examined();
-    let [users, rows, failed] = [examined.users, examined.rows, examined.failed_claims].map(wording::grouped);
+    let [users, rows] = [examined.users, examined.rows].map(wording::grouped);
+    let failed = usize::try_from(examined.failed_claims).unwrap_or(usize::MAX);
+    let failed = wording::count(failed, "failed claim", "failed claims");
     // With a space that does not break.
     let took = run.finished_at.map(|end| format!(", took {:.1}\u{a0}s", (end - run.started_at).as_seconds_f64()));
     let trigger = match (run.trigger, &run.asked_by) {
@@ -317,10 +331,10 @@ fn footer(run: &Run) -> Vec<String> {
             took.unwrap_or_default()
         ),
         format!(
-            "Examined {}: {users} people in Redis, {rows} rows, {failed} failed claims.",
+            "Examined {}: {users} people in Redis, {rows} rows, {failed}.",
             wording::count(usize::try_from(drops).unwrap_or(usize::MAX), "drop", "drops")
         ),
-        "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.".to_owned(),
+        COMMANDS.to_owned(),
     ]
 }
 
