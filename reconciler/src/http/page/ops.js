@@ -69,6 +69,8 @@ if (status?.dataset.source) {
 // from here, the server knows them.
 const next = document.querySelector("input[name=next]");
 if (next) {
+  // A link's fragment comes along: `#alert-41`.
+  next.value += location.hash;
   const answer = await fetch("/login", { redirect: "manual" }).catch(() => null);
   if (answer?.type === "opaqueredirect") location.replace(next.value);
 }

@@ -131,14 +131,17 @@ async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
     injector(&f.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", name]).await;
-    let drop_link = link(&mail, "See and confirm the repairs, in a browser");
+    let drop_link = link(&mail, "Pause the coupon, or see and confirm the repairs, in a browser");
     let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
 
-    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
-    browser.visit(drop_link).await;
+    let browser = Browser::open(Look::default().on_a_phone()).await;
+    browser.visit(alert_link).await;
     until(&browser, "document.querySelector('#token')").await;
     assert_open_to_all(&browser, "ops-log-in").await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
+    // The very alert, not only the list of all.
+    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
+    browser.visit(drop_link).await;
     until(&browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
         .await;
     assert_open_to_all(&browser, "ops-held-back").await;
