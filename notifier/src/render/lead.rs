@@ -285,12 +285,12 @@ pub fn what_to_do(about: About) -> &'static str {
         }
         About::BrokenPromise => {
             "Raise the quantity before the drop closes, and the next pass gives each of them a coupon. Of a daily coupon this \
-             raises every drop that is not closed. If you can't: tell them that they have none, and note it as the section below \
-             says; that ends this alert."
+             raises every drop that is not closed. If you can't: tell each of them that they have none, and note it in their \
+             story on the operations page; the last one ends this alert."
         }
         About::Left(Kind::FailedClaim) => {
             "Each has its reason. No slot is left: raise the quantity, then run a pass, which issues what it can. Slot or person is \
-             wrong: correct the entry in the table failed_claims, at a computer; the next pass issues it. Discard a claim only if \
+             wrong: correct the claim on its page, or in the table failed_claims; the next pass issues it. Discard a claim only if \
              nobody was promised anything, or tell the person."
         }
         About::Left(Kind::RedisLost) => {

@@ -1,7 +1,9 @@
-//! What a person has done beside passes: a dead letter discarded, a person erased.
+//! What a person has done beside passes: a dead letter corrected or discarded, a promise given up, a
+//! person erased.
 
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::dead_letters::Correction;
 use firstcome_shared::mysql::erase::Rows;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
@@ -14,6 +16,21 @@ use crate::stores::Stores;
 /// Takes a dead letter out of the hands of passes, with a reason; false if it is not open.
 pub(crate) async fn discard(stores: &Stores, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
     stores.db.discard_dead_letter(id, why, by).await
+}
+
+/// Corrects which claim a dead letter is of; false if it is not open.
+pub(crate) async fn correct(stores: &Stores, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
+    stores.db.correct_dead_letter(id, to, by).await
+}
+
+/// Gives up what a person was promised in a drop, since they were told; how many promises it was.
+pub(crate) async fn give_up(
+    stores: &Stores,
+    place: (CouponId, DropId),
+    user: &UserId,
+    by: Operator,
+) -> Result<usize, DbError> {
+    stores.db.give_up_promises(place, user, by).await
 }
 
 /// Why nobody was erased.

@@ -20,7 +20,7 @@ mod keep;
 mod look;
 
 pub use keep::{FailedClaim, Source, UNPUBLISHED, keep, keep_unpublished};
-pub use look::{Payload, Wanted};
+pub use look::{Correction, Payload, Wanted};
 
 /// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]

@@ -5,9 +5,11 @@ use std::collections::HashSet;
 
 use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use serde_json::json;
 
 use super::issued::{IssuedRow, of_people};
+use super::ops_actions::{Act, Operator};
 use super::revoked::{self, Revocation};
 use super::schema::{broken_promises, drops};
 use super::{Db, DbError};
@@ -82,6 +84,33 @@ impl Db {
             mended.await?;
         }
         Ok(())
+    }
+
+    /// Notes that a person was told that promises to them can't be kept: none of the drop's is open
+    /// any more. Gives how many there were.
+    pub async fn give_up_promises(
+        &self,
+        (coupon, drop): (CouponId, DropId),
+        user: &UserId,
+        by: Operator,
+    ) -> Result<usize, DbError> {
+        let user = user.as_str().to_owned();
+        self.run("give up broken promises", async move |conn| {
+            conn.transaction(async |conn| {
+                let to_them = broken_promises::drop_id.eq(drop.0).and(broken_promises::user_id.eq(&user));
+                let open = broken_promises::table.filter(to_them.and(broken_promises::mended_at.is_null()));
+                let now = Utc::now().naive_utc();
+                let given_up = diesel::update(open).set(broken_promises::mended_at.eq(now)).execute(conn).await?;
+                if given_up > 0 {
+                    let detail = json!({"user_id": user, "promises": given_up});
+                    let act = Act { action: "give_up_promise", coupon: Some(coupon), drop: Some(drop), detail };
+                    by.did(conn, act).await?;
+                }
+                Ok(given_up)
+            })
+            .await
+        })
+        .await
     }
 
     /// Broken promises read or changed in one statement.

@@ -174,6 +174,42 @@ pub(super) async fn erase(
     }
 }
 
+#[derive(Deserialize)]
+pub(super) struct Promise {
+    coupon: i64,
+    drop: i64,
+    person: String,
+    #[serde(default)]
+    name: String,
+}
+
+/// Notes that a person was told that a promise to them can't be kept.
+pub(super) async fn give_up(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    form: Result<Form<Promise>, FormRejection>,
+) -> Response {
+    let Ok(Form(asked)) = form else { return not_understood() };
+    let Ok(person) = asked.person.parse::<UserId>() else { return not_understood() };
+    let coupon = match page.app.stores.db.coupon(CouponId(asked.coupon)).await {
+        Ok(Some((coupon, _))) => coupon,
+        Ok(None) => return notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon."),
+        Err(error) => return unavailable(error),
+    };
+    if let Some(refused) = unless_named(&asked.name, &coupon.name) {
+        return refused;
+    }
+    let place = (coupon.id, DropId(asked.drop));
+    match execute::give_up(&page.app.stores, place, &person, session.operator.clone()).await {
+        Ok(0) => notice(StatusCode::CONFLICT, "Nothing is open", "No broken promise to them is open in that drop."),
+        Ok(_) => {
+            let [coupon, drop] = [coupon.id.to_string(), asked.drop.to_string()];
+            people::found(&page, &session, Search { coupon, drop, person: person.to_string() }).await
+        }
+        Err(error) => unavailable(error),
+    }
+}
+
 /// Revokes what a person holds.
 pub(super) async fn revoke(
     State(page): State<Page>,

@@ -1,5 +1,5 @@
-//! Dead letters: why each is there, what its message was, and the discarding of one by hand. Ids
-//! are masked, and messages kept back, until somebody who may change things reveals them, which is
+//! Dead letters: why each is there, what its message was, and the correcting or discarding of one by
+//! hand. Ids are masked, and messages kept back, until somebody who may change things reveals them, which is
 //! recorded.
 
 use std::collections::HashSet;
@@ -10,16 +10,16 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::dead_letters::{DeadLetterRow, Payload, Wanted};
+use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterRow, Payload, Wanted};
 use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Page;
 use super::board::instant;
-use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable};
+use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable, unless_named};
 use super::people::Search;
 use super::session::Session;
 use crate::execute;
@@ -63,6 +63,29 @@ pub(super) struct LetterView {
     pub(super) drop_page: Option<String>,
     /// What leads to the person's story, once they are revealed.
     pub(super) story: Option<Search>,
+    /// What may be corrected, once it is revealed.
+    pub(super) claim: Claim,
+}
+
+/// A claim as the form for correcting it shows it; empty: not known.
+#[derive(Default)]
+pub(super) struct Claim {
+    pub(super) coupon: String,
+    pub(super) drop: String,
+    pub(super) slot: String,
+    pub(super) person: String,
+}
+
+impl Claim {
+    fn of(letter: &DeadLetterRow) -> Self {
+        let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
+        Self {
+            coupon: number(letter.coupon_id),
+            drop: number(letter.drop_id),
+            slot: number(letter.slot),
+            person: letter.user_id.clone().unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -189,6 +212,54 @@ fn view(letter: &DeadLetterRow, payload: &Payload, revealed: bool) -> LetterView
         coupon: None,
         drop_page: None,
         story: None,
+        claim: if revealed { Claim::of(letter) } else { Claim::default() },
+    }
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Correct {
+    #[serde(default)]
+    coupon: String,
+    #[serde(default)]
+    drop: String,
+    #[serde(default)]
+    slot: String,
+    #[serde(default)]
+    person: String,
+    /// The coupon's name.
+    #[serde(default)]
+    name: String,
+}
+
+/// Corrects which claim a dead letter is of. The next pass over its drop issues it.
+pub(super) async fn correct(
+    State(page): State<Page>,
+    Extension(session): Extension<Arc<Session>>,
+    id: Id,
+    form: Result<Form<Correct>, FormRejection>,
+) -> Response {
+    let Ok(Path(id)) = id else { return no_such() };
+    let typed = form.map(|Form(typed)| typed).unwrap_or_default();
+    let wrong = |why: &str| notice(StatusCode::BAD_REQUEST, "Not corrected", &format!("{why} Nothing was done."));
+    let (Ok(coupon), Ok(drop)) = (typed.coupon.trim().parse(), typed.drop.trim().parse()) else {
+        return wrong("Give the coupon and the drop by their numbers.");
+    };
+    let found = match page.app.stores.db.coupon(CouponId(coupon)).await {
+        Ok(found) => found.and_then(|(coupon, drops)| Some((drops.into_iter().find(|of| of.id.0 == drop)?, coupon))),
+        Err(error) => return unavailable(error),
+    };
+    let Some((drop, coupon)) = found else { return wrong("There is no such coupon, or it has no such drop.") };
+    let slot = typed.slot.trim().parse::<Slot>().ok().filter(|slot| (1..=drop.quantity).contains(slot));
+    let Some(slot) = slot else { return wrong(&format!("The drop has the slots 1 to {}.", drop.quantity)) };
+    let Ok(user) = typed.person.trim().parse::<UserId>() else { return wrong("That is no person's id.") };
+    if let Some(refused) = unless_named(&typed.name, &coupon.name) {
+        return refused;
+    }
+    let to = Correction { coupon: coupon.id, drop: drop.id, slot, user };
+    match execute::correct(&page.app.stores, id, to, session.operator.clone()).await {
+        Ok(true) => Redirect::to(&format!("/dead-letters/{id}")).into_response(),
+        Ok(false) => notice(StatusCode::CONFLICT, "Not corrected", "It has been dealt with already."),
+        Err(error) => unavailable(error),
     }
 }
 

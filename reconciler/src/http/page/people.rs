@@ -17,7 +17,7 @@ use super::Page;
 use super::board::instant;
 use super::html::{People, Top, answer};
 use super::session::Session;
-use crate::explain::{self, OnSlot, Story, explain};
+use crate::explain::{self, Holds, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
 
 /// What is searched for. A button that leads to a person's story searches for it too.
@@ -55,6 +55,8 @@ pub(super) struct StoryView {
     pub(super) conclusion: String,
     /// What they hold, as a button names it; empty: nothing that could be revoked.
     pub(super) holds: String,
+    /// A promise to them is broken in the drop.
+    pub(super) broken: bool,
     pub(super) drop: String,
     /// When, where it is written, what.
     pub(super) happenings: Vec<(String, &'static str, String)>,
@@ -192,6 +194,7 @@ fn view(story: Story) -> StoryView {
         name,
         conclusion: capital(&story.conclusion),
         holds: holds(&story),
+        broken: story.holds == Holds::Broken && story.drop_id.is_some(),
         drop: story.drop_id.map(|drop| drop.to_string()).unwrap_or_default(),
         happenings: story
             .happenings

@@ -1,4 +1,5 @@
-//! Dead letters as a person looks at them: by pages, one by one, and the discarding of one.
+//! Dead letters as a person looks at them: by pages, one by one, and the correcting or discarding
+//! of one.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
 use super::{COLUMNS, DeadLetterRow};
-use crate::domain::{CouponId, DropId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::issued::push_text;
 use crate::mysql::ops_actions::{Act, Operator};
 use crate::mysql::schema::failed_claims;
@@ -21,6 +22,15 @@ const PAYLOAD: usize = 4_096;
 
 /// A filter by reason looks at every dead letter that is open.
 const LONG: Duration = Duration::from_secs(10);
+
+/// Which claim a dead letter is of, as a person corrects it.
+#[derive(Debug, Clone)]
+pub struct Correction {
+    pub coupon: CouponId,
+    pub drop: DropId,
+    pub slot: Slot,
+    pub user: UserId,
+}
 
 /// Which dead letters are listed.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +80,40 @@ impl Db {
                  FROM failed_claims WHERE id = {id}"
             ));
             Ok(payload.get_result(conn).await.optional()?.map(|payload| (row, payload)))
+        })
+        .await
+    }
+
+    /// Corrects which claim a dead letter is of, so that the next pass issues it; false if it is not
+    /// open.
+    pub async fn correct_dead_letter(&self, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
+        self.run("correct a dead letter", async move |conn| {
+            conn.transaction(async |conn| {
+                let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
+                let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
+                let Some(letter) = found else { return Ok(false) };
+                diesel::update(failed_claims::table.find(id))
+                    .set((
+                        failed_claims::coupon_id.eq(to.coupon.0),
+                        failed_claims::drop_id.eq(to.drop.0),
+                        failed_claims::slot.eq(i64::from(to.slot)),
+                        failed_claims::user_id.eq(to.user.as_str()),
+                    ))
+                    .execute(conn)
+                    .await?;
+                let act = Act {
+                    action: "correct_dead_letter",
+                    coupon: Some(to.coupon),
+                    drop: Some(to.drop),
+                    detail: json!({
+                        "dead_letter": id,
+                        "was": {"coupon": letter.coupon_id, "drop": letter.drop_id, "slot": letter.slot, "user_id": letter.user_id},
+                        "is": {"slot": to.slot, "user_id": to.user.as_str()},
+                    }),
+                };
+                by.did(conn, act).await.map(|()| true)
+            })
+            .await
         })
         .await
     }

@@ -1,0 +1,101 @@
+//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim, and a
+//! promise that can't be kept.
+
+use firstcome_drift::Kind as Drift;
+use firstcome_testkit::{Coupon, Fixture, OPS_TOKEN, assert_nothing_found, rows};
+use reqwest::Method;
+use reqwest::header::ORIGIN;
+use serde_json::json;
+
+use super::page::{Visitor, filled_in};
+use crate::drift::support::{injector, mailed};
+
+async fn act(visitor: &Visitor, path: &str, fields: &[(&str, &str)]) -> (u16, String) {
+    let csrf = visitor.csrf().await;
+    let form: Vec<_> = [("csrf", csrf.as_str())].into_iter().chain(fields.iter().copied()).collect();
+    let request = visitor.request(Method::POST, path).header(ORIGIN, &visitor.base);
+    let answer = filled_in(request, &form).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+async fn acts(f: &Fixture, action: &str) -> Vec<Vec<String>> {
+    let acts = "SELECT operator, drop_id, from_addr, detail FROM ops_actions WHERE action";
+    f.world.sql.query(&format!("{acts} = '{action}'")).await
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it() {
+    let f = Fixture::new("hand-correct").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 19).await;
+    let Coupon { id, drop, .. } = coupon;
+    let daemon = f.world.settled_daemon().await;
+    let letter = "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, reason) VALUES (801, ";
+    f.world.sql.query(&format!("{letter}{id}, {drop}, 412, 'c-lost-4711', 'slot_out_of_range')")).await;
+    daemon.reconcile(&json!({})).await;
+    mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let page = kim.text("/dead-letters/801").await;
+    assert!(!page.contains("Correct dead letter") && !page.contains("c-lost-4711"), "{page}");
+    let (_, page) = act(&kim, "/dead-letters/801/reveal", &[]).await;
+    assert!(page.contains("Correct dead letter 801") && page.contains("value=\"412\""), "{page}");
+
+    let (own_coupon, own_drop) = (id.to_string(), drop.to_string());
+    let correct = async |drop: &str, slot: &str, person: &str, name: &str| {
+        let fields =
+            [("coupon", own_coupon.as_str()), ("drop", drop), ("slot", slot), ("person", person), ("name", name)];
+        act(&kim, "/dead-letters/801/correct", &fields).await
+    };
+    for (drop, slot, person, name, why) in [
+        (own_drop.as_str(), "21", "c-lost-4711", "Winter coupon", "the slots 1 to 20"),
+        (&own_drop, "0", "c-lost-4711", "Winter coupon", "the slots 1 to 20"),
+        (&own_drop, "7", "no id", "Winter coupon", "no person"),
+        (&own_drop, "7", "c-lost-4711", "Winter", "not the coupon&#39;s name"),
+        ("4711", "7", "c-lost-4711", "Winter coupon", "no such drop"),
+    ] {
+        let (status, said) = correct(drop, slot, person, name).await;
+        assert!(status == 400 && said.contains(why), "{why}: {status} {said}");
+    }
+    let stands = "SELECT slot, user_id FROM failed_claims WHERE id = 801";
+    assert_eq!(f.world.sql.query(stands).await, [["412", "c-lost-4711"]]);
+
+    // The slot is somebody else's: nothing is taken from them.
+    assert_eq!(correct(&own_drop, "7", "c-lost-4711", "Winter coupon").await.0, 303);
+    daemon.reconcile(&json!({})).await;
+    assert_eq!(rows(&f.world, drop).await.get(&20).map(String::as_str), Some("c-lost-4711"));
+    mailed(&f.world, &["resolved", "Winter coupon"]).await;
+    assert_nothing_found(&f.world.pass().await);
+    assert_eq!(correct(&own_drop, "7", "c-lost-4711", "Winter coupon").await.0, 409);
+    let recorded = acts(&f, "correct_dead_letter").await;
+    assert!(recorded.len() == 1 && recorded[0][..3] == ["Kim", own_drop.as_str(), "127.0.0.1"], "{recorded:?}");
+    assert!(recorded[0][3].contains("412"), "{recorded:?}");
+}
+
+#[tokio::test]
+async fn a_promise_that_cannot_be_kept_is_given_up_at_the_person_s_story_and_the_alert_ends() {
+    let f = Fixture::new("hand-give-up").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    let daemon = f.world.settled_daemon().await;
+    let done = injector(&f.world, &coupon).await.make(Drift::OverShrunk, 2).await.unwrap();
+    daemon.reconcile(&json!({})).await;
+    mailed(&f.world, &["action needed", "2 broken promises"]).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (coupon_id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let open = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
+    for (n, hit) in (1..).zip(&done.people) {
+        let whom = [("coupon", coupon_id.as_str()), ("drop", drop.as_str()), ("person", hit.user.as_str())];
+        let (_, story) = act(&kim, "/people", &whom).await;
+        assert!(story.contains(&format!("Note that 1 person was told, of drop {drop}")), "{story}");
+        let named = |name| whom.into_iter().chain([("name", name)]).collect::<Vec<_>>();
+        assert_eq!(act(&kim, "/people/give-up", &named("Winter")).await.0, 400);
+        let (status, story) = act(&kim, "/people/give-up", &named("Winter coupon")).await;
+        assert!(status == 200 && !story.contains("Note that 1 person was told"), "{status} {story}");
+        assert_eq!(f.world.sql.number(open).await, 2 - n);
+        assert_eq!(act(&kim, "/people/give-up", &named("Winter coupon")).await.0, 409);
+    }
+    daemon.reconcile(&json!({})).await;
+    mailed(&f.world, &["resolved", "Winter coupon"]).await;
+    let recorded = acts(&f, "give_up_promise").await;
+    assert_eq!(recorded.len(), 2, "{recorded:?}");
+    assert!(recorded.iter().all(|act| act[..3] == ["Kim", drop.as_str(), "127.0.0.1"]), "{recorded:?}");
+    assert_nothing_found(&f.world.pass().await);
+}
