@@ -170,6 +170,9 @@ struct CreateArgs {
     /// A repeated command with the same key makes no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
+    /// Only show the next ten openings: no coupon is made, and no API is asked
+    #[arg(long)]
+    preview: bool,
     /// Opens once, then: such as 2026-12-01T15:00:00+09:00
     #[arg(long, required_unless_present = "time_zone", conflicts_with = "time_zone")]
     opens_at: Option<String>,
@@ -248,6 +251,10 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<(), Failure> {
         show(json, &coupon, false)
     };
     match &args.command {
+        Command::Create(create) if create.preview => {
+            let preview = openings::preview(&create.body()["schedule"], Utc::now(), json);
+            print(&preview.map_err(Failure::Refused)?)
+        }
         Command::Create(create) => {
             let key = create.idempotency_key.as_deref();
             let coupon = client.ops(Method::POST, "/v1/coupons", &create.body(), key).await?;

@@ -4,14 +4,30 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Local, TimeZone, Utc};
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// How many are shown.
+const OPENINGS: usize = 10;
+
+/// The next ten openings of a coupon that is not made yet; an error says why it can't be made.
+pub(super) fn preview(schedule: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
+    let wrong = |why: String| format!("schedule: {why}");
+    let planned: Schedule = serde_json::from_value(schedule.clone()).map_err(|error| wrong(error.to_string()))?;
+    planned.check().map_err(|error| wrong(error.to_string()))?;
+    if !json {
+        return Ok(next_ten(schedule, now).trim_start().to_owned());
+    }
+    let openings = planned.openings(now, OPENINGS);
+    let openings = openings.iter().map(|drop| json!({"opens_at": drop.opens_at, "closes_at": drop.closes_at}));
+    Ok(format!("{}\n", openings.collect::<Value>()))
+}
 
 /// The next ten openings as a table; a sentence where there is none.
 pub(super) fn next_ten(schedule: &Value, now: DateTime<Utc>) -> String {
     let Ok(schedule) = serde_json::from_value::<Schedule>(schedule.clone()) else {
         return "\nno schedule: its drops are put in by hand\n".to_owned();
     };
-    let openings = schedule.openings(now, 10);
+    let openings = schedule.openings(now, OPENINGS);
     if openings.is_empty() {
         return "\nno opening is to come\n".to_owned();
     }
@@ -35,8 +51,6 @@ fn table<Z: TimeZone<Offset: std::fmt::Display>>(openings: &[PlannedDrop], zone:
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -62,6 +76,13 @@ mod tests {
         assert_eq!(text.lines().count(), 13, "{text}");
         assert!(text.contains("Fri 2026-12-04 15:00 +09:00  2026-12-04 06:00"), "today's has opened: {text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let preview_of = |schedule: &Value| preview(schedule, "2026-12-03T06:00:01Z".parse().unwrap(), true);
+        let told: Value = serde_json::from_str(&preview_of(&endless).unwrap()).unwrap();
+        assert_eq!(told.as_array().unwrap().len(), 10, "{told}");
+        assert_eq!(told[0], json!({"opens_at": "2026-12-04T06:00:00Z", "closes_at": "2026-12-04T09:00:00Z"}));
+        let backwards =
+            json!({"type": "once", "opens_at": "2027-01-02T00:00:00Z", "closes_at": "2027-01-01T00:00:00Z"});
+        assert!(preview_of(&backwards).unwrap_err().contains("later than opens_at"));
         let over = json!({"type": "once", "opens_at": "2026-01-01T00:00:00Z"});
         assert!(next_ten(&over, "2026-12-03T06:00:01Z".parse().unwrap()).contains("no opening"));
         assert!(next_ten(&Value::Null, Utc::now()).contains("by hand"));

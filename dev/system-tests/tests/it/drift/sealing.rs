@@ -201,9 +201,22 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
         )
     };
     world.sql.query(&letter("NULL")).await;
+    let of_person = format!("{}, {}, 'u-3', 'u-3'", coupon.drop, coupon.id);
+    let promise = "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
+    world.sql.query(&format!("{promise} ({of_person}, 'by-hand')")).await;
     let (code, _, log) = erase("u-3").await;
-    assert!(code == 1 && log.contains("1 dead letters or broken promises"), "{code} {log}");
-    world.sql.query("UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'").await;
+    assert!(code == 1 && log.contains("2 dead letters or broken promises"), "{code} {log}");
+    let resolve =
+        "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
+    world.sql.query(resolve).await;
+    world.sql.query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)").await;
+    // This revocation is over: what they hold they claimed afterwards.
+    let revocation = "INSERT INTO revoked_coupons \
+                      (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
+    world.sql.query(&format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')")).await;
+    let finding =
+        "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result) VALUES";
+    world.sql.query(&format!("{finding} ({of_person}, 'by-hand', 'unissued', '', 'planned')")).await;
     // Who stands in line is named by no table.
     let line = fixture.api.create_coupon(&coupon_body("Line", 1, 5)).await;
     assert!(fixture.api.claim(line.id, "u-99").await.is_accepted());
@@ -223,8 +236,15 @@ async fn a_person_is_erased_once_their_coupons_are_over_and_nothing_else_changes
         coupon.id
     );
     assert_eq!(world.sql.query(&rows).await, [["20", "0", "1"]]);
-    let texts = "SELECT user_id, COALESCE(payload, 'gone'), COALESCE(error, 'gone') FROM failed_claims";
-    assert_eq!(world.sql.query(texts).await, [[pseudonym, "gone", "gone"]]);
+    for (table, texts, left) in [
+        ("failed_claims", "COALESCE(payload, error, resolution_detail, 'gone')", "gone"),
+        ("revoked_coupons", "CONCAT(reason, ' by ', revoked_by)", "erased by erased"),
+        ("broken_promises", "reason", "erased"),
+        ("reconcile_findings WHERE run_id = 'by-hand'", "detail", "erased"),
+    ] {
+        let row = world.sql.query(&format!("SELECT user_id, {texts} FROM {table}")).await;
+        assert_eq!(row, [[pseudonym, left]], "{table}");
+    }
     let acts = "SELECT detail->>'$.user_id', detail->>'$.other' FROM ops_actions WHERE action = 'revoke'";
     assert_eq!(world.sql.query(acts).await, [[pseudonym, "u-37"]]);
     let recorded = "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";

@@ -1,7 +1,7 @@
 //! `firstcome-api coupon …` as an operator types it.
 
 use firstcome_testkit::{Api, Fixture, LIMIT, World, all_issued, people, rush};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 struct Said {
     code: i32,
@@ -46,10 +46,15 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
         "--first-day",
         "2026-01-01",
     ];
+    let is_opening = |line: &&str| line.contains(" 00:00 +09:00  ");
+    let preview = coupon(world, api, &[&daily[..], &["--preview"]].concat()).await;
+    assert_eq!(preview.code, 0, "{}", preview.log);
+    assert_eq!(preview.out.lines().filter(is_opening).count(), 10, "{}", preview.out);
+    assert_eq!(world.sql.number("SELECT COUNT(*) FROM coupons").await, 0, "nothing is made");
     let made = coupon(world, api, &daily).await;
     assert_eq!(made.code, 0, "{}", made.log);
     assert!(made.out.contains("Winter · 겨울") && made.out.contains("Asia/Seoul"), "{}", made.out);
-    assert_eq!(made.out.lines().filter(|line| line.contains(" 00:00 +09:00  ")).count(), 10, "{}", made.out);
+    assert_eq!(made.out.lines().filter(is_opening).count(), 10, "{}", made.out);
     let all: Vec<Value> = serde_json::from_str(&coupon(world, api, &["list", "--json"]).await.out).unwrap();
     let (id, drop) = (all[0]["id"].to_string(), all[0]["current_drop"]["id"].as_i64().unwrap());
     let number = all[0]["id"].as_i64().unwrap();
@@ -88,6 +93,25 @@ async fn a_coupon_is_made_watched_changed_and_closed_by_the_command_line() {
 }
 
 #[tokio::test]
+async fn with_json_a_coupon_is_printed_as_the_api_has_it_after_each_command() {
+    let fixture = Fixture::new("cli-json").await;
+    let number = fixture.api.open_coupon(3).await.id;
+    let id = number.to_string();
+    for (args, field, value) in [
+        (vec!["show", &id], "quantity", json!(3)),
+        (vec!["pause", &id], "paused", json!(true)),
+        (vec!["resume", &id], "paused", json!(false)),
+        (vec!["raise", &id, "5"], "quantity", json!(5)),
+        (vec!["close", &id], "quantity", json!(5)),
+    ] {
+        let said = coupon(&fixture.world, &fixture.api, &[&args[..], &["--json"]].concat()).await;
+        assert_eq!(said.code, 0, "{args:?}: {}", said.log);
+        let told: Value = serde_json::from_str(&said.out).unwrap();
+        assert_eq!((&told["id"], &told[field]), (&json!(number), &value), "{args:?}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
     let fixture = Fixture::new("cli-wrong").await;
     let (world, base) = (&fixture.world, fixture.api.http().base());
@@ -97,6 +121,12 @@ async fn what_goes_wrong_is_one_sentence_and_an_exit_code() {
         (vec![good], vec!["show", "4711"], 1, "there is no coupon 4711"),
         (vec![good], vec!["raise", &id, "2"], 1, "larger number"),
         (vec![good], vec!["create", "--name", "x", "--quantity", "1", "--opens-at", "soon"], 1, "instant"),
+        (
+            vec![nobody],
+            vec!["create", "--name", "x", "--quantity", "1", "--opens-at", "soon", "--preview"],
+            1,
+            "instant",
+        ),
         (vec![good], vec!["revoke", &id, "a|b", "--reason", "x", "--by", "x"], 1, "no claim of this person"),
         (vec![good], vec!["revoke", &id, "u-1", "--reason", "x"], 2, "--by"),
         (vec![good, ("OPS_TOKEN", "wrong")], vec!["pause", &id], 1, "set it as the API has it"),

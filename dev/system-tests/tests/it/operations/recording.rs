@@ -7,7 +7,7 @@ use firstcome_reconciler::collect::TopicReader;
 use firstcome_reconciler::report::{Finding, Run, Status};
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_testkit::{Fixture, LIMIT, Reconciler, Running, Session, World, eventually};
+use firstcome_testkit::{Fixture, LIMIT, Reconciler, Running, Session, World, eventually, open_world};
 
 use crate::drift::support::injector;
 
@@ -107,6 +107,69 @@ async fn what_is_old_goes_after_any_pass_in_parts_and_what_is_open_stays() {
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
     assert_eq!(world.sql.query(left).await, [["0", "0", "2000"]], "what is not sent stays");
     assert_eq!(one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'old'").await, 0, "no run refers to it");
+}
+
+/// Setting, table, the column that marks a row, the others, and a row that was over an hour `ago`.
+const OVER: [(&str, &str, &str, &str, &str); 8] = [
+    (
+        "RUNS_KEPT_SECONDS",
+        "reconcile_runs",
+        "id",
+        "triggered_by, dry_run, deep, status, owner, started_at, finished_at",
+        "'cron', FALSE, FALSE, 'failed', '', ago, ago",
+    ),
+    ("RUNS_KEPT_SECONDS", "reconcile_findings", "run_id", "kind, action, result, created_at", "'own', '', '', ago"),
+    ("RUNS_KEPT_SECONDS", "ops_actions", "token", "action, detail, at", "'pause', JSON_OBJECT(), ago"),
+    (
+        "ALERTS_KEPT_SECONDS",
+        "alerts",
+        "fingerprint",
+        "kind, status, summary, content_hash, first_seen_at, last_seen_at, resolved_at",
+        "'k', 'resolved', '', '', ago, ago, ago",
+    ),
+    (
+        "MAILS_KEPT_SECONDS",
+        "mail_outbox",
+        "kind",
+        "recipient, subject, message_id, body_text, body_html, created_at, sent_at",
+        "'a@b', '', '', '', '', ago, ago",
+    ),
+    (
+        "MAILS_KEPT_SECONDS",
+        "webhook_outbox",
+        "event_id",
+        "kind, target, body, created_at, sent_at",
+        "'k', 't', '', ago, ago",
+    ),
+    (
+        "MENDED_PROMISES_KEPT_SECONDS",
+        "broken_promises",
+        "user_id",
+        "drop_id, coupon_id, reason, run_id, created_at, mended_at",
+        "999, 999, '', '', ago, ago",
+    ),
+    ("FAILED_CLAIMS_KEPT_SECONDS", "failed_claims", "reason", "failed_at, resolved_at", "ago, ago"),
+];
+
+#[tokio::test]
+async fn each_setting_says_how_long_its_own_tables_keep_what_is_over() {
+    let (world, _api) = open_world("kept-seconds").await;
+    for (_, table, mark, columns, values) in OVER {
+        let hour = "SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago";
+        let insert = format!("INSERT INTO {table} ({mark}, {columns}) SELECT 'hour', {values} FROM ({hour}) t");
+        world.sql.query(&insert).await;
+    }
+    let mut settings = OVER.map(|(setting, ..)| setting).to_vec();
+    settings.dedup();
+    for (at, setting) in settings.iter().copied().enumerate() {
+        let once = world.once_with(&[], &[(setting, "60")]).await;
+        assert_eq!(once.code, 0, "{setting}: {}", once.log);
+        for (of, table, mark, ..) in OVER {
+            let left = world.sql.number(&format!("SELECT COUNT(*) FROM {table} WHERE {mark} = 'hour'")).await;
+            let goes_later = settings[at + 1..].contains(&of);
+            assert_eq!(left, i64::from(goes_later), "{table} after a pass with {setting}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,21 @@ use serde_json::{Value, json};
 
 use super::support::{Page, serve_pages};
 
+/// The device's clock is two hours ahead.
+const AHEAD: &str = "{ const Real = Date; window.Date = class extends Real {
+    constructor(...given) { if (given.length) super(...given); else super(Real.now() + 7_200_000); }
+    static now() { return Real.now() + 7_200_000; } }; }";
+
+/// Notes what the server said of the next question, and what timers were set to, however late a
+/// busy machine wakes them.
+const NOTES: &str = "window.told = []; window.waits = [];
+    { const ask = window.fetch; window.fetch = async (url, options) => {
+        const answer = await ask(url, options);
+        if (String(url).endsWith('/state')) window.told.push((await answer.clone().json()).poll_after_ms);
+        return answer; };
+      const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
+        window.waits.push(ms); return real(then, ms, ...more); }; }";
+
 const TAB: char = '\u{e004}';
 const ENTER: char = '\u{e007}';
 
@@ -53,6 +68,50 @@ async fn the_button_turns_on_by_itself_at_the_opening_and_the_keyboard_alone_cla
     assert_eq!(page.text("#label").await, "쿠폰을 받았어요");
     assert_eq!(page.browser.run("return document.activeElement.id").await, "label", "the focus follows");
     page.assert_sound("accepted-korean-phone").await;
+}
+
+#[tokio::test]
+async fn the_countdown_goes_by_the_servers_clock_whatever_the_devices_says() {
+    let (world, _api) = open_world("page-clock").await;
+    let pages = serve_pages(&world).await;
+    let body = opens_in(&world, "Winter coupon", 4_140).await;
+    let opens_at = DateTime::parse_from_rfc3339(body["schedule"]["opens_at"].as_str().unwrap()).unwrap();
+    let coupon = pages.create_coupon(&body).await;
+    let page = Page::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.browser.prepare(AHEAD).await;
+    page.come_as("u-you").await;
+    page.until(&["scheduled"]).await;
+    let server = world.redis.now_ms().await;
+    let shown = page.text("#big").await;
+    let ahead = page.browser.run(&format!("return Date.now() - {server}")).await.as_f64().unwrap();
+    assert!(ahead >= 7_100_000.0, "the device is only {ahead} ms ahead");
+    let shown_seconds = shown.split(':').fold(0, |sum, part| 60 * sum + part.parse::<i64>().unwrap());
+    let left = (opens_at.timestamp_millis() - server) / 1_000;
+    // A busy machine writes the next second late.
+    assert!((shown_seconds - left).abs() <= 30, "{shown} is shown, {left} s are left");
+}
+
+#[tokio::test]
+async fn the_page_asks_again_when_the_server_said_and_up_to_two_fifths_later() {
+    let (world, _api) = open_world("page-polls").await;
+    let pages = serve_pages(&world).await;
+    let far = pages.create_coupon(&opens_in(&world, "Winter coupon", 4_140).await).await;
+    let near = pages.create_coupon(&opens_in(&world, "Winter coupon", 220).await).await;
+    for luck in [0.0, 0.999] {
+        let mut page = Page::of(pages.http().base(), far.id, Look::default()).await;
+        page.browser.prepare(&format!("{NOTES} Math.random = () => {luck}")).await;
+        for (coupon, expected) in [(&far, 60_000.0..=60_000.0), (&near, 5_000.0..=55_000.0)] {
+            page.now_of(pages.http().base(), coupon.id);
+            page.come_as("u-you").await;
+            page.until(&["scheduled"]).await;
+            let told = page.browser.run("return window.told[0]").await.as_f64().unwrap();
+            assert!(expected.contains(&told), "{told} ms");
+            // The others are those by which the countdown goes on, and this test waits.
+            let wait = page.browser.run("return window.waits.find((ms) => ms > 2000)").await.as_f64().unwrap();
+            let due = told * (1.0 + 0.4 * luck);
+            assert!((wait - due).abs() < 1.0, "{wait} ms, not {due}: told {told}, luck {luck}");
+        }
+    }
 }
 
 #[tokio::test]
