@@ -72,6 +72,7 @@ impl Live {
         {
             return Arc::clone(board);
         }
+        crate::metrics::page_look();
         let seen = Arc::new(board(&looking.reader.read(page).await));
         if page == 0 {
             looking.last = Some((Instant::now(), Arc::clone(&seen)));

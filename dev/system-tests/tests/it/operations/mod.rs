@@ -10,6 +10,7 @@ mod members;
 mod operators;
 mod page;
 mod page_acts;
+mod page_live;
 mod processes;
 mod promotion;
 mod recording;
