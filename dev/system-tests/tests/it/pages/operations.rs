@@ -112,6 +112,9 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     browser.visit(&format!("{}/runs", daemon.http().base())).await;
     assert_open_to_all(&browser, "ops-passes").await;
     until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
+    let marks = "const [marks, rows] = ['.timeline rect', 'tbody tr'].map((css) => document.querySelectorAll(css));
+         return [marks.length - rows.length, marks.length >= 3, marks[0].getAttribute('class')]";
+    assert_eq!(browser.run(marks).await, json!([0, true, "quiet"]), "a mark a pass, the newest first");
 }
 
 #[tokio::test]
@@ -247,6 +250,8 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until(&browser, "document.querySelector('.chart')").await;
+    let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
+    assert_eq!(browser.run(points).await, json!([12, 12]), "admissions and rows");
     assert_open_to_all(&browser, "ops-drop").await;
 
     let done = injector(&f.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();
