@@ -20,6 +20,10 @@ pub(crate) fn describe() {
         ("firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
         ("firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
         ("firstcome_alertmanager_posts_total", "Lists of alerts posted to Alertmanager, by result: sent, failed"),
+        (
+            "firstcome_page_looks_total",
+            "Looks at the stores for the operations page's first screen, all viewers together",
+        ),
     ] {
         describe_counter!(name, meaning);
     }
@@ -107,6 +111,11 @@ impl Drift {
         }
         text
     }
+}
+
+/// The stores were read for the operations page's first screen.
+pub(crate) fn page_look() {
+    counter!("firstcome_page_looks_total").increment(1);
 }
 
 /// One stage of a pass took so long.

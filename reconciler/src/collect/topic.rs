@@ -116,12 +116,20 @@ impl TopicReader {
         let kept = self.consumer.lock().take();
         let (consumer, ranges) = match kept.map(|kept| (self.ranges(&kept, ANSWER_OF_KEPT), kept)) {
             Some((Ok(ranges), kept)) => (kept, ranges),
-            silent => {
-                // Its end may wait for the silent host.
-                std::thread::spawn(move || drop(silent));
+            kept => {
+                if let Some((why, silent)) = kept {
+                    tracing::debug!(why = ?why.err(), "Kafka is asked by a new client");
+                    // Its end may wait for the silent host.
+                    std::thread::spawn(move || drop(silent));
+                }
                 let fresh = self.settings.reader().create()?;
-                let ranges = self.ranges(&fresh, ANSWER).context("Kafka did not tell how far the consumer is")?;
-                (fresh, ranges)
+                match self.ranges(&fresh, ANSWER) {
+                    Ok(ranges) => (fresh, ranges),
+                    Err(error) => {
+                        *self.consumer.lock() = Some(fresh);
+                        return Err(error.context("Kafka did not tell how far the consumer is"));
+                    }
+                }
             }
         };
         let read = self.read_blocking(&consumer, ranges);

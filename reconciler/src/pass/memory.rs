@@ -23,8 +23,9 @@ use crate::report::{Examined, Run, Trigger};
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
 const UNRECORDED_AT_MOST: usize = 120;
 
-/// How long an answer about the topic's settings holds.
-const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(300);
+/// How long an answer about the topic's settings holds: less than the time between passes, so that
+/// two daemons say the same.
+const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
 /// What one pass leaves for the next.
 #[derive(Default)]

@@ -83,10 +83,13 @@ impl<'a> Pass<'a> {
         }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
+        if self.request.covers_everything() {
+            self.report_unsafe_redis().await?;
+        }
         self.compare_and_repair(drops).await?;
         if self.request.covers_everything() {
-            self.report_unsafe_settings().await?;
             self.report_loose_dead_letters().await?;
+            self.report_unsafe_topic().await?;
         }
         if self.request.deep {
             self.compare_allow_lists().await?;
@@ -245,20 +248,30 @@ impl<'a> Pass<'a> {
 
     /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
     /// say.
-    async fn report_unsafe_settings(&mut self) -> Result<(), Broken> {
-        let redis = match self.stores.redis.check_settings().await {
-            Ok(()) => None,
+    async fn report_unsafe_redis(&mut self) -> Result<(), Broken> {
+        match self.stores.redis.check_settings().await {
+            Ok(()) => {}
             Err(Unsafe::Unreachable(error)) => return Err(error.into()),
-            Err(Unsafe::Setting(detail)) => Some(detail),
-        };
-        let topic = match &self.context.tail {
-            Some(_) => self.memory.unsafe_topic(&self.stores.topic, self.run.trigger).await,
-            None => None,
-        };
-        let told = redis.into_iter().chain(topic);
-        let told = told.map(|detail| findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
-        self.run.findings.extend(told);
+            Err(Unsafe::Setting(detail)) => self.report_unsafe(detail),
+        }
         Ok(())
+    }
+
+    /// The same of the topic, where it can be read.
+    async fn report_unsafe_topic(&mut self) -> Result<(), Broken> {
+        if self.context.tail.is_none() {
+            return Ok(());
+        }
+        let told = tokio::select! {
+            told = self.memory.unsafe_topic(&self.stores.topic, self.run.trigger) => told,
+            () = self.stop.cancelled() => return Err(Broken::Stopped),
+        };
+        told.into_iter().for_each(|detail| self.report_unsafe(detail));
+        Ok(())
+    }
+
+    fn report_unsafe(&mut self, detail: String) {
+        self.run.findings.push(findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
     }
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by

@@ -18,6 +18,9 @@ pub use topic::{TopicError, check_topic, ensure_topic};
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
 const FETCH_AGAIN_MS: &str = "10";
 
+/// Most bytes of one answer: it must come within the socket's time limit, also by a slow line.
+const FETCHED_AT_ONCE: &str = "1048576";
+
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
     /// `host:port`, several by commas.
@@ -35,9 +38,8 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // A broker that died without a word is left after this, and no commit blocks a consumer
-            // for longer. The default is a minute.
-            .set("socket.timeout.ms", "2000")
+            // A broker that died without a word is left after this. The default is a minute.
+            .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default goes up to 10 s: too long for a claim that waits for its acknowledgement.
             .set("reconnect.backoff.ms", "50")
@@ -84,6 +86,9 @@ impl KafkaSettings {
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")
+            // The whole answer has the socket's time limit.
+            .set("fetch.max.bytes", FETCHED_AT_ONCE)
+            .set("fetch.message.max.bytes", "131072")
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
             // Whoever joins or leaves stops the partitions that change hands, and no other.
             .set("partition.assignment.strategy", "cooperative-sticky");
@@ -103,6 +108,7 @@ impl KafkaSettings {
             .set("fetch.wait.max.ms", "5")
             // A message takes several times its bytes once it was fetched: some 10 MB in all.
             .set("queued.max.messages.kbytes", "2048")
+            .set("fetch.max.bytes", FETCHED_AT_ONCE)
             .set("fetch.message.max.bytes", "131072")
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS);
         config

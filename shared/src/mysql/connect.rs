@@ -24,8 +24,11 @@ pub type Conn = AsyncMysqlConnection;
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long that may take. Where the host died without a word, a caller waits for this much, not
-/// for the whole time limit; the other idle connections of before go unasked.
-const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// for the whole time limit; other connections that have been silent for as long go unasked.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A question that is given up sooner says nothing: its caller may have gone.
+const LISTENED: Duration = Duration::from_millis(200);
 
 /// Pause after a connection that could not be made. While MySQL is silent, the calls of a crowd run
 /// out of time one after the other, and each would begin a connection just before it does.
@@ -35,8 +38,9 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Connecting {
     address: Address,
     failed_at: Mutex<Option<Instant>>,
-    /// When an idle connection did not answer.
-    silent_at: Mutex<Option<Instant>>,
+    /// Since when a connection has not answered: those that nothing was heard of since then may lead
+    /// to the same silent host.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 /// A connection of a pool.
@@ -45,11 +49,13 @@ pub(super) struct Pooled {
     /// When its server was last asked whether it takes writes. A fresh one counts as asked: where
     /// the address leads to a read-only server, that is all there is.
     asked_at: Instant,
+    /// When it last gave an answer.
+    heard_at: Instant,
 }
 
 impl Connecting {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, failed_at: Mutex::default(), silent_at: Mutex::default() }
+        Self { address, failed_at: Mutex::default(), silent_since: Mutex::default() }
     }
 }
 
@@ -64,38 +70,69 @@ impl Manager for Connecting {
         let mut attempt = Attempt { connecting: self, failed: true };
         let conn = establish(&self.address).await?;
         attempt.failed = false;
-        Ok(Pooled { conn, asked_at: Instant::now() })
+        let now = Instant::now();
+        Ok(Pooled { conn, asked_at: now, heard_at: now })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<ConnectionError> {
         if pooled.conn.is_broken() {
             return Err(RecycleError::message("it is in the middle of something"));
         }
-        if self.silent_at.lock().is_some_and(|at| pooled.asked_at < at) {
-            return Err(RecycleError::message("another one of its time does not answer"));
+        if self.silent_since.lock().is_some_and(|since| pooled.heard_at < since) {
+            return Err(RecycleError::message("another one does not answer since"));
         }
         if pooled.asked_at.elapsed() < ASK_AFTER {
             return Ok(());
         }
-        match tokio::time::timeout(ANSWERS_WITHIN, pooled.takes_writes()).await {
+        let mut asking = Asking { connecting: self, began: Instant::now(), answered: false };
+        let answer = tokio::time::timeout(ANSWERS_WITHIN, pooled.takes_writes()).await;
+        asking.answered = answer.is_ok();
+        drop(asking);
+        match answer {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => {
                 tracing::debug!("MySQL is read-only: connecting anew");
                 Err(RecycleError::message("its server is read-only"))
             }
             Ok(Err(error)) => Err(RecycleError::message(error.to_string())),
-            Err(_) => {
-                *self.silent_at.lock() = Some(Instant::now());
-                Err(RecycleError::message("no answer"))
-            }
+            Err(_) => Err(RecycleError::message("no answer")),
+        }
+    }
+}
+
+impl Connecting {
+    /// A connection has not answered since then.
+    pub(super) fn no_answer_since(&self, began: Instant) {
+        let mut since = self.silent_since.lock();
+        *since = Some(since.map_or(began, |before| before.max(began)));
+    }
+}
+
+/// Notes the silence when dropped: also where the caller's time is up before the answer's.
+struct Asking<'a> {
+    connecting: &'a Connecting,
+    began: Instant,
+    answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.began.elapsed() > LISTENED {
+            self.connecting.no_answer_since(self.began);
         }
     }
 }
 
 impl Pooled {
+    /// It gave an answer.
+    pub(super) fn is_heard(&mut self) {
+        self.heard_at = Instant::now();
+    }
+
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
         let takes = IsPrimary.get_result::<i64>(&mut self.conn).await? == 1;
-        self.asked_at = Instant::now();
+        self.is_heard();
+        self.asked_at = self.heard_at;
         Ok(takes)
     }
 }
@@ -137,10 +174,11 @@ impl Drop for Attempt<'_> {
 /// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
 /// block each other. wait_timeout: a process that stands still, or whose host is gone without a
 /// word, holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up.
-/// The default is eight hours. lc_messages: diesel passes an error's text on and not its number,
+/// The default is eight hours. innodb_lock_wait_timeout: less than a statement's time limit, so that
+/// a lock is told from silence. lc_messages: diesel passes an error's text on and not its number,
 /// and [`super::refusal`] reads the text.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-     SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 5, SESSION wait_timeout = 10, \
+     SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
 /// A connection outside the pool, set up alike: for locks that live as long as their connection.

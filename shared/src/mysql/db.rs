@@ -171,12 +171,22 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
         let is_believed = !db.of_primary || pooled.takes_writes().await?;
         Ok((value, is_believed))
     };
+    let began = tokio::time::Instant::now();
     let error = match tokio::time::timeout(limit, answer).await {
-        Ok(Ok((value, true))) => return Ok(value),
+        Ok(Ok((value, true))) => {
+            pooled.is_heard();
+            return Ok(value);
+        }
         Ok(Ok((_, false))) => DbError::ReadOnly { what },
-        Ok(Err(source)) if leaves_connection_usable(&source) => return Err(DbError::Query { what, source }),
+        Ok(Err(source)) if leaves_connection_usable(&source) => {
+            pooled.is_heard();
+            return Err(DbError::Query { what, source });
+        }
         Ok(Err(source)) => DbError::Query { what, source },
-        Err(_) => DbError::TimedOut { what, limit },
+        Err(_) => {
+            db.pool.manager().no_answer_since(began);
+            DbError::TimedOut { what, limit }
+        }
     };
     drop(Object::take(pooled));
     Err(error)

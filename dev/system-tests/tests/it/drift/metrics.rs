@@ -8,7 +8,7 @@ use crate::drift::support::{injector, mailed};
 
 /// The sum of a metric over the lines that have all of these labels; `None` where there is no such
 /// line.
-async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
     let text = http.get("/metrics").await.text;
     let lines = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
     let wanted = lines.filter(|rest| labels.iter().all(|label| rest.contains(label)));

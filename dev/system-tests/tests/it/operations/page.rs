@@ -80,6 +80,13 @@ pub(super) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
+/// Its content security policy: only what is our own, and nothing inline.
+fn assert_strict(answer: &Response, what: &str) {
+    let policy = header(answer, "content-security-policy");
+    let is_strict = policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe");
+    assert!(is_strict, "{what}: {policy}");
+}
+
 #[tokio::test]
 async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
     let (world, api) = open_world("ops-in").await;
@@ -91,11 +98,7 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
         for answer in [stranger.get(path).await, bearer] {
             assert_eq!(answer.status(), 303, "{path}");
             assert!(header(&answer, LOCATION.as_str()).starts_with("/login"), "{path}");
-            let policy = header(&answer, "content-security-policy");
-            assert!(
-                policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
-                "{policy}"
-            );
+            assert_strict(&answer, path);
             assert!(!answer.text().await.unwrap().contains("Winter"), "{path}");
         }
     }
@@ -119,9 +122,15 @@ async fn a_token_lets_in_and_who_is_not_logged_in_sees_nothing() {
     for request in [foreign, stranger.request(Method::POST, "/login")] {
         let refused = filled_in(request, &form).send().await.unwrap();
         assert_eq!((refused.status().as_u16(), header(&refused, SET_COOKIE.as_str())), (403, ""));
+        assert_strict(&refused, "a refusal");
     }
 
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    for path in ["/", "/alerts"] {
+        let screen = kim.get(path).await;
+        assert_eq!(screen.status(), 200, "{path}");
+        assert_strict(&screen, path);
+    }
     assert!(kim.text("/").await.contains("Winter coupon"));
     // The page's cookie is for the page alone.
     assert_eq!(kim.get("/v1/runs").await.status(), 401);

@@ -4,7 +4,7 @@ use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Browser, Fixture, Look};
 use serde_json::json;
 
-use super::support::assert_sound;
+use super::support::assert_open_to_all;
 use crate::drift::support::{injector, mailed};
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn mails_fit_a_telephone_in_the_light_and_in_the_dark() {
         for (dark, more) in [(false, ""), (true, "-dark")] {
             browser.look(Look { dark, ..Look::default() }.on_a_phone()).await;
             browser.visit(&format!("file://{}", file.display())).await;
-            assert_sound(&browser, &format!("{name}{more}")).await;
+            assert_open_to_all(&browser, &format!("{name}{more}")).await;
         }
     }
     std::fs::remove_dir_all(&folder).unwrap();

@@ -1,6 +1,7 @@
 //! The operations page, for the person on duty: at a desk, and on a phone at night.
 
 use firstcome_drift::Kind as Drift;
+use firstcome_stack::{Fault, FaultProxy};
 use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, eventually_some};
 use serde_json::json;
 
@@ -111,6 +112,34 @@ async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_a
     browser.visit(&format!("{}/runs", daemon.http().base())).await;
     assert_open_to_all(&browser, "ops-passes").await;
     until(&browser, "document.querySelector('tbody tr').innerText.includes('nothing found')").await;
+    let marks = "const [marks, rows] = ['.timeline rect', 'tbody tr'].map((css) => document.querySelectorAll(css));
+         return [marks.length - rows.length, marks.length >= 3, marks[0].getAttribute('class')]";
+    assert_eq!(browser.run(marks).await, json!([0, true, "quiet"]), "a mark a pass, the newest first");
+}
+
+#[tokio::test]
+async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_reload() {
+    let f = Fixture::new("page-away").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 12).await;
+    let daemon = f.world.settled_daemon().await;
+    daemon.reconcile(&json!({})).await;
+    let port = daemon.http().base().rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = FaultProxy::start(port).await.unwrap();
+    let browser = Browser::open(Look { width: 1240, ..Look::default() }).await;
+    browser.visit(&format!("http://127.0.0.1:{}", proxy.port())).await;
+    log_in(&browser, "Kim", OPS_TOKEN).await;
+    until_title(&browser, "Everything is as promised").await;
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    browser.run("window.same = true").await;
+
+    proxy.set(Fault::Cut).await.unwrap();
+    until(&browser, "document.querySelector('#live').innerText.includes('connection lost, trying again')").await;
+    assert_eq!(browser.run("return document.querySelector('#live').dataset.state").await, json!("away"));
+    injector(&f.world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
+    proxy.set(Fault::Pass).await.unwrap();
+    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
+    until_title(&browser, "3 people were told yes and have no row yet").await;
+    assert_eq!(browser.run("return window.same").await, json!(true));
 }
 
 /// Where a mail's text leads to under this label.
@@ -224,6 +253,8 @@ async fn an_operator_has_a_drop_repaired_and_looks_behind_every_figure() {
     browser.visit(&drop_page).await;
     log_in(&browser, "Kim", OPS_TOKEN).await;
     until(&browser, "document.querySelector('.chart')").await;
+    let points = "return [...document.querySelectorAll('.chart polyline')].map((line) => line.points.numberOfItems)";
+    assert_eq!(browser.run(points).await, json!([12, 12]), "admissions and rows");
     assert_open_to_all(&browser, "ops-drop").await;
 
     let done = injector(&f.world, &coupon).await.make(Drift::Unissued, 2).await.unwrap();

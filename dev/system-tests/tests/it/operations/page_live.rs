@@ -1,0 +1,64 @@
+//! The first screen, live: one look at the stores for everybody, and none while nobody looks.
+
+use std::time::{Duration, Instant};
+
+use firstcome_testkit::{LIMIT, OPS_TOKEN, eventually, open_world};
+use futures_util::future::join_all;
+use reqwest::Response;
+
+use super::page::Visitor;
+use crate::drift::metrics::metric;
+
+/// Reads a stream until so many events have come.
+async fn receive(mut stream: Response, events: usize) -> Response {
+    let mut seen: Vec<u8> = Vec::new();
+    while String::from_utf8_lossy(&seen).matches("\n\n").count() < events {
+        seen.extend_from_slice(&stream.chunk().await.unwrap().expect("the stream goes on"));
+    }
+    stream
+}
+
+#[tokio::test]
+async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_they_are_gone() {
+    let (world, api) = open_world("ops-looks").await;
+    api.open_coupon(3).await;
+    let daemon = world.daemon().await;
+    let looks = async || metric(daemon.http(), "firstcome_page_looks_total", &[]).await;
+    let mut people = Vec::new();
+    for _ in 0..10 {
+        people.push(Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await);
+    }
+    let (begun, before) = (Instant::now(), looks().await.unwrap_or(0.0));
+    let streams = join_all(people.iter().map(|person| person.get("/live"))).await;
+    let streams = join_all(streams.into_iter().map(|stream| receive(stream, 5))).await;
+    let (grew, seconds) = (looks().await.unwrap() - before, begun.elapsed().as_secs_f64());
+    assert!((4.0..=seconds + 2.0).contains(&grew), "{grew} looks in {seconds} s");
+
+    drop(streams);
+    // Longer than any two looks are apart.
+    let long = Duration::from_secs(4);
+    let mut last = (looks().await, Instant::now());
+    eventually("nobody looks, and nothing is read", LIMIT, async || {
+        let now = looks().await;
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > long
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_64_people_look_live_the_next_one_reloads_until_a_seat_is_free() {
+    let (world, api) = open_world("ops-seats").await;
+    api.open_coupon(3).await;
+    let daemon = world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let seats = join_all((0..64).map(|_| kim.get("/live"))).await;
+    assert!(seats.iter().all(|seat| seat.status() == 200));
+    // A browser that is answered 204 does not ask again.
+    assert_eq!(kim.get("/live").await.status(), 204);
+    assert!(kim.text("/").await.contains("Winter coupon"));
+    drop(seats);
+    eventually("a seat is free", LIMIT, async || kim.get("/live").await.status() == 200).await;
+}
