@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::{NaiveDate, NaiveDateTime};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Datetime, Integer, Unsigned};
+use diesel::sql_types::{BigInt, Date, Datetime, Integer, Nullable, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::{Db, DbError};
-use crate::domain::DropId;
+use crate::domain::{DropId, Slot};
 
 /// Slots that are looked at of one drop; all of them, where there are no more.
 const SLOTS: u32 = 100;
@@ -22,15 +22,15 @@ const DROPS: u32 = 250;
 /// A day's share reads up to 100,000 rows.
 const LONG: Duration = Duration::from_secs(10);
 
-/// A slot, when it was given out, and when its row came (UTC).
+/// A slot, when it was given out, and when its row came, if it is there (UTC).
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Step {
     #[diesel(sql_type = Unsigned<Integer>)]
     pub slot: u32,
     #[diesel(sql_type = Datetime)]
     pub claimed_at: NaiveDateTime,
-    #[diesel(sql_type = Datetime)]
-    pub issued_at: NaiveDateTime,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    pub issued_at: Option<NaiveDateTime>,
 }
 
 /// The rows of one day (UTC), and the promises of which a pass found that day that they are broken.
@@ -54,6 +54,13 @@ fn sample(most: u32) -> String {
         "JOIN series ON series.n < LEAST({most}, d.quantity) \
          STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST({most}, d.quantity))"
     )
+}
+
+/// The slots that [`Db::pace`] looks at.
+pub fn sampled(quantity: Slot) -> Vec<Slot> {
+    let most = SLOTS.min(quantity);
+    let slot = |n: u32| 1 + u64::from(n) * u64::from(quantity) / u64::from(most);
+    (0..most).filter_map(|n| Slot::try_from(slot(n)).ok()).collect()
 }
 
 fn series(numbers: u32) -> String {

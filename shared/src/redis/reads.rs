@@ -94,6 +94,14 @@ impl Redis {
         redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
     }
 
+    /// The same of several slots, in the order asked.
+    pub async fn admitted_at_each(&self, keys: &DropKeys, slots: &[Slot]) -> Result<Vec<Option<i64>>, RedisError> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        redis::cmd("HMGET").arg(&keys.times).arg(slots).query_async(&mut self.connection()).await
+    }
+
     /// The highest slot given out in each drop, in the order asked; `None` for one that admission
     /// does not know.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {

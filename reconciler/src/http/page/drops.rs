@@ -1,6 +1,7 @@
 //! One drop: its figures, its alerts, and the passes that somebody may ask for. What can hurt is
 //! confirmed by typing the coupon's name.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::rejection::{FormRejection, PathRejection};
@@ -10,9 +11,10 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
+use firstcome_shared::mysql::pace::{Step, sampled};
 use serde::Deserialize;
 
 use super::Page;
@@ -66,7 +68,7 @@ pub(super) async fn read(
         Err(error) => return unavailable(error),
     };
     let chart = match page.app.stores.db.pace(drop.id).await {
-        Ok(steps) => chart(&steps),
+        Ok(rows) => chart(&with_admissions(&page, &drop, rows).await),
         Err(error) => return unavailable(error),
     };
     let name = line(&coupon.name, LONGEST);
@@ -88,6 +90,26 @@ pub(super) async fn read(
         chart,
     };
     answer(StatusCode::OK, &screen)
+}
+
+/// With the admissions that have no row yet, as far as Redis tells of them.
+async fn with_admissions(page: &Page, drop: &Drop, mut steps: Vec<Step>) -> Vec<Step> {
+    if drop.sealed_at.is_some() {
+        return steps;
+    }
+    let with_row: HashSet<Slot> = steps.iter().map(|step| step.slot).collect();
+    let slots: Vec<Slot> = sampled(drop.quantity).into_iter().filter(|slot| !with_row.contains(slot)).collect();
+    let redis = &page.app.stores.redis;
+    match redis.admitted_at_each(&redis.keys(drop.coupon_id, drop.id), &slots).await {
+        Ok(admitted) => {
+            let admitted = slots.into_iter().zip(admitted);
+            let admitted = admitted.filter_map(|(slot, at)| Some((slot, DateTime::from_timestamp_millis(at?)?)));
+            steps.extend(admitted.map(|(slot, at)| Step { slot, claimed_at: at.naive_utc(), issued_at: None }));
+            steps.sort_unstable_by_key(|step| step.slot);
+        }
+        Err(error) => tracing::debug!(%error, "a chart is drawn of rows alone"),
+    }
+    steps
 }
 
 /// Whom a coupon is for.

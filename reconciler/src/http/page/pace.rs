@@ -35,7 +35,7 @@ pub(super) struct Chart {
     /// How long the drawing's width is.
     pub(super) length: String,
     pub(super) slots: String,
-    /// How many of the rows that were looked at came within a second, in words.
+    /// How many of those that were looked at had their row within a second, in words.
     pub(super) share: String,
     pub(super) lines: Vec<Line>,
 }
@@ -53,7 +53,8 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     let from = steps.iter().map(|step| step.claimed_at).min()?;
     let since = |at: NaiveDateTime| (at - from).max(TimeDelta::zero());
     // One straggler of tomorrow must not press all others into a line.
-    let mut lengths: Vec<TimeDelta> = steps.iter().map(|step| since(step.issued_at)).collect();
+    let mut lengths: Vec<TimeDelta> =
+        steps.iter().map(|step| since(step.issued_at.unwrap_or(step.claimed_at))).collect();
     lengths.sort_unstable();
     let most = lengths.get(lengths.len() * 95 / 100).or(lengths.last()).copied().unwrap_or_default();
     let length = most.max(TimeDelta::milliseconds(500)) * 11 / 10;
@@ -61,21 +62,22 @@ pub(super) fn chart(steps: &[Step]) -> Option<Chart> {
     // How many there were by then: a slot that was issued again later must not lead the line back.
     #[expect(clippy::cast_precision_loss, reason = "a sample of some thousands")]
     let up = |number: usize| HEIGHT - number as f64 / steps.len() as f64 * HEIGHT;
-    let points = |when: fn(&Step) -> NaiveDateTime| {
-        let mut instants: Vec<NaiveDateTime> = steps.iter().map(when).collect();
+    let points = |when: fn(&Step) -> Option<NaiveDateTime>| {
+        let mut instants: Vec<NaiveDateTime> = steps.iter().filter_map(when).collect();
         instants.sort_unstable();
         let point = |(at, instant): (usize, NaiveDateTime)| format!("{:.1},{:.1}", across(instant), up(at + 1));
         instants.into_iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
     };
-    let in_time = steps.iter().filter(|step| step.issued_at - step.claimed_at <= TimeDelta::seconds(1)).count();
+    let took = |step: &Step| step.issued_at.map(|at| (at - step.claimed_at).max(TimeDelta::zero()));
+    let in_time = steps.iter().filter_map(took).filter(|took| *took <= TimeDelta::seconds(1)).count();
     let every = steps.len().div_ceil(LINES);
     let line = |step: &Step| Line {
         slot: grouped(u64::from(step.slot)),
         admitted: seconds(since(step.claimed_at)),
-        row: seconds((step.issued_at - step.claimed_at).max(TimeDelta::zero())),
+        row: took(step).map_or_else(|| "–".to_owned(), seconds),
     };
     Some(Chart {
-        admitted: points(|step| step.claimed_at),
+        admitted: points(|step| Some(step.claimed_at)),
         issued: points(|step| step.issued_at),
         from: instant(from.and_utc()),
         length: seconds(length),
@@ -134,13 +136,25 @@ mod tests {
 
     fn step(slot: u32, claimed_ms: i64, issued_ms: i64) -> Step {
         let at = |ms| NaiveDateTime::default() + TimeDelta::milliseconds(ms);
-        Step { slot, claimed_at: at(claimed_ms), issued_at: at(issued_ms) }
+        Step { slot, claimed_at: at(claimed_ms), issued_at: Some(at(issued_ms)) }
+    }
+
+    #[test]
+    fn who_was_admitted_and_has_no_row_stands_in_one_line_and_counts_as_a_miss() {
+        let mut steps = vec![step(1, 0, 10), step(2, 100, 110)];
+        steps[1].issued_at = None;
+        let one = chart(&steps).unwrap();
+        assert_eq!((one.admitted.split(' ').count(), one.issued.split(' ').count()), (2, 1));
+        assert_eq!((one.lines[0].row.as_str(), one.lines[1].row.as_str()), ("0.0 s", "–"));
+        assert_eq!(one.share, "50.0 % of 2 looked at");
+        steps[0].issued_at = None;
+        assert_eq!(chart(&steps).unwrap().issued, "");
     }
 
     #[test]
     fn a_chart_shows_the_rush_and_not_its_straggler() {
         let mut steps: Vec<Step> = (1..=100).map(|n| step(n, i64::from(n) * 10, i64::from(n) * 10 + 30)).collect();
-        steps[49].issued_at += TimeDelta::days(1);
+        steps[49].issued_at = steps[49].issued_at.map(|at| at + TimeDelta::days(1));
         let chart = chart(&steps).unwrap();
         assert_eq!((chart.length.as_str(), chart.slots.as_str()), ("1.1 s", "100"));
         assert_eq!(chart.share, "99.0 % of 100 looked at");
