@@ -22,7 +22,7 @@ impl Executor<'_> {
         let (user, id) = (half.user.as_str(), revocation.id);
         let until = self.redis.revoke(&self.keys, scope, user, id, revocation.again_from_ms()).await?;
         if revocation.is_to_be_ended() {
-            self.db.end_revocation(id, until).await?;
+            let until = self.db.end_revocation(id, until).await?;
             self.redis.revoke(&self.keys, scope, user, id, Some(until)).await?;
         }
         Ok(Attempt::Done(None))

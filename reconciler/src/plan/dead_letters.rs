@@ -33,7 +33,9 @@ impl Planner<'_> {
     fn dead_letter(&mut self, page: &Page, sorted: &Sorted, letter: &DeadLetter, user: &UserId) {
         let before = self.items.len();
         self.decide(page, sorted, letter, user);
-        if self.items[before..].iter().all(|item| !matches!(item.action, Action::Report)) {
+        // One that is left is told by name, or only counted.
+        let planned = &self.items[before..];
+        if !planned.is_empty() && planned.iter().all(|item| !matches!(item.action, Action::Report)) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }

@@ -100,16 +100,19 @@ impl Db {
     }
 
     /// Ends a revocation that lets its person claim again: what they are admitted to after this
-    /// instant by Redis's clock counts.
-    pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<(), DbError> {
+    /// instant by Redis's clock counts. Gives the instant that stands: another process may have
+    /// ended it already.
+    pub async fn end_revocation(&self, id: i64, again_from_ms: i64) -> Result<i64, DbError> {
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default().naive_utc();
         self.run("end a revocation", async move |conn| {
             let this = revoked_coupons::table.find(id).filter(revoked_coupons::may_claim_again);
             diesel::update(this.filter(revoked_coupons::again_from.is_null()))
                 .set(revoked_coupons::again_from.eq(at))
                 .execute(conn)
-                .await
-                .map(|_| ())
+                .await?;
+            let stands = revoked_coupons::table.find(id).select(revoked_coupons::again_from);
+            let stands: Option<NaiveDateTime> = stands.first(conn).await?;
+            Ok(stands.map_or(again_from_ms, |at| at.and_utc().timestamp_millis()))
         })
         .await
     }

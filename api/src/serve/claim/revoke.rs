@@ -123,7 +123,7 @@ impl Claims {
         let until = released.map_err(|error| half(&error))?;
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
-            self.questions.end_revocation(id, until).await.map_err(|error| half(&error))?;
+            let until = self.questions.end_revocation(id, until).await.map_err(|error| half(&error))?;
             self.redis.revoke(&keys, scope, user, id, Some(until)).await.map_err(|error| half(&error))?;
         }
         if let Err(error) = self.redis.wake_if_anyone_waits(coupon.coupon.id, &[keys]).await {

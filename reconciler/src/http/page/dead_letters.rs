@@ -241,7 +241,7 @@ pub(super) async fn correct(
     let Ok(Path(id)) = id else { return no_such() };
     let typed = form.map(|Form(typed)| typed).unwrap_or_default();
     let wrong = |why: &str| notice(StatusCode::BAD_REQUEST, "Not corrected", &format!("{why} Nothing was done."));
-    let (Ok(coupon), Ok(drop)) = (typed.coupon.trim().parse(), typed.drop.trim().parse()) else {
+    let (Ok(coupon), Ok(drop)) = (typed.coupon.trim().parse::<i64>(), typed.drop.trim().parse::<i64>()) else {
         return wrong("Give the coupon and the drop by their numbers.");
     };
     let found = match page.app.stores.db.coupon(CouponId(coupon)).await {

@@ -327,3 +327,12 @@ fn dead_letters_that_only_a_person_can_resolve_are_told_one_by_one_while_they_ar
         "{detail}"
     );
 }
+
+#[test]
+fn of_one_person_s_dead_letters_that_only_counted_are_left_none_is_a_duplicate() {
+    let mut world = World::exact(12, 12);
+    world.failed = (1..=25).map(|id| (id, Some(412), Some(user(100)))).collect();
+    let plan = world.plan();
+    assert!(plan.items.iter().all(|item| matches!(item.action, Action::Report)), "{:#?}", plan.items);
+    assert_eq!(plan.items.len(), 11);
+}

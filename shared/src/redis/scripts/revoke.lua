@@ -1,7 +1,8 @@
 -- Carries a revocation out, or its end: the person is banned, what it voids is taken from them, and
 -- its slot is free if it is within the quantity and nobody else is on it. Safe at any time, in any
 -- life of Redis, and as often as wanted: it takes away only what MySQL says is void. One that comes
--- late, when a later revocation of the person or its own end is known here, follows that.
+-- late, when a later revocation of the person or its own end is known here, follows that. Of two ends
+-- of one the newer counts: whoever brings one has it from MySQL, where there is only one.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 generation  8 waiting  9 revoked
 -- ARGV  1 drop id  2 user  3 field of `revoked`  4 number of the revocation
 --       5 until when claims are void, Redis's time in ms ('' every one, it has not ended)
@@ -18,7 +19,7 @@ redis.call('ZCARD', KEYS[8])
 local known, ended = string.match(redis.call('HGET', KEYS[9], field) or '', '^(%d+):?(%d*)$')
 if known and tonumber(known) > tonumber(id) then
     id, over = known, ended
-elseif known and tonumber(known) == tonumber(id) and ended ~= '' then
+elseif known and tonumber(known) == tonumber(id) and over == '' then
     over = ended
 end
 redis.call('HSET', KEYS[9], field, over == '' and id or id .. ':' .. over)

@@ -86,3 +86,27 @@ async fn claimants_alone_do_not_bring_back_a_claim_that_was_revoked() {
     clean_pass(world, &coupon).await;
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
+
+/// Two processes ended it at once, and each told Redis its own instant.
+#[tokio::test]
+async fn a_revocation_of_which_redis_knows_another_end_is_mended() {
+    let fixture = Fixture::new("d-revoked-end").await;
+    let (world, api) = (&fixture.world, &fixture.api);
+    let (coupon, answers) = fixture.held("Ended", 5, 5).await;
+    let user = answers[2].0.as_str();
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    api.revoke(coupon.id, user, &order).await.unwrap();
+    world.sql.query("UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE").await;
+    let end = "SELECT CONCAT(id, ':', CAST(UNIX_TIMESTAMP(again_from) * 1000 AS UNSIGNED)) FROM revoked_coupons";
+    let [stands] = &world.sql.query(end).await.concat()[..] else { panic!("one is revoked") };
+    let known = format!("{}:{{{}}}:revoked", world.setting("REDIS_KEY_PREFIX"), coupon.id);
+    let fields: Vec<String> = world.redis.command(&["HGETALL", &known]).await;
+    assert_eq!(&fields[1], stands);
+    let other = format!("{}:9", stands.split(':').next().unwrap());
+    world.redis.command::<i64>(&["HSET", &known, &fields[0], &other]).await;
+    world.pass().await;
+    let now: String = world.redis.command(&["HGET", &known, &fields[0]]).await;
+    assert_eq!(&now, stands);
+    clean_pass(world, &coupon).await;
+    assert!(api.claim(coupon.id, user).await.is_accepted());
+}
