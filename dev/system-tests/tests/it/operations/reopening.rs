@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Timelike as _};
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::scale::measured;
+use firstcome_testkit::scale::{is_full, measured};
 use firstcome_testkit::{Coupon, Fixture, Session, Stores, all_issued, assert_exact, coupon_body, eventually};
 use serde_json::json;
 
@@ -112,6 +112,10 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
     let daemon = world.daemon().await;
     let passes = "SELECT COUNT(*) FROM reconcile_runs WHERE triggered_by <> 'cli'";
     eventually("a pass has begun", HEALED, async || world.sql.number(passes).await > 0).await;
+    if is_full() {
+        let running = format!("{passes} AND status = 'running'");
+        assert_eq!(world.sql.number(&running).await, 1, "it is at work when Redis is lost");
+    }
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
     assert!(daemon.process.status().is_none(), "{}", daemon.process.log());
     took

@@ -214,6 +214,6 @@ fn alerts_come_with_their_advice_and_those_nobody_has_taken_on_first() {
     );
     assert_eq!(board.problems[0].what, "3 broken promises");
     assert!(board.problems[1].more.as_deref().is_some_and(|more| more.ends_with(", taken on by Kim")));
-    assert!(board.problems[1].todo.starts_with("Look at what would be done"), "{:?}", board.problems[1]);
+    assert!(board.problems[1].todo.starts_with("If you don't know the cause, pause"), "{:?}", board.problems[1]);
     assert_eq!(board.problems[1].place.as_deref(), Some("Winter <coupon> · drop 7"));
 }
