@@ -41,8 +41,21 @@ pub struct Memory {
     pub(super) unrecorded: Vec<(Run, How)>,
     /// What need not be read whole again.
     pub(super) verified: Verified,
-    /// When the topic's settings were looked at, and what is wrong with them.
-    topic: Option<(Instant, Option<String>)>,
+    topic: TopicSettings,
+}
+
+/// What is known of the topic's settings.
+struct TopicSettings {
+    asked_at: Instant,
+    /// What is wrong with them.
+    wrong: Option<String>,
+}
+
+impl Default for TopicSettings {
+    /// Start-up has just looked at them.
+    fn default() -> Self {
+        Self { asked_at: Instant::now(), wrong: None }
+    }
 }
 
 /// How far a pass is, for the terminal and the endpoint.
@@ -102,19 +115,17 @@ impl Memory {
         (stuck, longest)
     }
 
-    /// What is wrong with the topic's settings. To ask takes connections of its own, so passes by
-    /// schedule remember the answer for a while.
+    /// What is wrong with the topic's settings. To ask takes connections of its own, and a tenth of a
+    /// second, so an answer is remembered for a while.
     pub(super) async fn unsafe_topic(&mut self, topic: &TopicReader, trigger: Trigger) -> Option<String> {
-        let is_old =
-            |at: &Instant| matches!(trigger, Trigger::Endpoint | Trigger::Cli) || at.elapsed() > TOPIC_AGAIN_AFTER;
-        if self.topic.as_ref().is_none_or(|(at, _)| is_old(at)) {
+        if trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER {
             match topic.unsafe_settings().await {
-                Ok(told) => self.topic = Some((Instant::now(), told)),
+                Ok(wrong) => self.topic = TopicSettings { asked_at: Instant::now(), wrong },
                 // Reading the unread messages tells it too.
                 Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
             }
         }
-        self.topic.as_ref().and_then(|(_, told)| told.clone())
+        self.topic.wrong.clone()
     }
 
     pub(super) fn keep_unrecorded(&mut self, run: Run, how: How) {

@@ -53,7 +53,11 @@ pub async fn measure(bench: &Bench, size: &Size) -> Result<Vec<Measurement>> {
         for _ in 0..OPERATORS {
             viewers.spawn(watch(board, cookie.clone(), Arc::clone(&seen)));
         }
-        until("all pages are open", async || Ok(seen.open.load(Ordering::Relaxed) == u64::from(VIEWERS))).await?;
+        let are_open = async || {
+            ensure!(seen.refused.load(Ordering::Relaxed) == 0, "a page could not be opened");
+            Ok(seen.open.load(Ordering::Relaxed) == u64::from(VIEWERS))
+        };
+        until("all pages are open", are_open).await?;
         let [answered, live] = [&seen.answered, &seen.live].map(|count| count.load(Ordering::Relaxed));
         let (per_second, seconds) = rate(&api, pair[1], size).await?;
         beside.push(per_second);
@@ -194,10 +198,10 @@ fn open(target: SocketAddr, coupon: i64, every: Duration, seen: &Arc<Seen>) -> J
 async fn view(target: SocketAddr, coupon: i64, number: u32, seen: &Seen) -> Result<()> {
     let user = format!("viewer-{number}");
     let page = seen.get(target, &format!("/c/{coupon}"), &user).await?;
-    let assets: BTreeSet<&str> = page.split('"').filter(|part| part.starts_with("/c/assets/")).collect();
+    let assets: BTreeSet<&str> = page.split('"').filter(|part| part.starts_with("assets/")).collect();
     ensure!(!assets.is_empty(), "the page has neither script nor style");
     for asset in assets {
-        seen.get(target, asset, &user).await?;
+        seen.get(target, &format!("/c/{asset}"), &user).await?;
     }
     let (every, look) = seen.state(target, coupon, &user).await?;
     seen.open.fetch_add(1, Ordering::Relaxed);
