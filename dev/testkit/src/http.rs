@@ -236,7 +236,9 @@ impl Api {
             Ok(reply) => Outcome::of_list_change(reply.status, &reply.body),
             Err(error) => Outcome::Unknown(error.to_string()),
         };
-        pending.into_iter().for_each(|one| one.end(outcome.clone()));
+        for one in pending {
+            one.end(outcome.clone());
+        }
         reply.map_err(|error| error.to_string())
     }
 

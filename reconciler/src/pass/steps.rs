@@ -266,7 +266,9 @@ impl<'a> Pass<'a> {
             told = self.memory.unsafe_topic(&self.stores.topic, self.run.trigger) => told,
             () = self.stop.cancelled() => return Err(Broken::Stopped),
         };
-        told.into_iter().for_each(|detail| self.report_unsafe(detail));
+        if let Some(detail) = told {
+            self.report_unsafe(detail);
+        }
         Ok(())
     }
 

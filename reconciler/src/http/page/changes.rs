@@ -236,11 +236,9 @@ pub(super) async fn revoke(
     let path = format!("/v1/coupons/{}/people/{encoded}/revoke", coupon.id);
     let drop = drop.map(DropId);
     let change = Change { what: "revoke", method: Method::POST, path, body, coupon: coupon.id, drop, revision: None };
-    match ask(&page, &session, change).await {
-        Some(refused) => refused,
-        None => {
-            let (coupon, person) = (coupon.id.to_string(), person.to_string());
-            people::found(&page, &session, Search { coupon, person, ..Search::default() }).await
-        }
+    if let Some(refused) = ask(&page, &session, change).await {
+        return refused;
     }
+    let (coupon, person) = (coupon.id.to_string(), person.to_string());
+    people::found(&page, &session, Search { coupon, person, ..Search::default() }).await
 }
