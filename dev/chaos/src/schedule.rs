@@ -162,8 +162,8 @@ impl Schedule {
     }
 }
 
-/// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some lists
-/// fill the quantity, others do not. Drawn apart from the rest, which a seed gave before.
+/// How many people are on an allow list, in a quarter of the seeds, and whether it changes. Some
+/// lists fill the quantity, others do not. Drawn apart from the rest, which a seed gave before.
 fn allow_list(seed: u64, people: u32) -> (u32, bool) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
     if !rng.random_bool(0.25) {

@@ -11,8 +11,8 @@ use crate::inject::pause;
 use crate::system::SystemUnderTest;
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
-/// and nothing is left over. Where a coupon has an allow list, they hold the same list, and the people
-/// on it may be too few.
+/// and nothing is left over. Where a coupon has an allow list, they hold the same list, and the
+/// people on it may be too few.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(system, &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop)).await?;
@@ -74,8 +74,8 @@ async fn same_list(system: &SystemUnderTest, coupon: &Coupon) -> Result<()> {
     Ok(())
 }
 
-/// Whether slots are left, since everybody on the list has one who may, and nobody waits. Fails where
-/// the stores do not agree on who has which, or somebody has none yet.
+/// Whether slots are left, since everybody on the list has one who may, and nobody waits. Fails
+/// where the stores do not agree on who has which, or somebody has none yet.
 async fn is_short_of_people(system: &SystemUnderTest, coupon: &Coupon, quantity: u64) -> Result<bool> {
     let (redis, Coupon { id, drop, .. }) = (system.redis(), coupon);
     let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon).await?.len() as u64;

@@ -396,6 +396,5 @@ impl Db {
 
 /// `None`: longer than time itself, so nothing is old.
 fn ago(kept: Duration) -> Option<NaiveDateTime> {
-    let kept = TimeDelta::from_std(kept).ok()?;
-    Utc::now().checked_sub_signed(kept).map(|at| at.naive_utc())
+    Utc::now().checked_sub_signed(TimeDelta::from_std(kept).ok()?).map(|at| at.naive_utc())
 }

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::{Extension, Form};
+use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::ops_actions::Act;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -174,6 +175,14 @@ pub(super) async fn erase(
     }
 }
 
+/// The coupon, whose name was typed to confirm what is asked for.
+async fn confirmed(page: &Page, id: i64, typed: &str) -> Result<Coupon, Response> {
+    let found = page.app.stores.db.coupon(CouponId(id)).await.map_err(unavailable)?;
+    let no_such = || notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon.");
+    let (coupon, _) = found.ok_or_else(no_such)?;
+    unless_named(typed, &coupon.name).map_or(Ok(coupon), Err)
+}
+
 #[derive(Deserialize)]
 pub(super) struct Promise {
     coupon: i64,
@@ -191,14 +200,10 @@ pub(super) async fn give_up(
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
     let Ok(person) = asked.person.parse::<UserId>() else { return not_understood() };
-    let coupon = match page.app.stores.db.coupon(CouponId(asked.coupon)).await {
-        Ok(Some((coupon, _))) => coupon,
-        Ok(None) => return notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon."),
-        Err(error) => return unavailable(error),
+    let coupon = match confirmed(&page, asked.coupon, &asked.name).await {
+        Ok(coupon) => coupon,
+        Err(refused) => return refused,
     };
-    if let Some(refused) = unless_named(&asked.name, &coupon.name) {
-        return refused;
-    }
     let place = (coupon.id, DropId(asked.drop));
     match execute::give_up(&page.app.stores, place, &person, session.operator.clone()).await {
         Ok(0) => notice(StatusCode::CONFLICT, "Nothing is open", "No broken promise to them is open in that drop."),
@@ -218,14 +223,10 @@ pub(super) async fn revoke(
 ) -> Response {
     let Ok(Form(asked)) = form else { return not_understood() };
     let Ok(person) = asked.person.parse::<UserId>() else { return not_understood() };
-    let coupon = match page.app.stores.db.coupon(CouponId(asked.coupon)).await {
-        Ok(Some((coupon, _))) => coupon,
-        Ok(None) => return notice(StatusCode::NOT_FOUND, "No such coupon", "There is no such coupon."),
-        Err(error) => return unavailable(error),
+    let coupon = match confirmed(&page, asked.coupon, &asked.name).await {
+        Ok(coupon) => coupon,
+        Err(refused) => return refused,
     };
-    if let Some(refused) = unless_named(&asked.name, &coupon.name) {
-        return refused;
-    }
     let again = asked.may_claim_again.is_some();
     let mut body = json!({"reason": asked.reason.trim(), "by": session.name(), "may_claim_again": again});
     let drop = asked.drop.trim().parse::<i64>().ok();

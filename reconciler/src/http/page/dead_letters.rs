@@ -1,6 +1,6 @@
-//! Dead letters: why each is there, what its message was, and the correcting or discarding of one by
-//! hand. Ids are masked, and messages kept back, until somebody who may change things reveals them, which is
-//! recorded.
+//! Dead letters: why each is there, what its message was, and the correcting or discarding of one
+//! by hand. Ids are masked, and messages kept back, until somebody who may change things reveals
+//! them, which is recorded.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::issued::push_text;
 use crate::mysql::ops_actions::{Act, Operator};
 use crate::mysql::schema::failed_claims;
-use crate::mysql::{Db, DbError};
+use crate::mysql::{Conn, Db, DbError};
 
 /// How much of a payload is read, in bytes.
 const PAYLOAD: usize = 4_096;
@@ -89,9 +89,7 @@ impl Db {
     pub async fn correct_dead_letter(&self, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
         self.run("correct a dead letter", async move |conn| {
             conn.transaction(async |conn| {
-                let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
-                let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
-                let Some(letter) = found else { return Ok(false) };
+                let Some(letter) = lock_open(conn, id).await? else { return Ok(false) };
                 diesel::update(failed_claims::table.find(id))
                     .set((
                         failed_claims::coupon_id.eq(to.coupon.0),
@@ -122,9 +120,7 @@ impl Db {
     pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> Result<bool, DbError> {
         self.run("discard a dead letter", async move |conn| {
             conn.transaction(async |conn| {
-                let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
-                let found = open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()?;
-                let Some(letter) = found else { return Ok(false) };
+                let Some(letter) = lock_open(conn, id).await? else { return Ok(false) };
                 diesel::update(failed_claims::table.find(id))
                     .set((
                         failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
@@ -145,6 +141,12 @@ impl Db {
         })
         .await
     }
+}
+
+/// A dead letter, locked; `None` if it is not open.
+async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
+    let open = failed_claims::table.find(id).filter(failed_claims::resolved_at.is_null());
+    open.select(DeadLetterRow::as_select()).for_update().first(conn).await.optional()
 }
 
 /// What a dead letter's message was.

@@ -129,7 +129,8 @@ pub(crate) async fn remove(
 /// Take everybody off a coupon's allow list
 ///
 /// All of them or none; a list of a million takes some seconds. Safe to repeat. Nothing is revoked:
-/// who holds one or waits already keeps it. While the coupon's `allow` is `list`, nobody else may claim.
+/// who holds one or waits already keeps it. While the coupon's `allow` is `list`, nobody else may
+/// claim.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
     params(

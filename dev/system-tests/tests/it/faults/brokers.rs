@@ -1,4 +1,5 @@
-//! Three brokers: one dies, two die, one of those named is away; and topics that would not outlive it.
+//! Three brokers: one dies, two die, one of those named is away; and topics that would not outlive
+//! it.
 
 use firstcome_stack::KafkaCluster;
 use firstcome_testkit::{Answer, LIMIT, Stores, World, eventually, holders};

@@ -1,11 +1,11 @@
 //! What the API's catalogue costs beside everything that is over.
-#![allow(clippy::cast_precision_loss)] // kilobytes
 
 use std::time::Instant;
 
 use firstcome_testkit::scale::measured;
 use firstcome_testkit::{Api, LIMIT, Running, World, eventually};
 
+use super::scale::most_memory;
 use super::sizes::insert;
 
 /// Puts so many coupons into the tables, with ten sealed drops each; one in a hundred has an open
@@ -54,10 +54,7 @@ async fn measure(coupons: u32) -> [f64; 3] {
     .await;
     let in_memory = metric(&api, "firstcome_catalogue_coupons").await;
     assert!((in_memory - f64::from(coupons / 100)).abs() < 0.5, "{in_memory}");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", api.process.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    [start, best * 1_000.0, kilobytes / 1_024.0]
+    [start, best * 1_000.0, most_memory(&api.process).unwrap()]
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! What the list of a million holders costs the API.
 
+use firstcome_testkit::World;
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Process, World};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 
+use super::scale::most_memory;
 use super::sizes::insert;
 
 /// Most memory of the API after it has sent so many rows as a CSV, in MB.
@@ -27,15 +28,7 @@ async fn measure(rows: u32) -> f64 {
         lines += part.split(|byte| *byte == b'\n').count() - 1;
     }
     assert_eq!(lines, 1 + rows as usize);
-    most_memory(&api.process)
-}
-
-/// Most memory of a process that runs, in MB.
-pub(super) fn most_memory(process: &Process) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes / 1_024.0
+    most_memory(&api.process).unwrap()
 }
 
 #[tokio::test]

@@ -11,8 +11,7 @@ use firstcome_testkit::{Stores, World, coupon_body};
 use reqwest::Method;
 use serde_json::json;
 
-use super::holders::most_memory;
-use super::scale::{pass, seconds};
+use super::scale::{most_memory, pass, seconds};
 
 /// Ids of one request.
 const AT_ONCE: u32 = 10_000;
@@ -32,7 +31,7 @@ async fn measure(people: u32) -> [f64; 4] {
         let ids: Vec<String> = (from..from + AT_ONCE).map(|n| format!("member-{n}@example.com")).collect();
         assert_eq!(api.try_list(coupon.id, &ids, true).await.unwrap().status, 200);
     }
-    let memory = most_memory(&api.process);
+    let memory = most_memory(&api.process).unwrap();
     let last = format!("member-{}@example.com", people - 1);
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let (run, peak) = pass(&world, &[]).await;

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use firstcome_testkit::scale::is_full;
 use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, rush};
 use serde_json::json;
 
@@ -29,11 +30,10 @@ async fn all_have_rows(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
 
 #[tokio::test]
 async fn everybody_who_waits_gets_a_raised_quantity_in_order_without_a_scheduled_pass() {
-    let full = std::env::var("SCALE").is_ok_and(|scale| scale == "full");
     let fixture = Fixture::new("promotion").await;
     let _daemon = fixture.world.settled_daemon().await;
     let mut took = Vec::new();
-    for people in [10, if full { 5_000 } else { 1_300 }] {
+    for people in [10, if is_full() { 5_000 } else { 1_300 }] {
         let name = format!("line{people}");
         let (coupon, line) = with_a_line(&fixture, &name, people).await;
         let newcomers: Vec<String> = (0..50).map(|n| format!("{name}-new-{n}")).collect();

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use firstcome_load::measure::memory_kb;
 use firstcome_reconciler::record::{self, How};
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Coupon, World, coupon_body, eventually, open_world};
+use firstcome_testkit::{Coupon, Process, World, coupon_body, eventually, open_world};
 
 use super::catalogue::fill;
 use super::sizes::insert;
@@ -55,18 +56,19 @@ async fn sold_out(world: &World, quantity: u32) -> Coupon {
 pub(super) async fn pass(world: &World, args: &[&str]) -> (Run, f64) {
     let args: Vec<_> = ["once", "--json"].into_iter().chain(args.iter().copied()).collect();
     let process = world.start("firstcome-reconciler", &args, &[]);
-    let status = format!("/proc/{}/status", process.pid());
     let mut peak = 0.0_f64;
     eventually("the pass ends", PATIENCE, async || {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let most = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
-        let kilobytes: f64 = most.trim().trim_end_matches(" kB").parse().unwrap_or(0.0);
-        peak = peak.max(kilobytes / 1_024.0);
+        peak = peak.max(most_memory(&process).unwrap_or(0.0));
         process.status().is_some()
     })
     .await;
     let run = serde_json::from_str(&process.all_stdout().await).unwrap_or_else(|e| panic!("{e}: {}", process.log()));
     (run, peak)
+}
+
+/// Most memory of a process that runs, in MB; `None` once it has ended.
+pub(super) fn most_memory(process: &Process) -> Option<f64> {
+    memory_kb(process.pid(), "VmHWM").ok().map(|kilobytes| kilobytes as f64 / 1_024.0)
 }
 
 pub(super) fn seconds(run: &Run) -> f64 {
