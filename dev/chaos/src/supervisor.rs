@@ -28,7 +28,8 @@ struct State {
     away: bool,
     /// `FIRSTCOME_CRASH_AT` of the next start.
     crash_at: Option<String>,
-    starts: u32,
+    /// How often it died at a crash point.
+    crashes: u32,
 }
 
 pub struct Supervisor {
@@ -97,8 +98,9 @@ impl Supervised {
         if state.away || state.process.as_ref().is_some_and(|process| process.status().is_none()) {
             return;
         }
+        state.crashes +=
+            u32::from(state.process.as_ref().is_some_and(|process| process.log().contains("crash point ")));
         let crash_at = state.crash_at.take();
-        state.starts += 1;
         state.process = Some(self.start(world, crash_at.as_deref()));
     }
 
@@ -161,9 +163,9 @@ impl Supervised {
         self.state.lock().process.as_ref().filter(|process| process.status().is_none()).map(Process::pid)
     }
 
-    /// How often it was started.
-    pub fn starts(&self) -> u32 {
-        self.state.lock().starts
+    /// How often it died at a crash point, and was started again.
+    pub fn crashes(&self) -> u32 {
+        self.state.lock().crashes
     }
 
     /// Sets its clock off by so many seconds. False when it has none, or does not run.

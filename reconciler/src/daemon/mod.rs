@@ -58,8 +58,12 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
-    let mut reopening = Reconciler::new(stores.clone(), args.reconcile.settings());
-    reopening.memory.losses = reconciler.memory.losses.clone();
+    let beside = || {
+        let mut beside = Reconciler::new(stores.clone(), args.reconcile.settings());
+        beside.memory.losses = reconciler.memory.losses.clone();
+        beside
+    };
+    let (reopening, after_changes) = (beside(), beside());
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let router = crate::http::router(
         stores.clone(),
@@ -80,7 +84,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(watch::redis(reopening, notifier.clone(), stop.clone()));
     tasks.spawn(watch::admission(stores.redis.clone(), notifier.clone(), stop.clone()));
-    tasks.spawn(watch::changes(stores.redis.clone(), passes.clone(), stop.clone()));
+    tasks.spawn(watch::changes(after_changes, notifier.clone(), stop.clone()));
     println!("listening on http://{address}");
     let scheduled = BySchedule::new(stores.db, passes, notifier, schedules).run(&crons, stop.clone()).await;
     stop.cancel();

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::Utc;
+use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::Redis;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Passes;
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::{Run, Status, Trigger};
@@ -67,7 +67,7 @@ async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
 async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &CancellationToken) -> Result<Run, PassError> {
     let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
     tracing::debug!(run_id, "a pass that reopens admission");
-    let request = Request { reopening: true, ..Request::new(Trigger::Startup) };
+    let request = Request { work: Work::Reopening, ..Request::new(Trigger::Startup) };
     let run = reconciler.pass(&request, &run_id, stop).await?;
     super::ended(&run, started, notifier).await;
     Ok(run)
@@ -93,15 +93,16 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
 /// How often Redis is asked for coupons to compare.
 const CHANGES_EVERY: Duration = Duration::from_millis(250);
 
-/// How long to wait for the end of another process's pass.
+/// How long to wait for the end of such a pass of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: a
-/// quantity was raised, say, while people wait. That must not wait for the next scheduled pass,
-/// since newcomers join the line behind them until then.
-pub(super) async fn changes(redis: Redis, passes: Passes, stop: CancellationToken) {
+/// quantity was raised, say, while people wait. That must not wait for the next scheduled pass, nor
+/// for the end of a long one, since newcomers join the line behind them until then.
+pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(CHANGES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let redis = reconciler.stores.redis.clone();
     let mut pending = BTreeSet::new();
     loop {
         tokio::select! {
@@ -114,17 +115,20 @@ pub(super) async fn changes(redis: Redis, passes: Passes, stop: CancellationToke
                 Err(error) => tracing::debug!(%error, "Redis could not be asked for coupons to compare"),
             }
         }
-        while let Some(coupon) = pending.first().copied() {
+        while let Some(coupon) = pending.first().copied().filter(|_| !stop.is_cancelled()) {
             // A closed gate needs a pass over everything, which does this coupon too.
             if !redis.gate_is_open().await.unwrap_or(false) {
                 break;
             }
-            let request = Request { coupon: Some(coupon), patience: PATIENCE, ..Request::new(Trigger::Startup) };
-            // A pass of another coupon may be running, so it stays pending.
-            let Ok((run_id, answer)) = passes.start(request) else { break };
+            let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
             tracing::info!(run_id, coupon_id = coupon.0, "a change asks for a pass");
-            if matches!(answer.await, Ok(Err(PassError::Busy))) {
-                break;
+            let (work, coupon) = (Work::Change, Some(coupon));
+            let request = Request { work, coupon, patience: PATIENCE, ..Request::new(Trigger::Startup) };
+            match reconciler.pass(&request, &run_id, &stop).await {
+                Ok(run) => super::ended(&run, started, &notifier).await,
+                // Another process's, over another coupon: this one stays pending.
+                Err(PassError::Busy) => break,
+                Err(error) => tracing::warn!(%error, "no pass after the change"),
             }
             pending.pop_first();
         }

@@ -8,6 +8,7 @@ mod by_hand;
 #[cfg(test)]
 mod law;
 mod redis;
+mod reopening;
 mod revocations;
 mod rows;
 mod sealing;
@@ -15,9 +16,8 @@ mod sealing;
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
 pub(crate) use by_hand::{EraseError, Erased, correct, discard, erase, give_up};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
-pub(crate) use rows::{
-    Patience, delete_resolved_dead_letters, make_ahead, mend, renew_settings, restore_claimants, unseal_where_named,
-};
+pub(crate) use reopening::{Patience, renew_settings, restore_claimants};
+pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{let_expire, seal};
 
 use std::collections::HashSet;

@@ -1,9 +1,6 @@
 //! Revocations that a crash or a loss of Redis has left half done, and their dead letters.
 
-use std::collections::HashSet;
-
 use firstcome_shared::coupon::Coupon;
-use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::Redis;
@@ -46,18 +43,4 @@ pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon)
         let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
         redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
     }
-}
-
-/// [`restore_revocations`] for coupons of which few have any.
-pub(super) async fn restore_revocations_of(
-    db: &Db,
-    redis: &Redis,
-    coupons: impl Iterator<Item = &Coupon> + Clone,
-) -> Result<(), ExecuteError> {
-    let with_any = db.coupons_with_revocations(coupons.clone().map(|coupon| coupon.id).collect()).await?;
-    let with_any: HashSet<CouponId> = with_any.into_iter().collect();
-    for coupon in coupons.filter(|coupon| with_any.contains(&coupon.id)) {
-        restore_revocations(db, redis, coupon).await?;
-    }
-    Ok(())
 }

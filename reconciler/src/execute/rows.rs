@@ -1,24 +1,20 @@
 //! Repairs in MySQL, and drops as a whole: made ahead of their opening, sealed, unsealed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::drops;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::{Claim, IssuedRow};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::repair::{Holding, PutBack};
-use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::revocations::restore_revocations_of;
-use super::{AT_ONCE, Attempt, ExecuteError, Executor, allow_lists};
+use super::{AT_ONCE, Attempt, ExecuteError, Executor};
 use crate::plan::{Action, Planned};
 use crate::stores::Stores;
 
@@ -252,51 +248,6 @@ fn without_values(text: &str) -> String {
     parts.map(|(n, part)| if n % 2 == 0 { part } else { "'…'" }).collect()
 }
 
-/// Whether a coupon that an operator is changing right now is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    None,
-    Waits,
-}
-
-/// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
-/// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Before them their revocations and allow lists: they open next. Gives the coupons that
-/// were not left out.
-pub(crate) async fn renew_settings(
-    stores: &Stores,
-    coupons: &[CouponId],
-    patience: Patience,
-) -> Result<HashSet<CouponId>, ExecuteError> {
-    let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
-    let seen = coupons.iter().copied().zip(seen);
-    let mut taken = Vec::new();
-    match patience {
-        Patience::None => taken = stores.db.take_revisions(seen.collect()).await?,
-        Patience::Waits => {
-            for (coupon, seen) in seen {
-                match stores.db.take_revision(coupon, seen).await {
-                    Err(error) if error.is_lock_wait() => {
-                        tracing::warn!(coupon_id = coupon.0, "the coupon is being changed for long: it opens later");
-                    }
-                    revision => taken.extend(revision?),
-                }
-            }
-        }
-    }
-    let mut settings = Vec::new();
-    for (coupon, drops) in &taken {
-        let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-        settings.extend(
-            unsealed.map(|drop| (stores.redis.keys(coupon.id, drop.id), coupon.revision, DropMeta::of(coupon, drop))),
-        );
-    }
-    restore_revocations_of(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
-    let closed = allow_lists::restore(&stores.db, &stores.redis, taken.iter().map(|(coupon, _)| coupon)).await?;
-    try_join_all(settings.iter().map(|(keys, revision, meta)| stores.redis.write_meta(keys, *revision, meta))).await?;
-    Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !closed.contains_key(coupon)).collect())
-}
-
 /// Unseals drops that a dead letter names, or that have a broken promise: one is open there after
 /// all.
 pub(crate) async fn unseal_where_named(db: &Db) -> Result<(), DbError> {
@@ -322,27 +273,6 @@ pub(crate) async fn mend(db: &Db, drop: DropId, people: &[UserId]) -> Result<(),
         tracing::info!(drop_id = drop.0, people = people.len(), "broken promises are mended");
     }
     db.mend_broken_promises(drop, people).await
-}
-
-/// Rows read at a time.
-const ROWS_AT_ONCE: i64 = 5_000;
-
-/// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis
-/// included: else they could get a second one in the next drop.
-///
-/// # Errors
-/// [`ExecuteError`]; some may have been added.
-pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
-    if coupon.once_per != OncePer::Coupon {
-        return Ok(());
-    }
-    let mut after = String::new();
-    loop {
-        let people = db.holders_after(coupon.id, after.clone(), ROWS_AT_ONCE).await?;
-        let Some((last, ..)) = people.last() else { return Ok(()) };
-        after.clone_from(last);
-        redis.add_claimants(coupon.id, &people).await?;
-    }
 }
 
 #[cfg(test)]

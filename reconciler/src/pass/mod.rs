@@ -29,6 +29,8 @@
 //! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after
 //! a loss it begins at once, whatever pass is running. It goes through a few coupons at a time, all
 //! rounds of them, so that what comes before the first opens does not depend on how many there are.
+//! A pass over one coupon that an operator's change asks for has a lock of its own, too: who waits
+//! for a raised quantity does not wait for a long pass.
 //!
 //! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
 //! could not become a row) is part of the actual state: it is planned for like any other
@@ -75,8 +77,9 @@ pub struct Request {
     pub dry_run: bool,
     /// Compare sealed drops too.
     pub deep: bool,
-    /// Only coupons that are closed, beside other passes.
-    pub reopening: bool,
+    /// Which of the passes that may run beside each other: a reopening compares only coupons that
+    /// are closed.
+    pub work: Work,
     /// An operator confirms: no repair limit.
     pub confirm: bool,
     /// Who asked by the endpoint.
@@ -105,7 +108,7 @@ impl Request {
             drop: None,
             dry_run: false,
             deep: false,
-            reopening: false,
+            work: Work::Pass,
             confirm: false,
             by: None,
             patience: Duration::ZERO,
@@ -115,7 +118,7 @@ impl Request {
 
     /// Whether it compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
-        self.coupon.is_none() && self.drop.is_none() && !self.reopening
+        self.coupon.is_none() && self.drop.is_none() && self.work == Work::Pass
     }
 
     /// Whether somebody waits for the answer. Then the pass waits for admissions that are too young
@@ -241,8 +244,7 @@ impl Reconciler {
     pub async fn pass(&mut self, request: &Request, run_id: &str, stop: &CancellationToken) -> Result<Run, PassError> {
         must_exist(&self.stores, request).await?;
         let run = blank(request, run_id);
-        let work = if request.reopening { Work::Reopening } else { Work::Pass };
-        let lock = match PassLock::take(&self.stores.db_settings, work, request.patience).await {
+        let lock = match PassLock::take(&self.stores.db_settings, request.work, request.patience).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => return Ok(self.fail(run, request, &error.into()).await),
@@ -288,9 +290,9 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
-        // The row of a run that is under way belongs to the pass lock: a reopening is recorded when
-        // it ends.
-        if !request.reopening {
+        // The row of a run that is under way belongs to the pass lock: others are recorded when they
+        // end.
+        if request.work == Work::Pass {
             record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);
         }
@@ -374,7 +376,7 @@ fn asked(request: &Request) -> Option<(Operator, Act)> {
 }
 
 fn how(request: &Request) -> How {
-    How { confirmed: request.confirm, is_beside_passes: request.reopening }
+    How { confirmed: request.confirm, is_beside_passes: request.work != Work::Pass }
 }
 
 fn blank(request: &Request, run_id: &str) -> Run {

@@ -3,38 +3,60 @@
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, OncePer};
+use firstcome_shared::mysql::sealed::CouponHistory;
 
 /// How long before its opening a coupon counts as open.
-const SOON_MS: i64 = 10 * 60 * 1_000;
+const SOON_MS: i64 = 60 * 60 * 1_000;
 
-/// The order of reopening: coupons that are open or about to open, the smaller ones first, so that
-/// no large one keeps others closed. The drops of a coupon stay together.
-pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], now_ms: i64) {
+/// What there is to do for a coupon besides its unsealed drops, before it opens: what is restored
+/// of sealed drops, its revocations, its allow list. Counted in people, as slots are.
+pub(super) type Besides = HashMap<CouponId, u64>;
+
+/// [`Besides`] of these drops' coupons.
+pub(super) fn besides(drops: &[(Coupon, Drop)], histories: &HashMap<CouponId, CouponHistory>) -> Besides {
+    let of_coupon = |coupon: &Coupon| {
+        let history = histories.get(&coupon.id).copied().unwrap_or_default();
+        let people = if coupon.once_per == OncePer::Coupon { history.people } else { 0 };
+        let in_mysql = u64::try_from(people.saturating_add(history.revocations)).unwrap_or(0);
+        in_mysql + u64::from(coupon.allow_list.people)
+    };
+    drops.iter().map(|(coupon, _)| (coupon.id, of_coupon(coupon))).collect()
+}
+
+/// The order of reopening: coupons that are open or about to open, those with the least to do
+/// first, so that no large one keeps others closed. The drops of a coupon stay together.
+pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], besides: &Besides, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
         let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
         let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
-        let of_coupon = urgency.entry(coupon.id).or_insert((true, 0));
+        let own = besides.get(&coupon.id).copied().unwrap_or_default();
+        let of_coupon = urgency.entry(coupon.id).or_insert((true, own));
         of_coupon.0 &= is_later;
         of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
     }
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
 
-/// Drops of coupons that are opened together at first, and most slots of them. Each time it is
+/// Drops of coupons that are opened together at first, and most slots of them and people besides. Each time it is
 /// twice as many drops, up to a thousand: the first open soon, and the last do, too. A coupon that
 /// has more is alone.
 const TOGETHER: (usize, u64) = (4, 50_000);
 
 /// In which portions drops are compared. Closed coupons come first, a few at a time, so that the
 /// first of them open before anything of the others is read; then everything else at once.
-pub(super) fn portions(drops: Vec<(Coupon, Drop)>, closed: &HashSet<CouponId>) -> Vec<Vec<(Coupon, Drop)>> {
+pub(super) fn portions(
+    drops: Vec<(Coupon, Drop)>,
+    closed: &HashSet<CouponId>,
+    besides: &Besides,
+) -> Vec<Vec<(Coupon, Drop)>> {
     let (closed, open): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(coupon, _)| closed.contains(&coupon.id));
     let mut portions: Vec<Vec<_>> = Vec::new();
     let mut slots = 0;
     for of_coupon in closed.chunk_by(|a, b| a.0.id == b.0.id) {
         let own: u64 = of_coupon.iter().map(|(_, drop)| u64::from(drop.quantity)).sum();
+        let own = own + of_coupon.first().and_then(|(coupon, _)| besides.get(&coupon.id)).copied().unwrap_or_default();
         slots += own;
         let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
         match portions.last_mut() {
@@ -55,7 +77,7 @@ pub(super) fn portions(drops: Vec<(Coupon, Drop)>, closed: &HashSet<CouponId>) -
 mod tests {
     use chrono::DateTime;
     use firstcome_shared::coupon::AllowList;
-    use firstcome_shared::domain::{DropId, OncePer};
+    use firstcome_shared::domain::DropId;
 
     use super::*;
 
@@ -80,12 +102,14 @@ mod tests {
         let mut all =
             coupons([(1, 9_000_000, 0), (2, 10, now + 2 * SOON_MS), (3, 10, 0), (4, 10, now + 1)].into_iter());
         all.extend(coupons((10..110).map(|number| (number, 100, 0))));
-        most_urgent_first(&mut all, now);
+        let besides = Besides::from([(CouponId(11), 1_000_000), (CouponId(12), 60_000)]);
+        most_urgent_first(&mut all, &besides, now);
         let closed = all.iter().map(|(coupon, _)| coupon.id).filter(|id| id.0 != 20).collect();
-        let portions = portions(all, &closed);
+        let portions = portions(all, &closed, &besides);
         let ids = |portion: &[(Coupon, Drop)]| portion.iter().map(|(coupon, _)| coupon.id.0).collect::<Vec<_>>();
-        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [4, 8, 16, 32, 41, 1, 1, 1]);
+        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [4, 8, 16, 32, 39, 1, 1, 1, 1, 1]);
         assert_eq!(ids(&portions[0])[..3], [4, 3, 10]);
-        assert_eq!([ids(&portions[5]), ids(&portions[6]), ids(&portions[7])], [[1], [2], [20]]);
+        // What is to be restored besides counts as slots do.
+        assert_eq!(portions[5..].iter().map(|one| ids(one)).collect::<Vec<_>>(), [[12], [11], [1], [2], [20]]);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ impl Pass<'_> {
     /// in a deep pass, sealed ones that Redis still has.
     pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Broken> {
         let request = self.request;
-        if !request.dry_run && !request.reopening {
+        if !request.dry_run && request.work == Work::Pass {
             execute::unseal_where_named(&self.stores.db).await?;
         }
         let mut catalogue = self.stores.db.catalogue().await?;
@@ -65,7 +66,7 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let mut put_off = Vec::new();
-        for portion in portions(drops, &self.context.unverified) {
+        for portion in portions(drops, &self.context.unverified, &self.besides) {
             put_off.extend(self.one_portion(portion, &mut reports).await?);
         }
         for coupon in put_off {

@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
-use super::order::most_urgent_first;
+use super::order::{Besides, besides, most_urgent_first};
 use super::{Broken, Request, Settings, findings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
@@ -32,6 +32,8 @@ pub(super) struct Pass<'a> {
     pub(super) context: PassContext,
     pub(super) gate: PassGate,
     pub(super) restored: execute::Restored,
+    /// Of coupons that a loss of Redis has closed.
+    pub(super) besides: Besides,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -55,8 +57,8 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored) = Default::default();
-        Self { stores, settings, memory, request, run, stop, context, gate, restored }
+        let (context, gate, restored, besides) = Default::default();
+        Self { stores, settings, memory, request, run, stop, context, gate, restored, besides }
     }
 
     pub(super) async fn go(mut self) -> Result<(), Broken> {
@@ -78,7 +80,7 @@ impl<'a> Pass<'a> {
         if let Some(life) = self.gate.life.clone().filter(|_| is_any_open && !self.request.dry_run) {
             self.open_gate(&life).await?;
         }
-        if self.request.reopening {
+        if self.request.work == Work::Reopening {
             drops.retain(|(coupon, _)| !self.is_verified(&fences, coupon.id));
         }
         self.read_context(&mut drops, fences).await?;
@@ -112,7 +114,7 @@ impl<'a> Pass<'a> {
     /// A pass that finds the gate closed lets a reopening that is under way end first, for so long
     /// as one takes that meets no trouble. It holds the lock of reopening from then on.
     async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Broken> {
-        if self.request.reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
+        if self.request.work == Work::Reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
             return Ok(None);
         }
         let patience = self.settings.longest_in_flight + Duration::from_secs(5);
@@ -166,7 +168,9 @@ impl<'a> Pass<'a> {
         self.context.unverified = fences.keys().copied().filter(|coupon| !self.is_verified(&fences, *coupon)).collect();
         let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
-            most_urgent_first(drops, now_ms);
+            let closed = self.context.unverified.iter().copied().collect();
+            self.besides = besides(drops, &self.stores.db.histories(closed).await?);
+            most_urgent_first(drops, &self.besides, now_ms);
         }
         let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
         self.gate.has_begun = !opened.is_empty();
@@ -305,8 +309,7 @@ impl<'a> Pass<'a> {
         if fenced.is_empty() {
             return Ok(());
         }
-        let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        let renewed = execute::renew_settings(self.stores, &ids, patience).await?;
+        let renewed = execute::renew_settings(self.stores, &fenced, patience, &self.restored).await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Broken::AnotherLife);

@@ -213,7 +213,7 @@ impl Db {
 /// Coupons as queries, each with one parameter: a date, and a JSON array of numbers.
 const LIVE: &str =
     "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id FROM coupons WHERE daily_until >= ?";
-const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
+pub(super) const LISTED: &str = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
 /// No more than is read: the virtual columns would be worked out anew for each row.

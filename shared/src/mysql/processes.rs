@@ -174,6 +174,8 @@ pub enum Work {
     Pass,
     /// Reopening of the admission gate, beside passes.
     Reopening,
+    /// A pass over one coupon that an operator's change asks for, beside passes.
+    Change,
 }
 
 impl Work {
@@ -182,6 +184,7 @@ impl Work {
         match self {
             Self::Pass => "firstcome-pass:",
             Self::Reopening => "firstcome-reopening:",
+            Self::Change => "firstcome-change:",
         }
     }
 }

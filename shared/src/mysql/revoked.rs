@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::ops_actions::{Act, Operator};
 use super::schema::{drops, issued_coupons, revoked_coupons};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// A revocation.
@@ -132,24 +132,6 @@ impl Db {
             found.extend(of_some.await?);
         }
         Ok(found)
-    }
-
-    /// Those of these coupons that have a revocation.
-    pub async fn coupons_with_revocations(&self, coupons: Vec<CouponId>) -> Result<Vec<CouponId>, DbError> {
-        self.run("coupons with revocations", async move |conn| {
-            let mut found = Vec::new();
-            for some in coupons.chunks(MOST_VALUES) {
-                let ids: Vec<i64> = revoked_coupons::table
-                    .filter(revoked_coupons::coupon_id.eq_any(some.iter().map(|coupon| coupon.0)))
-                    .select(revoked_coupons::coupon_id)
-                    .distinct()
-                    .load(conn)
-                    .await?;
-                found.extend(ids.into_iter().map(CouponId));
-            }
-            Ok(found)
-        })
-        .await
     }
 
     /// Revocations read in one statement.

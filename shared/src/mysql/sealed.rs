@@ -5,11 +5,13 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
+use super::catalogue::LISTED;
 use super::dead_letters::list;
 use super::schema::{drops, failed_claims, revoked_coupons};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError, MOST_VALUES, json};
 use crate::domain::{CouponId, DropId};
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -21,7 +23,38 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
+/// What Redis has of a coupon besides its unsealed drops.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
+pub struct CouponHistory {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    /// People with a row in a sealed drop: where one may have one a coupon, they are among its
+    /// claimants.
+    #[diesel(sql_type = BigInt)]
+    pub people: i64,
+    #[diesel(sql_type = BigInt)]
+    pub revocations: i64,
+}
+
 impl Db {
+    /// What there is to be restored of coupons that a loss of Redis has closed, besides their
+    /// unsealed drops. One that has nothing is left out.
+    pub async fn histories(&self, coupons: Vec<CouponId>) -> Result<HashMap<CouponId, CouponHistory>, DbError> {
+        self.run("histories of coupons", async move |conn| {
+            let found: Vec<CouponHistory> = diesel::sql_query(format!(
+                "SELECT w.id, CAST(COALESCE((SELECT SUM(d.sealed_rows) FROM drops d FORCE INDEX (drops_opened) \
+                     WHERE d.coupon_id = w.id AND d.sealed_at IS NOT NULL), 0) AS SIGNED) people, \
+                     (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations FROM ({LISTED}) w"
+            ))
+            .bind::<Text, _>(json(&coupons.iter().map(|coupon| coupon.0).collect::<Vec<_>>())?)
+            .load(conn)
+            .await?;
+            let found = found.into_iter().filter(|one| one.people + one.revocations > 0);
+            Ok(found.map(|one| (CouponId(one.id), one)).collect())
+        })
+        .await
+    }
+
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller
     /// saw it close, since an operator has moved that meanwhile, or something of it was revoked
     /// since there were so many revocations, or it is sealed already.

@@ -100,11 +100,12 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
         }
         Fault::Crash { point, ms, .. } => {
             process.kill().await;
-            let starts = process.starts();
+            let crashes = process.crashes();
             process.come_back(Some(point));
-            // It is started with the point, dies there, and is started once more.
+            // It is started with the point, dies there, and is started once more. One that ended for
+            // another reason meanwhile is started without the point.
             let begun = Instant::now();
-            let died = until(Duration::from_millis(*ms), || process.starts() >= starts + 2).await;
+            let died = until(Duration::from_millis(*ms), || process.crashes() > crashes).await;
             if !died {
                 process.kill().await;
                 process.come_back(None);

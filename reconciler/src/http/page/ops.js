@@ -75,4 +75,10 @@ if (next) {
   if (answer?.type === "opaqueredirect") location.replace(next.value);
 }
 
+// A button says the number that is typed.
+for (const place of document.querySelectorAll("[data-number]")) {
+  const [field, without] = [document.getElementById(place.dataset.number), place.textContent];
+  field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
+}
+
 if (document.querySelector("[data-running]")) setTimeout(() => location.reload(), 1500);

@@ -4,7 +4,10 @@
 use chrono::{NaiveDate, TimeDelta, Timelike as _, Utc};
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
-use firstcome_testkit::{Answer, Coupon, Fixture, LIMIT, Promise, coupon_body, eventually};
+use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, coupon_body, eventually,
+};
 use serde_json::{Value, json};
 
 use crate::drift::support::{assert_found, assert_kept, expected, injector};
@@ -174,6 +177,44 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     assert_eq!(more.status, 200, "{more:?}");
     assert_eq!(expire().await, [false; 3], "its holders may not get a second one");
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
+}
+
+#[tokio::test]
+async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-days").await;
+    let (world, mut body) = (&fixture.world, one_day());
+    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
+    body["schedule"]["closes"] = json!("23:59");
+    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    let (coupon, mut answers) = fixture.held_of(&body, 2).await;
+    redis.stop().await.unwrap();
+    let old = OldCopy::of(&redis).unwrap();
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    answers.push(("w-last".into(), fixture.api.claim(coupon.id, "w-last").await));
+    all_issued(world, coupon.drop, 3).await;
+    assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
+    until_sealed(&fixture, &coupon).await;
+
+    redis.kill().await.unwrap();
+    old.put_back(&redis).unwrap();
+    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    redis.start_again().await.unwrap();
+    eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
+        matches!(fixture.api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
+    })
+    .await;
+    world.pass().await;
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let (next, slot) = fixture.api.claim(coupon.id, "u-late").await.promised().unwrap();
+    assert!(next != coupon.drop && slot == 1, "{next} {slot}");
+    all_issued(world, next, 1).await;
+    assert_eq!(world.pass().await.status, Status::Clean);
 }
 
 #[tokio::test]

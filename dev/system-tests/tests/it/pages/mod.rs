@@ -1,6 +1,7 @@
 //! The pages in a real browser, as people use them: the coupon page, and the operations page.
 
 mod claiming;
+mod from_mails;
 mod looks;
 mod mails;
 mod operations;

@@ -2,60 +2,13 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_stack::{Fault, FaultProxy};
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, eventually_some};
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
 use serde_json::json;
 
-use super::support::{LIMIT, assert_open_to_all, assert_sound};
-use crate::drift::support::{Read, assert_settled, injector, mailed};
+use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_title};
+use crate::drift::support::injector;
 
 const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
-
-const TAB: char = '\u{e004}';
-const ENTER: char = '\u{e007}';
-
-/// Waits until this holds in the page. It looks at itself for a second at a time; on its way to
-/// another page it is asked again.
-async fn until(browser: &Browser, holds: &str) {
-    let look = format!(
-        "const end = performance.now() + 1000;
-         const holds = () => {{ try {{ return Boolean({holds}); }} catch {{ return false; }} }};
-         return new Promise((done) => {{
-           const look = () => holds() ? done('') : performance.now() > end ? done(document.body.innerText) : setTimeout(look, 20);
-           look();
-         }})"
-    );
-    eventually_some(holds, LIMIT, async || match browser.try_run(&look).await {
-        Some(seen) if seen == json!("") => Ok(()),
-        seen => Err(seen.unwrap_or_default()),
-    })
-    .await;
-}
-
-/// Waits for the first line of the screen.
-async fn until_title(browser: &Browser, title: &str) {
-    until(browser, &format!("document.querySelector('h1').innerText === {title:?}")).await;
-}
-
-/// By the keyboard alone, from the first field on.
-async fn log_in(browser: &Browser, name: &str, token: &str) {
-    until(browser, "document.querySelector('#token')").await;
-    browser.run("document.querySelector('#name').focus()").await;
-    browser.keys(name).await;
-    browser.key(TAB).await;
-    browser.keys(token).await;
-    browser.key(ENTER).await;
-}
-
-/// Tab by tab until this has the focus.
-async fn tab_to(browser: &Browser, css: &str) {
-    for _ in 0..40 {
-        browser.key(TAB).await;
-        if browser.run(&format!("return document.activeElement.matches({css:?})")).await == json!(true) {
-            return;
-        }
-    }
-    panic!("{css} cannot be reached by the keyboard");
-}
 
 #[tokio::test]
 async fn a_person_on_duty_sees_drift_come_and_go_without_a_reload_and_takes_an_alert_on_by_the_keyboard() {
@@ -140,76 +93,6 @@ async fn a_screen_that_loses_its_connection_says_so_and_is_live_again_without_a_
     until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
     until_title(&browser, "3 people were told yes and have no row yet").await;
     assert_eq!(browser.run("return window.same").await, json!(true));
-}
-
-/// Where a mail's text leads to under this label.
-fn link<'m>(mail: &'m Read, label: &str) -> &'m str {
-    let found = mail.text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": "));
-    found.unwrap_or_else(|| panic!("{label:?} is not in {}", mail.text)).trim_end()
-}
-
-#[tokio::test]
-async fn an_operator_finds_injected_drift_from_the_mail_s_link_on() {
-    let f = Fixture::new("page-mail").await;
-    f.world.set("RECONCILE_BRAKE_PERCENT", "0");
-    f.world.set("RECONCILE_BRAKE_AT_LEAST", "1");
-    let name = "Winter <b>coupon</b>";
-    let (coupon, answers) = f.held(name, 20, 20).await;
-    // Its mails lead to its own address, as no PUBLIC_URL says another.
-    let daemon = f.world.settled_daemon().await;
-    injector(&f.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
-    daemon.reconcile(&json!({})).await;
-    let mail = mailed(&f.world, &["action needed", name]).await;
-    let drop_link = link(&mail, "Pause the coupon, or see and confirm the repairs, in a browser");
-    let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
-
-    let browser = Browser::open(Look::default().on_a_phone()).await;
-    browser.visit(alert_link).await;
-    until(&browser, "document.querySelector('#token')").await;
-    assert_open_to_all(&browser, "ops-log-in").await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    // The very alert, not only the list of all.
-    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
-    browser.visit(drop_link).await;
-    until(&browser, &format!("location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"))
-        .await;
-    assert_open_to_all(&browser, "ops-held-back").await;
-
-    browser.run("document.querySelector('#main').focus()").await;
-    tab_to(&browser, "button[value=dry_run]").await;
-    browser.key(ENTER).await;
-    until(&browser, "document.querySelector('h1').innerText.includes('found, not changed')").await;
-    let repairs = browser.run("return document.body.innerText.split('would: put back into Redis').length - 1").await;
-    assert_eq!(repairs, json!(3));
-    assert_open_to_all(&browser, "ops-dry-run").await;
-    let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
-    assert_eq!(f.world.redis.command::<i64>(&["ZCARD", &users]).await, 17, "a dry run changes nothing");
-
-    // Before it is confirmed: with the repairs, the alert ends by itself.
-    browser.visit(alert_link).await;
-    until(&browser, "document.querySelector('article:target form[action$=acknowledge] button')").await;
-    browser.click("article:target form[action$=acknowledge] button").await;
-    until(&browser, "document.querySelector('article').innerText.includes('Taken on by Kim')").await;
-    assert_sound(&browser, "ops-taken-on").await;
-
-    browser.visit(drop_link).await;
-    until(&browser, "document.querySelector('button[value=confirm]')").await;
-    browser.click("#name").await;
-    browser.keys(name).await;
-    browser.click("button[value=confirm]").await;
-    until(&browser, "document.querySelector('h1').innerText.includes('repaired')").await;
-    until(&browser, "document.querySelector('td[data-label=Afterwards]').innerText === 'exact'").await;
-    assert_open_to_all(&browser, "ops-confirmed").await;
-    assert_settled(&f.world, &coupon, 20, 20, &answers).await;
-
-    mailed(&f.world, &["resolved", name]).await;
-    browser.visit(alert_link).await;
-    until(&browser, "document.body.innerText.includes('No alert is open.')").await;
-    assert_sound(&browser, "ops-no-alert").await;
-    browser.visit(daemon.http().base()).await;
-    until(&browser, "document.querySelector('#live').dataset.state === 'live'").await;
-    until(&browser, &format!("document.querySelector('#board').innerText.includes({name:?})")).await;
-    assert_sound(&browser, "ops-odd-name").await;
 }
 
 #[tokio::test]

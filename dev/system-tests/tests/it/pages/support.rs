@@ -122,3 +122,50 @@ async fn picture(browser: &Browser, name: &str) {
         browser.picture(&Path::new(&folder).join(format!("{name}.png"))).await;
     }
 }
+
+const TAB: char = '\u{e004}';
+pub(super) const ENTER: char = '\u{e007}';
+
+/// Waits until this holds in the page. It looks at itself for a second at a time; on its way to
+/// another page it is asked again.
+pub(super) async fn until(browser: &Browser, holds: &str) {
+    let look = format!(
+        "const end = performance.now() + 1000;
+         const holds = () => {{ try {{ return Boolean({holds}); }} catch {{ return false; }} }};
+         return new Promise((done) => {{
+           const look = () => holds() ? done('') : performance.now() > end ? done(document.body.innerText) : setTimeout(look, 20);
+           look();
+         }})"
+    );
+    eventually_some(holds, LIMIT, async || match browser.try_run(&look).await {
+        Some(seen) if seen == json!("") => Ok(()),
+        seen => Err(seen.unwrap_or_default()),
+    })
+    .await;
+}
+
+/// Waits for the first line of the screen.
+pub(super) async fn until_title(browser: &Browser, title: &str) {
+    until(browser, &format!("document.querySelector('h1').innerText === {title:?}")).await;
+}
+
+/// By the keyboard alone, from the first field on.
+pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
+    until(browser, "document.querySelector('#token')").await;
+    browser.run("document.querySelector('#name').focus()").await;
+    browser.keys(name).await;
+    browser.key(TAB).await;
+    browser.keys(token).await;
+    browser.key(ENTER).await;
+}
+
+/// Tab by tab until this has the focus.
+pub(super) async fn tab_to(browser: &Browser, css: &str) {
+    for _ in 0..40 {
+        browser.key(TAB).await;
+        if browser.run(&format!("return document.activeElement.matches({css:?})")).await == json!(true) {
+            return;
+        }
+    }
+    panic!("{css} cannot be reached by the keyboard");
+}
