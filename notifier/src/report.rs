@@ -235,9 +235,14 @@ pub struct Run {
     /// Sealed drops were examined too.
     #[serde(default)]
     pub deep: bool,
-    /// Only one coupon or drop was examined. Not kept: it matters only right after the pass.
+    /// Not every drop was compared: one coupon or drop was asked for, or the pass failed before. Not
+    /// kept: it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
+    /// The earlier run that said the same, where this one has no row of its own. Not kept, as
+    /// `partial`.
+    #[serde(skip)]
+    pub goes_on_as: Option<String>,
     /// It failed because the process was asked to stop. Not kept, as `partial`.
     #[serde(skip)]
     pub stopped: bool,
@@ -292,6 +297,11 @@ impl Run {
     pub fn ended_well(&self) -> bool {
         let is_done = !matches!(self.status, Status::Running | Status::Failed);
         is_done && !self.dry_run && !self.partial && self.all_findings().all(|f| f.result != Outcome::Failed)
+    }
+
+    /// The id under which it can be read.
+    pub fn kept_as(&self) -> &str {
+        self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
 
     /// Every finding of the run, those of no drop first.

@@ -159,6 +159,7 @@ mod tests {
             dry_run: false,
             deep,
             partial,
+            goes_on_as: None,
             stopped: false,
             status: Status::Drift,
             started_at: chrono::Utc::now(),

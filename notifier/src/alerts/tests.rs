@@ -64,6 +64,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         dry_run: false,
         deep: false,
         partial: false,
+        goes_on_as: None,
         unlisted: Unlisted::default(),
         stopped: false,
         status,

@@ -116,7 +116,7 @@ pub(crate) fn of_pass(pass: &Pass<'_>) -> Vec<Event> {
     if more > 0 {
         let summary = format!("{more} more alerts are new or over: GET /v1/alerts has them");
         let data =
-            json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.run_id});
+            json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.kept_as()});
         events.push(Event::new(EventKind::Drift, &format!("{}/more", pass.run.run_id), pass.now, data));
     }
     events.extend(repaired(pass));
@@ -150,7 +150,7 @@ fn problem(pass: &Pass<'_>, notice: &Notice, people: &HashSet<&str>) -> Event {
         "since": instant(notice.since),
         "findings": findings,
         "findings_total": seen.findings.len(),
-        "run_id": pass.run.run_id,
+        "run_id": pass.run.kept_as(),
     })));
     let kind = if seen.about == About::BrokenPromise { EventKind::Broken } else { EventKind::Drift };
     Event::new(kind, &format!("{}/{}", pass.run.run_id, seen.fingerprint), pass.now, data.into())
@@ -165,7 +165,7 @@ fn resolved(pass: &Pass<'_>, alert: &Alert) -> Event {
         "summary": alert.summary,
         "since": instant(alert.first_seen_at),
         "resolved_at": alert.resolved_at.map(instant),
-        "run_id": pass.run.run_id,
+        "run_id": pass.run.kept_as(),
     })));
     Event::new(EventKind::Resolved, &format!("{}/{}", pass.run.run_id, alert.fingerprint), pass.now, data.into())
 }
@@ -191,7 +191,7 @@ fn repaired(pass: &Pass<'_>) -> Option<Event> {
         "repairs_before": verdict.earlier.iter().map(|earlier| u64::from(earlier.repairs)).sum::<u64>(),
         "drops": drops.iter().take(FINDINGS).map(|drop| drop.0).collect::<Vec<_>>(),
         "drops_total": drops.len(),
-        "run_id": pass.run.run_id,
+        "run_id": pass.run.kept_as(),
     })));
     Some(Event::new(EventKind::Drift, &format!("{}/repaired", pass.run.run_id), pass.now, data.into()))
 }

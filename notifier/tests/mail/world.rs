@@ -69,6 +69,7 @@ pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
         dry_run: false,
         deep: false,
         partial: false,
+        goes_on_as: None,
         unlisted: Unlisted::default(),
         stopped: false,
         status,

@@ -10,7 +10,7 @@ const MARKS: &str = "diesel::update diesel::insert_into diesel::delete sql_query
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") arg(\"LOAD\")";
 
 /// `record` keeps the tables of runs, and nothing else.
-const OF_RUNS: &[&str] = &["begin_run", "finish_run", "delete_old", "set_state", "hold_back"];
+const OF_RUNS: &[&str] = &["begin_run", "finish_run", "prolong_run", "delete_old", "set_state", "hold_back"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Broken;
+use super::repeated::Repeated;
 use super::steps::Pass;
 use crate::collect::{DropHeader, TopicReader, Unread};
 use crate::plan::Plan;
@@ -39,6 +40,7 @@ pub struct Memory {
     consumer: HashMap<i32, (i64, Instant)>,
     /// Runs that could not be recorded yet, since MySQL was away; and how each was asked for.
     pub(super) unrecorded: Vec<(Run, How)>,
+    pub(super) repeated: Repeated,
     /// What need not be read whole again.
     pub(super) verified: Verified,
     topic: TopicSettings,

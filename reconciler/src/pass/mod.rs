@@ -40,6 +40,7 @@ mod allow_lists;
 mod findings;
 pub mod memory;
 mod order;
+mod repeated;
 mod rounds;
 mod sealed;
 mod steps;
@@ -325,7 +326,7 @@ impl Reconciler {
     async fn finish(&mut self, mut run: Run, request: &Request) -> Run {
         run.finished_at = Some(Utc::now());
         run.status = if run.error.is_some() { Status::Failed } else { findings::status(&run) };
-        self.record(&run, request).await;
+        self.record(&mut run, request).await;
         run
     }
 
@@ -334,16 +335,18 @@ impl Reconciler {
         run.status = Status::Failed;
         // A loss is told by the run that reopens admission.
         run.stopped = matches!(error, Broken::Stopped | Broken::AnotherLife);
+        // Another pass may be recorded at the same time.
+        run.partial |= matches!(error, Broken::LockLost);
         run.error = Some(error.to_string());
         run.findings.push(findings::general(Kind::Stalled, ActionKind::Report, error.to_string()));
         tracing::error!(run_id = run.run_id, %error, "the pass failed");
-        self.record(&run, request).await;
+        self.record(&mut run, request).await;
         run
     }
 
-    async fn record(&mut self, run: &Run, request: &Request) {
+    async fn record(&mut self, run: &mut Run, request: &Request) {
         crash_point(Point::RunDone);
-        self.record_or_keep(run, how(request)).await;
+        self.record_unless_repeated(run, how(request)).await;
         crash_point(Point::RunRecorded);
         // After any pass: in a time of trouble the tables grow most.
         if !run.dry_run
@@ -359,13 +362,6 @@ impl Reconciler {
             self.record_or_keep(&run, how).await;
         }
     }
-
-    async fn record_or_keep(&mut self, run: &Run, how: How) {
-        if let Err(error) = record::finish(&self.stores.db, run, how).await {
-            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-            self.memory.keep_unrecorded(run.clone(), how);
-        }
-    }
 }
 
 /// Who asked for the pass, and for what.
@@ -379,14 +375,16 @@ fn how(request: &Request) -> How {
     How { confirmed: request.confirm, is_beside_passes: request.work != Work::Pass }
 }
 
-fn blank(request: &Request, run_id: &str) -> Run {
+/// A run that begins.
+pub(crate) fn blank(request: &Request, run_id: &str) -> Run {
     Run {
         run_id: run_id.to_owned(),
         trigger: request.trigger,
         asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
         dry_run: request.dry_run,
         deep: request.deep,
-        partial: !request.covers_everything(),
+        partial: true,
+        goes_on_as: None,
         stopped: false,
         status: Status::Running,
         started_at: Utc::now(),

@@ -73,6 +73,7 @@ impl Pass<'_> {
             self.open_verified(&[coupon], Patience::Waits).await?;
         }
         self.run.drops = reports.into_drops();
+        self.run.partial = !self.request.covers_everything();
         Ok(())
     }
 

@@ -4,6 +4,8 @@
 
 mod read;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::ops_actions::{Act, Operator};
@@ -11,7 +13,7 @@ use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, Findings, Kept, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
-use crate::report::{DropReport, Finding, Outcome, Run, Status};
+use crate::report::{DropReport, Finding, Outcome, Run};
 
 pub use read::{RunSummary, list, read};
 
@@ -65,10 +67,11 @@ pub async fn held_back(db: &Db, drop: DropId) -> Result<Option<usize>, DbError> 
     Ok(db.held_back(drop).await?.map(|repairs| repairs as usize))
 }
 
-/// A pass over everything compares what it left with what the last one left. Repairs are events of
-/// their run; and so is what is found in sealed drops, which the next pass does not look at.
+/// A pass that compared everything compares what it left with what the last one left, even if it
+/// failed then, or could not read the topic. Repairs are events of their run; and so is what is
+/// found in sealed drops, which the next pass does not look at.
 fn findings(run: &Run, how: How) -> Findings {
-    let is_full = !how.is_beside_passes && !run.partial && !run.dry_run && run.status != Status::Failed;
+    let is_full = !how.is_beside_passes && !run.partial && !run.dry_run;
     let mut findings = Findings { own: Vec::new(), left: is_full.then(Vec::new) };
     let of_drops = run.drops.iter().flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
     for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
@@ -79,6 +82,20 @@ fn findings(run: &Run, how: How) -> Findings {
         }
     }
     findings
+}
+
+/// What a run says, hashed, without what changes by itself.
+pub(crate) fn content(run: &Run) -> u64 {
+    let mut found: Vec<i64> = run.all_findings().map(|finding| finding_row("", finding).content()).collect();
+    found.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    (run.status.as_str(), found).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Has a run that is recorded end later. Gives whether there is such a run.
+pub(crate) async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
+    db.prolong_run(run_id.to_owned(), until.naive_utc()).await
 }
 
 /// Deletes a bounded part of what passes left long ago.
@@ -147,4 +164,30 @@ pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
     Ok(text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map(|at| at.with_timezone(&Utc)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pass::{Request, blank};
+    use crate::report::{Status, Trigger};
+
+    #[test]
+    fn only_a_pass_that_compared_everything_says_what_is_not_there_any_more() {
+        let begun = blank(&Request::new(Trigger::Cron), "1");
+        assert!(begun.partial, "nothing is compared yet");
+        for (what, status, partial, is_beside_passes, expected) in [
+            ("a pass", Status::Drift, false, false, true),
+            ("the topic could not be read", Status::Failed, false, false, true),
+            ("failed before it had compared all", Status::Failed, true, false, false),
+            ("a pass over one coupon", Status::Drift, true, false, false),
+            ("a reopening", Status::Failed, false, true, false),
+        ] {
+            let run = Run { status, partial, ..begun.clone() };
+            let how = How { is_beside_passes, ..How::default() };
+            assert_eq!(findings(&run, how).left.is_some(), expected, "{what}");
+        }
+        let failed = Run { status: Status::Failed, partial: false, ..begun };
+        assert!(!failed.ended_well(), "what is recorded in full is no success yet");
+    }
 }

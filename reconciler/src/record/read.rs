@@ -85,6 +85,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
         dry_run: row.dry_run,
         deep: row.deep,
         partial: false,
+        goes_on_as: None,
         stopped: false,
         started_at: row.started_at.and_utc(),
         finished_at: row.finished_at.map(|at| at.and_utc()),

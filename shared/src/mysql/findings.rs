@@ -29,9 +29,16 @@ pub struct FindingRow {
 }
 
 impl FindingRow {
-    /// What it says, hashed, without what changes by itself (ages, lags).
-    fn content(&self) -> i64 {
-        let detail = self.detail.as_deref().unwrap_or_default();
+    /// What it says, hashed, without what changes by itself: ages, lags, and the words in which a
+    /// client tells that its server is away.
+    pub fn content(&self) -> i64 {
+        let mut detail = self.detail.as_deref().unwrap_or_default();
+        if let Some((what, _)) = detail.split_once(':')
+            && self.kind == "stalled"
+            && what.contains("cannot be re")
+        {
+            detail = what;
+        }
         // A dead letter without slot and person is told apart by its number alone.
         let is_named = self.slot.is_some() || self.user_id.is_some() || self.kind != "failed_claim";
         let detail = detail.chars().filter(|c| !(is_named && c.is_ascii_digit())).collect::<String>();
@@ -57,8 +64,8 @@ struct NewFinding {
 pub struct Findings {
     /// Of this run alone.
     pub own: Vec<FindingRow>,
-    /// What a pass over everything left as it is; compared with what the last one left. `None` for
-    /// another run.
+    /// What a pass that compared everything left as it is; compared with what the last one left.
+    /// `None` for another run.
     pub left: Option<Vec<FindingRow>>,
 }
 
@@ -261,5 +268,20 @@ mod tests {
             assert_ne!(first, other, "{what}");
         }
         assert_ne!(row(None, "", "entry 7 cannot be read"), row(None, "", "entry 8 cannot be read"));
+    }
+    #[test]
+    fn a_store_that_is_away_is_one_finding_in_whatever_words_its_client_tells_it() {
+        let stalled = |detail: &str| {
+            let [kind, action, result] = ["stalled", "report", "skipped"].map(str::to_owned);
+            let (run_id, detail) = (String::new(), Some(detail.to_owned()));
+            let [coupon_id, drop_id, slot] = [None; 3];
+            let needs_person = true;
+            FindingRow { run_id, coupon_id, drop_id, kind, slot, user_id: None, action, result, detail, needs_person }
+                .content()
+        };
+        let first = stalled("the topic cannot be read, so what is on its way is not known: timed out");
+        assert_eq!(first, stalled("the topic cannot be read, so what is on its way is not known: all brokers down"));
+        assert_ne!(first, stalled("Redis cannot be reached: timed out"));
+        assert_ne!(stalled("partition 1 of the topic: lost"), stalled("partition 1 of the topic: rewound"));
     }
 }

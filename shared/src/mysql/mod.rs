@@ -13,6 +13,7 @@ pub mod deliveries;
 pub mod digest;
 pub mod erase;
 mod findings;
+mod held_back;
 pub mod holders;
 pub mod idempotency;
 pub mod issued;

@@ -1,5 +1,4 @@
-//! Runs of the reconciler, a row each, with their findings; how many repairs of a drop the repair
-//! limit held back; and small facts that outlive a restart.
+//! Runs of the reconciler, a row each, with their findings; and small facts that outlive a restart.
 //!
 //! Retention: what passes and mails leave in the tables is deleted after its time, a bounded part
 //! after each pass. What is still open (findings that stay, alerts that fire, mails not sent,
@@ -8,18 +7,16 @@
 use std::time::Duration;
 
 use chrono::{NaiveDateTime, TimeDelta, Utc};
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Datetime, Integer, Text, Unsigned};
+use diesel::sql_types::{Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 pub use super::findings::{FindingRow, Findings};
 use super::ops_actions::{Act, Operator};
-use super::schema::{held_back, reconcile_runs, reconciler_state};
+use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
-use crate::domain::DropId;
 
 /// Name of the instant (RFC 3339) at which a pass of the reconciler last ended well.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
@@ -150,6 +147,15 @@ impl Db {
         .await
     }
 
+    /// Has a run that ended end later. Gives whether there is such a run.
+    pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
+        let prolonged = self.run("prolong run", async move |conn| {
+            let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
+            diesel::update(ended).set(reconcile_runs::finished_at.eq(until)).execute(conn).await
+        });
+        Ok(prolonged.await? > 0)
+    }
+
     async fn has_ended(&self, run: String) -> Result<bool, DbError> {
         let ended = self.run("find run", async move |conn| {
             let ended = reconcile_runs::table.find(run).filter(reconcile_runs::finished_at.is_not_null());
@@ -172,10 +178,11 @@ impl Db {
         .await
     }
 
-    /// The last pass over everything that ended.
+    /// The last pass over everything that did not fail.
     pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
         self.run("last pass over everything", async |conn| {
             let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
+            let numbered = numbered.filter(reconcile_runs::status.ne("failed"));
             numbered.order(reconcile_runs::number.desc()).select(reconcile_runs::id).first(conn).await.optional()
         })
         .await
@@ -213,32 +220,6 @@ impl Db {
         let Some(row) = row.await? else { return Ok(None) };
         let findings = self.findings_of((row.id.clone(), row.number), limit, after).await?;
         Ok(Some((row, findings)))
-    }
-
-    /// Notes how many repairs are held back. Unless a person looked, a larger number than the one
-    /// noted before is not: nobody may have read it.
-    pub async fn hold_back(&self, drop: DropId, repairs: u32, run_id: &str, looked: bool) -> Result<(), DbError> {
-        let run_id = run_id.to_owned();
-        self.run("note repairs held back", async move |conn| {
-            let row = (held_back::drop_id.eq(drop.0), held_back::repairs.eq(repairs), held_back::run_id.eq(run_id));
-            let values = diesel::insert_into(held_back::table).values(row).on_conflict(diesel::dsl::DuplicatedKeys);
-            let kept = if looked { "VALUES(repairs)" } else { "LEAST(repairs, VALUES(repairs))" };
-            values
-                .do_update()
-                .set(held_back::repairs.eq(sql::<Unsigned<Integer>>(kept)))
-                .execute(conn)
-                .await
-                .map(|_| ())
-        })
-        .await
-    }
-
-    /// How many were noted last: what a person confirms is bound to it.
-    pub async fn held_back(&self, drop: DropId) -> Result<Option<u32>, DbError> {
-        self.run("repairs held back", async move |conn| {
-            held_back::table.find(drop.0).select(held_back::repairs).first(conn).await.optional()
-        })
-        .await
     }
 
     /// The fact of this name, where there is one.

@@ -324,6 +324,7 @@ mod tests {
             dry_run: false,
             deep: false,
             partial: false,
+            goes_on_as: None,
             stopped: false,
             status: Status::Drift,
             started_at: chrono::DateTime::UNIX_EPOCH,

@@ -2,14 +2,21 @@
 
 use std::time::Duration;
 
+use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_drift::{Kind as Drift, StoreArgs};
 use firstcome_reconciler::collect::TopicReader;
-use firstcome_reconciler::report::{Finding, Run, Status};
+use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_testkit::{Fixture, LIMIT, Reconciler, Running, Session, World, eventually, open_world};
+use firstcome_stack::{Fault, RedisOptions, RedisServer};
+use firstcome_testkit::{
+    Fixture, LIMIT, Reconciler, Running, Session, Stores, World, eventually, open_world, status_of,
+};
+use serde_json::json;
 
+use crate::drift::metrics::metric;
 use crate::drift::support::injector;
+use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
 /// The findings of a run as the endpoint gives them, and those of the run itself.
 async fn told(daemon: &Running<Reconciler>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
@@ -64,6 +71,91 @@ async fn what_stays_is_written_once_and_every_run_has_it() {
     }
     let clean = format!("SELECT CAST(drops AS CHAR) FROM reconcile_runs WHERE id = '{}'", runs[5].run_id);
     assert_eq!(world.sql.query(&clean).await, [["[]"]]);
+}
+
+/// A pass that is asked for and fails.
+async fn fails(world: &World, daemon: &Running<Reconciler>) -> String {
+    let run = daemon.begin().await;
+    let status = async || status_of(world, &run).await;
+    eventually("the pass fails", HEALED, async || status().await.as_deref() == Some("failed")).await;
+    run
+}
+
+#[tokio::test]
+async fn passes_that_cannot_read_the_topic_write_what_stays_no_more_than_others() {
+    let (server, proxy, _turn) = kafka_behind_proxy().await;
+    let scene = Fixture::on(Stores::shared().await.with_kafka(server), "stays-unread").await;
+    let world = &scene.world;
+    for name in ["A", "B", "C", "D"] {
+        let (coupon, _) = scene.held(name, 5, 5).await;
+        injector(world, &coupon).await.make(Drift::FailedUnrepairable, 1).await.unwrap();
+    }
+    let daemon = world.settled_daemon().await;
+    assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
+    let letters = async |which: &str| {
+        let sql = format!("SELECT COUNT(*) FROM reconcile_findings WHERE kind = 'failed_claim' {which}");
+        world.sql.number(&sql).await
+    };
+    assert_eq!(letters("").await, 4);
+    let success = "SELECT value FROM reconciler_state WHERE name = 'last_success_at'";
+    let success = async || world.sql.query(success).await;
+    let before = success().await;
+
+    proxy.set(Fault::Cut).await.unwrap();
+    for _ in 0..3 {
+        let run = fails(world, &daemon).await;
+        assert_eq!(letters("").await, 4, "pass after pass");
+        let page = daemon.http().ops(reqwest::Method::GET, &format!("/v1/runs/{run}"));
+        let page: Run = serde_json::from_value(firstcome_testkit::Http::send(page).await.body).unwrap();
+        let of = |kind| page.all_findings().filter(|finding| finding.kind == kind).count();
+        assert_eq!((of(Kind::FailedClaim), of(Kind::Stalled)), (4, 1), "{page:#?}");
+    }
+    assert_eq!(success().await, before, "none of them counts as a success");
+    let drops = "SELECT COUNT(drops) <= 1, COUNT(drops_run) >= 2 FROM reconcile_runs WHERE status = 'failed'";
+    assert_eq!(world.sql.query(drops).await, [["1", "1"]], "the reports are not written again");
+
+    proxy.set(Fault::Pass).await.unwrap();
+    eventually("the topic can be read", HEALED, async || daemon.reconcile(&json!({})).await.error.is_none()).await;
+    assert_eq!((letters("").await, letters("AND seen_to IS NULL").await), (4, 4), "they have stood all the time");
+    let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
+    assert_eq!(world.sql.number(open).await, 4, "the outage is over");
+    assert_ne!(success().await, before);
+}
+
+#[tokio::test]
+async fn reopenings_in_vain_are_one_run() {
+    let (kafka, proxy, _turn) = kafka_behind_proxy().await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(kafka).with_redis(&redis), "in-vain").await;
+    for (name, value) in IMPATIENT.into_iter().chain([("ALERT_PATIENCE_SECONDS", "4")]) {
+        world.set(name, value);
+    }
+    let scene = Fixture::of(world).await;
+    let world = &scene.world;
+    let (coupon, answers) = scene.held("In vain", 5, 5).await;
+    let daemon = world.settled_daemon().await;
+    proxy.set(Fault::Cut).await.unwrap();
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let failed = ["trigger=\"startup\"", "status=\"failed\""];
+    let attempts = async || metric(daemon.http(), "firstcome_passes_total", &failed).await.unwrap_or(0.0);
+    eventually("it is tried again and again", 2 * HEALED, async || attempts().await >= 3.0).await;
+    let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
+    let runs = world.sql.query(runs).await;
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(runs[0][1], "1", "it lasts until the last attempt");
+    let about_drop = format!(
+        "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{}' AND drop_id = {}",
+        runs[0][0], coupon.drop
+    );
+    assert_eq!(world.sql.number(&about_drop).await, 1, "it waits until the topic can be read");
+    let named = "SELECT COUNT(*) FROM mail_outbox m WHERE body_text LIKE '%/v1/runs/%'";
+    eventually("it is mailed, by a later attempt", LIMIT, async || world.sql.number(named).await >= 1).await;
+    let run = "EXISTS (SELECT 1 FROM reconcile_runs r WHERE m.body_text LIKE CONCAT('%/v1/runs/', r.id, '%'))";
+    assert_eq!(world.sql.number(&format!("{named} AND NOT {run}")).await, 0, "a mail names a run that is not there");
+
+    proxy.set(Fault::Pass).await.unwrap();
+    let is_open = async || scene.api.claim(coupon.id, &answers[0].0).await.promised().is_some();
+    eventually("admission is open", HEALED, is_open).await;
 }
 
 #[tokio::test]

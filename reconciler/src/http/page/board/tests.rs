@@ -57,6 +57,7 @@ fn run() -> Run {
         dry_run: false,
         deep: false,
         partial: false,
+        goes_on_as: None,
         stopped: false,
         status: Status::Clean,
         started_at: at(19),

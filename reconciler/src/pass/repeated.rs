@@ -1,0 +1,118 @@
+//! Reopenings in vain. While another store is away, one is tried every few seconds, and each says
+//! the same: they are recorded as one run that lasts, so that the tables grow with what happens, and
+//! not with attempts.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::record::{self, How};
+use crate::report::{Outcome, Run, Status};
+
+/// Far longer than from one attempt to the next, however slowly the stores answer. What says the
+/// same after so long is another loss.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+/// What reopenings said since one that did something, each with its run and when it was said last.
+/// More than one, since two causes may take turns.
+#[derive(Default)]
+pub(super) struct Repeated(HashMap<u64, (String, Instant)>);
+
+impl Repeated {
+    /// The run that said the same; this one from now on, where there is none.
+    fn said_by(&mut self, run: &Run, now: Instant) -> Option<String> {
+        if !is_in_vain(run) {
+            self.0.clear();
+            return None;
+        }
+        self.0.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN_AFTER);
+        let (said_by, last) = self.0.entry(record::content(run)).or_insert_with(|| (run.run_id.clone(), now));
+        *last = now;
+        (*said_by != run.run_id).then(|| said_by.clone())
+    }
+
+    fn forget(&mut self, run_id: &str) {
+        self.0.retain(|_, (said_by, _)| said_by != run_id);
+    }
+}
+
+/// Nothing was repaired, sealed or opened.
+fn is_in_vain(run: &Run) -> bool {
+    run.status != Status::Clean
+        && run.all_findings().all(|finding| finding.result != Outcome::Applied)
+        && run.drops.iter().all(|drop| !drop.sealed)
+}
+
+impl Reconciler {
+    /// Records a run, or that the one that said the same goes on.
+    pub(super) async fn record_unless_repeated(&mut self, run: &mut Run, how: How) {
+        if how.is_beside_passes
+            && let Some(earlier) = self.memory.repeated.said_by(run, Instant::now())
+        {
+            let until = run.finished_at.unwrap_or_else(Utc::now);
+            match record::prolong(&self.stores.db, &earlier, until).await {
+                Ok(false) => {
+                    // It has never been recorded, or is deleted.
+                    self.memory.repeated.forget(&earlier);
+                    self.memory.repeated.said_by(run, Instant::now());
+                }
+                prolonged => {
+                    if let Err(error) = prolonged {
+                        tracing::debug!(run_id = earlier, %error, "how long the run lasts is not recorded yet");
+                    }
+                    run.goes_on_as = Some(earlier);
+                    return;
+                }
+            }
+        }
+        self.record_or_keep(run, how).await;
+    }
+
+    pub(super) async fn record_or_keep(&mut self, run: &Run, how: How) {
+        if let Err(error) = record::finish(&self.stores.db, run, how).await {
+            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
+            self.memory.keep_unrecorded(run.clone(), how);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pass::{Request, blank, findings};
+    use crate::report::{ActionKind, Kind, Trigger};
+
+    fn run(id: &str, detail: &str, result: Outcome) -> Run {
+        let mut run = blank(&Request { reopening: true, ..Request::new(Trigger::Startup) }, id);
+        run.status = Status::Failed;
+        let mut finding = findings::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
+        finding.result = result;
+        run.findings.push(finding);
+        run
+    }
+
+    #[test]
+    fn what_says_the_same_is_one_run_until_something_is_done() {
+        let (mut repeated, began) = (Repeated::default(), Instant::now());
+        let mut said_by = |after: u64, run: &Run| repeated.said_by(run, began + Duration::from_secs(after));
+        let earlier = |id: &str| Some(id.to_owned());
+        let kafka = |id, words| run(id, &format!("the topic cannot be read: {words}"), Outcome::Skipped);
+        let redis = |id| run(id, "Redis cannot be reached: timed out", Outcome::Skipped);
+        assert_eq!(said_by(0, &kafka("1", "refused")), None);
+        assert_eq!(said_by(5, &kafka("2", "all 3 brokers are down")), earlier("1"));
+        assert_eq!(said_by(10, &redis("3")), None, "another cause");
+        assert_eq!(said_by(15, &kafka("4", "refused")), earlier("1"));
+        assert_eq!(said_by(20, &redis("5")), earlier("3"));
+        // For a weekend, attempt after attempt.
+        assert_eq!(said_by(600, &kafka("6", "refused")), earlier("1"));
+        assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
+        assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");
+        assert_eq!(said_by(1_105, &run("9", "opened", Outcome::Applied)), None);
+        assert_eq!(said_by(1_110, &run("10", "opened", Outcome::Applied)), None, "each is an event");
+        assert_eq!(said_by(1_115, &kafka("11", "refused")), None, "another loss");
+        assert_eq!(said_by(1_120, &kafka("12", "refused")), earlier("11"));
+    }
+}
