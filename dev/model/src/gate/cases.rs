@@ -46,6 +46,7 @@ pub fn wrong() -> Vec<(Wrong, Gate)> {
         (Wrong::ServerNotCompared, 1, Faults { promotions: 2, ..NONE }),
         (Wrong::OpenUnfenced, 2, emptied),
         (Wrong::OpenInLaterLife, 2, Faults { promotions: 2, ..NONE }),
+        (Wrong::LifeNotCompared, 1, Faults { restarts: 1, promotions: 2, ..NONE }),
         (Wrong::GateAfterOwnCoupon, 1, Faults { deaths: 1, ..NONE }),
         (Wrong::NewLifeReadLate, 1, emptied),
     ];
