@@ -218,6 +218,15 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     until("it is over", async || api.claim(id, "u-2").await.code() == (409, "not_open")).await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "not `not_open`");
 
+    // A pass seals the drop seconds after it closed.
+    world.issue((id, first), 1, "u-1").await;
+    let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
+    world.sql(&format!("UPDATE {{db}}.drops SET {sealed} WHERE id = {first}")).await;
+    let path = format!("/v1/coupons/{id}");
+    until("it is sealed", async || api.get(&path).await.json["current_drop"]["state"] == "sealed").await;
+    assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
+    assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
+
     // Windows without a gap: the next drop is open. Somebody who was admitted long before closing
     // comes for the next one.
     let times = world.keys(id, first).times;
@@ -225,10 +234,18 @@ async fn a_retry_after_closing_finds_the_claim_and_takes_nothing_of_the_next_dro
     world.ask_redis::<()>(&["HSET", &times, "2", &long_ago]).await;
     move_window(&world, id, first, [-HOUR, -10]).await;
     move_window(&world, id, second, [-10, HOUR]).await;
-    let path = format!("/v1/coupons/{id}");
     until("the next is open", async || api.get(&path).await.json["current_drop"]["id"] == second).await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "a retry, not tomorrow's");
     let early = api.claim(id, "early").await;
     assert_eq!((early.code(), &early.json["drop_id"]), ((202, "accepted"), &json!(second)));
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
+
+    // After a loss of Redis nothing loads a sealed drop again.
+    move_window(&world, id, second, [HOUR, 2 * HOUR]).await;
+    until("the next is not open", async || api.get(&path).await.json["current_drop"]["id"] == first).await;
+    for key in world.keys(id, first).own() {
+        world.ask_redis::<()>(&["DEL", key]).await;
+    }
+    assert_eq!(api.claim(id, "u-1").await.json, held, "by MySQL");
+    assert_eq!(api.claim(id, "u-3").await.code(), (409, "not_open"));
 }

@@ -11,6 +11,8 @@ pub enum Wrong {
     SealedIsDurable,
     /// A dead letter does not unseal its drop.
     NeverUnsealed,
+    /// A drop is sealed when Redis's clock says that it closed, whatever the host's says.
+    OneClock,
 }
 
 /// The protocol of sealing.
@@ -38,6 +40,8 @@ enum Claim {
 pub struct State {
     /// By Redis's clock.
     closed: bool,
+    /// By the host's clock, which is right.
+    over: bool,
     sealed: bool,
     /// What the API believes: read earlier.
     seen_sealed: bool,
@@ -60,6 +64,8 @@ pub enum Step {
     Read,
     Pass,
     Clock,
+    /// The window ends.
+    End,
 }
 
 impl Sealing {
@@ -85,7 +91,7 @@ impl Sealing {
             // It is skipped.
         } else {
             state.sealed = false;
-            state.sealing = state.closed && rows;
+            state.sealing = state.closed && (state.over || self.is(Wrong::OneClock)) && rows;
             for claim in state.claims.iter_mut().filter(|claim| matches!(claim, Claim::DeadLetter | Claim::Admitted)) {
                 *claim = Claim::Row;
             }
@@ -107,6 +113,7 @@ impl Sealing {
                 state.clock_jumps -= 1;
                 state.closed = !state.closed;
             }
+            Step::End => (state.closed, state.over) = (true, true),
         }
     }
 
@@ -122,6 +129,7 @@ impl Sealing {
 
 pub const HELD_TWICE: &str = "a second store beside Redis holds every promise";
 pub const HEALS: &str = "left alone, every promise has its row";
+pub const NEVER_EARLY: &str = "no drop is sealed before it closes";
 
 impl Model for Sealing {
     type State = State;
@@ -130,6 +138,7 @@ impl Model for Sealing {
     fn init_states(&self) -> Vec<State> {
         vec![State {
             closed: false,
+            over: false,
             sealed: false,
             seen_sealed: false,
             sealing: false,
@@ -153,6 +162,7 @@ impl Model for Sealing {
             }
         }
         steps.extend([Step::Read, Step::Pass]);
+        steps.extend((!state.over).then_some(Step::End));
         steps.extend((state.clock_jumps > 0).then_some(Step::Clock));
     }
 
@@ -169,6 +179,7 @@ impl Model for Sealing {
         vec![
             Property::always(HELD_TWICE, held),
             Property::always(HEALS, |model: &Self, state: &State| model.heals(state)),
+            Property::always(NEVER_EARLY, |_, state: &State| !state.sealed || state.over),
             Property::sometimes("the drop is sealed", |_, state: &State| state.sealed),
         ]
     }
@@ -181,6 +192,6 @@ pub fn right() -> Vec<(&'static str, Sealing)> {
 
 /// Each rule left out.
 pub fn wrong() -> Vec<(Wrong, Sealing)> {
-    let rules = [Wrong::SealedIsDurable, Wrong::NeverUnsealed];
+    let rules = [Wrong::SealedIsDurable, Wrong::NeverUnsealed, Wrong::OneClock];
     rules.map(|wrong| (wrong, Sealing { clock_jumps: 2, lost: 1, wrong: Some(wrong) })).into()
 }

@@ -287,6 +287,9 @@ async fn look_up_again(stores: &Stores, header: &DropHeader, page: &mut Page) ->
         ask_mysql.push(user.clone());
     }
     page.admitted_at_ms = stores.redis.admission_times(&keys, &questions.ask_times).await?;
+    if !questions.ask_times.is_empty() {
+        page.read_until_ms = stores.redis.time_ms().await?;
+    }
     let rows = stores.db.rows_of_people(coupon, &ask_mysql).await?.into_iter();
     page.has_row = rows
         .filter(|row| once_per == OncePer::Coupon || row.drop_id == drop.0)

@@ -179,6 +179,8 @@ pub struct Page {
     pub has_row: HashMap<UserId, (DropId, Slot)>,
     /// Slots without the row of their holder: when they were given out, Unix milliseconds.
     pub admitted_at_ms: HashMap<i64, i64>,
+    /// Redis's clock after those were read: who was admitted during the pass was so before this.
+    pub read_until_ms: i64,
     /// People of this page whom the coupon's claimants lack, or have on another slot.
     pub claimants_wrong: Vec<UserId>,
     /// People whom the claimants have on slots that nobody holds.

@@ -10,9 +10,10 @@ use super::{Action, Planner};
 use crate::collect::snapshot::{InFlight, Page, Row};
 use crate::report::Kind;
 
-/// An admission later than this after the pass began was made by a clock that has been set back
-/// since. Without a bound it would be too young to judge until the clock has caught up.
-const CLOCK_AHEAD_MS: i64 = 60 * 60 * 1_000;
+/// An admission that is later than its reading, by more than a clock is corrected by in small
+/// steps, was made by a clock that has been set back since. Without a bound it would be too young
+/// to judge until the clock has caught up.
+const CLOCK_AHEAD_MS: i64 = 5 * 1_000;
 
 /// A page sorted by slot.
 pub(super) struct Sorted<'p> {
@@ -213,14 +214,16 @@ impl Planner<'_> {
         }
         let admitted = page.admitted_at_ms.get(&slot).copied();
         let message = sorted.message(slot, user);
-        let age =
-            admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis())).map(|at| self.facts.read_at_ms - at);
+        let at = admitted.or_else(|| message.map(|m| m.claimed_at.timestamp_millis()));
+        let age = at.map(|at| self.facts.read_at_ms.saturating_sub(at));
+        // Many were admitted after the pass read the clock, and that may be long ago.
+        let latest = page.read_until_ms.max(self.facts.read_at_ms) + CLOCK_AHEAD_MS;
         let patience = if message.is_some() || !self.facts.tail_known {
             self.policy.overdue_ms
         } else {
             self.policy.publish_deadline_ms
         };
-        if age.is_some_and(|age| (-CLOCK_AHEAD_MS..patience).contains(&age)) {
+        if age.is_some_and(|age| age < patience) && at.is_some_and(|at| at <= latest) {
             if message.is_none() {
                 self.young += 1;
             }
@@ -233,6 +236,9 @@ impl Planner<'_> {
         let Some(number) = self.facts.slot(slot) else { return };
         let claimed_at = message.map(|m| m.claimed_at).or_else(|| admitted.and_then(DateTime::from_timestamp_millis));
         let detail = match (message.is_some(), age) {
+            (_, Some(age)) if age < 0 => {
+                format!("admitted {} s ahead of Redis's clock, which has been set back since, and no row", -age / 1_000)
+            }
             (true, Some(age)) => format!("its message has waited for {} s", age / 1_000),
             (_, Some(age)) => format!("admitted {} s ago, no row, and no message waits", age / 1_000),
             (_, None) => "no row, and no message waits; when it was admitted is not known".to_owned(),

@@ -40,6 +40,8 @@ struct World {
     topic_away: bool,
     /// Milliseconds since admission, by slot; a slot without one was admitted at a time not known.
     ages: HashMap<i64, i64>,
+    /// Milliseconds from the beginning of the pass to the reading of its pages.
+    lasts_ms: i64,
     failed: Vec<(i64, Option<i64>, Option<UserId>)>,
     broken: BTreeSet<UserId>,
 }
@@ -72,6 +74,7 @@ impl World {
             in_flight: Vec::new(),
             topic_away: false,
             ages: HashMap::new(),
+            lasts_ms: 0,
             failed: Vec::new(),
             broken: BTreeSet::new(),
         }
@@ -186,6 +189,7 @@ impl World {
                 })
                 .collect(),
             admitted_at_ms: self.ages.iter().map(|(slot, age)| (*slot, NOW_MS - age)).collect(),
+            read_until_ms: NOW_MS + self.lasts_ms,
             ..Page::default()
         };
         let questions = page.questions(i64::from(self.quantity));

@@ -259,6 +259,7 @@ async fn select_coupons(
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
 /// The last drop that has opened of each coupon that has none open for a while, where it is sealed.
+/// One that has just opened is passed over: a claim may be a retry of one in the drop before.
 async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow]) -> QueryResult<Vec<DropRow>> {
     let now = Utc::now().naive_utc();
     let is_open = |drop: &&DropRow| drop.opens_at < now - SETTLED && drop.closes_at.is_none_or(|at| at > now);
@@ -269,10 +270,12 @@ async fn last_opened(conn: &mut Conn, coupons: &[CouponRow], unsealed: &[DropRow
     }
     diesel::sql_query(format!(
         "SELECT d.* FROM ({LISTED}) w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-         WHERE coupon_id = w.id AND opens_at <= ? ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
+         WHERE coupon_id = w.id AND opens_at <= ? AND (sealed_at IS NOT NULL OR opens_at < ?) \
+         ORDER BY opens_at DESC LIMIT 1) d ON d.sealed_at IS NOT NULL"
     ))
     .bind::<Text, _>(json(&ids)?)
     .bind::<Datetime, _>(now)
+    .bind::<Datetime, _>(now - SETTLED)
     .load(conn)
     .await
 }

@@ -41,6 +41,10 @@ const MAX_QUESTIONS: usize = 512;
 /// before, whose answer was lost.
 const RETRY_GRACE: TimeDelta = TimeDelta::seconds(15);
 
+/// For so long after it closed, a sealed drop is asked about claims that come before the next one
+/// opens. Not for ever: each of these claims costs a second call to Redis.
+const SEALED_RETRY_GRACE: TimeDelta = TimeDelta::minutes(10);
+
 impl Claims {
     /// `redis_timeout`: a claim that waited for longer than one call may take is refused.
     pub(crate) fn new(
@@ -125,9 +129,20 @@ impl Claims {
         let now = instant(refused.now_ms);
         // Where one each is allowed in the whole coupon, admission has looked at all drops.
         let wanted = coupon.coupon.once_per == OncePer::Drop && chosen.drop.opens_at > now;
-        let before = coupon.before(chosen.drop, now).filter(|one| wanted && one.drop.sealed_at.is_none());
-        let Some(before) = before else { return answer(chosen.drop.id, &refused) };
+        let is_sealed = |drop: &Drop| drop.sealed_at.is_some();
+        let is_recent = |drop: &Drop| drop.closes_at.is_some_and(|at| now - at <= SEALED_RETRY_GRACE);
+        let asked = |one: &DropWithKeys<'_>| wanted && (!is_sealed(one.drop) || is_recent(one.drop));
+        let Some(before) = coupon.before(chosen.drop, now).filter(asked) else {
+            return answer(chosen.drop.id, &refused);
+        };
+        // Redis first, also of a sealed drop: those who hold nothing cost MySQL nothing.
         let reply = self.batches.ask(coupon, before, requester).await?;
+        if reply.admission == Admission::Unloaded && is_sealed(before.drop) {
+            return match self.ask_mysql(coupon, before, requester.user.clone()).await {
+                Err(ClaimRefusal::Refused(_)) => answer(chosen.drop.id, &refused),
+                held_or_unknown => held_or_unknown,
+            };
+        }
         match reply.admission {
             // Unloaded: Redis has lost it, and who holds a slot is not known.
             Admission::Accepted(_) | Admission::Already(..) | Admission::Waiting(_) | Admission::Unloaded => {

@@ -35,6 +35,7 @@ pub fn wrong() -> Vec<(Wrong, Protocol)> {
         (Wrong::GateKept, gone_back),
         (Wrong::NoWait, emptied),
         (Wrong::GenerationReadLate, emptied),
+        (Wrong::ConnectionComesBack, Faults { restarts: 1, ..gone_back }),
         (Wrong::CommitFirst, Faults { crashes: 1, ..gone_back }),
         (Wrong::LoadUnchecked, emptied),
         (Wrong::SettleFirst, emptied),

@@ -69,6 +69,6 @@ fn finish_pass(protocol: &Protocol, state: &mut State, at: usize) {
         state.look(protocol, at);
     }
     while matches!(state.reconcilers[at], Reconciler::Repairing { .. }) {
-        state.repair(at);
+        state.repair(protocol, at);
     }
 }

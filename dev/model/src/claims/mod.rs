@@ -61,6 +61,9 @@ pub enum Wrong {
     /// A reconciler reads the generation when it reads the drop, not before it waits and reads the
     /// topic. What it comes upon in mid-pass it rebuilds from a tail that is older than the loss.
     GenerationReadLate,
+    /// A pass goes on with another process of Redis than the one that it read, and opens admission
+    /// there.
+    ConnectionComesBack,
     /// The consumer commits offsets before the rows.
     CommitFirst,
     /// A drop is loaded without looking at the generation.

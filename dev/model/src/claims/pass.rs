@@ -187,7 +187,7 @@ impl State {
         }
     }
 
-    pub(crate) fn repair(&mut self, at: usize) {
+    pub(crate) fn repair(&mut self, protocol: &Protocol, at: usize) {
         let Reconciler::Repairing { generation, .. } = &self.reconcilers[at] else { return };
         let made = if *generation == 0 { self.ensure_generation() } else { 0 };
         let Reconciler::Repairing { generation, process, todo } = &mut self.reconcilers[at] else { return };
@@ -195,7 +195,9 @@ impl State {
         if *generation == 0 {
             *generation = made;
         }
-        let (generation, process) = (*generation, *process);
+        // The connection ends with the process that it was made to.
+        let comes_back = protocol.is(Wrong::ConnectionComesBack);
+        let (generation, process) = (*generation, if comes_back { self.process } else { *process });
         let more = self.carry_out(generation, process, repair);
         if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
             todo.extend(more);

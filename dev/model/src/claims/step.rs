@@ -160,7 +160,7 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
         }
         Step::Begin(at) => state.begin(at),
         Step::Look(at) => state.look(protocol, at),
-        Step::Repair(at) => state.repair(at),
+        Step::Repair(at) => state.repair(protocol, at),
         fault => happen(protocol, state, fault),
     }
 }

@@ -31,7 +31,16 @@ pub fn right() -> Vec<(&'static str, Gate)> {
         ),
         (
             "two daemons begin lives without compare-and-set, which is only noise",
-            Gate { faults: emptied, wrong: Some(Wrong::NoCompareAndSet), ..gate },
+            Gate { faults: emptied, wrong: Some(Wrong::NoCompareAndSet), ..gate.clone() },
+        ),
+        (
+            "a pass does not notice another life, and only works in vain",
+            Gate {
+                faults: Faults { restarts: 1, promotions: 2, ..NONE },
+                daemons: 1,
+                wrong: Some(Wrong::LifeNotCompared),
+                ..gate
+            },
         ),
     ]
 }

@@ -45,6 +45,9 @@ pub enum Wrong {
     OpenUnfenced,
     /// A coupon is opened in the life that stands, which need not be the one it was verified in.
     OpenInLaterLife,
+    /// A pass goes on in a later life, over a connection that comes back, and does not compare
+    /// epochs.
+    LifeNotCompared,
     /// A pass opens the gate only after a coupon that it verified itself, or when all are.
     GateAfterOwnCoupon,
     /// The life in which a new coupon is opened is read only after the coupon was made.
@@ -243,7 +246,7 @@ impl Gate {
         fenced
     }
 
-    fn happen(state: &mut State, fault: Step) {
+    fn happen(&self, state: &mut State, fault: Step) {
         let faults = &mut state.faults;
         match fault {
             Step::DaemonDies(at) => {
@@ -254,7 +257,7 @@ impl Gate {
             Step::Restart { older } => {
                 faults.restarts -= 1;
                 state.processes += 1;
-                for daemon in &mut state.daemons {
+                for daemon in state.daemons.iter_mut().filter(|_| !self.is(Wrong::LifeNotCompared)) {
                     daemon.pass = daemon.pass.filter(|pass| pass.process != state.process.number);
                 }
                 state.process = Process { number: state.processes, ..Process::default() };
@@ -284,7 +287,7 @@ impl Gate {
             Step::Land(coupon) => state.land(coupon),
             Step::Make => self.make(state),
             Step::Daemon(at) => self.daemon(state, at),
-            fault => Self::happen(state, fault),
+            fault => self.happen(state, fault),
         }
         // What does not matter is made the same.
         let life = state.life().map(|life| life.epoch);

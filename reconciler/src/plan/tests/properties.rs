@@ -41,6 +41,7 @@ prop_compose! {
             topic_away: false,
             in_flight: in_flight.into_iter().map(|(slot, who)| (slot, user(who))).collect(),
             ages,
+            lasts_ms: 0,
             failed: (1_i64..).zip(failed).map(|(id, (slot, who))| (id, slot, who.map(user))).collect(),
             broken: BTreeSet::new(),
             paused: false,

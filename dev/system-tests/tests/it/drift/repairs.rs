@@ -61,6 +61,18 @@ async fn a_count_that_was_changed_is_set_right() {
 }
 
 #[tokio::test]
+async fn an_admission_from_the_future_is_issued_by_the_next_pass() {
+    let (world, api) = open_world("future").await;
+    let (coupon, answers) = given_out(&world, &api).await;
+    // Redis's clock was ahead by so much, and is right again.
+    let ahead = (world.redis.now_ms().await + 59 * 60_000).to_string();
+    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
+    world.redis.command::<()>(&["HSET", &times, "7", &ahead]).await;
+    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 7", coupon.drop)).await;
+    one_pass_mends(&world, &coupon, &answers, &[(Kind::Unissued, 1)]).await;
+}
+
+#[tokio::test]
 async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     let (world, api) = open_world("codes").await;
     let (coupon, _) = given_out(&world, &api).await;

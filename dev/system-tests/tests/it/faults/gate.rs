@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use firstcome_drift::Kind as Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, Keys, Stores, all_issued, assert_exact, eventually, people, rush};
+use firstcome_testkit::{Coupon, Fixture, Keys, Stores, World, all_issued, assert_exact, eventually, people, rush};
 
 use super::waves::{HEALED, Waves, impatient, replication};
+use crate::drift::support::injector;
 
 async fn own_redis() -> (RedisServer, Stores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -82,7 +84,15 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.settled_daemon().await, fixture.world.settled_daemon().await];
-    for round in 0..2 {
+    // With both; then each alone, after a loss that the other ended and after one that it ended itself.
+    for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {
+        daemons.iter().for_each(|daemon| daemon.process.thaw());
+        // One that stands still in its work keeps the locks for a while.
+        let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+        eventually("no pass is running", HEALED, async || fixture.world.sql.number(running).await == 0).await;
+        if let Some(at) = stands_still {
+            daemons[at].process.freeze();
+        }
         let begun = Instant::now();
         restart(&server).await;
         eventually("admission is open", HEALED, async || {
@@ -93,37 +103,97 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
         assert!(closed >= DEADLINE, "round {round}: closed for {closed:?} only");
     }
     for daemon in daemons {
+        daemon.process.thaw();
         assert_eq!(daemon.process.stop().await, 0);
     }
+}
+
+async fn command(server: &RedisServer, args: &[&str]) {
+    Keys::new(&server.url(), "").command::<()>(args).await;
+}
+
+/// A replica with everything that the master has of this drop by now, and nothing that comes later.
+async fn left_behind(master: &RedisServer, world: &World, coupon: &Coupon, people: i64) -> RedisServer {
+    let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
+    let replica = RedisServer::start(options).await.unwrap();
+    let keys = Keys::new(&replica.url(), &world.setting("REDIS_KEY_PREFIX"));
+    let users = keys.of_drop(coupon.id, coupon.drop, "users");
+    let has_all = async || keys.command::<i64>(&["ZCARD", &users]).await == people;
+    eventually("the replica has everybody", HEALED, has_all).await;
+    command(&replica, &["REPLICAOF", "NO", "ONE"]).await;
+    replica
+}
+
+/// Demotes a master, so that it takes the data of that server. It is still the same process.
+async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
+    command(master, &["REPLICAOF", "127.0.0.1", &to_replica_of.port().to_string()]).await;
+    let has_data = async || replication(master).await.contains("master_link_status:up");
+    eventually("the master has the old data", HEALED, has_data).await;
 }
 
 #[tokio::test]
 async fn a_master_that_was_demoted_and_promoted_again_is_closed() {
     let (master, stores) = own_redis().await;
-    let command = async |server: &RedisServer, args: &[&str]| Keys::new(&server.url(), "").command::<()>(args).await;
     Waves::begin(impatient(stores, "gate-flip").await)
         .await
         .survives(async |fixture| {
-            let options = RedisOptions { replica_of: Some(master.port()), ..RedisOptions::default() };
-            let replica = RedisServer::start(options).await.unwrap();
-            let keys = Keys::new(&replica.url(), &fixture.world.setting("REDIS_KEY_PREFIX"));
-            let users = keys.of_drop(fixture.coupon.id, fixture.coupon.drop, "users");
-            eventually("the replica has the first wave", HEALED, async || {
-                keys.command::<i64>(&["ZCARD", &users]).await == 20
-            })
-            .await;
-            // From here on the replica's data is old.
-            command(&replica, &["REPLICAOF", "NO", "ONE"]).await;
+            let replica = left_behind(&master, &fixture.world, &fixture.coupon, 20).await;
             assert_eq!(fixture.wave().await, [("accepted".into(), 20)].into());
-            let port = replica.port().to_string();
-            command(&master, &["REPLICAOF", "127.0.0.1", &port]).await;
-            eventually("the master has the old data", HEALED, async || {
-                assert!(fixture.api.claim(fixture.coupon.id, "u-early").await.is("unavailable"), "it takes no writes");
-                replication(&master).await.contains("master_link_status:up")
-            })
-            .await;
+            demote(&master, &replica).await;
+            assert!(fixture.api.claim(fixture.coupon.id, "u-early").await.is("unavailable"), "it takes no writes");
             command(&master, &["REPLICAOF", "NO", "ONE"]).await;
             assert!(fixture.api.claim(fixture.coupon.id, "u-late").await.is("unavailable"), "its data is older");
         })
         .await;
+}
+
+/// Runs a pass, swaps Redis while it stands still at this point, and fails if the pass writes to
+/// what Redis is after that. Gives why the pass ended.
+async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
+    let stall = format!("{point}:1:5000");
+    let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", &stall)]);
+    eventually("the pass is there", HEALED, async || pass.log().contains("stall point")).await;
+    // However long the swap takes.
+    pass.freeze();
+    swap().await;
+    let after_swap = world.redis.dump().await;
+    pass.thaw();
+    assert_eq!(pass.ended(HEALED).await, 2, "{}", pass.log());
+    assert!(world.redis.dump().await == after_swap, "it wrote to another life of Redis: {}", pass.log());
+    let error = "SELECT error FROM reconcile_runs WHERE triggered_by = 'cli' AND status = 'failed'";
+    world.sql.query(error).await.concat().concat()
+}
+
+#[tokio::test]
+async fn a_pass_whose_redis_restarts_before_a_repair_does_not_repair_in_the_life_after() {
+    let (server, stores) = own_redis().await;
+    let fixture = Fixture::of(World::on(stores, "gate-restarted").await).await;
+    let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
+    injector(&fixture.world, &coupon).await.make(Drift::MissingAdmission, 3).await.unwrap();
+    // Nothing is lost, so that no generation tells the two lives apart.
+    let why = swapped_in_mid_pass(&fixture.world, "repair_begun", async || restart(&server).await).await;
+    assert!(why.contains("Redis"), "{why}");
+    fixture.world.pass().await;
+    assert_exact(&fixture.world, &coupon, 20, &answers).await;
+}
+
+#[tokio::test]
+async fn a_pass_whose_redis_is_demoted_and_promoted_between_two_rounds_repairs_no_older_data() {
+    let (master, stores) = own_redis().await;
+    let fixture = Fixture::of(World::on(stores, "gate-round").await).await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Round", 20, 10).await;
+    let replica = left_behind(&master, world, &coupon, 10).await;
+    answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
+    all_issued(world, coupon.drop, 20).await;
+    // A repair for MySQL alone; the next round would find ten people missing from Redis.
+    world.sql.query(&format!("DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 1", coupon.drop)).await;
+    let swap = async || {
+        demote(&master, &replica).await;
+        command(&master, &["REPLICAOF", "NO", "ONE"]).await;
+    };
+    let why = swapped_in_mid_pass(world, "repair_done", swap).await;
+    assert!(why.contains("was replaced"), "{why}");
+    world.pass().await;
+    assert_exact(world, &coupon, 20, &answers).await;
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use firstcome_stack::{Fault, RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Api, Fixture, LIMIT, Stores, World, all_issued, assert_exact, coupon_body, eventually, given_out, rush,
-    scale::measured, shared,
+    Api, Fixture, LIMIT, LOCK_WAITS, Session, Stores, World, all_issued, assert_exact, coupon_body, eventually,
+    given_out, people, rush, scale::measured, shared, tally,
 };
 use serde_json::{Value, json};
 
@@ -158,4 +158,35 @@ async fn a_pause_while_redis_is_rebuilt_holds_after_it() {
     let _consumer = world.consume().await;
     all_issued(&world, coupon.drop, 21).await;
     assert_exact(&world, &coupon, 21, &answers).await;
+}
+
+#[tokio::test]
+async fn a_coupon_whose_row_is_locked_holds_up_no_change_of_another_and_no_claim() {
+    let fixture = Fixture::new("op-locked").await;
+    let world = &fixture.world;
+    let patient = [("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
+    let api = world.serve_with(&patient).await;
+    let (locked, other) = (api.open_coupon(20).await, api.open_coupon(20).await);
+    let mut session = Session::begin(&world.sql).await;
+    session.run(&format!("SELECT * FROM coupons WHERE id = {} FOR UPDATE", locked.id)).await;
+    let change = || {
+        let (api, id) = ((*api).clone(), locked.id);
+        tokio::spawn(async move { api.patch(id, &json!({"quantity": 25})).await.status })
+    };
+    let waiting = [change(), change(), change()];
+    eventually("a change waits for the row", LIMIT, async || world.sql.number(LOCK_WAITS).await > 0).await;
+    for quantity in [30, 40] {
+        assert_eq!(api.patch(other.id, &json!({"quantity": quantity})).await.status, 200);
+    }
+    for coupon in [&locked, &other] {
+        let answers = rush(&[&api], coupon.id, &people(20), 20).await;
+        assert_eq!(tally(&answers), [("accepted".into(), 20)].into());
+    }
+    assert!(waiting.iter().all(|change| !change.is_finished()), "they waited all the while");
+    session.commit().await;
+    for change in waiting {
+        assert_eq!(change.await.unwrap(), 200);
+    }
+    all_issued(world, locked.drop, 20).await;
+    all_issued(world, other.drop, 20).await;
 }
