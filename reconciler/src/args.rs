@@ -276,6 +276,9 @@ pub struct OnceArgs {
     /// Print the run as JSON
     #[arg(long)]
     pub json: bool,
+    /// Print user ids in full; else they are masked
+    #[arg(long)]
+    pub full_ids: bool,
     /// How long to wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,

@@ -18,6 +18,7 @@ pub mod pass;
 pub mod plan;
 pub mod record;
 pub mod stores;
+mod terminal;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_notifier::report;

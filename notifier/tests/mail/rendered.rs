@@ -96,7 +96,7 @@ fn failed_claims() -> Run {
         left(
             Kind::FailedClaim,
             412,
-            "failed claim 15 (slot_out_of_range): its slot is none of the drop's, and Redis does not know its person",
+            "failed claim 15 (slot_out_of_range): the drop has no such slot, and Redis does not know its person",
         ),
     ];
     run("0193a1f2-7c00-7d31-8000-0000000000a2", Status::Drift, vec![drop_report(1, WINTER, 7, findings)])

@@ -77,7 +77,7 @@ impl Planner<'_> {
             let detail = format!("{}: its person is moved to another slot", name(letter));
             self.duplicate(letter, user, detail);
         } else if letter.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
-            self.leave(letter, "its slot is none of the drop's, and Redis does not know its person");
+            self.leave(letter, "the drop has no such slot, and Redis does not know its person");
         } else if self.has_room() {
             let detail = format!("{}: its slot is another's", name(letter));
             self.slots_for_letters += 1;
@@ -100,7 +100,7 @@ impl Planner<'_> {
     }
 
     /// One finding for all that are not told by name: those left, and those that were not read,
-    /// since too many name the same slot or none of the drop's.
+    /// since too many name the same slot or one that the drop does not have.
     pub(super) fn dead_letters_left(&mut self) {
         let mut told = self.left.told();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
