@@ -30,8 +30,8 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         !args.confirm || args.coupon.is_some() || args.drop.is_some(),
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
-    let stores = args.reconcile.stores()?;
-    crate::stores::check(&stores, &args.reconcile, &stop).await?;
+    let stores = args.reconcile.stores.handles()?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();

@@ -31,10 +31,10 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until told to stop.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let stores = args.reconcile.stores()?;
+    let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    crate::stores::check(&stores, &args.reconcile, &stop).await?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     // The deep pass first: it does what the other would have done.
     let crons = [
         (Event::Deep, args.schedules.deep_cron.as_str()),

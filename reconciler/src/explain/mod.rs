@@ -125,7 +125,7 @@ pub(crate) async fn on_slot(
 
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let stores = args.reconcile.stores()?;
+    let stores = args.stores.handles()?;
     let (id, drop) = (CouponId(args.coupon), args.drop.map(DropId));
     let Some((coupon, drops)) = stores.db.coupon(id).await? else { bail!("there is no coupon {id}") };
     anyhow::ensure!(drop.is_none_or(|id| drops.iter().any(|d| d.id == id)), "the coupon has no such drop");

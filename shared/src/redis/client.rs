@@ -86,6 +86,11 @@ impl Redis {
         })
     }
 
+    /// Where it is, without user and password.
+    pub fn host_and_port(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
     /// The shared connection, for plain commands.
     pub fn connection(&self) -> SharedConnection {
         self.conn.clone()
