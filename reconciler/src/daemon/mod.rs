@@ -358,18 +358,18 @@ impl BySchedule {
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        if self.schedules[at].untold(now).is_none() {
+        if self.schedules[at].unmailed(now).is_none() {
             return;
         }
         self.note_holder(self.schedules[at].event).await;
         let schedule = &mut self.schedules[at];
-        let Some(Missed { due, because }) = schedule.untold(now) else { return };
+        let Some(Missed { due, because }) = schedule.unmailed(now) else { return };
         let setting = schedule.event.setting();
         let missed = MissedRun { schedule: setting.to_owned(), expected_at: due, noticed_at: now, because };
         match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
                 tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
-                schedule.told(now);
+                schedule.mailed(now);
             }
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");

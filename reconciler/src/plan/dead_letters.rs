@@ -102,13 +102,13 @@ impl Planner<'_> {
     /// One finding for all that are not told by name: those left, and those that were not read,
     /// since too many name the same slot or one that the drop does not have.
     pub(super) fn dead_letters_left(&mut self) {
-        let mut told = self.left.told();
+        let mut summaries = self.left.summaries();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
         if unread > 0 && self.letters > 0 {
-            told.push(format!("{unread} wait until those on the same slots are resolved"));
+            summaries.push(format!("{unread} wait until those on the same slots are resolved"));
         }
-        if !told.is_empty() {
-            let detail = format!("more failed claims are left for a person: {}", told.join("; "));
+        if !summaries.is_empty() {
+            let detail = format!("more failed claims are left for a person: {}", summaries.join("; "));
             self.push(Kind::FailedClaim, None, None, Action::Report, detail);
         }
     }
@@ -151,7 +151,7 @@ impl Left {
         *number > BY_NAME
     }
 
-    fn told(&self) -> Vec<String> {
+    fn summaries(&self) -> Vec<String> {
         let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
         more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
             .collect()
