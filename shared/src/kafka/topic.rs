@@ -41,8 +41,8 @@ impl KafkaSettings {
     }
 }
 
-/// The first wait for an answer; each further one is twice as long. Between them it is looked whether
-/// the brokers refused, of which a call that waits says nothing until its time is up.
+/// The first wait for an answer; each further one is twice as long. Between them it is looked
+/// whether the brokers refused, of which a call that waits says nothing until its time is up.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Most events that are looked at between two waits.

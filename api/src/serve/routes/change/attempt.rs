@@ -77,8 +77,8 @@ impl<'a> ChangeAttempt<'a> {
     }
 
     /// Lowers quantities, and keeps drops that move or go from opening, in Redis and before MySQL.
-    /// Gives the drops that it changed, and those that are in use and stay as they are. `None`: others
-    /// have changed the coupon since.
+    /// Gives the drops that it changed, and those that are in use and stay as they are. `None`:
+    /// others have changed the coupon since.
     async fn change_redis(&self, plan: &WindowPlan) -> Result<Option<(ChangedDrops<'_>, Vec<DropId>)>, Problem> {
         let mut changed = ChangedDrops::new();
         if let Some(new) = self.wanted.quantity {
