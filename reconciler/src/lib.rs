@@ -15,6 +15,7 @@ pub mod http;
 mod metrics;
 pub mod once;
 pub mod pass;
+pub mod passes;
 pub mod plan;
 pub mod record;
 pub mod stores;

@@ -10,11 +10,11 @@ use firstcome_shared::domain::{CouponId, DropId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::daemon::mail;
 use crate::notify::Notifier;
 use crate::notify::wording::{count, detail, words};
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
+use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
 

@@ -7,7 +7,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::BrokenPromise;
+use firstcome_shared::mysql::promises::BrokenPromiseRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
@@ -186,7 +186,7 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
 
 async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
     for promise in stores.db.broken_promises_of(coupon.id, user).await? {
-        let BrokenPromise { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
+        let BrokenPromiseRow { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
             Some(at) => {

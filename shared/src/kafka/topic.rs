@@ -11,7 +11,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
-use super::safety::what_loses;
+use super::safety::{IN_SYNC, what_loses};
 use super::why_not::{Failures, NoAnswer};
 
 /// Why the topic can't be used.
@@ -158,9 +158,6 @@ impl KafkaSettings {
         self.admin().create().map_err(|error| self.unreachable(error.to_string()))
     }
 }
-
-/// Replicas that must have a message before it is acknowledged, where there are so many.
-pub(super) const IN_SYNC: usize = 2;
 
 /// Makes the topic where it is missing; `true` if this call made it.
 pub async fn ensure_topic(
