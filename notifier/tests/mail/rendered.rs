@@ -185,7 +185,7 @@ fn all_kinds_over_many_drops() {
                 "has a row, but Redis does not have them on this slot",
             ),
             applied(Kind::SlotConflict, 9, ActionKind::Move, "another person holds this slot"),
-            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "count is 90, 100 people hold a slot"),
+            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "the counter is 90 and should be 100"),
             Finding {
                 slot: None,
                 ..applied(Kind::Unfilled, 44, ActionKind::Promote, "2 slots are left and 5 people wait")
