@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
 use crate::notify::Notifier;
-use crate::notify::wording::{count, detail, words};
+use crate::notify::wording::{count, detail, person, words};
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::mail;
@@ -95,7 +95,7 @@ fn print(run: &Run, full_ids: bool) {
     }
     let people: HashSet<&str> = run.all_findings().filter_map(|finding| finding.user_id.as_deref()).collect();
     for finding in run.all_findings().take(SHOWN) {
-        let text = text_of(finding, |text| if full_ids { text.to_owned() } else { detail(text, &people) });
+        let text = text_of(finding, (!full_ids).then_some(&people));
         println!("{}", hanging(&format!("{:>12}  ", outcome(finding)), &text, width));
     }
     let total = run.all_findings().count();
@@ -103,12 +103,13 @@ fn print(run: &Run, full_ids: bool) {
         println!("{:>12}  … and {} more; `--json` shows all", "", total - SHOWN);
     }
     let (drops, examined) = run.examined();
+    let so_many = |n: u64, one, many| count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
     println!(
-        "{}: {}, {} people and {} rows examined, {}",
+        "{}: {}, {} and {} examined, {}",
         run.status.as_str(),
-        count(usize::try_from(drops).unwrap_or(usize::MAX), "drop", "drops"),
-        examined.users,
-        examined.rows,
+        so_many(drops, "drop", "drops"),
+        so_many(examined.users, "person", "people"),
+        so_many(examined.rows, "row", "rows"),
         count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {
@@ -131,17 +132,19 @@ fn outcome(finding: &Finding) -> &'static str {
     }
 }
 
-/// A finding in a sentence, with people as `shown`.
-fn text_of(finding: &Finding, shown: impl Fn(&str) -> String) -> String {
+/// A finding in a sentence, in which `masked` people are masked.
+fn text_of(finding: &Finding, masked: Option<&HashSet<&str>>) -> String {
+    let id = |user: &str| if masked.is_some() { person(user) } else { user.to_owned() };
+    let text = masked.map_or_else(|| finding.detail.clone(), |people| detail(&finding.detail, people));
     let drop = finding.drop_id.map(|drop| format!(", drop {drop}")).unwrap_or_default();
     let slot = finding.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-    let person = finding.user_id.as_deref().map(|user| format!(", {}", shown(user))).unwrap_or_default();
+    let user = finding.user_id.as_deref().map(|user| format!(", {}", id(user))).unwrap_or_default();
     let repair = match (finding.action, finding.result) {
         (ActionKind::Report, _) => String::new(),
         (action, Outcome::Applied) => format!(" ({})", words(action).done),
         (action, _) => format!(" (repair: {})", words(action).to_do),
     };
-    format!("{}{drop}{slot}{person}: {}{repair}", finding.kind.as_str(), shown(&finding.detail))
+    format!("{}{drop}{slot}{user}: {text}{repair}", finding.kind.as_str())
 }
 
 /// Sections of docs/OPERATIONS.md about what a person has to do now.
@@ -201,11 +204,11 @@ mod tests {
             needs_person: true,
         };
         let people = HashSet::from(["customer-4711"]);
-        let masked = text_of(&left, |text| detail(text, &people));
+        let masked = text_of(&left, Some(&people));
         assert_eq!(outcome(&left), "left for you");
         assert_eq!(masked, "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 of c•••11");
         let issued = Finding { action: ActionKind::Issue, result: Outcome::Applied, needs_person: false, ..left };
-        let full = text_of(&issued, str::to_owned);
+        let full = text_of(&issued, None);
         assert_eq!(outcome(&issued), "applied");
         assert!(full.contains("customer-4711: failed claim 3 of customer-4711 (issued late)"), "{full}");
     }
