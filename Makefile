@@ -18,7 +18,7 @@ running := test -f target/run/env || { echo "nothing runs: start make run in ano
 	set -a; . target/run/env; set +a
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Everything that building and running needs, fetched once
 	@dev/setup.sh

@@ -10,6 +10,12 @@ if [ "${1:-}" != compiled ]; then
     step "formatting"
     cargo fmt --all --check
 
+    step "comments within 100 columns"
+    if git ls-files '*.rs' | LC_ALL=C.UTF-8 xargs grep -nP '^(?=\s*//).{101}'; then
+        echo "[lint] wrap these comments at 100 columns" >&2
+        exit 1
+    fi
+
     step "shell scripts"
     for script in .ci/run dev/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
         bash -n "$script"

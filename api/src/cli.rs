@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use firstcome_shared::config::LogArgs;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use firstcome_shared::config::{LogArgs, parse};
 use firstcome_shared::http::probe::ProbeArgs;
 use tokio::runtime::Builder;
 
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     // A page of 2 MB for a few kB is mostly air; where the system does not know the call, all works
     // as it is, in more memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
-    let cli = Cli::parse();
+    let cli: Cli = parse(Cli::command());
     cli.logs.init();
     if let Err(error) = small_pages {
         tracing::warn!(%error, "huge pages could not be switched off: this process will need more memory");

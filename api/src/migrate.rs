@@ -39,7 +39,7 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
 async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
     let wait = StoreWait::new(&args.start, shutdown);
     let mysql = args.mysql.settings();
-    match wait.mysql(async || Ok(migrations::migrate(&mysql).await?)).await?.as_slice() {
+    match wait.mysql(&mysql, async || Ok(migrations::migrate(&mysql).await?)).await?.as_slice() {
         [] => println!("tables: nothing to do"),
         done => println!("tables: ran {}", done.join(", ")),
     }
@@ -49,7 +49,7 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
         let made = kafka::ensure_topic(&kafka, args.kafka_partitions, args.kafka_replication, KAFKA_LIMIT).await?;
         Ok((made, partitions(&kafka).await?))
     };
-    let (made, partitions) = wait.kafka(ask).await?;
+    let (made, partitions) = wait.kafka(&kafka, ask).await?;
     let what = if made { "made" } else { "there already" };
     println!("topic {}: {what}, {partitions} partitions", kafka.topic);
     Ok(())

@@ -20,17 +20,17 @@ pub(crate) struct StoreWait<'a> {
 
 impl<'a> StoreWait<'a> {
     pub(crate) fn new(args: &StartArgs, shutdown: &'a CancellationToken) -> Self {
-        Self { limit: Duration::from_secs(args.startup_wait_seconds), shutdown }
+        Self { limit: args.limit(), shutdown }
     }
 
     /// Waits for MySQL and checks the tables.
     pub(crate) async fn tables(&self, mysql: &DbSettings) -> Result<(), StartError> {
-        self.mysql(async || Ok(migrations::check(mysql).await?)).await
+        self.mysql(mysql, async || Ok(migrations::check(mysql).await?)).await
     }
 
     /// Waits for Kafka and checks the topic; returns how many partitions it has.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
-        self.kafka(async || check_topic(kafka, KAFKA_LIMIT).await).await
+        self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await).await
     }
 
     /// Checks the topic where Kafka answers; `None` where it is away: claims go on without it.
@@ -48,25 +48,30 @@ impl<'a> StoreWait<'a> {
     /// Waits for Redis and checks the settings under which it could lose a promise.
     pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
         let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-        wait_for("Redis", self.limit, self.shutdown, away, async || redis.check_at_start().await).await
+        let at = format!("Redis at {}", redis.host_and_port());
+        wait_for(&at, self.limit, self.shutdown, away, async || redis.check_at_start().await).await
     }
 
     /// Asks MySQL until it answers.
     pub(crate) async fn mysql<T, Fut: Future<Output = Result<T, OneLine>>>(
         &self,
+        mysql: &DbSettings,
         ask: impl FnMut() -> Fut,
     ) -> Result<T, StartError> {
+        let at = format!("MySQL at {}", mysql.url.host_and_port());
         let away = |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
-        wait_for("MySQL", self.limit, self.shutdown, away, ask).await
+        wait_for(&at, self.limit, self.shutdown, away, ask).await
     }
 
     /// Asks Kafka until it answers.
     pub(crate) async fn kafka<T, Fut: Future<Output = Result<T, TopicError>>>(
         &self,
+        kafka: &KafkaSettings,
         ask: impl FnMut() -> Fut,
     ) -> Result<T, StartError> {
+        let at = format!("Kafka at {}", kafka.brokers);
         let away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
-        wait_for("Kafka", self.limit, self.shutdown, away, ask).await
+        wait_for(&at, self.limit, self.shutdown, away, ask).await
     }
 }
 
@@ -74,7 +79,7 @@ impl<'a> StoreWait<'a> {
 pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
     match waited {
         Err(StartError::Stopped(store)) => {
-            tracing::info!(store, "stopped while waiting");
+            tracing::info!(%store, "stopped while waiting");
             Ok(None)
         }
         other => other.map(Some),

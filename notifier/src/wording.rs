@@ -5,23 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use firstcome_shared::domain::{UserId, is_invisible};
 
-use super::alerts::About;
 use crate::report::{ActionKind, Finding, Kind};
-
-/// One line about a problem, with the ids of `everyone` masked.
-pub(super) fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
-    let n = findings.len();
-    let seen = || findings.first().map(|finding| detail(&finding.detail, everyone)).unwrap_or_default();
-    match about {
-        About::RunFailed => format!("a pass failed: {}", seen()),
-        About::Braked => format!("{} held back until a person confirms", count(n, "repair is", "repairs are")),
-        About::BrokenPromise => count(n, "broken promise", "broken promises"),
-        // A single finding of no person says it best itself.
-        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
-        About::Left(kind) => things(kind, n).replacen(' ', " unrepaired ", 1),
-        About::Stalled | About::ClosedBelowQuantity => seen(),
-    }
-}
 
 /// A number with its noun.
 pub fn count(n: usize, one: &str, many: &str) -> String {

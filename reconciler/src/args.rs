@@ -64,18 +64,22 @@ pub struct HealthArgs {
     pub listen_addr: SocketAddr,
 }
 
+/// Where the stores are.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+}
+
 /// Stores and policy.
 #[derive(Debug, Clone, Args)]
 pub struct ReconcileArgs {
-    /// Where MySQL is.
     #[command(flatten)]
-    pub mysql: MysqlArgs,
-    /// Where Redis is.
-    #[command(flatten)]
-    pub redis: RedisArgs,
-    /// Where Kafka is.
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub stores: StoreArgs,
     /// How long an admission may take to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
@@ -133,9 +137,9 @@ pub struct PolicyArgs {
 /// Longest wait for a message of the topic's unread tail.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
-impl ReconcileArgs {
+impl StoreArgs {
     /// Handles of every store; nothing is connected yet.
-    pub fn stores(&self) -> anyhow::Result<Stores> {
+    pub fn handles(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings();
         Ok(Stores {
             db: Db::new(&db_settings)?,
@@ -144,7 +148,9 @@ impl ReconcileArgs {
             topic: TopicReader::new(self.kafka.settings(), TAIL_LIMIT)?,
         })
     }
+}
 
+impl ReconcileArgs {
     pub fn settings(&self) -> Settings {
         let of = &self.policy;
         Settings {
@@ -276,6 +282,9 @@ pub struct OnceArgs {
     /// Print the run as JSON
     #[arg(long)]
     pub json: bool,
+    /// Print user ids in full; else they are masked
+    #[arg(long)]
+    pub full_ids: bool,
     /// How long to wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,
@@ -300,9 +309,8 @@ pub struct EraseArgs {
     /// Who decided it, for the record
     #[arg(long, value_name = "NAME")]
     pub by: String,
-    /// Stores and policy.
     #[command(flatten)]
-    pub reconcile: ReconcileArgs,
+    pub stores: StoreArgs,
 }
 
 /// Settings of `explain`.
@@ -324,7 +332,6 @@ pub struct ExplainArgs {
     /// Print the story as JSON
     #[arg(long)]
     pub json: bool,
-    /// Stores and policy.
     #[command(flatten)]
-    pub reconcile: ReconcileArgs,
+    pub stores: StoreArgs,
 }

@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
+use firstcome_shared::config::parse;
 use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
@@ -16,10 +17,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    let cli = match Cli::from_arg_matches(&command().get_matches()) {
-        Ok(cli) => cli,
-        Err(error) => error.format(&mut command()).exit(),
-    };
+    let cli: Cli = parse(command());
     cli.logs.init();
     let done = Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
         let done = runtime.block_on(run(cli.command));
@@ -35,7 +33,7 @@ pub fn main() -> ExitCode {
 /// A person who asks at a terminal learns within seconds that a store is away.
 fn command() -> clap::Command {
     let soon = |command: clap::Command| command.mut_arg("startup_wait_seconds", |arg| arg.default_value("5"));
-    Cli::command().mut_subcommand("once", soon).mut_subcommand("explain", soon).mut_subcommand("erase", soon)
+    Cli::command().mut_subcommand("once", soon)
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -11,7 +11,7 @@ use crate::execute::{EraseError, Erased, erase};
 
 /// `firstcome-reconciler erase`.
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let stores = args.reconcile.stores()?;
+    let stores = args.stores.handles()?;
     let user: UserId = args.user.parse()?;
     let by = Operator { name: Some(args.by), token: "cli".to_owned(), from: None };
     match erase(&stores, &user, by).await {

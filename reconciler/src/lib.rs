@@ -15,9 +15,11 @@ pub mod http;
 mod metrics;
 pub mod once;
 pub mod pass;
+pub mod passes;
 pub mod plan;
 pub mod record;
 pub mod stores;
+mod terminal;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_notifier::report;

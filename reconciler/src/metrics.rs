@@ -47,8 +47,6 @@ pub(crate) fn describe() {
     let success = "When a pass over everything last ended well, in Unix time";
     describe_gauge!("reconciler_last_success_timestamp_seconds", Unit::Seconds, success);
     describe_gauge!("firstcome_redis_managed", "1 where the operator vouches for Redis, and nothing checks it");
-    describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
-    gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
 pub(crate) fn pass(run: &Run, took: Duration) {

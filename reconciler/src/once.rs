@@ -1,19 +1,22 @@
 //! `firstcome-reconciler once`: one pass now, its result on the terminal.
 
+use std::collections::{BTreeSet, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::daemon::mail;
 use crate::notify::Notifier;
+use crate::notify::wording::{count, detail, person, words};
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
-use crate::report::{DropReport, Run, Status, Trigger};
+use crate::passes::mail;
+use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
+use crate::terminal::{hanging, width};
 
 /// Most findings shown of one drop; `--json` and the endpoint show all.
 const SHOWN: usize = 50;
@@ -27,8 +30,8 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         !args.confirm || args.coupon.is_some() || args.drop.is_some(),
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
-    let stores = args.reconcile.stores()?;
-    crate::stores::check(&stores, &args.reconcile, &stop).await?;
+    let stores = args.reconcile.stores.handles()?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();
@@ -58,7 +61,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     if args.json {
         println!("{}", serde_json::to_string_pretty(&run)?);
     } else {
-        print(&run);
+        print(&run, args.full_ids);
     }
     Ok(ExitCode::from(match run.status {
         Status::Clean | Status::Repaired => 0,
@@ -79,47 +82,84 @@ async fn show_progress(progress: Arc<Progress>) {
     }
 }
 
-fn print(run: &Run) {
+fn print(run: &Run, full_ids: bool) {
+    let width = width();
     let is_news = |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
     for drop in run.drops.iter().filter(is_news) {
-        println!("{}", lines_of(drop));
+        let (drop, numbers) = lines_of(drop);
+        println!("{}\n{}", hanging("", &drop, width), hanging("    ", &numbers, width));
     }
     let unchanged = run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
     if unchanged > 0 {
         println!("{unchanged} {} exact, and nothing was found", if unchanged == 1 { "drop is" } else { "drops are" });
     }
+    let people: HashSet<&str> = run.all_findings().filter_map(|finding| finding.user_id.as_deref()).collect();
     for finding in run.all_findings().take(SHOWN) {
-        let person =
-            finding.user_id.clone().map(UserId::from_store).map(|u| format!(" {}", u.masked())).unwrap_or_default();
-        let slot = finding.slot.map(|s| format!(" slot {s}")).unwrap_or_default();
-        let place = finding.drop_id.map(|d| format!("drop {d}")).unwrap_or_default();
-        println!(
-            "{:>8}  {} {place}{slot}{person}: {} ({})",
-            finding.result.as_str(),
-            finding.kind.as_str(),
-            finding.detail,
-            finding.action.as_str()
-        );
+        let text = text_of(finding, (!full_ids).then_some(&people));
+        println!("{}", hanging(&format!("{:>12}  ", outcome(finding)), &text, width));
     }
     let total = run.all_findings().count();
     if total > SHOWN {
-        println!("          … and {} more; `--json` shows all", total - SHOWN);
+        println!("{:>12}  … and {} more; `--json` shows all", "", total - SHOWN);
     }
     let (drops, examined) = run.examined();
+    let so_many = |n: u64, one, many| count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
     println!(
-        "{}: {drops} drops, {} people and {} rows examined, {total} findings",
+        "{}: {}, {} and {} examined, {}",
         run.status.as_str(),
-        examined.users,
-        examined.rows
+        so_many(drops, "drop", "drops"),
+        so_many(examined.users, "person", "people"),
+        so_many(examined.rows, "row", "rows"),
+        count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {
-        println!("failed: {error}");
+        println!("{}", hanging("failed: ", error, width));
+    }
+    let sections = sections(run);
+    if !sections.is_empty() {
+        let links: Vec<_> = sections.iter().map(|section| format!("docs/OPERATIONS.md#{section}")).collect();
+        println!("{}", hanging("see ", &links.join(" "), width));
     }
 }
 
-/// A drop in two lines that fit a terminal: whether it is exact, and its numbers, before and after
-/// where they differ.
-fn lines_of(drop: &DropReport) -> String {
+/// What became of a finding, for who reads it.
+fn outcome(finding: &Finding) -> &'static str {
+    match finding.result {
+        Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
+        Outcome::Skipped if finding.needs_person => "left for you",
+        Outcome::Skipped if finding.action == ActionKind::Report => "reported",
+        Outcome::Skipped => "not needed",
+    }
+}
+
+/// A finding in a sentence, in which `masked` people are masked.
+fn text_of(finding: &Finding, masked: Option<&HashSet<&str>>) -> String {
+    let id = |user: &str| if masked.is_some() { person(user) } else { user.to_owned() };
+    let text = masked.map_or_else(|| finding.detail.clone(), |people| detail(&finding.detail, people));
+    let drop = finding.drop_id.map(|drop| format!(", drop {drop}")).unwrap_or_default();
+    let slot = finding.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+    let user = finding.user_id.as_deref().map(|user| format!(", {}", id(user))).unwrap_or_default();
+    let repair = match (finding.action, finding.result) {
+        (ActionKind::Report, _) => String::new(),
+        (action, Outcome::Applied) => format!(" ({})", words(action).done),
+        (action, _) => format!(" (repair: {})", words(action).to_do),
+    };
+    format!("{}{drop}{slot}{user}: {text}{repair}", finding.kind.as_str())
+}
+
+/// Sections of docs/OPERATIONS.md about what a person has to do now.
+fn sections(run: &Run) -> BTreeSet<&'static str> {
+    let left = run.all_findings().filter(|finding| finding.needs_person || finding.result == Outcome::Failed);
+    let mut sections: BTreeSet<_> = left.map(|finding| finding.kind.as_str()).collect();
+    sections.extend((run.status == Status::Braked).then_some("braked"));
+    sections.extend((run.status == Status::Failed).then_some("run_failed"));
+    let is_broken = |drop: &DropReport| drop.after.broken_promises > 0;
+    sections.extend(run.drops.iter().any(is_broken).then_some("broken_promise"));
+    sections
+}
+
+/// A drop in two lines: whether it is exact, and its numbers, before and after where they differ.
+fn lines_of(drop: &DropReport) -> (String, String) {
     let (before, after) = (&drop.before, &drop.after);
     let number = |name: &str, before: String, after: String| {
         if before == after { format!("{name} {after}") } else { format!("{name} {before} → {after}") }
@@ -138,13 +178,38 @@ fn lines_of(drop: &DropReport) -> String {
         1 => ", 1 broken promise".to_owned(),
         many => format!(", {many} broken promises"),
     };
-    format!(
-        "{} · coupon {}, drop {}: {} of {} issued, {exact}{broken}\n    {}",
-        drop.coupon_name,
-        drop.coupon_id,
-        drop.drop_id,
-        after.rows,
-        drop.quantity,
-        numbers.join(" · ")
-    )
+    let drop = format!(
+        "{} · coupon {}, drop {}: {} of {} issued, {exact}{broken}",
+        drop.coupon_name, drop.coupon_id, drop.drop_id, after.rows, drop.quantity
+    );
+    (drop, numbers.join(" · "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Kind;
+
+    #[test]
+    fn what_a_finding_asks_of_a_person_is_said_without_the_words_of_the_tables() {
+        let left = Finding {
+            kind: Kind::FailedClaim,
+            coupon_id: Some(CouponId(1)),
+            drop_id: Some(DropId(7)),
+            slot: Some(1100),
+            user_id: Some("customer-4711".to_owned()),
+            action: ActionKind::Report,
+            result: Outcome::Skipped,
+            detail: "failed claim 3 of customer-4711".to_owned(),
+            needs_person: true,
+        };
+        let people = HashSet::from(["customer-4711"]);
+        let masked = text_of(&left, Some(&people));
+        assert_eq!(outcome(&left), "left for you");
+        assert_eq!(masked, "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 of c•••11");
+        let issued = Finding { action: ActionKind::Issue, result: Outcome::Applied, needs_person: false, ..left };
+        let full = text_of(&issued, None);
+        assert_eq!(outcome(&issued), "applied");
+        assert!(full.contains("customer-4711: failed claim 3 of customer-4711 (issued late)"), "{full}");
+    }
 }

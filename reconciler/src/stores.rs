@@ -11,7 +11,6 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::ReconcileArgs;
 use crate::collect::TopicReader;
 
 /// Connections to every store. Cheap to clone.
@@ -33,34 +32,34 @@ impl Stores {
 }
 
 /// Waits for the stores and refuses settings that lose promises.
-pub async fn check(stores: &Stores, args: &ReconcileArgs, stop: &CancellationToken) -> anyhow::Result<()> {
-    let limit = Duration::from_secs(args.start.startup_wait_seconds);
+pub async fn check(stores: &Stores, limit: Duration, stop: &CancellationToken) -> anyhow::Result<()> {
     let away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    wait_for("MySQL", limit, stop, away, async || stores.db.ping().await).await?;
+    let mysql = format!("MySQL at {}", stores.db_settings.url.host_and_port());
+    wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;
     migrations::check(&stores.db_settings).await?;
     wait_for(
-        "Redis",
+        &format!("Redis at {}", stores.redis.host_and_port()),
         limit,
         stop,
         |e| matches!(e, Unsafe::Unreachable(_)),
         async || stores.redis.check_at_start().await,
     )
     .await?;
-    let kafka = args.kafka.settings();
+    let kafka = &stores.topic.settings;
     wait_for(
-        "Kafka",
+        &format!("Kafka at {}", kafka.brokers),
         limit,
         stop,
         |e| matches!(e, TopicError::Unreachable { .. }),
-        async || check_topic(&kafka, Duration::from_secs(5)).await,
+        async || check_topic(kafka, Duration::from_secs(5)).await,
     )
     .await?;
     let own = ProcessRow {
         role: "the reconciler".into(),
         owner: owner(),
         redis_prefix: Some(stores.redis.prefix().to_owned()),
-        topic: kafka.topic,
-        consumer_group: kafka.group,
+        topic: kafka.topic.clone(),
+        consumer_group: kafka.group.clone(),
         publish_deadline_ms: 0,
         fallback_deadline_ms: 0,
     };

@@ -53,6 +53,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_rows".into()), ROWS)?
         .install_recorder()?;
+    metrics::describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
+    metrics::gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     keep_small(handle.clone());
     Ok(HANDLE.get_or_init(|| handle).clone())
 }

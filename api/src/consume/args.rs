@@ -48,11 +48,11 @@ pub struct TuningArgs {
     #[arg(long, env = "CONSUME_SESSION_TIMEOUT_MS", default_value_t = 6_000, value_parser = value_parser!(u64).range(1_000..=300_000))]
     pub consume_session_timeout_ms: u64,
     /// Name of this process in the group, by which the one started in its place gets its partitions
-    /// again: they wait for it, for as long as CONSUME_SESSION_TIMEOUT_MS. No two may have the same.
-    /// Without one, partitions go to others at once when a process stops
+    /// again: they wait for it, for as long as CONSUME_SESSION_TIMEOUT_MS. No two may have the
+    /// same. Without one, partitions go to others at once when a process stops
     #[arg(long, env = "KAFKA_GROUP_INSTANCE_ID", value_name = "NAME", value_parser = instance_id)]
     pub kafka_group_instance_id: Option<String>,
-    /// What happens to partitions when a process joins or leaves the group: the same for all of a group
+    /// What happens to partitions when a process joins or leaves; the same for all of a group
     #[arg(long, env = "CONSUME_REBALANCE", value_enum, ignore_case = true, default_value_t)]
     pub consume_rebalance: Rebalance,
     /// Time without progress after which this process calls itself stuck, in seconds: it is not

@@ -94,8 +94,8 @@ async fn a_store_that_is_not_ready_stops_the_start_with_what_to_do() {
     let world = World::new().await;
     for (setting, expected) in [
         ("--kafka-topic=missing", "the topic \"missing\" does not exist: run `firstcome-api migrate`"),
-        ("--kafka-brokers=127.0.0.1:1", "Kafka did not answer within"),
-        ("--database-url=mysql://root@127.0.0.1:1/x", "MySQL did not answer within"),
+        ("--kafka-brokers=127.0.0.1:1", "Kafka at 127.0.0.1:1 did not answer within"),
+        ("--database-url=mysql://root@127.0.0.1:1/x", "MySQL at 127.0.0.1:1 did not answer within"),
     ] {
         let consumer = world.consumer(&[setting, "--startup-wait-seconds=1"]);
         let error = tokio::time::timeout(LIMIT, consumer.task).await.unwrap().unwrap().unwrap_err();

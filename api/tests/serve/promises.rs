@@ -36,7 +36,7 @@ async fn crowd(api: &Api, id: i64, people: u32) -> Vec<Answer> {
 }
 
 #[tokio::test]
-async fn what_kafka_does_not_take_the_backup_table_keeps_and_mysql_sees_nothing_before() {
+async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_nothing_before() {
     let world = World::new().await;
     let (own, kafka, _mysql) = own_kafka(&world).await;
     let (api, other) = (own.api().await, own.api().await);

@@ -9,7 +9,7 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::Server;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Durability, Redis, RedisSettings};
+use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -203,7 +203,7 @@ impl World {
 }
 
 fn redis_client(url: &str, prefix: &str) -> Redis {
-    let (timeout, durability) = (Duration::from_secs(5), Durability::default());
+    let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
     Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, durability }).unwrap()
 }
 

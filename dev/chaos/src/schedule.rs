@@ -45,8 +45,8 @@ pub struct Schedule {
     /// it.
     #[serde(default)]
     pub revoke_percent: u32,
-    /// So many people are on the allow list of the first coupon from the begin; 0: the coupon is for
-    /// everybody, like the others.
+    /// So many people are on the allow list of the first coupon from the begin; 0: the coupon is
+    /// for everybody, like the others.
     #[serde(default)]
     pub listed: u32,
     /// An operator puts people on that list and takes people off, all the time.

@@ -94,8 +94,8 @@ impl SystemUnderTest {
         Ok(coupons)
     }
 
-    /// Makes a coupon that has been open for half an hour, and is open for so long from now on. With
-    /// `allow` it is for the people whom the schedule lists.
+    /// Makes a coupon that has been open for half an hour, and is open for so long from now on.
+    /// With `allow` it is for the people whom the schedule lists.
     pub async fn make_coupon(&self, schedule: &Schedule, allow: Option<&str>, open_for: &str) -> Result<Coupon> {
         let instants = format!(
             "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 30 MINUTE, '%Y-%m-%dT%H:%i:%sZ'),

@@ -27,7 +27,8 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     let early =
         number(system, "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL AND closes_at > UTC_TIMESTAMP()");
     ensure!(early.await? == 0, "a drop is sealed while its window is open");
-    // Those of people who are listed by name are left for a person, and so many as are told together.
+    // Those of people who are listed by name are left for a person, and so many as are told
+    // together.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id

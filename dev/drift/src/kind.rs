@@ -14,13 +14,13 @@ pub enum Kind {
     /// Rows move to the dead-letter table: each can be issued in its slot
     #[value(name = "failed_claim")]
     FailedClaim,
-    /// Backup rows of people who hold their row already
+    /// Dead letters of people who hold their row already
     #[value(name = "failed_claim:duplicate")]
     FailedDuplicate,
-    /// Backup rows of new people, for slots that others hold
+    /// Dead letters of new people, for slots that others hold
     #[value(name = "failed_claim:slot_taken")]
     FailedSlotTaken,
-    /// Backup rows for slots the drop does not have: only a person can decide
+    /// Dead letters for slots the drop does not have: only a person can decide
     #[value(name = "failed_claim:unrepairable")]
     FailedUnrepairable,
     /// Redis forgets people, who have their rows

@@ -39,7 +39,7 @@ impl KafkaNode {
         self.ports.iter().map(ReservedPort::number).collect()
     }
 
-    /// A formatted log folder names the node and, by an id of its own, itself: here both are of node 1.
+    /// A formatted log folder names the node, and itself by an id of its own: both are of node 1.
     pub(crate) fn takes_over(&self, data: &Path) -> Result<()> {
         let path = data.join("meta.properties");
         let text = fs::read_to_string(&path).context("the log folder is not formatted")?;

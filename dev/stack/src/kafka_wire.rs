@@ -18,8 +18,8 @@ pub(crate) async fn brokers(port: u16) -> Result<Vec<i32>> {
     broker_ids(&answer).context("the answer is too short")
 }
 
-/// After the correlation id stands how many brokers there are; of each its id, its host, its port and
-/// its rack, where there is one.
+/// After the correlation id stands how many brokers there are; of each its id, its host, its port
+/// and its rack, where there is one.
 fn broker_ids(answer: &[u8]) -> Option<Vec<i32>> {
     let (count, mut rest) = answer.get(4..)?.split_first_chunk()?;
     let mut ids = Vec::new();

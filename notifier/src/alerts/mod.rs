@@ -197,11 +197,26 @@ fn observation(
     Observation {
         fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
         content_hash: content(about, &findings),
-        summary: wording::summary(about, &findings, everyone),
+        summary: summary(about, &findings, everyone),
         about,
         coupon_id,
         drop_id,
         findings,
+    }
+}
+
+/// One line about a problem, with the ids of `everyone` masked.
+fn summary(about: About, findings: &[Finding], everyone: &HashSet<&str>) -> String {
+    let n = findings.len();
+    let seen = || findings.first().map(|finding| wording::detail(&finding.detail, everyone)).unwrap_or_default();
+    match about {
+        About::RunFailed => format!("a pass failed: {}", seen()),
+        About::Braked => format!("{} held back until a person confirms", wording::count(n, "repair is", "repairs are")),
+        About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
+        // A single finding of no person says it best itself.
+        About::Left(_) if n == 1 && findings[0].slot.is_none() && findings[0].user_id.is_none() => seen(),
+        About::Left(kind) => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
+        About::Stalled | About::ClosedBelowQuantity => seen(),
     }
 }
 

@@ -96,7 +96,7 @@ fn failed_claims() -> Run {
         left(
             Kind::FailedClaim,
             412,
-            "failed claim 15 (slot_out_of_range): its slot is none of the drop's, and Redis does not know its person",
+            "failed claim 15 (slot_out_of_range): the drop has no such slot, and Redis does not know its person",
         ),
     ];
     run("0193a1f2-7c00-7d31-8000-0000000000a2", Status::Drift, vec![drop_report(1, WINTER, 7, findings)])
@@ -185,7 +185,7 @@ fn all_kinds_over_many_drops() {
                 "has a row, but Redis does not have them on this slot",
             ),
             applied(Kind::SlotConflict, 9, ActionKind::Move, "another person holds this slot"),
-            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "count is 90, 100 people hold a slot"),
+            general(Kind::CountMismatch, ActionKind::SetCount, Outcome::Applied, "the counter is 90 and should be 100"),
             Finding {
                 slot: None,
                 ..applied(Kind::Unfilled, 44, ActionKind::Promote, "2 slots are left and 5 people wait")

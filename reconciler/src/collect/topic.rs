@@ -52,7 +52,7 @@ const STANDS_STILL: Duration = Duration::from_secs(15);
 /// Reads the tail, again and again, over one connection.
 #[derive(Clone)]
 pub struct TopicReader {
-    pub(super) settings: KafkaSettings,
+    pub(crate) settings: KafkaSettings,
     /// Empty while a read uses it. A read that never ends keeps it, and the next one makes another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
     /// When a read last got an answer.

@@ -6,35 +6,33 @@ mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::Db;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{Attempt, Event, Missed, Schedule};
 use crate::args::DaemonArgs;
-use crate::metrics::Drift;
 use crate::notify::{MissedRun, Notifier};
-use crate::pass::memory::Progress;
-use crate::pass::{Due, PassError, Reconciler, Request, new_run_id};
-use crate::report::{Run, Status, Trigger};
+use crate::pass::{Due, PassError, Reconciler, Request};
+use crate::passes::{PassResult, Passes};
+use crate::report::{Status, Trigger};
 
 /// Longest wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until told to stop.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let stores = args.reconcile.stores()?;
+    let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    crate::stores::check(&stores, &args.reconcile, &stop).await?;
+    crate::stores::check(&stores, args.reconcile.start.limit(), &stop).await?;
     // The deep pass first: it does what the other would have done.
     let crons = [
         (Event::Deep, args.schedules.deep_cron.as_str()),
@@ -101,144 +99,6 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     address
-}
-
-/// How a pass that was asked for ended.
-pub type PassResult = Result<Run, PassError>;
-
-struct Job {
-    request: Request,
-    run_id: String,
-    answer: oneshot::Sender<PassResult>,
-}
-
-/// The pass that runs now, and since when.
-type Current = Arc<Mutex<Option<(String, Instant)>>>;
-
-#[derive(Clone)]
-pub struct Passes {
-    current: Current,
-    pub progress: Arc<Progress>,
-    jobs: mpsc::Sender<Job>,
-    drift: Arc<Drift>,
-}
-
-impl Passes {
-    /// A runner, and the loop to drive it with.
-    pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
-        let (sender, jobs) = mpsc::channel(1);
-        let current = Arc::new(Mutex::new(None));
-        let drift = Arc::<Drift>::default();
-        let progress = Arc::clone(&reconciler.memory.progress);
-        let passes = Self { current: Arc::clone(&current), progress, jobs: sender, drift: Arc::clone(&drift) };
-        (passes, PassLoop { reconciler, notifier, jobs, current, drift })
-    }
-
-    /// Starts a pass; gives its id and where its answer will come.
-    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
-        let mut current = self.current.lock();
-        if let Some((running, _)) = current.as_ref() {
-            return Err(running.clone());
-        }
-        let run_id = new_run_id();
-        let (answer, receiver) = oneshot::channel();
-        match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
-            Ok(()) => {
-                *current = Some((run_id.clone(), Instant::now()));
-                Ok((run_id, receiver))
-            }
-            // The loop has stopped: the process is shutting down.
-            Err(_) => Err("none: the reconciler is stopping".to_owned()),
-        }
-    }
-
-    /// What the passes left.
-    pub(crate) fn drift(&self) -> Arc<Drift> {
-        Arc::clone(&self.drift)
-    }
-
-    /// The pass that runs now.
-    pub fn current(&self) -> Option<String> {
-        self.current.lock().as_ref().map(|(run_id, _)| run_id.clone())
-    }
-
-    /// For how long it has been running; zero where none is.
-    pub fn age(&self) -> Duration {
-        self.current.lock().as_ref().map_or(Duration::ZERO, |(_, began)| began.elapsed())
-    }
-}
-
-/// The one serial loop in which a process's passes run, each asked for by a signal: nothing queues
-/// up behind a long one.
-pub struct PassLoop {
-    reconciler: Reconciler,
-    notifier: Notifier,
-    jobs: mpsc::Receiver<Job>,
-    current: Current,
-    drift: Arc<Drift>,
-}
-
-impl PassLoop {
-    /// Runs until `stop`; a pass under way ends between two repairs.
-    pub async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let job = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                job = self.jobs.recv() => match job {
-                    Some(job) => job,
-                    None => return,
-                },
-            };
-            let answer = self.one(&job, &stop).await;
-            *self.current.lock() = None;
-            if job.answer.send(answer).is_err() {
-                tracing::trace!("nobody waits for this pass's answer");
-            }
-        }
-    }
-
-    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
-        let started = tokio::time::Instant::now();
-        let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
-        self.drift.after(&run);
-        ended(&run, started, &self.notifier).await;
-        Ok(run)
-    }
-}
-
-/// What comes after every pass of a daemon.
-async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
-    crate::metrics::pass(run, started.elapsed());
-    log(run);
-    mail(notifier, run).await;
-}
-
-/// Hands a run to the mails. What goes wrong there never touches the pass.
-pub async fn mail(notifier: &Notifier, run: &Run) {
-    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
-        tracing::error!(
-            run_id = run.run_id,
-            error = format!("{error:#}"),
-            "the mails about this pass could not be prepared"
-        );
-    }
-}
-
-fn log(run: &Run) {
-    let (drops, examined) = run.examined();
-    let findings = run.all_findings().count();
-    tracing::info!(
-        run_id = run.run_id,
-        trigger = run.trigger.as_str(),
-        status = run.status.as_str(),
-        dry_run = run.dry_run,
-        drops,
-        users = examined.users,
-        rows = examined.rows,
-        findings,
-        "pass ended"
-    );
 }
 
 /// Runs passes and digests when they are due, until each has ended well, and mails what is late.
@@ -362,18 +222,18 @@ impl BySchedule {
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        if self.schedules[at].untold(now).is_none() {
+        if self.schedules[at].unmailed(now).is_none() {
             return;
         }
         self.note_holder(self.schedules[at].event).await;
         let schedule = &mut self.schedules[at];
-        let Some(Missed { due, because }) = schedule.untold(now) else { return };
+        let Some(Missed { due, because }) = schedule.unmailed(now) else { return };
         let setting = schedule.event.setting();
         let missed = MissedRun { schedule: setting.to_owned(), expected_at: due, noticed_at: now, because };
         match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
                 tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
-                schedule.told(now);
+                schedule.mailed(now);
             }
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "the mail about a late run is not in the outbox yet");

@@ -118,7 +118,7 @@ pub struct Schedule {
     pub because: Option<String>,
     /// That it is late was mailed.
     is_mailed: bool,
-    /// A run that ended, but too late, and nobody was told while it was due.
+    /// A run that ended, but too late, and was not mailed while it was due.
     ended_late: Option<Missed>,
 }
 
@@ -166,14 +166,14 @@ impl Schedule {
         (due + self.tolerance < now).then_some(due)
     }
 
-    /// What nobody was told yet.
-    pub fn untold(&self, now: DateTime<Utc>) -> Option<Missed> {
+    /// What was not mailed yet.
+    pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
         let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
         self.ended_late.clone().or_else(|| is_due().map(|due| Missed { due, because: self.because.clone() }))
     }
 
-    /// `untold` was mailed.
-    pub fn told(&mut self, now: DateTime<Utc>) {
+    /// `unmailed` was mailed.
+    pub fn mailed(&mut self, now: DateTime<Utc>) {
         if self.ended_late.take().is_none() {
             self.is_mailed = self.missed_since(now).is_some();
         }
@@ -205,7 +205,7 @@ impl Schedule {
     pub fn note(&mut self, attempt: Attempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             Attempt::Ran => {
-                self.ended_late = self.untold(ended);
+                self.ended_late = self.unmailed(ended);
                 return self.ran(ended);
             }
             Attempt::Busy => Some(ended + AFTER_BUSY),
@@ -302,21 +302,21 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ended_too_late_is_told_once() {
+    fn a_run_that_ended_too_late_is_mailed_once() {
         let mut schedule = deep();
         let due = at("2026-01-02T03:00:00Z");
         let (began, ended) = (due, at("2026-01-02T03:06:00Z"));
         schedule.note(Attempt::Ran, began, ended);
-        assert_eq!(schedule.untold(ended), Some(Missed { due, because: None }), "nobody looked while it was due");
-        schedule.told(ended);
-        assert_eq!(schedule.untold(ended), None);
+        assert_eq!(schedule.unmailed(ended), Some(Missed { due, because: None }), "nobody looked while it was due");
+        schedule.mailed(ended);
+        assert_eq!(schedule.unmailed(ended), None);
         let mut schedule = deep();
-        assert!(schedule.untold(ended).is_some(), "while it is due");
-        schedule.told(ended);
-        assert_eq!(schedule.untold(ended), None, "once");
+        assert!(schedule.unmailed(ended).is_some(), "while it is due");
+        schedule.mailed(ended);
+        assert_eq!(schedule.unmailed(ended), None, "once");
         schedule.note(Attempt::Ran, began, ended);
-        assert_eq!(schedule.untold(ended), None, "it was told before it ended");
-        assert!(schedule.untold(at("2026-01-03T03:06:00Z")).is_some(), "the next one");
+        assert_eq!(schedule.unmailed(ended), None, "it was mailed before it ended");
+        assert!(schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(), "the next one");
     }
 
     #[test]

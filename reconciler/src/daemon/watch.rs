@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
+use crate::passes::{Passes, ended};
 use crate::report::{Run, Status, Trigger};
 
 /// How long to wait after a reopening that failed: another store is away, most likely.
@@ -69,7 +70,7 @@ async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &Cancell
     tracing::debug!(run_id, "a pass that reopens admission");
     let request = Request { work: Work::Reopening, ..Request::new(Trigger::Startup) };
     let run = reconciler.pass(&request, &run_id, stop).await?;
-    super::ended(&run, started, notifier).await;
+    ended(&run, started, notifier).await;
     Ok(run)
 }
 

@@ -40,9 +40,9 @@ impl Executor<'_> {
 
 const CHANGING: &str = "others keep changing the allow list; the next pass looks again";
 
-/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that must
-/// not open yet, and why: others kept changing them, or they could not be written. A bulkhead: a list
-/// keeps no other coupon closed.
+/// Makes Redis have the lists of these coupons before admission asks for them. Gives those that
+/// must not open yet, and why: others kept changing them, or they could not be written. A bulkhead:
+/// a list keeps no other coupon closed.
 pub(super) async fn restore<'c>(
     db: &Db,
     redis: &Redis,

@@ -1,9 +1,10 @@
-//! What a person has done beside passes: a dead letter corrected or discarded, a promise given up, a
-//! person erased.
+//! What a person has done beside passes: a dead letter corrected or discarded, a promise given up,
+//! a delivery tried again, a person erased.
 
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::Correction;
+use firstcome_shared::mysql::deliveries::Kind;
 use firstcome_shared::mysql::erase::Rows;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
@@ -31,6 +32,11 @@ pub(crate) async fn give_up(
     by: Operator,
 ) -> Result<usize, DbError> {
     stores.db.give_up_promises(place, user, by).await
+}
+
+/// Has a mail or webhook tried again now; false if there is none that has not arrived.
+pub(crate) async fn deliver_again(stores: &Stores, kind: Kind, id: i64, by: Operator) -> Result<bool, DbError> {
+    stores.db.deliver_again(kind, id, by).await
 }
 
 /// Why nobody was erased.

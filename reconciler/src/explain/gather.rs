@@ -7,7 +7,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::BrokenPromise;
+use firstcome_shared::mysql::promises::BrokenPromiseRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
@@ -133,11 +133,11 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut Known) {
         (Some(partition), Some(offset)) => format!("message at partition {partition}, offset {offset}"),
         _ => "put in by hand".to_owned(),
     };
-    let why = row.error.as_deref().unwrap_or("no more is noted");
+    let why = row.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
     known.tell(
         Some(row.failed_at.and_utc()),
         "backup",
-        format!("failed claim {} ({place}): {}: {why}", row.id, row.reason),
+        format!("failed claim {} ({place}): {}{why}", row.id, row.reason),
     );
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
@@ -161,7 +161,13 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
         let FindingRow { run_id: run, kind, action, result, .. } = row;
         let place = row.drop_id.map(|d| format!(" in drop {d}")).unwrap_or_default();
         let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
-        let what = format!("{kind}{place}{slot}: {action} {result}: {}", row.detail.unwrap_or_default());
+        // Of what is only reported, the result says nothing.
+        let done = if (action.as_str(), result.as_str()) == ("report", "skipped") {
+            String::new()
+        } else {
+            format!("{action} {result}: ")
+        };
+        let what = format!("{kind}{place}{slot}: {done}{}", row.detail.unwrap_or_default());
         let at = at.and_utc();
         match sentences.last_mut().filter(|same| same.what == what) {
             Some(same) => (same.last, same.passes) = (at, same.passes + 1),
@@ -180,7 +186,7 @@ fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>
 
 async fn broken(stores: &Stores, coupon: &Coupon, user: &UserId, known: &mut Known) -> anyhow::Result<()> {
     for promise in stores.db.broken_promises_of(coupon.id, user).await? {
-        let BrokenPromise { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
+        let BrokenPromiseRow { drop_id: drop, reason, run_id: run, created_at: at, mended_at: mended } = promise;
         known.tell(Some(at.and_utc()), "reconciler", format!("promise of drop {drop} broken: {reason} (pass {run})"));
         match mended {
             Some(at) => {
@@ -236,7 +242,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "failed_claim in drop 7, slot 1100: report skipped: no such slot (3 passes until 1970-01-01 00:03:00, the first a)",
+                "failed_claim in drop 7, slot 1100: no such slot (3 passes until 1970-01-01 00:03:00, the first a)",
                 "failed_claim in drop 7, slot 1100: report applied: no such slot (pass d)",
             ]
         );

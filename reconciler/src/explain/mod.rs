@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 
 use crate::args::ExplainArgs;
 use crate::stores::Stores;
+use crate::terminal::{hanging, width};
 use verdict::Question;
 
 /// Something that happened.
@@ -124,7 +125,7 @@ pub(crate) async fn on_slot(
 
 /// `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let stores = args.reconcile.stores()?;
+    let stores = args.stores.handles()?;
     let (id, drop) = (CouponId(args.coupon), args.drop.map(DropId));
     let Some((coupon, drops)) = stores.db.coupon(id).await? else { bail!("there is no coupon {id}") };
     anyhow::ensure!(drop.is_none_or(|id| drops.iter().any(|d| d.id == id)), "the coupon has no such drop");
@@ -159,18 +160,19 @@ fn last_opened(drops: &[Drop]) -> Option<DropId> {
 }
 
 fn print(story: &Story) {
+    let width = width();
     println!("{} and coupon {} ({})\n", story.user_id, story.coupon_id, story.coupon_name);
     for happening in &story.happenings {
         let at = happening
             .at
             .map_or_else(|| "time not known".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
-        println!("{at:<23}  {:<10}  {}", happening.source, happening.what);
+        println!("{}", hanging(&format!("{at:<23}  {:<10}  ", happening.source), &happening.what, width));
     }
     if story.happenings.is_empty() {
         println!("nothing is known");
     }
     for gone in &story.no_longer_known {
-        println!("\nno longer known: {gone}");
+        println!("\n{}", hanging("no longer known: ", gone, width));
     }
-    println!("\nnow: {}", story.conclusion);
+    println!("\n{}", hanging("now: ", &story.conclusion, width));
 }

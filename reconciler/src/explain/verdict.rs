@@ -51,7 +51,7 @@ pub(super) fn verdict(known: &Known, question: Question) -> Verdict {
     if let Some(failed) = known.unresolved.iter().rfind(|letter| letter.drop_id.is_none_or(|drop| is_it(DropId(drop))))
     {
         let sentence = format!(
-            "failed claim {} ({}) is not dealt with; if the next pass leaves it, a person must decide (see docs/OPERATIONS.md)",
+            "failed claim {} ({}) is open: the next pass resolves it, or a person must decide; see docs/OPERATIONS.md#failed_claim",
             failed.id, failed.reason
         );
         return (Holds::Failed, sentence, failed.drop_id.map(DropId), failed.slot);

@@ -23,7 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use self::page::Api;
-use crate::daemon::Passes;
+use crate::passes::Passes;
 use crate::stores::Stores;
 
 /// What the routes work with.

@@ -117,8 +117,8 @@ impl Memory {
         (stuck, longest)
     }
 
-    /// What is wrong with the topic's settings. To ask takes connections of its own, and a tenth of a
-    /// second, so an answer is remembered for a while.
+    /// What is wrong with the topic's settings. To ask takes connections of its own, and a tenth of
+    /// a second, so an answer is remembered for a while.
     pub(super) async fn unsafe_topic(&mut self, topic: &TopicReader, trigger: Trigger) -> Option<String> {
         if trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER {
             match topic.unsafe_settings().await {

@@ -77,7 +77,7 @@ impl Planner<'_> {
             let detail = format!("{}: its person is moved to another slot", name(letter));
             self.duplicate(letter, user, detail);
         } else if letter.slot.is_some_and(|slot| self.facts.slot(slot).is_none()) {
-            self.leave(letter, "its slot is none of the drop's, and Redis does not know its person");
+            self.leave(letter, "the drop has no such slot, and Redis does not know its person");
         } else if self.has_room() {
             let detail = format!("{}: its slot is another's", name(letter));
             self.slots_for_letters += 1;
@@ -100,15 +100,15 @@ impl Planner<'_> {
     }
 
     /// One finding for all that are not told by name: those left, and those that were not read,
-    /// since too many name the same slot or none of the drop's.
+    /// since too many name the same slot or one that the drop does not have.
     pub(super) fn dead_letters_left(&mut self) {
-        let mut told = self.left.told();
+        let mut summaries = self.left.summaries();
         let unread = self.facts.failed_claims.saturating_sub(self.letters);
         if unread > 0 && self.letters > 0 {
-            told.push(format!("{unread} wait until those on the same slots are resolved"));
+            summaries.push(format!("{unread} wait until those on the same slots are resolved"));
         }
-        if !told.is_empty() {
-            let detail = format!("more failed claims are left for a person: {}", told.join("; "));
+        if !summaries.is_empty() {
+            let detail = format!("more failed claims are left for a person: {}", summaries.join("; "));
             self.push(Kind::FailedClaim, None, None, Action::Report, detail);
         }
     }
@@ -151,7 +151,7 @@ impl Left {
         *number > BY_NAME
     }
 
-    fn told(&self) -> Vec<String> {
+    fn summaries(&self) -> Vec<String> {
         let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
         more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
             .collect()

@@ -127,10 +127,14 @@ impl Planner<'_> {
         let will_be_held = held + self.returning - self.leaving;
         // `max` would hide a negative counter of an empty drop.
         if count < 0 || count.max(self.highest_returning) != will_be_held || self.gaps > 0 {
-            let detail = format!(
-                "count is {count}, {} people hold a slot and {} slots are free, the highest in use is {}",
-                self.facts.users, self.facts.free, self.highest
-            );
+            let detail = if count != self.highest {
+                format!("the counter is {count} and should be {}", self.highest)
+            } else if self.gaps > 0 {
+                format!("slots up to {count} are neither held nor free, or both: {} of them", self.gaps)
+            } else {
+                let (held, free) = (self.facts.users, self.facts.free);
+                format!("{held} slots are held and {free} free, which are not the {count} of the counter")
+            };
             self.push(Kind::CountMismatch, None, None, Action::SetCount, detail);
         }
     }

@@ -5,6 +5,7 @@ mod checked;
 mod kafka;
 mod logs;
 mod mysql;
+mod parse;
 mod redis;
 mod secret;
 mod start;
@@ -19,6 +20,7 @@ pub use self::redis::RedisArgs;
 pub use kafka::KafkaArgs;
 pub use logs::{LogArgs, LogFormat};
 pub use mysql::MysqlArgs;
+pub use parse::parse;
 pub use secret::{Secret, secret};
 pub use start::{StartError, wait_for};
 
@@ -62,6 +64,12 @@ pub struct StartArgs {
     /// says which and stops
     #[arg(long, env = "STARTUP_WAIT_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     pub startup_wait_seconds: u64,
+}
+
+impl StartArgs {
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.startup_wait_seconds)
+    }
 }
 
 /// Parser of a path. Also of an empty one, which clap's own refuses: a variable that is set and

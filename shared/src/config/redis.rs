@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::checked::checked;
 use super::{path, secret};
-use crate::redis::{Durability, RedisSettings, keys};
+use crate::redis::{RedisDurability, RedisSettings, keys};
 use crate::tls::{Address, Paths, Store, Tls};
 
 #[derive(Debug, Clone, Args)]
@@ -25,7 +25,7 @@ struct RedisGiven {
     redis_timeout_ms: u64,
     /// Who says that Redis keeps what it promised
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
-    redis_durability: Durability,
+    redis_durability: RedisDurability,
     /// Certificate authorities to trust for Redis instead of the public ones, as a PEM file
     #[arg(long, env = "REDIS_CA_FILE", value_name = "FILE", value_parser = path)]
     redis_ca_file: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct RedisArgs {
     pub redis_url: Address,
     pub redis_key_prefix: String,
     pub redis_timeout_ms: u64,
-    pub redis_durability: Durability,
+    pub redis_durability: RedisDurability,
 }
 
 checked!(RedisGiven => RedisArgs);

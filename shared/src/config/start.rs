@@ -16,7 +16,8 @@ pub enum StartError {
     /// The store did not answer in time.
     #[error("{store} did not answer within {waited:?} of start-up: {reason}")]
     Missing {
-        store: &'static str,
+        /// Which, and where it is.
+        store: String,
         /// How long this process waited.
         waited: Duration,
         /// The last error.
@@ -24,13 +25,13 @@ pub enum StartError {
     },
     /// The process stops.
     #[error("stopped while waiting for {0}")]
-    Stopped(&'static str),
+    Stopped(String),
 }
 
 /// Asks `ask` until it gives a value, for at most `limit`. `retry` tells an error that may pass
-/// (nobody answers yet) from one that won't (a wrong setting).
+/// (nobody answers yet) from one that won't (a wrong setting). `store` says which it is and where.
 pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
-    store: &'static str,
+    store: &str,
     limit: Duration,
     shutdown: &CancellationToken,
     retry: impl Fn(&E) -> bool,
@@ -40,7 +41,7 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     let (mut pause, mut said) = (Duration::from_millis(50), false);
     loop {
         let error = tokio::select! {
-            () = shutdown.cancelled() => return Err(StartError::Stopped(store)),
+            () = shutdown.cancelled() => return Err(StartError::Stopped(store.to_owned())),
             answer = ask() => match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -50,14 +51,14 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
             return Err(StartError::Refused(error.to_string()));
         }
         if start.elapsed() + pause > limit {
-            return Err(StartError::Missing { store, waited: limit, reason: error.to_string() });
+            return Err(StartError::Missing { store: store.to_owned(), waited: limit, reason: error.to_string() });
         }
         if pause >= Duration::from_secs(1) && !said {
             tracing::warn!(%error, "waiting for {store}, for up to {limit:?}");
             said = true;
         }
         tokio::select! {
-            () = shutdown.cancelled() => return Err(StartError::Stopped(store)),
+            () = shutdown.cancelled() => return Err(StartError::Stopped(store.to_owned())),
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(Duration::from_secs(1));

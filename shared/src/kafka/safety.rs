@@ -1,6 +1,7 @@
 //! Settings of the topic under which a message is lost that Kafka has acknowledged.
 
-use super::topic::IN_SYNC;
+/// Replicas that must have a message before it is acknowledged, where there are so many.
+pub(super) const IN_SYNC: usize = 2;
 
 /// What to change in a topic with so many replicas, whose settings `value` gives; `None` where it
 /// loses nothing.

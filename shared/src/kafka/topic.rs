@@ -11,7 +11,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
-use super::safety::what_loses;
+use super::safety::{IN_SYNC, what_loses};
 use super::why_not::{Failures, NoAnswer};
 
 /// Why the topic can't be used.
@@ -41,8 +41,8 @@ impl KafkaSettings {
     }
 }
 
-/// The first wait for an answer; each further one is twice as long. Between them it is looked whether
-/// the brokers refused, of which a call that waits says nothing until its time is up.
+/// The first wait for an answer; each further one is twice as long. Between them it is looked
+/// whether the brokers refused, of which a call that waits says nothing until its time is up.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Most events that are looked at between two waits.
@@ -158,9 +158,6 @@ impl KafkaSettings {
         self.admin().create().map_err(|error| self.unreachable(error.to_string()))
     }
 }
-
-/// Replicas that must have a message before it is acknowledged, where there are so many.
-pub(super) const IN_SYNC: usize = 2;
 
 /// Makes the topic where it is missing; `true` if this call made it.
 pub async fn ensure_topic(

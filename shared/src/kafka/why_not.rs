@@ -1,5 +1,5 @@
-//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by events,
-//! and of a certificate only that it could not be verified.
+//! Why no broker answers, in a sentence where a setting is the reason. librdkafka tells it by
+//! events, and of a certificate only that it could not be verified.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,7 @@ impl KafkaSettings {
             );
             return self.refused(sentence, everywhere);
         }
-        // A port for TLS hangs up on plain text, and librdkafka says no more than that nobody answers.
+        // A port for TLS hangs up on plain text, and librdkafka says only that nobody answers.
         if (failure.is_some() || self.security.tls().is_none())
             && let Some((sentence, everywhere)) = self.ask_each().await
         {
@@ -127,8 +127,7 @@ impl KafkaSettings {
         if everywhere { TopicError::Setting(sentence) } else { self.unreachable(sentence) }
     }
 
-    /// A handshake with each broker: what to change at the first that shows it, and whether each shows
-    /// something.
+    /// A handshake with each broker: what to change at the first that shows it, and whether all do.
     async fn ask_each(&self) -> Option<(String, bool)> {
         let encrypted = self.security.tls();
         let tls = encrypted.cloned().unwrap_or_else(|| Tls::public(Store::Kafka));

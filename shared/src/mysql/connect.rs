@@ -38,8 +38,8 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Connecting {
     address: Address,
     failed_at: Mutex<Option<Instant>>,
-    /// Since when a connection has not answered: those that nothing was heard of since then may lead
-    /// to the same silent host.
+    /// Since when a connection has not answered: those that nothing was heard of since then may
+    /// lead to the same silent host.
     silent_since: Mutex<Option<Instant>>,
 }
 
@@ -174,9 +174,9 @@ impl Drop for Attempt<'_> {
 /// Strict: bad data is refused, never cut to fit. READ COMMITTED: no gap locks, so consumers don't
 /// block each other. wait_timeout: a process that stands still, or whose host is gone without a
 /// word, holds the locks of its transaction and its GET_LOCK until MySQL gives its connection up.
-/// The default is eight hours. innodb_lock_wait_timeout: less than a statement's time limit, so that
-/// a lock is told from silence. lc_messages: diesel passes an error's text on and not its number,
-/// and [`super::refusal`] reads the text.
+/// The default is eight hours. innodb_lock_wait_timeout: less than a statement's time limit, so
+/// that a lock is told from silence. lc_messages: diesel passes an error's text on and not its
+/// number, and [`super::refusal`] reads the text.
 const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";

@@ -30,7 +30,7 @@ pub struct PersonRecord {
 /// A promise that could not be kept when it was due.
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = broken_promises)]
-pub struct BrokenPromise {
+pub struct BrokenPromiseRow {
     pub drop_id: i64,
     pub reason: String,
     pub run_id: String,
@@ -161,12 +161,12 @@ impl Db {
     }
 
     /// A person's broken promises of one coupon, mended ones too.
-    pub async fn broken_promises_of(&self, coupon: CouponId, user: &UserId) -> Result<Vec<BrokenPromise>, DbError> {
+    pub async fn broken_promises_of(&self, coupon: CouponId, user: &UserId) -> Result<Vec<BrokenPromiseRow>, DbError> {
         let user = user.as_str().to_owned();
         self.run("broken promises to a person", async move |conn| {
             broken_promises::table
                 .filter(broken_promises::coupon_id.eq(coupon.0).and(broken_promises::user_id.eq(user)))
-                .select(BrokenPromise::as_select())
+                .select(BrokenPromiseRow::as_select())
                 .load(conn)
                 .await
         })

@@ -29,12 +29,12 @@ pub struct RedisSettings {
     pub prefix: String,
     /// Longest wait for an answer. A call that timed out may have run.
     pub timeout: Duration,
-    pub durability: Durability,
+    pub durability: RedisDurability,
 }
 
 /// Who says that Redis keeps what it promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Durability {
+pub enum RedisDurability {
     /// Its settings, which are read
     #[default]
     Checked,
@@ -53,7 +53,7 @@ pub struct Redis {
     pub(super) conn: SharedConnection,
     pub(super) client: Client,
     pub(super) tls: Option<Tls>,
-    pub(super) durability: Durability,
+    pub(super) durability: RedisDurability,
     timeout: Duration,
     pub(super) prefix: Arc<str>,
     pub(super) database: i64,
@@ -86,6 +86,11 @@ impl Redis {
         })
     }
 
+    /// Where it is, without user and password.
+    pub fn host_and_port(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
     /// The shared connection, for plain commands.
     pub fn connection(&self) -> SharedConnection {
         self.conn.clone()
@@ -108,7 +113,7 @@ impl Redis {
 
     /// Whether the operator vouches that this Redis keeps what it promised.
     pub fn is_managed(&self) -> bool {
-        self.durability == Durability::Managed
+        self.durability == RedisDurability::Managed
     }
 
     pub fn prefix(&self) -> &str {

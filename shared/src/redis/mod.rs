@@ -14,5 +14,5 @@ pub mod safety;
 pub mod wake;
 mod why_not;
 
-pub use client::{Durability, Redis, RedisSettings};
+pub use client::{Redis, RedisDurability, RedisSettings};
 pub use redis::{RedisError, Value};

@@ -183,6 +183,13 @@ impl Address {
     pub(crate) fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
+
+    /// Where it is, without user, password and database.
+    pub fn host_and_port(&self) -> &str {
+        let rest = self.url().split_once("://").map_or(self.url(), |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+    }
 }
 
 impl From<String> for Address {
@@ -202,6 +209,18 @@ mod tests {
     use firstcome_stack::Certificates;
 
     use super::*;
+
+    #[test]
+    fn where_a_store_is_shows_no_secret() {
+        for (url, expected) in [
+            ("mysql://root:hunter2@db.example.com:3306/firstcome?x=hunter2", "db.example.com:3306"),
+            ("redis://:hunter2@127.0.0.1:6379", "127.0.0.1:6379"),
+            ("rediss://user:hunter2@[::1]:6379/#hunter2", "[::1]:6379"),
+            ("redis://127.0.0.1:6379/3", "127.0.0.1:6379"),
+        ] {
+            assert_eq!(Address::from(url).host_and_port(), expected);
+        }
+    }
 
     #[test]
     fn a_key_of_another_certificate_and_files_of_the_wrong_kind_are_refused_by_name() {

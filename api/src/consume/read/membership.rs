@@ -41,7 +41,7 @@ impl Membership {
                 "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
                  consumer a KAFKA_GROUP_INSTANCE_ID of its own"
             )),
-            // librdkafka can't offer both, so a group changes from one to the other while it is empty.
+            // librdkafka can't offer both: a group changes from one to the other while it is empty.
             (RDKafkaErrorCode::InconsistentGroupProtocol, _) => {
                 let others = match self.rebalance {
                     Rebalance::Cooperative => "CONSUME_REBALANCE=eager, or of an earlier version",

@@ -108,7 +108,7 @@ pub(crate) mod tests {
     use chrono::TimeDelta;
     use firstcome_shared::coupon::AllowList;
     use firstcome_shared::domain::{CouponId, OncePer};
-    use firstcome_shared::redis::{Durability, RedisSettings};
+    use firstcome_shared::redis::{RedisDurability, RedisSettings};
 
     use super::*;
 
@@ -122,7 +122,7 @@ pub(crate) mod tests {
             url: "redis://127.0.0.1:1".to_owned().into(),
             prefix: "fc".into(),
             timeout: std::time::Duration::from_secs(1),
-            durability: Durability::default(),
+            durability: RedisDurability::default(),
         };
         let drops = windows.iter().zip(1..).map(|(&(opens, closes), id)| Drop {
             id: DropId(id),

@@ -33,8 +33,8 @@ pub(super) struct PageState {
     quantity: Slot,
     /// When to ask for this again; null where nothing more will change.
     poll_after_ms: Option<u32>,
-    /// When who comes by a browser that has not claimed may ask, once, for the claim they hold; null
-    /// where a crowd looks, and while nobody can hold one.
+    /// When who comes by a browser that has not claimed may ask, once, for the claim they hold;
+    /// null where a crowd looks, and while nobody can hold one.
     look_after_ms: Option<u32>,
     /// When to ask for the own claim again while it is `accepted`, and while it is `waiting`.
     accepted_after_ms: u32,

@@ -1,8 +1,8 @@
 //! Each kind of drift, by where it is made.
 
 mod admissions;
-mod backup;
 mod counter;
+mod dead_letters;
 mod over;
 mod revoked;
 mod stores;

@@ -56,7 +56,8 @@ impl Injector {
                 other = Some(drop.id);
             }
         }
-        let other = other.context("no other drop of this coupon has people with rows")?;
+        let other =
+            other.context("make a coupon with two drops that have opened, as a daily one, and rows in the other")?;
         let count = self.needs_room(n).await?;
         let holders: Vec<(String, f64)> = {
             let users = self.redis.keys(self.coupon.id, other).users;

@@ -75,8 +75,8 @@ fn may_be(history: &History, index: &Index<'_>, who: (u64, &str), on: bool, (fro
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 
-/// Whether a person was told that the coupon is for others, by this answer or one that may have come
-/// after it.
+/// Whether a person was told that the coupon is for others, by this answer or one that may have
+/// come after it.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
     let sent_away = |other: &&&Operation| other.ended == Ended::Ok(Answer::NotAllowed);
     let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);

@@ -28,8 +28,8 @@ fn on_list(people: &[&str]) -> Event {
     Event::AllowList { coupon: 1, people: people.iter().map(|&person| person.into()).collect() }
 }
 
-/// Three slots. a has one and is taken off, b is taken off, x comes onto the list and gets one, c is
-/// on it and has not asked yet.
+/// Three slots. a has one and is taken off, b is taken off, x comes onto the list and gets one, c
+/// is on it and has not asked yet.
 fn listed() -> Vec<Event> {
     let mut events = vec![Event::Drop { drop: DROP, coupon: 1, quantity: 3, once_per: OncePer::Drop }];
     events.push(on_list(&["a", "b", "c"]));

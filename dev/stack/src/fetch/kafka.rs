@@ -63,9 +63,9 @@ pub(crate) fn kafka() -> Result<Kafka> {
 }
 
 impl Kafka {
-    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one: a
-    /// start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote them
-    /// loads them as usual. `heap` is an option of Java's, in place of the usual 384 MB.
+    /// A broker. Its classes are mapped into memory ("class data sharing"), not loaded one by one:
+    /// a start takes 1.6 s of the processor instead of 2.6. Another Java than the one that wrote
+    /// them loads them as usual. `heap` is an option of Java's, in place of the usual 384 MB.
     pub(crate) fn broker(&self, heap: Option<&str>, properties: &Path) -> Result<CommandLine> {
         let mut archive = OsString::from("-XX:SharedArchiveFile=");
         archive.push(self.classes()?);
@@ -138,8 +138,8 @@ impl Kafka {
     }
 }
 
-/// What a broker is started with. Nodes are counted from 1, and each has a controller. Each way has a
-/// port and the port that its clients are told.
+/// What a broker is started with. Nodes are counted from 1, and each has a controller. Each way has
+/// a port and the port that its clients are told.
 pub(crate) fn properties(data: &Path, node: usize, controllers: &[u16], ways: &[(u16, u16)]) -> String {
     let named = |port: fn(&(u16, u16)) -> u16| {
         let all = LISTENERS.iter().zip(ways).map(|(name, way)| format!("{name}://127.0.0.1:{}", port(way)));

@@ -72,14 +72,14 @@ pub(super) struct Line {
     pub(super) waiting: String,
     pub(super) dead_letters: String,
     pub(super) has_dead_letters: bool,
-    pub(super) admission: Admission,
+    pub(super) admission: AdmissionLine,
     pub(super) last_pass: &'static str,
     /// Why it is red.
     pub(super) wrong: Option<String>,
 }
 
 /// Whether people can claim, or why not.
-pub(super) struct Admission {
+pub(super) struct AdmissionLine {
     pub(super) text: String,
     /// They should and cannot.
     pub(super) is_wrong: bool,
@@ -236,9 +236,9 @@ fn is_shut(one: &Seen, seen: &Snapshot) -> bool {
     matches!(state(one, seen.at), DropState::Open | DropState::SoldOut) && !one.is_verified
 }
 
-fn admission(one: &Seen, seen: &Snapshot) -> Admission {
-    let right = |text: &str| Admission { text: text.to_owned(), is_wrong: false };
-    let wrong = |text: &str| Admission { text: text.to_owned(), is_wrong: true };
+fn admission(one: &Seen, seen: &Snapshot) -> AdmissionLine {
+    let right = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: false };
+    let wrong = |text: &str| AdmissionLine { text: text.to_owned(), is_wrong: true };
     match (state(one, seen.at), seen.gate_is_open) {
         (DropState::Scheduled, _) => right(&format!("opens {}", minute(one.drop.opens_at))),
         (DropState::Paused, _) => right("paused by an operator"),

@@ -84,13 +84,16 @@ pub(super) async fn coupon(
         "resume" => ("resume", json!({"paused": false})),
         "raise" => {
             let quantity = asked.quantity.trim().parse::<u32>().ok();
-            // The API takes it for the coupon and every drop of it that is not closed.
-            let most = drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.quantity);
-            let most = most.chain([coupon.quantity]).max().unwrap_or(u32::MAX);
-            let typed = quantity.filter(|quantity| *quantity > most && asked.quantity.trim() == asked.again.trim());
+            // The API takes it for the coupon and every drop of it that is not closed: it must raise
+            // one of them, and lower none.
+            let now = drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.quantity);
+            let now: Vec<u32> = now.chain([coupon.quantity]).collect();
+            let most = now.iter().copied().max().unwrap_or(u32::MAX);
+            let raises = |quantity: &u32| *quantity >= most && now.iter().any(|now| now < quantity);
+            let typed = quantity.filter(|quantity| raises(quantity) && asked.quantity.trim() == asked.again.trim());
             let Some(quantity) = typed else {
                 let why =
-                    format!("Type the same number twice, above the {most} that are promised now. Nothing was done.");
+                    format!("Type the same number twice, above the quantity of now ({most}). Nothing was done.");
                 return notice(StatusCode::BAD_REQUEST, "Not raised", &why);
             };
             ("raise", json!({"quantity": quantity}))

@@ -13,6 +13,7 @@ use super::Page;
 use super::board::instant;
 use super::html::{Deliveries, Top, answer, notice, unavailable};
 use super::session::Session;
+use crate::execute;
 use crate::notify::wording::{LONGEST, line};
 
 /// One delivery as it is shown.
@@ -73,7 +74,7 @@ pub(super) async fn again(
     let no_such = || notice(StatusCode::NOT_FOUND, "No such delivery", "There is none, or it has arrived meanwhile.");
     let Ok(Path((kind, id))) = path else { return no_such() };
     let Some(kind) = Kind::of_word(&kind) else { return no_such() };
-    match page.app.stores.db.deliver_again(kind, id, session.operator.clone()).await {
+    match execute::deliver_again(&page.app.stores, kind, id, session.operator.clone()).await {
         Ok(true) => Redirect::to("/deliveries").into_response(),
         Ok(false) => no_such(),
         Err(error) => unavailable(error),

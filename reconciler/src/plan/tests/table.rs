@@ -237,7 +237,7 @@ fn while_the_topic_cannot_be_read_no_slot_is_given_to_anybody_who_does_not_have_
 }
 
 #[test]
-fn a_lost_drop_is_not_loaded_before_whom_the_backup_table_alone_knows() {
+fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     let mut world = World::exact(12, 9);
     (world.meta, world.count) = (None, None);
     world.users.clear();

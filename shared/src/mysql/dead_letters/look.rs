@@ -84,8 +84,8 @@ impl Db {
         .await
     }
 
-    /// Corrects which claim a dead letter is of, so that the next pass issues it; false if it is not
-    /// open.
+    /// Corrects which claim a dead letter is of, so that the next pass issues it; false if it is
+    /// not open.
     pub async fn correct_dead_letter(&self, id: i64, to: Correction, by: Operator) -> Result<bool, DbError> {
         self.run("correct a dead letter", async move |conn| {
             conn.transaction(async |conn| {

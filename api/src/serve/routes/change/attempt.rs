@@ -30,8 +30,8 @@ pub(super) struct ChangeAttempt<'a> {
     plan: WindowPlan,
 }
 
-/// Drops that Redis was told of ahead of MySQL.
-type Told<'a> = Vec<&'a (Drop, DropKeys)>;
+/// Drops that Redis was changed of ahead of MySQL.
+type ChangedDrops<'a> = Vec<&'a (Drop, DropKeys)>;
 
 impl<'a> ChangeAttempt<'a> {
     /// `now` is Redis's time, not ahead of it.
@@ -52,7 +52,7 @@ impl<'a> ChangeAttempt<'a> {
     /// since, and nothing was changed.
     pub(super) async fn run(&mut self, by: Operator) -> Result<Option<(Coupon, Vec<Drop>)>, Problem> {
         let mut plan = std::mem::take(&mut self.plan);
-        let Some((told, in_use)) = self.tell_redis(&plan).await? else { return Ok(None) };
+        let Some((changed, in_use)) = self.change_redis(&plan).await? else { return Ok(None) };
         plan.drops.retain(|change| !in_use.contains(&change.id));
         let wanted = self.wanted.clone();
         let change = CouponChange {
@@ -69,22 +69,22 @@ impl<'a> ChangeAttempt<'a> {
         match self.services.mysql.operators.change_coupon(id, revision, change, expected, self.now, by).await {
             Ok(Some(made)) => Ok(Some(made)),
             Ok(None) => {
-                self.restore(&told).await;
+                self.restore(&changed).await;
                 Ok(None)
             }
-            Err(error) => Err(self.not_changed(&error, &told).await),
+            Err(error) => Err(self.not_changed(&error, &changed).await),
         }
     }
 
     /// Lowers quantities, and keeps drops that move or go from opening, in Redis and before MySQL.
-    /// Gives the drops that it told, and those that are in use and stay as they are. `None`: others
-    /// have changed the coupon since.
-    async fn tell_redis(&self, plan: &WindowPlan) -> Result<Option<(Told<'_>, Vec<DropId>)>, Problem> {
-        let mut told = Told::new();
+    /// Gives the drops that it changed, and those that are in use and stay as they are. `None`:
+    /// others have changed the coupon since.
+    async fn change_redis(&self, plan: &WindowPlan) -> Result<Option<(ChangedDrops<'_>, Vec<DropId>)>, Problem> {
+        let mut changed = ChangedDrops::new();
         if let Some(new) = self.wanted.quantity {
-            told = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
-            self.check_given_out(&told, new).await?;
-            if !self.lower(&told, new).await? {
+            changed = self.open.iter().filter(|(drop, _)| drop.quantity > new).collect();
+            self.check_given_out(&changed, new).await?;
+            if !self.lower(&changed, new).await? {
                 return Ok(None);
             }
         }
@@ -93,7 +93,7 @@ impl<'a> ChangeAttempt<'a> {
             let Some(one) = self.open.iter().find(|(drop, _)| drop.id == change.id) else { continue };
             let refused = match self.services.redis.withhold(&one.1, self.coupon.revision).await {
                 Ok(Withheld::Yes) => {
-                    told.push(one);
+                    changed.push(one);
                     continue;
                 }
                 Ok(Withheld::InUse) => {
@@ -104,14 +104,14 @@ impl<'a> ChangeAttempt<'a> {
                 Ok(Withheld::Unloaded) => Some(being_checked(change.id)),
                 Err(error) => {
                     // It may have been withheld.
-                    told.push(one);
+                    changed.push(one);
                     Some(redis_away(&error))
                 }
             };
-            self.restore(&told).await;
+            self.restore(&changed).await;
             return refused.map_or(Ok(None), Err);
         }
-        Ok(Some((told, in_use)))
+        Ok(Some((changed, in_use)))
     }
 
     /// Checks all drops before any is changed, so that a conflict changes nothing.
@@ -147,8 +147,8 @@ impl<'a> ChangeAttempt<'a> {
 
     /// Restores settings in Redis, where MySQL certainly does not have this change. Redis refuses
     /// it after a write of a later revision.
-    async fn restore(&self, told: &[&(Drop, DropKeys)]) {
-        for (drop, keys) in told {
+    async fn restore(&self, changed: &[&(Drop, DropKeys)]) {
+        for (drop, keys) in changed {
             let meta = DropMeta::of(&self.coupon, drop);
             if let Err(error) = self.services.redis.write_meta(keys, self.coupon.revision, &meta).await {
                 tracing::warn!(%error, drop = %drop.id, "settings differ in Redis; the reconciler puts them right");
@@ -156,10 +156,10 @@ impl<'a> ChangeAttempt<'a> {
         }
     }
 
-    async fn not_changed(&self, error: &DbError, told: &[&(Drop, DropKeys)]) -> Problem {
+    async fn not_changed(&self, error: &DbError, changed: &[&(Drop, DropKeys)]) -> Problem {
         let refused = matches!(error, DbError::Query { source, .. } if refusal(source) == Some(Refusal::BadData));
         if refused || matches!(error, DbError::Unreachable(_) | DbError::Refused(_)) {
-            self.restore(told).await;
+            self.restore(changed).await;
         }
         if refused {
             tracing::warn!(%error, coupon = %self.coupon.id, "a quantity was not lowered");

@@ -144,7 +144,7 @@ async fn whoever_is_admitted_to_slots_that_an_operator_adds_during_a_pass_is_no_
     let fixture = Fixture::new("d-raised").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Raised", 20, 20).await;
-    // The pass has read the coupon when it comes to this table; one that repairs reads it before, too.
+    // The pass has read the coupon when it comes to this table, as has one that repairs.
     let mut lock = Session::begin(&world.sql).await;
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {

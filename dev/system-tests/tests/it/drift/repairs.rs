@@ -92,8 +92,8 @@ async fn a_row_that_is_written_again_has_the_code_that_its_person_was_shown() {
     assert_eq!(kinds(&world.pass().await), [(Kind::Unissued, 20)].into());
     assert_eq!(world.sql.query(&read).await, shown);
 
-    // A hand gave somebody's row to another: who is promised it gets a row, with another code. Those
-    // whose rows are written by the same statement keep theirs.
+    // A hand gave somebody's row to another: who is promised it gets a row, with another code.
+    // Those whose rows are written by the same statement keep theirs.
     world.sql.query(&format!("{delete} IN (4, 5, 6)")).await;
     let moved = "UPDATE issued_coupons SET slot = 4, user_id = 'u-other' WHERE slot = 3 AND drop_id";
     world.sql.query(&format!("{moved} = {}", coupon.drop)).await;

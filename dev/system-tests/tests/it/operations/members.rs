@@ -16,8 +16,8 @@ use super::scale::{most_memory, pass, seconds};
 /// Ids of one request.
 const AT_ONCE: u32 = 10_000;
 
-/// Most memory of the API in MB; seconds of the pass that writes the whole list, and its memory over
-/// that of an empty pass; seconds of emptying it.
+/// Most memory of the API in MB; seconds of the pass that writes the whole list, and its memory
+/// over that of an empty pass; seconds of emptying it.
 async fn measure(people: u32) -> [f64; 4] {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(Stores::shared().await.with_redis(&server), "members").await;

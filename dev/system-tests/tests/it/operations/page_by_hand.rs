@@ -1,5 +1,5 @@
-//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim, and a
-//! promise that can't be kept.
+//! What only a person can mend, mended at the operations page: a dead letter of a wrong claim, and
+//! a promise that can't be kept.
 
 use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Coupon, Fixture, OPS_TOKEN, assert_nothing_found, rows};

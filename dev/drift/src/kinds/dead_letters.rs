@@ -12,14 +12,14 @@ use crate::kind::Kind;
 impl Injector {
     pub(super) async fn failed_claim(&mut self, n: u32) -> Result<Injected> {
         let people = self.pick(n).await?;
-        self.back_up(&signed(&people), "made by firstcome-drift: the row was refused").await?;
+        self.add_dead_letters(&signed(&people), "made by firstcome-drift: the row was refused").await?;
         self.delete_rows(&people).await?;
         Ok(self.injected(Kind::FailedClaim, &signed(&people), "rows moved to the dead-letter table"))
     }
 
     pub(super) async fn failed_duplicate(&mut self, n: u32) -> Result<Injected> {
         let people = signed(&self.pick(n).await?);
-        self.back_up(&people, "made by firstcome-drift: a duplicate").await?;
+        self.add_dead_letters(&people, "made by firstcome-drift: a duplicate").await?;
         Ok(self.injected(Kind::FailedDuplicate, &people, "dead letters for people who have their row"))
     }
 
@@ -27,18 +27,18 @@ impl Injector {
         let owners = self.pick(n).await?;
         let new = self.make_up(n);
         let people: Vec<(i64, UserId)> = owners.iter().map(|(slot, _)| i64::from(*slot)).zip(new).collect();
-        self.back_up(&people, "made by firstcome-drift: slot_taken").await?;
+        self.add_dead_letters(&people, "made by firstcome-drift: slot_taken").await?;
         Ok(self.injected(Kind::FailedSlotTaken, &people, "dead letters of new people for slots that others hold"))
     }
 
     pub(super) async fn failed_unrepairable(&mut self, n: u32) -> Result<Injected> {
         let above = i64::from(self.drop.quantity) + 1_000;
         let people: Vec<(i64, UserId)> = (above..).zip(self.make_up(n)).collect();
-        self.back_up(&people, "made by firstcome-drift: slot_out_of_range").await?;
+        self.add_dead_letters(&people, "made by firstcome-drift: slot_out_of_range").await?;
         Ok(self.injected(Kind::FailedUnrepairable, &people, "dead letters for slots the drop does not have"))
     }
 
-    async fn back_up(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {
+    async fn add_dead_letters(&self, people: &[(i64, UserId)], reason: &'static str) -> Result<()> {
         let (coupon, drop) = (self.coupon.id.0, self.drop.id.0);
         for chunk in people.chunks(500) {
             let chunk = chunk.to_vec();

@@ -1,0 +1,153 @@
+//! The passes of a process, one at a time, each asked for by a signal.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Drift;
+use crate::notify::Notifier;
+use crate::pass::memory::Progress;
+use crate::pass::{PassError, Reconciler, Request, new_run_id};
+use crate::report::Run;
+
+/// How a pass that was asked for ended.
+pub type PassResult = Result<Run, PassError>;
+
+struct Job {
+    request: Request,
+    run_id: String,
+    answer: oneshot::Sender<PassResult>,
+}
+
+/// The pass that runs now, and since when.
+type Current = Arc<Mutex<Option<(String, Instant)>>>;
+
+#[derive(Clone)]
+pub struct Passes {
+    current: Current,
+    pub progress: Arc<Progress>,
+    jobs: mpsc::Sender<Job>,
+    drift: Arc<Drift>,
+}
+
+impl Passes {
+    /// A runner, and the loop to drive it with.
+    pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
+        let (sender, jobs) = mpsc::channel(1);
+        let current = Arc::new(Mutex::new(None));
+        let drift = Arc::<Drift>::default();
+        let progress = Arc::clone(&reconciler.memory.progress);
+        let passes = Self { current: Arc::clone(&current), progress, jobs: sender, drift: Arc::clone(&drift) };
+        (passes, PassLoop { reconciler, notifier, jobs, current, drift })
+    }
+
+    /// Starts a pass; gives its id and where its answer will come.
+    pub fn start(&self, request: Request) -> Result<(String, oneshot::Receiver<PassResult>), String> {
+        let mut current = self.current.lock();
+        if let Some((running, _)) = current.as_ref() {
+            return Err(running.clone());
+        }
+        let run_id = new_run_id();
+        let (answer, receiver) = oneshot::channel();
+        match self.jobs.try_send(Job { request, run_id: run_id.clone(), answer }) {
+            Ok(()) => {
+                *current = Some((run_id.clone(), Instant::now()));
+                Ok((run_id, receiver))
+            }
+            // The loop has stopped: the process is shutting down.
+            Err(_) => Err("none: the reconciler is stopping".to_owned()),
+        }
+    }
+
+    /// What the passes left.
+    pub(crate) fn drift(&self) -> Arc<Drift> {
+        Arc::clone(&self.drift)
+    }
+
+    /// The pass that runs now.
+    pub fn current(&self) -> Option<String> {
+        self.current.lock().as_ref().map(|(run_id, _)| run_id.clone())
+    }
+
+    /// For how long it has been running; zero where none is.
+    pub fn age(&self) -> Duration {
+        self.current.lock().as_ref().map_or(Duration::ZERO, |(_, began)| began.elapsed())
+    }
+}
+
+/// The one serial loop in which a process's passes run, each asked for by a signal: nothing queues
+/// up behind a long one.
+pub struct PassLoop {
+    reconciler: Reconciler,
+    notifier: Notifier,
+    jobs: mpsc::Receiver<Job>,
+    current: Current,
+    drift: Arc<Drift>,
+}
+
+impl PassLoop {
+    /// Runs until `stop`; a pass under way ends between two repairs.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let job = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                job = self.jobs.recv() => match job {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let answer = self.one(&job, &stop).await;
+            *self.current.lock() = None;
+            if job.answer.send(answer).is_err() {
+                tracing::trace!("nobody waits for this pass's answer");
+            }
+        }
+    }
+
+    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
+        let started = tokio::time::Instant::now();
+        let run = self.reconciler.pass(&job.request, &job.run_id, stop).await?;
+        self.drift.after(&run);
+        ended(&run, started, &self.notifier).await;
+        Ok(run)
+    }
+}
+
+/// What comes after every pass of a daemon.
+pub(crate) async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
+    crate::metrics::pass(run, started.elapsed());
+    log(run);
+    mail(notifier, run).await;
+}
+
+/// Hands a run to the mails. What goes wrong there never touches the pass.
+pub async fn mail(notifier: &Notifier, run: &Run) {
+    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
+        tracing::error!(
+            run_id = run.run_id,
+            error = format!("{error:#}"),
+            "the mails about this pass could not be prepared"
+        );
+    }
+}
+
+fn log(run: &Run) {
+    let (drops, examined) = run.examined();
+    let findings = run.all_findings().count();
+    tracing::info!(
+        run_id = run.run_id,
+        trigger = run.trigger.as_str(),
+        status = run.status.as_str(),
+        dry_run = run.dry_run,
+        drops,
+        users = examined.users,
+        rows = examined.rows,
+        findings,
+        "pass ended"
+    );
+}

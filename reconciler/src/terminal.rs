@@ -1,0 +1,50 @@
+//! Texts of the command line, wrapped at the terminal's width.
+
+use terminal_size::{Width, terminal_size_of};
+
+/// Least room for a text beside what stands before it, in characters.
+const LEAST_ROOM: usize = 20;
+
+/// Width that lines are wrapped at: `COLUMNS`, or the terminal's. `None` in a file or a pipe, whose
+/// lines stay whole for `grep`.
+pub(crate) fn width() -> Option<usize> {
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns.or_else(|| terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns)))
+}
+
+/// `head` and `text`, with the further lines of the text indented to where it begins.
+pub(crate) fn hanging(head: &str, text: &str, width: Option<usize>) -> String {
+    let indent = head.chars().count();
+    let Some(room) = width.map(|width| width.saturating_sub(indent).max(LEAST_ROOM)) else {
+        return format!("{head}{text}");
+    };
+    let (mut out, mut used) = (head.to_owned(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > room {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = 0;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += length;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_wrapped_under_its_own_beginning_and_stays_whole_in_a_pipe() {
+        assert_eq!(hanging("  applied  ", "slot 5: no row came", None), "  applied  slot 5: no row came");
+        let wrapped = hanging("at 03:00  ", "one two three four five six seven", Some(30));
+        assert_eq!(wrapped, "at 03:00  one two three four\n          five six seven");
+        assert!(wrapped.lines().all(|line| line.chars().count() <= 30), "{wrapped}");
+        assert_eq!(hanging("- ", "a-word-longer-than-the-line b", Some(20)), "- a-word-longer-than-the-line\n  b");
+    }
+}
