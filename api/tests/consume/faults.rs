@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use firstcome_shared::domain::OncePer;
 use firstcome_stack::Fault;
 
 use crate::world::{World, until};

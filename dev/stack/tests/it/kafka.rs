@@ -100,11 +100,9 @@ async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
     let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
     assert!(made[0].is_ok(), "{made:?}");
     send(&cluster.bootstrap(), "kept").await;
-    for id in 1..=3 {
-        let broker = cluster.broker(id).unwrap();
-        broker.kill().await.unwrap();
-        assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
-        broker.start_again().await.unwrap();
-    }
+    let broker = cluster.broker(1).unwrap();
+    broker.kill().await.unwrap();
+    assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
+    broker.start_again().await.unwrap();
     assert!(cluster.broker(4).is_err() && cluster.broker(0).is_err());
 }
