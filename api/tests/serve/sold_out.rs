@@ -130,7 +130,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
 
 #[tokio::test]
 async fn the_answer_is_the_same_by_either_way_and_is_counted() {
-    let (world, api) = World::with_api().await;
+    let (_, api) = World::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
     // With a body it goes through the router.
