@@ -48,11 +48,6 @@ impl Topic {
         }
     }
 
-    /// Sends a message with a key and no value at all.
-    pub async fn produce_tombstone(&self, key: &str) -> (i32, i64) {
-        self.send(FutureRecord::<str, [u8]>::to(&self.name).key(key)).await
-    }
-
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
         // The product's own partitioner, so that what is sent here stays in order with the coupon's
         // claims.
