@@ -3,45 +3,9 @@
 
 use std::time::Duration;
 
-use firstcome_shared::domain::OncePer;
 use firstcome_stack::Fault;
 
 use crate::world::{World, until};
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mysql_that_stops_and_starts_again_costs_nothing() {
-    let world = World::with_own_mysql().await;
-    let drop = world.coupon(3_000, OncePer::Coupon).await;
-    let consumer = world.consumer(&["--consume-batch-max=50"]);
-    world.claim(drop, 1..=1_000).await;
-    until("some rows", async || world.rows().await > 100).await;
-    world.mysql.stop().await.unwrap();
-    world.claim(drop, 1_001..=2_000).await;
-    world.mysql.start_again().await.unwrap();
-    until("rows go on", async || world.rows().await > 1_100).await;
-    world.mysql.kill().await.unwrap();
-    world.claim(drop, 2_001..=3_000).await;
-    world.mysql.start_again().await.unwrap();
-    world.ends_exact(3_000, [consumer]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mysql_that_takes_no_writes_makes_no_failed_claim() {
-    let world = World::with_own_mysql().await;
-    let drop = world.coupon(500, OncePer::Coupon).await;
-    let consumer = world.consumer(&["--consume-batch-max=50"]);
-    world.claim(drop, 1..=100).await;
-    world.until_rows(100).await;
-    world.mysql.query("SET GLOBAL super_read_only = ON").await.unwrap();
-    world.claim(drop, 101..=500).await;
-    let status = "SHOW GLOBAL STATUS LIKE 'Com_rollback'";
-    let rollbacks = async || world.query(status).await[0][1].parse::<u64>().unwrap();
-    let before = rollbacks().await;
-    until("attempts", async || rollbacks().await > before + 2).await;
-    world.mysql.query("SET GLOBAL super_read_only = OFF").await.unwrap();
-    world.mysql.query("SET GLOBAL read_only = OFF").await.unwrap();
-    world.ends_exact(500, [consumer]).await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_was_lost_is_found_by_the_next_attempt() {
@@ -109,31 +73,4 @@ async fn stopped_while_mysql_is_away_it_stops_in_seconds_and_commits_nothing_unw
     assert_eq!(world.committed(), 100);
     world.consume_until("the rest", async || world.rows().await == 200).await;
     world.assert_exact(200).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_that_is_killed_and_comes_back_costs_nothing() {
-    let (world, kafka) = World::with_own_kafka().await;
-    let drop = world.coupon(2_000, OncePer::Coupon).await;
-    let consumer = world.consumer(&["--consume-batch-max=20"]);
-    world.claim(drop, 1..=1_000).await;
-    until("some rows", async || world.rows().await > 100).await;
-    kafka.kill().await.unwrap();
-    kafka.start_again().await.unwrap();
-    world.claim(drop, 1_001..=2_000).await;
-    world.ends_exact(2_000, [consumer]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn stopped_while_kafka_does_not_answer_it_stops_in_seconds() {
-    let (world, kafka) = World::with_own_kafka().await;
-    let drop = world.coupon(100, OncePer::Coupon).await;
-    let consumer = world.consumer(&[]);
-    world.claim(drop, 1..=100).await;
-    world.until_rows(100).await;
-    kafka.freeze().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(20), consumer.stop()).await.unwrap();
-    kafka.thaw().await.unwrap();
-    world.consume_until("offsets", async || world.committed() == 100).await;
-    world.assert_exact(100).await;
 }

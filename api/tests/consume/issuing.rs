@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 
-use crate::world::{LIMIT, PARTITIONS, World};
+use crate::world::{PARTITIONS, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_become_a_thousand_rows_and_every_offset_is_committed() {
@@ -87,24 +87,6 @@ async fn the_cap_on_rows_a_second_is_kept_in_every_second() {
     for (early, late) in issued.iter().zip(&issued[most..]) {
         assert!(late - early >= 1_000, "{} rows within {} ms", most + 1, late - early);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_not_ready_stops_the_start_with_what_to_do() {
-    let world = World::new().await;
-    for (setting, expected) in [
-        ("--kafka-topic=missing", "the topic \"missing\" does not exist: run `firstcome-api migrate`"),
-        ("--kafka-brokers=127.0.0.1:1", "Kafka at 127.0.0.1:1 did not answer within"),
-        ("--database-url=mysql://root@127.0.0.1:1/x", "MySQL at 127.0.0.1:1 did not answer within"),
-    ] {
-        let consumer = world.consumer(&[setting, "--startup-wait-seconds=1"]);
-        let error = tokio::time::timeout(LIMIT, consumer.task).await.unwrap().unwrap().unwrap_err();
-        assert!(format!("{error:#}").contains(expected), "{error:#}");
-    }
-    world.mysql.query("CREATE DATABASE IF NOT EXISTS consume_bare").await.unwrap();
-    let bare = format!("--database-url={}", world.mysql.database_url("consume_bare"));
-    let error = world.consumer(&[&bare]).task.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("run `firstcome-api migrate` first"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

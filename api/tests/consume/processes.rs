@@ -1,10 +1,9 @@
-//! The program itself: what it prints, its routes, and its death at any moment.
+//! The program itself: what it prints and its routes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use firstcome_shared::domain::OncePer;
 use firstcome_stack::Fault;
 
 use crate::world::{LIMIT, World, until};
@@ -73,7 +72,7 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     assert_eq!(get(&address, "/nowhere").0, 404);
 
     world.claim(drop, 1..=50).await;
-    world.send(vec![(0, None, Some("poison".into()))]).await;
+    world.send(vec![(0, None, Some("poison".to_owned()))]).await;
     world.until_rows(50).await;
     let shows = |line: &str| get(&address, "/metrics").1.lines().any(|shown| shown == line);
     until("rows counted", async || shows("firstcome_consumer_issued_total 50")).await;
@@ -93,45 +92,4 @@ async fn it_says_where_it_listens_and_what_it_consumes_and_how_it_fares() {
     until("no lag", async || shows("firstcome_consumer_lag 0")).await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn terminated_in_mid_stream_it_leaves_no_row_uncommitted() {
-    let (world, drop) = World::with_coupon(5_000, OncePer::Coupon).await;
-    world.claim(drop, 1..=5_000).await;
-    let mut process = Process::start(&world, &["--consume-batch-max=20"]);
-    until("some rows", async || world.rows().await > 200).await;
-    process.signal("-TERM");
-    assert_eq!(process.exit_code().await, Some(0));
-    assert_eq!(i64::try_from(world.rows().await).unwrap(), world.committed());
-    world.consume_until("the rest", async || world.rows().await == 5_000).await;
-    world.assert_exact(5_000).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_it_loses_and_doubles_nothing() {
-    let (world, drop) = World::with_coupon(4_000, OncePer::Coupon).await;
-    world.claim(drop, 1..=4_000).await;
-    for round in 1..=3 {
-        let process = Process::start(&world, &["--consume-batch-max=20"]);
-        until("some rows", async || world.rows().await > round * 300).await;
-        process.signal("-KILL");
-    }
-    world.consume_until("the rest", async || world.rows().await == 4_000).await;
-    world.assert_exact(4_000).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_setting_is_said_in_a_sentence() {
-    let world = World::new().await;
-    for (setting, code, expected) in [
-        ("--consume-batch-max=0", 2, "0 is not in 1..=5000"),
-        ("--database-url=postgres://x/y", 2, "it must begin with mysql://"),
-        ("--kafka-topic=missing", 1, "the topic \"missing\" does not exist"),
-    ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-api"));
-        let output = command.arg("consume").args(world.arguments(&[setting])).env("RUST_LOG", "off").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(code) && said.contains(expected), "{said}");
-    }
 }

@@ -42,10 +42,12 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
     messages.extend(poison.iter().map(|(payload, _)| (0, None, payload.clone())));
     messages.push((0, Some("not the coupon".into()), good(9)));
     messages.extend((2..=10).map(|slot| (0, None, good(slot))));
+    let raw = vec![0xff_u8, 0xfe, 0x00];
+    world.send(vec![(0, None, Some(raw))]).await;
     world.send(messages).await;
 
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, reason) in poison.iter().chain(&[(None, "undecodable")]) {
+    for (_, reason) in poison.iter().chain(&[(None, "undecodable"), (None, "undecodable")]) {
         *expected.entry((*reason).to_owned()).or_default() += 1;
     }
     world.consume_until("10 rows", async || world.rows().await == 10).await;
@@ -55,6 +57,10 @@ async fn poison_of_every_kind_is_kept_once_and_what_follows_is_issued() {
         assert!(world.count(&kept).await >= 1, "{reason} {payload}");
     }
     assert_eq!(world.count("failed_claims WHERE user_id = 'u-x' AND slot = 11").await, 1);
+    let taken = format!("reason = 'slot_taken' AND coupon_id = {} AND drop_id = {}", drop.0, drop.1);
+    assert_eq!(world.count(&format!("failed_claims WHERE {taken} AND slot = 1 AND user_id = 'u-x'")).await, 1);
+    let bytes = "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
+    assert_eq!(world.count(bytes).await, 1, "the message is kept as it was");
 
     // Read again: each is kept once still, and says that it was met twice.
     world.set_offsets(0).await;

@@ -12,8 +12,9 @@ use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer};
+use firstcome_stack::{FaultProxy, MysqlServer};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::message::ToBytes;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
@@ -34,24 +35,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new() -> Self {
         let stack = stack().await;
-        Self::on(&stack.mysql, &stack.kafka).await
-    }
-
-    /// With a MySQL of its own, that the test may stop.
-    pub(crate) async fn with_own_mysql() -> Self {
-        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-        Self::on(Box::leak(Box::new(mysql)), &stack().await.kafka).await
-    }
-
-    /// With a Kafka of its own, that the test may stop.
-    pub(crate) async fn with_own_kafka() -> (Self, &'static KafkaServer) {
-        let kafka: &KafkaServer = Box::leak(Box::new(KafkaServer::start(KafkaOptions::default()).await.unwrap()));
-        (Self::on(&stack().await.mysql, kafka).await, kafka)
-    }
-
-    async fn on(mysql: &'static MysqlServer, kafka: &KafkaServer) -> Self {
+        let mysql = &stack.mysql;
         let name = new_database(mysql).await;
-        let (url, brokers) = (mysql.database_url(&name), kafka.bootstrap());
+        let (url, brokers) = (mysql.database_url(&name), stack.kafka.bootstrap());
         migrate(url.clone(), brokers.clone(), &name, PARTITIONS).await;
         let db = Db::new(&DbSettings { url: url.into(), pool_size: 4, limit: LIMIT }).unwrap();
         let kafka = KafkaSettings { brokers, topic: name.clone(), group: name.clone(), security: Security::default() };
@@ -101,13 +87,12 @@ impl World {
     }
 
     /// Sends messages: partition, key, value. Returns once Kafka has them all.
-    pub(crate) async fn send(&self, messages: Vec<(i32, Option<String>, Option<String>)>) {
+    pub(crate) async fn send<P: ToBytes>(&self, messages: Vec<(i32, Option<String>, Option<P>)>) {
         let producer: FutureProducer = self.kafka.producer(LIMIT).create().unwrap();
         let sent: Vec<_> = messages
             .iter()
             .map(|(partition, key, value)| {
-                let mut record: FutureRecord<'_, String, String> =
-                    FutureRecord::to(&self.kafka.topic).partition(*partition);
+                let mut record: FutureRecord<'_, String, P> = FutureRecord::to(&self.kafka.topic).partition(*partition);
                 record.key = key.as_ref();
                 record.payload = value.as_ref();
                 producer.send_result(record).map_err(|(error, _)| error).unwrap()

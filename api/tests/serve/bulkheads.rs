@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, FaultProxy};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{Api, World, open, stack, until};
+use crate::world::{Api, World, breakable_kafka, open, stack, until};
 
 async fn behind_mysql(world: &World) -> (World, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
@@ -80,7 +80,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 #[tokio::test]
 async fn beside_polls_on_a_slow_mysql_the_fallback_keeps_claims_in_time_and_an_operator_s_pause_goes_through() {
     let world = World::new().await;
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
         .with("kafka-brokers", kafka.bootstrap())

@@ -1,20 +1,21 @@
 //! A claim is acknowledged only after a second store beside Redis holds it.
 
+use std::time::{Duration, Instant};
+
 use chrono::{TimeDelta, Utc};
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, FaultProxy, KafkaServer};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Api, World, open, stack, until, with};
+use crate::world::{Answer, Api, World, breakable_kafka, open, stack, until, with};
 
-/// A world whose Kafka is its own, so that it can be taken away, behind a proxy before MySQL.
-async fn own_kafka(world: &World) -> (World, KafkaServer, FaultProxy) {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+/// A world whose Kafka can be taken away, behind a proxy before MySQL.
+async fn on(kafka: &KafkaServer, world: &World) -> (World, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 300);
     own.migrate().await;
-    (own.with("database-url", url), kafka, mysql)
+    (own.with("database-url", url), mysql)
 }
 
 async fn unpublished(world: &World) -> Vec<Vec<String>> {
@@ -38,7 +39,8 @@ async fn crowd(api: &Api, id: i64, people: u32) -> Vec<Answer> {
 #[tokio::test]
 async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_nothing_before() {
     let world = World::new().await;
-    let (own, kafka, _mysql) = own_kafka(&world).await;
+    let (kafka, _turn) = breakable_kafka().await;
+    let (own, _mysql) = on(kafka, &world).await;
     let (api, other) = (own.api().await, own.api().await);
     let (id, drop) = api.make(open(5_000)).await;
     queued(&api, id).await;
@@ -48,7 +50,10 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
     assert_eq!(unpublished(&world).await.len(), before.len(), "Kafka took them");
 
     kafka.kill().await.unwrap();
+    let begun = Instant::now();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(api.get("/readyz").await.status, 200);
     let rows = unpublished(&world).await;
     for (answer, n) in answers.iter().zip(4..) {
         assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)), "{answer:?}");
@@ -64,12 +69,17 @@ async fn what_kafka_does_not_take_the_dead_letter_table_keeps_and_mysql_sees_not
     let again = unpublished(&world).await;
     assert_eq!(again.len(), rows.len());
     assert_eq!(again.iter().find(|row| row[3] == "u-4").unwrap()[5], "2", "the same claim");
+
+    let begun = Instant::now();
+    api.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "shutdown is bounded: {:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn with_kafka_and_mysql_away_nothing_is_promised_and_a_retry_finds_it_later() {
     let world = World::new().await;
-    let (own, kafka, mysql) = own_kafka(&world).await;
+    let (kafka, _turn) = breakable_kafka().await;
+    let (own, mysql) = on(kafka, &world).await;
     let api = own.with("backup-deadline-ms", 300).api().await;
     let (id, _) = api.make(open(5_000)).await;
     queued(&api, id).await;

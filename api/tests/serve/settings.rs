@@ -2,8 +2,6 @@
 
 use std::process::{Command, Output};
 
-use firstcome_stack::{RedisOptions, RedisServer};
-
 use crate::world::{OPS_TOKEN, World};
 
 fn serve(settings: &[(&str, &str)]) -> Output {
@@ -55,53 +53,6 @@ fn a_wrong_setting_stops_the_start_with_a_sentence_and_no_secret() {
             assert_eq!(said.trim().lines().count(), 1, "{said}");
         }
     }
-}
-
-#[test]
-fn help_names_every_setting_with_its_variable() {
-    let help = |command: &str| {
-        let program = Command::new(env!("CARGO_BIN_EXE_firstcome-api")).args([command, "--help"]).env_clear().output();
-        String::from_utf8(program.unwrap().stdout).unwrap()
-    };
-    let help = help("serve") + &help("migrate");
-    for variable in [
-        "DATABASE_URL",
-        "REDIS_URL",
-        "KAFKA_BROKERS",
-        "LISTEN_ADDR",
-        "OPS_TOKEN",
-        "USER_AUTH",
-        "COUPON_PAGE",
-        "JWT_SECRET",
-        "PUBLISH_DEADLINE_MS",
-        "KAFKA_PARTITIONS",
-    ] {
-        assert!(help.contains(&format!("[env: {variable}")), "{variable}");
-    }
-}
-
-#[tokio::test]
-async fn a_redis_that_may_forget_is_refused_at_once() {
-    let world = World::new().await;
-    for (options, expected) in [
-        (RedisOptions { appendonly: false, ..RedisOptions::default() }, "appendonly yes"),
-        (RedisOptions { maxmemory_policy: "allkeys-lru".into(), ..RedisOptions::default() }, "noeviction"),
-    ] {
-        let server = RedisServer::start(options).await.unwrap();
-        let refused = world.with("redis-url", server.url()).try_api().await.err().unwrap().to_string();
-        assert!(refused.contains(expected), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn a_database_without_tables_and_a_missing_topic_are_refused_with_what_to_run() {
-    let world = World::new().await;
-    let refused = world.with("kafka-topic", "no-such-topic").try_api().await.err().unwrap().to_string();
-    assert!(refused.contains("no-such-topic") && refused.contains("migrate"), "{refused}");
-    world.sql("CREATE DATABASE {db}_bare").await;
-    let bare = crate::world::stack().await.mysql.database_url(&format!("{}_bare", world.name));
-    let refused = world.with("database-url", bare).try_api().await.err().unwrap().to_string();
-    assert!(refused.contains("firstcome-api migrate"), "{refused}");
 }
 
 #[tokio::test]

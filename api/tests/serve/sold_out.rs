@@ -17,21 +17,13 @@ async fn sold_out(api: &Api, body: Value) -> (i64, i64) {
     (id, drop)
 }
 
-/// A world on a Redis of its own, with admission open.
-async fn own_redis() -> (World, RedisServer) {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::closed().await.on_redis(&redis.url());
-    world.open_gate().await;
-    (world, redis)
-}
-
 async fn set(world: &World, words: &[&str]) {
     world.ask_redis::<redis::Value>(words).await;
 }
 
 #[tokio::test]
 async fn every_process_knows_who_holds_a_slot_or_waits() {
-    let (world, _redis) = own_redis().await;
+    let world = World::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
     for (user, said) in [("u-1", "accepted"), ("u-2", "accepted"), ("u-3", "waiting")] {
@@ -49,7 +41,7 @@ async fn every_process_knows_who_holds_a_slot_or_waits() {
 
 #[tokio::test]
 async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
-    let (world, _redis) = own_redis().await;
+    let world = World::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     assert_eq!(other.patch(id, json!({"paused": true})).await.status, 200);
@@ -70,7 +62,7 @@ async fn a_raised_quantity_a_pause_and_a_close_are_seen_at_once() {
 
 #[tokio::test]
 async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
-    let (world, _redis) = own_redis().await;
+    let world = World::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     let generation = world.redis.generation(CouponId(id)).await.unwrap().unwrap();
@@ -87,7 +79,7 @@ async fn a_freed_slot_is_given_again_and_every_process_knows_its_new_holder() {
 
 #[tokio::test]
 async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
-    let (world, _redis) = own_redis().await;
+    let world = World::new().await;
     let (api, other) = (world.api().await, world.api().await);
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
@@ -104,8 +96,7 @@ async fn an_admission_after_sold_out_is_known_to_every_process_from_then_on() {
 
 #[tokio::test]
 async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() {
-    let (world, _redis) = own_redis().await;
-    let api = world.api().await;
+    let (world, api) = World::with_api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     let keys = world.keys(id, drop);
     set(&world, &["HSET", &keys.meta, "waiting_list", "1"]).await;
@@ -118,7 +109,9 @@ async fn room_on_the_waiting_list_and_a_slot_of_another_drop_are_seen_at_once() 
 
 #[tokio::test]
 async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
-    let (world, redis) = own_redis().await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::closed().await.on_redis(&redis.url());
+    world.open_gate().await;
     let api = world.with("redis-timeout-ms", 500).api().await;
     let (id, _) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
@@ -137,8 +130,7 @@ async fn with_a_closed_gate_or_no_redis_sold_out_is_not_answered() {
 
 #[tokio::test]
 async fn the_answer_is_the_same_by_either_way_and_is_counted() {
-    let (world, _redis) = own_redis().await;
-    let api = world.api().await;
+    let (_, api) = World::with_api().await;
     let (id, _) = api.make(open(1)).await;
     api.claim(id, "u-1").await;
     // With a body it goes through the router.

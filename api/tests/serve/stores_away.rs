@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer};
+use firstcome_stack::{Fault, FaultProxy};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use crate::world::{World, open, stack, until};
+use crate::world::{World, breakable_kafka, open, stack, until};
 
 pub(crate) async fn behind_mysql(world: &World) -> (World, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
@@ -133,42 +132,9 @@ async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
 }
 
 #[tokio::test]
-async fn while_kafka_is_away_claims_are_accepted_in_time_and_not_queued() {
-    let world = World::new().await;
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
-    own.migrate().await;
-    let api = own.api().await;
-    let (id, _) = api.make(open(5_000)).await;
-    // A broker that has just started gives out no producer id for a moment.
-    let mut user = 100;
-    until("a claim is queued", async || {
-        user += 1;
-        api.claim(id, &format!("u-{user}")).await.json["queued"] == true
-    })
-    .await;
-    kafka.kill().await.unwrap();
-
-    let begun = Instant::now();
-    let claims = futures_util::future::join_all((1..=20).map(|n| {
-        let api = &api;
-        async move { api.claim(id, &format!("u-{n}")).await }
-    }));
-    for answer in claims.await {
-        assert_eq!((answer.code(), &answer.json["queued"]), ((202, "accepted"), &json!(false)));
-    }
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    assert_eq!(api.get("/readyz").await.status, 200);
-
-    let begun = Instant::now();
-    api.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "shutdown is bounded: {:?}", begun.elapsed());
-}
-
-#[tokio::test]
 async fn an_api_starts_while_kafka_is_away_says_so_and_publishes_once_it_is_back() {
     let world = World::new().await;
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
+    let (kafka, _turn) = breakable_kafka().await;
     let own = world.with("kafka-brokers", kafka.bootstrap()).with("publish-deadline-ms", 500);
     own.migrate().await;
     kafka.kill().await.unwrap();

@@ -10,9 +10,11 @@ use firstcome_api::serve::Server;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisSettings};
+use firstcome_stack::{KafkaOptions, KafkaServer};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, stack, until};
@@ -205,6 +207,18 @@ impl World {
 fn redis_client(url: &str, prefix: &str) -> Redis {
     let (timeout, durability) = (Duration::from_secs(5), RedisDurability::default());
     Redis::new(&RedisSettings { url: url.into(), prefix: prefix.into(), timeout, durability }).unwrap()
+}
+
+/// The one Kafka that tests may kill; one test at a time has its guard.
+pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
+    static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    let kafka = KAFKA.get_or_init(async || KafkaServer::start(KafkaOptions::default()).await.unwrap()).await;
+    if kafka.pid().is_none() {
+        kafka.start_again().await.unwrap();
+    }
+    (kafka, turn)
 }
 
 /// One API, running in this process.

@@ -49,7 +49,7 @@ pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::{KafkaCluster, KafkaNode};
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
-pub use mysql::{MysqlOptions, MysqlServer, Tables, mysql_client, table_statements, with_database};
+pub use mysql::{MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, table_statements, with_database};
 pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
 pub use redis::{RedisOptions, RedisServer};
 pub use secure::{PASSWORD, SecureServers, USER};

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-
-use crate::wait::{LIMIT, eventually_some};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,11 +46,6 @@ impl Topic {
         for delivered in sent.collect::<Vec<_>>() {
             delivered.await.unwrap().map_err(|(error, _)| error).unwrap();
         }
-    }
-
-    /// Sends a message with a key and no value at all.
-    pub async fn produce_tombstone(&self, key: &str) -> (i32, i64) {
-        self.send(FutureRecord::<str, [u8]>::to(&self.name).key(key)).await
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
@@ -122,23 +115,6 @@ impl Topic {
     /// How many messages the group has not committed.
     pub async fn lag(&self) -> i64 {
         self.offsets().await.iter().map(|(committed, end)| end - committed).sum()
-    }
-
-    /// Sets the group back to the beginning, as if no commit had ever reached the broker. Waits
-    /// until the group has no member: a killed one stays in it until its session ends.
-    pub async fn forget_commits(&self) {
-        eventually_some("the group is without members", LIMIT, async || {
-            let (this, config) = (self.clone(), self.config());
-            tokio::task::spawn_blocking(move || {
-                let reader: BaseConsumer = config.clone().set("group.id", &this.group).create().unwrap();
-                let mut list = this.partitions(&reader);
-                list.set_all_offsets(Offset::Offset(0)).unwrap();
-                reader.commit(&list, CommitMode::Sync)
-            })
-            .await
-            .unwrap()
-        })
-        .await;
     }
 
     fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {

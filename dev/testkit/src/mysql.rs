@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use firstcome_stack::mysql_connection;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Opts, Row, Value};
+use mysql_async::{Conn, Row, Value};
 
 /// For an answer of a MySQL that may be broken.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -50,7 +51,7 @@ impl Sql {
     }
 
     async fn run(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
-        let mut conn = Conn::new(Opts::from_url(&self.url)?).await?;
+        let mut conn = mysql_connection(&self.url).await?;
         // As `mysql` at a console: the server's own defaults, strict mode among them; but instants
         // are UTC.
         conn.query_drop("SET time_zone = '+00:00'").await?;
@@ -82,7 +83,7 @@ pub struct Session(Conn);
 
 impl Session {
     pub async fn begin(sql: &Sql) -> Self {
-        let mut conn = Conn::new(Opts::from_url(&sql.url).unwrap()).await.unwrap();
+        let mut conn = mysql_connection(&sql.url).await.unwrap();
         conn.query_drop("BEGIN").await.unwrap();
         Self(conn)
     }

@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep};
 /// Long enough for a busy machine; reached only when something is broken.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a condition is checked. Each check may ask a server, so not too often.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How often a condition is checked, at first and after a while. Each check may ask a server, so
+/// not too often.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(50)];
 
 /// Waits until a condition holds; fails the test with `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
@@ -27,6 +28,6 @@ pub async fn eventually_some<T, E: std::fmt::Display>(
             Ok(value) => return value,
             Err(seen) => assert!(start.elapsed() < limit, "not within {limit:?}: {what}; last seen: {seen}"),
         }
-        sleep(PAUSE).await;
+        sleep((start.elapsed() / 20).clamp(PAUSES[0], PAUSES[1])).await;
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::notify::Notifier;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
-use crate::passes::{Passes, ended};
+use crate::passes::ended;
 use crate::report::{Run, Status, Trigger};
 
 /// How long to wait after a reopening that failed: another store is away, most likely.
@@ -42,12 +42,15 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
         if !std::mem::replace(&mut is_told, true) {
             tracing::warn!("admission is closed: Redis may have lost data; verifying at once");
         }
-        match reopen(&mut reconciler, &notifier, &stop).await {
+        let ran = reopen(&mut reconciler, &notifier, &stop).await;
+        match &ran {
             Ok(run) => unfinished = run.status == Status::Failed,
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
             Err(error) => tracing::error!(%error, "admission cannot be reopened"),
         }
-        if unfinished {
+        // The only coupon there is could not be verified: the gate stays closed.
+        let in_vain = ran.is_ok() && !is_open(&reconciler.stores.redis, &mut reachable).await;
+        if unfinished || in_vain {
             ticks.reset_after(AFTER_FAILURE);
         }
     }
@@ -126,7 +129,7 @@ pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop
             let (work, coupon) = (Work::Change, Some(coupon));
             let request = Request { work, coupon, patience: PATIENCE, ..Request::new(Trigger::Startup) };
             match reconciler.pass(&request, &run_id, &stop).await {
-                Ok(run) => super::ended(&run, started, &notifier).await,
+                Ok(run) => ended(&run, started, &notifier).await,
                 // Another process's, over another coupon: this one stays pending.
                 Err(PassError::Busy) => break,
                 Err(error) => tracing::warn!(%error, "no pass after the change"),

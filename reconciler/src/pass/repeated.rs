@@ -81,12 +81,14 @@ impl Reconciler {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::mysql::processes::Work;
+
     use super::*;
     use crate::pass::{Request, blank, findings};
     use crate::report::{ActionKind, Kind, Trigger};
 
     fn run(id: &str, detail: &str, result: Outcome) -> Run {
-        let mut run = blank(&Request { reopening: true, ..Request::new(Trigger::Startup) }, id);
+        let mut run = blank(&Request { work: Work::Reopening, ..Request::new(Trigger::Startup) }, id);
         run.status = Status::Failed;
         let mut finding = findings::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
         finding.result = result;

@@ -232,7 +232,8 @@ mod tests {
     use firstcome_shared::mysql::ops_actions::Operator;
     use firstcome_shared::mysql::{DbSettings, migrations};
     use firstcome_shared::schedule::Schedule;
-    use firstcome_stack::{MysqlOptions, MysqlServer};
+    use firstcome_stack::{MysqlServer, StackOptions};
+    use tokio::sync::OnceCell;
 
     use super::*;
     use crate::consume::read::source::tests::record;
@@ -246,9 +247,13 @@ mod tests {
         }
     }
 
-    async fn shop(quantity: Slot) -> (MysqlServer, Db, CouponId, DropId) {
-        let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-        let url = mysql.database_url("firstcome").into();
+    /// With a database of its own on the server that these tests share.
+    async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
+        static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
+        let start = async || MysqlServer::start(StackOptions::without_fsync().mysql).await.unwrap();
+        let mysql = MYSQL.get_or_init(start).await;
+        mysql.query(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let url = mysql.database_url(database).into();
         let settings = DbSettings { url, pool_size: 8, limit: Duration::from_secs(30) };
         migrations::migrate(&settings).await.unwrap();
         let db = Db::new(&settings).unwrap();
@@ -262,7 +267,7 @@ mod tests {
     /// Rows are written as text, so a name that was put into a store by hand must do no harm.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_name_of_any_characters_is_stored_as_it_is_and_one_that_does_not_fit_is_refused() {
-        let (_mysql, db, coupon_id, drop_id) = shop(100).await;
+        let (_, db, coupon_id, drop_id) = shop("names", 100).await;
         let claimed_at = DateTime::from_timestamp_nanos(1_796_104_800_123_456_789);
         let key = db.code_key().await.unwrap();
         let insert_one = async |slot: Slot, name: &str| {
@@ -293,7 +298,7 @@ mod tests {
     /// once.
     #[tokio::test(flavor = "multi_thread")]
     async fn batches_written_by_many_at_once_make_each_claim_one_row_or_one_refusal() {
-        let (mysql, db, coupon_id, drop_id) = shop(300).await;
+        let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
 
         // Each writer overlaps with half of the slots before it; some have other people, some
         // people other slots.
@@ -313,7 +318,7 @@ mod tests {
         let results = futures_util::future::join_all(twice.map(|batch| written(&db, batch))).await;
 
         let count = async |from: &str| -> u64 {
-            let sql = format!("SELECT COUNT(*) FROM firstcome.{from}");
+            let sql = format!("SELECT COUNT(*) FROM batches.{from}");
             mysql.query(&sql).await.unwrap()[0][0].parse().unwrap()
         };
         let rows = count("issued_coupons").await;

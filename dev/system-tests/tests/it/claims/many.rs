@@ -1,14 +1,9 @@
 //! Many at once: never too many, one each, everyone who was promised a slot has the row with that
 //! slot.
 
-use std::time::Duration;
-
 use firstcome_testkit::{
-    Answer, Promise, all_issued, assert_clean, assert_exact, eventually, open_world, people, rows, rush, tally,
+    Answer, Promise, all_issued, assert_clean, assert_exact, eventually, open_world, people, rush, tally,
 };
-
-/// Until all rows are there. A rush of thousands on a busy machine takes a while.
-const ISSUED: Duration = Duration::from_secs(60);
 
 /// Everyone's slot, no two the same.
 fn accepted_slots(answers: &[Promise]) -> Vec<u32> {
@@ -50,8 +45,13 @@ async fn a_thousand_claims_of_one_person_give_one_slot_and_one_row() {
     assert_eq!(world.topic.offsets().await.iter().map(|(_, end)| end).sum::<i64>(), 1, "one message");
 }
 
+/// How many come for five hundred; `CROWD=10000` for a release.
+fn crowd() -> usize {
+    std::env::var("CROWD").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
+}
+
 #[tokio::test]
-async fn five_hundred_for_ten_thousand_people_over_two_apis_and_two_consumers_are_exact() {
+async fn five_hundred_for_thousands_of_people_over_two_apis_and_two_consumers_are_exact() {
     let (world, first) = open_world("two-apis").await;
     let second = world.serve().await;
     let consumers = [world.consume().await, world.consume().await];
@@ -60,8 +60,8 @@ async fn five_hundred_for_ten_thousand_people_over_two_apis_and_two_consumers_ar
         second.http().get(&format!("/v1/coupons/{}", coupon.id)).await.status == 200
     })
     .await;
-    let answers = rush(&[&first, &second], coupon.id, &people(10_000), 500).await;
-    assert_eq!(tally(&answers), [("accepted".into(), 500), ("sold_out".into(), 9_500)].into());
+    let answers = rush(&[&first, &second], coupon.id, &people(crowd()), 500).await;
+    assert_eq!(tally(&answers), [("accepted".into(), 500), ("sold_out".into(), crowd() - 500)].into());
     all_issued(&world, coupon.drop, 500).await;
     assert_exact(&world, &coupon, 500, &answers).await;
     drop(consumers);
@@ -84,21 +84,4 @@ async fn several_coupons_at_once_do_not_mix() {
         assert_eq!(accepted_slots(answers), (1..=*quantity).collect::<Vec<_>>());
         assert_exact(&world, coupon, *quantity, answers).await;
     }
-}
-
-#[tokio::test]
-async fn consumers_that_come_and_go_during_a_rush_leave_no_gap_and_no_double() {
-    let (world, api) = open_world("come-and-go").await;
-    let mut consumers = vec![world.consume().await];
-    let coupon = api.open_coupon(2_000).await;
-    let claims = tokio::spawn(rush(&[&api], coupon.id, &people(2_000), 100));
-    for target in [200, 600, 1_000] {
-        eventually("rows come", ISSUED, async || rows(&world, coupon.drop).await.len() > target).await;
-        consumers.push(world.consume().await);
-        assert_eq!(consumers.remove(0).process.stop().await, 0);
-    }
-    let answers = claims.await.unwrap();
-    all_issued(&world, coupon.drop, 2_000).await;
-    assert_exact(&world, &coupon, 2_000, &answers).await;
-    assert!(world.sql.query("SELECT * FROM failed_claims").await.is_empty());
 }

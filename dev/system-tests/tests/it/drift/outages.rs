@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Status;
-use firstcome_stack::{Fault, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_stack::{Fault, RedisOptions, RedisServer};
 use firstcome_testkit::{Answer, Fixture, LIMIT, Stores, World, error_of, eventually, people, rush, status_of};
 use serde_json::json;
 
 use crate::drift::support::{Hindered, assert_settled, clean_pass, injector, mailed};
-use crate::faults::waves::kafka_behind_proxy;
+use crate::faults::waves::{breakable_mysql, kafka_behind_proxy};
 
 /// Clients of a broker that is gone take their time to give up.
 const GIVEN_UP: Duration = Duration::from_secs(60);
@@ -26,12 +26,12 @@ async fn until_failed(world: &World, run: &str) {
 
 #[tokio::test]
 async fn mysql_lost_in_mid_pass_fails_the_run_which_is_recorded_when_mysql_is_back() {
-    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_mysql(&mysql), "d-no-mysql").await;
+    let (mysql, _turn) = breakable_mysql().await;
+    let fixture = Fixture::on(Stores::shared().await.with_mysql(mysql), "d-no-mysql").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No database", 200, 200).await;
     let proxy = mysql.proxy().await.unwrap();
-    let slow = Hindered::over(world, &mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
+    let slow = Hindered::over(world, mysql, proxy, &[("RECONCILE_CRON", "* * * * * *")]).await;
     assert_eq!(slow.daemon.process.status(), None);
     injector(world, &coupon).await.make(Drift::Unissued, 3).await.unwrap();
     let lost = slow.begin_slow_pass(world).await;
@@ -77,8 +77,8 @@ async fn redis_lost_in_mid_pass_fails_the_run_and_what_is_left_is_mended_when_re
 
 #[tokio::test]
 async fn kafka_lost_in_mid_pass_fails_the_run_and_the_process_still_stops_within_seconds() {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_kafka(&kafka), "d-no-kafka").await;
+    let (kafka, _, _turn) = kafka_behind_proxy().await;
+    let fixture = Fixture::on(Stores::shared().await.with_kafka(kafka), "d-no-kafka").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("No Kafka", 200, 200).await;
     let slow = Hindered::start(world, &[]).await;

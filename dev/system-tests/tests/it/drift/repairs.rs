@@ -6,7 +6,7 @@ use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
-    eventually, given_out, kinds, open_world, people, plain, redis_holders, rush,
+    eventually, given_out, kinds, open_world, people, plain, rush,
 };
 use serde_json::json;
 
@@ -19,24 +19,6 @@ async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], exp
     assert_exact(world, coupon, 20, answers).await;
     assert_clean(&world.pass().await, coupon);
     assert_exact(world, coupon, 20, answers).await;
-}
-
-#[tokio::test]
-async fn people_removed_from_redis_are_put_back_on_their_slots() {
-    let (world, api) = open_world("removed").await;
-    let (coupon, answers) = given_out(&world, &api).await;
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    let holders = redis_holders(&world, &coupon).await;
-    for slot in [1, 7, 20] {
-        world.redis.command::<i64>(&["ZREM", &users, &holders[&slot]]).await;
-        world.redis.command::<i64>(&["HDEL", &world.redis.claimants(coupon.id), &holders[&slot]]).await;
-    }
-    assert!(matches!(api.claim(coupon.id, "u-late").await, Answer::Problem(409 | 503, _)), "never one too many");
-    one_pass_mends(&world, &coupon, &answers, &[(Kind::MissingAdmission, 3)]).await;
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(api.claim(coupon.id, user).await, Answer::Already { drop, slot });
-    }
 }
 
 #[tokio::test]

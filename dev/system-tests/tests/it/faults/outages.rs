@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{Fault, KafkaOptions, KafkaServer, RedisOptions, RedisServer};
+use firstcome_stack::{Fault, RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Fixture, Http, LIMIT, Stores, World, all_issued, assert_clean, assert_exact, eventually, holders, people,
     rows, rush, shared, tally,
 };
 
-use super::waves::{HEALED, Waves, follows, impatient, replication};
+use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxy, replication};
 
 #[tokio::test]
 async fn with_redis_down_admission_is_closed_and_says_when_to_try_again() {
@@ -67,8 +67,8 @@ async fn a_redis_without_memory_admits_nobody_and_changes_nothing() {
 
 #[tokio::test]
 async fn an_api_frozen_in_mid_claim_goes_on_later_without_harm() {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(&kafka), "api-frozen").await;
+    let (kafka, _, _turn) = kafka_behind_proxy().await;
+    let world = World::on(Stores::shared().await.with_kafka(kafka), "api-frozen").await;
     world.set("PUBLISH_DEADLINE_MS", "1000");
     let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;

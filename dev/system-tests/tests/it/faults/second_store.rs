@@ -1,11 +1,13 @@
 //! No yes before a second store beside Redis has the claim: two faults at once lose no promise.
 
 use firstcome_reconciler::report::{Kind, Run};
-use firstcome_stack::{KafkaOptions, KafkaServer, RedisOptions, RedisServer};
+use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Api, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
     eventually_some, holders, kinds, people, rows, rush, tally,
 };
+
+use super::waves::kafka_behind_proxy;
 
 /// Redis dies and comes back with what it had.
 async fn back_to(copy: OldCopy, redis: &RedisServer) {
@@ -42,10 +44,9 @@ async fn filled_up(world: &World, api: &Api, coupon: &Coupon, mut answers: Vec<P
 
 #[tokio::test]
 async fn with_kafka_down_and_redis_gone_back_every_promise_becomes_a_row() {
-    let (kafka, redis) =
-        tokio::try_join!(KafkaServer::start(KafkaOptions::default()), RedisServer::start(RedisOptions::default()))
-            .unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(&kafka).with_redis(&redis), "second-kafka").await;
+    let (kafka, _, _turn) = kafka_behind_proxy().await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = World::on(Stores::shared().await.with_kafka(kafka).with_redis(&redis), "second-kafka").await;
     world.set("PUBLISH_DEADLINE_MS", "500");
     let (Fixture { world, api, consumer: _consumer }, coupon, mut answers) = five_of_twenty(world).await;
     let users = people(15);

@@ -4,10 +4,9 @@
 use std::time::{Duration, Instant};
 
 use firstcome_stack::{Fault, FaultProxy, MysqlOptions, MysqlServer, Protocol, RedisOptions, RedisServer};
-use firstcome_testkit::{Answer, Http, Keys, Stores, eventually, shared};
-use reqwest::Method;
+use firstcome_testkit::{Answer, Keys, Stores, eventually, shared};
 
-use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies, kafka_behind_proxy};
+use super::waves::{HEALED, Waves, follows, impatient, kafka_behind_proxies};
 
 /// Until a silent host is left, on a busy machine. The kernel alone would take a quarter of an
 /// hour.
@@ -24,24 +23,6 @@ async fn passes_again(waves: &Waves) {
         run["status"] == "clean" || run["status"] == "repaired"
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_redis_host_that_died_without_a_word_is_left() {
-    let stack = shared().await;
-    let proxy = stack.redis.proxy().await.unwrap();
-    let world = impatient(Stores::shared().await, "silent-redis").await;
-    world.set("REDIS_URL", &stack.redis.url_via(&proxy));
-    Waves::begin(world)
-        .await
-        .survives(async |waves| {
-            proxy.strand_now();
-            assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into());
-            let open = async || waves.api.http().get("/readyz").await.status == 200;
-            eventually("the API has left it", LEFT, open).await;
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-        })
-        .await;
 }
 
 #[tokio::test]
@@ -95,61 +76,6 @@ async fn a_redis_that_was_demoted_with_its_clients_connected_is_left() {
             let promoted = Keys::new(&replica.url(), &waves.world.setting("REDIS_KEY_PREFIX"));
             let users = promoted.of_drop(waves.coupon.id, waves.coupon.drop, "users");
             assert_eq!(promoted.command::<i64>(&["ZCARD", &users]).await, 40, "the new master has them");
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn a_mysql_host_that_died_without_a_word_is_left() {
-    let stack = shared().await;
-    let proxy = stack.mysql.proxy().await.unwrap();
-    let world = impatient(Stores::shared().await, "silent-mysql").await;
-    world.set("DATABASE_URL", &stack.mysql.database_url_via(&proxy, world.database()));
-    // One such wait is bearable, one for each connection of the pool is not.
-    world.set("DATABASE_TIMEOUT_MS", "4000");
-    Waves::begin(world)
-        .await
-        .survives(async |waves| {
-            // All connections of the pool are made.
-            let me = format!("/v1/coupons/{}/claims/me", waves.coupon.id);
-            let ask =
-                |person| waves.api.http().request(Method::GET, &me).header("x-user-id", format!("nobody-{person}"));
-            futures_util::future::join_all((0..64).map(ask).map(Http::send)).await;
-            proxy.strand_now();
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-            eventually("the API has left it", LEFT, async || {
-                waves.api.patch(waves.coupon.id, &serde_json::json!({"name": "renamed"})).await.status == 200
-            })
-            .await;
-            passes_again(waves).await;
-            waves.issued(40).await;
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn a_kafka_host_that_died_without_a_word_is_left() {
-    let (server, proxy, _turn) = kafka_behind_proxy().await;
-    let world = impatient(Stores::shared().await.with_kafka(server), "silent-kafka").await;
-    Waves::begin(world)
-        .await
-        .survives(async |waves| {
-            proxy.strand_now();
-            assert_eq!(waves.wave().await, [("accepted".into(), 20)].into());
-            let other = waves.api.open_coupon(1_000).await;
-            let mut people = 0..;
-            eventually("a claim is queued", LEFT, async || {
-                let user = format!("after-{}", people.next().unwrap());
-                matches!(waves.api.claim(other.id, &user).await, Answer::Accepted { queued: true, .. })
-            })
-            .await;
-            let by_consumer = format!(
-                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND issued_by = 'consumer'",
-                other.drop
-            );
-            eventually("the consumer has it", LEFT, async || waves.world.sql.number(&by_consumer).await > 0).await;
-            passes_again(waves).await;
-            waves.issued(40).await;
         })
         .await;
 }

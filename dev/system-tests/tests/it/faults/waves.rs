@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisServer};
+use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisServer};
 use firstcome_testkit::{
     Api, Coupon, Http, Keys, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
     rush, tally,
@@ -133,9 +133,10 @@ impl Waves {
 }
 
 static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();
-static TURN: Mutex<()> = Mutex::const_new(());
+static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
-/// The one Kafka whose clients all go through a proxy; one test at a time has its guard.
+/// The one Kafka that tests may break, whose clients all go through a proxy; one test at a time has
+/// its guard.
 pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static FaultProxy, MutexGuard<'static, ()>) {
     let (kafka, [proxy, ..], turn) = kafka_behind_proxies().await;
     (kafka, proxy, turn)
@@ -144,13 +145,35 @@ pub(crate) async fn kafka_behind_proxy() -> (&'static KafkaServer, &'static Faul
 /// The same with two proxies more, for clients of their own.
 pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [FaultProxy; 3], MutexGuard<'static, ()>)
 {
-    let turn = TURN.lock().await;
+    let turn = KAFKA_TURN.lock().await;
     let start = async || KafkaServer::start_behind_proxies(KafkaOptions::default()).await.unwrap();
     let (kafka, proxies) = KAFKA.get_or_init(start).await;
+    // A test may have left it dead or frozen.
+    if kafka.pid().is_none() {
+        kafka.start_again().await.unwrap();
+    } else {
+        kafka.thaw().await.unwrap();
+    }
     for proxy in proxies {
         proxy.set(Fault::Pass).await.unwrap();
     }
     (kafka, proxies, turn)
+}
+
+static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
+static MYSQL_TURN: Mutex<()> = Mutex::const_new(());
+
+/// The one MySQL that tests may break; one test at a time has its guard.
+pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'static, ()>) {
+    let turn = MYSQL_TURN.lock().await;
+    let mysql = MYSQL.get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap()).await;
+    if mysql.pid().is_none() {
+        mysql.start_again().await.unwrap();
+    }
+    for setting in ["super_read_only = OFF", "read_only = OFF", "lc_messages = 'en_US'"] {
+        mysql.query(&format!("SET GLOBAL {setting}")).await.unwrap();
+    }
+    (mysql, turn)
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
-use firstcome_stack::{KafkaOptions, KafkaServer};
 use firstcome_testkit::{
     Answer, Fixture, LIMIT, LOCK_WAITS, Promise, Session, Stores, World, all_issued, assert_clean, assert_exact,
     eventually, holders, open_world, people, rows, rush,
 };
 use rustix::process::Signal;
+
+use crate::faults::waves::kafka_behind_proxy;
 
 fn promised(answers: &[Promise]) -> usize {
     answers.iter().filter(|(_, answer)| answer.promised().is_some()).count()
@@ -78,8 +79,8 @@ async fn a_consumer_stopped_under_load_hands_over_without_a_gap_or_a_double() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_stop_its_claim_half_way() {
-    let kafka = KafkaServer::start(KafkaOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_kafka(&kafka), "hang-up").await;
+    let (kafka, _, _turn) = kafka_behind_proxy().await;
+    let world = World::on(Stores::shared().await.with_kafka(kafka), "hang-up").await;
     world.set("PUBLISH_DEADLINE_MS", "20000");
     let Fixture { world, api, consumer: _consumer } = Fixture::of(world).await;
     let coupon = api.open_coupon(5).await;

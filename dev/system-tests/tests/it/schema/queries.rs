@@ -8,8 +8,9 @@ use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, select};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection as _};
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings, migrations};
-use firstcome_stack::{MysqlOptions, MysqlServer};
 use firstcome_testkit::{LIMIT, LOCK_WAITS, Session, Stores, World, eventually};
+
+use crate::faults::waves::breakable_mysql;
 
 /// Two people's rows: of coupon 1 and of coupon 2. The first is locked by `Session`, so that
 /// reading it takes as long as a test wants.
@@ -104,8 +105,8 @@ async fn a_refused_statement_leaves_the_pool_usable() {
 
 #[tokio::test]
 async fn errors_are_told_apart_whatever_language_the_server_speaks() {
-    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let world = World::on(Stores::shared().await.with_mysql(&server), "language").await;
+    let (server, _turn) = breakable_mysql().await;
+    let world = World::on(Stores::shared().await.with_mysql(server), "language").await;
     world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
     let german =
         world.sql.refusal("INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')");
@@ -133,7 +134,7 @@ async fn errors_are_told_apart_whatever_language_the_server_speaks() {
 
 #[tokio::test]
 async fn a_primary_that_was_demoted_is_left_and_no_row_of_it_is_believed() {
-    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let (server, _turn) = breakable_mysql().await;
     let settings =
         DbSettings { url: server.database_url("firstcome").into(), pool_size: 1, limit: Duration::from_secs(10) };
     let db = Db::new(&settings).unwrap();

@@ -3,13 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::Point;
-use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, RedisOptions, RedisServer};
+use firstcome_stack::{Fault, FaultProxy, RedisOptions, RedisServer};
 use firstcome_testkit::{
     Api, Coupon, Http, LIMIT, Process, Promise, Running, Stores, World, assert_nothing_found, rows,
 };
+use tokio::sync::MutexGuard;
 
 use super::Scenario;
 use super::tally::Seen;
+use crate::faults::waves::kafka_behind_proxy;
 
 /// SIGABRT, as a shell counts it.
 const ABORTED: i32 = 128 + 6;
@@ -21,23 +23,23 @@ pub(super) struct Environment {
     /// Where the consumer is what crashes, there is no other.
     _consumer: Option<Running<Http>>,
     /// The way to Kafka, where that is what is broken.
-    kafka: Option<FaultProxy>,
-    _own: (Option<RedisServer>, Option<KafkaServer>),
+    kafka: Option<(&'static FaultProxy, MutexGuard<'static, ()>)>,
+    _redis: Option<RedisServer>,
 }
 
 impl Environment {
     pub(super) async fn new(name: &str, scenario: Scenario) -> Self {
         let mut stores = Stores::shared().await;
-        let (mut redis, mut kafka, mut proxy) = (None, None, None);
+        let (mut redis, mut kafka) = (None, None);
         // The gate is closed for all who share a Redis.
         if scenario == Scenario::Gate {
             let own = redis.insert(RedisServer::start(RedisOptions::default()).await.unwrap());
             stores = stores.with_redis(own);
         }
         if scenario == Scenario::Kept {
-            let (own, way) = KafkaServer::start_behind_proxy(KafkaOptions::default()).await.unwrap();
-            stores = stores.with_kafka(kafka.insert(own));
-            proxy = Some(way);
+            let (breakable, way, turn) = kafka_behind_proxy().await;
+            stores = stores.with_kafka(breakable);
+            kafka = Some((way, turn));
         }
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
         // Passes wait for as long before they judge what is young; the claims here are few.
@@ -47,12 +49,12 @@ impl Environment {
         world.set("RUST_LOG", "warn,firstcome_api=info,firstcome_reconciler=info");
         let consumer = async { if scenario == Scenario::Batch { None } else { Some(world.consume().await) } };
         let (api, consumer, ()) = tokio::join!(world.serve(), consumer, world.open());
-        Self { world, api, _consumer: consumer, kafka: proxy, _own: (redis, kafka) }
+        Self { world, api, _consumer: consumer, kafka, _redis: redis }
     }
 
     /// Breaks the way to Kafka, or mends it, where that belongs to the scenario.
     pub(super) async fn kafka_is(&self, fault: Fault) {
-        if let Some(proxy) = &self.kafka {
+        if let Some((proxy, _turn)) = &self.kafka {
             proxy.set(fault).await.unwrap();
         }
     }
