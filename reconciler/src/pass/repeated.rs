@@ -1,6 +1,6 @@
 //! Reopenings in vain. While another store is away, one is tried every few seconds, and each says
-//! the same: they are recorded as one run that lasts, so that the tables grow with what happens, and
-//! not with attempts.
+//! the same: they are recorded as one run that lasts, so that the tables grow with what happens,
+//! and not with attempts.
 
 use std::collections::HashMap;
 use std::time::Duration;
