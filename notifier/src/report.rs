@@ -235,8 +235,8 @@ pub struct Run {
     /// Sealed drops were examined too.
     #[serde(default)]
     pub deep: bool,
-    /// Not every drop was compared: one coupon or drop was asked for, or the pass failed before. Not
-    /// kept: it matters only right after the pass.
+    /// Not every drop was compared: one coupon or drop was asked for, or the pass failed before.
+    /// Not kept: it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
     /// The earlier run that said the same, where this one has no row of its own. Not kept, as

@@ -291,8 +291,8 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
-        // The row of a run that is under way belongs to the pass lock: others are recorded when they
-        // end.
+        // The row of a run that is under way belongs to the pass lock: others are recorded when
+        // they end.
         if request.work == Work::Pass {
             record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);

@@ -39,9 +39,9 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], besides: &Besides,
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
 
-/// Drops of coupons that are opened together at first, and most slots of them and people besides. Each time it is
-/// twice as many drops, up to a thousand: the first open soon, and the last do, too. A coupon that
-/// has more is alone.
+/// Drops of coupons that are opened together at first, and most slots of them and people besides.
+/// Each time it is twice as many drops, up to a thousand: the first open soon, and the last do, too.
+/// A coupon that has more is alone.
 const TOGETHER: (usize, u64) = (4, 50_000);
 
 /// In which portions drops are compared. Closed coupons come first, a few at a time, so that the

@@ -102,8 +102,8 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
             process.kill().await;
             let crashes = process.crashes();
             process.come_back(Some(point));
-            // It is started with the point, dies there, and is started once more. One that ended for
-            // another reason meanwhile is started without the point.
+            // It is started with the point, dies there, and is started once more. One that ended
+            // for another reason meanwhile is started without the point.
             let begun = Instant::now();
             let died = until(Duration::from_millis(*ms), || process.crashes() > crashes).await;
             if !died {

@@ -84,8 +84,8 @@ pub(super) async fn coupon(
         "resume" => ("resume", json!({"paused": false})),
         "raise" => {
             let quantity = asked.quantity.trim().parse::<u32>().ok();
-            // The API takes it for the coupon and every drop of it that is not closed: it must raise
-            // one of them, and lower none.
+            // The API takes it for the coupon and every drop of it that is not closed: it must
+            // raise one of them, and lower none.
             let now = drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.quantity);
             let now: Vec<u32> = now.chain([coupon.quantity]).collect();
             let most = now.iter().copied().max().unwrap_or(u32::MAX);

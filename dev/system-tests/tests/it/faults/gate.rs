@@ -84,7 +84,8 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     fixture.world.set("PUBLISH_DEADLINE_MS", &own_deadline);
     let (coupon, _) = fixture.held("Two", 20, 10).await;
     let daemons = [fixture.world.settled_daemon().await, fixture.world.settled_daemon().await];
-    // With both; then each alone, after a loss that the other ended and after one that it ended itself.
+    // With both; then each alone, after a loss that the other ended and after one that it ended
+    // itself.
     for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {
         daemons.iter().for_each(|daemon| daemon.process.thaw());
         // One that stands still in its work keeps the locks for a while.
