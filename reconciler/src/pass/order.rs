@@ -40,8 +40,8 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], besides: &Besides,
 }
 
 /// Drops of coupons that are opened together at first, and most slots of them and people besides.
-/// Each time it is twice as many drops, up to a thousand: the first open soon, and the last do, too.
-/// A coupon that has more is alone.
+/// Each time it is twice as many drops, up to a thousand: the first open soon, and the last do,
+/// too. A coupon that has more is alone.
 const TOGETHER: (usize, u64) = (4, 50_000);
 
 /// In which portions drops are compared. Closed coupons come first, a few at a time, so that the
