@@ -180,7 +180,7 @@ impl<'a> Executor<'a> {
         match &item.action {
             Action::WriteMeta => self.write_meta().await,
             Action::WriteAllowList => self.write_allow_list().await,
-            Action::Rebuild(holdings) => self.rebuild(holdings).await,
+            Action::Rebuild { holdings, before } => self.rebuild(holdings, *before).await,
             Action::Move { user, from } => self.move_person(user, *from).await,
             Action::Withdraw { user, from } => self.withdraw(user, *from).await,
             Action::SetCount => self.repair_count().await,

@@ -65,26 +65,37 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Everything known goes back, then the counter is made to add up, and only then does `meta`
-    /// let admission see the drop.
-    pub(super) async fn rebuild(&self, holdings: &[Holding]) -> Result<Attempt, ExecuteError> {
-        let generation = self.generation().await?;
-        super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await?;
-        let coupon = std::iter::once(&self.facts.coupon);
-        if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon).await?.into_values().next() {
-            return Ok(Attempt::Changed(why));
-        }
+    /// What comes before the first person is put back into a lost drop.
+    pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
+        super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
+    }
+
+    /// Puts people back into a lost drop, which admission does not see before [`Executor::rebuild`]
+    /// has ended. Gives how many slots were another's already; `None`: Redis lost data since.
+    pub(crate) async fn rebuild_some(&self, holdings: &[Holding]) -> Result<Option<usize>, ExecuteError> {
         let mut taken = 0;
         for chunk in holdings.chunks(AT_ONCE) {
             if self.stop.is_cancelled() {
                 return Err(ExecuteError::Stopped);
             }
-            let once_per = self.facts.once_per();
-            match self.redis.put_back(&self.keys, &generation, self.drop_id(), once_per, chunk).await? {
-                Done::Applied(words) => taken += words.iter().filter(|word| **word == PutBack::Taken).count(),
-                _ => return Ok(Attempt::Changed(EMPTIED.into())),
-            }
+            let Some(words) = self.put_back_all(chunk).await? else { return Ok(None) };
+            taken += words.iter().filter(|word| **word == PutBack::Taken).count();
         }
+        Ok(Some(taken))
+    }
+
+    /// Everything known goes back, then the counter is made to add up, and only then does `meta`
+    /// let admission see the drop.
+    pub(super) async fn rebuild(&self, holdings: &[Holding], before: usize) -> Result<Attempt, ExecuteError> {
+        let generation = self.generation().await?;
+        self.begin_rebuild().await?;
+        let coupon = std::iter::once(&self.facts.coupon);
+        if let Some(why) = super::allow_lists::restore(self.db, self.redis, coupon).await?.into_values().next() {
+            return Ok(Attempt::Changed(why));
+        }
+        let Some(taken) = self.rebuild_some(holdings).await? else {
+            return Ok(Attempt::Changed(EMPTIED.into()));
+        };
         crash_point(Point::PeopleRebuilt);
         // Before admission sees the drop: what is left of it is theirs first.
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
@@ -110,7 +121,7 @@ impl Executor<'_> {
         let counted = self.repair_count().await?;
         Ok(match counted {
             Attempt::Done(_) if taken > 0 => Attempt::Done(Some(format!("{taken} slots were another's already"))),
-            Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", holdings.len()))),
+            Attempt::Done(_) => Attempt::Done(Some(format!("{} people put back", before + holdings.len()))),
             other => other,
         })
     }

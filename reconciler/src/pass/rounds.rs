@@ -281,14 +281,33 @@ impl Pass<'_> {
             .buffered(AHEAD)
             .map(|seen| async { collect::page(stores, header, seen?).await });
         let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+        let rebuilding = self.begin_rebuild(header).await?;
         while let Some(page) = pages.try_next().await? {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
+            if let Some(executor) = &rebuilding {
+                // Where Redis lost data since, the rest of the rebuild says so.
+                executor.rebuild_some(&planner.take_holdings()).await?;
+            }
         }
         let plan = planner.finish();
         self.memory.verified.note(header, &plan, self.settings.page_slots);
         crate::metrics::stage("look", began.elapsed());
         Ok(plan)
+    }
+
+    /// The people of a lost drop that is large are put back while it is read, and not kept: they may
+    /// be millions.
+    async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Broken> {
+        let facts = &header.facts;
+        let is_large = header.upper() > self.settings.page_slots;
+        if self.request.dry_run || !is_large || !facts.is_lost() || !facts.tail_known {
+            return Ok(None);
+        }
+        self.must_be_same_life().await?;
+        let executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
+        executor.begin_rebuild().await?;
+        Ok(Some(executor))
     }
 
     /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.

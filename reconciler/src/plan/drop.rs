@@ -48,16 +48,14 @@ impl Planner<'_> {
 
     fn lost(&mut self) {
         let holdings = std::mem::take(&mut self.rebuild);
-        let never_opened = !self.facts.has_opened() && holdings.is_empty();
+        let (before, known) = (self.rebuilt, self.rebuilt + holdings.len());
+        let never_opened = !self.facts.has_opened() && known == 0;
         let detail = if never_opened {
             "Redis does not have this drop, which has not opened yet".to_owned()
         } else {
-            format!(
-                "Redis does not have this drop; {} people are known from rows, messages and failed claims",
-                holdings.len()
-            )
+            format!("Redis does not have this drop; {known} people are known from rows, messages and failed claims")
         };
-        self.push(Kind::RedisLost, None, None, Action::Rebuild(holdings), detail);
+        self.push(Kind::RedisLost, None, None, Action::Rebuild { holdings, before }, detail);
     }
 
     /// While the topic can't be read, an unread message may promise any slot to anybody. Until then
@@ -75,7 +73,7 @@ impl Planner<'_> {
                 | Action::ResolveDuplicate { .. }
                 | Action::ToFront { .. } => false,
                 Action::WriteMeta | Action::PutBack { .. } | Action::Issue(_) | Action::IssueDeadLetter { .. } => lost,
-                Action::Rebuild(_) => opened,
+                Action::Rebuild { .. } => opened,
                 Action::Withdraw { .. }
                 | Action::SetCount
                 | Action::Move { .. }
@@ -243,7 +241,7 @@ impl Planner<'_> {
 fn rank(action: &Action) -> u8 {
     match action {
         Action::WriteMeta | Action::WriteAllowList => 0,
-        Action::Rebuild(_) => 1,
+        Action::Rebuild { .. } => 1,
         Action::Revoke(_) | Action::ResolveRevoked { .. } => 2,
         Action::Withdraw { .. } => 3,
         Action::PutBack { .. } => 4,

@@ -57,7 +57,11 @@ pub enum Action {
     /// Write the coupon's allow list as MySQL has it.
     WriteAllowList,
     /// Make the drop anew in Redis from everything that is known of it.
-    Rebuild(Vec<Holding>),
+    Rebuild {
+        holdings: Vec<Holding>,
+        /// People of a large drop who were put back while it was read.
+        before: usize,
+    },
     /// Give a person another slot: theirs is another person's, or none of the drop's. Without a
     /// free slot they go to the head of the waiting list, and their promise is listed as broken.
     Move {
@@ -139,7 +143,7 @@ impl Action {
     pub fn kind(&self) -> ActionKind {
         match self {
             Self::WriteMeta | Self::WriteAllowList => ActionKind::WriteMeta,
-            Self::Rebuild(_) => ActionKind::Rebuild,
+            Self::Rebuild { .. } => ActionKind::Rebuild,
             Self::Move { .. } => ActionKind::Move,
             Self::Withdraw { .. } => ActionKind::Withdraw,
             Self::PutBack { .. } | Self::ToFront { .. } => ActionKind::PutBack,
@@ -212,6 +216,8 @@ pub struct Planner<'a> {
     facts: &'a DropFacts,
     items: Vec<Planned>,
     rebuild: Vec<Holding>,
+    /// Those of a lost drop who were taken already.
+    rebuilt: usize,
     numbers: Numbers,
     examined: Examined,
     young: u64,
@@ -242,6 +248,7 @@ impl<'a> Planner<'a> {
             facts,
             items: Vec::new(),
             rebuild: Vec::new(),
+            rebuilt: 0,
             numbers: Numbers::default(),
             examined: Examined::default(),
             young: 0,
@@ -258,6 +265,14 @@ impl<'a> Planner<'a> {
             given: HashSet::new(),
             left: Left::default(),
         }
+    }
+
+    /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
+    /// kept whole.
+    pub fn take_holdings(&mut self) -> Vec<Holding> {
+        let holdings = std::mem::take(&mut self.rebuild);
+        self.rebuilt += holdings.len();
+        holdings
     }
 
     fn push(

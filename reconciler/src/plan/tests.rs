@@ -236,7 +236,7 @@ impl World {
         match action {
             Action::WriteMeta => self.meta = Some(true),
             Action::WriteAllowList => self.list_differs = false,
-            Action::Rebuild(holdings) => {
+            Action::Rebuild { holdings, .. } => {
                 for holding in holdings {
                     self.put_back(&holding.user, i64::from(holding.slot), holding.certain);
                 }

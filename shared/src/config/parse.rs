@@ -4,6 +4,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error, Parser};
 
 /// What the command line asks for; where it can't be read, says why and ends the process.
+#[expect(clippy::disallowed_methods, reason = "as clap's own exit: nothing has begun yet that had to end")]
 pub fn parse<Cli: Parser>(mut command: Command) -> Cli {
     let read = match command.try_get_matches_from_mut(std::env::args_os()) {
         Ok(matches) => Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command)),

@@ -254,7 +254,7 @@ fn a_lost_drop_is_not_loaded_without_whom_the_dead_letter_table_alone_knows() {
     ];
     let plan = world.plan();
     let rebuilt = plan.items.iter().find_map(|item| match &item.action {
-        Action::Rebuild(holdings) => Some(holdings),
+        Action::Rebuild { holdings, .. } => Some(holdings),
         _ => None,
     });
     let mut rebuilt: Vec<_> = rebuilt.unwrap().iter().map(|h| (h.slot, h.user.clone(), h.certain)).collect();

@@ -87,7 +87,9 @@ async fn two_daemons_wait_after_every_loss_for_the_slowest_api_s_deadline() {
     // With both; then each alone, after a loss that the other ended and after one that it ended
     // itself.
     for (round, stands_still) in [None, Some(0), Some(1), Some(1)].into_iter().enumerate() {
-        daemons.iter().for_each(|daemon| daemon.process.thaw());
+        for daemon in &daemons {
+            daemon.process.thaw();
+        }
         // One that stands still in its work keeps the locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
         eventually("no pass is running", HEALED, async || fixture.world.sql.number(running).await == 0).await;
