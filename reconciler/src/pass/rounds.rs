@@ -296,8 +296,8 @@ impl Pass<'_> {
         Ok(plan)
     }
 
-    /// The people of a lost drop that is large are put back while it is read, and not kept: they may
-    /// be millions.
+    /// The people of a lost drop that is large are put back while it is read, and not kept: they
+    /// may be millions.
     async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Broken> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
