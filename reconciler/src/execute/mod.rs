@@ -161,6 +161,7 @@ impl<'a> Executor<'a> {
             Action::Promote { .. } => self.promote(run).await,
             Action::IssueDeadLetter { .. } => self.issue_dead_letters(run).await,
             Action::ResolveDuplicate { .. } => self.resolve_duplicates(run).await,
+            Action::Readmit { .. } => self.readmit(run).await,
             _ => {
                 let mut attempts = Vec::with_capacity(run.len());
                 for item in run {
@@ -186,14 +187,14 @@ impl<'a> Executor<'a> {
             Action::SetCount => self.repair_count().await,
             Action::Revoke(one) => self.revoke(one).await,
             Action::ResolveRevoked { id } => self.resolve_revoked(*id).await,
-            Action::Readmit { id, user, claimed_at } => self.readmit(*id, user, *claimed_at).await,
             Action::Report => Ok(Attempt::Reported),
             Action::PutBack { .. }
             | Action::Issue(_)
             | Action::ToFront { .. }
             | Action::Promote { .. }
             | Action::IssueDeadLetter { .. }
-            | Action::ResolveDuplicate { .. } => Ok(Attempt::Changed("planned out of order".into())),
+            | Action::ResolveDuplicate { .. }
+            | Action::Readmit { .. } => Ok(Attempt::Changed("planned out of order".into())),
         }
     }
 

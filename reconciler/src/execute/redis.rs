@@ -262,29 +262,55 @@ impl Executor<'_> {
         Ok(attempts)
     }
 
-    pub(super) async fn readmit(
-        &self,
-        id: i64,
-        user: &UserId,
-        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
-    ) -> Result<Attempt, ExecuteError> {
-        let generation = self.generation().await?;
-        match self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await? {
-            Done::Applied(Some(given @ Given { slot, .. })) => {
-                crash_point(Point::PersonMoved);
-                let claim = self.given(user, given);
-                let written = self.write_row(&Claim { claimed_at: claimed_at.or(claim.claimed_at), ..claim }).await?;
-                if let Attempt::Done(_) = written {
-                    let detail = format!("admitted anew in slot {slot}");
-                    self.resolve(Resolution { id, how: "readmitted", detail: detail.clone() }).await?;
-                    return Ok(Attempt::Done(Some(detail)));
-                }
-                Ok(written)
+    /// Dead letters whose people get another slot, many at a time: first all slots, then all rows.
+    pub(super) async fn readmit(&self, run: &[Planned]) -> Result<Vec<Attempt>, ExecuteError> {
+        let mut attempts = Vec::with_capacity(run.len());
+        for some in run.chunks(AT_ONCE) {
+            self.must_go_on()?;
+            let slots = join_all(some.iter().map(|item| self.slot_for_letter(&item.action))).await;
+            crash_point(Point::PersonMoved);
+            let slots: Vec<_> = slots.into_iter().collect::<Result<_, _>>()?;
+            let rows: Vec<_> = slots.iter().flatten().map(|(_, claim)| (claim.clone(), None)).collect();
+            let mut written = self.write_rows(&rows).await?.into_iter();
+            let mut resolutions = Vec::new();
+            for slot in slots {
+                attempts.push(match slot {
+                    Err(refused) => refused,
+                    Ok((id, claim)) => match written.next() {
+                        Some(Attempt::Done(_)) => {
+                            let detail = format!("admitted anew in slot {}", claim.slot);
+                            resolutions.push(Resolution { id, how: "readmitted", detail: detail.clone() });
+                            Attempt::Done(Some(detail))
+                        }
+                        left => left.unwrap_or_else(|| Attempt::Changed("nothing was written".into())),
+                    },
+                });
             }
-            Done::Applied(None) => Ok(Attempt::Left("no slot is left".into())),
-            Done::Changed => Ok(Attempt::Changed("its person is admitted by now; the next pass looks again".into())),
-            Done::Stale => Ok(Attempt::Changed(EMPTIED.into())),
+            self.db.resolve_dead_letters(resolutions, self.run_id).await?;
         }
+        Ok(attempts)
+    }
+
+    /// Gives the person of a dead letter a slot in Redis: the letter, and the claim that it is now.
+    /// What a store refuses keeps no other back.
+    async fn slot_for_letter(&self, action: &Action) -> Result<Result<(i64, Claim), Attempt>, ExecuteError> {
+        let Action::Readmit { id, user, claimed_at } = action else {
+            return Ok(Err(Attempt::Changed("planned out of order".into())));
+        };
+        let generation = self.generation().await?;
+        let moved = self.redis.move_person(&self.keys, &generation, self.drop_id(), user, None, None).await;
+        Ok(match moved.map_err(ExecuteError::from) {
+            Ok(Done::Applied(Some(given))) => {
+                let claim = self.given(user, given);
+                Ok((*id, Claim { claimed_at: claimed_at.or(claim.claimed_at), ..claim }))
+            }
+            Ok(Done::Applied(None)) => Err(Attempt::Left("no slot is left".into())),
+            Ok(Done::Changed) => {
+                Err(Attempt::Changed("its person is admitted by now; the next pass looks again".into()))
+            }
+            Ok(Done::Stale) => Err(Attempt::Changed(EMPTIED.into())),
+            Err(error) => Err(Attempt::Changed(error.about_data().ok_or(error)?)),
+        })
     }
 
     /// What became of each; `None` where Redis was emptied meanwhile.
