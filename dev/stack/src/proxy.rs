@@ -236,7 +236,12 @@ impl Pump<'_> {
                 let _ = self.to.shutdown().await;
                 return Ok(());
             }
-            lost_replies |= self.replies && self.fault.borrow().on(self.number) == Fault::DropReplies;
+            let fault = self.fault.borrow().on(self.number);
+            // This connection is about to be closed.
+            if fault == Fault::Cut {
+                return Err(Broken);
+            }
+            lost_replies |= self.replies && fault == Fault::DropReplies;
             let drops = lost_replies || closed;
             // Counted first: who has received a byte finds it counted.
             let counter = if drops { self.dropped } else { self.passed };

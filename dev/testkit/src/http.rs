@@ -50,7 +50,9 @@ impl Http {
 
     /// A client that gives up on an answer after so long.
     fn patient(base: &str, patience: Duration) -> Self {
-        let client = reqwest::Client::builder().timeout(patience).no_proxy().build().unwrap();
+        // Long before the server closes a connection that is idle: else a request could meet that.
+        let idle = Duration::from_secs(5);
+        let client = reqwest::Client::builder().timeout(patience).pool_idle_timeout(idle).no_proxy().build().unwrap();
         Self { client, base: base.to_owned() }
     }
 

@@ -175,6 +175,23 @@ fn failed_runs_and_stalls() {
 }
 
 #[test]
+fn what_is_of_no_drop() {
+    let of_none = |kind, detail, coupon| {
+        let action = if coupon { ActionKind::GrantLicence } else { ActionKind::Report };
+        let finding = general(kind, action, if coupon { Outcome::Failed } else { Outcome::Skipped }, detail);
+        let coupon_id = coupon.then_some(CouponId(1));
+        Run { findings: vec![Finding { coupon_id, needs_person: true, ..finding }], status: Status::Drift, ..clean() }
+    };
+    let appendonly = "Redis does not write every admission to its disk before it answers (appendfsync is everysec)";
+    keep(
+        "unsafe_setting",
+        &mail(&[(at(1), &of_none(Kind::UnsafeSetting, appendonly, false))], &[], &linked()).unwrap(),
+    );
+    let closed = "coupon 1 stays closed, since something is left in it that admission could trip over";
+    keep("closed_coupon", &mail(&[(at(1), &of_none(Kind::RedisLost, closed, true))], &[], &linked()).unwrap());
+}
+
+#[test]
 fn all_kinds_over_many_drops() {
     let drops = (1..=23).map(|drop| {
         let mut findings = vec![

@@ -16,7 +16,7 @@ mod sealing;
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
 pub(crate) use by_hand::{EraseError, Erased, correct, deliver_again, discard, erase, give_up};
 pub(crate) use redis::{begin_life, fences, open_coupons, open_gate};
-pub(crate) use reopening::{Patience, renew_settings, restore_claimants};
+pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{let_expire, seal};
 
@@ -62,6 +62,16 @@ impl ExecuteError {
             Self::Stopped => None,
         }
     }
+
+    /// The same where one coupon may be why the store refused, or took too long over it.
+    pub fn about_one_coupon(&self) -> Option<String> {
+        let is_of_one = match self {
+            Self::Redis(error) => !error.is_io_error(),
+            Self::Mysql(error) => matches!(error, DbError::Query { .. } | DbError::TimedOut { .. }),
+            Self::Stopped => false,
+        };
+        is_of_one.then(|| self.to_string())
+    }
 }
 
 /// What became of one repair, before the next comparison confirms it.
@@ -88,12 +98,12 @@ pub struct Executor<'a> {
     pub(crate) generation: OnceCell<Generation>,
     /// Slots left for people who wait.
     pub(crate) left: u64,
-    restored: &'a Restored,
+    restored: &'a RestoredIn,
 }
 
 /// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
 /// all rows of the coupon, so it is done once, not for each of its drops.
-pub type Restored = Mutex<HashSet<(CouponId, Generation)>>;
+pub type RestoredIn = Mutex<HashSet<(CouponId, Generation)>>;
 
 /// Repairs carried out in one statement or script.
 const AT_ONCE: usize = 500;
@@ -102,7 +112,7 @@ impl<'a> Executor<'a> {
     pub fn new(
         stores: &'a Stores,
         header: &'a DropHeader,
-        restored: &'a Restored,
+        restored: &'a RestoredIn,
         run_id: &'a str,
         stop: &'a CancellationToken,
     ) -> Self {

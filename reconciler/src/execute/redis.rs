@@ -59,7 +59,7 @@ impl Executor<'_> {
     async fn restore_claimants(&self, generation: &Generation) -> Result<(), ExecuteError> {
         let this = (self.facts.coupon.id, generation.clone());
         if !self.restored.lock().contains(&this) {
-            super::restore_claimants(self.db, self.redis, &self.facts.coupon).await?;
+            super::restore_claimants(self.db, self.redis, &self.facts.coupon, super::Restored::Missing).await?;
             self.restored.lock().insert(this);
         }
         Ok(())
@@ -267,7 +267,11 @@ impl Executor<'_> {
         let mut attempts = Vec::with_capacity(run.len());
         for some in run.chunks(AT_ONCE) {
             self.must_go_on()?;
-            let slots = join_all(some.iter().map(|item| self.slot_for_letter(&item.action))).await;
+            // A few at a time: each looks for a free slot, and Redis serves others in between.
+            let mut slots = Vec::with_capacity(some.len());
+            for few in some.chunks(8) {
+                slots.extend(join_all(few.iter().map(|item| self.slot_for_letter(&item.action))).await);
+            }
             crash_point(Point::PersonMoved);
             let slots: Vec<_> = slots.into_iter().collect::<Result<_, _>>()?;
             let rows: Vec<_> = slots.iter().flatten().map(|(_, claim)| (claim.clone(), None)).collect();

@@ -1,18 +1,18 @@
 //! What a coupon that a loss of Redis has closed needs besides its unsealed drops, before it opens.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use firstcome_shared::coupon::Coupon;
-use firstcome_shared::domain::{CouponId, OncePer};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::sealed::CouponHistory;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropMeta;
 use futures_util::future::try_join_all;
 
-use super::revocations::restore_revocations;
-use super::{ExecuteError, Restored, allow_lists};
+use super::revocations::restore_revocations_after;
+use super::{ExecuteError, allow_lists};
 use crate::stores::Stores;
 
 /// Whether a coupon that an operator is changing right now is waited for.
@@ -28,12 +28,11 @@ pub(crate) enum Patience {
 /// were not left out.
 pub(crate) async fn renew_settings(
     stores: &Stores,
-    coupons: &[(CouponId, Generation)],
+    coupons: &[CouponId],
     patience: Patience,
-    restored: &Restored,
 ) -> Result<HashSet<CouponId>, ExecuteError> {
-    let seen = try_join_all(coupons.iter().map(|(coupon, _)| stores.redis.revision(*coupon))).await?;
-    let seen = coupons.iter().map(|(coupon, _)| *coupon).zip(seen);
+    let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
+    let seen = coupons.iter().copied().zip(seen);
     let mut taken = Vec::new();
     match patience {
         Patience::None => taken = stores.db.take_revisions(seen.collect()).await?,
@@ -50,14 +49,12 @@ pub(crate) async fn renew_settings(
     }
     let histories = stores.db.histories(taken.iter().map(|(coupon, _)| coupon.id).collect()).await?;
     let mut closed = HashSet::new();
-    for (coupon, _) in &taken {
-        let Some(history) = histories.get(&coupon.id) else { continue };
-        let life = coupons.iter().find(|(id, _)| *id == coupon.id);
-        let is_known = life.is_some_and(|life| restored.lock().contains(life));
+    for (coupon, drops) in &taken {
+        let history = histories.get(&coupon.id).copied().unwrap_or_default();
         // A bulkhead: what one coupon has keeps no other closed.
-        if let Err(error) = restore_history(stores, coupon, history, is_known).await {
-            let why = error.about_data().ok_or(error)?;
-            tracing::error!(coupon_id = coupon.id.0, why, "what Redis must know of sealed drops cannot be restored");
+        if let Err(error) = restore_history(stores, coupon, drops, history).await {
+            let why = error.about_one_coupon().ok_or(error)?;
+            tracing::error!(coupon_id = coupon.id.0, why, "what Redis must know of earlier drops cannot be restored");
             closed.insert(coupon.id);
         }
     }
@@ -74,19 +71,36 @@ pub(crate) async fn renew_settings(
     Ok(taken.iter().map(|(coupon, _)| coupon.id).filter(|coupon| !closed.contains(coupon)).collect())
 }
 
-/// A Redis that came back older may have forgotten who won in a drop that has been sealed since: no
-/// pass compares that one, and they could win again in the next.
+/// A Redis that came back older knows less, or other things, of drops that have been sealed since,
+/// and no pass compares these: who won in one could win again in the next, and one could be open
+/// again.
 async fn restore_history(
     stores: &Stores,
     coupon: &Coupon,
-    history: &CouponHistory,
-    claimants_are_known: bool,
+    drops: &[Drop],
+    history: CouponHistory,
 ) -> Result<(), ExecuteError> {
-    if history.revocations > 0 {
-        restore_revocations(&stores.db, &stores.redis, coupon).await?;
+    let Stores { db, redis, .. } = stores;
+    for sealed in drops.iter().filter(|drop| drop.sealed_at.is_some()) {
+        // MySQL answers for it from here on.
+        redis.expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO).await?;
     }
-    if history.people > 0 && !claimants_are_known {
-        restore_claimants(&stores.db, &stores.redis, coupon).await?;
+    let is_one_each = coupon.once_per == OncePer::Coupon && history.opened > 1;
+    if history.revocations > 0 {
+        let compared: HashSet<i64> =
+            drops.iter().filter(|drop| drop.sealed_at.is_none()).map(|drop| drop.id.0).collect();
+        let mut after = 0;
+        while let Some(page) = restore_revocations_after(db, redis, coupon, &mut after).await? {
+            if is_one_each {
+                let earlier = page.iter().filter(|one| !compared.contains(&one.drop_id));
+                let of_drops: Vec<_> = earlier.map(|one| (one.user_id.as_str(), DropId(one.drop_id))).collect();
+                redis.forget_claimants(coupon.id, &of_drops).await?;
+            }
+        }
+    }
+    // Not only where a drop is sealed: a revocation may have unsealed it just now.
+    if is_one_each {
+        restore_claimants(db, redis, coupon, Restored::All).await?;
     }
     Ok(())
 }
@@ -94,12 +108,26 @@ async fn restore_history(
 /// Rows read at a time.
 const ROWS_AT_ONCE: i64 = 5_000;
 
+/// Which of a coupon's claimants are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// Those that are not there: the coupon may be open.
+    Missing,
+    /// All: the coupon is closed, and what is there may be old.
+    All,
+}
+
 /// Adds every person with a row of the coupon to its claimants, drops whose keys have left Redis
 /// included: else they could get a second one in the next drop.
 ///
 /// # Errors
 /// [`ExecuteError`]; some may have been added.
-pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
+pub(crate) async fn restore_claimants(
+    db: &Db,
+    redis: &Redis,
+    coupon: &Coupon,
+    which: Restored,
+) -> Result<(), ExecuteError> {
     if coupon.once_per != OncePer::Coupon {
         return Ok(());
     }
@@ -108,6 +136,6 @@ pub(crate) async fn restore_claimants(db: &Db, redis: &Redis, coupon: &Coupon) -
         let people = db.holders_after(coupon.id, after.clone(), ROWS_AT_ONCE).await?;
         let Some((last, ..)) = people.last() else { return Ok(()) };
         after.clone_from(last);
-        redis.add_claimants(coupon.id, &people).await?;
+        redis.set_claimants(coupon.id, &people, which == Restored::Missing).await?;
     }
 }

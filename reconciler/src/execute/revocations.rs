@@ -3,6 +3,7 @@
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::Resolution;
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::Redis;
 
 use super::{Attempt, ExecuteError, Executor};
@@ -36,11 +37,21 @@ impl Executor<'_> {
 /// back after a loss, and before it opens.
 pub(super) async fn restore_revocations(db: &Db, redis: &Redis, coupon: &Coupon) -> Result<(), ExecuteError> {
     let mut after = 0;
-    loop {
-        let page = db.revocations_after(coupon.id, None, after).await?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = last.id;
-        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
-        redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
-    }
+    while restore_revocations_after(db, redis, coupon, &mut after).await?.is_some() {}
+    Ok(())
+}
+
+/// A page of them, after the one with number `after`, which moves on. `None`: there is none.
+pub(super) async fn restore_revocations_after(
+    db: &Db,
+    redis: &Redis,
+    coupon: &Coupon,
+    after: &mut i64,
+) -> Result<Option<Vec<Revocation>>, ExecuteError> {
+    let page = db.revocations_after(coupon.id, None, *after).await?;
+    let Some((last, _)) = page.last() else { return Ok(None) };
+    *after = last.id;
+    let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
+    redis.restore_revoked(coupon.id, coupon.once_per, &all).await?;
+    Ok(Some(all))
 }

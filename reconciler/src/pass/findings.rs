@@ -168,9 +168,8 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
 
 /// A coupon that could not be verified after a loss.
 pub(super) fn closed_coupon(coupon: CouponId) -> Finding {
-    let detail =
-        "this coupon is closed: Redis lost data, and something is left in the coupon that admission could trip over";
-    let finding = general(Kind::RedisLost, ActionKind::GrantLicence, detail.to_owned());
+    let detail = format!("coupon {coupon} stays closed, since something is left in it that admission could trip over");
+    let finding = general(Kind::RedisLost, ActionKind::GrantLicence, detail);
     Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
 }
 

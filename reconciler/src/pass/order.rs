@@ -17,9 +17,11 @@ pub(super) type Besides = HashMap<CouponId, u64>;
 pub(super) fn besides(drops: &[(Coupon, Drop)], histories: &HashMap<CouponId, CouponHistory>) -> Besides {
     let of_coupon = |coupon: &Coupon| {
         let history = histories.get(&coupon.id).copied().unwrap_or_default();
-        let people = if coupon.once_per == OncePer::Coupon { history.people } else { 0 };
-        let in_mysql = u64::try_from(people.saturating_add(history.revocations)).unwrap_or(0);
-        in_mysql + u64::from(coupon.allow_list.people)
+        let earlier = if coupon.once_per == OncePer::Coupon { history.opened - 1 } else { 0 };
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        // Each drop may have been given out whole.
+        let people = count(earlier).saturating_mul(coupon.quantity.into());
+        people.saturating_add(count(history.revocations)).saturating_add(coupon.allow_list.people.into())
     };
     drops.iter().map(|(coupon, _)| (coupon.id, of_coupon(coupon))).collect()
 }
@@ -53,11 +55,12 @@ pub(super) fn portions(
 ) -> Vec<Vec<(Coupon, Drop)>> {
     let (closed, open): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(coupon, _)| closed.contains(&coupon.id));
     let mut portions: Vec<Vec<_>> = Vec::new();
-    let mut slots = 0;
+    let mut slots = 0_u64;
     for of_coupon in closed.chunk_by(|a, b| a.0.id == b.0.id) {
         let own: u64 = of_coupon.iter().map(|(_, drop)| u64::from(drop.quantity)).sum();
-        let own = own + of_coupon.first().and_then(|(coupon, _)| besides.get(&coupon.id)).copied().unwrap_or_default();
-        slots += own;
+        let besides = of_coupon.first().and_then(|(coupon, _)| besides.get(&coupon.id)).copied();
+        let own = own.saturating_add(besides.unwrap_or_default());
+        slots = slots.saturating_add(own);
         let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
         match portions.last_mut() {
             Some(last) if last.len() + of_coupon.len() <= most && slots <= TOGETHER.1 => {

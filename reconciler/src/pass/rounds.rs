@@ -286,8 +286,10 @@ impl Pass<'_> {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
             if let Some(executor) = &rebuilding {
+                let holdings = planner.take_holdings();
                 // Where Redis lost data since, the rest of the rebuild says so.
-                executor.rebuild_some(&planner.take_holdings()).await?;
+                let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);
+                planner.were_put_back(holdings.len() - taken);
             }
         }
         let plan = planner.finish();
@@ -301,7 +303,9 @@ impl Pass<'_> {
     async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Broken> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
-        if self.request.dry_run || !is_large || !facts.is_lost() || !facts.tail_known {
+        // Without its `meta` admission and other passes don't take it for a drop with people.
+        let is_unseen = facts.meta_matches.is_none();
+        if self.request.dry_run || !is_large || !is_unseen || !facts.tail_known {
             return Ok(None);
         }
         self.must_be_same_life().await?;

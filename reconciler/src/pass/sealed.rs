@@ -79,7 +79,13 @@ impl Pass<'_> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);
             if wanted && own.iter().any(|d| d.sealed_at.is_none()) {
-                let restored = execute::restore_claimants(&self.stores.db, &self.stores.redis, &coupon).await;
+                let restored = execute::restore_claimants(
+                    &self.stores.db,
+                    &self.stores.redis,
+                    &coupon,
+                    execute::Restored::Missing,
+                )
+                .await;
                 if let Err(error) = restored {
                     let why = error.about_data().ok_or(error)?;
                     let mut finding = general(Kind::MissingAdmission, ActionKind::Report, why);

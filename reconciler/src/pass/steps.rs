@@ -31,7 +31,7 @@ pub(super) struct Pass<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) context: PassContext,
     pub(super) gate: PassGate,
-    pub(super) restored: execute::Restored,
+    pub(super) restored: execute::RestoredIn,
     /// Of coupons that a loss of Redis has closed.
     pub(super) besides: Besides,
 }
@@ -116,6 +116,10 @@ impl<'a> Pass<'a> {
     async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Broken> {
         if self.request.work == Work::Reopening || self.request.dry_run || self.stores.redis.gate_is_open().await? {
             return Ok(None);
+        }
+        // The reopening does this coupon, too; this pass would open the gate after one coupon.
+        if self.request.work == Work::Change {
+            return Err(Broken::AnotherLife);
         }
         let patience = self.settings.longest_in_flight + Duration::from_secs(5);
         let lock = PassLock::take(&self.stores.db_settings, Work::Reopening, patience);
@@ -309,7 +313,8 @@ impl<'a> Pass<'a> {
         if fenced.is_empty() {
             return Ok(());
         }
-        let renewed = execute::renew_settings(self.stores, &fenced, patience, &self.restored).await?;
+        let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
+        let renewed = execute::renew_settings(self.stores, &ids, patience).await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Broken::AnotherLife);

@@ -270,9 +270,12 @@ impl<'a> Planner<'a> {
     /// Who is to be put back into a lost drop, as far as the pages show by now: a large drop is not
     /// kept whole.
     pub fn take_holdings(&mut self) -> Vec<Holding> {
-        let holdings = std::mem::take(&mut self.rebuild);
-        self.rebuilt += holdings.len();
-        holdings
+        std::mem::take(&mut self.rebuild)
+    }
+
+    /// So many of those were put back.
+    pub fn were_put_back(&mut self, people: usize) {
+        self.rebuilt += people;
     }
 
     fn push(

@@ -23,36 +23,41 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// What Redis has of a coupon besides its unsealed drops.
+/// What Redis may have to know of a coupon besides the drops that a pass compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
     id: i64,
-    /// People with a row in a sealed drop: where one may have one a coupon, they are among its
-    /// claimants.
+    /// Drops that have opened, or do within the hour, sealed or not.
     #[diesel(sql_type = BigInt)]
-    pub people: i64,
+    pub opened: i64,
     #[diesel(sql_type = BigInt)]
     pub revocations: i64,
 }
 
+/// Coupons in one statement: each counts entries of two indexes, perhaps thousands.
+const HISTORIES_AT_ONCE: usize = 200;
+
 impl Db {
-    /// What there is to be restored of coupons that a loss of Redis has closed, besides their
-    /// unsealed drops. One that has nothing is left out.
+    /// How much there may be to restore of coupons that a loss of Redis has closed, besides the
+    /// drops that are compared.
     pub async fn histories(&self, coupons: Vec<CouponId>) -> Result<HashMap<CouponId, CouponHistory>, DbError> {
-        self.run("histories of coupons", async move |conn| {
-            let found: Vec<CouponHistory> = diesel::sql_query(format!(
-                "SELECT w.id, CAST(COALESCE((SELECT SUM(d.sealed_rows) FROM drops d FORCE INDEX (drops_opened) \
-                     WHERE d.coupon_id = w.id AND d.sealed_at IS NOT NULL), 0) AS SIGNED) people, \
-                     (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations FROM ({LISTED}) w"
-            ))
-            .bind::<Text, _>(json(&coupons.iter().map(|coupon| coupon.0).collect::<Vec<_>>())?)
-            .load(conn)
-            .await?;
-            let found = found.into_iter().filter(|one| one.people + one.revocations > 0);
-            Ok(found.map(|one| (CouponId(one.id), one)).collect())
-        })
-        .await
+        let mut histories = HashMap::new();
+        for some in coupons.chunks(HISTORIES_AT_ONCE) {
+            let ids: Vec<i64> = some.iter().map(|coupon| coupon.0).collect();
+            let found = self.run("histories of coupons", async move |conn| {
+                diesel::sql_query(format!(
+                    "SELECT w.id, (SELECT COUNT(*) FROM drops d FORCE INDEX (drops_opened) \
+                         WHERE d.coupon_id = w.id AND d.opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) opened, \
+                         (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations FROM ({LISTED}) w"
+                ))
+                .bind::<Text, _>(json(&ids)?)
+                .load::<CouponHistory>(conn)
+                .await
+            });
+            histories.extend(found.await?.into_iter().map(|one| (CouponId(one.id), one)));
+        }
+        Ok(histories)
     }
 
     /// Seals a drop with as many rows as were verified. `false`: it does not close when the caller

@@ -313,12 +313,43 @@ impl Redis {
         Ok(Done::Applied(promoted.collect()))
     }
 
-    /// Adds people to a coupon's claimants, unless they are among them: person, drop and slot.
-    pub async fn add_claimants(&self, coupon: CouponId, people: &[(String, i64, Slot)]) -> Result<(), RedisError> {
+    /// Makes people a coupon's claimants, or only those who are none: person, drop and slot.
+    pub async fn set_claimants(
+        &self,
+        coupon: CouponId,
+        people: &[(String, i64, Slot)],
+        only_missing: bool,
+    ) -> Result<(), RedisError> {
         let key = keys::claimants(&self.prefix, coupon);
         let mut pipe = redis::pipe();
         for (user, drop, slot) in people {
-            pipe.cmd("HSETNX").arg(&key).arg(user).arg(format!("{drop}:{slot}")).ignore();
+            pipe.cmd(if only_missing { "HSETNX" } else { "HSET" })
+                .arg(&key)
+                .arg(user)
+                .arg(format!("{drop}:{slot}"))
+                .ignore();
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
+
+    /// Takes people off a coupon's claimants, each where they are there for this drop. The coupon
+    /// is closed: nobody becomes one meanwhile.
+    pub async fn forget_claimants(&self, coupon: CouponId, people: &[(&str, DropId)]) -> Result<(), RedisError> {
+        if people.is_empty() {
+            return Ok(());
+        }
+        let key = keys::claimants(&self.prefix, coupon);
+        let mut named = redis::cmd("HMGET");
+        named.arg(&key);
+        for (user, _) in people {
+            named.arg(*user);
+        }
+        let entries: Vec<Option<String>> = named.query_async(&mut self.conn.clone()).await?;
+        let mut pipe = redis::pipe();
+        for ((user, of), entry) in people.iter().zip(entries) {
+            if entry.is_some_and(|entry| entry.split_once(':').is_some_and(|(there, _)| there.parse() == Ok(of.0))) {
+                pipe.cmd("HDEL").arg(&key).arg(*user).ignore();
+            }
         }
         pipe.query_async(&mut self.conn.clone()).await
     }

@@ -55,8 +55,9 @@ async fn a_killed_kafka_comes_back_with_its_data_and_a_group_gets_its_partitions
     server.start_again().await.unwrap();
     assert_eq!(first_message(&bootstrap).await, "kept");
 
+    // Another group: the reader has committed where it was.
     let mut config = client(&bootstrap);
-    config.set("group.id", "g").set("auto.offset.reset", "earliest").set("session.timeout.ms", "1000");
+    config.set("group.id", "new").set("auto.offset.reset", "earliest").set("session.timeout.ms", "1000");
     config.set("heartbeat.interval.ms", "300");
     let consumer: StreamConsumer = config.create().unwrap();
     consumer.subscribe(&[TOPIC]).unwrap();

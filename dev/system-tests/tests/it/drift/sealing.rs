@@ -6,7 +6,8 @@ use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, coupon_body, eventually,
+    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, coupon_body, eventually, eventually_some,
+    people,
 };
 use serde_json::{Value, json};
 
@@ -179,14 +180,16 @@ async fn a_coupon_that_is_over_leaves_redis_unless_it_is_given_more_days() {
     assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
-#[tokio::test]
-async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
+/// A day that was sealed after Redis had been copied, and the copy that is back. Of three slots two
+/// were given out before the copy; of these one was revoked since, and the third was given out.
+async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, Coupon, Vec<Promise>) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), "d-days").await;
+    let fixture = Fixture::on(Stores::shared().await.with_redis(&redis), &format!("d-{once_per}")).await;
     let (world, mut body) = (&fixture.world, one_day());
     let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
     body["schedule"]["closes"] = json!("23:59");
     body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    body["once_per"] = json!(once_per);
     let (coupon, mut answers) = fixture.held_of(&body, 2).await;
     redis.stop().await.unwrap();
     let old = OldCopy::of(&redis).unwrap();
@@ -194,27 +197,68 @@ async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
     world.pass().await;
     answers.push(("w-last".into(), fixture.api.claim(coupon.id, "w-last").await));
     all_issued(world, coupon.drop, 3).await;
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    let revoked = fixture.api.revoke(coupon.id, &answers[0].0, &order).await.unwrap();
+    assert_eq!((revoked.0, revoked.1), answers.remove(0).1.promised().map(|(drop, slot)| (drop, Some(slot))).unwrap());
     assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
     until_sealed(&fixture, &coupon).await;
-
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
-    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
+    (fixture, redis, coupon, answers)
+}
+
+/// Until admission, which the older Redis has closed, is open again.
+async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &Coupon) {
     redis.start_again().await.unwrap();
     eventually("the API reaches Redis and finds the gate closed", LIMIT, async || {
         matches!(fixture.api.claim(coupon.id, "u-late").await, Answer::Problem(503, _))
     })
     .await;
-    world.pass().await;
+    fixture.world.pass().await;
+}
+
+#[tokio::test]
+async fn who_won_on_a_sealed_day_that_redis_forgot_does_not_win_on_the_next() {
+    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
+    let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    fixture.world.sql.query(open).await;
+    reopened(&fixture, &redis, &coupon).await;
     for (user, answer) in &answers {
         let (drop, slot) = answer.promised().unwrap();
         assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
     }
-    let (next, slot) = fixture.api.claim(coupon.id, "u-late").await.promised().unwrap();
-    assert!(next != coupon.drop && slot == 1, "{next} {slot}");
-    all_issued(world, next, 1).await;
-    assert_eq!(world.pass().await.status, Status::Clean);
+    // Nor is one who may claim again kept from it by what Redis knew.
+    for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
+        let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
+        assert!(promised.0 != coupon.drop && promised.1 == slot, "{user}: {promised:?}");
+    }
+    let next = fixture.world.sql.number("SELECT MAX(id) FROM drops").await;
+    all_issued(&fixture.world, next, 2).await;
+    assert_eq!(fixture.world.pass().await.status, Status::Clean);
+}
+
+#[tokio::test]
+async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
+    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
+    reopened(&fixture, &redis, &coupon).await;
+    // An API that has not heard of the sealing yet asks for another attempt.
+    let late = eventually_some("the API knows the drop is sealed", LIMIT, async || {
+        match fixture.api.claim(coupon.id, "u-late").await {
+            refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
+            answer => Ok(answer),
+        }
+    })
+    .await;
+    assert!(late.is("not_open"), "{late:?}");
+    // Their answer may have been lost: they hear it again.
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        assert_eq!(fixture.api.claim(coupon.id, user).await, Answer::Already { drop, slot }, "{user}");
+    }
+    let revoked = fixture.api.claim(coupon.id, &people(1)[0]).await;
+    assert!(revoked.is("not_open"), "{revoked:?}");
+    assert_eq!(fixture.world.sql.number("SELECT COUNT(*) FROM issued_coupons").await, 2);
+    assert_eq!(fixture.world.pass().await.status, Status::Clean);
 }
 
 #[tokio::test]

@@ -195,11 +195,15 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
     for n in 0..passes {
         run.run_id = format!("00000000-0000-0000-0000-{n:012}");
         run.started_at = first + TimeDelta::seconds(30) * n;
-        run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
+        // A run that begins has not ended.
+        run.finished_at = None;
         record::begin(&db, &run, How::default(), None).await.unwrap();
+        run.finished_at = Some(run.started_at + TimeDelta::seconds(1));
         record::finish(&db, &run, How::default()).await.unwrap();
     }
     assert_eq!(findings().await - before, written + i64::from(!has_kafka), "and none of the others");
+    let ended = "SELECT COUNT(*) FROM reconcile_runs WHERE id LIKE '00000000-%' AND number IS NOT NULL";
+    assert_eq!(world.sql.number(ended).await, i64::from(passes), "each is recorded in full");
     world.sql.number("SELECT (SELECT COUNT(*) FROM reconcile_runs) + COUNT(*) FROM reconcile_findings").await as f64
 }
 

@@ -113,11 +113,13 @@ async fn broken_promises_are_kept_from_the_mail_s_link_on_by_a_raised_quantity()
     assert_eq!(browser.run(button).await, json!("Raise the quantity of coupon 1 to 20"));
     assert_open_to_all(&browser, "ops-raise").await;
     browser.click("button[value=raise]").await;
-    until(&browser, "document.body.innerText.includes('of 20')").await;
-    pass_to_exact(&browser).await;
+    until(&browser, "document.querySelector('td[data-label=Quantity]').innerText === '20'").await;
+    // The change asks for a pass by itself.
+    mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
-    mailed(&f.world, &["resolved", "Winter coupon"]).await;
+    browser.click("button[value=pass]").await;
+    until(&browser, "document.querySelector('h1').innerText.includes('nothing found')").await;
 }
 
 #[tokio::test]
@@ -141,6 +143,7 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_mail_s_link_on() {
     fill(&browser, "#of-name", "Winter coupon").await;
     assert_open_to_all(&browser, "ops-correct").await;
     browser.click("form[action$=correct] button").await;
+    until(&browser, "document.body.innerText.includes('slot 20,')").await;
     browser.visit(link(&mail, "Run a pass over this drop, or raise its quantity, in a browser")).await;
     pass_to_exact(&browser).await;
     assert_settled(&f.world, &coupon, 20, 20, &answers).await;
