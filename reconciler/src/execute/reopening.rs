@@ -81,7 +81,12 @@ async fn restore_history(
     history: CouponHistory,
 ) -> Result<(), ExecuteError> {
     let Stores { db, redis, .. } = stores;
-    for sealed in drops.iter().filter(|drop| drop.sealed_at.is_some()) {
+    // A Redis that knows that the last sealed drop expires is not older than its sealing.
+    let saw_sealing = match history.last_sealed {
+        Some(last) => redis.expires(&redis.keys(coupon.id, DropId(last))).await?,
+        None => false,
+    };
+    for sealed in drops.iter().filter(|drop| drop.sealed_at.is_some() && !saw_sealing) {
         // MySQL answers for it from here on.
         redis.expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO).await?;
     }
@@ -99,7 +104,7 @@ async fn restore_history(
         }
     }
     // Not only where a drop is sealed: a revocation may have unsealed it just now.
-    if is_one_each {
+    if is_one_each && !saw_sealing {
         restore_claimants(db, redis, coupon, Restored::All).await?;
     }
     Ok(())

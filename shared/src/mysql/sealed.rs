@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::catalogue::LISTED;
@@ -33,6 +33,9 @@ pub struct CouponHistory {
     pub opened: i64,
     #[diesel(sql_type = BigInt)]
     pub revocations: i64,
+    /// Of the sealed drops the one that opened last.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub last_sealed: Option<i64>,
 }
 
 /// Coupons in one statement: each counts entries of two indexes, perhaps thousands.
@@ -49,7 +52,9 @@ impl Db {
                 diesel::sql_query(format!(
                     "SELECT w.id, (SELECT COUNT(*) FROM drops d FORCE INDEX (drops_opened) \
                          WHERE d.coupon_id = w.id AND d.opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 HOUR) opened, \
-                         (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations FROM ({LISTED}) w"
+                         (SELECT COUNT(*) FROM revoked_coupons r WHERE r.coupon_id = w.id) revocations, \
+                         (SELECT d.id FROM drops d FORCE INDEX (drops_opened) WHERE d.coupon_id = w.id \
+                             AND d.sealed_at IS NOT NULL ORDER BY d.opens_at DESC LIMIT 1) last_sealed FROM ({LISTED}) w"
                 ))
                 .bind::<Text, _>(json(&ids)?)
                 .load::<CouponHistory>(conn)

@@ -88,6 +88,25 @@ impl Redis {
         })
     }
 
+    /// When this person was admitted to this slot, as far as that is known; the outer `None` where
+    /// it is not theirs any more. One consistent read: the next holder of a slot that was revoked
+    /// has another instant, by which the old claim would not be void.
+    pub async fn admitted_person_at(
+        &self,
+        keys: &DropKeys,
+        (drop, slot): (DropId, Slot),
+        user: &UserId,
+    ) -> Result<Option<Option<i64>>, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
+        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        pipe.cmd("HGET").arg(&keys.times).arg(slot);
+        let (score, claimant, at): (Option<f64>, Option<String>, Option<i64>) =
+            pipe.query_async(&mut self.connection()).await?;
+        let is_theirs = score == Some(f64::from(slot)) || claimant == Some(format!("{drop}:{slot}"));
+        Ok(is_theirs.then_some(at))
+    }
+
     /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where
     /// that is not known.
     pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
@@ -195,6 +214,12 @@ impl Redis {
             pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0).arg("WITHSCORES");
         }
         Ok(read_numbers(pipe.query_async(&mut self.connection()).await?))
+    }
+
+    /// Whether a drop's keys are to expire: the pass that sealed it has said so.
+    pub async fn expires(&self, keys: &DropKeys) -> Result<bool, RedisError> {
+        let left: i64 = redis::cmd("TTL").arg(&keys.meta).query_async(&mut self.connection()).await?;
+        Ok(left > 0)
     }
 
     /// Which of these drops Redis has, in the order asked.

@@ -3,6 +3,7 @@
 //! what the model says, and the invariants hold besides.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admitted;
 mod allowed;
 mod command;
 mod model;

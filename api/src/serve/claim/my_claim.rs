@@ -126,10 +126,12 @@ impl Claims {
         user: UserId,
     ) -> Result<(), ClaimRefusal> {
         let keys = self.redis.keys(coupon.coupon.id, drop_id);
-        let admitted_at_ms = self.redis.admitted_at(&keys, slot).await.map_err(|error| {
+        let admitted = self.redis.admitted_person_at(&keys, (drop_id, slot), &user).await.map_err(|error| {
             tracing::debug!(%error, "when a claim was admitted could not be looked up");
             ClaimRefusal::StandingUnknown
         })?;
+        // Revoked or moved since it was looked up.
+        let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
         let now_ms = self.clock.now().timestamp_millis();
         let claim = AdmittedClaim { drop_id, slot, user, admitted_at_ms, now_ms, is_new: false };
         self.durability.ensure(coupon, claim).await.map(|_| ()).ok_or(ClaimRefusal::NotDurable)

@@ -202,6 +202,11 @@ async fn back_from_before_the_sealing(once_per: &str) -> (Fixture, RedisServer, 
     assert_eq!((revoked.0, revoked.1), answers.remove(0).1.promised().map(|(drop, slot)| (drop, Some(slot))).unwrap());
     assert_eq!(fixture.api.patch(coupon.id, &json!({"close_now": true})).await.status, 200);
     until_sealed(&fixture, &coupon).await;
+    // With all that it has, it keeps what it has of the sealed day.
+    let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
+    redis.kill().await.unwrap();
+    reopened(&fixture, &redis, &coupon).await;
+    assert_eq!(fixture.world.redis.command::<i64>(&["EXISTS", &meta]).await, 1);
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     (fixture, redis, coupon, answers)
