@@ -185,7 +185,7 @@ async fn a_list_that_cannot_be_written_keeps_closed_its_own_coupon_only() {
     let once = fixture.world.once_with(&[], &[]).await;
     let run = once.run();
     assert_eq!((run.status, once.code), (Status::Drift, 1), "{run:#?}");
-    let closed: Vec<_> = run.all_findings().filter(|finding| finding.detail.contains("coupon is closed")).collect();
+    let closed: Vec<_> = run.all_findings().filter(|finding| finding.detail.contains("stays closed")).collect();
     assert_eq!(closed.iter().map(|finding| finding.coupon_id.unwrap().0).collect::<Vec<_>>(), [listed.id], "{run:#?}");
     assert!(fixture.api.claim(other.id, "x").await.is_accepted());
     assert!(matches!(fixture.api.claim(listed.id, "a").await, Answer::Problem(503, _)));
