@@ -30,6 +30,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
     let mut unfinished = false;
     // Another process may be reopening admission; that is said once and not ten times a second.
     let mut is_told = false;
+    let request = Request { work: Work::Reopening, ..Request::new(Trigger::Startup) };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -42,7 +43,7 @@ pub(super) async fn redis(mut reconciler: Reconciler, notifier: Notifier, stop: 
         if !std::mem::replace(&mut is_told, true) {
             tracing::warn!("admission is closed: Redis may have lost data; verifying at once");
         }
-        let ran = reopen(&mut reconciler, &notifier, &stop).await;
+        let ran = pass_beside(&mut reconciler, &request, &notifier, &stop).await;
         match &ran {
             Ok(run) => unfinished = run.status == Status::Failed,
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
@@ -68,11 +69,16 @@ async fn is_open(redis: &Redis, reachable: &mut bool) -> bool {
     gate.unwrap_or(true)
 }
 
-async fn reopen(reconciler: &mut Reconciler, notifier: &Notifier, stop: &CancellationToken) -> Result<Run, PassError> {
+/// Runs a pass beside the loop of passes, and tells of it.
+async fn pass_beside(
+    reconciler: &mut Reconciler,
+    request: &Request,
+    notifier: &Notifier,
+    stop: &CancellationToken,
+) -> Result<Run, PassError> {
     let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
-    tracing::debug!(run_id, "a pass that reopens admission");
-    let request = Request { work: Work::Reopening, ..Request::new(Trigger::Startup) };
-    let run = reconciler.pass(&request, &run_id, stop).await?;
+    tracing::debug!(run_id, work = ?request.work, "a pass beside the others");
+    let run = reconciler.pass(request, &run_id, stop).await?;
     ended(&run, started, notifier).await;
     Ok(run)
 }
@@ -124,12 +130,11 @@ pub(super) async fn changes(mut reconciler: Reconciler, notifier: Notifier, stop
             if !redis.gate_is_open().await.unwrap_or(false) {
                 break;
             }
-            let (started, run_id) = (tokio::time::Instant::now(), new_run_id());
-            tracing::info!(run_id, coupon_id = coupon.0, "a change asks for a pass");
+            tracing::info!(coupon_id = coupon.0, "a change asks for a pass");
             let (work, coupon) = (Work::Change, Some(coupon));
             let request = Request { work, coupon, patience: PATIENCE, ..Request::new(Trigger::Startup) };
-            match reconciler.pass(&request, &run_id, &stop).await {
-                Ok(run) => ended(&run, started, &notifier).await,
+            match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
+                Ok(_) => {}
                 // Another process's, over another coupon: this one stays pending.
                 Err(PassError::Busy) => break,
                 Err(error) => tracing::warn!(%error, "no pass after the change"),

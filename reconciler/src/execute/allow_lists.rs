@@ -7,8 +7,8 @@ use std::time::Duration;
 use firstcome_shared::allow_list::{Followed, ListError, Which, follow};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
 
@@ -63,19 +63,15 @@ pub(super) async fn restore<'c>(
 async fn one(db: &Db, redis: &Redis, id: CouponId) -> Result<Result<Followed, String>, ExecuteError> {
     match follow(db, redis, id, Which::Different).await {
         Ok(followed) => Ok(Ok(followed)),
-        Err(error) if is_of_one_list(&error) => {
-            tracing::error!(%error, coupon = %id, "an allow list could not be written to Redis");
-            Ok(Err(format!("the allow list could not be written: {error}")))
+        Err(error) => {
+            let why = format!("the allow list could not be written: {error}");
+            let error = ExecuteError::from(error);
+            if !error.is_of_one_coupon() {
+                return Err(error);
+            }
+            tracing::error!(coupon = %id, why, "an allow list could not be written to Redis");
+            Ok(Err(why))
         }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether the store answered, or took too long over this list; else it is away for all lists.
-fn is_of_one_list(error: &ListError) -> bool {
-    match error {
-        ListError::Db(error) => matches!(error, DbError::Query { .. } | DbError::TimedOut { .. }),
-        ListError::Redis(error) => !error.is_io_error(),
     }
 }
 

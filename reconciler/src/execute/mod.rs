@@ -63,14 +63,13 @@ impl ExecuteError {
         }
     }
 
-    /// The same where one coupon may be why the store refused, or took too long over it.
-    pub fn about_one_coupon(&self) -> Option<String> {
-        let is_of_one = match self {
+    /// Whether the store answered, or took too long over this one coupon; else it is away for all.
+    fn is_of_one_coupon(&self) -> bool {
+        match self {
             Self::Redis(error) => !error.is_io_error(),
             Self::Mysql(error) => matches!(error, DbError::Query { .. } | DbError::TimedOut { .. }),
             Self::Stopped => false,
-        };
-        is_of_one.then(|| self.to_string())
+        }
     }
 }
 

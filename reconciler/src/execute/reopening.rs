@@ -1,6 +1,6 @@
 //! What a coupon that a loss of Redis has closed needs besides its unsealed drops, before it opens.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -24,12 +24,13 @@ pub(crate) enum Patience {
 
 /// Writes the settings of coupons' drops anew, in a revision of each coupon's own. A lost Redis may
 /// have come back with an older revision: a write that was held up through the loss would undo a
-/// later one. Before them their history and allow lists: they open next. Gives the coupons that
-/// were not left out.
+/// later one. Before them their history, as it was when the pass began, and allow lists: they open
+/// next. Gives the coupons that were not left out.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],
     patience: Patience,
+    histories: &HashMap<CouponId, CouponHistory>,
 ) -> Result<HashSet<CouponId>, ExecuteError> {
     let seen = try_join_all(coupons.iter().map(|coupon| stores.redis.revision(*coupon))).await?;
     let seen = coupons.iter().copied().zip(seen);
@@ -47,14 +48,15 @@ pub(crate) async fn renew_settings(
             }
         }
     }
-    let histories = stores.db.histories(taken.iter().map(|(coupon, _)| coupon.id).collect()).await?;
     let mut closed = HashSet::new();
     for (coupon, drops) in &taken {
         let history = histories.get(&coupon.id).copied().unwrap_or_default();
         // A bulkhead: what one coupon has keeps no other closed.
         if let Err(error) = restore_history(stores, coupon, drops, history).await {
-            let why = error.about_one_coupon().ok_or(error)?;
-            tracing::error!(coupon_id = coupon.id.0, why, "what Redis must know of earlier drops cannot be restored");
+            if !error.is_of_one_coupon() {
+                return Err(error);
+            }
+            tracing::error!(coupon_id = coupon.id.0, %error, "what Redis must know of earlier drops cannot be restored");
             closed.insert(coupon.id);
         }
     }

@@ -9,32 +9,28 @@ use firstcome_shared::mysql::sealed::CouponHistory;
 /// How long before its opening a coupon counts as open.
 const SOON_MS: i64 = 60 * 60 * 1_000;
 
-/// What there is to do for a coupon besides its unsealed drops, before it opens: what is restored
-/// of sealed drops, its revocations, its allow list. Counted in people, as slots are.
-pub(super) type Besides = HashMap<CouponId, u64>;
+/// What coupons have besides the drops that are compared.
+pub(super) type Histories = HashMap<CouponId, CouponHistory>;
 
-/// [`Besides`] of these drops' coupons.
-pub(super) fn besides(drops: &[(Coupon, Drop)], histories: &HashMap<CouponId, CouponHistory>) -> Besides {
-    let of_coupon = |coupon: &Coupon| {
-        let history = histories.get(&coupon.id).copied().unwrap_or_default();
-        let earlier = if coupon.once_per == OncePer::Coupon { history.opened - 1 } else { 0 };
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        // Each drop may have been given out whole.
-        let people = count(earlier).saturating_mul(coupon.quantity.into());
-        people.saturating_add(count(history.revocations)).saturating_add(coupon.allow_list.people.into())
-    };
-    drops.iter().map(|(coupon, _)| (coupon.id, of_coupon(coupon))).collect()
+/// What there is to do for a coupon besides its unsealed drops, before it opens: what is restored
+/// of earlier drops, its revocations, its allow list. Counted in people, as slots are.
+fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
+    let history = histories.get(&coupon.id).copied().unwrap_or_default();
+    let earlier = if coupon.once_per == OncePer::Coupon { history.opened - 1 } else { 0 };
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    // Each drop may have been given out whole.
+    let people = count(earlier).saturating_mul(coupon.quantity.into());
+    people.saturating_add(count(history.revocations)).saturating_add(coupon.allow_list.people.into())
 }
 
 /// The order of reopening: coupons that are open or about to open, those with the least to do
 /// first, so that no large one keeps others closed. The drops of a coupon stay together.
-pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], besides: &Besides, now_ms: i64) {
+pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histories, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
         let ended = drop.closes_at.is_some_and(|at| at.timestamp_millis() <= now_ms);
         let is_later = ended || drop.opens_at.timestamp_millis() > now_ms + SOON_MS;
-        let own = besides.get(&coupon.id).copied().unwrap_or_default();
-        let of_coupon = urgency.entry(coupon.id).or_insert((true, own));
+        let of_coupon = urgency.entry(coupon.id).or_insert_with(|| (true, besides(coupon, histories)));
         of_coupon.0 &= is_later;
         of_coupon.1 += if drop.opens_at.timestamp_millis() > now_ms { 0 } else { u64::from(drop.quantity) };
     }
@@ -51,15 +47,14 @@ const TOGETHER: (usize, u64) = (4, 50_000);
 pub(super) fn portions(
     drops: Vec<(Coupon, Drop)>,
     closed: &HashSet<CouponId>,
-    besides: &Besides,
+    histories: &Histories,
 ) -> Vec<Vec<(Coupon, Drop)>> {
     let (closed, open): (Vec<_>, Vec<_>) = drops.into_iter().partition(|(coupon, _)| closed.contains(&coupon.id));
     let mut portions: Vec<Vec<_>> = Vec::new();
     let mut slots = 0_u64;
     for of_coupon in closed.chunk_by(|a, b| a.0.id == b.0.id) {
         let own: u64 = of_coupon.iter().map(|(_, drop)| u64::from(drop.quantity)).sum();
-        let besides = of_coupon.first().and_then(|(coupon, _)| besides.get(&coupon.id)).copied();
-        let own = own.saturating_add(besides.unwrap_or_default());
+        let own = own.saturating_add(of_coupon.first().map_or(0, |(coupon, _)| besides(coupon, histories)));
         slots = slots.saturating_add(own);
         let most = TOGETHER.0 << portions.len().saturating_sub(1).min(8);
         match portions.last_mut() {
@@ -105,10 +100,11 @@ mod tests {
         let mut all =
             coupons([(1, 9_000_000, 0), (2, 10, now + 2 * SOON_MS), (3, 10, 0), (4, 10, now + 1)].into_iter());
         all.extend(coupons((10..110).map(|number| (number, 100, 0))));
-        let besides = Besides::from([(CouponId(11), 1_000_000), (CouponId(12), 60_000)]);
-        most_urgent_first(&mut all, &besides, now);
+        let revoked = |revocations| CouponHistory { revocations, ..CouponHistory::default() };
+        let histories = Histories::from([(CouponId(11), revoked(1_000_000)), (CouponId(12), revoked(60_000))]);
+        most_urgent_first(&mut all, &histories, now);
         let closed = all.iter().map(|(coupon, _)| coupon.id).filter(|id| id.0 != 20).collect();
-        let portions = portions(all, &closed, &besides);
+        let portions = portions(all, &closed, &histories);
         let ids = |portion: &[(Coupon, Drop)]| portion.iter().map(|(coupon, _)| coupon.id.0).collect::<Vec<_>>();
         assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [4, 8, 16, 32, 39, 1, 1, 1, 1, 1]);
         assert_eq!(ids(&portions[0])[..3], [4, 3, 10]);

@@ -66,7 +66,7 @@ impl Pass<'_> {
         let mut reports = Reports::default();
         self.memory.progress.begin(drops.len());
         let mut put_off = Vec::new();
-        for portion in portions(drops, &self.context.unverified, &self.besides) {
+        for portion in portions(drops, &self.context.unverified, &self.histories) {
             put_off.extend(self.one_portion(portion, &mut reports).await?);
         }
         for coupon in put_off {

@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
-use super::order::{Besides, besides, most_urgent_first};
+use super::order::{Histories, most_urgent_first};
 use super::{Broken, Request, Settings, findings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
@@ -33,7 +33,7 @@ pub(super) struct Pass<'a> {
     pub(super) gate: PassGate,
     pub(super) restored: execute::RestoredIn,
     /// Of coupons that a loss of Redis has closed.
-    pub(super) besides: Besides,
+    pub(super) histories: Histories,
 }
 
 /// The admission gate, as far as this pass is concerned.
@@ -57,8 +57,8 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, besides) = Default::default();
-        Self { stores, settings, memory, request, run, stop, context, gate, restored, besides }
+        let (context, gate, restored, histories) = Default::default();
+        Self { stores, settings, memory, request, run, stop, context, gate, restored, histories }
     }
 
     pub(super) async fn go(mut self) -> Result<(), Broken> {
@@ -173,8 +173,8 @@ impl<'a> Pass<'a> {
         let now_ms = self.stores.redis.time_ms().await?;
         if !self.context.unverified.is_empty() {
             let closed = self.context.unverified.iter().copied().collect();
-            self.besides = besides(drops, &self.stores.db.histories(closed).await?);
-            most_urgent_first(drops, &self.besides, now_ms);
+            self.histories = self.stores.db.histories(closed).await?;
+            most_urgent_first(drops, &self.histories, now_ms);
         }
         let opened: Vec<_> = drops.iter().filter(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms).collect();
         self.gate.has_begun = !opened.is_empty();
@@ -314,7 +314,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let ids: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        let renewed = execute::renew_settings(self.stores, &ids, patience).await?;
+        let renewed = execute::renew_settings(self.stores, &ids, patience, &self.histories).await?;
         fenced.retain(|(coupon, _)| renewed.contains(coupon));
         if !execute::open_coupons(&self.stores.redis, &fenced, &life).await? {
             return Err(Broken::AnotherLife);

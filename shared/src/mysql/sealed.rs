@@ -27,7 +27,7 @@ pub struct SealedDrop {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
-    id: i64,
+    pub id: i64,
     /// Drops that have opened, or do within the hour, sealed or not.
     #[diesel(sql_type = BigInt)]
     pub opened: i64,

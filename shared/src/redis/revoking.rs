@@ -106,6 +106,28 @@ impl Redis {
         }
         Ok(found)
     }
+
+    /// Takes people off a coupon's claimants, each where they are there for this drop. The coupon
+    /// is closed: nobody becomes one meanwhile.
+    pub async fn forget_claimants(&self, coupon: CouponId, people: &[(&str, DropId)]) -> Result<(), RedisError> {
+        if people.is_empty() {
+            return Ok(());
+        }
+        let key = keys::claimants(&self.prefix, coupon);
+        let mut named = redis::cmd("HMGET");
+        named.arg(&key);
+        for (user, _) in people {
+            named.arg(*user);
+        }
+        let entries: Vec<Option<String>> = named.query_async(&mut self.conn.clone()).await?;
+        let mut pipe = redis::pipe();
+        for ((user, of), entry) in people.iter().zip(entries) {
+            if names(entry.as_deref(), of.0) {
+                pipe.cmd("HDEL").arg(&key).arg(*user).ignore();
+            }
+        }
+        pipe.query_async(&mut self.conn.clone()).await
+    }
 }
 
 /// Whether an entry of the claimants is of this drop.
