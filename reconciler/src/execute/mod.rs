@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::mysql::issued::Claim;
+use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::DropKeys;

@@ -17,7 +17,7 @@ use dead_letters::Left;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
-use firstcome_shared::mysql::issued::Claim;
+use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::redis::repair::Holding;
 
 use crate::collect::snapshot::{DeadLetter, DropFacts, HalfRevoked};

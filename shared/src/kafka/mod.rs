@@ -1,6 +1,7 @@
 //! Kafka: how clients are set up, and the topic. Every default that loses or delays claims is set
 //! aside here.
 
+mod error;
 mod safety;
 mod security;
 mod topic;
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 
+pub use error::TopicError;
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Protocol, Security};
-pub use topic::{TopicError, check_topic, ensure_topic};
+pub use topic::{check_topic, ensure_topic};
 
 /// Milliseconds between two checks whether more must be fetched ahead. The default is a second: a
 /// busy consumer used up what was fetched in a quarter of it, and waited for the rest.
@@ -33,6 +35,11 @@ pub struct KafkaSettings {
 }
 
 impl KafkaSettings {
+    /// Each of `KAFKA_BROKERS`.
+    fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.brokers.split(',').map(str::trim)
+    }
+
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config

@@ -11,35 +11,9 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::KafkaSettings;
+use super::error::TopicError;
 use super::safety::{IN_SYNC, what_loses};
 use super::why_not::{Failures, NoAnswer};
-
-/// Why the topic can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TopicError {
-    #[error("Kafka cannot be reached at {brokers}: {reason}")]
-    Unreachable {
-        /// `KAFKA_BROKERS`.
-        brokers: String,
-        reason: String,
-    },
-    /// Waiting does not mend it. The sentence says what to change.
-    #[error("{0}")]
-    Setting(String),
-    #[error(
-        "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
-    )]
-    Missing(String),
-    /// The brokers refused to make it.
-    #[error("the topic {topic:?} could not be made: {reason}")]
-    Refused { topic: String, reason: String },
-}
-
-impl KafkaSettings {
-    pub(super) fn unreachable(&self, reason: String) -> TopicError {
-        TopicError::Unreachable { brokers: self.brokers.clone(), reason }
-    }
-}
 
 /// The first wait for an answer; each further one is twice as long. Between them it is looked
 /// whether the brokers refused, of which a call that waits says nothing until its time is up.
@@ -124,11 +98,6 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    /// Each of `KAFKA_BROKERS`.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.brokers.split(',').map(str::trim)
-    }
-
     /// The topic's settings; `None` where they can't be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;

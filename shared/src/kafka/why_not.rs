@@ -9,7 +9,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaSettings;
-use super::topic::TopicError;
+use super::error::TopicError;
 use crate::tls::{Answer, Store, Tls};
 
 /// Keeps for each broker the first reason for which a connection failed that may be a setting.

@@ -2,16 +2,12 @@
 //! code that its person was shown (docs/decisions/0021-codes.md).
 
 use chrono::{DateTime, SubsecRound as _, Utc};
-use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, QueryResult};
-use diesel_async::RunQueryDsl as _;
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, Mac as _};
 use rand::RngExt as _;
 use sha2::Sha256;
 
-use super::issued::Claim;
-use super::schema::code_key;
-use super::{Conn, Db, DbError, Refusal, refusal};
+use super::claim::Claim;
 
 /// The key that codes are derived with. One an installation.
 #[derive(Clone)]
@@ -56,31 +52,6 @@ fn written(bits: u128) -> String {
         code.push(char::from(ALPHABET[usize::try_from((bits >> (i * 5)) & 31).unwrap_or_default()]));
     }
     code
-}
-
-impl Db {
-    /// The installation's key, read once a pool.
-    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
-        let read = || self.run("key of the codes", async |conn| read(conn).await);
-        self.code_key.get_or_try_init(read).await.cloned()
-    }
-}
-
-/// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
-async fn read(conn: &mut Conn) -> QueryResult<CodeKey> {
-    let stored = code_key::table.select(code_key::secret);
-    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
-    let secret = if let Some(secret) = found {
-        secret
-    } else {
-        let drawn: [u8; 32] = rand::rng().random();
-        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
-        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
-            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
-            _ => stored.first(conn).await?,
-        }
-    };
-    CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
 }
 
 #[cfg(test)]

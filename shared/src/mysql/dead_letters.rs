@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text, Unsigned};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
-use super::issued::push_text;
+use super::literal::push_text;
 use super::schema::failed_claims;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, Slot, UserId};

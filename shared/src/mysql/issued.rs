@@ -9,8 +9,10 @@ use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
+use super::claim::Claim;
 use super::codes::{CodeKey, random_code};
 use super::dead_letters::{Resolution, resolve};
+use super::literal::push_text;
 use super::schema::{issued_coupons, revoked_coupons};
 use super::slot_limits::SlotLimits;
 use super::void::take_out_void;
@@ -30,17 +32,6 @@ impl IssuedBy {
             Self::Reconciler => "reconciler",
         }
     }
-}
-
-/// A claim that is to become a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    pub coupon_id: CouponId,
-    pub drop_id: DropId,
-    pub slot: Slot,
-    pub user_id: UserId,
-    /// When they were admitted, if that is known; else the row says now.
-    pub claimed_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, QueryableByName, Selectable)]
@@ -147,23 +138,6 @@ fn statement(claims: &[Claim], codes: &[String], limits: &SlotLimits, by: Issued
 /// Microseconds are the finest that MySQL reads; it rounds to what its column keeps.
 fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
-}
-
-/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
-/// does not have the form of an id is written in hexadecimal, so that no text can end its own
-/// literal.
-pub(super) fn push_text(sql: &mut String, text: &str) {
-    if UserId::has_form(text) {
-        sql.push('\'');
-        sql.push_str(text);
-        sql.push('\'');
-    } else {
-        sql.push_str("_utf8mb4 X'");
-        for byte in text.bytes() {
-            let _ = write!(sql, "{byte:02X}");
-        }
-        sql.push('\'');
-    }
 }
 
 /// The rows on these slots of one drop.

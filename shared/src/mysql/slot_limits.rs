@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
-use super::issued::Claim;
+use super::claim::Claim;
 use super::schema::slot_limits;
 use crate::domain::Slot;
 

@@ -8,7 +8,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
-use super::issued::{Claim, push_text};
+use super::claim::Claim;
+use super::literal::push_text;
 use super::{Conn, MOST_VALUES};
 
 #[derive(QueryableByName)]

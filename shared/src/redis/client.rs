@@ -1,7 +1,6 @@
 //! The connection that every use of Redis goes through, and the scripts' texts and hashes. Each
 //! script stands in a `.lua` file of its own with its KEYS, ARGV, replies and invariant.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +15,9 @@ use redis::{
     ServerErrorKind, Value,
 };
 
-use super::gate::KnownGate;
 use super::keys::DropKeys;
+use super::known_gate::KnownGate;
+use super::server::ServerFacts;
 use crate::domain::{CouponId, DropId};
 use crate::tls::{Address, Tls};
 
@@ -137,49 +137,6 @@ impl Redis {
     pub async fn ping(&self) -> Result<(), RedisError> {
         redis::cmd("PING").query_async(&mut self.connection()).await
     }
-}
-
-/// What a Redis server says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFacts {
-    /// Changes with every start of the process.
-    pub run_id: String,
-    /// `master_replid2`: whose data it had when it was promoted; zeros where it never was. Not
-    /// `master_replid`, which also changes when the first replica comes.
-    pub promoted_from: String,
-    /// `redis_version`.
-    pub version: String,
-    /// Whether it takes writes of its own.
-    pub is_master: bool,
-}
-
-impl ServerFacts {
-    /// From `INFO server` and `INFO replication`.
-    pub(super) fn of(info: &str) -> Self {
-        let fields = fields(info);
-        let field = |name: &str| (*fields.get(name).unwrap_or(&"")).to_owned();
-        Self {
-            run_id: field("run_id"),
-            promoted_from: field("master_replid2"),
-            version: field("redis_version"),
-            is_master: is_master(info),
-        }
-    }
-
-    /// One server process from one promotion to the next.
-    pub(super) fn id(&self) -> String {
-        format!("{}:{}", self.run_id, self.promoted_from)
-    }
-}
-
-/// What `INFO` tells, by name.
-pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).collect()
-}
-
-/// Whether `INFO replication` speaks of a server that takes writes of its own.
-pub(super) fn is_master(replication: &str) -> bool {
-    replication.lines().any(|line| line.trim_end() == "role:master")
 }
 
 /// A script that may load itself: everything but admission.

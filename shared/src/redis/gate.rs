@@ -14,26 +14,14 @@ use std::sync::{Arc, LazyLock};
 use futures_util::future::try_join_all;
 use redis::{RedisError, Value};
 
-use super::client::{Script, ServerFacts, fields, is_master};
+use super::client::Script;
+use super::known_gate::{Epoch, KnownGate};
+use super::server::ServerFacts;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
 static BEGIN_LIFE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/begin_life.lua")));
 static OPEN_COUPON: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/open_coupon.lua")));
-
-/// One life of Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Epoch(String);
-
-impl Epoch {
-    fn fresh() -> Self {
-        Self(format!("{:016x}", rand::random::<u64>()))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 /// What `fc:epoch` says: `EPOCH SERVER new|open`. It is open once the script was loaded, so that a
 /// script that is missing then was lost.
@@ -98,30 +86,6 @@ impl Gate {
     /// The life under which Redis may be verified; `None` after a loss that nobody has noted yet.
     pub fn life(&self) -> Option<&Life> {
         self.life.as_ref().filter(|life| self.has_script || !life.loaded)
-    }
-}
-
-/// The gate as this process read it last: which script it calls. By default it is not known.
-#[derive(Default)]
-pub(super) struct KnownGate {
-    pub(super) epoch: Option<Epoch>,
-    pub(super) script: String,
-    /// This server is the one that was verified.
-    pub(super) open: bool,
-    /// [`ServerFacts::promoted_from`] of this server.
-    pub(super) promoted_from: String,
-}
-
-impl KnownGate {
-    /// Whether a coupon that was verified in `verified` is open.
-    pub(super) fn has_epoch(&self, verified: Option<&str>) -> bool {
-        verified.is_some() && verified == self.epoch.as_ref().map(|epoch| epoch.0.as_str())
-    }
-
-    /// Whether `INFO replication` is of this server, and it was not demoted since: one that was
-    /// promoted again has older data and the same scripts.
-    pub(super) fn is_of(&self, replication: &str) -> bool {
-        is_master(replication) && fields(replication).get("master_replid2") == Some(&self.promoted_from.as_str())
     }
 }
 

@@ -1,16 +1,19 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), its gate and fencing tokens ([`gate`]),
-//! the scripts repairs are made of ([`repair`]), reads ([`reads`]), and the checks that refuse a
-//! Redis that could forget ([`safety`]).
+//! the scripts repairs are made of ([`repair`]), reads ([`reads`], of one person [`standing`]), and
+//! the checks that refuse a Redis that could forget ([`safety`]).
 
 pub mod admission;
 pub mod allow_list;
 pub mod client;
 pub mod gate;
 pub mod keys;
+pub mod known_gate;
 pub mod reads;
 pub mod repair;
 pub mod revoking;
 pub mod safety;
+pub mod server;
+pub mod standing;
 pub mod wake;
 mod why_not;
 

@@ -7,7 +7,7 @@ use redis::aio::ConnectionLike;
 use redis::{ErrorKind, RedisError};
 
 use super::Redis;
-use super::client::{ServerFacts, fields};
+use super::server::{ServerFacts, fields};
 
 /// Oldest Redis whose scripts behave as the gate needs: from 7.0 on `SCRIPT LOAD` is not copied to
 /// replicas.

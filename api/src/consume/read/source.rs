@@ -11,7 +11,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, Source as Origin};
-use firstcome_shared::mysql::issued::Claim;
+use firstcome_shared::mysql::claim::Claim;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;

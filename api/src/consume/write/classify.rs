@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::mysql::catalogue::DropRules;
-use firstcome_shared::mysql::issued::{Claim, IssuedRow};
+use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::issued::IssuedRow;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClaimVerdict {

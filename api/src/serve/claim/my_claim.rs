@@ -7,7 +7,7 @@ use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::Revocation;
-use firstcome_shared::redis::reads::Standing;
+use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -12,7 +12,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::reads::Standing;
+use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use firstcome_shared::domain::{Slot, UserId};
-use firstcome_shared::mysql::issued::{Claim, IssuedBy, insert};
+use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::issued::{IssuedBy, insert};
 use firstcome_shared::mysql::slot_limits::SlotLimits;
 
 use crate::injector::{Injected, Injector};

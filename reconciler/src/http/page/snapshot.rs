@@ -10,7 +10,8 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::{Epoch, Gate};
+use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::known_gate::Epoch;
 use firstcome_shared::redis::reads::DropNumbers;
 use tokio::time::timeout;
 

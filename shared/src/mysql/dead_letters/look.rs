@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{COLUMNS, DeadLetterRow};
 use crate::domain::{CouponId, DropId, Slot, UserId};
-use crate::mysql::issued::push_text;
+use crate::mysql::literal::push_text;
 use crate::mysql::ops_actions::{Act, Operator};
 use crate::mysql::schema::failed_claims;
 use crate::mysql::{Conn, Db, DbError};

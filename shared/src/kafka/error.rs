@@ -1,0 +1,29 @@
+//! Why the topic can't be used.
+
+use super::KafkaSettings;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    #[error("Kafka cannot be reached at {brokers}: {reason}")]
+    Unreachable {
+        /// `KAFKA_BROKERS`.
+        brokers: String,
+        reason: String,
+    },
+    /// Waiting does not mend it. The sentence says what to change.
+    #[error("{0}")]
+    Setting(String),
+    #[error(
+        "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
+    )]
+    Missing(String),
+    /// The brokers refused to make it.
+    #[error("the topic {topic:?} could not be made: {reason}")]
+    Refused { topic: String, reason: String },
+}
+
+impl KafkaSettings {
+    pub(super) fn unreachable(&self, reason: String) -> TopicError {
+        TopicError::Unreachable { brokers: self.brokers.clone(), reason }
+    }
+}

@@ -1,0 +1,23 @@
+//! Texts as literals, in statements that are not prepared.
+
+use std::fmt::Write as _;
+
+use crate::domain::UserId;
+
+/// A user id as a literal. One that a hand put into a store may hold anything, a quote too: what
+/// does not have the form of an id is written in hexadecimal, so that no text can end its own
+/// literal.
+pub(super) fn push_text(sql: &mut String, text: &str) {
+    if UserId::has_form(text) {
+        sql.push('\'');
+        sql.push_str(text);
+        sql.push('\'');
+    } else {
+        sql.push_str("_utf8mb4 X'");
+        for byte in text.bytes() {
+            // Writing to a `String` does not fail.
+            let _ = write!(sql, "{byte:02X}");
+        }
+        sql.push('\'');
+    }
+}

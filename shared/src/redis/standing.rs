@@ -1,0 +1,105 @@
+//! Reads of one person: where they stand, and when they were admitted.
+
+use redis::RedisError;
+
+use super::Redis;
+use super::keys::DropKeys;
+use crate::domain::{DropId, Slot, UserId};
+
+/// Where one person stands in a drop, and in its coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub loaded: bool,
+    /// Whether Redis has the drop and its gate is open. Otherwise what is missing below may only be
+    /// lost.
+    pub trusted: bool,
+    /// The slot held in this drop.
+    pub slot: Option<Slot>,
+    /// The place on this drop's waiting list, 1 is next.
+    pub position: Option<u32>,
+    /// What is held anywhere in the coupon, where one each is allowed in the whole of it.
+    pub claimant: Option<(DropId, Slot)>,
+}
+
+impl Redis {
+    /// Where `user` stands.
+    pub async fn standing(&self, keys: &DropKeys, user: &UserId) -> Result<Standing, RedisError> {
+        type Replies = (Vec<bool>, Option<String>, bool, Option<f64>, Option<u32>, Option<String>, String);
+        let mut gate = self.known_gate.load_full();
+        if !gate.open {
+            self.gate().await?;
+            gate = self.known_gate.load_full();
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("SCRIPT").arg("EXISTS").arg(&gate.script).cmd("GET").arg(&keys.verified);
+        pipe.cmd("EXISTS").arg(&keys.meta);
+        pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
+        pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
+        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        // Last: what was read before it is of this server, if this is.
+        pipe.cmd("INFO").arg("replication");
+        let (script, verified, known, score, rank, claimant, replication): Replies =
+            pipe.query_async(&mut self.connection()).await?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a score is a slot; what is none is refused
+        let slot = score.filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX)).map(|s| s as Slot);
+        let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
+        Ok(Standing {
+            loaded: known,
+            trusted: gate.open
+                && gate.is_of(&replication)
+                && script == [true]
+                && gate.has_epoch(verified.as_deref())
+                && known,
+            slot,
+            position: rank.map(|r| r + 1),
+            claimant: claimant.and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
+        })
+    }
+
+    /// When this person was admitted to this slot, as far as that is known; the outer `None` where
+    /// it is not theirs any more. One consistent read: the next holder of a slot that was revoked
+    /// has another instant, by which the old claim would not be void.
+    pub async fn admitted_person_at(
+        &self,
+        keys: &DropKeys,
+        (drop, slot): (DropId, Slot),
+        user: &UserId,
+    ) -> Result<Option<Option<i64>>, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
+        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        pipe.cmd("HGET").arg(&keys.times).arg(slot);
+        let (score, claimant, at): (Option<f64>, Option<String>, Option<i64>) =
+            pipe.query_async(&mut self.connection()).await?;
+        let is_theirs = score == Some(f64::from(slot)) || claimant == Some(format!("{drop}:{slot}"));
+        Ok(is_theirs.then_some(at))
+    }
+
+    /// When the holder of a slot was admitted, Unix milliseconds by Redis's clock; `None` where
+    /// that is not known.
+    pub async fn admitted_at(&self, keys: &DropKeys, slot: Slot) -> Result<Option<i64>, RedisError> {
+        redis::cmd("HGET").arg(&keys.times).arg(slot).query_async(&mut self.connection()).await
+    }
+
+    /// The same of several slots, in the order asked.
+    pub async fn admitted_at_each(&self, keys: &DropKeys, slots: &[Slot]) -> Result<Vec<Option<i64>>, RedisError> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        redis::cmd("HMGET").arg(&keys.times).arg(slots).query_async(&mut self.connection()).await
+    }
+
+    /// Whether Redis knows this person in one of these drops of a coupon: with a slot, or waiting.
+    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
+        if drops.is_empty() {
+            return Ok(false);
+        }
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str()).cmd("ZSCORE").arg(&keys.waiting).arg(user.as_str());
+            pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        }
+        let found: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
+        Ok(found.iter().any(Option::is_some))
+    }
+}
