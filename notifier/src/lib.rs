@@ -7,6 +7,7 @@
 
 pub mod alerts;
 mod args;
+mod clock;
 mod operators;
 mod outage;
 mod record;
@@ -14,8 +15,10 @@ mod relay;
 pub mod render;
 pub mod report;
 mod send;
+mod settings;
 mod smtp;
 mod test_email;
+mod watches;
 mod webhooks;
 pub mod wording;
 
@@ -31,36 +34,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::report::Run;
 use alerts::Policy;
-use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
+use clock::elapsed;
 use record::Notice;
 use relay::Outbox;
-use render::Links;
 use send::Sender;
-use webhooks::{Alertmanager, Event, EventKind, Receivers, Relay, Subscriptions};
+use settings::MailSettings;
+use watches::{AdmissionWatch, OutageNotifier, UnsentRuns};
+use webhooks::{Alertmanager, Event, EventKind, Receivers, Relay};
 
 pub use args::{NotifyArgs, Sending};
+pub use clock::{Clock, SystemClock};
 pub use firstcome_shared::mysql::alerts::ListedAlert;
 pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
 pub use render::{Day, MissedRun};
-pub use send::{Clock, SystemClock};
 pub use smtp::{Address, Encryption, SendError, SmtpServer, Step};
 pub use test_email::test_email;
 pub use webhooks::{WebhookArgs, test_webhook};
 
 /// Name in `reconciler_state` of when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
-
-/// What mails need to know of the settings.
-#[derive(Debug, Clone)]
-struct MailSettings {
-    /// Who gets mails, as they stand in a header.
-    recipients: Vec<String>,
-    /// What comes after the `@` of ids.
-    domain: String,
-    links: Links,
-    policy: Policy,
-    subscriptions: Subscriptions,
-}
 
 /// The notifier of a process. Cheap to clone.
 #[derive(Clone)]
@@ -291,12 +283,6 @@ fn announce(sending: Option<&Sending>, recipients: usize) {
     if sending.server.shows_password() {
         tracing::warn!("the password in SMTP_URL can be read on the way: use ?tls=required or smtps://");
     }
-}
-
-/// How long ago that was. An instant in the future was noted by a clock that has been set back
-/// since; it must not silence anything until the clock has caught up.
-fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
-    if at > now { TimeDelta::MAX } else { now - at }
 }
 
 fn seconds(n: u64) -> TimeDelta {

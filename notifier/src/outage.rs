@@ -4,84 +4,18 @@
 //! process sends its own. The other is about admission while it is closed: the pass that opens it
 //! mails what it repaired only after the fact, and not at all where nothing was lost.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::alerts::{Policy, is_repair};
+use super::clock::elapsed;
 use super::record::Notice;
 use super::render::{self, Rendered};
-use super::send::Envelope;
-use super::send::Sender;
+use super::send::{Envelope, Sender};
 use super::webhooks::{Event, EventKind};
-use super::{Notifier, elapsed, record};
-use crate::report::Run;
-
-/// Since when nothing can be recorded, and when that was last mailed.
-#[derive(Debug, Default)]
-pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Outage {
-    since: DateTime<Utc>,
-    mailed: Option<DateTime<Utc>>,
-    /// MySQL did not answer, at least once.
-    was_away: bool,
-}
-
-impl OutageNotifier {
-    /// Notes a failure. Whether it is to be mailed.
-    fn note_failure(&self, is_away: bool, now: DateTime<Utc>, policy: Policy) -> bool {
-        let mut state = self.0.lock();
-        let outage = state.get_or_insert(Outage { since: now, mailed: None, was_away: false });
-        outage.was_away |= is_away;
-        let is_due = elapsed(outage.since, now) >= policy.patience
-            && outage.mailed.is_none_or(|at| elapsed(at, now) >= policy.cooldown);
-        if is_due {
-            outage.mailed = Some(now);
-        }
-        is_due
-    }
-
-    /// Since when nothing can be recorded, if that was mailed.
-    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
-        self.0.lock().as_ref().filter(|outage| outage.mailed.is_some()).map(|outage| outage.since)
-    }
-
-    /// Notes a success. The outage that it ends, if that was mailed.
-    fn note_success(&self) -> Option<Outage> {
-        self.0.lock().take().filter(|outage| outage.mailed.is_some())
-    }
-}
-
-/// The unsent queue: runs that repaired something and could not be recorded, oldest first. Runs
-/// that left something are not in it: the next pass sees that too.
-#[derive(Debug, Default)]
-pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
-
-/// Most runs in the queue.
-const UNSENT: usize = 20;
-
-impl UnsentRuns {
-    pub(super) fn keep(&self, run: &Run, at: DateTime<Utc>) {
-        let mut runs = self.0.lock();
-        if runs.len() < UNSENT && !run.dry_run && run.all_findings().any(is_repair) {
-            runs.push_back((run.clone(), at));
-        }
-    }
-
-    pub(super) fn take(&self) -> Option<(Run, DateTime<Utc>)> {
-        self.0.lock().pop_front()
-    }
-
-    pub(super) fn put_back(&self, run: Run, at: DateTime<Utc>) {
-        self.0.lock().push_front((run, at));
-    }
-}
+use super::{Notifier, record};
 
 /// The word of an outage in docs/OPERATIONS.md.
 const MYSQL: &str = "mysql_unreachable";
@@ -156,35 +90,6 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 /// Name in `reconciler_state`: `closed SINCE MAILED_AT` from the mail on, then `open`.
 const FACT: &str = "admission";
 
-/// Since when admission is closed, as this process saw it.
-#[derive(Debug, Default)]
-pub(super) struct AdmissionWatch(Mutex<Seen>);
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Seen {
-    closed_since: Option<DateTime<Utc>>,
-    /// The last time that it was closed and opened again.
-    before: Option<(DateTime<Utc>, DateTime<Utc>)>,
-    /// What the tables say of it, as far as this process knows.
-    is_mailed: Option<bool>,
-}
-
-impl AdmissionWatch {
-    /// Since when admission is closed, if that was mailed.
-    pub(super) fn mailed_since(&self) -> Option<DateTime<Utc>> {
-        let seen = *self.0.lock();
-        seen.closed_since.filter(|_| seen.is_mailed == Some(true))
-    }
-
-    /// For how long admission was closed until this run ended, or until it was opened during it.
-    pub(super) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
-        let (seen, end) = (*self.0.lock(), run.finished_at?);
-        let closed = seen.closed_since.map(|since| (since, end));
-        let closed = closed.or(seen.before.filter(|(_, until)| *until >= run.started_at));
-        closed.map(|(since, until)| until - since).filter(|lasted| *lasted > TimeDelta::zero())
-    }
-}
-
 impl Notifier {
     /// Takes note once a second whether admission is open. Mails when it has been closed for half a
     /// minute, and then when it is open again.
@@ -245,27 +150,4 @@ fn closed(fact: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     let (since, mailed_at) = fact.strip_prefix("closed ")?.split_once(' ')?;
     let instant = |text| DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
     Some((instant(since)?, instant(mailed_at)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_restart_wakes_nobody_and_an_outage_does_once_a_cooldown() {
-        let policy = Policy { cooldown: TimeDelta::hours(4), patience: TimeDelta::seconds(60) };
-        let outage = OutageNotifier::default();
-        let failed = |at| outage.note_failure(true, at, policy);
-        let over = || outage.note_success().map(|outage| outage.since);
-        let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let at = |seconds| start + TimeDelta::seconds(seconds);
-        assert!(!failed(at(0)) && !failed(at(30)));
-        assert_eq!(over(), None);
-        assert!(!failed(at(100)));
-        assert!(failed(at(160)));
-        assert!(!failed(at(161)));
-        assert!(failed(at(160 + 4 * 3_600)));
-        assert_eq!(over(), Some(at(100)));
-        assert_eq!(over(), None);
-    }
 }

@@ -10,10 +10,10 @@ use diesel_async::AsyncConnection as _;
 use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
 use uuid::Uuid;
 
-use crate::MailSettings;
 use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprints};
 use crate::render::{self, Rendered};
 use crate::report::Run;
+use crate::settings::MailSettings;
 use crate::webhooks::{self, Event};
 
 /// Longest that recording a pass may take; one with ten thousand findings has much to hash.

@@ -147,6 +147,23 @@ pub struct Finding {
     pub needs_person: bool,
 }
 
+impl Finding {
+    /// One of no drop in particular, for a person.
+    pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
+        Self {
+            kind,
+            coupon_id: None,
+            drop_id: None,
+            slot: None,
+            user_id: None,
+            action,
+            result: Outcome::Skipped,
+            detail,
+            needs_person: true,
+        }
+    }
+}
+
 /// The numbers of a drop at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Numbers {

@@ -14,22 +14,9 @@ use lettre::message::{Mailbox, MultiPart};
 use tokio::sync::Notify;
 
 use super::args::Sending;
+use super::clock::Clock;
 use super::relay::{self, Failure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::smtp::SendError;
-
-/// The time, as the sender asks for it. Tests put in their own.
-pub trait Clock: Send + Sync {
-    fn now(&self) -> DateTime<Utc>;
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-}
 
 #[derive(Clone)]
 pub(super) struct Sender {

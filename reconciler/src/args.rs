@@ -10,14 +10,13 @@ use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::runs::Kept;
 use firstcome_shared::redis::Redis;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
-use crate::collect::TopicReader;
-use crate::http::Api;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::pass::Settings;
 use crate::plan::Policy;
 use crate::stores::Stores;
+use crate::topic::TopicReader;
 
 /// Where the daemon listens unless `LISTEN_ADDR` says otherwise.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
@@ -239,16 +238,6 @@ impl HttpArgs {
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         token.and_then(|token| token.with_view(self.ops_view_token.as_ref())).map_err(anyhow::Error::msg)
-    }
-}
-
-impl HttpArgs {
-    /// The API, where its address is set.
-    pub fn api(&self) -> anyhow::Result<Option<Api>> {
-        let url = self.api_url.as_deref().filter(|url| !url.is_empty());
-        // While the token is being replaced, the setting holds two.
-        let first = self.ops_token.expose_secret().split(',').next().unwrap_or_default();
-        url.map(|url| Api::new(url, first.to_owned().into())).transpose()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod record;
 pub mod stores;
 mod terminal;
+pub mod topic;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_notifier::report;

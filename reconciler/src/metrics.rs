@@ -127,17 +127,7 @@ mod tests {
     use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Trigger, Unlisted};
 
     fn run(partial: bool, deep: bool, drops: &[(i64, usize, bool, bool)]) -> Run {
-        let finding = Finding {
-            kind: Kind::Unfilled,
-            coupon_id: None,
-            drop_id: None,
-            slot: None,
-            user_id: None,
-            action: ActionKind::Report,
-            result: Outcome::Skipped,
-            detail: String::new(),
-            needs_person: false,
-        };
+        let finding = Finding::general(Kind::Unfilled, ActionKind::Report, String::new());
         let report = |&(drop, left, exact, sealed): &(i64, usize, bool, bool)| DropReport {
             coupon_id: CouponId(1),
             coupon_name: String::new(),

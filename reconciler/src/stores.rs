@@ -11,7 +11,7 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::collect::TopicReader;
+use crate::topic::TopicReader;
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]

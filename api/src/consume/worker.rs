@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::read::batch::{BatchLimits, NextBatch};
 use super::read::group::{Group, InFlightBatch, WriteOutcome};
 use super::read::membership::Membership;
-use super::read::source::Record;
+use super::read::record::Record;
 use super::read::source::Source;
 use super::watch::lag::LagWatch;
 use super::watch::report::{self, Health};

@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
-use super::{AllowWhat, print};
+use super::output::print;
 use crate::percent::encoded;
 
 /// Ids sent in one request.
@@ -17,6 +18,29 @@ const AT_ONCE: usize = 5_000;
 
 /// Longest line that is read: no id is half as long.
 const LONGEST_LINE: u64 = 200;
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct AllowWhat {
+    /// Put the people of this file on the list, one id a line; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    add: Option<PathBuf>,
+    /// Take the people of this file off the list
+    #[arg(long, value_name = "FILE")]
+    remove: Option<PathBuf>,
+    /// Take everybody off the list
+    #[arg(long)]
+    empty: bool,
+    /// Print who is on the list
+    #[arg(long)]
+    show: bool,
+    /// Say whether this person is on the list
+    #[arg(long, value_name = "PERSON")]
+    find: Option<String>,
+    /// Whom the coupon is for from now on: everybody, `list`, or `group:NAME`
+    #[arg(long, value_name = "WHOM")]
+    only: Option<String>,
+}
 
 pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), Failure> {
     let list = format!("{coupon}/allow-list");

@@ -2,12 +2,28 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, IF_MATCH, LINK};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
-use super::ApiArgs;
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+pub(super) struct ApiArgs {
+    /// Where the API is
+    #[arg(long, env = "API_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    pub(super) api_url: String,
+    /// The operators' token; of two by a comma, the first is sent
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
+    pub(super) ops_token: Option<SecretString>,
+    /// Your name, for the record of what operators did
+    #[arg(long, env = "OPERATOR", global = true)]
+    pub(super) operator: Option<String>,
+    /// Print the API's JSON (`winners`: a line for each)
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
 
 /// Why a command did not do its work.
 pub(super) enum Failure {

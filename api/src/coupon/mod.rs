@@ -3,19 +3,19 @@
 mod allow;
 mod client;
 mod openings;
+mod output;
 mod table;
 
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chrono::{NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
-use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
-use self::client::{Client, Failure};
+use self::allow::AllowWhat;
+use self::client::{ApiArgs, Client, Failure};
+use self::output::print;
 use crate::percent::encoded;
 
 #[derive(Debug, Clone, Args)]
@@ -24,23 +24,6 @@ pub struct CouponArgs {
     api: ApiArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "API")]
-struct ApiArgs {
-    /// Where the API is
-    #[arg(long, env = "API_URL", default_value = "http://127.0.0.1:8080", global = true)]
-    api_url: String,
-    /// The operators' token; of two by a comma, the first is sent
-    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, global = true)]
-    ops_token: Option<SecretString>,
-    /// Your name, for the record of what operators did
-    #[arg(long, env = "OPERATOR", global = true)]
-    operator: Option<String>,
-    /// Print the API's JSON (`winners`: a line for each)
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -112,29 +95,6 @@ struct AllowArgs {
     id: Id,
     #[command(flatten)]
     what: AllowWhat,
-}
-
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-struct AllowWhat {
-    /// Put the people of this file on the list, one id a line; `-` is the standard input
-    #[arg(long, value_name = "FILE")]
-    add: Option<PathBuf>,
-    /// Take the people of this file off the list
-    #[arg(long, value_name = "FILE")]
-    remove: Option<PathBuf>,
-    /// Take everybody off the list
-    #[arg(long)]
-    empty: bool,
-    /// Print who is on the list
-    #[arg(long)]
-    show: bool,
-    /// Say whether this person is on the list
-    #[arg(long, value_name = "PERSON")]
-    find: Option<String>,
-    /// Whom the coupon is for from now on: everybody, `list`, or `group:NAME`
-    #[arg(long, value_name = "WHOM")]
-    only: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -353,11 +313,4 @@ async fn revoke(client: &Client, json: bool, args: &RevokeArgs, by: &str) -> Res
         None => format!("a place of drop {}", revoked["drop_id"]),
     };
     print(&format!("revoked: {place}\n"))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    // The reader has closed the pipe: it has seen enough.
-    written.map_err(|_| Failure::OutputClosed)
 }

@@ -3,13 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs};
 use firstcome_shared::http::Limits;
 use secrecy::SecretString;
 
 use super::auth::IdentityArgs;
-use super::page::CouponPage;
+
+/// Whether people get a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CouponPage {
+    Off,
+    On,
+}
 
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {

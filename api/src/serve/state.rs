@@ -7,6 +7,7 @@ use firstcome_shared::redis::Redis;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::args::CouponPage;
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
@@ -14,7 +15,6 @@ use super::catalogue::coupon_with_drops::Clock;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::Claims;
 use super::claim::in_flight::InFlightLimit;
-use super::page::CouponPage;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,

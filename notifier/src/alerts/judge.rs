@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::{About, Alert, AlertMemory, BrokenPromise, Observation, REPAIRED, State, observe};
+use crate::clock::elapsed;
 use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status};
 
 /// How often mails come.
@@ -129,7 +130,7 @@ impl Judge<'_> {
     }
 
     fn since(&self, at: DateTime<Utc>) -> TimeDelta {
-        crate::elapsed(at, self.now)
+        elapsed(at, self.now)
     }
 
     /// What flaps or changes with every pass must not become a mail with every pass: the first

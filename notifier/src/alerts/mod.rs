@@ -259,17 +259,8 @@ pub(super) fn hash(lines: impl IntoIterator<Item = String>) -> String {
 }
 
 fn failed_run(run: &Run) -> Finding {
-    Finding {
-        kind: Kind::Stalled,
-        coupon_id: None,
-        drop_id: None,
-        slot: None,
-        user_id: None,
-        action: ActionKind::Report,
-        result: Outcome::Failed,
-        detail: run.error.clone().unwrap_or_else(|| "the log has the reason".to_owned()),
-        needs_person: true,
-    }
+    let why = run.error.clone().unwrap_or_else(|| "the log has the reason".to_owned());
+    Finding { result: Outcome::Failed, ..Finding::general(Kind::Stalled, ActionKind::Report, why) }
 }
 
 fn as_finding(promise: &BrokenPromise) -> Finding {

@@ -34,14 +34,7 @@ fn left(kind: Kind, slot: i64) -> Finding {
 }
 
 fn stalled(detail: &str) -> Finding {
-    Finding {
-        coupon_id: None,
-        drop_id: None,
-        slot: None,
-        user_id: None,
-        detail: detail.to_owned(),
-        ..left(Kind::Stalled, 0)
-    }
+    Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
 }
 
 fn run(status: Status, findings: Vec<Finding>) -> Run {

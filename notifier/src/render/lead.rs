@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
+use super::facts::{Pass, issued};
 use super::letter::{Block, Links, once};
-use super::pass::{Pass, issued};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
 use crate::report::{ActionKind, DropReport, Kind};
 use crate::wording;

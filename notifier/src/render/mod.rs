@@ -1,18 +1,20 @@
 //! Mails as text: subject, plain text, HTML. Nothing here decides what is mailed.
 
 mod daily;
+mod facts;
 mod groups;
 mod lead;
 mod letter;
 mod notices;
 mod pass;
 
-pub(crate) use pass::everyone;
+pub(crate) use facts::everyone;
 
 pub use daily::{Day, OpenAlert, SealedDrop, daily};
+pub use facts::Pass;
 pub use lead::what_to_do;
 pub use letter::{Links, Rendered};
 pub use notices::{
     MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed, test, webhooks_off,
 };
-pub use pass::{Pass, pass};
+pub use pass::pass;

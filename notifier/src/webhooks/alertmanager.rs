@@ -14,13 +14,14 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Receivers;
 use super::post::{Answer, Target};
+use super::receivers::Receivers;
 use crate::alerts::About;
-use crate::outage::{AdmissionWatch, OutageNotifier};
+use crate::clock::Clock;
 use crate::render::{self, Links};
-use crate::send::Clock;
-use crate::{MailSettings, wording};
+use crate::settings::MailSettings;
+use crate::watches::{AdmissionWatch, OutageNotifier};
+use crate::wording;
 
 /// How often an alert is sent again. A pass that has ended sends at once.
 const AGAIN: Duration = Duration::from_secs(60);

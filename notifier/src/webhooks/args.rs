@@ -11,10 +11,10 @@ use firstcome_shared::config::{path, secret};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::Receivers;
 use super::alertmanager::OWN_LABELS;
 use super::event::EventKind;
 use super::post::{self, Target};
+use super::receivers::Receivers;
 use super::sign::Secret;
 
 /// Most addresses of one setting: each has a task and a connection of its own.

@@ -8,13 +8,12 @@ mod alertmanager;
 mod args;
 mod event;
 mod post;
+mod receivers;
 mod sender;
 mod sign;
 mod test;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use diesel::result::QueryResult;
@@ -22,30 +21,16 @@ use firstcome_shared::mysql::Conn;
 use firstcome_shared::mysql::webhooks::{self, NewWebhook};
 
 use crate::report::{Numbers, Run};
-use post::Target;
-use sign::Secret;
 
 pub(crate) use alertmanager::Alertmanager;
 pub use args::WebhookArgs;
 pub(crate) use event::{Event, EventKind, of_pass};
+pub(crate) use receivers::Receivers;
 pub(crate) use sender::Relay;
 pub use test::test_webhook;
 
 /// Most drops of one pass that something is said of; the next pass says what is left.
 const DROPS: usize = 1_000;
-
-/// Who gets events and alerts.
-#[derive(Debug)]
-pub(crate) struct Receivers {
-    events: BTreeSet<EventKind>,
-    targets: Vec<Target>,
-    alertmanagers: Vec<Target>,
-    /// Labels of every alert, which tell installations apart.
-    labels: BTreeMap<String, String>,
-    secrets: Arc<Vec<Secret>>,
-    /// Timeout for one POST.
-    limit: Duration,
-}
 
 /// Which events are enqueued, and for which targets.
 #[derive(Debug, Clone)]
@@ -58,17 +43,6 @@ impl Receivers {
     pub(crate) fn subscriptions(&self) -> Subscriptions {
         let targets = self.targets.iter().map(|target| target.name.clone()).collect();
         Subscriptions { kinds: self.events.clone(), targets }
-    }
-
-    /// Says in the log what becomes of events.
-    pub(crate) fn announce(&self) {
-        if !self.targets.is_empty() {
-            let events: Vec<&str> = self.events.iter().map(|kind| kind.name()).collect();
-            tracing::info!(targets = ?self.targets, ?events, secrets = self.secrets.len(), "webhooks will be posted");
-        }
-        if !self.alertmanagers.is_empty() {
-            tracing::info!(alertmanagers = ?self.alertmanagers, "Alertmanager will be told which alerts fire");
-        }
     }
 }
 

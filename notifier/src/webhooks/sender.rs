@@ -15,11 +15,13 @@ use tokio::sync::Notify;
 
 use super::post::{Answer, NoAnswer, Target};
 use super::sign::{Secret, signatures};
-use super::{Event, Receivers};
+use super::Event;
+use super::receivers::Receivers;
+use crate::clock::{Clock, elapsed};
 use crate::record::{self, Notice};
 use crate::relay::{self, Failure, Outbox, RECORDING};
-use crate::send::Clock;
-use crate::{MailSettings, elapsed, render};
+use crate::render;
+use crate::settings::MailSettings;
 
 /// A target, and what is posted there.
 pub(crate) struct Relay {

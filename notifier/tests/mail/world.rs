@@ -39,7 +39,7 @@ pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
 
 /// A finding of no person and no slot.
 pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
-    Finding { slot: None, user_id: None, detail: detail.to_owned(), ..finding(kind, 0, action, result) }
+    Finding { result, needs_person: false, ..Finding::general(kind, action, detail.to_owned()) }
 }
 
 pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Finding>) -> DropReport {

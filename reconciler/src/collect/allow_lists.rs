@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 
-use super::{CollectError, PassContext};
+use super::error::CollectError;
+use super::snapshot::PassContext;
 use crate::stores::Stores;
 
 /// An API that has just changed a list is about to tell Redis.

@@ -9,67 +9,28 @@
 //! is looked up in Redis once more.
 
 pub mod allow_lists;
-mod messages;
+mod error;
 mod promises;
 mod revocations;
 pub mod snapshot;
-mod tail;
-mod topic;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::revoked::Revocations;
-use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::reads::{DropNumbers, SlotPage, is_about_data};
+use firstcome_shared::redis::reads::{DropNumbers, SlotPage};
 
-pub use messages::{PersonMessage, PersonMessages};
-pub use topic::{Tail, TopicReader, Unread};
+pub use error::CollectError;
+pub use snapshot::PassContext;
 
 use crate::stores::Stores;
-use snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Row};
-use tail::{Extent, Messages};
-
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    #[error("Redis cannot be reached: {0}")]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Mysql(#[from] DbError),
-    #[error("the file of unread messages cannot be read: {0}")]
-    Messages(#[from] io::Error),
-}
-
-impl CollectError {
-    /// What is wrong with what is stored of one drop; `None` where a store is away.
-    pub fn about_data(&self) -> Option<String> {
-        match self {
-            Self::Redis(error) => is_about_data(error).then(|| format!("Redis: {error}")),
-            Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
-            Self::Messages(_) => None,
-        }
-    }
-}
-
-/// What a pass reads before the drops, and all of them have in common.
-#[derive(Debug, Clone, Default)]
-pub struct PassContext {
-    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt
-    /// from a tail that is older.
-    pub generations: HashMap<CouponId, Generation>,
-    /// Redis's clock just before the topic was read, Unix milliseconds.
-    pub read_at_ms: i64,
-    /// The tail; `None` where Kafka could not be reached.
-    pub tail: Option<Arc<Tail>>,
-    /// Coupons not verified in this life of Redis, which may be older than what it promised.
-    pub unverified: HashSet<CouponId>,
-}
+use crate::topic::{Extent, InFlight, Messages};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Row};
 
 /// A drop as a whole, with what is needed to page through it.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer, UserId};
 
-use super::CollectError;
+use super::error::CollectError;
 use super::snapshot::Promises;
 use crate::stores::Stores;
 

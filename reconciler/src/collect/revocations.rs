@@ -7,7 +7,7 @@ use firstcome_shared::domain::UserId;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::keys::DropKeys;
 
-use super::CollectError;
+use super::error::CollectError;
 use super::snapshot::{DropFacts, DropRevocations, HalfRevoked};
 use crate::stores::Stores;
 

@@ -8,6 +8,22 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
+use crate::topic::{InFlight, Tail};
+
+/// What a pass reads before the drops, and all of them have in common.
+#[derive(Debug, Clone, Default)]
+pub struct PassContext {
+    /// Each coupon's generation, read before the topic: a Redis emptied later on is not rebuilt
+    /// from a tail that is older.
+    pub generations: HashMap<CouponId, Generation>,
+    /// Redis's clock just before the topic was read, Unix milliseconds.
+    pub read_at_ms: i64,
+    /// The tail; `None` where Kafka could not be reached.
+    pub tail: Option<Arc<Tail>>,
+    /// Coupons not verified in this life of Redis, which may be older than what it promised.
+    pub unverified: HashSet<CouponId>,
+}
+
 /// A drop as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropFacts {
@@ -109,15 +125,6 @@ impl DropFacts {
 /// A row, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    pub slot: Slot,
-    pub user: UserId,
-    /// When they were admitted.
-    pub claimed_at: DateTime<Utc>,
-}
-
-/// A message that the consumer has not dealt with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InFlight {
     pub slot: Slot,
     pub user: UserId,
     /// When they were admitted.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::Db;
+use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -18,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{Attempt, Event, Missed, Schedule};
-use crate::args::DaemonArgs;
+use crate::args::{DaemonArgs, HttpArgs};
+use crate::http::Api;
 use crate::notify::{MissedRun, Notifier};
 use crate::pass::{Due, PassError, Reconciler, Request};
 use crate::passes::{PassResult, Passes};
@@ -67,7 +69,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         stores.clone(),
         passes.clone(),
         args.http.token()?,
-        args.http.api()?,
+        api(&args.http)?,
         metrics,
         stop.clone(),
     )?;
@@ -91,6 +93,14 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
         tracing::warn!("something was still under way after {GRACE:?} and is cut; the next pass mends what it left");
     }
     scheduled
+}
+
+/// The API, where its address is set.
+fn api(args: &HttpArgs) -> anyhow::Result<Option<Api>> {
+    let url = args.api_url.as_deref().filter(|url| !url.is_empty());
+    // While the token is being replaced, the setting holds two.
+    let first = args.ops_token.expose_secret().split(',').next().unwrap_or_default();
+    url.map(|url| Api::new(url, first.to_owned().into())).transpose()
 }
 
 /// `0.0.0.0` can be listened on, not asked.

@@ -12,7 +12,7 @@ use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
 
-use super::{Happening, OnSlot};
+use super::story::{Happening, OnSlot};
 use crate::stores::Stores;
 
 /// What is known of a person.

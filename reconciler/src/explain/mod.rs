@@ -2,80 +2,24 @@
 //! said yes and I have nothing", and says which part is no longer known rather than guess.
 
 mod gather;
+mod story;
 mod verdict;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
-use firstcome_shared::redis::RedisError;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
 
 use crate::args::ExplainArgs;
 use crate::stores::Stores;
 use crate::terminal::{hanging, width};
+pub(crate) use story::OnSlot;
+pub use story::{Happening, Holds, Story};
 use verdict::Question;
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Happening {
-    /// When; `None` where that is not known.
-    pub at: Option<DateTime<Utc>>,
-    /// Where it is written: `redis`, `kafka`, `mysql`, `backup`, `reconciler`.
-    pub source: &'static str,
-    /// What happened.
-    pub what: String,
-}
-
-/// What holds now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Holds {
-    /// A row: they have it.
-    Issued,
-    /// Admitted, the row is still to come.
-    Accepted,
-    /// On the waiting list.
-    Waiting,
-    /// They were promised one, and it could not be kept.
-    Broken,
-    /// It was given back or revoked.
-    Revoked,
-    /// A claim of theirs is a dead letter and needs a person.
-    Failed,
-    /// No claim is known.
-    None,
-    /// Something could not be asked, so nothing can be said for sure.
-    Unknown,
-}
-
-/// One person's story with one coupon.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Story {
-    /// The coupon.
-    pub coupon_id: CouponId,
-    /// Its name.
-    pub coupon_name: String,
-    /// The person, in full: only operators see this.
-    pub user_id: String,
-    /// What holds now.
-    pub holds: Holds,
-    /// The same in a sentence, with what to do where something is to be done.
-    pub conclusion: String,
-    /// The drop it is about, where there is one.
-    pub drop_id: Option<DropId>,
-    /// The slot, where there is one.
-    pub slot: Option<i64>,
-    /// Everything known, oldest first; what has no time comes last.
-    pub happenings: Vec<Happening>,
-    /// What is no longer known, or could not be asked.
-    pub no_longer_known: Vec<String>,
-}
 
 /// A person's story, and what holds in one drop of the coupon or altogether; `None` where there is
 /// no such coupon.
@@ -102,14 +46,6 @@ pub async fn explain(
         happenings,
         no_longer_known: known.no_longer_known,
     }))
-}
-
-/// Who is known on a slot.
-pub(crate) struct OnSlot {
-    pub(crate) drop: DropId,
-    pub(crate) people: BTreeSet<UserId>,
-    /// Why Redis could not be asked.
-    pub(crate) not_asked: Option<RedisError>,
 }
 
 /// Everybody known on a slot of a drop, or of the last drop that has opened; `None` where none has.

@@ -4,8 +4,8 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 
-use super::Holds;
 use super::gather::Known;
+use super::story::Holds;
 
 type Verdict = (Holds, String, Option<DropId>, Option<i64>);
 

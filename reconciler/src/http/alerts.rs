@@ -10,8 +10,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::runs::{unavailable, within};
-use super::{App, invalid};
+use super::refusals::{invalid, unavailable, within};
+use super::state::App;
 use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -4,9 +4,10 @@ mod alerts;
 mod page;
 mod people;
 mod reconcile;
+mod refusals;
 mod runs;
+mod state;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,15 +24,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use self::page::Api;
+use self::state::App;
 use crate::passes::Passes;
 use crate::stores::Stores;
-
-/// What the routes work with.
-#[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) stores: Stores,
-    pub(crate) passes: Passes,
-}
 
 #[derive(OpenApi)]
 #[openapi(
@@ -59,11 +54,6 @@ struct Contract;
     (status = 503, description = "One does not; the body says which")
 ))]
 const fn readyz() {}
-
-/// 400. The sentence names the field.
-fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::bad_request("invalid", detail)
-}
 
 struct OpsSecurity;
 

@@ -7,7 +7,7 @@ use firstcome_shared::http::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::App;
+use super::state::App;
 use crate::explain::{self, Story};
 
 #[derive(Debug, Deserialize, IntoParams)]

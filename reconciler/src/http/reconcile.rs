@@ -11,7 +11,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{App, invalid};
+use super::refusals::invalid;
+use super::state::App;
 use crate::pass::{self, PassError, Request};
 use crate::report::{Run, Trigger};
 

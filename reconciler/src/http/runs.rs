@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{App, invalid};
+use super::refusals::{invalid, unavailable, within};
+use super::state::App;
 use crate::pass::memory::Progress;
 use crate::record::{self, RunSummary};
 use crate::report::Run;
@@ -134,16 +135,4 @@ pub(super) async fn read(
 /// column's, which MySQL refuses.
 fn run_id(text: &str) -> Option<Uuid> {
     text.parse().ok()
-}
-
-/// The limit of a page.
-pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
-    let limit = limit.unwrap_or(usual);
-    if (1..=most).contains(&limit) { Ok(limit) } else { Err(invalid(format!("limit must be from 1 to {most}"))) }
-}
-
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
-pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
-    tracing::warn!(%error, "a request could not be answered");
-    Problem::unavailable("MySQL cannot be asked right now")
 }

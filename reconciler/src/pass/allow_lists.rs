@@ -4,12 +4,11 @@
 use firstcome_shared::allow_list::{Difference, ListError, difference};
 use firstcome_shared::domain::CouponId;
 
-use super::Broken;
-use super::findings::general;
+use super::request::Broken;
 use super::steps::Pass;
 use crate::collect::allow_lists::has_list;
 use crate::execute::{self, ExecuteError};
-use crate::report::{ActionKind, Kind, Outcome};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 impl Pass<'_> {
     /// Compares the lists of live coupons, and writes those that differ.
@@ -54,7 +53,7 @@ impl Pass<'_> {
     }
 
     fn note_allow_list(&mut self, coupon: CouponId, result: Outcome, detail: String) {
-        let mut finding = general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
+        let mut finding = Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail);
         (finding.coupon_id, finding.result) = (Some(coupon), result);
         finding.needs_person = result == Outcome::Failed;
         self.run.findings.push(finding);

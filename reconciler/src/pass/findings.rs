@@ -8,27 +8,12 @@ use crate::execute::Attempt;
 use crate::plan::{Action, Planned};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome, Run, Status};
 
-/// A finding of no drop in particular, for a person.
-pub(super) fn general(kind: Kind, action: ActionKind, detail: String) -> Finding {
-    Finding {
-        kind,
-        coupon_id: None,
-        drop_id: None,
-        slot: None,
-        user_id: None,
-        action,
-        result: Outcome::Skipped,
-        detail,
-        needs_person: true,
-    }
-}
-
 /// A drop of which a store holds what can't be read or is refused. The other store is whole, as far
 /// as is known, so nothing is lost; a person removes what does not belong there.
 pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: &str) -> Finding {
     let kind = if why.starts_with("Redis") { Kind::CountMismatch } else { Kind::Unissued };
     let detail = format!("the drop can't be examined or repaired, since a store holds what is none of ours: {why}");
-    let of_drop = general(kind, ActionKind::Report, detail);
+    let of_drop = Finding::general(kind, ActionKind::Report, detail);
     Finding { coupon_id: Some(coupon), drop_id: Some(drop), result: Outcome::Failed, ..of_drop }
 }
 
@@ -159,7 +144,7 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
         (_, true, false) => (Outcome::Applied, "; what could be verified is open again"),
         (_, false, _) => (Outcome::Failed, "; it stays closed, since not everything could be verified"),
     };
-    let mut finding = general(Kind::RedisLost, ActionKind::GrantLicence, format!("{cause}{end}"));
+    let mut finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, format!("{cause}{end}"));
     finding.needs_person = result == Outcome::Failed;
     finding.result = result;
     tracing::info!(result = finding.result.as_str(), "admission gate: {}", finding.detail);
@@ -169,7 +154,7 @@ pub(super) fn gate(dry_run: bool, is_open: bool, all_verified: bool) -> Finding 
 /// A coupon that could not be verified after a loss.
 pub(super) fn closed_coupon(coupon: CouponId) -> Finding {
     let detail = format!("coupon {coupon} stays closed, since something is left in it that admission could trip over");
-    let finding = general(Kind::RedisLost, ActionKind::GrantLicence, detail);
+    let finding = Finding::general(Kind::RedisLost, ActionKind::GrantLicence, detail);
     Finding { coupon_id: Some(coupon), result: Outcome::Failed, ..finding }
 }
 

@@ -8,18 +8,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Generation;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Broken;
 use super::repeated::Repeated;
-use super::steps::Pass;
-use crate::collect::{DropHeader, TopicReader, Unread};
+use crate::collect::DropHeader;
 use crate::plan::Plan;
 use crate::record::How;
 use crate::report::{Examined, Run, Trigger};
+use crate::topic::{TopicReader, Unread};
 
 /// Most runs kept for recording: an hour without MySQL at two passes a minute.
 const UNRECORDED_AT_MOST: usize = 120;
@@ -227,6 +227,21 @@ impl Verified {
         }
     }
 
+    /// The plan of a drop that need not be read whole, after counting its rows.
+    pub(super) async fn unchanged(&self, header: &DropHeader, db: &Db) -> Result<Option<Plan>, DbError> {
+        let facts = &header.facts;
+        let may_skip = !facts.gate_closed
+            && !facts.is_closed()
+            && facts.meta_matches == Some(true)
+            && !facts.allow_list_differs
+            && facts.revocations.half.is_empty()
+            && header.is_quiet();
+        let Some(plan) = self.plan(header).filter(|_| may_skip) else { return Ok(None) };
+        let rows = db.count_rows(header.drop_id(), header.upper()).await?;
+        let examined = Examined { rows, ..Examined::default() };
+        Ok((rows == plan.numbers.rows).then_some(Plan { examined, ..plan }))
+    }
+
     fn plan(&self, header: &DropHeader) -> Option<Plan> {
         let known = self.0.lock();
         let known = known.get(&header.drop_id())?;
@@ -236,25 +251,6 @@ impl Verified {
 
 fn is_large(header: &DropHeader, page_slots: i64) -> bool {
     header.upper() >= LARGE * page_slots
-}
-
-impl Pass<'_> {
-    /// The plan of a drop that need not be read whole, after counting its rows.
-    pub(super) async fn unchanged(&self, header: &DropHeader) -> Result<Option<Plan>, Broken> {
-        let facts = &header.facts;
-        let may_skip = self.request.trigger == Trigger::Cron
-            && !self.request.deep
-            && !facts.gate_closed
-            && !facts.is_closed()
-            && facts.meta_matches == Some(true)
-            && !facts.allow_list_differs
-            && facts.revocations.half.is_empty()
-            && header.is_quiet();
-        let Some(plan) = self.memory.verified.plan(header).filter(|_| may_skip) else { return Ok(None) };
-        let rows = self.stores.db.count_rows(header.drop_id(), header.upper()).await?;
-        let examined = Examined { rows, ..Examined::default() };
-        Ok((rows == plan.numbers.rows).then_some(Plan { examined, ..plan }))
-    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::Utc;
 use tokio::time::Instant;
 
-use super::Reconciler;
-use crate::record::{self, How};
+use crate::record;
 use crate::report::{Outcome, Run, Status};
 
 /// Far longer than from one attempt to the next, however slowly the stores answer. What says the
@@ -23,7 +21,7 @@ pub(super) struct Repeated(HashMap<u64, (String, Instant)>);
 
 impl Repeated {
     /// The run that said the same; this one from now on, where there is none.
-    fn said_by(&mut self, run: &Run, now: Instant) -> Option<String> {
+    pub(super) fn said_by(&mut self, run: &Run, now: Instant) -> Option<String> {
         if !is_in_vain(run) {
             self.0.clear();
             return None;
@@ -34,7 +32,7 @@ impl Repeated {
         (*said_by != run.run_id).then(|| said_by.clone())
     }
 
-    fn forget(&mut self, run_id: &str) {
+    pub(super) fn forget(&mut self, run_id: &str) {
         self.0.retain(|_, (said_by, _)| said_by != run_id);
     }
 }
@@ -46,51 +44,18 @@ fn is_in_vain(run: &Run) -> bool {
         && run.drops.iter().all(|drop| !drop.sealed)
 }
 
-impl Reconciler {
-    /// Records a run, or that the one that said the same goes on.
-    pub(super) async fn record_unless_repeated(&mut self, run: &mut Run, how: How) {
-        if how.is_beside_passes
-            && let Some(earlier) = self.memory.repeated.said_by(run, Instant::now())
-        {
-            let until = run.finished_at.unwrap_or_else(Utc::now);
-            match record::prolong(&self.stores.db, &earlier, until).await {
-                Ok(false) => {
-                    // It has never been recorded, or is deleted.
-                    self.memory.repeated.forget(&earlier);
-                    self.memory.repeated.said_by(run, Instant::now());
-                }
-                prolonged => {
-                    if let Err(error) = prolonged {
-                        tracing::debug!(run_id = earlier, %error, "how long the run lasts is not recorded yet");
-                    }
-                    run.goes_on_as = Some(earlier);
-                    return;
-                }
-            }
-        }
-        self.record_or_keep(run, how).await;
-    }
-
-    pub(super) async fn record_or_keep(&mut self, run: &Run, how: How) {
-        if let Err(error) = record::finish(&self.stores.db, run, how).await {
-            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded yet");
-            self.memory.keep_unrecorded(run.clone(), how);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use firstcome_shared::mysql::processes::Work;
 
     use super::*;
-    use crate::pass::{Request, blank, findings};
-    use crate::report::{ActionKind, Kind, Trigger};
+    use crate::pass::{Request, blank};
+    use crate::report::{ActionKind, Finding, Kind, Trigger};
 
     fn run(id: &str, detail: &str, result: Outcome) -> Run {
         let mut run = blank(&Request { work: Work::Reopening, ..Request::new(Trigger::Startup) }, id);
         run.status = Status::Failed;
-        let mut finding = findings::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
+        let mut finding = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
         finding.result = result;
         run.findings.push(finding);
         run

@@ -11,15 +11,16 @@ use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::Broken;
+use super::request::Broken;
 use super::findings::{self, Ledger};
 use super::order::portions;
+use super::rebuild::put_back;
 use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{DropReport, Kind, Numbers};
+use crate::report::{DropReport, Kind, Numbers, Trigger};
 
 /// Rounds of repair and comparison in one pass. One is enough for nearly everything, four for the
 /// worst of the generated worlds that the plan's properties are checked on; more would only chase
@@ -271,7 +272,10 @@ impl Pass<'_> {
     /// order.
     async fn plan(&self, header: &DropHeader) -> Result<Plan, Broken> {
         let began = Instant::now();
-        if let Some(plan) = self.unchanged(header).await? {
+        if self.request.trigger == Trigger::Cron
+            && !self.request.deep
+            && let Some(plan) = self.memory.verified.unchanged(header, &self.stores.db).await?
+        {
             return Ok(plan);
         }
         let mut planner = Planner::new(self.settings.policy, &header.facts);
@@ -286,32 +290,13 @@ impl Pass<'_> {
             self.memory.progress.compared.fetch_add((page.users.len() + page.rows.len()) as u64, Relaxed);
             planner.page(&page);
             if let Some(executor) = &rebuilding {
-                let holdings = planner.take_holdings();
-                // Where Redis lost data since, the rest of the rebuild says so.
-                let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);
-                planner.were_put_back(holdings.len() - taken);
+                put_back(executor, &mut planner).await?;
             }
         }
         let plan = planner.finish();
         self.memory.verified.note(header, &plan, self.settings.page_slots);
         crate::metrics::stage("look", began.elapsed());
         Ok(plan)
-    }
-
-    /// The people of a lost drop that is large are put back while it is read, and not kept: they
-    /// may be millions.
-    async fn begin_rebuild<'h>(&'h self, header: &'h DropHeader) -> Result<Option<Executor<'h>>, Broken> {
-        let facts = &header.facts;
-        let is_large = header.upper() > self.settings.page_slots;
-        // Without its `meta` admission and other passes don't take it for a drop with people.
-        let is_unseen = facts.meta_matches.is_none();
-        if self.request.dry_run || !is_large || !is_unseen || !facts.tail_known {
-            return Ok(None);
-        }
-        self.must_be_same_life().await?;
-        let executor = Executor::new(self.stores, header, &self.restored, &self.run.run_id, self.stop);
-        executor.begin_rebuild().await?;
-        Ok(Some(executor))
     }
 
     /// By Redis's clock and by this host's: if either is wrong, people may still be admitted.

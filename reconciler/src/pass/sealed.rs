@@ -6,11 +6,10 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::sealed::SealedDrop;
 
-use super::Broken;
-use super::findings::general;
+use super::request::Broken;
 use super::steps::Pass;
 use crate::execute;
-use crate::report::{ActionKind, DropReport, Examined, Kind, Numbers, Outcome};
+use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome};
 
 /// Sealed drops read in one statement.
 const AT_ONCE: i64 = 500;
@@ -90,7 +89,7 @@ impl Pass<'_> {
                 .await;
                 if let Err(error) = restored {
                     let why = error.about_data().ok_or(error)?;
-                    let mut finding = general(Kind::MissingAdmission, ActionKind::Report, why);
+                    let mut finding = Finding::general(Kind::MissingAdmission, ActionKind::Report, why);
                     (finding.coupon_id, finding.result) = (Some(coupon.id), Outcome::Failed);
                     self.run.findings.push(finding);
                 }
@@ -111,7 +110,7 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
             "sealed with {expected} rows, now there are {rows}; its keys have left Redis, so who is missing must come from a \
              copy of the database"
         );
-        let mut finding = general(Kind::CountMismatch, ActionKind::Report, detail);
+        let mut finding = Finding::general(Kind::CountMismatch, ActionKind::Report, detail);
         (finding.coupon_id, finding.drop_id) = (Some(coupon_id), Some(drop_id));
         findings.push(finding);
     }

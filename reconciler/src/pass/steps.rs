@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
 use super::order::{Histories, most_urgent_first};
-use super::{Broken, Request, Settings, findings};
+use super::findings;
+use super::request::{Broken, Request, Settings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};
 use crate::execute::{self, Patience};
 use crate::plan;
-use crate::report::{ActionKind, Kind, Run};
+use crate::report::{ActionKind, Finding, Kind, Run};
 use crate::stores::Stores;
 
 /// One pass under way.
@@ -222,7 +223,7 @@ impl<'a> Pass<'a> {
         if let Some(error) = kafka {
             let detail = format!("the topic cannot be read, so what is on its way is not known: {error:#}");
             self.run.error = Some(detail.clone());
-            self.run.findings.push(findings::general(Kind::Stalled, ActionKind::Report, detail));
+            self.run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail));
         }
         Ok(context)
     }
@@ -250,7 +251,7 @@ impl<'a> Pass<'a> {
             let seconds = longest.as_secs();
             told.push(format!("{unread} messages wait on {place} and the consumer has not moved for {seconds} s"));
         }
-        let told = told.into_iter().map(|detail| findings::general(Kind::Stalled, ActionKind::Report, detail));
+        let told = told.into_iter().map(|detail| Finding::general(Kind::Stalled, ActionKind::Report, detail));
         self.run.findings.extend(told);
     }
 
@@ -281,7 +282,7 @@ impl<'a> Pass<'a> {
     }
 
     fn report_unsafe(&mut self, detail: String) {
-        self.run.findings.push(findings::general(Kind::UnsafeSetting, ActionKind::Report, detail));
+        self.run.findings.push(Finding::general(Kind::UnsafeSetting, ActionKind::Report, detail));
     }
 
     /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
@@ -295,7 +296,7 @@ impl<'a> Pass<'a> {
             } else {
                 let examples: Vec<i64> = loose.examples.iter().map(|letter| letter.id).take(3).collect();
                 let detail = plan::many_loose(loose.number, &loose.why, &examples);
-                self.run.findings.push(findings::general(Kind::FailedClaim, ActionKind::Report, detail));
+                self.run.findings.push(Finding::general(Kind::FailedClaim, ActionKind::Report, detail));
             }
         }
         Ok(())

@@ -7,8 +7,9 @@ use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::Holding;
 
 use super::{Action, Planner};
-use crate::collect::snapshot::{InFlight, Page, Row};
+use crate::collect::snapshot::{Page, Row};
 use crate::report::Kind;
+use crate::topic::InFlight;
 
 /// An admission that is later than its reading, by more than a clock is corrected by in small
 /// steps, was made by a clock that has been set back since. Without a bound it would be too young

@@ -9,8 +9,9 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use proptest::prelude::*;
 
 use super::{Action, Plan, Planner, Policy};
-use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, InFlight, Page, Promises, Row};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Promises, Row};
 use crate::report::Kind;
+use crate::topic::InFlight;
 
 mod properties;
 mod table;

@@ -16,7 +16,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::source::Record;
+use super::record::Record;
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 

@@ -3,4 +3,5 @@
 pub(crate) mod batch;
 pub(crate) mod group;
 pub(crate) mod membership;
+pub(crate) mod record;
 pub(crate) mod source;

@@ -20,7 +20,7 @@ use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
 
 use self::classify::{ClaimVerdict, classify};
-use crate::consume::read::source::Record;
+use crate::consume::read::record::Record;
 
 /// The result of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -237,7 +237,7 @@ mod tests {
     use tokio::sync::OnceCell;
 
     use super::*;
-    use crate::consume::read::source::tests::record;
+    use crate::consume::read::record::tests::record;
 
     async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         loop {

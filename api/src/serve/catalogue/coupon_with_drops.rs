@@ -1,11 +1,14 @@
 //! A coupon with its drops, as this process keeps it in memory, and the clock that chooses among
 //! the drops. A claim needs nothing else before it goes to Redis.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
 
@@ -101,6 +104,19 @@ impl Clock {
 /// Unix milliseconds as an instant.
 pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// What this process keeps of coupons: also how many rows their sealed drops have.
+pub(super) async fn with_drops(
+    db: &Db,
+    redis: &Redis,
+    coupons: Vec<(Coupon, Vec<Drop>)>,
+) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
+    let sealed: Vec<DropId> =
+        coupons.iter().flat_map(|(_, drops)| drops).filter(|d| d.sealed_at.is_some()).map(|d| d.id).collect();
+    let rows: HashMap<DropId, u32> = if sealed.is_empty() { HashMap::new() } else { db.sealed_rows(sealed).await? };
+    let one = |(coupon, drops)| CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
+    Ok(coupons.into_iter().map(one).map(Arc::new).collect())
 }
 
 #[cfg(test)]

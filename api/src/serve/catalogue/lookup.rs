@@ -16,9 +16,19 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::coupon_with_drops::CouponWithDrops;
-use super::{LookupError, TIMEOUT, with_drops};
+use super::coupon_with_drops::{CouponWithDrops, with_drops};
 use crate::serve::bounded_cache::BoundedCache;
+
+/// Why a coupon was not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    NoSuchCoupon(CouponId),
+    /// MySQL could not be asked.
+    Unavailable,
+}
+
+/// Longest wait for a refresh or a lookup that a request needs.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Shortest time from one lookup to the next.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -7,15 +7,14 @@ mod lookup;
 mod pages;
 pub(crate) mod remaining;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
@@ -23,26 +22,16 @@ use metrics::gauge;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::coupon_with_drops::CouponWithDrops;
-use self::lookup::Lookup;
+use self::coupon_with_drops::{CouponWithDrops, with_drops};
+pub(crate) use self::lookup::LookupError;
+use self::lookup::{Lookup, TIMEOUT};
 use self::pages::Pages;
 
 /// The live coupons, by number.
 pub(crate) type Snapshot = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
-/// Why a coupon was not found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LookupError {
-    NoSuchCoupon(CouponId),
-    /// MySQL could not be asked.
-    Unavailable,
-}
-
 /// Shortest pause between two refreshes.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest wait for a refresh or a lookup that a request needs.
-const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Catalogue {
     db: Db,
@@ -195,17 +184,4 @@ async fn read(db: &Db, redis: &Redis, before: &Snapshot) -> Result<(Snapshot, Op
     live.extend(with_drops(db, redis, changed).await?.into_iter().map(|one| (one.coupon.id, one)));
     let reconciled = reconciled.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
     Ok((live, reconciled.map(|at| at.with_timezone(&Utc))))
-}
-
-/// What this process keeps of coupons: also how many rows their sealed drops have.
-async fn with_drops(
-    db: &Db,
-    redis: &Redis,
-    coupons: Vec<(Coupon, Vec<Drop>)>,
-) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
-    let sealed: Vec<DropId> =
-        coupons.iter().flat_map(|(_, drops)| drops).filter(|d| d.sealed_at.is_some()).map(|d| d.id).collect();
-    let rows: HashMap<DropId, u32> = if sealed.is_empty() { HashMap::new() } else { db.sealed_rows(sealed).await? };
-    let one = |(coupon, drops)| CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied());
-    Ok(coupons.into_iter().map(one).map(Arc::new).collect())
 }

@@ -10,8 +10,8 @@ use firstcome_shared::redis::Redis;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::coupon_with_drops::CouponWithDrops;
-use super::{LookupError, TIMEOUT, with_drops};
+use super::coupon_with_drops::{CouponWithDrops, with_drops};
+use super::lookup::{LookupError, TIMEOUT};
 use crate::serve::bounded_cache::BoundedCache;
 
 const FRESH_FOR: Duration = Duration::from_secs(1);

@@ -16,9 +16,10 @@ use utoipa::ToSchema;
 use super::durability::{Durability, Store};
 use super::in_flight::{InFlightLimit, WorkError};
 use super::micro_batch::{ClaimReply, MicroBatches};
+use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
-use crate::serve::catalogue::{Catalogue, LookupError};
+use crate::serve::catalogue::Catalogue;
 
 /// What a claim needs.
 pub(crate) struct Claims {
@@ -269,40 +270,4 @@ pub(crate) enum ClaimAnswer {
         /// 1 is next.
         position: u32,
     },
-}
-
-/// Why a question about a claim, or the claim itself, was refused. `routes/refusals.rs` has the
-/// answers.
-#[derive(Debug)]
-pub(crate) enum ClaimRefusal {
-    Coupon(LookupError),
-    /// The coupon has no drop.
-    NoDrop,
-    /// Admission gave neither a slot nor a place.
-    Refused(Admission),
-    /// Redis did not answer. The claim may have been admitted.
-    NotAnswered(Arc<AdmissionError>),
-    /// Redis holds the claim and no second store does yet.
-    NotDurable,
-    /// MySQL did not say who holds a slot of a sealed drop.
-    SealedUnknown,
-    /// There is nothing to give back or revoke.
-    NothingHeld,
-    /// MySQL has the revocation; its slot may not be free yet.
-    HalfRevoked,
-    /// The stores that answered do not know enough to say where a claim stands.
-    StandingUnknown,
-    Work(WorkError),
-}
-
-impl From<LookupError> for ClaimRefusal {
-    fn from(error: LookupError) -> Self {
-        Self::Coupon(error)
-    }
-}
-
-impl From<WorkError> for ClaimRefusal {
-    fn from(error: WorkError) -> Self {
-        Self::Work(error)
-    }
 }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::ClaimRefusal;
+use super::refusal::ClaimRefusal;
 use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
 use crate::serve::auth::Requester;

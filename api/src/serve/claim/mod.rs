@@ -9,6 +9,8 @@ mod issued;
 mod micro_batch;
 pub(crate) mod my_claim;
 pub(crate) mod publisher;
+mod refusal;
 pub(crate) mod revoke;
 
-pub(crate) use admit::{ClaimAnswer, ClaimRefusal};
+pub(crate) use admit::ClaimAnswer;
+pub(crate) use refusal::ClaimRefusal;

@@ -11,7 +11,7 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ClaimRefusal;
+use super::refusal::ClaimRefusal;
 use super::admit::Claims;
 use super::durability::AdmittedClaim;
 use crate::serve::auth::{Groups, Requester};

@@ -16,7 +16,7 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ClaimRefusal;
+use super::refusal::ClaimRefusal;
 use super::admit::Claims;
 use super::my_claim::drop_to_show;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;

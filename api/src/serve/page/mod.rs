@@ -14,7 +14,6 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use clap::ValueEnum;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, hash, secure};
 
@@ -22,17 +21,11 @@ use self::assets::{ICON, SCRIPT, STYLE};
 use self::html::Notice;
 use self::language::Language;
 use self::state::PageState;
+use super::args::CouponPage;
 use super::catalogue::LookupError;
 use super::routes::etag;
 use super::routes::extract::CouponPath;
 use super::state::App;
-
-/// Whether people get a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CouponPage {
-    Off,
-    On,
-}
 
 /// Seconds that a cache may show a page without asking. Its name and times change as rarely.
 const PAGE_FRESH_FOR: &str = "public, max-age=10";

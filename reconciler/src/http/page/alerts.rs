@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use askama::Template;
 use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -12,14 +13,24 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{Alerts, Top, answer, notice, unavailable};
+use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
 use crate::notify::alerts::{About, State as AlertState};
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, line};
 use crate::notify::{self, AlertError, ListedAlert};
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct Alerts<'a> {
+    top: Top<'a>,
+    alerts: &'a [AlertLine],
+    /// `firing`, `resolved` or `told`.
+    status: &'a str,
+    next_before: Option<i64>,
+}
 
 /// Alerts on a page.
 const PAGE: u32 = 50;

@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Page;
+use super::state::Page;
 use super::drops::find;
 use super::html::{not_understood, notice, unavailable, unless_named};
 use super::people::{self, Search};

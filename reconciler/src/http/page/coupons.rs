@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -13,11 +14,21 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
-use super::Page;
+use super::state::Page;
 use super::board::minute;
-use super::html::{Coupons, Top, answer, unavailable};
+use super::html::{Top, answer, unavailable};
 use super::session::Session;
 use crate::notify::wording::{LONGEST, grouped, line};
+
+#[derive(Template)]
+#[template(path = "coupons.html")]
+struct Coupons<'a> {
+    top: Top<'a>,
+    coupons: &'a [CouponLine],
+    is_first: bool,
+    /// The last that is shown, where there are more.
+    next_after: Option<CouponId>,
+}
 
 /// Coupons on a page.
 const COUPONS: u8 = 50;

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use askama::Template;
 use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -17,13 +18,35 @@ use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{DeadLetter, DeadLetters, Top, answer, notice, unavailable, unless_named};
+use super::html::{Top, answer, notice, unavailable, unless_named};
 use super::people::Search;
 use super::session::Session;
 use crate::execute;
 use crate::notify::wording::{LONGEST, count, detail, line, person};
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct DeadLetters<'a> {
+    top: Top<'a>,
+    letters: &'a [LetterLine],
+    /// Those that are dealt with, instead of those that are open.
+    resolved: bool,
+    /// What is filtered by.
+    drop: Option<i64>,
+    reason: Option<&'a str>,
+    page: u32,
+    has_more: bool,
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+struct DeadLetter<'a> {
+    top: Top<'a>,
+    letter: &'a LetterView,
+    revealed: bool,
+}
 
 /// Dead letters on a page, and most pages.
 const PAGE: u32 = 50;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -9,12 +10,20 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::mysql::deliveries::{Delivery, Kind};
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{Deliveries, Top, answer, notice, unavailable};
+use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
 use crate::execute;
 use crate::notify::wording::{LONGEST, line};
+
+#[derive(Template)]
+#[template(path = "deliveries.html")]
+struct Deliveries<'a> {
+    top: Top<'a>,
+    open: &'a [DeliveryLine],
+    sent: &'a [DeliveryLine],
+}
 
 /// One delivery as it is shown.
 pub(super) struct DeliveryLine {

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use askama::Template;
 use axum::extract::rejection::{FormRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -17,15 +18,36 @@ use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use firstcome_shared::mysql::pace::{Step, sampled};
 use serde::Deserialize;
 
-use super::Page;
-use super::html::{DropPage, Top, answer, not_understood, notice, unavailable, unless_named};
-use super::pace::chart;
+use super::state::Page;
+use super::board::Board;
+use super::html::{Top, answer, not_understood, notice, unavailable, unless_named};
+use super::pace::{Chart, chart};
 use super::session::Session;
 use crate::http::reconcile::{Asked as Answered, run};
 use crate::notify::alerts::About;
 use crate::notify::wording::{LONGEST, count, grouped, line};
 use crate::pass::Request;
 use crate::report::Trigger;
+
+#[derive(Template)]
+#[template(path = "drop.html")]
+struct DropPage<'a> {
+    top: Top<'a>,
+    name: &'a str,
+    coupon: CouponId,
+    drop: DropId,
+    paused: bool,
+    only_for: String,
+    /// Whose quantity can be raised.
+    to_raise: String,
+    /// Whether the API's address is known.
+    has_api: bool,
+    board: &'a Board,
+    /// Repairs that wait for a person, while an alert says so.
+    held_back: Option<String>,
+    /// Once there are rows.
+    chart: Option<Chart>,
+}
 
 type Place = Result<Path<(i64, i64)>, PathRejection>;
 

@@ -16,7 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
-use super::Page;
+use super::state::Page;
 use super::html::notice;
 use super::session::Session;
 

@@ -4,32 +4,21 @@ use askama::Template;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{StatusCode, header::HeaderName};
 use axum::response::{IntoResponse as _, Response};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::Problem;
 
-use super::alerts::AlertLine;
 use super::assets::{ICON, SCRIPT, STYLE};
-use super::board::Board;
-use super::coupons::CouponLine;
-use super::dead_letters::{LetterLine, LetterView};
-use super::deliveries::DeliveryLine;
-use super::new_coupon::{Preview, Typed};
-use super::pace::{Chart, DayLine};
-use super::people::{Search, StoryView};
-use super::runs::{RunLine, RunView};
 use super::session::Session;
-use super::time_line::TimeLine;
 use crate::notify::wording::{LONGEST, line};
 
 /// What stands around every screen.
 pub(super) struct Top<'a> {
-    title: &'a str,
+    pub(super) title: &'a str,
     /// The screen in the menu.
-    here: &'static str,
-    session: Option<&'a Session>,
-    script: &'static str,
-    style: &'static str,
-    icon: &'static str,
+    pub(super) here: &'static str,
+    pub(super) session: Option<&'a Session>,
+    pub(super) script: &'static str,
+    pub(super) style: &'static str,
+    pub(super) icon: &'static str,
 }
 
 impl<'a> Top<'a> {
@@ -37,160 +26,13 @@ impl<'a> Top<'a> {
         Self { title, here, session, script: &SCRIPT.name, style: &STYLE.name, icon: &ICON.name }
     }
 
-    fn csrf(&self) -> &str {
+    pub(super) fn csrf(&self) -> &str {
         self.session.map_or("", |session| &session.csrf)
     }
 
-    fn may_change(&self) -> bool {
+    pub(super) fn may_change(&self) -> bool {
         self.session.is_some_and(Session::may_change)
     }
-}
-
-#[derive(Template)]
-#[template(path = "login.html")]
-pub(super) struct LogIn<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) next: &'a str,
-    pub(super) name: &'a str,
-    /// Why it was refused; empty at first.
-    pub(super) wrong: &'a str,
-}
-
-#[derive(Template)]
-#[template(path = "overview.html")]
-pub(super) struct Overview<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) board: &'a Board,
-}
-
-/// The part of the first screen that is live.
-#[derive(Template)]
-#[template(path = "board.html")]
-pub(super) struct Fragment<'a> {
-    pub(super) board: &'a Board,
-}
-
-#[derive(Template)]
-#[template(path = "coupons.html")]
-pub(super) struct Coupons<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) coupons: &'a [CouponLine],
-    pub(super) is_first: bool,
-    /// The last that is shown, where there are more.
-    pub(super) next_after: Option<CouponId>,
-}
-
-#[derive(Template)]
-#[template(path = "alerts.html")]
-pub(super) struct Alerts<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) alerts: &'a [AlertLine],
-    /// `firing`, `resolved` or `told`.
-    pub(super) status: &'a str,
-    pub(super) next_before: Option<i64>,
-}
-
-#[derive(Template)]
-#[template(path = "runs.html")]
-pub(super) struct Runs<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) runs: &'a [RunLine],
-    /// What a pass would compare.
-    pub(super) over: &'a str,
-    /// Where there are any.
-    pub(super) time_line: Option<TimeLine>,
-    /// The oldest shown, where there may be older ones.
-    pub(super) next_before: Option<&'a str>,
-}
-
-#[derive(Template)]
-#[template(path = "run.html")]
-pub(super) struct RunPage<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) run: &'a RunView,
-}
-
-#[derive(Template)]
-#[template(path = "drop.html")]
-pub(super) struct DropPage<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) name: &'a str,
-    pub(super) coupon: CouponId,
-    pub(super) drop: DropId,
-    pub(super) paused: bool,
-    pub(super) only_for: String,
-    /// Whose quantity can be raised.
-    pub(super) to_raise: String,
-    /// Whether the API's address is known.
-    pub(super) has_api: bool,
-    pub(super) board: &'a Board,
-    /// Repairs that wait for a person, while an alert says so.
-    pub(super) held_back: Option<String>,
-    /// Once there are rows.
-    pub(super) chart: Option<Chart>,
-}
-
-#[derive(Template)]
-#[template(path = "people.html")]
-pub(super) struct People<'a> {
-    pub(super) top: Top<'a>,
-    /// What was searched for.
-    pub(super) asked: &'a Search,
-    /// Why nothing was found.
-    pub(super) wrong: &'a str,
-    /// Those on a slot on which several are known.
-    pub(super) several: &'a [UserId],
-    pub(super) story: Option<&'a StoryView>,
-    /// Whether the API's address is known.
-    pub(super) has_api: bool,
-}
-
-#[derive(Template)]
-#[template(path = "dead_letters.html")]
-pub(super) struct DeadLetters<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) letters: &'a [LetterLine],
-    /// Those that are dealt with, instead of those that are open.
-    pub(super) resolved: bool,
-    /// What is filtered by.
-    pub(super) drop: Option<i64>,
-    pub(super) reason: Option<&'a str>,
-    pub(super) page: u32,
-    pub(super) has_more: bool,
-}
-
-#[derive(Template)]
-#[template(path = "dead_letter.html")]
-pub(super) struct DeadLetter<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) letter: &'a LetterView,
-    pub(super) revealed: bool,
-}
-
-#[derive(Template)]
-#[template(path = "days.html")]
-pub(super) struct Days<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) days: &'a [DayLine],
-}
-
-#[derive(Template)]
-#[template(path = "new_coupon.html")]
-pub(super) struct NewCoupon<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) typed: &'a Typed,
-    /// What can't be made of it.
-    pub(super) wrong: &'a str,
-    pub(super) preview: Option<&'a Preview>,
-    pub(super) has_api: bool,
-}
-
-#[derive(Template)]
-#[template(path = "deliveries.html")]
-pub(super) struct Deliveries<'a> {
-    pub(super) top: Top<'a>,
-    pub(super) open: &'a [DeliveryLine],
-    pub(super) sent: &'a [DeliveryLine],
 }
 
 #[derive(Template)]

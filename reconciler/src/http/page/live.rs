@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use askama::Template as _;
+use askama::Template;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse as _, Response, Sse};
@@ -15,11 +15,17 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Page;
 use super::board::{Board, board};
-use super::html::Fragment;
+use super::session::Sessions;
 use super::snapshot::Reader;
 use crate::stores::Stores;
+
+/// The part of the first screen that is live.
+#[derive(Template)]
+#[template(path = "board.html")]
+struct Fragment<'a> {
+    board: &'a Board,
+}
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -128,7 +134,8 @@ impl Live {
 
 /// One person who looks.
 struct Viewer {
-    page: Page,
+    live: Arc<Live>,
+    sessions: Arc<Sessions>,
     /// With the cookie: the stream ends with the session.
     headers: HeaderMap,
     updates: watch::Receiver<Option<Arc<Update>>>,
@@ -145,13 +152,13 @@ struct Said<'a> {
 
 /// Server-sent events, each with all there is to know, so that a lost one does not matter. A
 /// browser that gets 204 does not ask again.
-pub(super) fn stream(page: Page, headers: HeaderMap) -> Response {
-    let Ok(seat) = Arc::clone(&page.live.seats).try_acquire_owned() else {
+pub(super) fn stream(live: Arc<Live>, sessions: Arc<Sessions>, headers: HeaderMap) -> Response {
+    let Ok(seat) = Arc::clone(&live.seats).try_acquire_owned() else {
         return StatusCode::NO_CONTENT.into_response();
     };
-    let updates = page.live.updates.subscribe();
-    page.live.wake.notify_one();
-    let events = events(Viewer { page, headers, updates, shown: None, _seat: seat });
+    let updates = live.updates.subscribe();
+    live.wake.notify_one();
+    let events = events(Viewer { live, sessions, headers, updates, shown: None, _seat: seat });
     // nginx would keep events back.
     ([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::default())).into_response()
 }
@@ -160,11 +167,11 @@ fn events(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
     unfold(viewer, |mut viewer| async move {
         let changed = tokio::select! {
             biased;
-            () = viewer.page.live.stop.cancelled() => return None,
+            () = viewer.live.stop.cancelled() => return None,
             changed = viewer.updates.changed() => changed,
         };
         changed.ok()?;
-        viewer.page.session(&viewer.headers)?;
+        viewer.sessions.of(&viewer.headers, Instant::now())?;
         let update = viewer.updates.borrow_and_update().clone()?;
         let is_new = viewer.shown.as_ref().is_none_or(|shown| shown.html != update.html);
         let said = Said { at: &update.at, html: is_new.then_some(&update.html) };

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use askama::Template;
 use axum::Form;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest as _, Query, Request, State};
@@ -11,10 +12,20 @@ use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use firstcome_shared::http::ops::operator_name;
 use serde::Deserialize;
 
-use super::Page;
+use super::state::Page;
 use super::guard::{is_https, own_path, peer};
-use super::html::{LogIn, Top, answer};
+use super::html::{Top, answer};
 use super::session::cookie;
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LogIn<'a> {
+    top: Top<'a>,
+    next: &'a str,
+    name: &'a str,
+    /// Why it was refused; empty at first.
+    wrong: &'a str,
+}
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {

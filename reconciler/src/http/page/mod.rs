@@ -20,11 +20,12 @@ mod people;
 mod runs;
 mod session;
 mod snapshot;
+mod state;
 mod time_line;
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use askama::Template;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -42,10 +43,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::api::Api;
 use self::assets::{ICON, SCRIPT, STYLE};
-use self::html::{Overview, Top, answer, notice};
+use self::board::Board;
+use self::html::{Top, answer};
 use self::live::Live;
-use self::session::{Session, Sessions, Tries};
-use super::App;
+use self::session::Session;
+use self::state::Page;
+use super::state::App;
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Overview<'a> {
+    top: Top<'a>,
+    board: &'a Board,
+}
 
 /// Connections to MySQL of all screens together.
 const CONNECTIONS: usize = 4;
@@ -56,35 +66,6 @@ const SLOW_AT_ONCE: usize = 2;
 /// Nothing from elsewhere, nothing inline, in nobody's frame, and forms go nowhere else.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-
-/// What the screens work with. Cheap to clone.
-#[derive(Clone)]
-struct Page {
-    app: App,
-    token: OpsToken,
-    /// Where changes are asked for that are the API's to make.
-    api: Option<Arc<Api>>,
-    /// Taken by screens that may cost seconds.
-    slow: Arc<Semaphore>,
-    sessions: Arc<Sessions>,
-    tries: Arc<Tries>,
-    live: Arc<Live>,
-}
-
-impl Page {
-    /// Makes a screen that may cost seconds, unless too many are being made.
-    async fn slowly(&self, screen: impl Future<Output = Response>) -> Response {
-        let Ok(_turn) = self.slow.try_acquire() else {
-            let why = "Others are looking at something large right now. Reload in a few seconds.";
-            return notice(StatusCode::SERVICE_UNAVAILABLE, "Busy", why);
-        };
-        screen.await
-    }
-
-    fn session(&self, headers: &HeaderMap) -> Option<Arc<Session>> {
-        self.sessions.of(headers, Instant::now())
-    }
-}
 
 /// The routes of the page. Its live part ends with `stop`.
 pub(super) fn routes(
@@ -171,7 +152,7 @@ async fn overview(
 
 #[allow(clippy::unused_async)] // a handler
 async fn live_events(State(page): State<Page>, headers: HeaderMap) -> Response {
-    live::stream(page, headers)
+    live::stream(page.live, page.sessions, headers)
 }
 
 #[allow(clippy::unused_async)] // a handler

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::Extension;
 use axum::extract::State;
 use axum::extract::rejection::{FormRejection, QueryRejection};
@@ -17,10 +18,21 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Page;
-use super::html::{NewCoupon, Top, answer, unavailable};
+use super::state::Page;
+use super::html::{Top, answer, unavailable};
 use super::session::Session;
 use crate::notify::wording::{LONGEST, capital, grouped, line};
+
+#[derive(Template)]
+#[template(path = "new_coupon.html")]
+struct NewCoupon<'a> {
+    top: Top<'a>,
+    typed: &'a Typed,
+    /// What can't be made of it.
+    wrong: &'a str,
+    preview: Option<&'a Preview>,
+    has_api: bool,
+}
 
 /// Openings that are shown.
 const OPENINGS: usize = 10;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,11 +11,18 @@ use axum::response::Response;
 use chrono::{NaiveDateTime, TimeDelta};
 use firstcome_shared::mysql::pace::{Day, Step};
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{Days, Top, answer, unavailable};
+use super::html::{Top, answer, unavailable};
 use super::session::Session;
 use crate::notify::wording::grouped;
+
+#[derive(Template)]
+#[template(path = "days.html")]
+struct Days<'a> {
+    top: Top<'a>,
+    days: &'a [DayLine],
+}
 
 /// Days that are listed.
 const DAYS: u32 = 14;

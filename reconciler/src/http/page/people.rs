@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::extract::State;
 use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
@@ -13,12 +14,27 @@ use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{People, Top, answer};
+use super::html::{Top, answer};
 use super::session::Session;
 use crate::explain::{self, Holds, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
+
+#[derive(Template)]
+#[template(path = "people.html")]
+struct People<'a> {
+    top: Top<'a>,
+    /// What was searched for.
+    asked: &'a Search,
+    /// Why nothing was found.
+    wrong: &'a str,
+    /// Those on a slot on which several are known.
+    several: &'a [UserId],
+    story: Option<&'a StoryView>,
+    /// Whether the API's address is known.
+    has_api: bool,
+}
 
 /// What is searched for. A button that leads to a person's story searches for it too.
 #[derive(Deserialize, Default)]

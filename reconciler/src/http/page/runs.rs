@@ -14,15 +14,35 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Page;
+use super::state::Page;
 use super::board::instant;
-use super::html::{RunPage, Runs, Top, answer, notice, unavailable};
+use super::html::{Top, answer, notice, unavailable};
 use super::people::Search;
 use super::session::Session;
-use super::time_line::time_line;
+use super::time_line::{TimeLine, result, time_line};
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
 use crate::record::{self, RunSummary};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
+
+#[derive(Template)]
+#[template(path = "runs.html")]
+struct Runs<'a> {
+    top: Top<'a>,
+    runs: &'a [RunLine],
+    /// What a pass would compare.
+    over: &'a str,
+    /// Where there are any.
+    time_line: Option<TimeLine>,
+    /// The oldest shown, where there may be older ones.
+    next_before: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "run.html")]
+struct RunPage<'a> {
+    top: Top<'a>,
+    run: &'a RunView,
+}
 
 /// Runs on a page.
 const RUNS: u32 = 50;
@@ -145,19 +165,6 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
     };
     let more = [(dry_run, ", dry run"), (deep, ", deep"), (confirmed, ", confirmed")];
     more.into_iter().filter(|(is, _)| *is).fold(by, |text, (_, word)| text + word)
-}
-
-/// How a pass ended, and a class of the style.
-pub(super) fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
-    match status {
-        Status::Running => ("running", "plain"),
-        Status::Clean => ("nothing found", "quiet"),
-        Status::Repaired => ("repaired", "plain"),
-        Status::Drift if dry_run => ("found, not changed", "plain"),
-        Status::Drift => ("needs a person", "bad"),
-        Status::Braked => ("held back", "bad"),
-        Status::Failed => ("failed", "bad"),
-    }
 }
 
 #[derive(Deserialize)]

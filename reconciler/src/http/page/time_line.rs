@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 
 use super::board::instant;
-use super::runs::result;
 use crate::record::RunSummary;
 use crate::report::Status;
 
@@ -25,6 +24,19 @@ pub(super) fn time_line(runs: &[RunSummary]) -> Option<TimeLine> {
     let tone = |run: &RunSummary| result(run.status.parse().unwrap_or(Status::Failed), run.dry_run).1;
     let marks = runs.iter().map(|run| (at(run), tone(run))).collect();
     Some(TimeLine { marks, from: instant(oldest), to: instant(newest) })
+}
+
+/// How a pass ended, and a class of the style.
+pub(super) fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
+    match status {
+        Status::Running => ("running", "plain"),
+        Status::Clean => ("nothing found", "quiet"),
+        Status::Repaired => ("repaired", "plain"),
+        Status::Drift if dry_run => ("found, not changed", "plain"),
+        Status::Drift => ("needs a person", "bad"),
+        Status::Braked => ("held back", "bad"),
+        Status::Failed => ("failed", "bad"),
+    }
 }
 
 #[cfg(test)]

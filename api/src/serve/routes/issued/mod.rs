@@ -3,13 +3,14 @@
 
 mod accept;
 mod csv;
+mod read;
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LINK, VARY};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
@@ -20,8 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{CouponPath, StrictQuery, invalid};
-use super::refusals::mysql_unavailable;
-use crate::serve::state::{App, Services};
+use crate::serve::state::App;
 
 /// Which rows.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -123,19 +123,13 @@ pub(crate) async fn issued(
     let answer = if wants_csv {
         csv::answer(Arc::clone(&app), which, asked.limit).await?
     } else {
-        let page = page(&app, which, limit).await?;
+        let page = read::page(&app, which, limit).await?;
         let next = next(&asked, id, limit, &page);
         let link = next.iter().map(|next| (LINK, format!("<{next}>; rel=\"next\""))).collect::<Vec<_>>();
         let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
         (axum::response::AppendHeaders(link), Json(IssuedPage { issued, next })).into_response()
     };
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
-}
-
-async fn page(services: &Services, which: Holders, limit: usize) -> Result<HoldersPage, Problem> {
-    let found = services.mysql.operators.holders(which, limit).await;
-    let found = found.map_err(|error| mysql_unavailable(&error, "try again"))?;
-    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not_found", "this coupon has no such drop"))
 }
 
 fn next(asked: &IssuedQuery, coupon: CouponId, limit: usize, page: &HoldersPage) -> Option<String> {

@@ -6,7 +6,7 @@ use firstcome_drift::Kind as Drift;
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{Coupon, Fixture, Keys, Stores, World, all_issued, assert_exact, eventually, people, rush};
 
-use super::waves::{HEALED, Waves, impatient, replication};
+use super::waves::{HEALED, Waves, impatient, passes_by_hand, replication, stalled_pass};
 use crate::drift::support::injector;
 
 async fn own_redis() -> (RedisServer, Stores) {
@@ -53,17 +53,14 @@ async fn admission_reopens_while_a_pass_is_running() {
     let fixture = Fixture::of(impatient(stores, "gate-beside").await).await;
     let (coupon, mut answers) = fixture.held("Beside", 20, 10).await;
     let daemon = fixture.world.settled_daemon().await;
-    let stall = [("FIRSTCOME_STALL_AT", "run_begun")];
-    let pass = fixture.world.start("firstcome-reconciler", &["once"], &stall);
-    let runs = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
-    eventually("the pass has begun", HEALED, async || fixture.world.sql.number(runs).await == 1).await;
+    let pass = stalled_pass(&fixture.world).await;
     restart(&server).await;
     eventually("admission is open", HEALED, async || {
         let answer = fixture.api.claim(coupon.id, &people(11)[10]).await;
         answer.promised().is_some()
     })
     .await;
-    assert_eq!(fixture.world.sql.number(runs).await, 1, "the pass is still running");
+    assert_eq!(passes_by_hand(&fixture.world).await, 1, "the pass is still running");
     pass.kill().await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20), 20).await);
     all_issued(&fixture.world, coupon.drop, 20).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisServer};
 use firstcome_testkit::{
-    Api, Coupon, Http, Keys, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
+    Api, Coupon, Http, Keys, Process, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
     rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -158,6 +158,18 @@ pub(crate) async fn kafka_behind_proxies() -> (&'static KafkaServer, &'static [F
         proxy.set(Fault::Pass).await.unwrap();
     }
     (kafka, proxies, turn)
+}
+
+/// A pass that holds its lock and stands still.
+pub(crate) async fn stalled_pass(world: &World) -> Process {
+    let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", "run_begun")]);
+    eventually("the pass has begun", HEALED, async || passes_by_hand(world).await == 1).await;
+    pass
+}
+
+/// Passes of the command line that are running.
+pub(crate) async fn passes_by_hand(world: &World) -> i64 {
+    world.sql.number("SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'").await
 }
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();

@@ -7,6 +7,8 @@ use firstcome_testkit::scale::is_full;
 use firstcome_testkit::{Coupon, Fixture, LIMIT, coupon_body, eventually, rows, rush};
 use serde_json::json;
 
+use crate::faults::waves::{passes_by_hand, stalled_pass};
+
 /// A coupon that is given out, with so many people waiting, in order.
 pub(super) async fn with_a_line(fixture: &Fixture, name: &str, people: usize) -> (Coupon, Vec<String>) {
     let (coupon, _) = fixture.held_of(&coupon_body(name, 10, u32::try_from(people).unwrap()), 10).await;
@@ -32,10 +34,7 @@ async fn all_have_rows(fixture: &Fixture, coupon: &Coupon, quantity: usize) {
 async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_does_not_end() {
     let fixture = Fixture::new("promotion").await;
     let _daemon = fixture.world.settled_daemon().await;
-    let stall = [("FIRSTCOME_STALL_AT", "run_begun")];
-    let pass = fixture.world.start("firstcome-reconciler", &["once"], &stall);
-    let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
-    eventually("the pass has begun", LIMIT, async || fixture.world.sql.number(running).await == 1).await;
+    let pass = stalled_pass(&fixture.world).await;
     let mut took = Vec::new();
     for people in [10, if is_full() { 5_000 } else { 1_300 }] {
         let name = format!("line{people}");
@@ -53,7 +52,7 @@ async fn everybody_who_waits_gets_a_raised_quantity_in_order_beside_a_pass_that_
         assert_eq!(rows.range(11..).map(|(_, user)| user.clone()).collect::<Vec<_>>(), line);
         took.push(elapsed.as_secs_f64());
     }
-    assert_eq!(fixture.world.sql.number(running).await, 1, "the pass is still running");
+    assert_eq!(passes_by_hand(&fixture.world).await, 1, "the pass is still running");
     pass.kill().await;
     println!("scale: 5,000 waiting, quantity raised by 5,000: all rows | {:.2} s | {:.2} s | ≤ 2 s", took[1], took[0]);
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::promotion::{raise, with_a_line};
 use super::sizes::insert;
-use crate::faults::waves::{HEALED, impatient};
+use crate::faults::waves::{HEALED, impatient, stalled_pass};
 
 const DEAD_LETTERS: &str = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
 
@@ -86,9 +86,7 @@ async fn beside_many(loss: Loss, others: u32) -> f64 {
         fixture.api.create_coupon(&coupon_body(&format!("Other {other}"), quantity, 0)).await;
     }
     let _daemon = world.settled_daemon().await;
-    let pass = world.start("firstcome-reconciler", &["once"], &[("FIRSTCOME_STALL_AT", "run_begun")]);
-    let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
-    eventually("the pass has begun", HEALED, async || world.sql.number(running).await == 1).await;
+    let pass = stalled_pass(world).await;
     let took = beyond_the_wait(loss, &server, &fixture, &coupon, &user).await;
     pass.kill().await;
     took

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use firstcome_load::measure::memory_kb;
 use firstcome_reconciler::record::{self, How};
-use firstcome_reconciler::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
+use firstcome_reconciler::report::{ActionKind, Finding, Kind, Run, Status};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_testkit::scale::measured;
 use firstcome_testkit::{Coupon, Process, World, coupon_body, eventually, open_world};
@@ -175,17 +175,7 @@ async fn rows_after_a_weekend(held: u32, has_kafka: bool) -> f64 {
         // `recording::passes_that_cannot_read_the_topic_…` has such passes.
         let detail = "the topic cannot be read, so what is on its way is not known: all brokers are down";
         (run.status, run.error) = (Status::Failed, Some(detail.to_owned()));
-        run.findings.push(Finding {
-            kind: Kind::Stalled,
-            coupon_id: None,
-            drop_id: None,
-            slot: None,
-            user_id: None,
-            action: ActionKind::Report,
-            result: Outcome::Skipped,
-            detail: detail.to_owned(),
-            needs_person: true,
-        });
+        run.findings.push(Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned()));
     }
     // The same run again and again, at its time.
     let settings = DbSettings { url: world.sql.url().to_owned().into(), pool_size: 2, limit: Duration::from_secs(5) };

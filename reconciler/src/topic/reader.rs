@@ -20,7 +20,7 @@ use super::tail::{IN_MEMORY, Messages, TailWriter};
 #[derive(Debug, Default)]
 pub struct Tail {
     /// Messages that are no claims are left to the consumer, which makes dead letters of them.
-    pub(super) messages: Arc<Messages>,
+    pub(crate) messages: Arc<Messages>,
     /// Messages in all, also those that are no claims.
     pub unread: u64,
     pub partitions: Vec<Unread>,

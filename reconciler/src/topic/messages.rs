@@ -11,8 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::TopicReader;
-use super::topic::{ANSWER, Limit, Unread, read_to_the_ends};
+use super::reader::{ANSWER, Limit, TopicReader, Unread, read_to_the_ends};
 
 /// A message about a person.
 #[derive(Debug, Clone)]

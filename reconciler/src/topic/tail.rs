@@ -13,7 +13,14 @@ use chrono::DateTime;
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 
-use super::snapshot::InFlight;
+/// A message that the consumer has not dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlight {
+    pub slot: Slot,
+    pub user: UserId,
+    /// When they were admitted.
+    pub claimed_at: DateTime<Utc>,
+}
 
 /// Bytes of messages in memory, from which on they go into the file.
 pub(super) const IN_MEMORY: usize = 8 << 20;
@@ -42,15 +49,15 @@ pub(super) struct TailWriter {
 
 /// Where messages of a drop are.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Extent {
-    pub(super) any: bool,
+pub(crate) struct Extent {
+    pub(crate) any: bool,
     /// The highest of the drop's slots with one.
-    pub(super) highest: Slot,
+    pub(crate) highest: Slot,
 }
 
 /// Messages by drop and slot; on one slot in the order of the topic.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     file: Option<File>,
     end: u64,
     runs: Vec<Run>,
@@ -170,7 +177,7 @@ impl Messages {
     }
 
     /// Where messages of these drops, each with its quantity, are.
-    pub(super) async fn extents(self: &Arc<Self>, drops: Vec<(DropId, Slot)>) -> io::Result<Vec<Extent>> {
+    pub(crate) async fn extents(self: &Arc<Self>, drops: Vec<(DropId, Slot)>) -> io::Result<Vec<Extent>> {
         self.ask(move |messages| {
             let extent = |(drop, quantity)| {
                 let any = messages.highest(drop, Slot::MAX)?.is_some();
@@ -183,7 +190,7 @@ impl Messages {
 
     /// The messages of a drop of `quantity` slots from one slot to another or the end; of those on
     /// slots that are none of the drop's a few.
-    pub(super) async fn page(
+    pub(crate) async fn page(
         self: &Arc<Self>,
         (drop, quantity): (DropId, Slot),
         (from, to): (Slot, Option<Slot>),

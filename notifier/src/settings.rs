@@ -1,0 +1,16 @@
+//! What mails need to know of the settings.
+
+use crate::alerts::Policy;
+use crate::render::Links;
+use crate::webhooks::Subscriptions;
+
+#[derive(Debug, Clone)]
+pub(crate) struct MailSettings {
+    /// Who gets mails, as they stand in a header.
+    pub(crate) recipients: Vec<String>,
+    /// What comes after the `@` of ids.
+    pub(crate) domain: String,
+    pub(crate) links: Links,
+    pub(crate) policy: Policy,
+    pub(crate) subscriptions: Subscriptions,
+}

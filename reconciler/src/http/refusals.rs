@@ -1,0 +1,22 @@
+//! Refusals that several routes share.
+
+use std::borrow::Cow;
+
+use firstcome_shared::http::Problem;
+
+/// 400. The sentence names the field.
+pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::bad_request("invalid", detail)
+}
+
+/// The limit of a page.
+pub(super) fn within(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
+    let limit = limit.unwrap_or(usual);
+    if (1..=most).contains(&limit) { Ok(limit) } else { Err(invalid(format!("limit must be from 1 to {most}"))) }
+}
+
+#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
+    tracing::warn!(%error, "a request could not be answered");
+    Problem::unavailable("MySQL cannot be asked right now")
+}

@@ -1,0 +1,11 @@
+//! What the routes work with.
+
+use crate::passes::Passes;
+use crate::stores::Stores;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) stores: Stores,
+    pub(crate) passes: Passes,
+}

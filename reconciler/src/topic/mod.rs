@@ -1,0 +1,11 @@
+//! The topic as the reconciler reads it, without a rebalance and without a commit: its unread tail,
+//! for passes, and one person's messages, for `explain`.
+
+mod messages;
+mod reader;
+mod tail;
+
+pub use messages::{PersonMessage, PersonMessages};
+pub use reader::{Tail, TopicReader, Unread};
+pub use tail::InFlight;
+pub(crate) use tail::{Extent, Messages};
