@@ -12,10 +12,12 @@ use lettre::Message;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::args::Sending;
 use super::clock::Clock;
 use super::relay::{self, Failure, GIVE_UP_DAYS, Outbox, RECORDING};
+use super::render::Rendered;
 use super::smtp::SendError;
 
 #[derive(Clone)]
@@ -52,6 +54,27 @@ impl Outbox for Sender {
 }
 
 impl Sender {
+    /// Sends a mail at once, without the outbox.
+    pub(super) async fn send_directly(&self, mail: &Rendered, to: &str, domain: &str, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let to = to.parse()?;
+        let message_id = format!("{}@{domain}", Uuid::now_v7());
+        let envelope = Envelope {
+            from: &self.from,
+            to: &to,
+            subject: &mail.subject,
+            message_id: &message_id,
+            thread: None,
+            date: now,
+            text: &mail.text,
+            html: &mail.html,
+        };
+        let raw = envelope.message()?.formatted();
+        let server = &self.sending.server;
+        server.deliver(self.sending.limit, &self.from.email, &to.email, &raw, &mut |_| {}).await?;
+        metrics::counter!("firstcome_mails_total", "result" => "sent").increment(1);
+        Ok(())
+    }
+
     /// `SMTP_URL` was set only now: what is months old would come as if it had just happened.
     async fn give_up_old(&self, now: DateTime<Utc>) -> Result<(), DbError> {
         let given_up = outbox::give_up_untried(&self.db, now - TimeDelta::days(GIVE_UP_DAYS), now).await?;

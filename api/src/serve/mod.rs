@@ -18,10 +18,9 @@ mod state;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::LISTEN_ADDR;
-pub use args::{HttpArgs, ServeArgs};
+pub use args::{CouponPage, HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
-pub use page::CouponPage;
 pub use server::Server;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are

@@ -1,24 +1,17 @@
 //! Many schedules, several at once, each worker on servers of its own.
 
 use parking_lot::Mutex;
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
-use futures_util::FutureExt as _;
+use anyhow::Result;
 
 use crate::report::Report;
-use crate::run::{Ran, run};
+use crate::run::Ran;
 use crate::schedule::Schedule;
-use crate::servers::Servers;
 use crate::shrink::shrink;
-
-/// After so many schedules a worker takes new servers: topics and logs of the old ones pile up.
-const FRESH_AFTER: u32 = 40;
+use crate::worker::Worker;
 
 /// Which schedules, and how.
 #[derive(Debug, Clone)]
@@ -73,53 +66,6 @@ impl Campaign {
             }
         }
     }
-}
-
-/// A worker's servers, renewed now and then.
-#[derive(Default)]
-pub struct Worker {
-    servers: Option<Arc<Servers>>,
-    used: u32,
-}
-
-impl Worker {
-    /// Runs a schedule; once more on new servers when they or the machine failed.
-    pub async fn try_twice(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
-        match self.run(schedule, folder).await {
-            Ok(ran) => Ok(ran),
-            Err(first) => {
-                println!("seed {}: tried again on new servers: {first:#}", schedule.seed);
-                self.run(schedule, folder).await
-            }
-        }
-    }
-
-    pub async fn run(&mut self, schedule: &Schedule, folder: &Path) -> Result<Ran> {
-        if self.used >= FRESH_AFTER {
-            self.servers = None;
-        }
-        let servers = if let Some(servers) = self.servers.take() {
-            servers
-        } else {
-            self.used = 0;
-            Arc::new(Servers::start().await?)
-        };
-        self.used += 1;
-        if folder.exists() {
-            std::fs::remove_dir_all(folder)?;
-        }
-        // What the harness asserts ends this schedule, not all of them.
-        let ran = AssertUnwindSafe(run(&servers, schedule, folder)).catch_unwind().await;
-        let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
-        servers.restore().await?;
-        self.servers = Some(servers);
-        Ok(ran)
-    }
-}
-
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".into())
 }
 
 fn say(done: usize, all: u64, schedule: &Schedule, ran: Result<&Ran, &anyhow::Error>, folder: &Path) {

@@ -9,9 +9,10 @@ use firstcome_testkit::{Answer, Api, Coupon};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::inject::pause;
+use crate::evidence::{Answered, Person};
 use crate::schedule::Schedule;
 use crate::system::SystemUnderTest;
+use crate::wait::pause;
 
 /// A person gives up on an answer after this long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,18 +44,6 @@ struct Answers {
     denied: Vec<(Person, String)>,
     /// Those who give it back, or whose claim an operator revokes, from before they ask.
     revoked: HashSet<Person>,
-}
-
-/// Which of the coupons they want, and their number.
-pub type Person = (usize, u32);
-
-/// One request and its answer.
-#[derive(Debug, Clone)]
-pub struct Answered {
-    pub person: Person,
-    pub asked: Instant,
-    pub answered: Instant,
-    pub answer: Answer,
 }
 
 impl<'a> Clients<'a> {

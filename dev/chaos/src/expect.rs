@@ -7,8 +7,7 @@ use std::path::Path;
 use firstcome_testkit::Answer;
 use serde::{Deserialize, Serialize};
 
-use crate::clients::Answered;
-use crate::run::Hit;
+use crate::evidence::{Answered, Evidence};
 
 /// Fewer answers than these while a fault is on show nothing.
 const ENOUGH: usize = 3;
@@ -37,15 +36,6 @@ pub enum Expect {
     ByConsumer,
     /// The log of a process says so.
     Logged(String),
-}
-
-/// What a run has shown.
-pub(crate) struct Evidence<'a> {
-    pub(crate) answers: &'a [Answered],
-    pub(crate) hits: &'a [Hit],
-    pub(crate) logs: &'a Path,
-    /// Rows that the consumer did not write, and failed claims.
-    pub(crate) not_by_consumer: u64,
 }
 
 impl Expect {

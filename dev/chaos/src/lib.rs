@@ -8,17 +8,20 @@
 //! - [`clients`]: people who ask until they are answered, recorded in a history
 //!   (`firstcome-histories`).
 //! - [`operators`]: two of them, who change coupons all the time.
-//! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end.
-//! - [`campaign`]: many schedules; [`mod@shrink`]: which faults a failure needs; [`report`]: a
+//! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end;
+//!   [`evidence`]: what was seen.
+//! - [`campaign`]: many schedules, each by a [`worker`]; [`mod@shrink`]: which faults a failure needs; [`report`]: a
 //!   summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod campaign;
 pub mod clients;
+pub mod evidence;
 pub mod expect;
 pub mod fault;
 pub mod inject;
 pub mod operators;
+mod replica;
 pub mod report;
 pub mod resources;
 pub mod run;
@@ -29,5 +32,7 @@ pub mod soak;
 pub mod supervisor;
 pub mod system;
 pub mod verify;
+mod wait;
+pub mod worker;
 
 pub use inject::inject;

@@ -10,10 +10,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use crate::inject::{pause, until};
 use crate::schedule::Schedule;
-use crate::system::SystemUnderTest;
-use crate::verify::number;
+use crate::system::{SystemUnderTest, number};
+use crate::wait::{pause, until};
 
 /// An operator gives up on an answer after this long, and does something else.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -8,8 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::fault::Role;
-use crate::system::SystemUnderTest;
-use crate::verify::number;
+use crate::system::{SystemUnderTest, number};
 
 /// Tables that grow with passes or with trouble. (`issued_coupons` grows with what is issued: that
 /// is what it is for.)

@@ -11,15 +11,17 @@ use firstcome_histories::{Figures, History, OncePer, Recorder, Row, Verdict, che
 use firstcome_testkit::Coupon;
 use serde::Serialize;
 
-use crate::clients::{Answered, Clients};
-use crate::expect::{Evidence, Expect};
+use crate::clients::Clients;
+use crate::evidence::{Answered, Evidence, Hit};
+use crate::expect::Expect;
 use crate::fault::Fault;
-use crate::inject::{Effect, ODD_PEOPLE, inject, pause};
+use crate::inject::{Effect, ODD_PEOPLE, inject};
 use crate::operators::Operators;
 use crate::schedule::{Schedule, Timed};
 use crate::servers::Servers;
 use crate::system::SystemUnderTest;
 use crate::verify;
+use crate::wait::pause;
 
 /// After the last fault is over, everything must be exact within this time.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -45,20 +47,6 @@ pub struct Ran {
     pub exact_after_ms: Option<u64>,
     /// What is wrong, in words; nothing when all is well.
     pub wrong: Vec<String>,
-}
-
-/// A fault that was tried.
-#[derive(Debug, Clone, Serialize)]
-pub struct Hit {
-    pub name: String,
-    /// When and how long, as text.
-    pub fault: String,
-    /// Whether it took effect.
-    pub took: bool,
-    pub note: String,
-    /// While it was on.
-    #[serde(skip)]
-    pub during: Range<Instant>,
 }
 
 /// Runs a schedule and keeps its history and logs in a folder.

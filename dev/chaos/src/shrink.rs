@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::campaign::Worker;
 use crate::schedule::Schedule;
+use crate::worker::Worker;
 
 /// Times that a smaller schedule is tried: what depends on chance does not fail every time.
 const TRIES: u32 = 2;

@@ -15,12 +15,13 @@ use rand::seq::IndexedRandom as _;
 
 use crate::clients::Clients;
 use crate::fault::{Fault, Role, Store, Wire};
-use crate::inject::{inject, pause};
+use crate::inject::inject;
 use crate::resources::Resources;
 use crate::run::{announce, record_end_of};
 use crate::schedule::Schedule;
 use crate::servers::Servers;
 use crate::system::SystemUnderTest;
+use crate::wait::pause;
 
 /// A new coupon this often.
 const COUPON_EVERY: Duration = Duration::from_secs(10);

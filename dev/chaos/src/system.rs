@@ -12,11 +12,11 @@ use firstcome_testkit::{Api, Coupon, Keys, Stores, World};
 use serde_json::json;
 
 use crate::fault::{Fault, Store};
-use crate::inject::redis::{Replica, follow};
-use crate::inject::{pause, until};
+use crate::replica::{Replica, follow};
 use crate::schedule::{Schedule, Timed};
 use crate::servers::Servers;
 use crate::supervisor::Supervisor;
+use crate::wait::{pause, until};
 
 const READY: Duration = Duration::from_secs(40);
 
@@ -73,7 +73,7 @@ impl SystemUnderTest {
         };
         let needs_replica = |timed: &Timed| matches!(timed.fault, Fault::StaleReplica { .. } | Fault::Demotion { .. });
         if schedule.faults.iter().any(needs_replica) {
-            *system.replica.lock().await = Some(follow(&system).await?);
+            *system.replica.lock().await = Some(follow(&system.servers).await?);
         }
         system.written_before = std::fs::metadata(system.servers.append_only_file()?)?.len();
         Ok(system)
@@ -153,4 +153,9 @@ impl SystemUnderTest {
         }
         Ok(())
     }
+}
+
+/// The one number that a query gives.
+pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
+    Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use firstcome_testkit::Coupon;
 
-use crate::inject::pause;
-use crate::system::SystemUnderTest;
+use crate::system::{SystemUnderTest, number};
+use crate::wait::pause;
 
 /// Fails with what is missing unless MySQL and Redis hold the same person on each slot 1..=quantity
 /// and nothing is left over. Where a coupon has an allow list, they hold the same list, and the
@@ -103,11 +103,6 @@ async fn is_short_of_people(system: &SystemUnderTest, coupon: &Coupon, quantity:
 pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     let others = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE issued_by <> 'consumer') + (SELECT COUNT(*) FROM failed_claims)";
     number(system, others).await
-}
-
-/// The one number that a query gives.
-pub(crate) async fn number(system: &SystemUnderTest, sql: &str) -> Result<u64> {
-    Ok(system.world.sql.rows(sql).await?[0][0].parse()?)
 }
 
 /// Waits for a pass that began from now on, and fails unless one of them finds nothing before the

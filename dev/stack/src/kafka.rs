@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::fetch;
-use crate::kafka_cluster::KafkaNode;
+use crate::kafka_node::KafkaNode;
 use crate::kafka_wire;
 use crate::ports::ReservedPort;
 use crate::process::CommandLine;

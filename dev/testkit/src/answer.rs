@@ -1,6 +1,6 @@
 //! What a claim was answered, as the contract words it.
 
-use crate::http::Reply;
+use crate::reply::Reply;
 
 /// An answer to `POST /v1/coupons/{id}/claims`.
 #[derive(Debug, Clone, PartialEq, Eq)]

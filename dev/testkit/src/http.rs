@@ -4,37 +4,15 @@ use std::time::Duration;
 
 use firstcome_histories::{Outcome, Recorder};
 use firstcome_reconciler::report::Run;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
+use crate::reply::Reply;
 
 /// The operators' token of every world.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
-
-/// One answer, whatever it is.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    /// `Content-Type`, empty where there is none.
-    pub content_type: String,
-    pub headers: HeaderMap,
-    /// The body as JSON; `null` where it is none.
-    pub body: Value,
-    /// The body as text.
-    pub text: String,
-}
-
-impl Reply {
-    pub fn retry_after(&self) -> Option<u32> {
-        self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
-    }
-
-    pub fn location(&self) -> Option<&str> {
-        self.headers.get(LOCATION)?.to_str().ok()
-    }
-}
 
 /// A service at an address.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::facts::{Pass, issued};
+use super::groups::{Pass, issued};
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Notice, NoticeReason, Observation};
 use crate::report::{ActionKind, DropReport, Kind};

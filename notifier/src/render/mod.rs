@@ -1,17 +1,16 @@
 //! Mails as text: subject, plain text, HTML. Nothing here decides what is mailed.
 
 mod daily;
-mod facts;
 mod groups;
 mod lead;
 mod letter;
 mod notices;
 mod pass;
 
-pub(crate) use facts::everyone;
+pub(crate) use groups::everyone;
 
 pub use daily::{Day, OpenAlert, SealedDrop, daily};
-pub use facts::Pass;
+pub use groups::Pass;
 pub use lead::what_to_do;
 pub use letter::{Links, Rendered};
 pub use notices::{

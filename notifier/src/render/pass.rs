@@ -5,8 +5,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
-use super::facts::{Pass, everyone, issued};
-use super::groups::{Placed, cells, changes, open_label, reasons};
+use super::groups::{Pass, Placed, cells, changes, everyone, issued, open_label, reasons};
 use super::lead::{commands, duration, lead, subject, summary, what_to_do};
 use super::letter::{Block, Letter, Rendered, Section, Table, Tone};
 use crate::alerts::{About, Alert, Notice, Observation, is_repair};

@@ -18,9 +18,9 @@ use super::post::{Answer, Target};
 use super::receivers::Receivers;
 use crate::alerts::About;
 use crate::clock::Clock;
+use crate::outage::{AdmissionWatch, OutageNotifier};
 use crate::render::{self, Links};
 use crate::settings::MailSettings;
-use crate::watches::{AdmissionWatch, OutageNotifier};
 use crate::wording;
 
 /// How often an alert is sent again. A pass that has ended sends at once.

@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::gate::Generation;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
@@ -30,7 +30,7 @@ pub use snapshot::PassContext;
 
 use crate::stores::Stores;
 use crate::topic::{Extent, InFlight, Messages};
-use snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Row};
+use snapshot::{DeadLetter, DropFacts, DropRevocations, Page, Promises, Row};
 
 /// A drop as a whole, with what is needed to page through it.
 #[derive(Debug, Clone)]
@@ -141,10 +141,13 @@ async fn header(
         failed_claims,
         read_at_ms: context.read_at_ms,
         tail_known: context.tail.is_some(),
-        promises: promises::of_drop(stores, coupon, drop, with_promises).await?,
+        promises: Promises::default(),
         revocations: DropRevocations { number: revoked, ..DropRevocations::default() },
         gate_closed: context.unverified.contains(&coupon.id),
     };
+    if with_promises.contains(&drop.id) {
+        facts.promises = promises::of_drop(stores, coupon, drop).await?;
+    }
     if revoked > 0 && !facts.is_lost() {
         facts.revocations = revocations::half(stores, &facts, keys).await?;
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, OncePer, UserId};
+use firstcome_shared::domain::{OncePer, UserId};
 
 use super::error::CollectError;
 use super::snapshot::Promises;
@@ -15,12 +15,8 @@ pub(super) async fn of_drop(
     stores: &Stores,
     coupon: &Coupon,
     drop: &Drop,
-    with_promises: &HashSet<DropId>,
 ) -> Result<Promises, CollectError> {
     let mut promises = Promises::default();
-    if !with_promises.contains(&drop.id) {
-        return Ok(promises);
-    }
     let keys = stores.redis.keys(coupon.id, drop.id);
     let mut after = String::new();
     loop {

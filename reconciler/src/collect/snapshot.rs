@@ -1,12 +1,14 @@
 //! Snapshots: what `collect` read of a drop, and `plan` decides on. Facts only, no connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+use firstcome_shared::redis::gate::Generation;
 
 use crate::topic::{InFlight, Tail};
 

@@ -1,13 +1,11 @@
 //! Plans what resolves the dead letters of a page.
 
-use std::collections::BTreeMap;
-
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::UNPUBLISHED;
 use firstcome_shared::redis::repair::Holding;
 
 use super::page::Sorted;
-use super::{Action, Planner, for_example};
+use super::{Action, Planner};
 use crate::collect::snapshot::{DeadLetter, Page};
 use crate::report::Kind;
 
@@ -130,31 +128,6 @@ impl Planner<'_> {
         }
         let detail = format!("{}: {why}, so it is left for a person", name(letter));
         self.push_dead_letter(letter, letter.slot, Action::Report, detail);
-    }
-}
-
-/// Dead letters told one by one, for each reason.
-const BY_NAME: u64 = 10;
-
-/// Dead letters that only a person can resolve, by why.
-#[derive(Debug, Default)]
-pub(super) struct Left(BTreeMap<&'static str, (u64, Vec<i64>)>);
-
-impl Left {
-    /// Counts one more; whether enough are told by name, so that it only counts.
-    fn is_full(&mut self, why: &'static str, id: i64) -> bool {
-        let (number, examples) = self.0.entry(why).or_default();
-        *number += 1;
-        if *number > BY_NAME && examples.len() < 3 {
-            examples.push(id);
-        }
-        *number > BY_NAME
-    }
-
-    fn summaries(&self) -> Vec<String> {
-        let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
-        more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
-            .collect()
     }
 }
 

@@ -7,13 +7,14 @@
 
 mod dead_letters;
 mod drop;
+mod left;
 mod page;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 
-use dead_letters::Left;
+use left::{Left, for_example};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{Slot, UserId};
@@ -325,8 +326,4 @@ pub fn loose(letter: &DeadLetter) -> Planned {
 /// Dead letters that are too many to be told one by one.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
     format!("{number} failed claims {why}, so they are left for a person ({})", for_example(examples))
-}
-
-fn for_example(ids: &[i64]) -> String {
-    format!("for example {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

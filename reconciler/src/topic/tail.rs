@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 
@@ -287,7 +287,6 @@ fn messages(mut block: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
     use firstcome_shared::domain::CouponId;
     use proptest::prelude::*;
 

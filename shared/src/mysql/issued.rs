@@ -8,15 +8,16 @@ use diesel::prelude::*;
 use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
+use rand::RngExt as _;
 
 use super::claim::Claim;
 use super::codes::{CodeKey, random_code};
 use super::dead_letters::{Resolution, resolve};
 use super::literal::push_text;
-use super::schema::{issued_coupons, revoked_coupons};
+use super::schema::{code_key, issued_coupons, revoked_coupons};
 use super::slot_limits::SlotLimits;
 use super::void::take_out_void;
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError, MOST_VALUES, Refusal, refusal};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,4 +332,29 @@ mod tests {
             }
         }
     }
+}
+
+impl Db {
+    /// The installation's key, read once a pool.
+    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
+        let read = || self.run("key of the codes", async |conn| read_code_key(conn).await);
+        self.code_key.get_or_try_init(read).await.cloned()
+    }
+}
+
+/// The key, drawn where there is none. Of two that draw at once one wins, and both read that.
+async fn read_code_key(conn: &mut Conn) -> QueryResult<CodeKey> {
+    let stored = code_key::table.select(code_key::secret);
+    let found: Option<Vec<u8>> = stored.first(conn).await.optional()?;
+    let secret = if let Some(secret) = found {
+        secret
+    } else {
+        let drawn: [u8; 32] = rand::rng().random();
+        let row = (code_key::id.eq(1), code_key::secret.eq(&drawn[..]));
+        match diesel::insert_into(code_key::table).values(row).execute(conn).await {
+            Err(error) if refusal(&error) != Some(Refusal::Duplicate) => return Err(error),
+            _ => stored.first(conn).await?,
+        }
+    };
+    CodeKey::new(&secret).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
 }

@@ -6,7 +6,6 @@ pub mod allow_list;
 pub mod catalogue;
 pub mod change;
 pub mod claim;
-mod code_key;
 pub mod codes;
 mod connect;
 mod db;

@@ -237,7 +237,7 @@ mod tests {
     use tokio::sync::OnceCell;
 
     use super::*;
-    use crate::consume::read::record::tests::record;
+    use crate::consume::read::source::tests::record;
 
     async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         loop {

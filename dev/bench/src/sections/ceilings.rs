@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::admission::MAX_BATCH;
 use firstcome_shared::redis::keys::DropKeys;
 
-use super::{median, spread};
+use super::figures::{median, spread};
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan, script};
 use crate::cli::Size;

@@ -7,7 +7,7 @@ use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 
-use super::median;
+use super::figures::median;
 use crate::Bench;
 use crate::cli::Size;
 use crate::report::{Measurement, Target};

@@ -7,14 +7,15 @@ use anyhow::{Context, Result, ensure};
 use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::launch::{Coupon, Installation, until};
 use firstcome_load::terminal::step;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security};
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
-use super::median;
-use super::winners::event;
+use super::figures::median;
 use crate::Bench;
-use crate::ceiling::insert_rows_by;
+use crate::ceiling::{insert_rows_by, person};
 use crate::cli::Size;
 use crate::report::{Measurement, Target};
 
@@ -118,4 +119,10 @@ pub(super) async fn consume(installation: &Installation, coupon: Coupon) -> Resu
     ensure!(count == coupon.quantity, "{count} rows of {}", coupon.quantity);
     conn.disconnect().await?;
     Ok(f64::from(coupon.quantity - already) / seconds.max(1e-3))
+}
+
+/// A message for a slot, without a claim.
+fn event(coupon: Coupon, slot: u32) -> Result<ClaimEvent> {
+    let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
+    Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })
 }

@@ -9,7 +9,7 @@ use firstcome_load::workload::Workload;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{sleep, timeout};
 
-use super::{median, percentile_99};
+use super::figures::{median, percentile_99};
 use crate::Bench;
 use crate::cli::Size;
 use crate::report::{Measurement, Target};

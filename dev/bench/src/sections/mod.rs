@@ -5,6 +5,7 @@ pub mod claims;
 pub mod comparison;
 pub mod consumer;
 pub mod exact;
+mod figures;
 pub mod memory;
 pub mod passes;
 pub mod slow;
@@ -146,21 +147,4 @@ async fn try_one(one: Step, bench: Bench, size: &Size, report: &mut Report) -> O
             None
         }
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// The smallest and the largest.
-fn spread(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(*value), most.max(*value)))
-}
-
-/// The one that all but one in a hundred are below; of fewer than a hundred, the largest.
-fn percentile_99(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (values.len() * 99).div_ceil(100).saturating_sub(1);
-    values.get(at).copied().unwrap_or(0.0)
 }

@@ -13,7 +13,7 @@ use mysql_async::prelude::Queryable as _;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::median;
+use super::figures::median;
 use crate::Bench;
 use crate::ceiling::{admit_straight, insert_rows, scan};
 use crate::cli::Size;

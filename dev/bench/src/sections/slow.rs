@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{median, spread};
+use super::figures::{median, spread};
 use crate::Bench;
 use crate::cli::Size;
 use crate::report::{Measurement, Target};

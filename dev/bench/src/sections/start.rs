@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use firstcome_load::terminal::step;
 
-use super::median;
+use super::figures::median;
 use crate::Bench;
 use crate::cli::Size;
 use crate::report::{Measurement, Target};

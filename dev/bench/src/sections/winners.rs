@@ -6,17 +6,15 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use firstcome_baselines::routes::PARTITIONS;
 use firstcome_load::answer::Kind;
-use firstcome_load::launch::{Coupon, Installation, Service, until};
+use firstcome_load::launch::{Installation, Service, until};
 use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::event::ClaimEvent;
 use mysql_async::prelude::Queryable as _;
 
-use super::{consumer, median};
+use super::consumer;
+use super::figures::median;
 use crate::Bench;
-use crate::ceiling::person;
 use crate::cli::Size;
 use crate::report::{Measurement, Target};
 
@@ -189,10 +187,4 @@ async fn drains(bench: &Bench, size: &Size) -> Result<Measurement> {
         .with("other rows/s", median(other_rates))
         .target(Target::AtLeast(1.5))
         .note(format!("the middle of 3 turns ({})", spread(&ratios))))
-}
-
-/// A message for a slot, without a claim.
-pub(super) fn event(coupon: Coupon, slot: u32) -> Result<ClaimEvent> {
-    let (coupon_id, drop_id) = (CouponId(coupon.id), DropId(coupon.drop));
-    Ok(ClaimEvent { coupon_id, drop_id, slot, user_id: person(slot).parse()?, claimed_at: chrono::Utc::now() })
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use firstcome_testkit::{Coupon, Keys};
 
-use super::{Effect, pause};
+use super::effect::Effect;
 use crate::fault::{Junk, Key};
-use crate::system::SystemUnderTest;
-use crate::verify::number;
+use crate::system::{SystemUnderTest, number};
+use crate::wait::pause;
 
 /// People of good names whom no claim has admitted. They are promised something, as far as Redis
 /// says, and may be given it.

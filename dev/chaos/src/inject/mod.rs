@@ -1,43 +1,22 @@
 //! Makes a fault happen, undoes it after its time, and says whether it really took effect.
 
+mod effect;
 mod garbage;
 mod mysql;
-pub(crate) mod redis;
+mod redis;
 
+pub use effect::Effect;
 pub(crate) use garbage::ODD_PEOPLE;
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use firstcome_stack::Fault as Proxied;
-use tokio::time::sleep;
 
 use crate::fault::{Fault, Store, Wire};
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
-
-/// What came of a fault.
-#[derive(Debug, Clone)]
-pub struct Effect {
-    /// Whether it really happened: something was there to be killed, bytes were thrown away,
-    /// admissions were forgotten.
-    pub took: bool,
-    pub note: String,
-    /// While it was on.
-    pub during: Range<Instant>,
-}
-
-impl Effect {
-    pub(crate) fn of(during: Range<Instant>, took: bool, note: impl Into<String>) -> Self {
-        Self { took, note: note.into(), during }
-    }
-
-    /// One that is over at once.
-    pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
-        Self::of(Instant::now()..Instant::now(), took, note)
-    }
-}
+use crate::wait::{lasting, until};
 
 /// Makes it happen and undoes it.
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
@@ -179,27 +158,4 @@ async fn silence(system: &SystemUnderTest, store: Store, process: bool, ms: u64)
     }
     proxy.set(Proxied::Pass).await?;
     Ok(Effect::of(during, open > 0, format!("{open} connections silent for good")))
-}
-
-/// Waits for so long, and says when that was.
-pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
-    let begun = Instant::now();
-    pause(ms).await;
-    begun..Instant::now()
-}
-
-pub(crate) async fn pause(ms: u64) {
-    sleep(Duration::from_millis(ms)).await;
-}
-
-/// Waits until this is so, for at most so long.
-pub(crate) async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while !holds() {
-        if begun.elapsed() > limit {
-            return false;
-        }
-        pause(20).await;
-    }
-    true
 }

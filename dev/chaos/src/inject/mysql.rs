@@ -8,10 +8,10 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 use super::redis::{files_up_to, has_ended};
-use super::{Effect, lasting, pause, until};
+use super::effect::Effect;
 use crate::fault::Store;
-use crate::system::SystemUnderTest;
-use crate::verify::number;
+use crate::system::{SystemUnderTest, number};
+use crate::wait::{lasting, pause, until};
 
 pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Store::Mysql).await;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_stack::{Fault as Proxied, FaultProxy, RedisServer};
+use firstcome_stack::{Fault as Proxied, RedisServer};
 use firstcome_testkit::{Keys, OldCopy};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::{Effect, lasting, pause, until};
+use super::effect::Effect;
 use crate::fault::Store;
+use crate::replica::{Replica, follow, until_it_follows};
 use crate::system::SystemUnderTest;
+use crate::wait::{lasting, pause, until};
 
 /// How many people Redis knows.
 async fn people(system: &SystemUnderTest) -> Result<u64> {
@@ -64,36 +66,10 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
     Ok(forgotten(before, people(system).await?))
 }
 
-/// A replica that follows the master through a link of its own.
-pub(crate) struct Replica {
-    server: RedisServer,
-    link: FaultProxy,
-}
-
-/// Starts a replica of the master and waits until it has everything.
-pub(crate) async fn follow(system: &SystemUnderTest) -> Result<Replica> {
-    let link = FaultProxy::start(system.servers.redis().port()).await?;
-    let server = system.servers.replica(link.port()).await?;
-    until_it_follows(&server).await?;
-    Ok(Replica { server, link })
-}
-
-async fn until_it_follows(server: &RedisServer) -> Result<()> {
-    let (replica, begun) = (Keys::new(&server.url(), ""), Instant::now());
-    loop {
-        let state: String = replica.try_command(&["INFO", "replication"]).await?;
-        if state.contains("master_link_status:up") {
-            return Ok(());
-        }
-        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "the replica never caught up: {state}");
-        pause(20).await;
-    }
-}
-
 /// A replica that follows the master no more, and is `lag_ms` behind it.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
-    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(system).await? };
+    let Replica { server, link } = if let Some(ready) = ready { ready } else { follow(&system.servers).await? };
     link.set(Proxied::Cut).await?;
     Keys::new(&server.url(), "").try_command::<()>(&["REPLICAOF", "NO", "ONE"]).await?;
     pause(lag_ms).await;

@@ -3,8 +3,8 @@
 //! asked for, or never. Where a person was so during the whole of a request, its answer must be in
 //! keeping. Taking a person off revokes nothing: it excuses no promise, and no row that is missing.
 
+use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
-use super::{Index, drop_of, promise, refused};
 use crate::event::Answer;
 use crate::history::{Act, Ended, History, Operation};
 use crate::violation::Violation;

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use super::allowed::is_sent_away_after;
+use super::index::{Index, drop_of, once_per_coupon};
 use super::revoked::may_be_revoked;
-use super::{Index, drop_of, once_per_coupon};
 use crate::event::Answer;
 use crate::history::{Act, Ended, History, Read};
 use crate::violation::Violation;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::index::{Index, once_per_coupon, promise};
 use super::revoked::may_be_revoked;
-use super::{Index, once_per_coupon, promise};
 use crate::history::History;
 use crate::verdict::Figures;
 use crate::violation::Violation;

@@ -4,7 +4,7 @@
 //! not kept, and nothing else. Of who may claim again, what was asked for before the answer is
 //! void, and what was asked for after it stands.
 
-use super::{Index, once_per_coupon, promise};
+use super::index::{Index, once_per_coupon, promise};
 use crate::event::Answer;
 use crate::history::{Act, Ended, History, Operation};
 use crate::violation::Violation;

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use super::allowed;
+use super::index::{Index, once_per_coupon, refused};
 use super::revoked::may_be_revoked;
-use super::{Index, allowed, once_per_coupon, refused};
 use crate::history::{History, Read};
 use crate::violation::Violation;
 

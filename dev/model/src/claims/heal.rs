@@ -1,8 +1,7 @@
 //! The system left alone: no more faults, everybody asks again, the reconciler passes. It must
 //! become exact.
 
-use super::pass::Reconciler;
-use super::state::State;
+use super::state::{Reconciler, State};
 use super::step::End;
 use super::{PEOPLE, Protocol, Step, step};
 

@@ -1,52 +1,8 @@
 //! A reconciler's pass: what it sees, what it plans, and its repairs, each one atomic step.
 
 use super::redis::Moved;
-use super::state::{Claim, State};
+use super::state::{Reconciler, Repair, Seen, State};
 use super::{Person, Protocol, SLOTS, Slot, Wrong};
-
-/// Where a reconciler is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reconciler {
-    Idle,
-    /// A pass has begun.
-    Begun(Seen),
-    Repairing {
-        /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
-        generation: u8,
-        /// The process of Redis that it read.
-        process: u8,
-        /// What is left to do, last first.
-        todo: Vec<Repair>,
-    },
-}
-
-/// What a pass saw first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seen {
-    process: u8,
-    /// The coupon's generation, made where Redis had none.
-    generation: u8,
-    gate_was_open: bool,
-    tail: Vec<Claim>,
-    /// Admissions older than the publishing deadline.
-    settled: Vec<Claim>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Repair {
-    /// Puts a person back onto a slot; `true`: a row says so.
-    PutBack(Person, Slot, bool),
-    Load,
-    /// Makes the counter right.
-    Settle,
-    Move(Person, Slot),
-    /// Takes a slot back from somebody who is listed as broken.
-    Withdraw(Person, Slot),
-    Issue(Person, Slot),
-    /// Marks a dead letter as done, if its person has a row.
-    Resolve(Person, Slot),
-    Grant,
-}
 
 impl State {
     fn is_lost(&self) -> bool {

@@ -1,6 +1,5 @@
 //! Everything there is at one moment.
 
-use super::pass::Reconciler;
 use super::redis::Redis;
 use super::{Faults, Person, Protocol, SLOTS, Slot};
 
@@ -13,6 +12,50 @@ pub struct InHand {
     pub offset: u8,
     /// Whether the first of the two things to do with it (row, offset) is done.
     pub half_done: bool,
+}
+
+/// Where a reconciler is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reconciler {
+    Idle,
+    /// A pass has begun.
+    Begun(Seen),
+    Repairing {
+        /// The coupon's generation as the pass knows it; 0 where it read late and there was none.
+        generation: u8,
+        /// The process of Redis that it read.
+        process: u8,
+        /// What is left to do, last first.
+        todo: Vec<Repair>,
+    },
+}
+
+/// What a pass saw first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seen {
+    pub(super) process: u8,
+    /// The coupon's generation, made where Redis had none.
+    pub(super) generation: u8,
+    pub(super) gate_was_open: bool,
+    pub(super) tail: Vec<Claim>,
+    /// Admissions older than the publishing deadline.
+    pub(super) settled: Vec<Claim>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Repair {
+    /// Puts a person back onto a slot; `true`: a row says so.
+    PutBack(Person, Slot, bool),
+    Load,
+    /// Makes the counter right.
+    Settle,
+    Move(Person, Slot),
+    /// Takes a slot back from somebody who is listed as broken.
+    Withdraw(Person, Slot),
+    Issue(Person, Slot),
+    /// Marks a dead letter as done, if its person has a row.
+    Resolve(Person, Slot),
+    Grant,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,8 +1,7 @@
 //! What can happen next.
 
-use super::pass::Reconciler;
 use super::redis::{Admission, Redis};
-use super::state::{InHand, State};
+use super::state::{InHand, Reconciler, State};
 use super::{PEOPLE, Person, Protocol, Wrong};
 
 /// One atomic step of somebody, or a fault.

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use firstcome_chaos::campaign::Worker;
+use firstcome_chaos::worker::Worker;
 use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, NoneListed, Queued, Refusals, Refused, Unavailable, Unqueued,
 };

@@ -1,0 +1,29 @@
+//! Waiting.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+/// Waits for so long, and says when that was.
+pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
+    let begun = Instant::now();
+    pause(ms).await;
+    begun..Instant::now()
+}
+
+pub(crate) async fn pause(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+}
+
+/// Waits until this is so, for at most so long.
+pub(crate) async fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while !holds() {
+        if begun.elapsed() > limit {
+            return false;
+        }
+        pause(20).await;
+    }
+    true
+}

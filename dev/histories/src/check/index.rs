@@ -1,0 +1,89 @@
+//! What all checks look up.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::event::{Answer, OncePer};
+use crate::history::{Act, Ended, History, Operation, Read};
+
+pub(super) struct Index<'a> {
+    /// Coupon and person → their operations.
+    pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// The same of what revokes.
+    pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// The same of what changes the allow list.
+    pub(super) listing: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// Drop, slot and person of every row at the end.
+    pub(super) last: HashSet<(u64, i64, &'a str)>,
+    /// Drop and person → slot at the end.
+    pub(super) holds: HashMap<(u64, &'a str), i64>,
+    /// Drop and person → slots listed as broken; `None` is any slot.
+    pub(super) broken: HashMap<(u64, &'a str), Vec<Option<i64>>>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(history: &'a History) -> Self {
+        let mut index = Self {
+            asked: HashMap::new(),
+            revoking: HashMap::new(),
+            listing: HashMap::new(),
+            last: HashSet::new(),
+            holds: HashMap::new(),
+            broken: HashMap::new(),
+        };
+        for op in &history.operations {
+            let of = match op.act {
+                Act::Claim => &mut index.asked,
+                Act::Revoke { .. } => &mut index.revoking,
+                Act::List { .. } => &mut index.listing,
+            };
+            of.entry((op.coupon, &op.person)).or_default().push(op);
+        }
+        for Read { drop, rows, .. } in history.finals.values() {
+            for row in rows {
+                index.last.insert((*drop, row.slot, &row.person));
+                index.holds.insert((*drop, &row.person), row.slot);
+            }
+        }
+        for (drop, person, slot) in &history.broken {
+            index.broken.entry((*drop, person)).or_default().push(*slot);
+        }
+        index
+    }
+
+    /// A person's claims of a coupon.
+    pub(super) fn asked(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
+        self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn is_broken(&self, drop: u64, slot: i64, person: &str) -> bool {
+        let listed = self.broken.get(&(drop, person));
+        listed.is_some_and(|slots| slots.iter().any(|listed| listed.is_none_or(|listed| listed == slot)))
+    }
+}
+
+/// Drop and slot of a promise.
+pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
+    match &op.ended {
+        Ended::Ok(Answer::Accepted { drop, slot } | Answer::AlreadyClaimed { drop, slot }) => Some((*drop, *slot)),
+        _ => None,
+    }
+}
+
+/// Nothing was given, and no place on the waiting list.
+pub(super) fn refused(op: &Operation) -> bool {
+    matches!(op.ended, Ended::Failed | Ended::Ok(Answer::SoldOut | Answer::NotAllowed))
+}
+
+/// The drop an operation was about: what the answer says, else what was asked for, else the only
+/// one of its coupon.
+pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
+    let only = || {
+        let mut of_coupon = history.drops.iter().filter(|(_, facts)| facts.coupon == op.coupon);
+        of_coupon.next().filter(|_| of_coupon.next().is_none()).map(|(drop, _)| *drop)
+    };
+    promise(op).map(|(drop, _)| drop).or(op.drop).or_else(only)
+}
+
+pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {
+    history.drops.get(&drop).filter(|facts| facts.once_per == OncePer::Coupon).map(|facts| facts.coupon)
+}

@@ -1,0 +1,26 @@
+//! One answer of a service, whatever it is.
+
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use serde_json::Value;
+
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    /// `Content-Type`, empty where there is none.
+    pub content_type: String,
+    pub headers: HeaderMap,
+    /// The body as JSON; `null` where it is none.
+    pub body: Value,
+    /// The body as text.
+    pub text: String,
+}
+
+impl Reply {
+    pub fn retry_after(&self) -> Option<u32> {
+        self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+    }
+
+    pub fn location(&self) -> Option<&str> {
+        self.headers.get(LOCATION)?.to_str().ok()
+    }
+}

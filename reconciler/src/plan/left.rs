@@ -1,0 +1,33 @@
+//! Dead letters that only a person can resolve: the first are told one by one, of the others only
+//! their number.
+
+use std::collections::BTreeMap;
+
+/// Dead letters told one by one, for each reason.
+const BY_NAME: u64 = 10;
+
+/// By why, with some of their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Left(BTreeMap<&'static str, (u64, Vec<i64>)>);
+
+impl Left {
+    /// Counts one more; whether enough are told by name, so that it only counts.
+    pub(super) fn is_full(&mut self, why: &'static str, id: i64) -> bool {
+        let (number, examples) = self.0.entry(why).or_default();
+        *number += 1;
+        if *number > BY_NAME && examples.len() < 3 {
+            examples.push(id);
+        }
+        *number > BY_NAME
+    }
+
+    pub(super) fn summaries(&self) -> Vec<String> {
+        let more = self.0.iter().filter(|(_, (number, _))| *number > BY_NAME);
+        more.map(|(why, (number, examples))| format!("{} because {why} ({})", number - BY_NAME, for_example(examples)))
+            .collect()
+    }
+}
+
+pub(super) fn for_example(ids: &[i64]) -> String {
+    format!("for example {}", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
