@@ -162,8 +162,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// The one mail that does not go through the outbox, since that is in MySQL, which can't be used
-    /// or refuses what a pass would record.
+    /// The one mail that does not go through the outbox, since that is in MySQL, which can't be
+    /// used, or refuses what a pass would record.
     fn cannot_record(&self, is_away: bool, reason: &str, now: DateTime<Utc>) {
         if !self.outage.note_failure(is_away, now, self.settings.policy) {
             return;

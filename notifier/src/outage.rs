@@ -1,5 +1,5 @@
-//! What a process remembers while MySQL can't be used, or admission is closed. It is in memory: after
-//! a restart a mail may come again before its cooldown, and each process sends its own.
+//! What a process remembers while MySQL can't be used, or admission is closed. It is in memory:
+//! after a restart a mail may come again before its cooldown, and each process sends its own.
 
 use std::collections::VecDeque;
 

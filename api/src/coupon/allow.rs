@@ -39,7 +39,7 @@ pub(super) struct AllowWhat {
     find: Option<String>,
     /// Whom the coupon is for from now on: everybody, `list`, or `group:NAME`
     #[arg(long, value_name = "WHOM")]
-    only: Option<String>,
+    pub(super) only: Option<String>,
 }
 
 pub(super) async fn run(client: &Client, json: bool, coupon: &str, what: &AllowWhat) -> Result<(), Failure> {

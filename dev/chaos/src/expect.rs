@@ -127,6 +127,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::evidence::Hit;
 
     fn accepted(queued: bool) -> Answer {
         Answer::Accepted { drop: 1, slot: 1, queued }

@@ -10,8 +10,8 @@
 //! - [`operators`]: two of them, who change coupons all the time.
 //! - [`run`]: faults on, healed, exact, judged; [`verify`]: reads the stores at the end;
 //!   [`evidence`]: what was seen.
-//! - [`campaign`]: many schedules, each by a [`worker`]; [`mod@shrink`]: which faults a failure needs; [`report`]: a
-//!   summary.
+//! - [`campaign`]: many schedules, each by a [`worker`]; [`mod@shrink`]: which faults a failure
+//!   needs; [`report`]: a summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod campaign;

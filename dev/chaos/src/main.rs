@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use firstcome_chaos::campaign::{Campaign, Worker};
+use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::schedule::Schedule;
+use firstcome_chaos::worker::Worker;
 
 /// Breaks real servers and processes in drawn ways, and shows whether every promise was kept.
 #[derive(Parser)]

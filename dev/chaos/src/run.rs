@@ -1,7 +1,6 @@
 //! One schedule from begin to judgement: faults on, healed, exact, judged.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

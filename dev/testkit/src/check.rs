@@ -113,9 +113,9 @@ pub async fn assert_exact(world: &World, coupon: &Coupon, quantity: u32, answers
     judge(world, coupon, quantity).await;
 }
 
-/// By the checker that shares no code with the product: fails unless the history of the coupon's claims and the rows that its drop has now agree:
-/// nothing that was promised is lost without being listed, no slot and no person is doubled, nobody
-/// was admitted who was refused.
+/// By the checker that shares no code with the product. Fails unless the history of the coupon's
+/// claims and the rows that its drop has now agree: nothing that was promised is lost without being
+/// listed, no slot and no person is doubled, nobody was admitted who was refused.
 async fn judge(world: &World, coupon: &Coupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);

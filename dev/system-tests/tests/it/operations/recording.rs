@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_drift::{Kind as Drift, StoreArgs};
-use firstcome_reconciler::collect::TopicReader;
+use firstcome_reconciler::topic::TopicReader;
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
