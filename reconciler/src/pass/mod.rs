@@ -61,7 +61,7 @@ use crate::collect::CollectError;
 use crate::execute::ExecuteError;
 use crate::plan::Policy;
 use crate::record::{self, How};
-use crate::report::{ActionKind, Kind, Run, Status, Trigger, Unlisted};
+use crate::report::{ActionKind, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use memory::Memory;
 #[cfg(test)]
@@ -378,20 +378,10 @@ fn how(request: &Request) -> How {
 /// A run that begins.
 pub(crate) fn blank(request: &Request, run_id: &str) -> Run {
     Run {
-        run_id: run_id.to_owned(),
-        trigger: request.trigger,
         asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
         dry_run: request.dry_run,
         deep: request.deep,
         partial: true,
-        goes_on_as: None,
-        stopped: false,
-        status: Status::Running,
-        started_at: Utc::now(),
-        finished_at: None,
-        error: None,
-        findings: Vec::new(),
-        unlisted: Unlisted::default(),
-        drops: Vec::new(),
+        ..Run::begun(run_id, request.trigger, Utc::now())
     }
 }

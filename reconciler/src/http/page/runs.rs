@@ -289,7 +289,7 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use crate::report::{Examined, Kind, Numbers, Trigger, Unlisted};
+    use crate::report::{Examined, Kind, Numbers, Trigger};
 
     #[test]
     fn a_person_is_named_nowhere_until_revealed_and_odd_texts_stay_texts() {
@@ -318,21 +318,10 @@ mod tests {
             findings: vec![finding],
         };
         let run = Run {
-            run_id: "1".to_owned(),
-            trigger: Trigger::Endpoint,
             asked_by: Some("<b>Kim</b>".to_owned()),
-            dry_run: false,
-            deep: false,
-            partial: false,
-            goes_on_as: None,
-            stopped: false,
             status: Status::Drift,
-            started_at: chrono::DateTime::UNIX_EPOCH,
-            finished_at: None,
-            error: None,
-            findings: Vec::new(),
             drops: vec![drop],
-            unlisted: Unlisted::default(),
+            ..Run::begun("1", Trigger::Endpoint, chrono::DateTime::UNIX_EPOCH)
         };
         let html = |revealed| {
             let view = view(&run, (0, None), revealed);
