@@ -41,6 +41,7 @@ mod secure;
 mod server;
 mod stack;
 mod temp_dir;
+mod wait;
 
 pub use alertmanager::{AlertmanagerOptions, AlertmanagerServer};
 pub use browser::{BrowserOptions, BrowserServer, axe};
@@ -57,3 +58,4 @@ pub use redis::{RedisOptions, RedisServer};
 pub use secure::{PASSWORD, SecureServers, USER};
 pub use server::Server;
 pub use stack::{Stack, StackOptions};
+pub use wait::{eventually, eventually_some};

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::answer::Answer;
+use crate::eventually_some;
 use crate::history::judge;
 use crate::http::Coupon;
 use crate::mysql::Sql;
 use crate::redis::Keys;
-use crate::wait::eventually_some;
 use crate::world::World;
 
 /// Until all rows are there. A rush of thousands on a busy machine takes a while.

@@ -25,13 +25,13 @@ mod roles;
 mod runs;
 mod rush;
 pub mod scale;
-mod wait;
 mod world;
 
 pub use answer::Answer;
 pub use browser::{Browser, Look};
 pub use check::{Promise, agreed, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
 pub use clock::{Clock, Clocks};
+pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply, coupon_body};
 pub use kafka::Topic;
@@ -42,5 +42,7 @@ pub use redis::{Keys, OldCopy};
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
-pub use wait::{LIMIT, eventually, eventually_some};
 pub use world::{Stores, World, shared};
+
+/// Long enough for a busy machine; reached only when something is broken.
+pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use firstcome_stack::{Janitor, Program, built_program};
 use rustix::process::Signal;
 
+use crate::LIMIT;
 use crate::logs::Logs;
-use crate::wait::LIMIT;
 
 /// `Drop` does not run when the owner is killed: the janitor kills what is left then.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
