@@ -51,7 +51,9 @@ pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::{KafkaCluster, KafkaNode};
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
-pub use mysql::{MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, table_statements, with_database};
+pub use mysql::{
+    MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows, table_statements, with_database,
+};
 pub use program::{Program, built_program, tail};
 pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
 pub use redis::{RedisOptions, RedisServer};
