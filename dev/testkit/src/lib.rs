@@ -17,7 +17,6 @@ mod history;
 mod http;
 mod kafka;
 mod logs;
-mod mail;
 mod mysql;
 mod process;
 mod redis;
@@ -29,13 +28,14 @@ mod world;
 
 pub use answer::Answer;
 pub use browser::{Browser, Look};
-pub use check::{Promise, agreed, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
+pub use check::{
+    Promise, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders, rows, try_rows,
+};
 pub use clock::{Clock, Clocks};
 pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, Reply, coupon_body};
 pub use kafka::Topic;
-pub use mail::plain;
 pub use mysql::{LOCK_WAITS, Refused, Session, Sql};
 pub use process::Process;
 pub use redis::{Keys, OldCopy};
