@@ -309,6 +309,27 @@ macro_rules! words {
 words!(Trigger, Status, Kind, ActionKind, Outcome);
 
 impl Run {
+    /// One that begins.
+    pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
+        Self {
+            run_id: run_id.to_owned(),
+            trigger,
+            asked_by: None,
+            dry_run: false,
+            deep: false,
+            partial: false,
+            goes_on_as: None,
+            stopped: false,
+            status: Status::Running,
+            started_at,
+            finished_at: None,
+            error: None,
+            findings: Vec::new(),
+            drops: Vec::new(),
+            unlisted: Unlisted::default(),
+        }
+    }
+
     /// Whether it examined everything and no repair failed. What is left then waits for a person,
     /// who has a mail: this is about passes that do their work.
     pub fn ended_well(&self) -> bool {

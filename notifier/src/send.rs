@@ -55,7 +55,13 @@ impl Outbox for Sender {
 
 impl Sender {
     /// Sends a mail at once, without the outbox.
-    pub(super) async fn send_directly(&self, mail: &Rendered, to: &str, domain: &str, now: DateTime<Utc>) -> anyhow::Result<()> {
+    pub(super) async fn send_directly(
+        &self,
+        mail: &Rendered,
+        to: &str,
+        domain: &str,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
         let to = to.parse()?;
         let message_id = format!("{}@{domain}", Uuid::now_v7());
         let envelope = Envelope {

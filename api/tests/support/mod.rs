@@ -8,7 +8,7 @@ use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
 use firstcome_shared::kafka::Security;
-use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables};
+use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -77,11 +77,6 @@ impl Running {
     }
 }
 
-pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+pub(crate) async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    eventually(what, LIMIT, condition).await;
 }

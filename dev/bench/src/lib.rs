@@ -19,7 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use firstcome_load::launch::{Installation, Servers, Service, beside_this_program};
+use firstcome_load::launch::{Installation, Servers, Service};
+use firstcome_stack::built_program;
 use tokio::process::Command;
 
 /// Where everything is measured.
@@ -43,7 +44,7 @@ impl Bench {
 
     /// A program of the baselines, by its arguments and settings.
     pub async fn baseline(&self, args: &[&str], settings: &BTreeMap<&'static str, String>) -> Result<Service> {
-        let mut command = Command::new(beside_this_program(firstcome_baselines::PROGRAM)?);
+        let mut command = Command::new(built_program(firstcome_baselines::PROGRAM)?);
         self.servers.spawn(args.first().copied().unwrap_or("baseline"), command.args(args).envs(settings), "").await
     }
 

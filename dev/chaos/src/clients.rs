@@ -108,9 +108,8 @@ impl<'a> Clients<'a> {
     }
 
     async fn revoke(&self, person: Person, by: By) -> bool {
-        let apis = self.system.supervisor.apis();
-        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
-        let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(api));
+        let Some(api) = self.system.supervisor.any_api() else { return false };
+        let (coupon, name, api) = (self.coupons[person.0].id, format!("u-{}", person.1), self.api.moved_to(&api));
         let again = by == By::OperatorOnce;
         let body = serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
         let answer =
@@ -147,11 +146,10 @@ impl<'a> Clients<'a> {
 
     /// Whoever was told yes is told the same slot here, or that it is not known at the moment.
     async fn look_up(&self, person: Person) {
-        let apis = self.system.supervisor.apis();
-        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
+        let Some(api) = self.system.supervisor.any_api() else { return pause(100).await };
         let held = self.answers.lock().settled.get(&person).and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
-        let Ok(reply) = self.api.moved_to(api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
+        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &format!("u-{}", person.1)).await else { return };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
         let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
         match (reply.status, held) {
@@ -173,11 +171,10 @@ impl<'a> Clients<'a> {
 
     /// One request, recorded. True when the answer settles it for now.
     async fn ask(&self, person: Person) -> bool {
-        let apis = self.system.supervisor.apis();
-        let Some(api) = apis.get(rand::random_range(0..apis.len().max(1))) else { return false };
+        let Some(api) = self.system.supervisor.any_api() else { return false };
         let (coupon, name) = (&self.coupons[person.0], format!("u-{}", person.1));
         let asked = Instant::now();
-        let answer = self.api.moved_to(api).try_claim(coupon.id, Some(coupon.drop), &name).await;
+        let answer = self.api.moved_to(&api).try_claim(coupon.id, Some(coupon.drop), &name).await;
         let mut answers = self.answers.lock();
         match answer {
             Ok(answer) => {

@@ -90,9 +90,8 @@ impl<'a> Operators<'a> {
     }
 
     async fn list(&self, coupon: &Coupon, people: &[String], on: bool) {
-        let apis = self.system.supervisor.apis();
-        let Some(base) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
-        let Ok(reply) = self.api.moved_to(base).try_list(coupon.id, people, on).await else { return };
+        let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
+        let Ok(reply) = self.api.moved_to(&base).try_list(coupon.id, people, on).await else { return };
         let in_contract = match reply.status {
             200 => reply.body["people"].is_u64(),
             503 => reply.retry_after().is_some(),
@@ -105,9 +104,8 @@ impl<'a> Operators<'a> {
 
     /// A change, which may be refused or find a store away.
     async fn change(&self, coupon: &Coupon, change: &Value) {
-        let apis = self.system.supervisor.apis();
-        let Some(base) = apis.get(rand::random_range(0..apis.len().max(1))) else { return pause(100).await };
-        let Ok(reply) = self.api.moved_to(base).try_patch(coupon.id, change).await else { return };
+        let Some(base) = self.system.supervisor.any_api() else { return pause(100).await };
+        let Ok(reply) = self.api.moved_to(&base).try_patch(coupon.id, change).await else { return };
         if !is_in_contract(coupon.id, change, &reply) {
             self.system
                 .object(format!("a change by an operator, {change}, was answered {} {}", reply.status, reply.text));

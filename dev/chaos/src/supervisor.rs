@@ -82,6 +82,12 @@ impl Supervisor {
         let apis = self.processes.iter().filter(|process| process.role == Role::Api);
         apis.filter_map(Supervised::address).collect()
     }
+
+    /// One of them.
+    pub fn any_api(&self) -> Option<String> {
+        let mut apis = self.apis();
+        (!apis.is_empty()).then(|| apis.swap_remove(rand::random_range(0..apis.len())))
+    }
 }
 
 /// Daemons are two always, except where a fault takes a process of a schedule that has one of each.

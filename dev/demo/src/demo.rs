@@ -29,10 +29,7 @@ pub const COUPON_NAME: &str = "Winter coupon";
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
-const PASS_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
-/// HTTP's "409 Conflict": another pass runs.
-const CONFLICT: u16 = 409;
 /// Messages of the rush that are copied afterwards.
 const COPIES: usize = 5;
 /// What a consumer counts when a message is refused.
@@ -78,7 +75,7 @@ async fn play(size: &Size, system: &mut System) -> Result<Outcome> {
 
     let proof = until_exact(size, system, coupon_id, &tally).await?;
     faults::refuse_no_more(&system.servers.stack.mysql).await?;
-    let last_pass = one_more_pass(&system.reconciler()?).await;
+    let last_pass = system.reconciler()?.reconcile().await;
     let runs = system.reconciler()?.get("/v1/runs?limit=1000").await.unwrap_or_default();
     let mails = mails(system).await;
     let proof = if proof.exact() {
@@ -197,19 +194,6 @@ async fn mails(system: &System) -> Vec<Mail> {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
     system.servers.stack.mail.mails()
-}
-
-/// Asks for a pass and waits for it; one that runs already is waited for first.
-async fn one_more_pass(reconciler: &Ops) -> Result<Value> {
-    let begun = Instant::now();
-    loop {
-        let (status, run) = reconciler.try_post("/v1/reconcile", &json!({"wait": true})).await?;
-        if status != CONFLICT {
-            return Ok(run);
-        }
-        anyhow::ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
-        sleep(POLL).await;
-    }
 }
 
 fn count_runs(runs: &Value) -> usize {

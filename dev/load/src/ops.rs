@@ -1,10 +1,17 @@
 //! A client of the operators' routes: few requests, each on a connection of its own.
 
-use anyhow::{Context, Result, bail};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::client::{Call, Connection, Target};
+
+/// HTTP's "409 Conflict": another pass runs.
+const CONFLICT: u16 = 409;
+const PASS_LIMIT: Duration = Duration::from_secs(60);
 
 /// A service and the token it wants.
 #[derive(Debug, Clone)]
@@ -50,6 +57,19 @@ impl Ops {
             "schedule": {"type": "once", "opens_at": opens_at, "closes_at": opens_at + lasts},
         });
         self.try_post("/v1/coupons", &body).await
+    }
+
+    /// Has the reconciler make a pass and waits for it; one that runs already is waited for first.
+    pub async fn reconcile(&self) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let (status, run) = self.try_post("/v1/reconcile", &json!({"wait": true})).await?;
+            if status != CONFLICT {
+                return Ok(run);
+            }
+            ensure!(begun.elapsed() < PASS_LIMIT, "another pass runs for {PASS_LIMIT:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn call(&self, method: &'static str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {

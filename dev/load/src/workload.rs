@@ -7,13 +7,13 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use firstcome_stack::built_program;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::crowd::Crowd;
 use crate::generator::{self, Plan};
-use crate::launch::beside_this_program;
 use crate::measure::cpu_seconds;
 use crate::tally::{Progress, Tally};
 
@@ -74,7 +74,7 @@ impl Workload {
     /// Runs it in a process of its own.
     pub async fn run(&self) -> Result<Tally> {
         self.only_this_machine()?;
-        let mut child = Command::new(beside_this_program(PROGRAM)?)
+        let mut child = Command::new(built_program(PROGRAM)?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

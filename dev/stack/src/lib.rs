@@ -34,6 +34,7 @@ mod mail;
 mod mysql;
 mod ports;
 mod process;
+mod program;
 mod progress;
 mod proxy;
 mod redis;
@@ -41,6 +42,7 @@ mod secure;
 mod server;
 mod stack;
 mod temp_dir;
+mod wait;
 
 pub use alertmanager::{AlertmanagerOptions, AlertmanagerServer};
 pub use browser::{BrowserOptions, BrowserServer, axe};
@@ -51,9 +53,13 @@ pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
 pub use kafka_node::KafkaNode;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, Tls};
-pub use mysql::{MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, table_statements, with_database};
+pub use mysql::{
+    MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows, table_statements, with_database,
+};
+pub use program::{Program, built_program, tail};
 pub use proxy::{Fault, FaultProxy, Protocol, ProxyCounters};
 pub use redis::{RedisOptions, RedisServer};
 pub use secure::{PASSWORD, SecureServers, USER};
 pub use server::Server;
 pub use stack::{Stack, StackOptions};
+pub use wait::{eventually, eventually_some};

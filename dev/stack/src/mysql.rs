@@ -139,10 +139,19 @@ pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
 }
 
 async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
+    mysql_rows(url, sql).await.with_context(|| format!("MySQL refused {sql:?}"))
+}
+
+/// Runs one statement on a connection of its own and gives the rows of its result as text, `NULL`
+/// for null.
+pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     let mut connection = mysql_connection(url).await?;
-    let rows: Vec<Row> = connection.query(sql).await.with_context(|| format!("MySQL refused {sql:?}"))?;
+    // As `mysql` at a console: the server's own defaults, strict mode among them; but instants are
+    // UTC.
+    connection.query_drop("SET time_zone = '+00:00'").await?;
+    let rows = connection.query::<Row, _>(sql).await;
     connection.disconnect().await?;
-    Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+    Ok(rows?.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
 }
 
 fn text(value: Value) -> String {

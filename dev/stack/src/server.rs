@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ports::ReservedPort;
 use crate::process::{CommandLine, POLL, Process};
+use crate::program::tail;
 use crate::proxy::FaultProxy;
 use crate::temp_dir::TempDirGuard;
 
@@ -146,10 +147,7 @@ impl<K: Kind> Server<K> {
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         let Ok(instance) = self.instance() else { return format!("the log of this {} is not ours to read", K::NAME) };
-        let log = fs::read(instance.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let all: Vec<_> = log.lines().collect();
-        all[all.len().saturating_sub(lines)..].join("\n")
+        tail(&instance.log(), lines)
     }
 
     /// A proxy in front of this server. Kafka's clients go round it: use
@@ -163,7 +161,7 @@ impl<K: Kind> Server<K> {
     pub async fn start_again(&self) -> Result<()> {
         let instance = self.instance()?;
         let mut slot = self.process.lock().await;
-        if let Some(process) = slot.as_mut()
+        if let Some(process) = slot.as_ref()
             && process.ended()?.is_none()
         {
             bail!("{} is running already (process {})", K::NAME, process.pid());
@@ -172,14 +170,14 @@ impl<K: Kind> Server<K> {
         let (options, at) = (self.options.clone(), instance.clone());
         let process = tokio::task::spawn_blocking(move || {
             let command = options.command(&at)?;
-            Process::start(&at.temp.janitor, &command, &at.dir, &at.log())
+            Process::start_server(&at.temp.janitor, &command, &at.dir, &at.log())
         });
         let process = slot.insert(process.await??);
         self.pid.store(process.pid(), Ordering::Relaxed);
         self.wait_until_it_answers(process).await.map_err(|error| self.explain(&error))
     }
 
-    async fn wait_until_it_answers(&self, process: &mut Process) -> Result<()> {
+    async fn wait_until_it_answers(&self, process: &Process) -> Result<()> {
         let instance = self.instance()?;
         let begun = Instant::now();
         loop {
@@ -221,7 +219,7 @@ impl<K: Kind> Server<K> {
     async fn end(&self, signals: &[Signal]) -> Result<()> {
         self.instance()?;
         let mut slot = self.process.lock().await;
-        let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
+        let process = slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?;
         for signal in signals {
             process.signal(*signal)?;
         }
@@ -245,8 +243,8 @@ impl<K: Kind> Server<K> {
     /// Sends a signal and waits until the process stands still, or goes on.
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
         self.instance()?;
-        let mut slot = self.process.lock().await;
-        let process = slot.as_mut().with_context(|| format!("{} is not running", K::NAME))?;
+        let slot = self.process.lock().await;
+        let process = slot.as_ref().with_context(|| format!("{} is not running", K::NAME))?;
         process.signal(signal)?;
         while process.is_frozen() != frozen {
             if let Some(status) = process.ended()? {

@@ -65,6 +65,16 @@ impl Http {
     pub async fn get(&self, path: &str) -> Reply {
         Self::send(self.request(Method::GET, path)).await
     }
+
+    /// The sum of a metric over the lines that have all of these labels; `None` where there is no
+    /// such line.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let text = self.get("/metrics").await.text;
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+        let wanted = lines.filter(|rest| labels.iter().all(|label| rest.contains(label)));
+        let values: Vec<f64> = wanted.map(|rest| rest.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
 }
 
 /// A coupon that was made, with its drops as `GET` gives them.

@@ -17,7 +17,6 @@ mod history;
 mod http;
 mod kafka;
 mod logs;
-mod mail;
 mod mysql;
 mod process;
 mod redis;
@@ -26,17 +25,18 @@ mod roles;
 mod runs;
 mod rush;
 pub mod scale;
-mod wait;
 mod world;
 
 pub use answer::Answer;
 pub use browser::{Browser, Look};
-pub use check::{Promise, agreed, all_issued, assert_exact, exact, holders, redis_holders, rows, try_rows};
+pub use check::{
+    Promise, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders, rows, try_rows,
+};
 pub use clock::{Clock, Clocks};
+pub use firstcome_stack::{eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{Api, Coupon, Http, OPS_TOKEN, Reconciler, coupon_body};
 pub use kafka::Topic;
-pub use mail::plain;
 pub use mysql::{LOCK_WAITS, Refused, Session, Sql};
 pub use process::Process;
 pub use redis::{Keys, OldCopy};
@@ -44,5 +44,7 @@ pub use reply::Reply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
 pub use rush::{people, rush, tally};
-pub use wait::{LIMIT, eventually, eventually_some};
 pub use world::{Stores, World, shared};
+
+/// Long enough for a busy machine; reached only when something is broken.
+pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);

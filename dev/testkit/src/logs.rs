@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use firstcome_stack::tail;
 use tempfile::TempDir;
 
 /// Lines of each process shown for a failed test.
@@ -53,14 +54,7 @@ impl Logs {
         let files = self.0.files.lock();
         for path in &files[files.len().saturating_sub(PROCESSES)..] {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            eprintln!("--- {name}: its last lines ---\n{}", tail(path));
+            eprintln!("--- {name}: its last lines ---\n{}", tail(path, SHOWN));
         }
     }
-}
-
-pub(crate) fn tail(path: &std::path::Path) -> String {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use firstcome_stack::mysql_connection;
+use firstcome_stack::{mysql_connection, mysql_rows};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Row, Value};
 
 /// For an answer of a MySQL that may be broken.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -38,7 +38,7 @@ impl Sql {
 
     /// Runs one statement on a connection of its own; the result's rows as text, `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, Refused> {
-        match self.run(sql).await {
+        match mysql_rows(&self.url, sql).await {
             Ok(rows) => Ok(rows),
             Err(mysql_async::Error::Server(error)) => Err(Refused { code: error.code, message: error.message }),
             Err(error) => panic!("MySQL: {sql}: {error}"),
@@ -47,17 +47,7 @@ impl Sql {
 
     /// The same while MySQL may be broken.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        Ok(tokio::time::timeout(PATIENCE, self.run(sql)).await.context("MySQL does not answer")??)
-    }
-
-    async fn run(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
-        let mut conn = mysql_connection(&self.url).await?;
-        // As `mysql` at a console: the server's own defaults, strict mode among them; but instants
-        // are UTC.
-        conn.query_drop("SET time_zone = '+00:00'").await?;
-        let rows = conn.query::<Row, _>(sql).await;
-        conn.disconnect().await?;
-        Ok(rows?.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+        Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql)).await.context("MySQL does not answer")??)
     }
 
     /// [`Sql::try_query`] for what must not be refused.
@@ -105,13 +95,5 @@ impl Session {
     pub async fn commit(mut self) {
         self.run("COMMIT").await;
         self.0.disconnect().await.unwrap();
-    }
-}
-
-fn text(value: Value) -> String {
-    match value {
-        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Value::NULL => "NULL".into(),
-        other => other.as_sql(false),
     }
 }

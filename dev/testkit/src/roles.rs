@@ -6,8 +6,8 @@ use firstcome_reconciler::report::Run;
 
 use crate::http::{Api, Http, Reconciler};
 use crate::process::Process;
-use crate::wait::{LIMIT, eventually};
 use crate::world::World;
+use crate::{LIMIT, eventually};
 
 /// A process and how to talk to it.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use firstcome_stack::{
 };
 use tokio::sync::OnceCell;
 
+use crate::LIMIT;
 use crate::history::Claims;
 use crate::http::OPS_TOKEN;
 use crate::kafka::Topic;
@@ -16,7 +17,6 @@ use crate::logs::Logs;
 use crate::mysql::Sql;
 use crate::process::Process;
 use crate::redis::Keys;
-use crate::wait::LIMIT;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
-use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger, Unlisted};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Numbers, Outcome, Run, Status, Trigger};
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
 
@@ -50,23 +50,7 @@ fn run(status: Status, findings: Vec<Finding>) -> Run {
         examined: crate::report::Examined::default(),
         findings,
     };
-    Run {
-        run_id: "run".to_owned(),
-        trigger: Trigger::Cron,
-        asked_by: None,
-        dry_run: false,
-        deep: false,
-        partial: false,
-        goes_on_as: None,
-        unlisted: Unlisted::default(),
-        stopped: false,
-        status,
-        started_at: at(0),
-        finished_at: Some(at(0)),
-        error: None,
-        findings: Vec::new(),
-        drops: vec![drop],
-    }
+    Run { status, finished_at: Some(at(0)), drops: vec![drop], ..Run::begun("run", Trigger::Cron, at(0)) }
 }
 
 fn general(status: Status, findings: Vec<Finding>) -> Run {

@@ -13,10 +13,10 @@ use firstcome_shared::mysql::{Db, DbError};
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use super::post::{Answer, NoAnswer, Target};
-use super::sign::{Secret, signatures};
 use super::Event;
+use super::post::{Answer, NoAnswer, Target};
 use super::receivers::Receivers;
+use super::sign::{Secret, signatures};
 use crate::clock::{Clock, elapsed};
 use crate::record::{self, Notice};
 use crate::relay::{self, Failure, Outbox, RECORDING};

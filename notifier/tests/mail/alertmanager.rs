@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, Notifier, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_stack::{AlertmanagerOptions, AlertmanagerServer, Fault};
+use firstcome_stack::{AlertmanagerOptions, AlertmanagerServer, Fault, eventually};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -146,11 +146,7 @@ async fn a_pass_has_it_told_at_once_and_one_that_was_away_is_told_later() {
     alertmanager.set(Reply::Status(200));
     notifier.after_pass(&drift("r2", &[3, 4]), desk.clock.turn(TimeDelta::minutes(1))).await.unwrap();
     let is_told = || alertmanager.received().iter().any(|one| one.body.contains("2 unrepaired"));
-    let deadline = tokio::time::Instant::now() + SOON;
-    while !is_told() {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("it is told of both", SOON, async || is_told()).await;
     stop.cancel();
     tokio::time::timeout(SOON, task).await.unwrap().unwrap();
 }

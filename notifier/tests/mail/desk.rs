@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::Run;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls};
+use firstcome_stack::{Mail, MailOptions, MailSink, MysqlServer, StackOptions, Tables, Tls, eventually};
 use mail_parser::{Message, MessageParser};
 use tokio::sync::OnceCell;
 
@@ -125,11 +125,7 @@ impl Desk {
 
     /// Waits until so many mails have come.
     pub(crate) async fn until_there_are(&self, mails: usize) {
-        let deadline = tokio::time::Instant::now() + SOON;
-        while self.sink.mails().len() < mails {
-            assert!(tokio::time::Instant::now() < deadline, "{} of {mails} mails came", self.sink.mails().len());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(&format!("{mails} mails come"), SOON, async || self.sink.mails().len() >= mails).await;
     }
 
     /// Subjects of what came for one recipient, in order.

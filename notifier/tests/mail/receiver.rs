@@ -1,7 +1,6 @@
 //! A receiver of webhooks that behaves as it is told, and checks signatures by itself.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use firstcome_stack::eventually;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -122,11 +122,7 @@ impl Receiver {
 
     /// Waits until so many requests have come.
     pub(crate) async fn until_there_are(&self, requests: usize) {
-        let deadline = tokio::time::Instant::now() + SOON;
-        while self.received().len() < requests {
-            assert!(tokio::time::Instant::now() < deadline, "{} of {requests} came", self.received().len());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(&format!("{requests} requests come"), SOON, async || self.received().len() >= requests).await;
     }
 }
 

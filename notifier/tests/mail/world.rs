@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::report::{
-    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger, Unlisted,
+    ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
 };
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -62,21 +62,6 @@ pub(crate) fn drop_report(coupon: i64, name: &str, drop: i64, findings: Vec<Find
 }
 
 pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
-    Run {
-        run_id: id.to_owned(),
-        trigger: Trigger::Cron,
-        asked_by: None,
-        dry_run: false,
-        deep: false,
-        partial: false,
-        goes_on_as: None,
-        unlisted: Unlisted::default(),
-        stopped: false,
-        status,
-        started_at: at(0),
-        finished_at: Some(at(0) + TimeDelta::milliseconds(340)),
-        error: None,
-        findings: Vec::new(),
-        drops,
-    }
+    let finished_at = Some(at(0) + TimeDelta::milliseconds(340));
+    Run { status, finished_at, drops, ..Run::begun(id, Trigger::Cron, at(0)) }
 }

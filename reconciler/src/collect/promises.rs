@@ -11,11 +11,7 @@ use crate::stores::Stores;
 
 /// What is as it should be is only counted. Redis is read after MySQL, so that a person promoted
 /// meanwhile is seen on a slot.
-pub(super) async fn of_drop(
-    stores: &Stores,
-    coupon: &Coupon,
-    drop: &Drop,
-) -> Result<Promises, CollectError> {
+pub(super) async fn of_drop(stores: &Stores, coupon: &Coupon, drop: &Drop) -> Result<Promises, CollectError> {
     let mut promises = Promises::default();
     let keys = stores.redis.keys(coupon.id, drop.id);
     let mut after = String::new();

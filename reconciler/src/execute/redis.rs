@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
-use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::redis::gate::{CouponFence, Gate, Generation, Life};
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::is_about_data;

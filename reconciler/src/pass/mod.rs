@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::execute::ExecuteError;
 use crate::record::{self, How};
-use crate::report::{ActionKind, Finding, Kind, Run, Status, Unlisted};
+use crate::report::{ActionKind, Finding, Kind, Run, Status};
 use crate::stores::Stores;
 use memory::Memory;
 use request::Broken;
@@ -270,20 +270,10 @@ fn how(request: &Request) -> How {
 /// A run that begins.
 pub(crate) fn blank(request: &Request, run_id: &str) -> Run {
     Run {
-        run_id: run_id.to_owned(),
-        trigger: request.trigger,
         asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
         dry_run: request.dry_run,
         deep: request.deep,
         partial: true,
-        goes_on_as: None,
-        stopped: false,
-        status: Status::Running,
-        started_at: Utc::now(),
-        finished_at: None,
-        error: None,
-        findings: Vec::new(),
-        unlisted: Unlisted::default(),
-        drops: Vec::new(),
+        ..Run::begun(run_id, request.trigger, Utc::now())
     }
 }

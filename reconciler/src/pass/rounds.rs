@@ -11,10 +11,10 @@ use firstcome_shared::redis::keys::DropMeta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::request::Broken;
 use super::findings::{self, Ledger};
 use super::order::portions;
 use super::rebuild::put_back;
+use super::request::Broken;
 use super::steps::Pass;
 use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience};

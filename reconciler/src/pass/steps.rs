@@ -10,9 +10,9 @@ use firstcome_shared::redis::gate::{CouponFence, Generation, Life};
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
 
+use super::findings;
 use super::memory::Memory;
 use super::order::{Histories, most_urgent_first};
-use super::findings;
 use super::request::{Broken, Request, Settings};
 use crate::collect::snapshot::DeadLetter;
 use crate::collect::{self, PassContext};

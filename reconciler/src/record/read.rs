@@ -77,21 +77,14 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
         text.parse().unwrap_or(otherwise)
     }
     let mut run = Run {
-        trigger: word(&row.triggered_by, Trigger::Cron),
         status: word(&row.status, Status::Failed),
         drops: row.drops.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
-        run_id: row.id,
         asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
-        partial: false,
-        goes_on_as: None,
-        stopped: false,
-        started_at: row.started_at.and_utc(),
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,
-        findings: Vec::new(),
-        unlisted: Unlisted::default(),
+        ..Run::begun(&row.id, word(&row.triggered_by, Trigger::Cron), row.started_at.and_utc())
     };
     let (drops, listed) = run.examined();
     let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);

@@ -18,8 +18,8 @@ use super::in_flight::{InFlightLimit, WorkError};
 use super::micro_batch::{ClaimReply, MicroBatches};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
 use crate::serve::catalogue::Catalogue;
+use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys, instant};
 
 /// What a claim needs.
 pub(crate) struct Claims {

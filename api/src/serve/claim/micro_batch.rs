@@ -25,9 +25,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::refusal::ClaimRefusal;
 use super::durability::{AdmittedClaim, Durability, Store};
 use super::in_flight::{InFlightLimit, Place, WorkError};
+use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{Clock, CouponWithDrops, DropWithKeys};
 

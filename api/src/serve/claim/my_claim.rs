@@ -11,9 +11,9 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::refusal::ClaimRefusal;
 use super::admit::Claims;
 use super::durability::AdmittedClaim;
+use super::refusal::ClaimRefusal;
 use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 

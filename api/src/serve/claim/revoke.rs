@@ -16,9 +16,9 @@ use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::refusal::ClaimRefusal;
 use super::admit::Claims;
 use super::my_claim::drop_to_show;
+use super::refusal::ClaimRefusal;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
 const ATTEMPTS: usize = 3;

@@ -9,18 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firstcome_load::launch::{Servers, beside_this_program};
+use firstcome_load::launch::Servers;
 use firstcome_load::measure::{Cost, Meter};
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 pub use self::picture::{Picture, draw};
-use self::processes::Processes;
-use crate::PROGRAM;
+use self::processes::{Processes, program};
 use crate::designs::Design;
 
 /// A fast design is measured so often, and the run in the middle counts.
@@ -192,8 +190,7 @@ async fn lost_when_killed(servers: &Arc<Servers>, design: Design, size: &RushSiz
 /// The same crowd and a route that does nothing.
 pub async fn nothing(servers: &Arc<Servers>, size: &RushSize) -> Result<Nothing> {
     step("a route that does nothing");
-    let mut command = Command::new(beside_this_program(PROGRAM)?);
-    let service = servers.spawn("nothing", command.arg("nothing"), "").await?;
+    let service = servers.spawn("nothing", &mut program("nothing", &[])?, "").await?;
     let mut turns = Vec::new();
     for _ in 0..TURNS {
         turns.push(Workload::rush(service.address()?, 1, size.requests, size.connections).run().await?);

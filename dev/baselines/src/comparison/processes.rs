@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use firstcome_load::launch::{Installation, Servers, Service, beside_this_program, connection};
+use firstcome_load::launch::{Installation, Servers, Service, connection};
 use firstcome_load::terminal::step;
 use firstcome_shared::kafka::{KafkaSettings, Security, ensure_topic};
+use firstcome_stack::built_program;
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -92,8 +93,8 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
     Ok(processes)
 }
 
-fn program(command: &str, place: &[String]) -> Result<Command> {
-    let mut program = Command::new(beside_this_program(PROGRAM)?);
+pub(super) fn program(command: &str, place: &[String]) -> Result<Command> {
+    let mut program = Command::new(built_program(PROGRAM)?);
     program.arg(command).args(place);
     Ok(program)
 }

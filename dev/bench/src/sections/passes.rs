@@ -10,7 +10,7 @@ use firstcome_load::launch::{Coupon, Installation, Service};
 use firstcome_load::measure::{Meter, memory_kb};
 use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::figures::median;
@@ -182,14 +182,7 @@ async fn asked(bench: &Bench, installation: &Installation, reconciler: &Service)
     for _ in 0..7 {
         let mut meter = Meter::start(&bench.servers.stack).await?;
         // The daemon has passes of its own after coupons were made.
-        let run = loop {
-            let (status, run) = ops.try_post("/v1/reconcile", &json!({"wait": true})).await?;
-            if status != 409 {
-                ensure!(status == 200, "a pass was answered with {status}: {run}");
-                break run;
-            }
-            sleep(Duration::from_millis(50)).await;
-        };
+        let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;
         ensure!(run["status"] == "clean", "the pass was not clean: {run}");

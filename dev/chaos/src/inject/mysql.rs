@@ -7,8 +7,8 @@ use firstcome_testkit::LOCK_WAITS;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use super::redis::{files_up_to, has_ended};
 use super::effect::Effect;
+use super::redis::{files_up_to, has_ended};
 use crate::fault::Store;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{lasting, pause, until};

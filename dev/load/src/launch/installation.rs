@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::{TimeDelta, Utc};
+use firstcome_stack::built_program;
 use mysql_async::{Opts, OptsBuilder};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use super::{Servers, Service, beside_this_program};
+use super::{Servers, Service};
 use crate::ops::{Ops, is_success};
 
 /// Six fields of cron that fire once a year: no pass runs unless it is asked for.
@@ -41,8 +42,8 @@ pub struct Coupon {
 impl Installation {
     /// Makes tables and topic, by the programs beside this one.
     pub async fn create(servers: &Arc<Servers>, own: impl IntoIterator<Item = (&'static str, String)>) -> Result<Self> {
-        beside_this_program("firstcome-reconciler")?;
-        let api = beside_this_program("firstcome-api")?;
+        built_program("firstcome-reconciler")?;
+        let api = built_program("firstcome-api")?;
         let programs = api.parent().context("no folder")?;
         Self::create_by(servers, programs, own).await
     }

@@ -8,7 +8,7 @@ mod service;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use firstcome_stack::{Janitor, Stack, StackOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -38,16 +38,6 @@ impl Servers {
     /// Starts a program and waits until it has printed where it listens, and a line that begins
     /// with `ready`.
     pub async fn spawn(&self, name: &str, command: &mut Command, ready: &str) -> Result<Service> {
-        Service::start(name, command, ready, &self.logs, &self.janitor).await
+        Service::start(name, command.as_std_mut(), ready, &self.logs, &self.janitor).await
     }
-}
-
-/// A program of the workspace in the folder of this one.
-pub fn beside_this_program(name: &str) -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let path = program.parent().context("this program has no folder")?.join(name);
-    if !path.exists() {
-        bail!("{} is missing: build the whole workspace with the same profile first", path.display());
-    }
-    Ok(path)
 }

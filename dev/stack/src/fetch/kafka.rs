@@ -123,7 +123,7 @@ impl Kafka {
             let mut option = OsString::from("-XX:ArchiveClassesAtExit=");
             option.push(part.join("classes.jsa"));
             let command = self.java([option], "kafka.Kafka", &file);
-            let mut broker = Process::start(&Janitor::start()?, &command, part, &log)?;
+            let broker = Process::start_server(&Janitor::start()?, &command, part, &log)?;
             let mut signalled = false;
             while broker.ended()?.is_none() {
                 if !signalled && fs::read_to_string(&log)?.contains("Kafka Server started") {

@@ -11,20 +11,14 @@ mod proxy;
 mod redis;
 mod smtp;
 
-use std::future::Future;
 use std::time::Duration;
 
 /// Long enough for a busy machine; reached only when something is broken.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until a condition holds.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let look = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    firstcome_stack::eventually(what, LIMIT, condition).await;
 }
 
 /// One command to a Redis on a connection of its own, and its answer without the line's end.

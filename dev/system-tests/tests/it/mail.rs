@@ -11,7 +11,7 @@ use firstcome_testkit::{Coupon, Fixture, LIMIT, Reconciler, Running, World, even
 use mail_parser::MessageParser;
 use serde_json::json;
 
-use crate::drift::support::{injector, read};
+use crate::drift::support::{injector, subjects};
 
 /// Drift is made and mended while the mail server behaves like that; the mail for it waits.
 async fn mended_meanwhile(fixture: &Fixture, daemon: &Running<Reconciler>, coupon: &Coupon, behaviour: Behaviour) {
@@ -78,7 +78,7 @@ async fn passes_go_on_while_the_mail_server_refuses_is_silent_or_down_and_mails_
         world.mail.set(Behaviour::Normal).await.unwrap();
         due_and_woken(world, &daemon).await;
         all_sent(world).await;
-        let subjects: Vec<String> = world.mail.mails().iter().map(|mail| read(mail).subject).collect();
+        let subjects = subjects(world);
         assert_eq!(subjects.len(), 1, "{subjects:?}");
         assert!(subjects[0].contains("repaired") && subjects[0].contains(&name), "{subjects:?}");
     }

@@ -13,10 +13,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
+use super::state::Page;
 use crate::notify::alerts::{About, State as AlertState};
 use crate::notify::render::what_to_do;
 use crate::notify::wording::{LONGEST, capital, line};

@@ -15,11 +15,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::state::Page;
 use super::drops::find;
 use super::html::{not_understood, notice, unavailable, unless_named};
 use super::people::{self, Search};
 use super::session::Session;
+use super::state::Page;
 use crate::execute::{self, EraseError};
 use crate::notify::wording::{capital, count};
 

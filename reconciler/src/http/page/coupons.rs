@@ -14,10 +14,10 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use serde::Deserialize;
 
-use super::state::Page;
 use super::board::minute;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
+use super::state::Page;
 use crate::notify::wording::{LONGEST, grouped, line};
 
 #[derive(Template)]

@@ -18,11 +18,11 @@ use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable, unless_named};
 use super::people::Search;
 use super::session::Session;
+use super::state::Page;
 use crate::execute;
 use crate::notify::wording::{LONGEST, count, detail, line, person};
 

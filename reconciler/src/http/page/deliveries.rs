@@ -10,10 +10,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::mysql::deliveries::{Delivery, Kind};
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::session::Session;
+use super::state::Page;
 use crate::execute;
 use crate::notify::wording::{LONGEST, line};
 

@@ -18,11 +18,11 @@ use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use firstcome_shared::mysql::pace::{Step, sampled};
 use serde::Deserialize;
 
-use super::state::Page;
 use super::board::Board;
 use super::html::{Top, answer, not_understood, notice, unavailable, unless_named};
 use super::pace::{Chart, chart};
 use super::session::Session;
+use super::state::Page;
 use crate::http::reconcile::{Asked as Answered, run};
 use crate::notify::alerts::About;
 use crate::notify::wording::{LONGEST, count, grouped, line};

@@ -16,9 +16,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
-use super::state::Page;
 use super::html::notice;
 use super::session::Session;
+use super::state::Page;
 
 /// Largest form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;

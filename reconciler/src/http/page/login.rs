@@ -12,10 +12,10 @@ use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use firstcome_shared::http::ops::operator_name;
 use serde::Deserialize;
 
-use super::state::Page;
 use super::guard::{is_https, own_path, peer};
 use super::html::{Top, answer};
 use super::session::cookie;
+use super::state::Page;
 
 #[derive(Template)]
 #[template(path = "login.html")]

@@ -18,9 +18,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::state::Page;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
+use super::state::Page;
 use crate::notify::wording::{LONGEST, capital, grouped, line};
 
 #[derive(Template)]

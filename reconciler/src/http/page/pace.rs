@@ -11,10 +11,10 @@ use axum::response::Response;
 use chrono::{NaiveDateTime, TimeDelta};
 use firstcome_shared::mysql::pace::{Day, Step};
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer, unavailable};
 use super::session::Session;
+use super::state::Page;
 use crate::notify::wording::grouped;
 
 #[derive(Template)]

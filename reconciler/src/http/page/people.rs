@@ -14,10 +14,10 @@ use firstcome_shared::mysql::ops_actions::Act;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer};
 use super::session::Session;
+use super::state::Page;
 use crate::explain::{self, Holds, OnSlot, Story, explain};
 use crate::notify::wording::{LONGEST, capital, line};
 

@@ -15,11 +15,11 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::state::Page;
 use super::board::instant;
 use super::html::{Top, answer, notice, unavailable};
 use super::people::Search;
 use super::session::Session;
+use super::state::Page;
 use super::time_line::{TimeLine, result, time_line};
 use crate::notify::wording::{LONGEST, detail, grouped, line, person, words};
 use crate::record::{self, RunSummary};
@@ -297,7 +297,7 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use crate::report::{Examined, Kind, Numbers, Trigger, Unlisted};
+    use crate::report::{Examined, Kind, Numbers, Trigger};
 
     #[test]
     fn a_person_is_named_nowhere_until_revealed_and_odd_texts_stay_texts() {
@@ -326,21 +326,10 @@ mod tests {
             findings: vec![finding],
         };
         let run = Run {
-            run_id: "1".to_owned(),
-            trigger: Trigger::Endpoint,
             asked_by: Some("<b>Kim</b>".to_owned()),
-            dry_run: false,
-            deep: false,
-            partial: false,
-            goes_on_as: None,
-            stopped: false,
             status: Status::Drift,
-            started_at: chrono::DateTime::UNIX_EPOCH,
-            finished_at: None,
-            error: None,
-            findings: Vec::new(),
             drops: vec![drop],
-            unlisted: Unlisted::default(),
+            ..Run::begun("1", Trigger::Endpoint, chrono::DateTime::UNIX_EPOCH)
         };
         let html = |revealed| {
             let view = view(&run, (0, None), revealed);

@@ -55,9 +55,7 @@ async fn two_hundred_slow_clients_are_hung_up_on_and_counted_while_claims_are_an
     let refused = bodies.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
     assert_eq!(refused, SLOW, "{}", bodies[0]);
     eventually("they are counted", LIMIT, async || {
-        let metrics = api.http().get("/metrics").await.text;
-        let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-        of("firstcome_http_connections_timed_out_total").is_some_and(|count| count >= 100.0)
+        api.http().metric("firstcome_http_connections_timed_out_total", &[]).await >= Some(100.0)
     })
     .await;
 }

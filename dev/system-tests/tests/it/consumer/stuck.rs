@@ -76,9 +76,7 @@ async fn a_consumer_whose_mysql_is_silent_is_not_stuck_and_goes_on_when_it_answe
             // Each attempt takes a second and a half: this is well beyond the time at which a stuck
             // one would have ended.
             eventually("it has tried again and again", HEALED, async || {
-                let metrics = waves.consumer.get("/metrics").await.text;
-                let count = metrics.lines().find_map(|line| line.strip_prefix("firstcome_consumer_retries_total "));
-                count.is_some_and(|count| count.parse::<f64>().unwrap() >= 6.0)
+                waves.consumer.metric("firstcome_consumer_retries_total", &[]).await >= Some(6.0)
             })
             .await;
             assert_eq!(waves.consumer.process.status(), None);

@@ -7,7 +7,7 @@ use firstcome_testkit::{Fixture, Http, LIMIT, Session, Stores, World, eventually
 use reqwest::Method;
 use serde_json::json;
 
-use crate::drift::support::{Hindered, injector, mailed, subjects};
+use crate::drift::support::{Hindered, injector, mailed, ran_two_hours_ago, subjects};
 
 const TAKE: &str = "DO GET_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64), 0)";
 const LAST_SUCCESS: &str = "SELECT COALESCE(MAX(value), '') FROM reconciler_state WHERE name = 'last_success_at'";
@@ -35,13 +35,7 @@ async fn a_deep_pass_that_an_operators_pass_keeps_from_running_is_mailed_and_run
     let holder = holder(world).await;
     let due = "SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 1 MINUTE, '0 %i %H %d %m *')";
     let due = world.sql.query(due).await[0][0].clone();
-    world
-        .sql
-        .query(
-            "UPDATE reconciler_state SET value = DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00') \
-             WHERE name = 'last_run:deep'",
-        )
-        .await;
+    ran_two_hours_ago(world, "deep").await;
     let daemons =
         [world.daemon_with(&[("DEEP_CRON", &due), ("MISSED_AFTER_SECONDS", "1")]).await, world.daemon_with(&[]).await];
     let mail = mailed(world, &["run missed: DEEP_CRON"]).await;
@@ -138,9 +132,7 @@ async fn the_progress_of_a_pass_and_its_age_can_be_seen() {
     .await;
     assert_eq!(get(&format!("/v1/runs/{id}")).await.body["progress"]["drops"], 1);
     eventually("its age is a metric", LIMIT, async || {
-        let metrics = slow.daemon.http().get("/metrics").await.text;
-        let age = metrics.lines().find_map(|line| line.strip_prefix("firstcome_pass_age_seconds "));
-        age.is_some_and(|age| age.parse::<f64>().unwrap() > 1.0)
+        slow.daemon.http().metric("firstcome_pass_age_seconds", &[]).await > Some(1.0)
     })
     .await;
     slow.proxy.set(firstcome_stack::Fault::Pass).await.unwrap();

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_testkit::{Answer, Coupon, World, assert_clean, assert_exact, given_out, open_world, plain};
+use firstcome_testkit::{Answer, Coupon, World, assert_clean, assert_exact, given_out, open_world};
 use serde_json::json;
+
+use crate::drift::support::{Read, read};
 
 #[tokio::test]
 async fn failed_claims_put_in_by_hand_are_reissued_by_the_endpoint() {
@@ -75,8 +77,12 @@ async fn a_failed_claim_that_cannot_be_reissued_is_left_and_named_masked_in_the_
     assert_eq!(world.sql.query(left).await, [["unlucky-person-77"], ["lost-person-99"]]);
     assert_exact(&world, &coupon, 20, &answers).await;
 
-    let mail = world.mail.wait_for(|mail| plain(mail).contains("u•••77"), Duration::from_secs(20)).await.unwrap();
-    let text = plain(&mail);
+    let whole = |mail: &firstcome_stack::Mail| {
+        let Read { subject, text, html } = read(mail);
+        subject + &text + &html
+    };
+    let mail = world.mail.wait_for(|mail| whole(mail).contains("u•••77"), Duration::from_secs(20)).await.unwrap();
+    let text = whole(&mail);
     assert!(text.contains("l•••99"), "{text}");
     assert!(!text.contains("unlucky-person-77") && !text.contains("lost-person-99"), "masked: {text}");
     assert_eq!(mail.to, ["duty@example.com"]);

@@ -4,12 +4,12 @@
 use firstcome_drift::{Hit, Injected, Injector, Kind as Drift, StoreArgs};
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, LIMIT, Stores, assert_clean, eventually};
+use firstcome_testkit::{Coupon, Fixture, LIMIT, Stores, assert_clean, assert_kept, eventually};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_kept, assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in, injector,
-    mailed, pass_repairs, subjects,
+    assert_settled, assert_whole, clean_pass, dry_run, dry_run_lists, expected, found, found_in, injector, mailed,
+    pass_repairs, subjects,
 };
 
 /// How it begins, what is made, and how it must end.

@@ -3,12 +3,12 @@
 
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
-use firstcome_testkit::{Fixture, LIMIT, eventually, eventually_some};
+use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_kept, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected, found,
-    injector, mailed,
+    assert_found, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected, found, injector,
+    mailed,
 };
 
 #[tokio::test]

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, Promise, Stores, all_issued, coupon_body, people, rush};
+use firstcome_testkit::{Coupon, Fixture, Promise, Stores, all_issued, assert_kept, coupon_body, people, rush};
 use serde_json::json;
 
 use crate::drift::support::{
-    Found, assert_kept, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in, injector, mailed,
+    Found, assert_settled, assert_whole, clean_pass, dry_run, expected, found, found_in, injector, mailed,
 };
 
 /// The reconciler's word for what is made.

@@ -1,20 +1,10 @@
 //! Metrics of passes, findings, repairs, drift that is left, and mails.
 
 use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, eventually};
+use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
 use crate::drift::support::{injector, mailed};
-
-/// The sum of a metric over the lines that have all of these labels; `None` where there is no such
-/// line.
-pub(crate) async fn metric(http: &Http, name: &str, labels: &[&str]) -> Option<f64> {
-    let text = http.get("/metrics").await.text;
-    let lines = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-    let wanted = lines.filter(|rest| labels.iter().all(|label| rest.contains(label)));
-    let values: Vec<f64> = wanted.map(|rest| rest.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-    (!values.is_empty()).then(|| values.iter().sum())
-}
 
 #[tokio::test]
 async fn passes_findings_repairs_drift_and_mails_are_counted() {
@@ -22,7 +12,7 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
     let (coupon, _) = fixture.held("Counted", 20, 20).await;
     let daemon = fixture.world.daemon().await;
     daemon.reconcile(&json!({})).await;
-    let get = async |name: &str, labels: &[&str]| metric(daemon.http(), name, labels).await;
+    let get = async |name: &str, labels: &[&str]| daemon.http().metric(name, labels).await;
     let own = format!("drop=\"{}\"", coupon.drop);
     assert_eq!(get("firstcome_drift", &[&own]).await, None, "nothing is left");
 
@@ -50,7 +40,7 @@ async fn passes_findings_repairs_drift_and_mails_are_counted() {
     daemon.reconcile(&json!({})).await;
     assert_eq!(get("firstcome_drift", &[&own]).await, None, "its series has ended");
     eventually("something outside the daemon knows how old its last success is", LIMIT, async || {
-        metric(fixture.api.http(), "reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
+        fixture.api.http().metric("reconciler_last_success_age_seconds", &[]).await.is_some_and(|age| age < 60.0)
     })
     .await;
 }

@@ -4,7 +4,7 @@ use firstcome_drift::Kind as Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::json;
 
-use crate::drift::support::{assert_settled, assert_whole, injector, mailed};
+use crate::drift::support::{assert_settled, assert_whole, injector, mailed, ran_two_hours_ago, subjects};
 
 #[tokio::test]
 async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed() {
@@ -19,14 +19,8 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
     .await;
     daemon.reconcile(&json!({})).await;
     assert_eq!(daemon.process.stop().await, 0);
-    // It was away for two hours.
-    world
-        .sql
-        .query(
-            "UPDATE reconciler_state SET value = DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00') \
-             WHERE name = 'last_run:reconcile'",
-        )
-        .await;
+    // It was away since.
+    ran_two_hours_ago(world, "reconcile").await;
     injector(world, &coupon).await.make(Drift::MissingAdmission, 2).await.unwrap();
     let before = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await;
     let daemon = world.daemon_with(&settings).await;
@@ -37,9 +31,7 @@ async fn a_daemon_that_starts_late_catches_up_at_once_and_says_what_was_missed()
     assert_eq!(daemon.process.stop().await, 0);
     let runs = world.sql.number("SELECT COUNT(*) FROM reconcile_runs").await - before;
     assert!(runs <= 2, "{runs} passes: what was missed is caught up once, not twice an hour");
-    let told =
-        world.mail.mails().iter().filter(|m| crate::drift::support::read(m).subject.contains("RECONCILE_CRON")).count();
-    assert_eq!(told, 1);
+    assert_eq!(subjects(world).iter().filter(|subject| subject.contains("RECONCILE_CRON")).count(), 1);
 }
 
 #[tokio::test]

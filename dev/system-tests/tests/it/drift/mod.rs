@@ -13,7 +13,7 @@ pub(crate) mod kinds;
 mod left;
 mod load;
 mod many;
-pub(crate) mod metrics;
+mod metrics;
 mod missed;
 mod outages;
 mod repair_limit;

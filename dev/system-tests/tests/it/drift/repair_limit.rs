@@ -6,7 +6,8 @@ use firstcome_testkit::{Coupon, Fixture, rows};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_found, assert_settled, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs, read,
+    assert_found, assert_settled, assert_whole, clean_pass, everything, expected, injector, mailed, pass_repairs,
+    subjects,
 };
 
 /// Holds from six repairs of a drop on.
@@ -73,7 +74,7 @@ async fn above_the_limit_the_command_line_exits_with_1_and_repairs_what_is_confi
 
     let again = fixture.world.once_with(&[], &[]).await;
     assert_eq!((again.code, again.run().status), (1, Status::Braked), "it holds until somebody confirms");
-    let mails = fixture.world.mail.mails().iter().filter(|mail| read(mail).subject.contains("action needed")).count();
+    let mails = subjects(&fixture.world).iter().filter(|subject| subject.contains("action needed")).count();
     assert_eq!(mails, 1, "told once");
     let confirmed = fixture.world.once_with(&["--confirm", "--coupon", &coupon.id.to_string()], &[]).await;
     assert_eq!((confirmed.code, confirmed.run().status), (0, Status::Repaired), "{}", confirmed.log);

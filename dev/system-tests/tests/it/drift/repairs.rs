@@ -6,9 +6,11 @@ use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
     Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, World, all_issued, assert_clean, assert_exact,
-    eventually, given_out, kinds, open_world, people, plain, rush,
+    eventually, given_out, kinds, open_world, people, rush,
 };
 use serde_json::json;
+
+use crate::drift::support::read;
 
 /// One pass that repairs, then exact, then a pass that finds nothing.
 async fn one_pass_mends(world: &World, coupon: &Coupon, answers: &[Promise], expected: &[(Kind, usize)]) {
@@ -158,7 +160,7 @@ async fn what_was_repaired_is_mailed_and_recorded() {
     let run = daemon.reconcile(&json!({})).await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_exact(&world, &coupon, 20, &answers).await;
-    let repaired = |mail: &firstcome_stack::Mail| plain(mail).contains("20 of 20");
+    let repaired = |mail: &firstcome_stack::Mail| read(mail).text.contains("20 of 20");
     world.mail.wait_for(repaired, Duration::from_secs(20)).await.unwrap();
     let recorded = format!("SELECT status, applied FROM reconcile_runs WHERE id = '{}'", run.run_id);
     assert_eq!(world.sql.query(&recorded).await, [["repaired", "2"]]);

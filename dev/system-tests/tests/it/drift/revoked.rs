@@ -3,12 +3,10 @@
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Coupon, Fixture, Stores, rows};
+use firstcome_testkit::{Coupon, Fixture, Stores, assert_kept, rows};
 use serde_json::json;
 
-use crate::drift::support::{
-    assert_kept, assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs,
-};
+use crate::drift::support::{assert_whole, clean_pass, dry_run_lists, expected, injector, mailed, pass_repairs};
 
 async fn banned(fixture: &Fixture, coupon: &Coupon, people: &[&str]) {
     let rows = rows(&fixture.world, coupon.drop).await;

@@ -6,12 +6,12 @@ use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, coupon_body, eventually, eventually_some,
-    people,
+    Answer, Coupon, Fixture, LIMIT, OldCopy, Promise, Stores, all_issued, assert_kept, coupon_body, eventually,
+    eventually_some, people,
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{assert_found, assert_kept, expected, injector};
+use crate::drift::support::{assert_found, expected, injector};
 
 /// A drop of 20, all given out, that has just closed.
 async fn closed(fixture: &Fixture, name: &str) -> (Coupon, Vec<Promise>) {

@@ -8,8 +8,8 @@ use firstcome_drift::{Injected, Injector, StoreArgs};
 use firstcome_reconciler::report::{Kind, Outcome, Run, Status};
 use firstcome_stack::{Fault, FaultProxy, MysqlServer};
 use firstcome_testkit::{
-    Coupon, LIMIT, Promise, Reconciler, Running, World, assert_clean, eventually, eventually_some, redis_holders, rows,
-    shared, status_of,
+    Coupon, LIMIT, Promise, Reconciler, Running, World, assert_clean, assert_kept, eventually, eventually_some,
+    redis_holders, rows, shared, status_of,
 };
 use mail_parser::MessageParser;
 use serde_json::json;
@@ -142,16 +142,6 @@ pub(crate) async fn assert_settled(world: &World, coupon: &Coupon, quantity: u32
     assert_kept(world, coupon, answers, &[]).await;
 }
 
-/// Everyone who was promised a slot has the row with that slot, but for these.
-pub(crate) async fn assert_kept(world: &World, coupon: &Coupon, answers: &[Promise], but: &[&str]) {
-    let rows = rows(world, coupon.drop).await;
-    for (user, answer) in answers.iter().filter(|(user, _)| !but.contains(&user.as_str())) {
-        if let Some((drop, slot)) = answer.promised() {
-            assert_eq!((coupon.drop, rows.get(&slot)), (drop, Some(user)), "{user} was told {answer:?}");
-        }
-    }
-}
-
 /// A mail as a person reads it.
 #[derive(Debug)]
 pub(crate) struct Read {
@@ -180,6 +170,12 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> Read {
 
 pub(crate) fn subjects(world: &World) -> Vec<String> {
     world.mail.mails().iter().map(|mail| read(mail).subject).collect()
+}
+
+/// The last pass of a schedule seems to have been so long ago.
+pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
+    let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
+    world.sql.query(&format!("UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'")).await;
 }
 
 /// A pass that repairs all it finds, which is exactly this.

@@ -4,13 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use firstcome_chaos::worker::Worker;
 use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, NoneListed, Queued, Refusals, Refused, Unavailable, Unqueued,
 };
 use firstcome_chaos::fault::{Fault, Junk, Key, Role, Store, Wire};
 use firstcome_chaos::run::Ran;
 use firstcome_chaos::schedule::{Schedule, Timed};
+use firstcome_chaos::worker::Worker;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 

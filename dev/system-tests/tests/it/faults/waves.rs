@@ -7,8 +7,8 @@ use std::time::Duration;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{Fault, FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, RedisServer};
 use firstcome_testkit::{
-    Api, Coupon, Http, Keys, Process, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact, eventually, people,
-    rush, tally,
+    Api, Coupon, Http, Keys, Process, Promise, Reconciler, Running, Stores, World, all_issued, assert_exact,
+    eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 

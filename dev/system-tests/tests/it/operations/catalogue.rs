@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use firstcome_testkit::scale::measured;
-use firstcome_testkit::{Api, LIMIT, Running, World, eventually};
+use firstcome_testkit::{LIMIT, World, eventually};
 
 use super::scale::most_memory;
 use super::sizes::insert;
@@ -28,12 +28,6 @@ pub(super) async fn fill(world: &World, coupons: u32) {
     insert(world, coupons / 100, open, "1000 + i, '2026-02-01', '2026-02-01', 100").await;
 }
 
-async fn metric(api: &Running<Api>, name: &str) -> f64 {
-    let text = api.http().get("/metrics").await.text;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or_default()
-}
-
 /// Seconds of a start, the best of some refreshes in milliseconds, memory in MB.
 async fn measure(coupons: u32) -> [f64; 3] {
     let world = World::new("catalogue").await;
@@ -45,14 +39,14 @@ async fn measure(coupons: u32) -> [f64; 3] {
     assert_eq!(api.coupon(1_000 + i64::from(coupons)).await["current_drop"]["state"], "sealed");
     let (mut seen, mut best) = (0, f64::INFINITY);
     eventually("refreshes are seen", LIMIT, async || {
-        let took = metric(&api, "firstcome_catalogue_refresh_seconds").await;
+        let took = api.http().metric("firstcome_catalogue_refresh_seconds", &[]).await.unwrap_or_default();
         if took > 0.0 {
             (seen, best) = (seen + 1, best.min(took));
         }
         seen > 20
     })
     .await;
-    let in_memory = metric(&api, "firstcome_catalogue_coupons").await;
+    let in_memory = api.http().metric("firstcome_catalogue_coupons", &[]).await.unwrap_or_default();
     assert!((in_memory - f64::from(coupons / 100)).abs() < 0.5, "{in_memory}");
     [start, best * 1_000.0, most_memory(&api.process).unwrap()]
 }

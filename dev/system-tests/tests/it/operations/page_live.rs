@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use reqwest::Response;
 
 use super::page::Visitor;
-use crate::drift::metrics::metric;
 
 /// Reads a stream until so many events have come.
 async fn receive(mut stream: Response, events: usize) -> Response {
@@ -23,7 +22,7 @@ async fn ten_people_who_look_live_cost_one_look_a_second_together_and_none_when_
     let (world, api) = open_world("ops-looks").await;
     api.open_coupon(3).await;
     let daemon = world.daemon().await;
-    let looks = async || metric(daemon.http(), "firstcome_page_looks_total", &[]).await;
+    let looks = async || daemon.http().metric("firstcome_page_looks_total", &[]).await;
     let mut people = Vec::new();
     for _ in 0..10 {
         people.push(Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await);

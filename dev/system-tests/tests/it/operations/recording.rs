@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_drift::{Kind as Drift, StoreArgs};
-use firstcome_reconciler::topic::TopicReader;
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
+use firstcome_reconciler::topic::TopicReader;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::{Fault, RedisOptions, RedisServer};
@@ -14,7 +14,6 @@ use firstcome_testkit::{
 };
 use serde_json::json;
 
-use crate::drift::metrics::metric;
 use crate::drift::support::injector;
 use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
@@ -137,7 +136,7 @@ async fn reopenings_in_vain_are_one_run() {
     proxy.set(Fault::Cut).await.unwrap();
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let failed = ["trigger=\"startup\"", "status=\"failed\""];
-    let attempts = async || metric(daemon.http(), "firstcome_passes_total", &failed).await.unwrap_or(0.0);
+    let attempts = async || daemon.http().metric("firstcome_passes_total", &failed).await.unwrap_or(0.0);
     eventually("it is tried again and again", 2 * HEALED, async || attempts().await >= 3.0).await;
     let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
     let runs = world.sql.query(runs).await;

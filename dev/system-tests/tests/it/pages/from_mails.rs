@@ -1,11 +1,11 @@
 //! From a mail's link to "exact again", on a phone: held repairs, broken promises, dead letters.
 
 use firstcome_drift::Kind as Drift;
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN};
+use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, assert_kept};
 use serde_json::json;
 
 use super::support::{ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until};
-use crate::drift::support::{Read, assert_kept, assert_settled, assert_whole, injector, mailed};
+use crate::drift::support::{Read, assert_settled, assert_whole, injector, mailed};
 
 /// Where a mail's text leads to under this label.
 fn link<'m>(mail: &'m Read, label: &str) -> &'m str {

@@ -3,10 +3,10 @@
 use firstcome_drift::Kind as Drift;
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::PASSWORD;
-use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
+use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, assert_kept, people, rush, tally};
 
 use crate::drift::kinds::{Case, mend};
-use crate::drift::support::{assert_kept, assert_settled, clean_pass, injector};
+use crate::drift::support::{assert_settled, clean_pass, injector};
 use crate::tls::{servers, world};
 
 /// One test, as the last part closes the gate of everybody on this Redis.

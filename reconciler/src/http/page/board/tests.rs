@@ -9,7 +9,7 @@ use firstcome_shared::redis::reads::DropNumbers;
 
 use super::super::snapshot::Counted;
 use super::*;
-use crate::report::{Status, Trigger, Unlisted};
+use crate::report::{Status, Trigger};
 
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
@@ -50,23 +50,7 @@ fn seen(users: u64, rows: u64) -> Seen {
 }
 
 fn run() -> Run {
-    Run {
-        run_id: "1".to_owned(),
-        trigger: Trigger::Cron,
-        asked_by: None,
-        dry_run: false,
-        deep: false,
-        partial: false,
-        goes_on_as: None,
-        stopped: false,
-        status: Status::Clean,
-        started_at: at(19),
-        finished_at: Some(at(19)),
-        error: None,
-        findings: Vec::new(),
-        drops: Vec::new(),
-        unlisted: Unlisted::default(),
-    }
+    Run { status: Status::Clean, finished_at: Some(at(19)), ..Run::begun("1", Trigger::Cron, at(19)) }
 }
 
 fn snapshot(drops: Vec<Seen>) -> Snapshot {

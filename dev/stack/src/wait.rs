@@ -4,19 +4,22 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Long enough for a busy machine; reached only when something is broken.
-pub const LIMIT: Duration = Duration::from_secs(30);
-
 /// How often a condition is checked, at first and after a while. Each check may ask a server, so
 /// not too often.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(50)];
 
-/// Waits until a condition holds; fails the test with `what` after `limit`.
+/// Waits until a condition holds.
+///
+/// # Panics
+/// With `what` after `limit`.
 pub async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     eventually_some(what, limit, async || if holds().await { Ok(()) } else { Err("not yet") }).await;
 }
 
-/// Waits until `check` gives a value; fails the test with its last error after `limit`.
+/// Waits until `check` gives a value.
+///
+/// # Panics
+/// With `what` and the last error after `limit`.
 pub async fn eventually_some<T, E: std::fmt::Display>(
     what: &str,
     limit: Duration,

@@ -1,0 +1,136 @@
+//! One of our programs: a process whose lines on stdout are waited for, with its log.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::janitor::Janitor;
+use crate::process::Process;
+
+/// Lines of a log that are shown.
+const SHOWN: usize = 80;
+
+/// Where a program of the workspace is: in the folder `FIRSTCOME_BIN_DIR`, else as it was built
+/// with the one that runs.
+pub fn built_program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    // target/<profile>/deps/it-0123456789abcdef, or a program in target/<profile>
+    let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    let given = std::env::var_os("FIRSTCOME_BIN_DIR").map(PathBuf::from);
+    let path = given.as_deref().or(folder).context("this program has no folder")?.join(name);
+    ensure!(path.is_file(), "{} is missing: build the whole workspace with the same profile first", path.display());
+    Ok(path)
+}
+
+/// A running program. Killed when dropped.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    process: Process,
+    log: PathBuf,
+    stdout: watch::Receiver<Vec<String>>,
+}
+
+impl Program {
+    /// Starts it; the log gets what it says on stderr and on stdout.
+    pub fn start(name: &str, command: &mut Command, log: &Path, janitor: &Janitor) -> Result<Self> {
+        let file = fs::write(log, "").and_then(|()| File::options().append(true).open(log));
+        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file.try_clone()?);
+        let mut process = Process::start(janitor, command).with_context(|| format!("cannot start {name}"))?;
+        let pipe = process.child.get_mut().stdout.take().context("no stdout")?;
+        let (sender, stdout) = watch::channel(Vec::new());
+        std::thread::spawn(move || keep_lines(pipe, file, &sender));
+        Ok(Self { name: name.to_owned(), process, log: log.to_owned(), stdout })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it printed to stdout so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.borrow().join("\n")
+    }
+
+    /// All that it printed to stdout, once it has ended: the pipe may hold some of it for an
+    /// instant longer.
+    pub async fn all_stdout(&self, limit: Duration) -> Result<String> {
+        let mut stdout = self.stdout.clone();
+        let ended = timeout(limit, stdout.wait_for(|_| false)).await.is_ok();
+        ensure!(ended, "{} still prints after {limit:?}", self.name);
+        Ok(self.stdout())
+    }
+
+    /// Waits until stdout has a line with each of these beginnings, and gives the rest of each.
+    ///
+    /// # Errors
+    /// When it ends first, or `limit` has passed.
+    pub async fn lines<const N: usize>(&self, beginnings: [&str; N], limit: Duration) -> Result<[String; N]> {
+        let mut stdout = self.stdout.clone();
+        let all = stdout.wait_for(|lines| beginnings.iter().all(|beginning| rest(lines, beginning).is_some()));
+        match timeout(limit, all).await {
+            Ok(Ok(lines)) => Ok(beginnings.map(|beginning| rest(&lines, beginning).unwrap_or_default().to_owned())),
+            Ok(Err(_)) => bail!("{} ended before it printed {beginnings:?}:\n{}", self.name, self.log_tail()),
+            Err(_) => bail!("{} did not print {beginnings:?} within {limit:?}:\n{}", self.name, self.log_tail()),
+        }
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log, SHOWN)
+    }
+
+    /// The exit status, once it has ended.
+    pub fn status(&self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Sends a signal. Nothing happens when it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&self, limit: Duration) -> Result<ExitStatus> {
+        let ended = self.process.wait(limit).await;
+        ended.with_context(|| format!("{} did not end within {limit:?}:\n{}", self.name, self.log_tail()))
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for its end.
+    pub async fn stop(&self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.ended(limit).await
+    }
+}
+
+fn rest<'a>(lines: &'a [String], beginning: &str) -> Option<&'a str> {
+    lines.iter().find_map(|line| line.strip_prefix(beginning))
+}
+
+/// Reads what it prints for as long as it prints, so that the pipe never fills.
+fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<String>>) {
+    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+        let _ = writeln!(log, "[stdout] {line}");
+        stdout.send_modify(|lines| lines.push(line));
+    }
+}
+
+/// The last lines of a file.
+pub fn tail(path: &Path, lines: usize) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
