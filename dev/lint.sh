@@ -16,6 +16,13 @@ if [ "${1:-}" != compiled ]; then
         exit 1
     fi
 
+    step "no tests where none are built"
+    if git grep -lE '^ *#\[(tokio::)?test' -- '*/src/main.rs' '*/src/bin/*.rs' dev/testkit/src dev/model/src |
+        grep -vxF -e dev/drift/src/main.rs -e dev/demo/src/bin/run.rs; then
+        echo "[lint] these have \"test = false\" in their Cargo.toml: take it away, or move the tests" >&2
+        exit 1
+    fi
+
     step "shell scripts"
     for script in .ci/run dev/*.sh dev/compose-test/{*.sh,*-entrypoint}; do
         bash -n "$script"

@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+beside=
+trap '[ -z "$beside" ] || kill -- "-$beside" 2>/dev/null || true; rm -f "$log" "$log.others"' EXIT
 
 # Most tests wait for servers most of the time.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
@@ -16,9 +17,34 @@ if [ -z "${TMPDIR:-}" ] && room 2>/dev/null && ! grep -q ' /dev/shm .*noexec' /p
     export TMPDIR=/dev/shm
 fi
 
+tests() { cargo test --workspace --locked --no-fail-fast "$@" 2>&1; }
+
 begun=$SECONDS
 status=0
-cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+if [ $# -gt 0 ]; then
+    tests "$@" | tee "$log" || status=$?
+else
+    # The tests of the whole system wait for servers; all others run beside them, and are shown after them.
+    others=()
+    for name in $(cargo metadata --no-deps --locked --format-version 1 |
+        grep -o '"kind":\["test"\],"crate_types":\["bin"\],"name":"[^"]*"' | sed 's/.*:"//; s/"$//' | sort -u); do
+        [ "$name" = it ] || others+=(--test "$name")
+    done
+    tests --no-run
+    # A process group of its own: Ctrl-C does not reach what a script has put into the background.
+    set -m
+    (
+        others_status=0
+        RUST_TEST_THREADS=$(nproc) tests --lib --bins "${others[@]}" || others_status=$?
+        tests --doc || others_status=$?
+        exit "$others_status"
+    ) > "$log.others" &
+    beside=$!
+    set +m
+    tests --test it | tee "$log" || status=$?
+    wait "$beside" || status=$?
+    tee -a "$log" < "$log.others"
+fi
 
 awk -v seconds=$((SECONDS - begun)) '
     /^test result: / {

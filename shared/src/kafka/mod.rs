@@ -89,7 +89,8 @@ impl KafkaSettings {
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
-            .set("fetch.wait.max.ms", "20")
+            // A message ends the wait; an idle consumer asks ten times a second.
+            .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
             .set("queued.max.messages.kbytes", "16384")

@@ -100,7 +100,8 @@ async fn a_process_told_to_stop_in_mid_pass_ends_within_seconds_and_the_next_pas
     let stopped = slow.begin_slow_pass(world).await;
     let begun = std::time::Instant::now();
     assert_eq!(slow.daemon.process.stop().await, 0, "{}", slow.daemon.process.log());
-    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    // The process gives what it runs ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(12), "it took {:?}", begun.elapsed());
     assert_eq!(status_of(world, &stopped).await.as_deref(), Some("failed"));
     assert!(error_of(world, &stopped).await.contains("told to stop"));
     assert_eq!(world.pass().await.status, Status::Repaired);

@@ -117,6 +117,12 @@ async fn a_broker_that_is_away_keeps_no_process_from_starting() {
     let (cluster, _turn) = cluster().await;
     let world = World::on(stores(cluster).await, "one-away").await;
     cluster.broker(1).unwrap().kill().await.unwrap();
+    // Processes start beside two that know of it, not beside an election.
+    eventually("the others lead", HEALED, async || {
+        let leaders = [world.topic.leader(0).await, world.topic.leader(1).await, world.topic.leader(2).await];
+        leaders.iter().all(|leader| leader.is_some_and(|id| id != 1))
+    })
+    .await;
     let env = [("STARTUP_WAIT_SECONDS", "20")];
     let (api, consumer) = tokio::join!(world.serve_with(&env), world.consume_with(&env));
     assert_eq!(world.once_with(&[], &env).await.code, 0);

@@ -15,7 +15,7 @@ const SLOW: Fault = Fault::Delay(Duration::from_millis(300));
 
 /// For a process that is held up.
 const PATIENT: [(&str, &str); 3] =
-    [("REDIS_TIMEOUT_MS", "60000"), ("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "60000")];
+    [("REDIS_TIMEOUT_MS", "60000"), ("DATABASE_TIMEOUT_MS", "60000"), ("REQUEST_TIMEOUT_MS", "120000")];
 
 async fn world_of_its_own(name: &str) -> (RedisServer, World) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -32,7 +32,8 @@ async fn pass(world: &World, args: &[&str]) -> Once {
 
 /// Waits until MySQL gives this number, and from then on nothing passes the proxy.
 async fn hold_up_after(world: &World, proxy: &FaultProxy, sql: &str, number: i64) {
-    eventually("MySQL has it", LIMIT, async || world.sql.number(sql).await == number).await;
+    // Every piece of a change's many statements is slow.
+    eventually("MySQL has it", 3 * LIMIT, async || world.sql.number(sql).await == number).await;
     proxy.set(Fault::BlackHole).await.unwrap();
 }
 
